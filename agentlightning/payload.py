@@ -1,0 +1,70 @@
+"""What may travel: JSON that every part of the system can carry, store and show again.
+
+Refused at the door, so that nothing accepted can poison a list later: NaN and infinities, lone surrogates,
+integers beyond 64 bits, nesting beyond `MAX_DEPTH`, keys that are not strings.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import orjson
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from .errors import InvalidInput
+
+MAX_DEPTH = 64
+
+_LEAVES = frozenset({str, int, bool, type(None)})
+
+
+def dumps(value: Any, *, field: str | None = None) -> bytes:
+    """JSON text of `value`; dataclasses, pydantic models, datetimes, sets and the like become plain JSON.
+
+    Raises `InvalidInput` naming `field` where JSON cannot hold the value.
+    """
+    check(value, field=field)
+    try:
+        return orjson.dumps(value, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{field or 'the value'} cannot be stored as JSON: {error}", field=field) from None
+
+
+def loads(text: bytes | str) -> Any:
+    """The value of JSON text that came from outside. Raises `InvalidInput`."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"not valid JSON: {error}") from None
+    check(value)
+    return value
+
+
+def check(value: Any, *, field: str | None = None) -> None:
+    """Raise `InvalidInput` where `value` nests deeper than `MAX_DEPTH` or holds NaN or an infinity."""
+    # A loop with its own stack: recursion would meet Python's limit before ours, and be slower.
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Any] = []
+        for item in level:
+            if type(item) in _LEAVES:
+                continue
+            if isinstance(item, float):
+                if not math.isfinite(item):
+                    raise InvalidInput(f"{field or 'the value'} holds {item}, which JSON cannot carry", field=field)
+            elif isinstance(item, dict):
+                below.extend(cast("dict[Any, Any]", item).values())
+            elif isinstance(item, (list, tuple)):
+                below.extend(cast("list[Any]", item))
+            elif isinstance(item, BaseModel):
+                below.extend(item.__dict__.values())
+        if not below:
+            return
+        level = below
+    raise InvalidInput(f"{field or 'the value'} nests deeper than {MAX_DEPTH} levels", field=field)
+
+
+def _plain(value: Any) -> Any:
+    return to_jsonable_python(value)

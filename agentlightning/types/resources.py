@@ -1,0 +1,215 @@
+"""Resources: what an algorithm tunes and an agent uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ..errors import InvalidInput, MissingExtra, PromptError
+from .rollouts import AttemptedRollout
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Resource(BaseModel):
+    """What all kinds of resource have in common: `resource_type` tells them apart."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    resource_type: Any
+
+
+class LLM(Resource):
+    """Where a model is served, and how to ask it."""
+
+    resource_type: Literal["llm"] = "llm"
+    endpoint: str
+    model: str
+    api_key: str | None = Field(default=None, repr=False)
+    sampling_parameters: dict[str, Any] = Field(default_factory=dict)
+
+    def get_base_url(self) -> str:
+        """What an OpenAI client takes as `base_url`."""
+        return self.endpoint
+
+
+class ProxyLLM(LLM):
+    """A model behind the `LLMProxy`, which learns from the URL whose call it is."""
+
+    resource_type: Literal["proxy_llm"] = "proxy_llm"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def get_base_url(self, rollout_id: str | None = None, attempt_id: str | None = None) -> str:
+        """The endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` before a trailing `/v1`.
+
+        Raises ValueError when only one of the two ids is given.
+        """
+        if rollout_id is None and attempt_id is None:
+            return self.endpoint
+        if rollout_id is None or attempt_id is None:
+            raise ValueError("give both rollout_id and attempt_id, or neither")
+        root = self.endpoint.rstrip("/")
+        version = "/v1" if root.endswith("/v1") else ""
+        return f"{root.removesuffix('/v1')}/rollout/{rollout_id}/attempt/{attempt_id}{version}"
+
+    def with_attempted_rollout(self, attempted: AttemptedRollout) -> LLM:
+        """The plain LLM through which this attempt's calls are known as its own."""
+        return LLM(
+            endpoint=self.get_base_url(attempted.rollout_id, attempted.attempt.attempt_id),
+            model=self.model,
+            api_key=self.api_key,
+            sampling_parameters=self.sampling_parameters,
+        )
+
+
+_PLACEHOLDER = re.compile(
+    r"\{\{[A-Za-z_]\w*\}\}"  # {{name}}: a literal {name}
+    r"|\{(?P<name>[A-Za-z_]\w*)(?P<beyond>(?:\.|\[|!)[^{}]*)?(?::(?P<spec>[^{}]*))?\}"
+)
+_NARROW_SPEC = re.compile(r"[<>^]?\d{0,2},?(\.\d{1,2})?[bdefgnosx%]?")
+
+
+class PromptTemplate(Resource):
+    """A prompt with placeholders.
+
+    Templates are untrusted input, since models write them. With the `f-string` engine a placeholder is `{name}`, a
+    plain identifier with at most a narrow format spec (`{price:.2f}`); all other braces stay as they are, so JSON in
+    prompts works. `{{name}}` gives a literal `{name}`. `jinja` runs in jinja2's sandbox (extra `[jinja]`), `poml` needs
+    the extra `[poml]`.
+    """
+
+    resource_type: Literal["prompt_template"] = "prompt_template"
+    template: str
+    engine: Literal["f-string", "jinja", "poml"] = "f-string"
+
+    def format(self, **values: Any) -> str:
+        """The prompt with `values` filled in. Raises `PromptError` naming the placeholder that does not fit."""
+        match self.engine:
+            case "f-string":
+                return self._fill(values)
+            case "jinja":
+                return _jinja(self.template, values)
+            case "poml":
+                return _poml(self.template, values)
+
+    def placeholders(self) -> list[str]:
+        """Names of the f-string placeholders in the template, in order, each once."""
+        found = (match["name"] for match in _PLACEHOLDER.finditer(self.template) if match["name"])
+        return list(dict.fromkeys(found))
+
+    def _fill(self, values: Mapping[str, Any]) -> str:
+        asked = self.placeholders()
+        unknown = [name for name in asked if name not in values]
+        unused = [name for name in values if name not in asked]
+        # A value without a place and a place without a value are one misspelling; a place alone may be mere text.
+        if unknown and unused:
+            raise PromptError(
+                f"the prompt template asks for {_braced(unknown)}, but was given {_braced(list(values))}",
+                field=unknown[0],
+            )
+        return _PLACEHOLDER.sub(lambda match: _fill_one(match, values), self.template)
+
+
+class Config(Resource):
+    """Any tunable data that JSON can hold."""
+
+    resource_type: Literal["config"] = "config"
+    value: Any
+
+
+class Weights(Resource):
+    """A reference to model weights; never the bytes."""
+
+    resource_type: Literal["weights"] = "weights"
+    uri: str
+    format: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    base_model: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+def _resource(value: Any) -> Any:
+    if isinstance(value, str):
+        return PromptTemplate(template=value)
+    if isinstance(value, dict) and "resource_type" not in value:
+        raise ValueError(
+            "a resource given as a JSON object needs a 'resource_type' (llm, proxy_llm, prompt_template, config or "
+            "weights); wrap other data as agl.Config(value=…)"
+        )
+    return cast("Any", value)
+
+
+ResourceUnion = Annotated[
+    Annotated[LLM | ProxyLLM | PromptTemplate | Config | Weights, Field(discriminator="resource_type")],
+    BeforeValidator(_resource),
+]
+NamedResources: TypeAlias = dict[str, ResourceUnion]
+"""Resources by name. A plain string stands for `PromptTemplate(template=…, engine="f-string")`."""
+
+
+class ResourcesUpdate(BaseModel):
+    """One version of a bundle of resources."""
+
+    resources_id: str
+    create_time: float
+    update_time: float
+    version: int = Field(ge=1)
+    resources: NamedResources
+
+
+class Dataset(Protocol[T_co]):
+    """Tasks: anything with a length and items by number. A list will do."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+
+def _braced(names: list[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names) or "nothing"
+
+
+def _fill_one(match: re.Match[str], values: Mapping[str, Any]) -> str:
+    name, beyond, spec = match["name"], match["beyond"], match["spec"]
+    if name is None:
+        return match[0][1:-1]
+    if name not in values:
+        return match[0]
+    if beyond:
+        raise PromptError(f"a placeholder is a plain name: {match[0]} is not allowed in a prompt template", field=name)
+    if spec is None:
+        return str(values[name])
+    if not _NARROW_SPEC.fullmatch(spec):
+        raise PromptError(f"the format of {match[0]} is not allowed in a prompt template", field=name)
+    try:
+        return format(values[name], spec)
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"{match[0]} does not fit the value given: {error}", field=name) from None
+
+
+def _jinja(template: str, values: Mapping[str, Any]) -> str:
+    try:
+        from jinja2 import StrictUndefined, TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        raise MissingExtra("jinja", wanted_for="a jinja prompt template") from None
+    try:
+        return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(template).render(**values)
+    except TemplateError as error:
+        raise PromptError(f"the jinja prompt template cannot be filled in: {error}") from None
+
+
+def _poml(template: str, values: Mapping[str, Any]) -> str:
+    try:
+        poml: Any = import_module("poml")
+    except ImportError:
+        raise MissingExtra("poml", wanted_for="a POML prompt template") from None
+    messages: Any = poml.poml(template, context=dict(values))
+    if isinstance(messages, str):
+        return messages
+    contents: list[Any] = [message.get("content", "") for message in messages]
+    if not all(isinstance(content, str) for content in contents):
+        raise InvalidInput("a POML prompt template with pictures cannot become one string")
+    return "\n\n".join(contents)

@@ -1,0 +1,219 @@
+"""Spans: what was seen of a run. The fields are OpenTelemetry's, with times in seconds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import SpanContext as OtelSpanContext
+
+StatusCode = Literal["UNSET", "OK", "ERROR"]
+Attributes = dict[str, Any]
+
+NANOSECONDS = 1e9
+
+
+class TraceStatus(BaseModel):
+    """How what the span covers ended."""
+
+    status_code: StatusCode = "UNSET"
+    description: str | None = None
+
+
+class SpanContext(BaseModel):
+    """Names a span across processes."""
+
+    trace_id: str
+    span_id: str
+    is_remote: bool = False
+    trace_state: dict[str, str] = Field(default_factory=dict)
+
+
+class Event(BaseModel):
+    """Something that happened at one moment of a span."""
+
+    name: str
+    attributes: Attributes = Field(default_factory=dict)
+    timestamp: float | None = None
+
+
+class Link(BaseModel):
+    """A span that this one has to do with."""
+
+    context: SpanContext
+    attributes: Attributes | None = None
+
+
+class OtelResource(BaseModel):
+    """The process that made the span."""
+
+    attributes: Attributes = Field(default_factory=dict)
+    schema_url: str = ""
+
+
+class SpanCoreFields(BaseModel):
+    """A span not yet bound to a rollout: what an agent may return or an emitter builds."""
+
+    name: str
+    status: TraceStatus = Field(default_factory=TraceStatus)
+    attributes: Attributes = Field(default_factory=dict)
+    start_time: float | None = None
+    end_time: float | None = None
+
+
+class Span(BaseModel):
+    """One recorded step of an attempt."""
+
+    rollout_id: str
+    attempt_id: str
+    sequence_id: int = Field(default=0, ge=0)
+    """Place within the attempt, from 1. With 0 the store numbers the span when it arrives."""
+
+    trace_id: str
+    """32 hex digits."""
+    span_id: str
+    """16 hex digits."""
+    parent_id: str | None = None
+
+    name: str
+    status: TraceStatus = Field(default_factory=TraceStatus)
+    attributes: Attributes = Field(default_factory=dict)
+    events: list[Event] = Field(default_factory=list[Event])
+    links: list[Link] = Field(default_factory=list[Link])
+
+    start_time: float | None = None
+    end_time: float | None = None
+
+    context: SpanContext | None = None
+    parent: SpanContext | None = None
+    resource: OtelResource = Field(default_factory=OtelResource)
+
+    def __str__(self) -> str:
+        return f"Span(name={self.name!r}, attributes={self.attributes!r})"
+
+    @classmethod
+    def from_opentelemetry(
+        cls, readable_span: ReadableSpan, rollout_id: str, attempt_id: str, sequence_id: int = 0
+    ) -> Span:
+        """The same span in our form: nanoseconds become seconds, attributes that are None are dropped."""
+        context = readable_span.get_span_context()
+        if context is None:
+            raise ValueError(f"span {readable_span.name!r} has no context")
+        parent = readable_span.parent
+        return cls.model_construct(
+            rollout_id=rollout_id,
+            attempt_id=attempt_id,
+            sequence_id=sequence_id,
+            trace_id=f"{context.trace_id:032x}",
+            span_id=f"{context.span_id:016x}",
+            parent_id=f"{parent.span_id:016x}" if parent else None,
+            name=readable_span.name,
+            status=TraceStatus.model_construct(
+                status_code=readable_span.status.status_code.name, description=readable_span.status.description
+            ),
+            attributes=_attributes(readable_span.attributes),
+            events=[
+                Event(name=event.name, attributes=_attributes(event.attributes), timestamp=_seconds(event.timestamp))
+                for event in readable_span.events
+            ],
+            links=[
+                Link(context=_context(link.context), attributes=_attributes(link.attributes))
+                for link in readable_span.links
+            ],
+            start_time=_seconds(readable_span.start_time),
+            end_time=_seconds(readable_span.end_time),
+            context=_context(context),
+            parent=_context(parent) if parent else None,
+            resource=OtelResource.model_construct(
+                attributes=_attributes(readable_span.resource.attributes),
+                schema_url=readable_span.resource.schema_url,
+            ),
+        )
+
+    @classmethod
+    def from_attributes(
+        cls,
+        *,
+        attributes: Attributes,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
+        sequence_id: int = 0,
+        name: str | None = None,
+        trace_id: str | None = None,
+        span_id: str | None = None,
+        parent_id: str | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
+        status: TraceStatus | None = None,
+        resource: OtelResource | None = None,
+    ) -> Span:
+        """A span around `attributes`; ids that are not given are made up, times default to now."""
+        from ..semconv import VIRTUAL
+
+        start_time = time.time() if start_time is None else start_time
+        return cls(
+            rollout_id=rollout_id or "",
+            attempt_id=attempt_id or "",
+            sequence_id=sequence_id,
+            trace_id=trace_id or os.urandom(16).hex(),
+            span_id=span_id or os.urandom(8).hex(),
+            parent_id=parent_id,
+            name=name or VIRTUAL,
+            status=status or TraceStatus(status_code="OK"),
+            attributes={key: value for key, value in attributes.items() if value is not None},
+            start_time=start_time,
+            end_time=start_time if end_time is None else end_time,
+            resource=resource or OtelResource(),
+        )
+
+    @classmethod
+    def from_core_fields(
+        cls,
+        core: SpanCoreFields,
+        *,
+        rollout_id: str,
+        attempt_id: str,
+        sequence_id: int = 0,
+        trace_id: str | None = None,
+        parent_id: str | None = None,
+    ) -> Span:
+        """`core`, bound to an attempt."""
+        return cls.from_attributes(
+            attributes=core.attributes,
+            rollout_id=rollout_id,
+            attempt_id=attempt_id,
+            sequence_id=sequence_id,
+            name=core.name,
+            trace_id=trace_id,
+            parent_id=parent_id,
+            start_time=core.start_time,
+            end_time=core.end_time,
+            status=core.status,
+        )
+
+
+def _seconds(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / NANOSECONDS
+
+
+def _attributes(attributes: Mapping[str, Any] | None) -> Attributes:
+    return {
+        key: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value  # pyright: ignore[reportUnknownArgumentType]
+        for key, value in (attributes or {}).items()
+        if value is not None
+    }
+
+
+def _context(context: OtelSpanContext) -> SpanContext:
+    return SpanContext.model_construct(
+        trace_id=f"{context.trace_id:032x}",
+        span_id=f"{context.span_id:016x}",
+        is_remote=context.is_remote,
+        trace_state=dict(context.trace_state),
+    )

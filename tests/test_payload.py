@@ -1,0 +1,168 @@
+"""What may travel: JSON that is carried, stored and shown as it was given, and what is refused at the door."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from agentlightning.errors import InvalidInput
+from agentlightning.payload import MAX_DEPTH, check, dumps, loads
+
+
+class Task(BaseModel):
+    question: str
+    weight: float = 1.0
+
+
+@dataclass
+class Item:
+    score: Any
+
+
+def nested(depth: int, kind: type = list) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = {"k": value} if kind is dict else kind([value])
+    return value
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=20,
+)
+
+
+@given(json_values)
+def test_json_comes_back_as_it_went(value: Any) -> None:
+    assert loads(dumps(value)) == value
+
+
+@given(json_values)
+def test_what_is_written_is_json_that_others_read(value: Any) -> None:
+    assert json.loads(dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Task(question="why?"), b'{"question":"why?","weight":1.0}'),
+        ([Task(question="why?")], b'[{"question":"why?","weight":1.0}]'),
+        (Item(score=0.5), b'{"score":0.5}'),
+        ({"when": datetime(2025, 10, 14, 22, 23, 41, tzinfo=UTC)}, None),
+        (("a", 1), b'["a",1]'),
+        ({1}, b"[1]"),
+    ],
+)
+def test_models_dataclasses_dates_tuples_and_sets_become_plain_json(value: Any, text: bytes | None) -> None:
+    assert dumps(value) == text if text else loads(dumps(value))["when"].startswith("2025-10-14T22:23:41")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "around",
+    [
+        pytest.param(lambda number: number, id="alone"),
+        pytest.param(lambda number: [1, [number]], id="list"),
+        pytest.param(lambda number: {"a": {"b": number}}, id="dict"),
+        pytest.param(lambda number: (number,), id="tuple"),
+        pytest.param(lambda number: Task(question="", weight=number), id="model"),
+        pytest.param(lambda number: {"deep": [Task(question="", weight=number)]}, id="model-in-list"),
+        pytest.param(lambda number: Item(number), id="dataclass"),
+        pytest.param(lambda number: [Item([number])], id="list-in-dataclass"),
+        pytest.param(lambda number: {"set": {number}}, id="set"),
+    ],
+)
+def test_nan_and_infinities_are_refused_wherever_they_hide(number: float, around: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        dumps(around(number), field="input")
+
+    assert caught.value.field == "input"
+    assert "input" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["\ud800", "ok \udfff ok", ["\ud83d"], {"key": "\udc00"}, {"\udc00": 1}, Task(question="\ud800")],
+    ids=["alone", "inside", "list", "value", "key", "model"],
+)
+def test_lone_surrogates_are_refused(value: Any) -> None:
+    with pytest.raises(InvalidInput, match="input"):
+        dumps(value, field="input")
+
+
+def test_pairs_of_surrogates_are_characters() -> None:
+    assert loads(b'"\\ud83d\\ude00"') == "😀"
+    assert loads(dumps("😀")) == "😀"
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 0])
+def test_integers_of_64_bits_keep_every_digit(number: int) -> None:
+    assert loads(dumps(number)) == number
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**30])
+def test_larger_integers_are_refused_and_not_rounded(number: int) -> None:
+    with pytest.raises(InvalidInput, match="input"):
+        dumps({"n": number}, field="input")
+    with pytest.raises(InvalidInput):
+        loads(f'{{"n": {number}}}')
+
+
+@pytest.mark.parametrize("kind", [list, dict, tuple])
+def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond(kind: type) -> None:
+    assert MAX_DEPTH == 64
+
+    check(nested(64, kind))
+    with pytest.raises(InvalidInput, match="input nests deeper than 64 levels"):
+        check(nested(65, kind), field="input")
+
+
+@pytest.mark.parametrize("depth", [65, 1_000, 100_000])
+def test_deep_json_text_is_refused(depth: int) -> None:
+    with pytest.raises(InvalidInput):
+        loads("[" * depth + "0" + "]" * depth)
+
+
+def test_a_list_that_holds_itself_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+
+    with pytest.raises(InvalidInput, match="deeper"):
+        dumps(loop)
+
+
+@pytest.mark.parametrize("value", [{1: "a"}, {None: "a"}, {("a", "b"): 1}, {"ok": {2.5: 1}}])
+def test_keys_that_are_not_strings_are_refused(value: Any) -> None:
+    with pytest.raises(InvalidInput, match="input"):
+        dumps(value, field="input")
+
+
+@pytest.mark.parametrize("value", [object(), lambda: None, ..., [object()], {"a": object()}])
+def test_what_json_cannot_hold_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(InvalidInput, match="metadata") as caught:
+        dumps(value, field="metadata")
+
+    assert caught.value.field == "metadata"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "{", "nope", "{'a': 1}", '{"a": 1,}', "NaN", '{"a": NaN}', "[Infinity]", "-Infinity", "[1e999]",
+     '"\\ud800"', b'"\xff"', '"line\nbreak"', "1 2"],
+)  # fmt: skip
+def test_text_that_is_not_json_is_refused(text: str | bytes) -> None:
+    with pytest.raises(InvalidInput):
+        loads(text)

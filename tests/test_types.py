@@ -1,0 +1,453 @@
+"""The nouns: what they hold by default, what they refuse, and how they read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from agentlightning import types
+from agentlightning.errors import PromptError
+from agentlightning.types import (
+    LLM,
+    Attempt,
+    AttemptedRollout,
+    AttemptRef,
+    Config,
+    EnqueueRolloutRequest,
+    Hook,
+    NamedResources,
+    PaginatedResult,
+    PromptTemplate,
+    ProxyLLM,
+    ResourcesUpdate,
+    Rollout,
+    RolloutConfig,
+    Triplet,
+    Weights,
+    Worker,
+)
+
+BUNDLE = TypeAdapter[dict[str, Any]](NamedResources)
+SECRET = "sk-a-very-secret-key"
+
+
+def attempted(rollout_id: str = "ro-1", attempt_id: str = "at-1") -> AttemptedRollout:
+    return AttemptedRollout(
+        rollout_id=rollout_id,
+        input="task",
+        start_time=1.0,
+        attempt=Attempt(rollout_id=rollout_id, attempt_id=attempt_id, sequence_id=1, start_time=2.0),
+    )
+
+
+# Rollouts, attempts, workers
+
+
+def test_the_statuses_are_those_of_the_published_surface() -> None:
+    assert get_args(types.RolloutMode) == ("train", "val", "test")
+    assert get_args(types.RolloutStatus) == (
+        "queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing",
+    )  # fmt: skip
+    assert get_args(types.AttemptStatus) == (
+        "preparing", "running", "failed", "succeeded", "unresponsive", "timeout",
+    )  # fmt: skip
+    assert get_args(types.WorkerStatus) == ("idle", "busy", "unknown")
+
+
+def test_a_rollout_begins_in_the_queue_with_nothing_else_said() -> None:
+    assert Rollout(rollout_id="ro-1", input={"q": 1}, start_time=1.5).model_dump() == {
+        "rollout_id": "ro-1",
+        "input": {"q": 1},
+        "start_time": 1.5,
+        "end_time": None,
+        "mode": None,
+        "resources_id": None,
+        "resources_version": None,
+        "status": "queuing",
+        "config": {"timeout_seconds": None, "unresponsive_seconds": None, "max_attempts": 1, "retry_condition": []},
+        "metadata": {},
+    }
+
+
+def test_metadata_of_none_is_an_empty_dict() -> None:
+    assert Rollout(rollout_id="ro-1", input=1, start_time=1.0, metadata=None).metadata == {}  # type: ignore[arg-type]
+
+
+def test_an_attempt_begins_preparing_with_nothing_else_said() -> None:
+    assert Attempt(rollout_id="ro-1", attempt_id="at-1", sequence_id=1, start_time=1.5).model_dump() == {
+        "rollout_id": "ro-1",
+        "attempt_id": "at-1",
+        "sequence_id": 1,
+        "start_time": 1.5,
+        "end_time": None,
+        "status": "preparing",
+        "worker_id": None,
+        "last_heartbeat_time": None,
+        "metadata": None,
+    }
+
+
+def test_attempts_are_counted_from_one() -> None:
+    with pytest.raises(ValidationError, match="sequence_id"):
+        Attempt(rollout_id="ro-1", attempt_id="at-1", sequence_id=0, start_time=1.0)
+
+
+def test_an_attempted_rollout_is_a_rollout_with_an_attempt_of_its_own() -> None:
+    rollout = attempted()
+
+    assert isinstance(rollout, Rollout)
+    assert AttemptedRollout.model_validate_json(rollout.model_dump_json()) == rollout
+    with pytest.raises(ValidationError, match="attempt of ro-2 given for rollout ro-1"):
+        AttemptedRollout(**{**dict(attempted("ro-1")), "attempt": attempted("ro-2").attempt})
+
+
+@pytest.mark.parametrize(
+    ("model", "missing"),
+    [
+        (Rollout, {"rollout_id", "input", "start_time"}),
+        (Attempt, {"rollout_id", "attempt_id", "sequence_id", "start_time"}),
+        (EnqueueRolloutRequest, {"input"}),
+        (RolloutConfig, set()),
+        (Worker, {"worker_id"}),
+        (LLM, {"endpoint", "model"}),
+        (PromptTemplate, {"template"}),
+        (Config, {"value"}),
+        (Weights, {"uri", "format"}),
+        (ResourcesUpdate, {"resources_id", "create_time", "update_time", "version", "resources"}),
+        (types.Span, {"rollout_id", "attempt_id", "trace_id", "span_id", "name"}),
+        (types.SpanCoreFields, {"name"}),
+        (Triplet, {"prompt", "response"}),
+    ],
+)
+def test_only_what_has_no_default_is_required(model: Any, missing: set[str]) -> None:
+    assert {name for name, field in model.model_fields.items() if field.is_required()} == missing
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("timeout_seconds", [0, -1, float("nan"), "soon"]),
+        ("unresponsive_seconds", [0, -0.5, float("nan")]),
+        ("max_attempts", [0, -1, 1.5, None]),
+        ("retry_condition", [["nonsense"], "timeout", ["cancelled"]]),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused_by_field(field: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ValidationError, match=field):
+            RolloutConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        (RolloutConfig, {"max_retries": 2}),
+        (EnqueueRolloutRequest, {"input": 1, "modus": "train"}),
+        (AttemptRef, {"rollout_id": "ro-1", "attempt_id": "at-1", "worker_id": "w"}),
+        (PromptTemplate, {"template": "", "engin": "jinja"}),
+        (LLM, {"endpoint": "http://h", "model": "m", "apikey": SECRET}),
+    ],
+)
+def test_a_misspelt_field_is_refused_and_not_dropped(model: Any, given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        model(**given)
+
+
+@pytest.mark.parametrize("status", ["done", "QUEUING", "", None])
+def test_a_status_that_does_not_exist_is_refused(status: Any) -> None:
+    with pytest.raises(ValidationError, match="status"):
+        Rollout(rollout_id="ro-1", input=1, start_time=1.0, status=status)
+
+
+def test_a_worker_is_unknown_until_something_is_known() -> None:
+    assert Worker(worker_id="w").model_dump() == {
+        "worker_id": "w",
+        "status": "unknown",
+        "heartbeat_stats": None,
+        "last_heartbeat_time": None,
+        "last_dequeue_time": None,
+        "last_busy_time": None,
+        "last_idle_time": None,
+        "current_rollout_id": None,
+        "current_attempt_id": None,
+        "stale_attempts": [],
+    }
+
+
+def test_defaults_are_not_shared_between_models() -> None:
+    first, second = RolloutConfig(), RolloutConfig()
+
+    first.retry_condition.append("timeout")
+
+    assert second.retry_condition == []
+
+
+def test_a_triplet_has_no_reward_until_one_is_known() -> None:
+    assert Triplet(prompt="p", response="r").model_dump() == {
+        "prompt": "p",
+        "response": "r",
+        "reward": None,
+        "metadata": {},
+    }
+
+
+# Pages
+
+
+@pytest.fixture
+def page() -> PaginatedResult[int]:
+    return PaginatedResult[int](items=[10, 20, 30], limit=3, offset=5, total=99)
+
+
+def test_a_page_reads_like_a_list(page: PaginatedResult[int]) -> None:
+    assert isinstance(page, Sequence)
+    assert list(page) == [10, 20, 30]
+    assert (len(page), page[0], page[-1], page[1:], page[::-1]) == (3, 10, 30, [20, 30], [30, 20, 10])
+    assert list(reversed(page)) == [30, 20, 10]
+    assert (20 in page, 99 in page, page.index(30), page.count(10)) == (True, False, 2, 1)
+    assert sorted(page, reverse=True) == [30, 20, 10]
+
+
+def test_a_page_without_items_is_false_and_has_no_first(page: PaginatedResult[int]) -> None:
+    empty = PaginatedResult[int](items=[], limit=0, offset=0, total=99)
+
+    assert page
+    assert not empty
+    with pytest.raises(IndexError):
+        empty[0]
+
+
+def test_a_page_is_read_only(page: PaginatedResult[int]) -> None:
+    with pytest.raises(TypeError):
+        page[0] = 1  # type: ignore[index]
+    with pytest.raises(TypeError):
+        del page[0]  # type: ignore[attr-defined]
+
+
+def test_a_page_keeps_its_place_and_its_types_in_json() -> None:
+    before = PaginatedResult[Rollout](items=[attempted()], limit=-1, offset=0, total=1)
+
+    after = PaginatedResult[AttemptedRollout].model_validate_json(
+        PaginatedResult[AttemptedRollout](items=[attempted()], limit=-1, offset=0, total=1).model_dump_json()
+    )
+
+    assert (after.items, after.limit, after.offset, after.total) == (before.items, -1, 0, 1)
+
+
+# Resources
+
+
+def test_a_plain_string_is_a_prompt_template() -> None:
+    assert BUNDLE.validate_python({"prompt": "Hello {name}"}) == {
+        "prompt": PromptTemplate(template="Hello {name}", engine="f-string")
+    }
+
+
+def test_every_kind_of_resource_is_told_apart_by_its_type() -> None:
+    bundle = {
+        "llm": LLM(endpoint="http://h:1/v1", model="m", api_key=SECRET, sampling_parameters={"temperature": 0.5}),
+        "proxy": ProxyLLM(endpoint="http://h:1/v1", model="m"),
+        "prompt": PromptTemplate(template="{{ x }}", engine="jinja"),
+        "config": Config(value={"any": ["json", None, 1.5]}),
+        "weights": Weights(uri="file:///w", format="safetensors", sha256="ab" * 32, base_model="b", metadata={"r": 8}),
+    }
+
+    assert BUNDLE.validate_json(BUNDLE.dump_json(bundle)) == bundle
+    assert {name: resource.resource_type for name, resource in bundle.items()} == {
+        "llm": "llm",
+        "proxy": "proxy_llm",
+        "prompt": "prompt_template",
+        "config": "config",
+        "weights": "weights",
+    }
+
+
+def test_a_plain_object_as_a_resource_is_an_error_that_says_so() -> None:
+    with pytest.raises(ValidationError, match="needs a 'resource_type'") as caught:
+        BUNDLE.validate_python({"prompt": {"template": "x"}})
+
+    assert caught.value.errors()[0]["loc"][0] == "prompt"
+    assert "agl.Config(value=" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, 1, ["a"], {"resource_type": "nonsense"}, {"resource_type": None}, object()])
+def test_what_is_no_resource_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        BUNDLE.validate_python({"odd": value})
+
+    assert {error["loc"][0] for error in caught.value.errors()} == {"odd"}
+
+
+def test_the_key_of_a_model_is_not_shown() -> None:
+    for llm in (
+        LLM(endpoint="http://h", model="m", api_key=SECRET),
+        ProxyLLM(endpoint="http://h", model="m", api_key=SECRET),
+    ):
+        update = ResourcesUpdate(resources_id="rs-1", create_time=1, update_time=1, version=1, resources={"llm": llm})
+        assert SECRET not in f"{llm} {llm!r} {update} {update!r}"
+
+
+@pytest.mark.parametrize("sha256", ["", "ab", "AB" * 32, "zz" * 32, "ab" * 33])
+def test_weights_are_named_by_a_real_checksum(sha256: str) -> None:
+    with pytest.raises(ValidationError, match="sha256"):
+        Weights(uri="file:///w", format="safetensors", sha256=sha256)
+
+
+def test_versions_are_counted_from_one() -> None:
+    with pytest.raises(ValidationError, match="version"):
+        ResourcesUpdate(resources_id="rs-1", create_time=1, update_time=1, version=0, resources={})
+
+
+# Models behind the proxy
+
+
+def test_a_plain_llm_is_asked_where_it_is() -> None:
+    assert LLM(endpoint="http://h:1/v1", model="m").get_base_url() == "http://h:1/v1"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://h:1/v1", "http://h:1/rollout/ro-1/attempt/at-1/v1"),
+        ("http://h:1/v1/", "http://h:1/rollout/ro-1/attempt/at-1/v1"),
+        ("http://h:1", "http://h:1/rollout/ro-1/attempt/at-1"),
+        ("http://h:1/", "http://h:1/rollout/ro-1/attempt/at-1"),
+        ("http://h:1/api/v1", "http://h:1/api/rollout/ro-1/attempt/at-1/v1"),
+        ("http://h:1/v1/v1", "http://h:1/v1/rollout/ro-1/attempt/at-1/v1"),
+        ("http://h:1/nov1", "http://h:1/nov1/rollout/ro-1/attempt/at-1"),
+    ],
+)
+def test_the_proxys_url_says_whose_call_it_is(endpoint: str, url: str) -> None:
+    llm = ProxyLLM(endpoint=endpoint, model="m", api_key=SECRET, sampling_parameters={"temperature": 0})
+
+    assert llm.get_base_url("ro-1", "at-1") == url
+    assert llm.get_base_url() == endpoint
+    assert llm.with_attempted_rollout(attempted()) == LLM(
+        endpoint=url, model="m", api_key=SECRET, sampling_parameters={"temperature": 0}
+    )
+    assert type(llm.with_attempted_rollout(attempted())) is LLM
+
+
+@pytest.mark.parametrize("ids", [("ro-1", None), (None, "at-1")])
+def test_one_id_without_the_other_is_an_error(ids: tuple[str | None, str | None]) -> None:
+    with pytest.raises(ValueError, match="both rollout_id and attempt_id, or neither"):
+        ProxyLLM(endpoint="http://h/v1", model="m").get_base_url(*ids)
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "prompt"),
+    [
+        ("You are helpful. {any_question}", {"any_question": "Why?"}, "You are helpful. Why?"),
+        ("{a}{b}{a}", {"a": 1, "b": 2}, "121"),
+        ("no placeholder", {}, "no placeholder"),
+        ("no placeholder", {"unused": 1}, "no placeholder"),
+        ("{price:.2f} {n:>4} {big:,} {h:x} {p:.1%}", {"price": 1.005, "n": 7, "big": 1234567, "h": 255, "p": 0.25},
+         "1.00    7 1,234,567 ff 25.0%"),
+        ('Answer as {"answer": "...", "n": {}} to {question}', {"question": "q"},
+         'Answer as {"answer": "...", "n": {}} to q'),
+        ('{"a": {"b": [1, {"c": "{question}"}]}}', {"question": "q"}, '{"a": {"b": [1, {"c": "q"}]}}'),
+        ("{\n  \"name\": 1\n} {question}", {"question": "q"}, "{\n  \"name\": 1\n} q"),
+        ("a set {1, 2} and {} and { spaced } and {0}", {}, "a set {1, 2} and {} and { spaced } and {0}"),
+        ("{{name}} is literal, {name} is not", {"name": "Ada"}, "{name} is literal, Ada is not"),
+        ("{question} {left_open", {"question": "q"}, "q {left_open"),
+        ("{question}", {"question": "{other} {question}"}, "{other} {question}"),
+        ("{question} {example}", {"question": "q"}, "q {example}"),
+        ("{größe}", {"größe": "XL"}, "XL"),
+        ("{x}", {"x": None}, "None"),
+        ("", {}, ""),
+    ],
+)  # fmt: skip
+def test_a_prompt_is_filled_in_and_other_braces_stay(template: str, values: dict[str, Any], prompt: str) -> None:
+    assert PromptTemplate(template=template).format(**values) == prompt
+
+
+def test_a_placeholder_nobody_fills_is_an_error_that_names_it() -> None:
+    with pytest.raises(PromptError, match=r"asks for \{question\}, but was given \{task\}") as caught:
+        PromptTemplate(template="{question}").format(task="q")
+
+    assert caught.value.field == "question"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{x.__class__}", "{x.__class__.__mro__}", "{x.real}", "{x[0]}", "{x[__class__]}", "{x!r}", "{x!s:>9}",
+        "{x:>1000000000}", "{x:0100}", "{x:.999f}", "{x:~^20}", "{x:%Y}",
+    ],
+)  # fmt: skip
+def test_a_template_cannot_look_into_values_nor_blow_up(template: str) -> None:
+    with pytest.raises(PromptError, match="not allowed") as caught:
+        PromptTemplate(template=template).format(x=1)
+
+    assert caught.value.field == "x"
+
+
+def test_a_format_inside_a_format_is_not_one() -> None:
+    assert PromptTemplate(template="{x:{width}}").format(x=1, width=10**9) == "{x:1000000000}"
+
+
+def test_a_format_that_does_not_fit_its_value_is_an_error_that_names_it() -> None:
+    with pytest.raises(PromptError, match=r"\{price:.2f\} does not fit"):
+        PromptTemplate(template="{price:.2f}").format(price="cheap")
+
+
+def test_the_placeholders_of_a_template_are_known_in_order() -> None:
+    assert PromptTemplate(template='{b} {a:.2f} {{c}} {"d": 1} {b}').placeholders() == ["b", "a"]
+
+
+def test_a_jinja_template_is_filled_in() -> None:
+    template = PromptTemplate(template="{% for w in words %}{{ w|upper }} {% endfor %}", engine="jinja")
+
+    assert template.format(words=["a", "b"]) == "A B "
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ f.__globals__ }}",
+        "{{ f.__init__.__globals__['os'] }}",
+        "{{ items.append(1) }}",
+        "{{ missing }}",
+        "{{ unclosed",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{% for i in range(1000000000) %}x{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{{ items + 1 }}",
+    ],
+)
+def test_a_jinja_template_cannot_leave_its_sandbox_nor_crash(template: str) -> None:
+    with pytest.raises(PromptError):
+        PromptTemplate(template=template, engine="jinja").format(items=[], f=attempted)
+
+
+def test_an_engine_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError, match="engine"):
+        PromptTemplate(template="x", engine="mustache")  # type: ignore[arg-type]
+
+
+# Hooks
+
+
+async def test_a_hook_does_nothing_until_something_is_overridden() -> None:
+    hook = Hook()
+
+    for name in ("on_rollout_start", "on_trace_start", "on_trace_end", "on_rollout_end"):
+        method = getattr(hook, name)
+        parameters = inspect.signature(method).parameters.values()
+        assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
+        assert await method(**{parameter.name: None for parameter in parameters}) is None
+
+
+def test_the_room_says_all_it_has() -> None:
+    assert sorted(types.__all__) == sorted(
+        name for name, value in vars(types).items() if not name.startswith("_") and not inspect.ismodule(value)
+    )

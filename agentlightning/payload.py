@@ -7,6 +7,7 @@ integers beyond 64 bits, nesting beyond `MAX_DEPTH`, keys that are not strings.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, cast
 
 import orjson
@@ -64,6 +65,22 @@ def check(value: Any, *, field: str | None = None) -> None:
             return
         level = below
     raise InvalidInput(f"{field or 'the value'} nests deeper than {MAX_DEPTH} levels", field=field)
+
+
+MAX_ID_LENGTH = 256
+
+_NOT_IN_AN_ID = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def check_id(value: str, field: str) -> str:
+    """`value`, where it can be an id: not empty, not overlong, no control characters. Raises `InvalidInput`."""
+    if not value:
+        raise InvalidInput(f"{field} is empty", field=field)
+    if len(value) > MAX_ID_LENGTH:
+        raise InvalidInput(f"{field} is longer than {MAX_ID_LENGTH} characters", field=field)
+    if _NOT_IN_AN_ID.search(value):
+        raise InvalidInput(f"{field} {value!r} holds a control character", field=field)
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,68 @@
+"""Each question is answered once: what a mutation answered is kept under its idempotency key, in the same commit.
+
+The server says which question is being asked; the store keeps the answer with the change itself, so that a caller who
+never saw the answer may ask again, even of a store that was killed in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .database import Body, Transaction
+
+T = TypeVar("T")
+
+KEPT_SECONDS = 3_600.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """A mutation, asked under a key that its caller made up."""
+
+    key: str
+    encode: Callable[[Any], bytes]
+    """The answer as it will be given."""
+
+
+asked: ContextVar[Question | None] = ContextVar("asked", default=None)
+
+
+class AlreadyAnswered(Exception):
+    """The question was asked before, and this is what was answered."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__("already answered")
+        self.answer = answer
+
+
+def once(question: Question, body: Body[T], now: float) -> Body[T | AlreadyAnswered]:
+    """`body`, unless the question was answered before; its answer is kept with what it changed."""
+
+    async def answering(transaction: Transaction) -> T | AlreadyAnswered:
+        found = await transaction.fetch("SELECT answer FROM answers WHERE key = ?1", question.key)
+        if found:
+            return AlreadyAnswered(found[0][0])
+        result = await body(transaction)
+        if result not in (None, []):  # a claim that found nothing has changed nothing
+            await transaction.execute(
+                "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)",
+                question.key,
+                question.encode(result),
+                now,
+            )
+        return result
+
+    return answering
+
+
+async def forget(transaction: Transaction, key: str) -> None:
+    """As if the question had not been asked."""
+    await transaction.execute("DELETE FROM answers WHERE key = ?1", key)
+
+
+async def forget_old(transaction: Transaction, now: float) -> None:
+    """Drop the answers that nobody will ask for again."""
+    await transaction.execute("DELETE FROM answers WHERE time < ?1", now - KEPT_SECONDS)

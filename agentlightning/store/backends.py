@@ -1,0 +1,66 @@
+"""The stores by name and by URL: in memory, in a SQLite file, in PostgreSQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..errors import InvalidInput
+from .clock import Clock
+from .contract import LightningStore
+from .schema import migrate
+from .sql import SqlStore
+from .sqlite import Durability, SqliteDatabase
+from .timers import Timers
+
+
+class _SqliteStore(SqlStore):
+    """A store over SQLite, with its deadlines watched."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        clock = Clock()
+        super().__init__(database, clock)
+        database.run(lambda transaction: migrate(transaction, database.dialect))
+        seen = database.run(lambda transaction: transaction.fetch("SELECT max(lease_seen) FROM attempts"))
+        clock.resume(seen[0][0] or 0.0)
+        self._timers = Timers(self.give_up_overdue)
+        self._timers.start()
+
+    async def close(self) -> None:
+        self._timers.stop()
+        await super().close()
+
+
+class InMemoryLightningStore(_SqliteStore):
+    """A store that lives and dies with this process."""
+
+    def __init__(self) -> None:
+        super().__init__(SqliteDatabase(None))
+
+
+class SqliteLightningStore(_SqliteStore):
+    """A store in one SQLite file, which nobody else may have open at the same time.
+
+    With `durability="full"` what it acknowledged survives a power cut, with `"process"` the end of the process.
+    Raises `StoreInUse` when another store has the file open.
+    """
+
+    def __init__(self, path: str | Path, *, durability: Durability = "full") -> None:
+        super().__init__(SqliteDatabase(path, durability=durability))
+        self.path = Path(path)
+
+
+def open_store(url: str, *, durability: Durability = "full") -> LightningStore:
+    """The store that a URL or path names: `memory:`, `agl.db`, `sqlite:///path`, `http://host:4747`."""
+    scheme = urlsplit(url).scheme
+    if url in ("memory:", ":memory:", "memory"):
+        return InMemoryLightningStore()
+    if scheme in ("http", "https"):
+        from .client import LightningStoreClient
+
+        return LightningStoreClient(url)
+    if scheme == "sqlite":
+        return SqliteLightningStore(url.removeprefix("sqlite:///").removeprefix("sqlite:"), durability=durability)
+    if "://" in url:
+        raise InvalidInput(f"no store for {url!r}: give a file, memory:, sqlite:///…, or http://…", field="db")
+    return SqliteLightningStore(url, durability=durability)

@@ -1,0 +1,85 @@
+"""What the store asks of a database: transactions, rows, and word of what a commit changed.
+
+SQL is written once, for all: parameters are `?1`, `?2`, …; the few words in which databases differ are in `Dialect`.
+A transaction's body is an `async def` that awaits nothing but its transaction, and may be run more than once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from .signals import Signals
+
+T = TypeVar("T")
+Row = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Where two databases say the same thing differently."""
+
+    bytes: str
+    """The type of a column of bytes."""
+    serial: str
+    """The type of a primary key that numbers rows in the order they came."""
+    contains: str
+    """`{column}` holds `{value}` as a literal part, case and all."""
+    for_update: str
+    """Ends a SELECT whose rows will be changed."""
+    skip_locked: str
+    """Ends a SELECT that takes rows nobody else is taking."""
+
+
+class Transaction(Protocol):
+    """Statements that take effect together, or not at all."""
+
+    async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
+        """All rows of a statement."""
+        ...
+
+    async def execute(self, sql: str, *values: Any) -> None:
+        """A statement whose rows do not matter."""
+        ...
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """The same statement once for each of `rows`."""
+        ...
+
+    def announce(self, topic: str, count: int | None = None) -> None:
+        """Wake those who wait for `topic` after the commit: `count` of them, or all."""
+        ...
+
+
+Body = Callable[[Transaction], Awaitable[T]]
+
+
+class Database(Protocol):
+    """A place where rows live."""
+
+    dialect: Dialect
+    signals: Signals
+    durable: bool
+
+    async def write(self, body: Body[T]) -> T:
+        """Run `body` in a transaction; its result comes back after the commit is on disk.
+
+        Raises `StoreUnavailable` when the database cannot write just now, and nothing was changed then.
+        """
+        ...
+
+    async def read(self, body: Body[T]) -> T:
+        """Run `body`, which changes nothing, on one consistent state."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
+def any_of(values: Sequence[Any], first: int) -> tuple[str, list[Any]]:
+    """`IN (?first, …)` and its parameters. Padded to a power of two, so that few statements differ."""
+    size = 1 << max(0, len(values) - 1).bit_length()
+    padded = [*values, *[values[-1]] * (size - len(values))]
+    return "IN (" + ", ".join(f"?{first + index}" for index in range(size)) + ")", padded

@@ -1,0 +1,135 @@
+"""Spans as the store keeps them: the columns it looks at, and the rest as the very bytes that came.
+
+The server never builds a pydantic model of a span: msgspec reads the columns, the rest is checked to be sound JSON
+once, stored, and served again as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import orjson
+from pydantic import ValidationError
+
+from .. import payload
+from ..errors import InvalidInput
+from ..semconv import LATE
+from ..types import Span
+
+_EMPTY_LIST = msgspec.Raw(b"[]")
+_EMPTY_OBJECT = msgspec.Raw(b"{}")
+_UNSET_STATUS = msgspec.Raw(b'{"status_code":"UNSET","description":null}')
+
+
+class EncodedSpan(msgspec.Struct, forbid_unknown_fields=True):
+    """A span whose larger fields are JSON text."""
+
+    rollout_id: str
+    attempt_id: str
+    trace_id: str
+    span_id: str
+    name: str
+    sequence_id: int = 0
+    parent_id: str | None = None
+    start_time: float | None = None
+    end_time: float | None = None
+    status: msgspec.Raw = _UNSET_STATUS
+    attributes: msgspec.Raw = _EMPTY_OBJECT
+    events: msgspec.Raw = _EMPTY_LIST
+    links: msgspec.Raw = _EMPTY_LIST
+    context: msgspec.Raw = msgspec.Raw(b"null")
+    parent: msgspec.Raw = msgspec.Raw(b"null")
+    resource: msgspec.Raw = msgspec.Raw(b'{"attributes":{},"schema_url":""}')
+
+    def mark_late(self) -> None:
+        """Say in the attributes that the span came after its attempt had ended."""
+        self.attributes = msgspec.Raw(orjson.dumps({**orjson.loads(self.attributes), LATE: True}))
+
+    def json(self) -> bytes:
+        """The whole span as JSON text."""
+        return _encoder.encode(self)
+
+
+_encoder = msgspec.json.Encoder()
+_one = msgspec.json.Decoder(EncodedSpan)
+_many = msgspec.json.Decoder(list[EncodedSpan])
+
+
+def encode(spans: Sequence[Span]) -> list[EncodedSpan]:
+    """Spans from this process. Raises `InvalidInput` where JSON cannot hold one."""
+    return [decode(payload.dumps(span.__dict__, field="span")) for span in spans]
+
+
+def decode(text: bytes) -> EncodedSpan:
+    """A span from JSON text that is known to be sound. Raises `InvalidInput` naming the field."""
+    try:
+        span = _one.decode(text)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from None
+    _check(span)
+    return span
+
+
+def decode_many(text: bytes) -> list[EncodedSpan]:
+    """Spans from the JSON text of a list that is known to be sound. Raises `InvalidInput` naming the field."""
+    try:
+        spans = _many.decode(text)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from None
+    for span in spans:
+        _check(span)
+    return spans
+
+
+def _check(span: EncodedSpan) -> None:
+    """Take nothing that could not be given back: what `Span` refuses is refused at the door."""
+    for field in ("rollout_id", "attempt_id", "trace_id", "span_id", "parent_id"):
+        value = getattr(span, field)
+        if value is not None:
+            payload.check_id(value, field)
+    if "\x00" in span.name:
+        raise InvalidInput("the name of a span may not hold a NUL character", field="name")
+    if span.sequence_id < 0:
+        raise InvalidInput("sequence_id must be 0 (the store numbers the span) or more", field="sequence_id")
+    if not bytes(span.attributes).startswith(b"{"):
+        raise InvalidInput("attributes must be an object", field="attributes")
+    # The rest is nearly always empty or small, so its full validation costs little.
+    small = b'{"status":%b,"events":%b,"links":%b,"context":%b,"parent":%b,"resource":%b}' % (
+        bytes(span.status),
+        bytes(span.events),
+        bytes(span.links),
+        bytes(span.context),
+        bytes(span.parent),
+        bytes(span.resource),
+    )
+    if small not in _known_shapes:
+        _check_shape(small)
+
+
+_known_shapes: set[bytes] = set()
+_KNOWN_SHAPES = 1_000
+
+
+def _check_shape(small: bytes) -> None:
+    try:
+        Span.model_validate(
+            {"rollout_id": "", "attempt_id": "", "trace_id": "", "span_id": "", "name": "", **orjson.loads(small)}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"{where}: {first['msg']}", field=where) from None
+    if len(_known_shapes) < _KNOWN_SHAPES and len(small) < 2_000:
+        _known_shapes.add(small)
+
+
+def _invalid(error: msgspec.ValidationError) -> InvalidInput:
+    message = str(error)
+    where = message.partition(" - at `$")[2].rstrip("`").lstrip(".") or _quoted(message)
+    return InvalidInput(message.replace(" - at `$.", " - at `"), field=where or None)
+
+
+def _quoted(message: str) -> str:
+    parts = message.split("`")
+    return parts[-2] if len(parts) > 2 else ""

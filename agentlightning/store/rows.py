@@ -1,0 +1,170 @@
+"""Rows and the nouns they hold: which columns there are, and how a row becomes a rollout, an attempt, a worker."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+
+from .. import payload
+from ..types import (
+    Attempt,
+    AttemptedRollout,
+    AttemptRef,
+    NamedResources,
+    ResourcesUpdate,
+    Rollout,
+    RolloutConfig,
+    Worker,
+)
+from .contract import AnyRollout
+from .database import Row
+from .lifecycle import Standing
+
+ROLLOUT = (
+    "r.rollout_id, r.input, r.start_time, r.end_time, r.mode, r.resources_id, r.resources_version, r.status, "
+    "r.config, r.metadata"
+)
+ATTEMPT = (
+    "a.rollout_id, a.attempt_id, a.sequence_id, a.start_time, a.end_time, a.status, a.worker_id, "
+    "a.last_heartbeat_time, a.metadata"
+)
+ROLLOUT_AND_ATTEMPT = f"{ROLLOUT}, {ATTEMPT}"
+ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id"
+"""Every rollout, beside its latest attempt where it has one."""
+RESOURCES = "resources_id, create_time, update_time, version, resources"
+WORKER = (
+    "worker_id, status, heartbeat_stats, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time, "
+    "current_rollout_id, current_attempt_id"
+)
+STANDING = (
+    "r.rollout_id, r.status, a.attempt_id, a.status, r.attempt_id, a.sequence_id, r.config, "
+    "a.worker_id, a.lease_start, a.lease_seen, a.last_sequence_id, a.metadata, a.ordinal"
+)
+STANDINGS = "attempts a JOIN rollouts r ON r.rollout_id = a.rollout_id"
+
+_ROLLOUT_COLUMNS = ROLLOUT.count(",") + 1
+_resources = TypeAdapter[dict[str, Any]](NamedResources)
+
+
+def new_id(prefix: str, digits: int) -> str:
+    """`ro-1d18988581cd`."""
+    return f"{prefix}-{os.urandom(digits // 2).hex()}"
+
+
+def any_rollout(row: Row) -> AnyRollout:
+    """A row of `ROLLOUT_AND_ATTEMPT`."""
+    attempt = row[_ROLLOUT_COLUMNS:]
+    return rollout(row) if attempt[0] is None else attempted(row)
+
+
+def rollout(row: Row) -> Rollout:
+    return Rollout.model_construct(**_rollout_fields(row))
+
+
+def attempted(row: Row) -> AttemptedRollout:
+    return AttemptedRollout.model_construct(**_rollout_fields(row), attempt=attempt(row[_ROLLOUT_COLUMNS:]))
+
+
+def attempt(row: Row) -> Attempt:
+    return Attempt.model_construct(
+        rollout_id=row[0],
+        attempt_id=row[1],
+        sequence_id=row[2],
+        start_time=row[3],
+        end_time=row[4],
+        status=row[5],
+        worker_id=row[6],
+        last_heartbeat_time=row[7],
+        metadata=json(row[8]),
+    )
+
+
+def resources_update(row: Row) -> ResourcesUpdate:
+    return ResourcesUpdate.model_construct(
+        resources_id=row[0],
+        create_time=row[1],
+        update_time=row[2],
+        version=row[3],
+        resources=_resources.validate_json(row[4]),
+    )
+
+
+def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
+    """`resources` as they will be read again, and their JSON text."""
+    valid = _resources.validate_python(resources)
+    payload.check(valid, field="resources")
+    return valid, payload.dumps(_resources.dump_python(valid, mode="json"), field="resources")
+
+
+def worker(row: Row) -> Worker:
+    return Worker.model_construct(
+        worker_id=row[0],
+        status=row[1],
+        heartbeat_stats=json(row[2]),
+        last_heartbeat_time=row[3],
+        last_dequeue_time=row[4],
+        last_busy_time=row[5],
+        last_idle_time=row[6],
+        current_rollout_id=row[7],
+        current_attempt_id=row[8],
+        stale_attempts=list[AttemptRef](),
+    )
+
+
+class AttemptRow:
+    """What the rules, and the statements that follow from them, need to know of an attempt."""
+
+    __slots__ = ("config", "last_sequence_id", "lease_seen", "lease_start", "metadata", "ordinal", "standing", "worker")
+
+    def __init__(self, row: Row) -> None:
+        self.config = config(row[6])
+        self.standing = Standing(
+            rollout_id=row[0],
+            rollout=row[1],
+            attempt_id=row[2],
+            attempt=row[3],
+            latest=row[4] == row[2],
+            sequence_id=row[5],
+            config=self.config,
+        )
+        self.worker: str | None = row[7]
+        self.lease_start: float = row[8]
+        self.lease_seen: float = row[9]
+        self.last_sequence_id: int = row[10]
+        self.metadata: bytes | None = row[11]
+        self.ordinal: int = row[12]
+
+
+def config(text: bytes) -> RolloutConfig:
+    return RolloutConfig.model_construct(**orjson.loads(text))
+
+
+def config_json(config: RolloutConfig) -> bytes:
+    """Only what differs from the defaults, which is nearly always nothing."""
+    return payload.dumps(config.model_dump(exclude_defaults=True), field="config")
+
+
+def json(text: bytes | None) -> Any:
+    return None if text is None else orjson.loads(text)
+
+
+def json_or_null(value: Any, field: str) -> bytes | None:
+    return None if value is None else payload.dumps(value, field=field)
+
+
+def _rollout_fields(row: Row) -> dict[str, Any]:
+    return {
+        "rollout_id": row[0],
+        "input": orjson.loads(row[1]),
+        "start_time": row[2],
+        "end_time": row[3],
+        "mode": row[4],
+        "resources_id": row[5],
+        "resources_version": row[6],
+        "status": row[7],
+        "config": config(row[8]),
+        "metadata": orjson.loads(row[9]),
+    }

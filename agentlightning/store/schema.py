@@ -1,0 +1,120 @@
+"""The tables, as steps from an empty database to the newest release's."""
+
+from __future__ import annotations
+
+from ..errors import StoreUnavailable
+from .database import Dialect, Transaction
+
+# Each entry takes the schema one version further. An entry that has been released is never edited.
+STEPS: list[list[str]] = [
+    [
+        """
+        CREATE TABLE rollouts (
+            ordinal {serial},
+            rollout_id TEXT NOT NULL UNIQUE,
+            input {bytes} NOT NULL,
+            start_time DOUBLE PRECISION NOT NULL,
+            end_time DOUBLE PRECISION,
+            mode TEXT,
+            resources_id TEXT,
+            resources_version BIGINT,
+            status TEXT NOT NULL,
+            config {bytes} NOT NULL,
+            metadata {bytes} NOT NULL,
+            attempt_id TEXT,
+            attempts BIGINT NOT NULL,
+            queue_position BIGINT
+        )
+        """,
+        # The queue is the rows themselves.
+        "CREATE INDEX rollouts_queue ON rollouts (queue_position, ordinal) WHERE queue_position IS NOT NULL",
+        "CREATE INDEX rollouts_status ON rollouts (status, start_time)",
+        """
+        CREATE TABLE attempts (
+            ordinal {serial},
+            rollout_id TEXT NOT NULL,
+            attempt_id TEXT NOT NULL,
+            sequence_id BIGINT NOT NULL,
+            start_time DOUBLE PRECISION NOT NULL,
+            end_time DOUBLE PRECISION,
+            status TEXT NOT NULL,
+            worker_id TEXT,
+            last_heartbeat_time DOUBLE PRECISION,
+            metadata {bytes},
+            lease_start DOUBLE PRECISION NOT NULL,
+            lease_seen DOUBLE PRECISION NOT NULL,
+            deadline DOUBLE PRECISION,
+            last_sequence_id BIGINT NOT NULL,
+            UNIQUE (rollout_id, attempt_id)
+        )
+        """,
+        # An attempt has a deadline exactly while it is live.
+        "CREATE INDEX attempts_deadline ON attempts (deadline) WHERE deadline IS NOT NULL",
+        "CREATE INDEX attempts_worker ON attempts (worker_id) WHERE deadline IS NOT NULL",
+        """
+        CREATE TABLE spans (
+            ordinal {serial},
+            rollout_id TEXT NOT NULL,
+            attempt_id TEXT NOT NULL,
+            sequence_id BIGINT NOT NULL,
+            trace_id TEXT NOT NULL,
+            span_id TEXT NOT NULL,
+            parent_id TEXT,
+            name TEXT NOT NULL,
+            start_time DOUBLE PRECISION,
+            end_time DOUBLE PRECISION,
+            payload {bytes} NOT NULL,
+            UNIQUE (rollout_id, attempt_id, span_id)
+        )
+        """,
+        """
+        CREATE TABLE resources (
+            ordinal {serial},
+            resources_id TEXT NOT NULL,
+            version BIGINT NOT NULL,
+            create_time DOUBLE PRECISION NOT NULL,
+            update_time DOUBLE PRECISION NOT NULL,
+            resources {bytes} NOT NULL,
+            UNIQUE (resources_id, version)
+        )
+        """,
+        """
+        CREATE TABLE workers (
+            ordinal {serial},
+            worker_id TEXT NOT NULL UNIQUE,
+            status TEXT NOT NULL,
+            heartbeat_stats {bytes},
+            last_heartbeat_time DOUBLE PRECISION,
+            last_dequeue_time DOUBLE PRECISION,
+            last_busy_time DOUBLE PRECISION,
+            last_idle_time DOUBLE PRECISION,
+            current_rollout_id TEXT,
+            current_attempt_id TEXT,
+            deadline DOUBLE PRECISION
+        )
+        """,
+        # What was answered under an idempotency key, for as long as the question may be asked again.
+        "CREATE TABLE answers (key TEXT PRIMARY KEY, answer {bytes} NOT NULL, time DOUBLE PRECISION NOT NULL)",
+        "CREATE INDEX answers_time ON answers (time)",
+    ],
+]
+
+
+async def migrate(transaction: Transaction, dialect: Dialect) -> None:
+    """Bring the database to this release's schema, in one transaction.
+
+    Raises `StoreUnavailable` when a newer release has written it.
+    """
+    await transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
+    rows = await transaction.fetch("SELECT version FROM schema_version")
+    version = rows[0][0] if rows else 0
+    if version > len(STEPS):
+        raise StoreUnavailable(
+            f"this database was written by a newer release (schema {version}, this one knows {len(STEPS)}): "
+            "upgrade agentlightning, or use another --db"
+        )
+    for step in STEPS[version:]:
+        for statement in step:
+            await transaction.execute(statement.format(bytes=dialect.bytes, serial=dialect.serial))
+    await transaction.execute("DELETE FROM schema_version")
+    await transaction.execute("INSERT INTO schema_version (version) VALUES (?1)", len(STEPS))

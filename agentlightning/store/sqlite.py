@@ -1,0 +1,282 @@
+"""SQLite: one writer thread that commits in groups, read connections beside it.
+
+While one commit runs, the next group gathers by itself; no timer is involved. In full durability a commit is on disk
+(`synchronous=FULL`) before any caller of its group hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, TypeVar, cast
+
+import apsw
+
+from ..errors import AgentLightningError, StoreInUse, StoreUnavailable
+from .database import Body, Dialect, Row, Transaction
+from .signals import Signals
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Durability = Literal["full", "process"]
+
+MAX_GROUP = 256
+"""Bodies in one commit: beyond this, groups gain nothing and only add latency."""
+READERS = 2
+BUSY_MILLISECONDS = 5_000
+CACHED_STATEMENTS = 256
+CHECKPOINT_PAGES = 4_000
+"""16 MB of log between checkpoints; the default of 4 MB made a checkpoint every few hundred spans."""
+
+DIALECT = Dialect(
+    bytes="BLOB",
+    serial="INTEGER PRIMARY KEY",
+    contains="instr({column}, {value}) > 0",
+    for_update="",
+    skip_locked="",
+)
+
+# The disk, not the statement, is at fault: the whole group is rolled back, and may work again when the disk does.
+_DISK_ERRORS = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.BusyError,
+    apsw.NoMemError,
+)
+
+
+@dataclass
+class _Job:
+    """A body on its way through the writer thread, and back to the loop it came from."""
+
+    body: Body[Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.future.done():  # its caller was cancelled
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class SqliteDatabase:
+    """A database in one file, or with path None in memory."""
+
+    dialect = DIALECT
+
+    def __init__(self, path: str | Path | None, *, durability: Durability = "full") -> None:
+        self.signals = Signals()
+        self.durable = path is not None
+        self._path = None if path is None else Path(path).absolute()
+        self._owner = None if self._path is None else _own(self._path)
+        self._connection = _connect(self._path, durability)
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._closed = threading.Event()
+        self._readers = None if self._path is None else ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
+        self._reading = threading.local()
+        self._writer = threading.Thread(target=self._work, name="agl-write", daemon=True)
+        self._writer.start()
+
+    async def write(self, body: Body[T]) -> T:
+        if self._closed.is_set():
+            raise StoreUnavailable("the store is closed")
+        loop = asyncio.get_running_loop()
+        job = _Job(body, loop, loop.create_future())
+        self._jobs.put(job)
+        return await job.future
+
+    async def read(self, body: Body[T]) -> T:
+        if self._readers is None:  # what is in memory has one connection
+            return await self.write(body)
+        if self._closed.is_set():
+            raise StoreUnavailable("the store is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, body)
+
+    def run(self, body: Body[T]) -> T:
+        """`body` as a transaction of its own, from the thread that opens the database before anyone uses it."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        result = _drive(body(_SqliteTransaction(self._connection)))
+        self._connection.execute("COMMIT")
+        return result
+
+    async def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self.signals.close()
+        self._jobs.put(None)
+        await asyncio.to_thread(self._writer.join)
+        if self._readers is not None:
+            await asyncio.to_thread(self._readers.shutdown)
+        self._connection.close()
+        if self._owner is not None:
+            self._owner.close()
+
+    # The writer thread
+
+    def _work(self) -> None:
+        while (group := self._next_group()) is not None:
+            announced = self._commit(group)
+            for topic, count in announced:
+                self.signals.wake(topic, count)
+            _deliver(group)
+
+    def _next_group(self) -> list[_Job] | None:
+        first = self._jobs.get()
+        if first is None:
+            return None
+        group = [first]
+        with suppress(Empty):
+            while len(group) < MAX_GROUP:
+                job = self._jobs.get_nowait()
+                if job is None:
+                    self._jobs.put(None)  # after this group, stop
+                    break
+                group.append(job)
+        return group
+
+    def _commit(self, group: list[_Job]) -> list[tuple[str, int | None]]:
+        announced: list[tuple[str, int | None]] = []
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for job in group:
+                announced += self._attempt(job)
+            self._connection.execute("COMMIT")
+        except apsw.Error as error:
+            self._give_up(group, error)
+            return []
+        return announced
+
+    def _attempt(self, job: _Job) -> list[tuple[str, int | None]]:
+        """Run one body in a savepoint, so that its failure is its own."""
+        transaction = _SqliteTransaction(self._connection)
+        if job.future.cancelled():
+            return []
+        self._connection.execute("SAVEPOINT body")
+        try:
+            job.result = _drive(job.body(transaction))
+        except _DISK_ERRORS:
+            raise
+        except Exception as error:
+            if not isinstance(error, AgentLightningError):
+                logger.exception("A transaction failed")
+            job.error = error
+            self._connection.execute("ROLLBACK TO body")
+            transaction.announced.clear()
+        self._connection.execute("RELEASE body")
+        return transaction.announced
+
+    def _give_up(self, group: list[_Job], error: apsw.Error) -> None:
+        logger.error("The database cannot write: %s", error)
+        if self._connection.in_transaction:
+            with suppress(apsw.Error):
+                self._connection.execute("ROLLBACK")
+        for job in group:
+            job.error = StoreUnavailable(f"the store's database cannot write just now: {error}")
+
+    # The read threads
+
+    def _read(self, body: Body[T]) -> T:
+        connection = getattr(self._reading, "connection", None)
+        if connection is None:
+            connection = self._reading.connection = _connect(self._path, "full", reader=True)
+        connection.execute("BEGIN")
+        try:
+            return _drive(body(_SqliteTransaction(connection)))
+        finally:
+            connection.execute("COMMIT")
+
+
+class _SqliteTransaction(Transaction):
+    """Statements on a connection, at once; `async` only because other databases need it."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self.announced: list[tuple[str, int | None]] = []
+
+    async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
+        return cast("list[Row]", self._connection.execute(sql, values).fetchall())
+
+    async def execute(self, sql: str, *values: Any) -> None:
+        self._connection.execute(sql, values)
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._connection.executemany(sql, rows)
+
+    def announce(self, topic: str, count: int | None = None) -> None:
+        self.announced.append((topic, count))
+
+
+def _drive(body: Any) -> Any:
+    """Run to its end a coroutine that never really waits."""
+    try:
+        cast("Coroutine[Any, Any, Any]", body).send(None)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("a transaction's body may await nothing but its transaction")
+
+
+def _deliver(group: list[_Job]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in group:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, jobs in by_loop.items():
+        with suppress(RuntimeError):  # the loop has closed: nobody listens there any more
+            loop.call_soon_threadsafe(_settle, jobs)
+
+
+def _settle(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.settle()
+
+
+def _connect(path: Path | None, durability: Durability, *, reader: bool = False) -> apsw.Connection:
+    flags = apsw.SQLITE_OPEN_READONLY if reader else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    try:
+        connection = apsw.Connection(
+            ":memory:" if path is None else str(path), flags=flags, statementcachesize=CACHED_STATEMENTS
+        )
+    except apsw.CantOpenError:
+        raise StoreUnavailable(f"the database {path} cannot be opened: is the folder there, and writable?") from None
+    connection.set_busy_timeout(BUSY_MILLISECONDS)
+    if path is not None and not reader:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except apsw.NotADBError:
+            connection.close()
+            raise StoreUnavailable(f"{path} is not a SQLite database") from None
+        connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+        connection.wal_autocheckpoint(CHECKPOINT_PAGES)
+    return connection
+
+
+def _own(path: Path) -> apsw.Connection:
+    """Hold a lock beside the database for as long as the process lives, however it ends."""
+    beside = path.with_name(path.name + "-owner")
+    try:
+        owner = apsw.Connection(str(beside))
+    except apsw.CantOpenError:
+        raise StoreUnavailable(f"the database {path} cannot be opened: is the folder there, and writable?") from None
+    try:
+        owner.execute("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE")
+    except apsw.BusyError:
+        owner.close()
+        raise StoreInUse(
+            f"another store has {path} open; use that one (LightningStoreClient), or another --db"
+        ) from None
+    return owner

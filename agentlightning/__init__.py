@@ -16,7 +16,7 @@ _ROOMS = {
         "RolloutStatus Span SpanContext SpanCoreFields TraceStatus Triplet Weights Worker WorkerStatus"
     ),
     "store": (
-        "InMemoryLightningStore LightningStore LightningStoreClient LightningStoreServer PostgresLightningStore "
+        "InMemoryLightningStore LightningStore LightningStoreClient LightningStoreServer "
         "SqliteLightningStore open_store"
     ),
     "tracer": (

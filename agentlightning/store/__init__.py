@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backends import (
         InMemoryLightningStore,
-        PostgresLightningStore,
         SqliteLightningStore,
         open_store,
     )
@@ -22,7 +21,6 @@ _HOME = {
     "LightningStore": "contract",
     "LightningStoreClient": "client",
     "LightningStoreServer": "server",
-    "PostgresLightningStore": "backends",
     "SqliteLightningStore": "backends",
     "Unset": "contract",
     "open_store": "backends",
@@ -34,7 +32,6 @@ __all__ = [
     "LightningStore",
     "LightningStoreClient",
     "LightningStoreServer",
-    "PostgresLightningStore",
     "SqliteLightningStore",
     "Unset",
     "open_store",

@@ -9,7 +9,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+# pydantic takes only this one before Python 3.12, and brings it along.
+from typing_extensions import TypedDict
 
 from ..types import (
     Attempt,

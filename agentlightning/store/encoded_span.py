@@ -66,8 +66,8 @@ def decode(text: bytes) -> EncodedSpan:
     try:
         span = _one.decode(text)
     except msgspec.ValidationError as error:
-        raise _invalid(error) from None
-    _check(span)
+        raise invalid(error) from None
+    check(span)
     return span
 
 
@@ -76,13 +76,13 @@ def decode_many(text: bytes) -> list[EncodedSpan]:
     try:
         spans = _many.decode(text)
     except msgspec.ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid(error) from None
     for span in spans:
-        _check(span)
+        check(span)
     return spans
 
 
-def _check(span: EncodedSpan) -> None:
+def check(span: EncodedSpan) -> None:
     """Take nothing that could not be given back: what `Span` refuses is refused at the door."""
     for field in ("rollout_id", "attempt_id", "trace_id", "span_id", "parent_id"):
         value = getattr(span, field)
@@ -124,7 +124,7 @@ def _check_shape(small: bytes) -> None:
         _known_shapes.add(small)
 
 
-def _invalid(error: msgspec.ValidationError) -> InvalidInput:
+def invalid(error: msgspec.ValidationError) -> InvalidInput:
     message = str(error)
     where = message.partition(" - at `$")[2].rstrip("`").lstrip(".") or _quoted(message)
     return InvalidInput(message.replace(" - at `$.", " - at `"), field=where or None)

@@ -1,0 +1,328 @@
+"""The contract over HTTP: one table of operations, derived from `LightningStore`.
+
+Each entry knows how its arguments become a request and how a request becomes arguments, and the same for results and
+errors. Server, client and OpenAPI page read only this table.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from urllib.parse import quote
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic_core import to_json
+
+from .. import errors, payload
+from ..errors import AgentLightningError, InvalidInput
+from ..types import PaginatedResult
+from . import encoded_span
+from .contract import UNSET, Route, Unset, operations
+from .encoded_span import EncodedSpan
+from .sql import SqlStore
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+
+LONGEST_WAIT = 25.0
+"""Seconds of one long poll; proxies and firewalls let a silent connection live for at least 30."""
+
+Arguments = dict[str, Any]
+
+
+class Request:
+    """An operation's arguments as they travel."""
+
+    __slots__ = ("body", "path", "query")
+
+    def __init__(self, path: str, query: dict[str, str], body: bytes | None) -> None:
+        self.path = path
+        self.query = query
+        self.body = body
+
+
+class Operation:
+    """One operation of the contract, on its way through HTTP."""
+
+    def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
+        self.route = route
+        self.doc = inspect.getdoc(method) or ""
+        self.signature = inspect.signature(method)
+        hints = get_type_hints(method, include_extras=True)
+        self.result = TypeAdapter[Any](hints.pop("return"))
+        self.model = self._request_model(hints)
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """The arguments of a call by their names; those not given are left out."""
+        arguments = self.signature.bind(None, *args, **kwargs).arguments
+        arguments.pop("self", None)
+        return {name: value for name, value in arguments.items() if not isinstance(value, Unset)}
+
+    # The client's side
+
+    def request(self, arguments: Arguments) -> Request:
+        """Arguments as a request. Raises `InvalidInput` where JSON cannot hold them."""
+        rest = dict(arguments)
+        path = "".join(f"/{_path_part(name, rest.pop(name))}" for name in self.route.path_parameters)
+        url = f"/{self.route.name}{path}"
+        if self.route.method == "GET":
+            return Request(url, {name: _query(value) for name, value in rest.items() if value is not None}, None)
+        return Request(url, {}, payload.dumps_fields(rest))
+
+    def decode(self, text: bytes, arguments: Arguments) -> Any:
+        """The result that a response holds; `arguments` are those it answers."""
+        return self.result.validate_json(text)
+
+    # The server's side
+
+    def arguments(self, path: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Arguments:
+        """What a request asks for. Raises `InvalidInput` naming the field."""
+        given: Any = dict(query) if self.route.method == "GET" else (payload.loads(body, field="body") if body else {})
+        if not isinstance(given, dict):
+            raise InvalidInput(
+                f"the body of {self.route.path} is a JSON object of: {', '.join(self.model.model_fields)}"
+            )
+        given = cast("Arguments", given) | dict(path)
+        try:
+            valid = self.model.model_validate(given)
+        except ValidationError as error:
+            raise invalid(error) from None
+        return {name: getattr(valid, name) for name in valid.model_fields_set}
+
+    async def call(self, store: SqlStore, arguments: Arguments) -> Any:
+        """Carry the operation out."""
+        return await getattr(store, self.route.name)(**arguments)
+
+    def encode(self, result: Any) -> bytes:
+        """A result as the body of a response."""
+        return to_json(result)
+
+    def _request_model(self, hints: dict[str, Any]) -> type[BaseModel]:
+        fields: dict[str, Any] = {}
+        for name, parameter in list(self.signature.parameters.items())[1:]:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[name] = (_without_unset(hints[name]), None if default is UNSET else default)
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+        return create_model(f"{self.route.name}_request", __config__=config, **fields)
+
+
+class _AddSpans(Operation):
+    """Spans are stored as the bytes that came; the answer is only the numbers they were given."""
+
+    def arguments(self, path: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Arguments:
+        payload.loads(body, field="body")
+        try:
+            return {"spans": _many_spans.decode(body).spans}
+        except msgspec.ValidationError as error:
+            raise encoded_span.invalid(error) from None
+
+    async def call(self, store: SqlStore, arguments: Arguments) -> Any:
+        for span in arguments["spans"]:
+            encoded_span.check(span)
+        return await store.add_encoded_spans(arguments["spans"])
+
+    def decode(self, text: bytes, arguments: Arguments) -> Any:
+        numbers: list[int | None] = msgspec.json.decode(text)
+        return [
+            span.model_copy(update={"sequence_id": number})
+            for span, number in zip(arguments["spans"], numbers, strict=True)
+            if number is not None
+        ]
+
+
+class _AddSpan(_AddSpans):
+    def arguments(self, path: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Arguments:
+        payload.loads(body, field="body")
+        try:
+            return {"spans": [_one_span.decode(body).span]}
+        except msgspec.ValidationError as error:
+            raise encoded_span.invalid(error) from None
+
+    async def call(self, store: SqlStore, arguments: Arguments) -> Any:
+        return (await super().call(store, arguments))[0]
+
+    def decode(self, text: bytes, arguments: Arguments) -> Any:
+        number: int | None = msgspec.json.decode(text)
+        return None if number is None else arguments["span"].model_copy(update={"sequence_id": number})
+
+
+class _QuerySpans(Operation):
+    """Stored bytes are served as they are."""
+
+    async def call(self, store: SqlStore, arguments: Arguments) -> Any:
+        return await store.query_encoded_spans(**arguments)
+
+    def encode(self, result: Any) -> bytes:
+        page: PaginatedResult[bytes] = result
+        head = b'{"limit":%d,"offset":%d,"total":%d,"items":[' % (page.limit, page.offset, page.total)
+        return head + b",".join(page.items) + b"]}"
+
+
+class _OneSpan(msgspec.Struct, forbid_unknown_fields=True):
+    span: EncodedSpan
+
+
+class _ManySpans(msgspec.Struct, forbid_unknown_fields=True):
+    spans: list[EncodedSpan]
+
+
+_one_span = msgspec.json.Decoder(_OneSpan)
+_many_spans = msgspec.json.Decoder(_ManySpans)
+_SPECIAL = {"add_span": _AddSpan, "add_many_spans": _AddSpans, "query_spans": _QuerySpans}
+
+
+@cache
+def table() -> dict[str, Operation]:
+    """Every operation by name."""
+    return {route.name: _SPECIAL.get(route.name, Operation)(route, method) for route, method in operations()}
+
+
+# Errors
+
+
+def problem(error: AgentLightningError) -> dict[str, Any]:
+    """An error as the members of a problem+json body (RFC 9457)."""
+    members: dict[str, Any] = {
+        "type": f"urn:agentlightning:{type(error).__name__}",
+        "title": (type(error).__doc__ or "").partition("\n")[0],
+        "status": error.status,
+        "detail": str(error),
+    }
+    return members if error.field is None else {**members, "field": error.field}
+
+
+def from_problem(status: int, text: bytes) -> AgentLightningError:
+    """The error that a response tells of, as the class it was raised as."""
+    try:
+        members = cast("dict[str, Any]", msgspec.json.decode(text))
+        name = str(members["type"]).rpartition(":")[2]
+        detail, field = str(members["detail"]), members.get("field")
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return AgentLightningError(f"the store answered {status}: {text[:200].decode(errors='replace')}")
+    kind = getattr(errors, name, AgentLightningError)
+    if not (isinstance(kind, type) and issubclass(kind, AgentLightningError)):
+        kind = AgentLightningError
+    return kind(detail, field=field)
+
+
+def invalid(error: ValidationError) -> InvalidInput:
+    """The first thing a validation found, in one sentence that names the field."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return InvalidInput(f"{field}: {first['msg']}" if field else first["msg"], field=field or None)
+
+
+# The OpenAPI page
+
+
+def openapi(version: str) -> dict[str, Any]:
+    """All of it, as OpenAPI 3.1."""
+    inputs: list[Any] = [(name, "validation", TypeAdapter(operation.model)) for name, operation in table().items()]
+    outputs: list[Any] = [(name, "serialization", operation.result) for name, operation in table().items()]
+    schemas, definitions = TypeAdapter.json_schemas([*inputs, *outputs], ref_template="#/components/schemas/{model}")
+    paths = {
+        operation.route.path: {
+            operation.route.method.lower(): _describe(
+                operation, schemas[name, "validation"], schemas[name, "serialization"]
+            )
+        }
+        for name, operation in table().items()
+    }
+    components: dict[str, Any] = {"schemas": definitions.get("$defs", {}) | {"Problem": _PROBLEM_SCHEMA}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "LightningStore", "version": version, "description": "Database and message queue in one."},
+        "paths": paths,
+        "components": components,
+    }
+
+
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "description": "An error (RFC 9457).",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "field": {"type": "string", "description": "The input field to blame."},
+    },
+}
+_NUMBER_OR_NULL = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+_ANSWERS: dict[str, Any] = {
+    "add_span": {**_NUMBER_OR_NULL, "description": "The span's sequence_id; null when it was there already."},
+    "add_many_spans": {"type": "array", "items": _NUMBER_OR_NULL, "description": "As add_span, one for each."},
+}
+
+
+def _describe(operation: Operation, request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    route = operation.route
+    summary, _, more = operation.doc.partition("\n")
+    description: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": summary,
+        "description": more.strip(),
+        "parameters": _parameters(operation),
+        "responses": {
+            "200": _content("The result.", _ANSWERS.get(route.name, answer), JSON),
+            "default": _content("What went wrong.", {"$ref": "#/components/schemas/Problem"}, PROBLEM),
+        },
+    }
+    if route.method == "POST":
+        description["requestBody"] = {"required": True, **_content("", request, JSON)}
+    return description
+
+
+def _content(description: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    content: dict[str, Any] = {"content": {kind: {"schema": schema}}}
+    return {"description": description, **content} if description else content
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    in_path = operation.route.path_parameters
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in in_path
+    ]
+    if operation.route.method == "GET":
+        properties = operation.model.model_json_schema()["properties"]
+        parameters += [
+            {"name": name, "in": "query", "required": False, "schema": schema}
+            for name, schema in properties.items()
+            if name not in in_path
+        ]
+    if operation.route.mutates:
+        parameters.append(
+            {
+                "name": IDEMPOTENCY_KEY,
+                "in": "header",
+                "required": False,
+                "schema": {"type": "string", "maxLength": payload.MAX_ID_LENGTH},
+                "description": "A call repeated under the same key happens once, and is answered the same.",
+            }
+        )
+    return parameters
+
+
+# Helpers
+
+
+def _path_part(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} is a string, not {type(value).__name__}", field=name)
+    return quote(payload.check_id(value, name), safe="")
+
+
+def _query(value: Any) -> str:
+    return value if isinstance(value, str) else payload.dumps(value).decode()
+
+
+def _without_unset(hint: Any) -> Any:
+    if get_origin(hint) not in (Union, types.UnionType) or Unset not in get_args(hint):
+        return hint
+    return Union[tuple(part for part in get_args(hint) if part is not Unset)]  # noqa: UP007

@@ -1,0 +1,1 @@
+"""The store's contract, run on every way to reach a store."""

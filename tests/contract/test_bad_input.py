@@ -1,0 +1,291 @@
+"""Bad input is refused at the door by name, and whatever was accepted can be listed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from agentlightning.errors import InvalidInput
+from agentlightning.store import LightningStore
+from agentlightning.types import AttemptRef, Config, EnqueueRolloutRequest, RolloutConfig
+
+from .making import claimed, everything, found, span
+
+
+def nested(depth: int) -> Any:
+    value: Any = 0
+    for level in range(depth):
+        value = [value] if level % 2 else {"k": value}
+    return value
+
+
+POISON: dict[str, Any] = {
+    "nan": math.nan,
+    "infinity": -math.inf,
+    "nan inside": {"a": [1, {"b": math.nan}]},
+    "surrogate": "ok \ud800",
+    "surrogate inside": {"a": ["\udfff"]},
+    "surrogate key": {"\udfff": 1},
+    "deep": nested(65),
+    "very deep": nested(5_000),
+    "large integer": {"n": 2**64},
+    "small integer": [-(2**63) - 1],
+    "object": object(),
+    "key": {1: "one"},
+}
+
+BAD_IDS = ["x" * 10_000, "line\nbreak", "nul\x00", "escape\x1b[2J", "\x7f", "\ud800"]
+
+
+async def refused(call: Awaitable[Any], field: str) -> None:
+    """`call` raises `InvalidInput` and blames `field`, or something in it."""
+    with pytest.raises(InvalidInput) as caught:
+        await call
+
+    assert field in f"{caught.value.field} {caught.value}", caught.value
+    assert "Traceback" not in str(caught.value)
+
+
+Put = Callable[[LightningStore, Any, Any], Awaitable[Any]]
+
+DOORS: dict[str, tuple[str, Put]] = {
+    "enqueue_rollout input": ("input", lambda store, _, bad: store.enqueue_rollout(bad)),
+    "enqueue_rollout metadata": ("metadata", lambda store, _, bad: store.enqueue_rollout(1, metadata={"k": bad})),
+    "start_rollout input": ("input", lambda store, _, bad: store.start_rollout(bad)),
+    "start_rollout metadata": ("metadata", lambda store, _, bad: store.start_rollout(1, metadata={"k": bad})),
+    "enqueue_many_rollouts": (
+        "rollouts",
+        lambda store, _, bad: store.enqueue_many_rollouts(
+            [EnqueueRolloutRequest(input="good"), EnqueueRolloutRequest(input=bad)]
+        ),
+    ),
+    "update_rollout input": ("input", lambda store, it, bad: store.update_rollout(it.rollout_id, input=bad)),
+    "update_rollout metadata": (
+        "metadata",
+        lambda store, it, bad: store.update_rollout(it.rollout_id, status="cancelled", metadata={"k": bad}),
+    ),
+    "update_attempt metadata": (
+        "metadata",
+        lambda store, it, bad: store.update_attempt(it.rollout_id, "latest", status="failed", metadata={"k": bad}),
+    ),
+    "add_span": ("span", lambda store, it, bad: store.add_span(span(it, attributes={"k": bad}))),
+    "add_many_spans": (
+        "spans",
+        lambda store, it, bad: store.add_many_spans([span(it, 1), span(it, 2, attributes={"k": bad})]),
+    ),
+    "add_resources": (
+        "resources",
+        lambda store, _, bad: store.add_resources({"good": Config(value=1), "bad": Config(value=bad)}),
+    ),
+    "update_resources": ("resources", lambda store, _, bad: store.update_resources("rs", {"bad": Config(value=bad)})),
+    "update_worker": ("heartbeat_stats", lambda store, _, bad: store.update_worker("worker-1", {"k": bad})),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_what_cannot_be_represented_is_refused_and_leaves_no_trace(store: LightningStore, door: str) -> None:
+    attempted = await claimed(store)
+    await store.enqueue_rollout("queued")
+    before = await everything(store)
+    field, put = DOORS[door]
+
+    for poison in POISON.values():
+        await refused(put(store, attempted, poison), field)
+
+    assert await everything(store) == before
+    assert (await store.dequeue_rollout()).input == "queued"  # type: ignore[union-attr]
+
+
+async def test_the_deepest_and_largest_that_is_allowed_is_accepted(store: LightningStore) -> None:
+    value = {"deep": nested(62), "large": 2**63 - 1, "small": -(2**63), "text": "\x00\u2028\uffff 😀"}
+
+    attempted = await claimed(store, value, metadata={"k": nested(60)})
+    await store.add_resources({"config": Config(value=nested(60))})
+    stored = await store.add_span(span(attempted, attributes={"k": nested(60)}))
+
+    assert (await found(store, attempted)).input == value
+    assert (await store.query_spans(attempted.rollout_id)).items == [stored]
+    assert len((await everything(store))["resources"]) == 1
+
+
+# Names
+
+
+@pytest.mark.parametrize("bad", BAD_IDS, ids=lambda bad: ascii(bad[:12]))
+async def test_names_that_are_too_long_or_hold_control_characters_are_refused(store: LightningStore, bad: str) -> None:
+    attempted = await claimed(store)
+    await store.enqueue_rollout("queued")
+    before = await everything(store)
+
+    for call, field in [
+        (store.dequeue_rollout(worker_id=bad), "worker_id"),
+        (store.dequeue_many_rollouts(worker_id=bad), "worker_id"),
+        (store.start_rollout("task", worker_id=bad), "worker_id"),
+        (store.start_attempt(attempted.rollout_id, worker_id=bad), "worker_id"),
+        (store.update_worker(bad), "worker_id"),
+        (store.update_attempt(attempted.rollout_id, "latest", worker_id=bad), "worker_id"),
+        (store.update_resources(bad, {}), "resources_id"),
+        (store.add_span(span(attempted).model_copy(update={"span_id": bad})), "span_id"),
+        (store.add_span(span(attempted).model_copy(update={"trace_id": bad})), "trace_id"),
+        (store.add_many_spans([span(attempted, parent_id=bad)]), "parent_id"),
+    ]:
+        await refused(call, field)
+
+    assert await everything(store) == before
+
+
+@pytest.mark.parametrize("bad", BAD_IDS, ids=lambda bad: ascii(bad[:12]))
+async def test_asking_by_an_impossible_name_gives_nothing_or_is_refused(store: LightningStore, bad: str) -> None:
+    await claimed(store)
+
+    for ask in (
+        lambda: store.get_rollout_by_id(bad),
+        lambda: store.query_rollouts([bad]),
+        lambda: store.query_rollouts(rollout_id_contains=bad),
+        lambda: store.query_attempts(bad),
+        lambda: store.get_latest_attempt(bad),
+        lambda: store.get_resources_by_id(bad),
+        lambda: store.query_resources(resources_id=bad),
+        lambda: store.query_spans(bad),
+        lambda: store.query_spans("ro-1", bad),
+        lambda: store.get_worker_by_id(bad),
+        lambda: store.query_workers(worker_id_contains=bad),
+    ):
+        with suppress(InvalidInput):
+            assert not await ask()
+
+    for change in (
+        lambda: store.update_rollout(bad, status="cancelled"),
+        lambda: store.update_attempt(bad, "latest", status="failed"),
+        lambda: store.start_attempt(bad),
+        lambda: store.wait_for_rollouts([bad], timeout=0),
+        lambda: store.enqueue_rollout("task", resources_id=bad),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            await change()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Worker 0", "a/b", "/", "..", ".", "a?b=c#d", "100%", "%2F", "naïve 😀", "' OR 1=1 --", "a+b&c", "latest", "null",
+     "x" * 100, "{worker_id}", "a\\b", "a;b", "ro-1:at-1"],
+)  # fmt: skip
+async def test_any_other_name_is_a_name(store: LightningStore, name: str) -> None:
+    attempted = await claimed(store, worker_id=name)
+    resources = await store.update_resources(name, {"config": Config(value=name)})
+
+    worker = await store.get_worker_by_id(name)
+
+    assert worker is not None
+    assert (worker.worker_id, worker.current_attempt_id) == (name, attempted.attempt.attempt_id)
+    assert (await store.query_workers(worker_id_contains=name)).items == [worker]
+    assert await store.get_resources_by_id(name) == resources
+    assert await store.get_resources_by_id(name, 1) == resources
+    assert (await store.query_resources(resources_id=name)).items == [resources]
+    rollout = await store.enqueue_rollout("task", resources_id=name)
+    assert (rollout.resources_id, rollout.resources_version) == (name, 1)
+    assert await store.get_rollout_by_id(name) is None
+    assert (await store.query_spans(name, name)).items == []
+
+
+# Values
+
+
+async def test_values_of_the_wrong_kind_are_refused_by_name(store: LightningStore) -> None:
+    attempted = await claimed(store, worker_id="worker-1")
+    await store.enqueue_rollout("queued")
+    before = await everything(store)
+    wrong: Any
+    rollout_id = attempted.rollout_id
+
+    for call, field in [
+        (lambda wrong: store.enqueue_rollout("task", mode=wrong), "mode"),
+        (lambda wrong: store.enqueue_rollout("task", resources_id=wrong), "resources_id"),
+        (lambda wrong: store.enqueue_rollout("task", config=wrong), "config"),
+        (lambda wrong: store.enqueue_rollout("task", metadata=wrong), "metadata"),
+        (lambda wrong: store.start_rollout("task", mode=wrong), "mode"),
+        (lambda wrong: store.enqueue_many_rollouts(wrong), "rollouts"),
+        (lambda wrong: store.enqueue_many_rollouts([wrong]), "rollouts"),
+        (lambda wrong: store.dequeue_many_rollouts(limit=wrong), "limit"),
+        (lambda wrong: store.dequeue_rollout(wait=wrong), "wait"),
+        (lambda wrong: store.update_rollout(rollout_id, status=wrong), "status"),
+        (lambda wrong: store.update_rollout(rollout_id, mode=wrong), "mode"),
+        (lambda wrong: store.update_rollout(rollout_id, config=wrong), "config"),
+        (lambda wrong: store.update_attempt(rollout_id, "latest", status=wrong), "status"),
+        (lambda wrong: store.update_attempt(rollout_id, "latest", last_heartbeat_time=wrong), "last_heartbeat_time"),
+        (lambda wrong: store.update_attempt(rollout_id, "latest", metadata=wrong), "metadata"),
+        (lambda wrong: store.wait_for_rollouts(wrong, timeout=0), "rollout_ids"),
+        (lambda wrong: store.wait_for_rollouts([rollout_id], timeout=wrong), "timeout"),
+        (lambda wrong: store.add_resources(wrong), "resources"),
+        (lambda wrong: store.update_worker("worker-1", heartbeat_stats=wrong), "heartbeat_stats"),
+        (lambda wrong: store.update_worker("worker-1", attempts=wrong), "attempts"),
+        (lambda wrong: store.add_span(wrong), "span"),
+        (lambda wrong: store.add_many_spans([wrong]), "spans"),
+        (lambda wrong: store.get_many_span_sequence_ids([wrong]), "rollout_attempt_ids"),
+    ]:
+        for wrong in ("nonsense", {"nonsense": 1}, 1.5j):
+            await refused(call(wrong), field)
+
+    assert await everything(store) == before
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+async def test_times_that_are_no_times_are_refused(store: LightningStore, wrong: float) -> None:
+    attempted = await claimed(store)
+    before = await everything(store)
+
+    await refused(store.dequeue_rollout(wait=wrong), "wait")
+    await refused(store.wait_for_rollouts([attempted.rollout_id], timeout=wrong), "timeout")
+    await refused(store.update_attempt(attempted.rollout_id, "latest", last_heartbeat_time=wrong), "last_heartbeat")
+    await refused(store.add_span(span(attempted, start_time=wrong)), "start_time")
+
+    assert await everything(store) == before
+
+
+async def test_a_config_without_end_is_refused_or_means_no_limit(store: LightningStore) -> None:
+    try:
+        rollout = await store.enqueue_rollout("task", config=RolloutConfig(timeout_seconds=math.inf))
+    except ValueError:
+        assert (await store.query_rollouts()).items == []
+    else:
+        assert (await store.query_rollouts()).items == [rollout]
+
+
+async def test_a_plain_object_as_a_resource_is_refused_with_the_reason(store: LightningStore) -> None:
+    plain: Any = {"settings": {"temperature": 0.5}}
+
+    for call in (store.add_resources(plain), store.update_resources("rs", plain)):
+        with pytest.raises(InvalidInput, match="resource_type") as caught:
+            await call
+        assert "settings" in f"{caught.value.field} {caught.value}"
+
+    assert (await store.query_resources()).items == []
+
+
+async def test_a_plain_object_that_says_what_it_is_becomes_that(store: LightningStore) -> None:
+    plain: Any = {"settings": {"resource_type": "config", "value": 1}, "prompt": "Hello"}
+
+    update = await store.add_resources(plain)
+
+    assert update.resources["settings"] == Config(value=1)
+    assert update.resources["prompt"].resource_type == "prompt_template"
+
+
+async def test_a_request_may_be_given_as_a_plain_object(store: LightningStore) -> None:
+    plain: Any = [{"input": "task", "mode": "val"}]
+
+    (rollout,) = await store.enqueue_many_rollouts(plain)
+
+    assert (rollout.input, rollout.mode) == ("task", "val")
+
+
+async def test_a_heartbeat_with_half_an_attempt_is_refused(store: LightningStore) -> None:
+    half: Any = {"rollout_id": "ro-1"}
+    await refused(store.update_worker("worker-1", attempts=[half]), "attempt")
+    whole = AttemptRef(rollout_id="ro-1", attempt_id="at-1")
+
+    assert (await store.update_worker("worker-1", attempts=[whole])).stale_attempts == [whole]

@@ -1,0 +1,389 @@
+"""The queue: what goes in comes out once, oldest first."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Any
+
+import pytest
+
+from agentlightning.errors import NotFound
+from agentlightning.store import LightningStore
+from agentlightning.types import Attempt, AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig
+
+from .making import RETRYING, claimed, everything, found, soon, statuses
+
+CONFIG = RolloutConfig(timeout_seconds=60, unresponsive_seconds=20, max_attempts=3, retry_condition=["failed"])
+
+
+async def drained(store: LightningStore) -> list[str]:
+    """Ids of all that is queued, in the order it is handed out."""
+    ids: list[str] = []
+    while rollout := await store.dequeue_rollout():
+        ids.append(rollout.rollout_id)
+    return ids
+
+
+async def test_a_task_waits_in_the_queue_with_the_defaults(store: LightningStore) -> None:
+    before = time.time()
+    rollout = await store.enqueue_rollout("Why is the sky blue?")
+    after = time.time()
+
+    assert re.fullmatch(r"ro-[0-9a-f]{12}", rollout.rollout_id)
+    assert before - 0.01 <= rollout.start_time <= after + 0.01
+    assert rollout == Rollout(
+        rollout_id=rollout.rollout_id, input="Why is the sky blue?", start_time=rollout.start_time, status="queuing"
+    )
+    assert type(rollout) is Rollout
+    assert await found(store, rollout) == rollout
+    assert type(await found(store, rollout)) is Rollout
+
+
+async def test_a_task_keeps_everything_that_was_said_of_it(store: LightningStore) -> None:
+    resources = await store.add_resources({"prompt": "Hello"})
+    rollout = await store.enqueue_rollout(
+        {"question": "why?"}, "val", resources.resources_id, CONFIG, {"source": "tests", "nested": {"n": [1, None]}}
+    )
+
+    assert rollout == Rollout(
+        rollout_id=rollout.rollout_id,
+        input={"question": "why?"},
+        start_time=rollout.start_time,
+        mode="val",
+        resources_id=resources.resources_id,
+        resources_version=1,
+        status="queuing",
+        config=CONFIG,
+        metadata={"source": "tests", "nested": {"n": [1, None]}},
+    )
+    assert await found(store, rollout) == rollout
+
+
+@pytest.mark.parametrize(
+    "input",
+    [
+        None, True, 0, -1.5, 2**63 - 1, -(2**63), "", "text", "naïve 😀 \x00 \n \u2028 ' \" \\", [], {}, {"": None},
+        [1, [2, [3]]], {"a": {"b": [None, {"c": 1e-300}]}}, "x" * 1_000_000, {"unset": "UNSET", "__proto__": 1},
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+async def test_any_json_is_a_task_and_comes_out_as_it_went_in(store: LightningStore, input: Any) -> None:
+    rollout = await store.enqueue_rollout(input, metadata={"same": input})
+
+    attempted = await store.dequeue_rollout()
+
+    assert attempted is not None
+    assert (attempted.rollout_id, attempted.input, attempted.metadata) == (rollout.rollout_id, input, {"same": input})
+    assert type(attempted.input) is type(input)
+
+
+async def test_a_claim_makes_the_first_attempt(store: LightningStore) -> None:
+    rollout = await store.enqueue_rollout("task", "train", config=CONFIG, metadata={"k": 1})
+    before = time.time()
+    attempted = await store.dequeue_rollout(worker_id="worker-1")
+
+    assert attempted is not None
+    attempt = attempted.attempt
+    assert re.fullmatch(r"at-[0-9a-f]{8}", attempt.attempt_id)
+    assert before - 0.01 <= attempt.start_time <= time.time() + 0.01
+    assert attempt == Attempt(
+        rollout_id=rollout.rollout_id,
+        attempt_id=attempt.attempt_id,
+        sequence_id=1,
+        start_time=attempt.start_time,
+        status="preparing",
+        worker_id="worker-1",
+        last_heartbeat_time=attempt.last_heartbeat_time,
+    )
+    assert attempted == AttemptedRollout(**{**dict(rollout), "status": "preparing"}, attempt=attempt)
+    assert await found(store, rollout) == attempted
+
+
+async def test_the_oldest_task_is_handed_out_first(store: LightningStore) -> None:
+    rollouts = [await store.enqueue_rollout(number) for number in range(10)]
+
+    assert await drained(store) == [rollout.rollout_id for rollout in rollouts]
+
+
+async def test_an_empty_queue_gives_none_at_once(store: LightningStore) -> None:
+    assert await store.dequeue_rollout() is None
+    assert await store.dequeue_rollout(worker_id="worker-1") is None
+    assert await store.dequeue_many_rollouts(limit=3) == []
+
+
+async def test_many_tasks_are_enqueued_in_the_order_given(store: LightningStore) -> None:
+    first = await store.enqueue_rollout("first")
+    requests = [
+        EnqueueRolloutRequest(input=1),
+        EnqueueRolloutRequest(input=2, mode="test", config=CONFIG, metadata={"k": 1}),
+        EnqueueRolloutRequest(input=3),
+    ]
+    many = await store.enqueue_many_rollouts(requests)
+
+    assert many == [
+        Rollout(rollout_id=many[0].rollout_id, input=1, start_time=many[0].start_time),
+        Rollout(
+            rollout_id=many[1].rollout_id,
+            input=2,
+            start_time=many[1].start_time,
+            mode="test",
+            config=CONFIG,
+            metadata={"k": 1},
+        ),
+        Rollout(rollout_id=many[2].rollout_id, input=3, start_time=many[2].start_time),
+    ]
+    assert (await store.query_rollouts()).items == [first, *many]
+    assert await drained(store) == [rollout.rollout_id for rollout in [first, *many]]
+
+
+async def test_many_tasks_are_enqueued_all_or_none(store: LightningStore) -> None:
+    await store.enqueue_rollout("here already")
+    before = await everything(store)
+
+    with pytest.raises(NotFound, match="rs-unknown"):
+        await store.enqueue_many_rollouts(
+            [EnqueueRolloutRequest(input=1), EnqueueRolloutRequest(input=2, resources_id="rs-unknown")]
+        )
+
+    assert await everything(store) == before
+
+
+async def test_no_tasks_at_all_are_enqueued_without_ado(store: LightningStore) -> None:
+    assert await store.enqueue_many_rollouts([]) == []
+    assert (await store.query_rollouts()).items == []
+
+
+async def test_many_are_claimed_oldest_first_and_never_more_than_there_are(store: LightningStore) -> None:
+    rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=number) for number in range(5)])
+    ids = [rollout.rollout_id for rollout in rollouts]
+
+    one = await store.dequeue_many_rollouts()
+    two = await store.dequeue_many_rollouts(limit=2, worker_id="worker-1")
+    rest = await store.dequeue_many_rollouts(limit=9)
+
+    assert [[rollout.rollout_id for rollout in batch] for batch in (one, two, rest)] == [ids[:1], ids[1:3], ids[3:]]
+    assert [rollout.attempt.worker_id for rollout in two] == ["worker-1", "worker-1"]
+    assert len({rollout.attempt.attempt_id for rollout in [*one, *two, *rest]}) == 5
+    assert [rollout.status for rollout in [*one, *two, *rest]] == ["preparing"] * 5
+
+
+async def test_a_limit_of_none_claims_nothing(store: LightningStore) -> None:
+    rollout = await store.enqueue_rollout("task")
+
+    assert await store.dequeue_many_rollouts(limit=0) == []
+    assert await statuses(store, rollout) == ("queuing",)
+
+
+async def test_a_claimed_rollout_has_left_the_queue(store: LightningStore) -> None:
+    attempted = await claimed(store)
+
+    assert await store.dequeue_rollout() is None
+    assert (await store.statistics())["queue_depth"] == 0
+    assert await statuses(store, attempted) == ("preparing", "preparing")
+
+
+async def test_a_rollout_that_its_caller_carries_out_is_never_in_the_queue(store: LightningStore) -> None:
+    resources = await store.add_resources({"prompt": "Hello"})
+    rollout = await store.start_rollout("task", "train", None, CONFIG, {"k": 1}, "worker-1")
+
+    attempt = rollout.attempt
+    assert rollout == AttemptedRollout(
+        rollout_id=rollout.rollout_id,
+        input="task",
+        start_time=rollout.start_time,
+        mode="train",
+        resources_id=resources.resources_id,
+        resources_version=1,
+        status="preparing",
+        config=CONFIG,
+        metadata={"k": 1},
+        attempt=Attempt(
+            rollout_id=rollout.rollout_id,
+            attempt_id=attempt.attempt_id,
+            sequence_id=1,
+            start_time=attempt.start_time,
+            worker_id="worker-1",
+            last_heartbeat_time=attempt.last_heartbeat_time,
+        ),
+    )
+    assert await found(store, rollout) == rollout
+    assert await store.dequeue_rollout() is None
+
+
+# Which resources
+
+
+async def test_a_task_without_resources_gets_the_latest_fixed_when_it_is_enqueued(store: LightningStore) -> None:
+    without = await store.enqueue_rollout("before there are any")
+    first = await store.add_resources({"prompt": "first"})
+    early = await store.enqueue_rollout("early")
+    await store.update_resources(first.resources_id, {"prompt": "second version"})
+    late = await store.enqueue_rollout("late")
+    other = await store.add_resources({"prompt": "other"})
+    last = await store.start_rollout("last")
+
+    handed_out = [(rollout.resources_id, rollout.resources_version) for rollout in
+                  await store.dequeue_many_rollouts(limit=3)]  # fmt: skip
+
+    assert handed_out == [(None, None), (first.resources_id, 1), (first.resources_id, 2)]
+    assert [(each.resources_id, each.resources_version) for each in (without, early, late, last)] == [
+        *handed_out,
+        (other.resources_id, 1),
+    ]
+
+
+async def test_a_task_with_resources_keeps_their_version_of_that_moment(store: LightningStore) -> None:
+    mine = await store.add_resources({"prompt": "mine"})
+    await store.add_resources({"prompt": "newer"})
+    rollout = await store.enqueue_rollout("task", resources_id=mine.resources_id)
+    await store.update_resources(mine.resources_id, {"prompt": "changed"})
+
+    attempted = await store.dequeue_rollout()
+
+    assert attempted is not None
+    assert (attempted.resources_id, attempted.resources_version) == (mine.resources_id, 1)
+    assert (rollout.resources_id, rollout.resources_version) == (mine.resources_id, 1)
+    assert await store.get_resources_by_id(mine.resources_id, 1) == mine
+
+
+async def test_resources_that_do_not_exist_are_refused_and_nothing_is_enqueued(store: LightningStore) -> None:
+    for refused in (
+        store.enqueue_rollout("task", resources_id="rs-unknown"),
+        store.start_rollout("task", resources_id="rs-unknown"),
+    ):
+        with pytest.raises(NotFound, match="rs-unknown"):
+            await refused
+
+    assert (await store.query_rollouts()).items == []
+
+
+# Waiting for work
+
+
+async def test_a_waiting_worker_gets_a_task_as_soon_as_there_is_one(store: LightningStore) -> None:
+    waiting = asyncio.create_task(store.dequeue_rollout(worker_id="worker-1", wait=60))
+    rollout = await store.enqueue_rollout("task")
+
+    attempted = await soon(waiting)
+
+    assert (attempted.rollout_id, attempted.attempt.worker_id) == (rollout.rollout_id, "worker-1")
+
+
+async def test_waiting_workers_each_get_one_task(store: LightningStore) -> None:
+    waiting = [asyncio.create_task(store.dequeue_rollout(worker_id=f"worker-{n}", wait=60)) for n in range(8)]
+    rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(8)])
+
+    attempted = await soon(asyncio.gather(*waiting))
+
+    assert sorted(each.rollout_id for each in attempted) == sorted(each.rollout_id for each in rollouts)
+
+
+async def test_waiting_for_many_ends_with_the_first(store: LightningStore) -> None:
+    waiting = asyncio.create_task(store.dequeue_many_rollouts(limit=5, wait=60))
+    rollout = await store.enqueue_rollout("task")
+
+    assert [each.rollout_id for each in await soon(waiting)] == [rollout.rollout_id]
+
+
+async def test_a_waiting_worker_gets_a_rollout_that_is_retried(store: LightningStore) -> None:
+    attempted = await claimed(store, config=RETRYING)
+    waiting = asyncio.create_task(store.dequeue_rollout(wait=60))
+    await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="failed")
+
+    again = await soon(waiting)
+
+    assert (again.rollout_id, again.attempt.sequence_id) == (attempted.rollout_id, 2)
+
+
+async def test_waiting_in_vain_gives_none_after_the_time_given(store: LightningStore) -> None:
+    began = time.monotonic()
+
+    assert await store.dequeue_rollout(wait=0.3) is None
+    assert await store.dequeue_many_rollouts(limit=2, wait=0.3) == []
+
+    assert 0.6 <= time.monotonic() - began < 3
+
+
+async def test_a_worker_that_stops_waiting_takes_nothing_with_it(store: LightningStore) -> None:
+    waiting = asyncio.create_task(store.dequeue_rollout(wait=60))
+    await store.statistics()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    rollout = await store.enqueue_rollout("task")
+
+    attempted = await soon(store.dequeue_rollout(wait=10))
+
+    assert (attempted.rollout_id, attempted.attempt.sequence_id) == (rollout.rollout_id, 1)
+
+
+# Back in the queue
+
+
+async def test_a_retried_rollout_goes_to_the_tail(store: LightningStore) -> None:
+    first = await claimed(store, "first", config=RETRYING)
+    second = await store.enqueue_rollout("second")
+    third = await store.enqueue_rollout("third")
+    await store.update_attempt(first.rollout_id, first.attempt.attempt_id, status="failed")
+    fourth = await store.enqueue_rollout("fourth")
+
+    assert await drained(store) == [rollout.rollout_id for rollout in (second, third, first, fourth)]
+
+
+async def test_a_rollout_put_back_by_hand_goes_to_the_tail(store: LightningStore) -> None:
+    first = await claimed(store, "first")
+    second = await store.enqueue_rollout("second")
+    await store.update_rollout(first.rollout_id, status="queuing")
+
+    assert await drained(store) == [second.rollout_id, first.rollout_id]
+
+
+@pytest.mark.parametrize("status", ["queuing", "requeuing"])
+async def test_a_rollout_is_in_the_queue_once_however_often_it_is_put_there(store: LightningStore, status: Any) -> None:
+    fresh = await store.enqueue_rollout("fresh")
+    returned = await claimed(store, "returned") if await store.dequeue_rollout() else None
+    assert returned is not None
+    await store.update_rollout(fresh.rollout_id, status=status)
+    for _ in range(3):
+        await store.update_rollout(returned.rollout_id, status=status)
+        await store.update_rollout(fresh.rollout_id, status=status)
+
+    assert (await store.statistics())["queue_depth"] == 2
+    assert await drained(store) == [fresh.rollout_id, returned.rollout_id]
+
+
+async def test_putting_a_queued_rollout_in_the_queue_does_not_cost_it_its_place(store: LightningStore) -> None:
+    first, second = await store.enqueue_rollout("first"), await store.enqueue_rollout("second")
+    await store.update_rollout(first.rollout_id, status="requeuing")
+
+    assert await statuses(store, first) == ("queuing",)
+    assert await drained(store) == [first.rollout_id, second.rollout_id]
+
+
+@pytest.mark.parametrize("status", ["cancelled", "succeeded", "failed"])
+async def test_what_ended_while_it_waited_is_not_handed_out(store: LightningStore, status: Any) -> None:
+    first, second = await store.enqueue_rollout("first"), await store.enqueue_rollout("second")
+    await store.update_rollout(first.rollout_id, status=status)
+
+    assert await drained(store) == [second.rollout_id]
+    assert await statuses(store, first) == (status,)
+
+
+# Nobody else's data
+
+
+async def test_what_the_caller_does_to_the_answer_does_not_reach_the_store(store: LightningStore) -> None:
+    task, metadata = {"words": ["a"]}, {"k": ["v"]}
+    rollout = await store.enqueue_rollout(task, metadata=metadata)
+    before = await found(store, rollout)
+
+    task["words"].append("b")
+    metadata["k"].clear()
+    rollout.input["words"] = None
+    rollout.metadata.clear()
+    rollout.config.retry_condition.append("failed")
+    (await found(store, rollout)).input.clear()
+
+    assert await found(store, rollout) == before
+    assert (before.input, before.metadata) == ({"words": ["a"]}, {"k": ["v"]})

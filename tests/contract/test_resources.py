@@ -1,0 +1,140 @@
+"""Resources: every version stays as it was, and the latest is the one stored last."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from agentlightning.store import LightningStore
+from agentlightning.types import LLM, Config, PromptTemplate, ProxyLLM, ResourcesUpdate, Weights
+
+from .making import everything
+
+EVERY_KIND = {
+    "main_llm": LLM(endpoint="http://h:1/v1", model="m", api_key="sk-1", sampling_parameters={"temperature": 0.5}),
+    "proxied": ProxyLLM(endpoint="http://h:2/v1", model="m"),
+    "prompt": PromptTemplate(template="{{ x }}", engine="jinja"),
+    "settings": Config(value={"any": ["json", None, 1.5]}),
+    "weights": Weights(uri="file:///w", format="safetensors", sha256="ab" * 32, metadata={"rank": 8}),
+}
+
+
+async def test_the_tutorials_plain_string_is_a_prompt_template(store: LightningStore) -> None:
+    update = await store.add_resources(resources={"prompt_template": "You are helpful. {any_question}"})  # type: ignore[dict-item]
+
+    assert update.resources == {
+        "prompt_template": PromptTemplate(template="You are helpful. {any_question}", engine="f-string")
+    }
+
+
+async def test_every_kind_of_resource_comes_back_as_it_was(store: LightningStore) -> None:
+    before = time.time()
+    update = await store.add_resources(EVERY_KIND)
+    after = time.time()
+
+    assert re.fullmatch(r"rs-[0-9a-f]{12}", update.resources_id)
+    assert before - 0.01 <= update.create_time <= after + 0.01
+    assert update == ResourcesUpdate(
+        resources_id=update.resources_id,
+        create_time=update.create_time,
+        update_time=update.create_time,
+        version=1,
+        resources=EVERY_KIND,
+    )
+    assert {name: type(each) for name, each in update.resources.items()} == {
+        name: type(each) for name, each in EVERY_KIND.items()
+    }
+    assert await store.get_resources_by_id(update.resources_id) == update
+    assert await store.get_latest_resources() == update
+
+
+async def test_a_store_without_resources_has_no_latest(store: LightningStore) -> None:
+    assert await store.get_latest_resources() is None
+    assert await store.get_resources_by_id("rs-unknown") is None
+    assert (await store.query_resources()).items == []
+
+
+async def test_a_bundle_may_be_empty(store: LightningStore) -> None:
+    update = await store.add_resources({})
+
+    assert update.resources == {}
+    assert await store.get_latest_resources() == update
+
+
+async def test_what_was_added_last_is_the_latest(store: LightningStore) -> None:
+    updates = [await store.add_resources({"prompt": PromptTemplate(template=f"{n}")}) for n in range(3)]
+
+    assert len({update.resources_id for update in updates}) == 3
+    assert await store.get_latest_resources() == updates[-1]
+    assert (await store.query_resources()).items == updates
+
+
+async def test_an_update_is_the_next_version_and_every_version_stays_readable(store: LightningStore) -> None:
+    first = await store.add_resources({"a": PromptTemplate(template="1"), "b": Config(value=1)})
+    second = await store.update_resources(first.resources_id, {"a": PromptTemplate(template="2")})
+    third = await store.update_resources(first.resources_id, {"c": PromptTemplate(template="3")})
+
+    assert second == ResourcesUpdate(
+        resources_id=first.resources_id,
+        create_time=first.create_time,
+        update_time=second.update_time,
+        version=2,
+        resources={"a": PromptTemplate(template="2")},
+    )
+    assert (third.version, third.resources) == (3, {"c": PromptTemplate(template="3")})
+    assert first.update_time <= second.update_time <= third.update_time
+    assert [await store.get_resources_by_id(first.resources_id, version) for version in (1, 2, 3, None)] == [
+        first,
+        second,
+        third,
+        third,
+    ]
+    assert (await store.query_resources()).items == [first, second, third]
+
+
+async def test_an_update_of_an_older_bundle_makes_it_the_latest(store: LightningStore) -> None:
+    older = await store.add_resources({"prompt": PromptTemplate(template="older")})
+    await store.add_resources({"prompt": PromptTemplate(template="newer")})
+
+    update = await store.update_resources(older.resources_id, {"prompt": PromptTemplate(template="again")})
+
+    assert await store.get_latest_resources() == update
+    assert (update.resources_id, update.version) == (older.resources_id, 2)
+
+
+async def test_an_update_of_a_new_id_is_its_first_version(store: LightningStore) -> None:
+    update = await store.update_resources("my resources", {"prompt": PromptTemplate(template="mine")})
+
+    assert (update.resources_id, update.version) == ("my resources", 1)
+    assert await store.get_resources_by_id("my resources") == update
+    assert await store.get_latest_resources() == update
+
+
+@pytest.mark.parametrize("version", [2, 99])
+async def test_a_version_that_does_not_exist_is_none(store: LightningStore, version: int) -> None:
+    update = await store.add_resources({})
+
+    assert await store.get_resources_by_id(update.resources_id, version) is None
+
+
+async def test_the_same_resources_again_are_another_version(store: LightningStore) -> None:
+    first = await store.add_resources({"prompt": PromptTemplate(template="same")})
+    second = await store.update_resources(first.resources_id, first.resources)
+
+    assert (second.version, second.resources) == (2, first.resources)
+
+
+async def test_what_the_caller_does_to_resources_does_not_reach_the_store(store: LightningStore) -> None:
+    config = Config(value={"list": [1]})
+    update = await store.add_resources({"config": config})
+    before = await everything(store)
+
+    config.value["list"].append(2)
+    update.resources.clear()
+    latest = await store.get_latest_resources()
+    assert latest is not None
+    latest.resources["config"].value["list"].clear()  # type: ignore[union-attr]
+
+    assert await everything(store) == before

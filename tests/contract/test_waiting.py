@@ -1,0 +1,149 @@
+"""Waiting for rollouts to end: prompt, in the order asked for, and as long as it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from agentlightning.errors import NotFound
+from agentlightning.store import LightningStore
+from agentlightning.types import EnqueueRolloutRequest
+
+from .making import RETRYING, claimed, ended, found, soon
+
+
+async def test_what_has_ended_is_there_at_once_in_the_order_asked_for(store: LightningStore) -> None:
+    first = await ended(store, "succeeded", "first")
+    second = await ended(store, "failed", "second")
+    third = await store.enqueue_rollout("third")
+    third = await store.update_rollout(third.rollout_id, status="cancelled")
+
+    waited = await soon(store.wait_for_rollouts([each.rollout_id for each in (third, first, second)]))
+
+    assert waited == [third, first, second]
+    assert [each.status for each in waited] == ["cancelled", "succeeded", "failed"]
+
+
+async def test_waiting_for_nothing_takes_no_time(store: LightningStore) -> None:
+    assert await soon(store.wait_for_rollouts([])) == []
+
+
+@pytest.mark.parametrize("timeout", [None, 60])
+async def test_waiting_ends_when_the_last_one_has_ended(store: LightningStore, timeout: float | None) -> None:
+    first, second = await claimed(store, "first"), await claimed(store, "second")
+    ids = [first.rollout_id, second.rollout_id]
+    waiting = asyncio.create_task(store.wait_for_rollouts(ids, timeout))
+
+    await store.update_attempt(second.rollout_id, "latest", status="succeeded")
+    assert await store.wait_for_rollouts(ids, timeout=0) == [await found(store, second)]
+    assert not waiting.done()
+    await store.update_attempt(first.rollout_id, "latest", status="failed")
+
+    assert await soon(waiting) == [await found(store, first), await found(store, second)]
+
+
+async def test_waiting_is_prompt(store: LightningStore) -> None:
+    attempted = await claimed(store)
+    waiting = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
+    assert await store.wait_for_rollouts([attempted.rollout_id], timeout=0.2) == []
+
+    await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+    over = time.monotonic()
+    await soon(waiting)
+
+    assert time.monotonic() - over < 0.5
+
+
+@pytest.mark.parametrize("how", ["report", "by hand", "cancelled"])
+async def test_every_way_to_end_wakes_who_waits(store: LightningStore, how: str) -> None:
+    attempted = await claimed(store)
+    waiting = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
+    match how:
+        case "report":
+            await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+        case "by hand":
+            await store.update_rollout(attempted.rollout_id, status="failed")
+        case _:
+            await store.update_rollout(attempted.rollout_id, status="cancelled")
+
+    assert await soon(waiting) == [await found(store, attempted)]
+
+
+async def test_a_timeout_gives_those_that_have_ended(store: LightningStore) -> None:
+    done = await ended(store)
+    open_ = await store.enqueue_rollout("open")
+    began = time.monotonic()
+
+    waited = await store.wait_for_rollouts([open_.rollout_id, done.rollout_id], timeout=0.3)
+
+    assert waited == [done]
+    assert 0.3 <= time.monotonic() - began < 2
+
+
+async def test_a_retried_rollout_has_not_ended(store: LightningStore) -> None:
+    attempted = await claimed(store, config=RETRYING)
+    await store.update_attempt(attempted.rollout_id, "latest", status="failed")
+
+    assert await store.wait_for_rollouts([attempted.rollout_id], timeout=0) == []
+
+
+async def test_all_who_wait_are_woken(store: LightningStore) -> None:
+    attempted = await claimed(store)
+    waiting = [asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id])) for _ in range(20)]
+
+    await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+
+    assert await soon(asyncio.gather(*waiting)) == [[await found(store, attempted)]] * 20
+
+
+async def test_waiting_for_the_unknown_is_an_error_and_not_a_wait(store: LightningStore) -> None:
+    rollout = await store.enqueue_rollout("task")
+
+    for timeout in (None, 0, 5):
+        with pytest.raises(NotFound, match="ro-unknown"):
+            await soon(store.wait_for_rollouts([rollout.rollout_id, "ro-unknown"], timeout))
+
+
+async def test_a_thousand_rollouts_are_waited_for_within_the_second_given(store: LightningStore) -> None:
+    rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(1_000)])
+    ended_ones = await store.dequeue_many_rollouts(limit=3)
+    for each in ended_ones:
+        await store.update_attempt(each.rollout_id, each.attempt.attempt_id, status="succeeded")
+    began = time.monotonic()
+
+    waited = await store.wait_for_rollouts([rollout.rollout_id for rollout in rollouts], timeout=1)
+
+    assert 1.0 <= time.monotonic() - began < 1.5
+    assert [each.rollout_id for each in waited] == [each.rollout_id for each in ended_ones]
+
+
+async def test_whoever_stops_waiting_disturbs_nobody(store: LightningStore) -> None:
+    attempted = await claimed(store)
+    stops = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
+    stays = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
+    await store.statistics()
+
+    stops.cancel()
+    await asyncio.gather(stops, return_exceptions=True)
+    await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+
+    assert stops.cancelled()
+    assert await soon(stays) == [await found(store, attempted)]
+
+
+async def test_one_may_wait_in_another_thread_with_a_loop_of_its_own(store: LightningStore) -> None:
+    attempted = await claimed(store)
+    waited: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: waited.extend(asyncio.run(soon(store.wait_for_rollouts([attempted.rollout_id]))))
+    )
+    thread.start()
+
+    await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+    await asyncio.to_thread(thread.join)
+
+    assert waited == [await found(store, attempted)]

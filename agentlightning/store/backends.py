@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from ..errors import InvalidInput
 from .clock import Clock
 from .contract import LightningStore
-from .schema import migrate
 from .sql import SqlStore
+from .sql.schema import migrate
 from .sqlite import Durability, SqliteDatabase
-from .timers import Timers
+from .timers import DEADLINES_SECONDS, TIDY_SECONDS, Service, Timers
 
 
 class _SqliteStore(SqlStore):
@@ -23,7 +23,7 @@ class _SqliteStore(SqlStore):
         database.run(lambda transaction: migrate(transaction, database.dialect))
         seen = database.run(lambda transaction: transaction.fetch("SELECT max(lease_seen) FROM attempts"))
         clock.resume(seen[0][0] or 0.0)
-        self._timers = Timers(self.give_up_overdue)
+        self._timers = Timers(Service(self.give_up_overdue, DEADLINES_SECONDS), Service(self.tidy, TIDY_SECONDS))
         self._timers.start()
 
     async def close(self) -> None:

@@ -24,10 +24,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import payload
 from ..errors import AgentLightningError, NotFound, StoreUnavailable
-from .answers import AlreadyAnswered, Question, asked
 from .contract import Capabilities, LightningStore, Route, forwarding
 from .security import Guard, check_exposure, read_body
 from .sql import SqlStore
+from .sql.answers import AlreadyAnswered, Question, asked
 from .wire import IDEMPOTENCY_KEY, JSON, PROBLEM, Arguments, Operation, openapi, problem, table
 
 logger = logging.getLogger(__name__)

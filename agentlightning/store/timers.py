@@ -1,27 +1,48 @@
-"""The background service that gives up attempts whose deadline has passed, with or without traffic."""
+"""The background services of a store: deadlines that fire with or without traffic, and tidying up."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from ..errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 0.25
-"""Seconds between looks at the deadlines; one is found by an indexed query of some microseconds."""
+DEADLINES_SECONDS = 0.25
+"""Between looks at the deadlines; one look is an indexed query of some microseconds."""
+TIDY_SECONDS = 60.0
+
+
+@dataclass
+class Service:
+    """Something done again and again: `run_once`, every so many seconds."""
+
+    run_once: Callable[[], Awaitable[object]]
+    seconds: float
+    due: float = 0.0
+
+    async def run_if_due(self) -> None:
+        if time.monotonic() < self.due:
+            return
+        self.due = time.monotonic() + self.seconds
+        try:
+            with suppress(StoreUnavailable):  # the disk is away; what is due waits in the rows
+                await self.run_once()
+        except Exception:
+            logger.exception("A background service of the store failed; trying again")
 
 
 class Timers:
-    """Calls `run_once` again and again, in a thread of its own, until stopped."""
+    """Runs services in a thread of their own, until stopped."""
 
-    def __init__(self, run_once: Callable[[], Awaitable[int]], interval: float = INTERVAL) -> None:
-        self._run_once = run_once
-        self._interval = interval
+    def __init__(self, *services: Service) -> None:
+        self._services = services
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agl-timers", daemon=True)
 
@@ -29,19 +50,17 @@ class Timers:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the service, and wait until it has ended."""
+        """End the services, and wait until they have ended."""
         self._stop.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self) -> None:
+        pause = min(service.seconds for service in self._services)
         with asyncio.Runner() as runner:
-            while not self._stop.wait(self._interval):
+            while not self._stop.wait(pause):
                 runner.run(self._look())
 
     async def _look(self) -> None:
-        try:
-            with suppress(StoreUnavailable):  # the disk is away; the deadlines wait in the rows
-                await self._run_once()
-        except Exception:
-            logger.exception("Looking at the deadlines failed; trying again")
+        for service in self._services:
+            await service.run_if_due()

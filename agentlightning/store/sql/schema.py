@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import StoreUnavailable
-from .database import Dialect, Transaction
+from ...errors import StoreUnavailable
+from ..database import Dialect, Transaction
 
 # Each entry takes the schema one version further. An entry that has been released is never edited.
 STEPS: list[list[str]] = [

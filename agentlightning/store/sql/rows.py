@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from .. import payload
-from ..types import (
+from ... import payload
+from ...types import (
     Attempt,
     AttemptedRollout,
     AttemptRef,
@@ -19,9 +19,9 @@ from ..types import (
     RolloutConfig,
     Worker,
 )
-from .contract import AnyRollout
-from .database import Row
-from .lifecycle import Standing
+from ..contract import AnyRollout
+from ..database import Row
+from ..lifecycle import Standing
 
 ROLLOUT = (
     "r.rollout_id, r.input, r.start_time, r.end_time, r.mode, r.resources_id, r.resources_version, r.status, "

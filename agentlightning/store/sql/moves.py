@@ -10,13 +10,14 @@ from typing import Any
 
 import orjson
 
-from ..errors import NotFound
-from ..types import Attempt, AttemptedRollout, AttemptStatus
-from . import lifecycle, rows
-from .database import Dialect, Row, Transaction
-from .lifecycle import Following
+from ...errors import NotFound
+from ...types import Attempt, AttemptedRollout, AttemptStatus
+from .. import lifecycle
+from ..database import Dialect, Row, Transaction
+from ..lifecycle import Following
+from ..signals import QUEUE, ended
+from . import rows
 from .rows import AttemptRow
-from .signals import QUEUE, ended
 
 LATEST = "latest"
 

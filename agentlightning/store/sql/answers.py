@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .database import Body, Transaction
+from ..database import Body, Transaction
 
 T = TypeVar("T")
 

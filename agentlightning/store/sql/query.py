@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import InvalidInput
-from .contract import FilterLogic, SortOrder
-from .database import Dialect, Row, Transaction, any_of
+from ...errors import InvalidInput
+from ..contract import FilterLogic, SortOrder
+from ..database import Dialect, Row, Transaction, any_of
 
 
 class Query:

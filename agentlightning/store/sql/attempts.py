@@ -1,0 +1,123 @@
+"""Attempts: started by hand, reported on, and given up when their deadline has passed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ... import payload
+from ...errors import FinalStatus
+from ...types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
+from .. import lifecycle
+from ..contract import UNSET, SortOrder, Unset
+from ..database import Transaction
+from . import rows
+from .base import SqlBase, check_worker
+from .query import Query
+
+GIVEN_UP_AT_ONCE = 500
+"""Deadlines handled in one transaction; the rest come in the next."""
+
+_ATTEMPT_SORT = {
+    field: f"a.{field}"
+    for field in (
+        "attempt_id",
+        "end_time",
+        "last_heartbeat_time",
+        "rollout_id",
+        "sequence_id",
+        "start_time",
+        "status",
+        "worker_id",
+    )
+}
+
+
+class Attempts(SqlBase):
+    """The executions of rollouts."""
+
+    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
+        check_worker(worker_id)
+
+        async def body(transaction: Transaction) -> AttemptedRollout:
+            moves = self._moves(transaction)
+            rollout = rows.any_rollout(await moves.rollout_row(rollout_id))
+            if rollout.status in lifecycle.FINAL:
+                raise FinalStatus(f"rollout {rollout_id} has already ended ({rollout.status}); enqueue a new one")
+            await moves.end_live_attempt(rollout_id, "failed", "superseded by an attempt started by hand")
+            made = await transaction.fetch("SELECT attempts FROM rollouts WHERE rollout_id = ?1", rollout_id)
+            return await moves.begin(await moves.rollout_row(rollout_id), made[0][0], worker_id)
+
+        return await self._write(body)
+
+    async def query_attempts(
+        self,
+        rollout_id: str,
+        *,
+        sort_by: str | None = "sequence_id",
+        sort_order: SortOrder = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> PaginatedResult[Attempt]:
+        query = Query(self._database.dialect, rows.ATTEMPT, "attempts a", order="a.ordinal")
+        query.always("a.rollout_id = {}", rollout_id)
+        query.sort(sort_by, sort_order, _ATTEMPT_SORT)
+        return await self._page(query, rows.attempt, "and", sort_order, limit, offset)
+
+    async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
+        rollout = await self.get_rollout_by_id(rollout_id)
+        return rollout.attempt if isinstance(rollout, AttemptedRollout) else None
+
+    async def update_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str,
+        status: AttemptStatus | Unset = UNSET,
+        worker_id: str | Unset = UNSET,
+        last_heartbeat_time: float | Unset = UNSET,
+        metadata: dict[str, Any] | Unset = UNSET,
+    ) -> Attempt:
+        text = metadata if isinstance(metadata, Unset) else payload.dumps(metadata, field="metadata")
+
+        async def body(transaction: Transaction) -> Attempt:
+            moves = self._moves(transaction)
+            row = await moves.attempt_row(rollout_id, attempt_id)
+            following = lifecycle.report(row.standing, row.standing.attempt if isinstance(status, Unset) else status)
+            if not isinstance(text, Unset):
+                row.metadata = text
+                await transaction.execute("UPDATE attempts SET metadata = ?2 WHERE ordinal = ?1", row.ordinal, text)
+            if not isinstance(worker_id, Unset):
+                check_worker(worker_id)
+                await transaction.execute(
+                    "UPDATE attempts SET worker_id = ?2 WHERE ordinal = ?1", row.ordinal, worker_id
+                )
+            if not isinstance(last_heartbeat_time, Unset):
+                await moves.sign_of_life(row)
+            if following.attempt != row.standing.attempt:
+                await moves.follow(row, following)
+            found = await transaction.fetch(f"SELECT {rows.ATTEMPT} FROM attempts a WHERE ordinal = ?1", row.ordinal)
+            return rows.attempt(found[0])
+
+        return await self._write(body)
+
+    async def give_up_overdue_attempts(self) -> int:
+        """End the attempts whose deadline has passed; how many they were."""
+        if not await self._fetch("SELECT 1 FROM attempts WHERE deadline < ?1 LIMIT 1", self._clock.lease()):
+            return 0
+        return await self._database.write(self._give_up)
+
+    async def _give_up(self, transaction: Transaction) -> int:
+        moves = self._moves(transaction)
+        overdue = await transaction.fetch(
+            "SELECT rollout_id, attempt_id FROM attempts WHERE deadline < ?1 ORDER BY deadline LIMIT ?2",
+            moves.lease,
+            GIVEN_UP_AT_ONCE,
+        )
+        for rollout_id, attempt_id in overdue:
+            row = await moves.attempt_row(rollout_id, attempt_id)
+            due = lifecycle.deadlines(row.config, row.lease_start, row.lease_seen)
+            status = lifecycle.missed(due, moves.lease)
+            if status is None or row.standing.attempt not in lifecycle.LIVE:
+                continue
+            following = lifecycle.report(row.standing, status)
+            await moves.follow(row, following, reason=lifecycle.why(status, row.config))
+        return len(overdue)

@@ -1,0 +1,67 @@
+"""What every part of the SQL store stands on: transactions at one moment, answers given once, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ... import payload
+from ...types import PaginatedResult
+from ..clock import Clock
+from ..contract import FilterLogic, LightningStore, SortOrder
+from ..database import Body, Database, Row, Transaction
+from .answers import AlreadyAnswered, asked, once
+from .moves import Moves
+from .query import Query, check_page
+
+T = TypeVar("T")
+
+
+class SqlBase(LightningStore):
+    """A store over one `Database`, without its operations."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def _moves(self, transaction: Transaction) -> Moves:
+        return Moves(transaction, self._database.dialect, self._clock.now(), self._clock.lease())
+
+    async def _write(self, body: Body[T]) -> T:
+        question = asked.get()
+        if question is None:
+            return await self._database.write(body)
+        result = await self._database.write(once(question, body, self._clock.now()))
+        if isinstance(result, AlreadyAnswered):
+            raise result
+        return result
+
+    async def _fetch(self, sql: str, *values: Any) -> Sequence[Row]:
+        async def body(transaction: Transaction) -> Sequence[Row]:
+            return await transaction.fetch(sql, *values)
+
+        return await self._database.read(body)
+
+    async def _page(
+        self,
+        query: Query,
+        noun: Callable[[Row], T],
+        logic: FilterLogic,
+        order: SortOrder,
+        limit: int,
+        offset: int,
+    ) -> PaginatedResult[T]:
+        check_page(limit, offset, logic, order)
+
+        async def body(transaction: Transaction) -> tuple[Sequence[Row], int]:
+            return await query.page(transaction, logic=logic, limit=limit, offset=offset)
+
+        found, total = await self._database.read(body)
+        return PaginatedResult[Any].model_construct(
+            items=[noun(row) for row in found], limit=limit, offset=offset, total=total
+        )
+
+
+def check_worker(worker_id: str | None) -> None:
+    if worker_id is not None:
+        payload.check_id(worker_id, "worker_id")

@@ -1,0 +1,237 @@
+"""Into the queue and out of it: enqueue, claim, wait for something to claim."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar, cast
+
+from ... import payload
+from ...errors import InvalidInput
+from ...types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
+from ..database import Body, Transaction
+from ..signals import QUEUE
+from . import rows
+from .answers import asked, forget
+from .base import SqlBase, check_worker
+from .resources import latest, version_of
+
+T = TypeVar("T")
+
+
+class Queue(SqlBase):
+    """The task queue: the rows of `rollouts` that have a place in it."""
+
+    async def start_rollout(
+        self,
+        input: Any,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        worker_id: str | None = None,
+    ) -> AttemptedRollout:
+        request = _Request(input, mode, resources_id, config, metadata)
+        check_worker(worker_id)
+
+        async def body(transaction: Transaction) -> AttemptedRollout:
+            rollout = await self._insert(transaction, request)
+            row = await self._moves(transaction).rollout_row(rollout.rollout_id)
+            return await self._moves(transaction).begin(row, 0, worker_id)
+
+        return await self._write(body)
+
+    async def enqueue_rollout(
+        self,
+        input: Any,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Rollout:
+        request = _Request(input, mode, resources_id, config, metadata)
+
+        async def body(transaction: Transaction) -> Rollout:
+            rollout = await self._insert(transaction, request)
+            await self._moves(transaction).enqueue(rollout.rollout_id, rollout.status)
+            return rollout
+
+        return await self._write(body)
+
+    async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> list[Rollout]:
+        requests = [
+            _Request(asked.input, asked.mode, asked.resources_id, asked.config, asked.metadata) for asked in rollouts
+        ]
+
+        async def body(transaction: Transaction) -> list[Rollout]:
+            made = [await self._insert(transaction, request) for request in requests]
+            for rollout in made:
+                await self._moves(transaction).enqueue(rollout.rollout_id, rollout.status)
+            return made
+
+        return await self._write(body)
+
+    async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> AttemptedRollout | None:
+        async def one(transaction: Transaction) -> AttemptedRollout | None:
+            claimed = await self._claim(transaction, 1, worker_id)
+            return claimed[0] if claimed else None
+
+        check_worker(worker_id)
+        return await self._claim_or_wait(one, wait)
+
+    async def dequeue_many_rollouts(
+        self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
+    ) -> list[AttemptedRollout]:
+        async def many(transaction: Transaction) -> list[AttemptedRollout]:
+            return await self._claim(transaction, limit, worker_id)
+
+        check_worker(worker_id)
+        if limit < 0:
+            raise InvalidInput("limit cannot be negative", field="limit")
+        return await self._claim_or_wait(many, wait) if limit else []
+
+    async def _insert(self, transaction: Transaction, request: _Request) -> Rollout:
+        resources_id, version = (
+            await latest(transaction)
+            if request.resources_id is None
+            else await version_of(transaction, request.resources_id)
+        )
+        rollout_id = rows.new_id("ro", 12)
+        now = self._clock.now()
+        while not await transaction.fetch(
+            "INSERT INTO rollouts (rollout_id, input, start_time, mode, resources_id, resources_version, status, "
+            "config, metadata, attempts) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queuing', ?7, ?8, 0) "
+            "ON CONFLICT (rollout_id) DO NOTHING RETURNING rollout_id",
+            rollout_id,
+            request.input_json,
+            now,
+            request.mode,
+            resources_id,
+            version,
+            request.config_json,
+            request.metadata_json,
+        ):
+            rollout_id = rows.new_id("ro", 12)  # 48 random bits meet now and then among millions
+        return rows.rollout(
+            (
+                rollout_id,
+                request.input_json,
+                now,
+                None,
+                request.mode,
+                resources_id,
+                version,
+                "queuing",
+                request.config_json,
+                request.metadata_json,
+            )
+        )
+
+    async def _claim_or_wait(self, claim: Body[T], wait: float) -> T:
+        """Claim now, or when word comes that there is something, until `wait` seconds have passed."""
+        if wait <= 0:
+            return await self._claim_safely(claim)
+        deadline = time.monotonic() + wait
+        with self._database.signals.listen(QUEUE) as waiter:
+            while True:
+                claimed = await self._claim_safely(claim)
+                left = deadline - time.monotonic()
+                if claimed or left <= 0 or self._database.signals.closed:
+                    return claimed
+                await waiter.wait(left)
+
+    async def _claim_safely(self, claim: Body[T]) -> T:
+        """A claim whose caller is cancelled meanwhile goes back to where it was in the queue."""
+        claiming = asyncio.ensure_future(self._write(claim))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            claimed = await _in_spite_of_cancellation(claiming)
+            if claimed:
+                await _in_spite_of_cancellation(asyncio.ensure_future(self._give_back(claimed)))
+            raise
+
+    async def _claim(self, transaction: Transaction, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
+        moves = self._moves(transaction)
+        queued = await moves.next_queued(limit)
+        if not queued and worker_id is not None:
+            await transaction.execute(
+                "INSERT INTO workers (worker_id, status, last_dequeue_time) VALUES (?1, 'idle', ?2) "
+                "ON CONFLICT (worker_id) DO NOTHING",
+                worker_id,
+                self._clock.now(),
+            )
+        return [await moves.begin(row, row[-1], worker_id) for row in queued]
+
+    async def _give_back(self, claimed: Any) -> None:
+        rollouts = cast("list[AttemptedRollout]", claimed if isinstance(claimed, list) else [claimed])
+        question = asked.get()
+
+        async def body(transaction: Transaction) -> None:
+            if question is not None:
+                await forget(transaction, question.key)
+            for rollout in rollouts:
+                await _undo_claim(transaction, rollout)
+
+        await self._database.write(body)
+
+
+class _Request:
+    """A rollout to be made, as the columns it will fill."""
+
+    def __init__(
+        self,
+        input: Any,
+        mode: RolloutMode | None,
+        resources_id: str | None,
+        config: RolloutConfig | None,
+        metadata: dict[str, Any] | None,
+    ) -> None:
+        if mode not in (None, "train", "val", "test"):
+            raise InvalidInput(f"mode is 'train', 'val', 'test' or None, not {mode!r}", field="mode")
+        self.input_json = payload.dumps(input, field="input")
+        self.mode = mode
+        self.resources_id = resources_id
+        self.config_json = _NO_CONFIG if config is None else rows.config_json(config)
+        self.metadata_json = payload.dumps(metadata or {}, field="metadata")
+
+
+_NO_CONFIG = b"{}"
+
+
+async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> None:
+    """Unless something has happened to it since: the attempt was never made, the rollout is first in the queue."""
+    untouched = await transaction.fetch(
+        "DELETE FROM attempts WHERE rollout_id = ?1 AND attempt_id = ?2 AND status = 'preparing' RETURNING sequence_id",
+        rollout.rollout_id,
+        rollout.attempt.attempt_id,
+    )
+    if not untouched:
+        return
+    earlier = await transaction.fetch(
+        "SELECT attempt_id, sequence_id FROM attempts WHERE rollout_id = ?1 ORDER BY sequence_id DESC LIMIT 1",
+        rollout.rollout_id,
+    )
+    attempt_id, attempts = earlier[0] if earlier else (None, 0)
+    await transaction.execute(
+        "UPDATE rollouts SET status = ?2, attempt_id = ?3, attempts = ?4, queue_position = "
+        "(SELECT coalesce(min(queue_position), 1) - 1 FROM rollouts WHERE queue_position IS NOT NULL) "
+        "WHERE rollout_id = ?1",
+        rollout.rollout_id,
+        "requeuing" if earlier else "queuing",
+        attempt_id,
+        attempts,
+    )
+    transaction.announce(QUEUE, 1)
+
+
+async def _in_spite_of_cancellation(work: asyncio.Future[T] | Awaitable[T]) -> T | None:
+    """Finish `work` although the caller is being cancelled; None when it failed."""
+    future = asyncio.ensure_future(work)
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    return None if future.cancelled() or future.exception() else future.result()

@@ -1,0 +1,100 @@
+"""Resources: versions that are added and never changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ... import payload
+from ...errors import NotFound
+from ...types import NamedResources, PaginatedResult, ResourcesUpdate
+from ..contract import FilterLogic, SortOrder
+from ..database import Transaction
+from . import rows
+from .base import SqlBase
+from .query import Query
+
+_RESOURCES_SORT = {field: field for field in ("create_time", "resources_id", "update_time", "version")}
+
+
+class Resources(SqlBase):
+    """What algorithms tune."""
+
+    async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
+        return await self._store_resources(rows.new_id("rs", 12), resources)
+
+    async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
+        return await self._store_resources(payload.check_id(resources_id, "resources_id"), resources)
+
+    async def query_resources(
+        self,
+        *,
+        resources_id: str | None = None,
+        resources_id_contains: str | None = None,
+        filter_logic: FilterLogic = "and",
+        sort_by: str | None = None,
+        sort_order: SortOrder = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> PaginatedResult[ResourcesUpdate]:
+        query = Query(self._database.dialect, rows.RESOURCES, "resources", order="ordinal")
+        query.equals("resources_id", resources_id)
+        query.contains("resources_id", resources_id_contains)
+        query.sort(sort_by, sort_order, _RESOURCES_SORT)
+        return await self._page(query, rows.resources_update, filter_logic, sort_order, limit, offset)
+
+    async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
+        if version is None:
+            return await self._resources("WHERE resources_id = ?1 ORDER BY version DESC", resources_id)
+        return await self._resources("WHERE resources_id = ?1 AND version = ?2", resources_id, version)
+
+    async def get_latest_resources(self) -> ResourcesUpdate | None:
+        return await self._resources("ORDER BY ordinal DESC")
+
+    async def _store_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
+        valid, text = rows.resources_json(resources)
+
+        async def body(transaction: Transaction) -> ResourcesUpdate:
+            known = await transaction.fetch(
+                "SELECT version, create_time FROM resources WHERE resources_id = ?1 ORDER BY version DESC LIMIT 1",
+                resources_id,
+            )
+            version, created = (known[0][0] + 1, known[0][1]) if known else (1, self._clock.now())
+            update = ResourcesUpdate.model_construct(
+                resources_id=resources_id,
+                create_time=created,
+                update_time=self._clock.now(),
+                version=version,
+                resources=valid,
+            )
+            await transaction.execute(
+                "INSERT INTO resources (resources_id, version, create_time, update_time, resources) "
+                "VALUES (?1, ?2, ?3, ?4, ?5)",
+                resources_id,
+                version,
+                update.create_time,
+                update.update_time,
+                text,
+            )
+            return update
+
+        return await self._write(body)
+
+    async def _resources(self, which: str, *values: Any) -> ResourcesUpdate | None:
+        found = await self._fetch(f"SELECT {rows.RESOURCES} FROM resources {which} LIMIT 1", *values)
+        return rows.resources_update(found[0]) if found else None
+
+
+async def latest(transaction: Transaction) -> tuple[str | None, int | None]:
+    found = await transaction.fetch("SELECT resources_id, version FROM resources ORDER BY ordinal DESC LIMIT 1")
+    return (found[0][0], found[0][1]) if found else (None, None)
+
+
+async def version_of(transaction: Transaction, resources_id: str | None) -> tuple[str | None, int | None]:
+    if resources_id is None:
+        return None, None
+    found = await transaction.fetch(
+        "SELECT version FROM resources WHERE resources_id = ?1 ORDER BY version DESC LIMIT 1", resources_id
+    )
+    if not found:
+        raise NotFound(f"no resources {resources_id} in this store", field="resources_id")
+    return resources_id, found[0][0]

@@ -1,0 +1,145 @@
+"""Rollouts: looked up, changed by hand, waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ... import payload
+from ...errors import FinalStatus, NotFound
+from ...types import AttemptedRollout, PaginatedResult, RolloutConfig, RolloutMode, RolloutStatus
+from .. import lifecycle
+from ..contract import UNSET, AnyRollout, FilterLogic, SortOrder, Unset
+from ..database import Transaction, any_of
+from ..signals import ended
+from . import rows
+from .base import SqlBase
+from .moves import LATEST, Moves
+from .query import Query
+from .resources import version_of
+
+_ROLLOUT_SORT = {
+    field: f"r.{field}"
+    for field in ("rollout_id", "start_time", "end_time", "mode", "resources_id", "resources_version", "status")
+}
+
+
+class Rollouts(SqlBase):
+    """What is known of each rollout."""
+
+    async def query_rollouts(
+        self,
+        rollout_id_in: Sequence[str] | None = None,
+        *,
+        status_in: Sequence[RolloutStatus] | None = None,
+        rollout_id_contains: str | None = None,
+        filter_logic: FilterLogic = "and",
+        sort_by: str | None = None,
+        sort_order: SortOrder = "asc",
+        limit: int = -1,
+        offset: int = 0,
+        status: Sequence[RolloutStatus] | None = None,
+        rollout_ids: Sequence[str] | None = None,
+    ) -> PaginatedResult[AnyRollout]:
+        query = Query(self._database.dialect, rows.ROLLOUT_AND_ATTEMPT, rows.ROLLOUTS, order="r.ordinal")
+        query.among("r.rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in)
+        query.among("r.status", status if status_in is None else status_in)
+        query.contains("r.rollout_id", rollout_id_contains)
+        query.sort(sort_by, sort_order, _ROLLOUT_SORT)
+        return await self._page(query, rows.any_rollout, filter_logic, sort_order, limit, offset)
+
+    async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
+        found = await self._rollouts([rollout_id])
+        return found[0] if found else None
+
+    async def update_rollout(
+        self,
+        rollout_id: str,
+        input: Any = UNSET,
+        mode: RolloutMode | Unset | None = UNSET,
+        resources_id: str | Unset | None = UNSET,
+        status: RolloutStatus | Unset = UNSET,
+        config: RolloutConfig | Unset = UNSET,
+        metadata: dict[str, Any] | Unset | None = UNSET,
+    ) -> AnyRollout:
+        fields: dict[str, Any] = {
+            "input": input if isinstance(input, Unset) else payload.dumps(input, field="input"),
+            "mode": mode,
+            "config": config if isinstance(config, Unset) else rows.config_json(config),
+            "metadata": metadata if isinstance(metadata, Unset) else payload.dumps(metadata or {}, field="metadata"),
+        }
+
+        async def body(transaction: Transaction) -> AnyRollout:
+            moves = self._moves(transaction)
+            before = rows.any_rollout(await moves.rollout_row(rollout_id))
+            changed = {name: value for name, value in fields.items() if not isinstance(value, Unset)}
+            if not isinstance(resources_id, Unset):
+                changed["resources_id"], changed["resources_version"] = await version_of(transaction, resources_id)
+            if before.status in lifecycle.FINAL and changed.keys() - {"metadata"}:
+                raise FinalStatus(f"rollout {rollout_id} has already ended ({before.status}); nothing changes it now")
+            for column, value in changed.items():
+                await transaction.execute(f"UPDATE rollouts SET {column} = ?2 WHERE rollout_id = ?1", rollout_id, value)
+            if "config" in changed and isinstance(before, AttemptedRollout):
+                await self._renew_deadline(transaction, rollout_id, before.attempt.attempt_id)
+            if not isinstance(status, Unset):
+                await self._set_by_hand(moves, before, status)
+            return rows.any_rollout(await moves.rollout_row(rollout_id))
+
+        return await self._write(body)
+
+    async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
+        ids = list(dict.fromkeys(rollout_ids))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._database.signals.listen(*map(ended, ids)) as waiter:
+            unfinished = await self._unfinished(ids)
+            while unfinished and not self._database.signals.closed:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                # An end is announced once and is final, so a topic that woke us is done with.
+                unfinished -= {topic.partition(":")[2] for topic in await waiter.wait(left)}
+        by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids)}
+        return [by_id[rollout_id] for rollout_id in ids if by_id[rollout_id].status in lifecycle.FINAL]
+
+    async def _set_by_hand(self, moves: Moves, before: AnyRollout, status: RolloutStatus) -> None:
+        attempt = before.attempt.status if isinstance(before, AttemptedRollout) else None
+        following = lifecycle.set_by_hand(before.rollout_id, before.status, attempt, status)
+        if following.attempt != attempt and following.attempt in lifecycle.ENDED:
+            await moves.end_live_attempt(before.rollout_id, following.attempt, f"the rollout was set to {status}")
+        if following.rollout == before.status:
+            return
+        if following.rollout in lifecycle.FINAL:
+            await moves.end_rollout(before.rollout_id, following.rollout)
+        elif following.rollout in lifecycle.QUEUED:
+            await moves.enqueue(before.rollout_id, following.rollout)
+        else:
+            await moves.sign_of_life(await moves.attempt_row(before.rollout_id, LATEST))
+
+    async def _renew_deadline(self, transaction: Transaction, rollout_id: str, attempt_id: str) -> None:
+        row = await self._moves(transaction).attempt_row(rollout_id, attempt_id)
+        due = lifecycle.deadlines(row.config, row.lease_start, row.lease_seen).next
+        await transaction.execute(
+            "UPDATE attempts SET deadline = ?2 WHERE ordinal = ?1 AND deadline IS NOT NULL", row.ordinal, due
+        )
+
+    async def _rollouts(self, ids: Sequence[str]) -> list[AnyRollout]:
+        if not ids:
+            return []
+        condition, values = any_of(ids, 1)
+        found = await self._fetch(
+            f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id {condition}", *values
+        )
+        return [rows.any_rollout(row) for row in found]
+
+    async def _unfinished(self, ids: Sequence[str]) -> set[str]:
+        """Those that have not ended. Raises `NotFound` for those that are not there."""
+        if not ids:
+            return set()
+        condition, values = any_of(ids, 1)
+        found = await self._fetch(f"SELECT rollout_id, status FROM rollouts WHERE rollout_id {condition}", *values)
+        known = {row[0] for row in found}
+        for rollout_id in ids:
+            if rollout_id not in known:
+                raise NotFound(f"no rollout {rollout_id} in this store", field="rollout_ids")
+        return {row[0] for row in found if row[1] not in lifecycle.FINAL}

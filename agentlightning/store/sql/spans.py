@@ -1,0 +1,192 @@
+"""Spans: numbered as they arrive, stored once, served as the bytes that came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...types import PaginatedResult, Span
+from .. import encoded_span, lifecycle
+from ..contract import FilterLogic, SortOrder
+from ..database import Row, Transaction, any_of
+from ..encoded_span import EncodedSpan
+from .base import SqlBase
+from .moves import LATEST, Moves
+from .query import Query
+from .rows import AttemptRow
+
+_SPAN_SORT = {
+    field: field
+    for field in (
+        "attempt_id",
+        "end_time",
+        "name",
+        "parent_id",
+        "rollout_id",
+        "sequence_id",
+        "span_id",
+        "start_time",
+        "trace_id",
+    )
+}
+_INSERT_SPAN = (
+    "INSERT INTO spans (rollout_id, attempt_id, sequence_id, trace_id, span_id, parent_id, name, start_time, end_time, "
+    "payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+)
+
+
+class Spans(SqlBase):
+    """What was seen of the attempts."""
+
+    async def add_span(self, span: Span) -> Span | None:
+        stored = await self.add_many_spans([span])
+        return stored[0] if stored else None
+
+    async def add_many_spans(self, spans: Sequence[Span]) -> list[Span]:
+        numbers = await self.add_encoded_spans(encoded_span.encode(spans))
+        return [
+            span.model_copy(update={"sequence_id": number})
+            for span, number in zip(spans, numbers, strict=True)
+            if number is not None
+        ]
+
+    async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> list[int | None]:
+        """Store spans; the number each was given, or None where it was there already."""
+        if not spans:
+            return []
+
+        async def body(transaction: Transaction) -> list[int | None]:
+            moves = self._moves(transaction)
+            numbers: dict[int, int | None] = {}
+            for (rollout_id, attempt_id), batch in _by_attempt(spans).items():
+                row = await moves.attempt_row(rollout_id, attempt_id)
+                numbers |= await _insert_spans(moves, row, batch)
+            return [numbers[index] for index in range(len(spans))]
+
+        return await self._write(body)
+
+    async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
+        return (await self.get_many_span_sequence_ids([(rollout_id, attempt_id)]))[0]
+
+    async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> list[int]:
+        async def body(transaction: Transaction) -> list[int]:
+            numbers: list[int] = []
+            for rollout_id, attempt_id in rollout_attempt_ids:
+                row = await self._moves(transaction).attempt_row(rollout_id, attempt_id)
+                taken = await transaction.fetch(
+                    "UPDATE attempts SET last_sequence_id = last_sequence_id + 1 WHERE ordinal = ?1 "
+                    "RETURNING last_sequence_id",
+                    row.ordinal,
+                )
+                numbers.append(taken[0][0])
+            return numbers
+
+        return await self._write(body)
+
+    async def query_spans(
+        self, rollout_id: str, attempt_id: str | None = None, **filters: Any
+    ) -> PaginatedResult[Span]:
+        page = await self.query_encoded_spans(rollout_id, attempt_id, **filters)
+        return PaginatedResult[Span].model_construct(
+            items=[Span.model_validate_json(text) for text in page.items],
+            limit=page.limit,
+            offset=page.offset,
+            total=page.total,
+        )
+
+    async def query_encoded_spans(
+        self,
+        rollout_id: str,
+        attempt_id: str | None = None,
+        *,
+        trace_id: str | None = None,
+        trace_id_contains: str | None = None,
+        span_id: str | None = None,
+        span_id_contains: str | None = None,
+        parent_id: str | None = None,
+        parent_id_contains: str | None = None,
+        name: str | None = None,
+        name_contains: str | None = None,
+        filter_logic: FilterLogic = "and",
+        sort_by: str | None = "sequence_id",
+        sort_order: SortOrder = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> PaginatedResult[bytes]:
+        """`query_spans`, each span as its JSON text."""
+        query = Query(self._database.dialect, "payload", "spans", order="ordinal")
+        query.always("rollout_id = {}", rollout_id)
+        if attempt_id == LATEST:
+            query.always("attempt_id = (SELECT attempt_id FROM rollouts WHERE rollout_id = {})", rollout_id)
+        elif attempt_id is not None:
+            query.always("attempt_id = {}", attempt_id)
+        exact = {"trace_id": trace_id, "span_id": span_id, "parent_id": parent_id, "name": name}
+        for column, value in exact.items():
+            query.equals(column, value)
+        query.contains("trace_id", trace_id_contains)
+        query.contains("span_id", span_id_contains)
+        query.contains("parent_id", parent_id_contains)
+        query.contains("name", name_contains)
+        query.sort(sort_by, sort_order, _SPAN_SORT)
+        return await self._page(query, _payload, filter_logic, sort_order, limit, offset)
+
+
+def _payload(row: Row) -> bytes:
+    return row[0]
+
+
+def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tuple[int, EncodedSpan]]]:
+    batches: dict[tuple[str, str], list[tuple[int, EncodedSpan]]] = {}
+    for index, span in enumerate(spans):
+        batches.setdefault((span.rollout_id, span.attempt_id), []).append((index, span))
+    return batches
+
+
+async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> dict[int, int | None]:
+    """Number and store an attempt's spans; the number of each by its place, None for those that were there."""
+    standing = row.standing
+    condition, ids = any_of([span.span_id for _, span in batch], 3)
+    known = {
+        found[0]
+        for found in await moves.transaction.fetch(
+            f"SELECT span_id FROM spans WHERE rollout_id = ?1 AND attempt_id = ?2 AND span_id {condition}",
+            standing.rollout_id,
+            standing.attempt_id,
+            *ids,
+        )
+    }
+    late = lifecycle.sign_of_life(standing) is None
+    numbers: dict[int, int | None] = {}
+    new: list[tuple[Any, ...]] = []
+    for index, span in batch:
+        if span.span_id in known:
+            numbers[index] = None
+            continue
+        known.add(span.span_id)
+        number = numbers[index] = span.sequence_id or row.last_sequence_id + 1
+        row.last_sequence_id = max(row.last_sequence_id, number)
+        new.append(_span_row(span, standing.attempt_id, number, late))
+    await moves.transaction.execute_many(_INSERT_SPAN, new)
+    if not await moves.sign_of_life(row):
+        await moves.transaction.execute(
+            "UPDATE attempts SET last_sequence_id = ?2 WHERE ordinal = ?1", row.ordinal, row.last_sequence_id
+        )
+    return numbers
+
+
+def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tuple[Any, ...]:
+    span.sequence_id, span.attempt_id = number, attempt_id
+    if late:
+        span.mark_late()
+    return (
+        span.rollout_id,
+        attempt_id,
+        number,
+        span.trace_id,
+        span.span_id,
+        span.parent_id,
+        span.name,
+        span.start_time,
+        span.end_time,
+        span.json(),
+    )

@@ -1,0 +1,103 @@
+"""Workers: their heartbeats, and who has fallen silent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import NotFound
+from ...types import AttemptRef, PaginatedResult, Worker, WorkerStatus
+from .. import lifecycle
+from ..contract import FilterLogic, SortOrder
+from ..database import Transaction
+from . import rows
+from .base import SqlBase, check_worker
+from .moves import Moves
+from .query import Query
+
+WORKER_SILENCE_SECONDS = lifecycle.DEFAULT_UNRESPONSIVE_SECONDS
+
+_WORKER_SORT = {field: field for field in rows.WORKER.split(", ") if field != "heartbeat_stats"}
+
+
+class Workers(SqlBase):
+    """Who carries the rollouts out."""
+
+    async def update_worker(
+        self,
+        worker_id: str,
+        heartbeat_stats: dict[str, Any] | None = None,
+        attempts: Sequence[AttemptRef] | None = None,
+    ) -> Worker:
+        check_worker(worker_id)
+        stats = rows.json_or_null(heartbeat_stats, "heartbeat_stats")
+
+        async def body(transaction: Transaction) -> Worker:
+            held = await _held_by(transaction, worker_id) if attempts is None else attempts
+            moves = self._moves(transaction)
+            stale = [ref for ref in held if not await _is_alive(moves, ref)]
+            worker = await self._note_heartbeat(transaction, worker_id, stats)
+            return worker.model_copy(update={"stale_attempts": stale})
+
+        return await self._write(body)
+
+    async def query_workers(
+        self,
+        *,
+        status_in: Sequence[WorkerStatus] | None = None,
+        worker_id_contains: str | None = None,
+        filter_logic: FilterLogic = "and",
+        sort_by: str | None = None,
+        sort_order: SortOrder = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> PaginatedResult[Worker]:
+        query = Query(self._database.dialect, rows.WORKER, "workers", order="ordinal")
+        query.among("status", status_in)
+        query.contains("worker_id", worker_id_contains)
+        query.sort(sort_by, sort_order, _WORKER_SORT)
+        return await self._page(query, rows.worker, filter_logic, sort_order, limit, offset)
+
+    async def get_worker_by_id(self, worker_id: str) -> Worker | None:
+        found = await self._fetch(f"SELECT {rows.WORKER} FROM workers WHERE worker_id = ?1", worker_id)
+        return rows.worker(found[0]) if found else None
+
+    async def _note_heartbeat(self, transaction: Transaction, worker_id: str, stats: bytes | None) -> Worker:
+        holds = await _held_by(transaction, worker_id)
+        found = await transaction.fetch(
+            "INSERT INTO workers (worker_id, status, heartbeat_stats, last_heartbeat_time, deadline) "
+            "VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (worker_id) DO UPDATE SET status = excluded.status, "
+            "heartbeat_stats = coalesce(excluded.heartbeat_stats, workers.heartbeat_stats), "
+            "last_heartbeat_time = excluded.last_heartbeat_time, deadline = excluded.deadline "
+            f"RETURNING {rows.WORKER}",
+            worker_id,
+            "busy" if holds else "idle",
+            stats,
+            self._clock.now(),
+            self._clock.lease() + WORKER_SILENCE_SECONDS,
+        )
+        return rows.worker(found[0])
+
+    async def forget_silent_workers(self) -> None:
+        """A worker whose heartbeats have stopped is `unknown`."""
+        lease = self._clock.lease()
+        if await self._fetch("SELECT 1 FROM workers WHERE deadline < ?1 LIMIT 1", lease):
+            await self._database.write(
+                lambda transaction: transaction.execute(
+                    "UPDATE workers SET status = 'unknown', deadline = NULL WHERE deadline < ?1", lease
+                )
+            )
+
+
+async def _held_by(transaction: Transaction, worker_id: str) -> list[AttemptRef]:
+    found = await transaction.fetch(
+        "SELECT rollout_id, attempt_id FROM attempts WHERE worker_id = ?1 AND deadline IS NOT NULL", worker_id
+    )
+    return [AttemptRef(rollout_id=row[0], attempt_id=row[1]) for row in found]
+
+
+async def _is_alive(moves: Moves, ref: AttemptRef) -> bool:
+    try:
+        return await moves.sign_of_life(await moves.attempt_row(ref.rollout_id, ref.attempt_id))
+    except NotFound:
+        return False

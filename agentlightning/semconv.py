@@ -47,6 +47,8 @@ TOKEN_IDS: Final = "agentlightning.token_ids"
 PROMPT_TOKEN_IDS: Final = "agentlightning.prompt_token_ids"
 LOGPROBS: Final = "agentlightning.logprobs"
 STREAMED: Final = "agentlightning.streamed"
+INCOMPLETE: Final = "agentlightning.incomplete"
+"""True on a streamed call that was closed, abandoned or broken before its end."""
 
 # OpenTelemetry GenAI
 GEN_AI_PROMPT: Final = "gen_ai.prompt"

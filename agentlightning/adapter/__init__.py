@@ -1,0 +1,46 @@
+"""From spans to data."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .rewards import (
+        Reward,
+        find_final_reward,
+        find_reward_spans,
+        get_message_value,
+        get_object_value,
+        get_reward_value,
+        get_rewards_from_span,
+        is_reward_span,
+    )
+
+_HOME = {
+    "Reward": "rewards",
+    "find_final_reward": "rewards",
+    "find_reward_spans": "rewards",
+    "get_message_value": "rewards",
+    "get_object_value": "rewards",
+    "get_reward_value": "rewards",
+    "get_rewards_from_span": "rewards",
+    "is_reward_span": "rewards",
+}
+
+__all__ = [
+    "Reward",
+    "find_final_reward",
+    "find_reward_spans",
+    "get_message_value",
+    "get_object_value",
+    "get_reward_value",
+    "get_rewards_from_span",
+    "is_reward_span",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if home := _HOME.get(name):
+        return getattr(import_module(f".{home}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,112 @@
+"""Span attributes of an LLM call, from the bodies of its request and response.
+
+Written twice, for two kinds of readers: indexed (`gen_ai.prompt.0.content`), and as OpenTelemetry's JSON
+(`gen_ai.input.messages`). The raw bodies stand beside them, so nothing is lost that these leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .. import semconv
+from .dialects import Dialect, Message
+from .dialects.base import Json, as_object, items, written
+
+_REQUEST_PARAMETERS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "seed": "seed",
+    "n": "choice.count",
+}
+
+
+def of_request(dialect: Dialect, body: Json) -> Json:
+    """What is known before the call is answered."""
+    messages = dialect.prompt(body)
+    attributes: Json = {
+        **_indexed(semconv.GEN_AI_PROMPT, messages),
+        semconv.GEN_AI_INPUT_MESSAGES: _as_opentelemetry(messages),
+        semconv.GEN_AI_OPERATION_NAME: dialect.operation,
+        semconv.GEN_AI_PROVIDER_NAME: dialect.provider,
+        semconv.GEN_AI_REQUEST_MODEL: body.get("model"),
+    }
+    for parameter, name in _REQUEST_PARAMETERS.items():
+        if isinstance(value := body.get(parameter), (int, float)):
+            attributes[f"{semconv.GEN_AI_REQUEST}.{name}"] = value
+    if tools := body.get("tools"):
+        attributes[semconv.GEN_AI_TOOL_DEFINITIONS] = written(tools)
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def of_response(dialect: Dialect, body: Json) -> Json:
+    """What the answer adds."""
+    messages = dialect.answer(body)
+    reasons = [message.finish_reason for message in messages if message.finish_reason]
+    attributes: Json = {
+        **_indexed(semconv.GEN_AI_COMPLETION, messages),
+        semconv.GEN_AI_OUTPUT_MESSAGES: _as_opentelemetry(messages) if messages else None,
+        semconv.GEN_AI_RESPONSE_ID: body.get("id"),
+        semconv.GEN_AI_RESPONSE_MODEL: body.get("model"),
+        semconv.GEN_AI_RESPONSE_FINISH_REASONS: reasons or None,
+        **_usage(body.get("usage")),
+        **_tokens(body),
+    }
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def _as_opentelemetry(messages: list[Message]) -> str:
+    return written([message.as_opentelemetry() for message in messages])
+
+
+def _indexed(prefix: str, messages: list[Message]) -> Json:
+    return {f"{prefix}.{n}.{key}": value for n, message in enumerate(messages) for key, value in _fields(message)}
+
+
+def _fields(message: Message) -> Iterator[tuple[str, str]]:
+    yield "role", message.role
+    if message.content is not None:
+        yield "content", message.content
+    if message.finish_reason is not None:
+        yield "finish_reason", message.finish_reason
+    for n, call in enumerate(message.tool_calls):
+        arguments = call["arguments"]
+        yield f"tool_calls.{n}.id", str(call["id"])
+        yield f"tool_calls.{n}.name", str(call["name"])
+        yield f"tool_calls.{n}.arguments", arguments if isinstance(arguments, str) else written(arguments)
+    for part in message.parts:
+        if part["type"] == "tool_call_response" and part.get("id"):
+            yield "tool_call_id", str(part["id"])
+
+
+def _usage(usage: Any) -> Json:
+    counts = as_object(usage)
+    asked = counts.get("prompt_tokens", counts.get("input_tokens"))
+    said = counts.get("completion_tokens", counts.get("output_tokens"))
+    total = counts.get("total_tokens")
+    if total is None and isinstance(asked, int) and isinstance(said, int):
+        total = asked + said
+    return {
+        semconv.GEN_AI_USAGE_INPUT_TOKENS: asked,
+        semconv.GEN_AI_USAGE_PROMPT_TOKENS: asked,
+        semconv.GEN_AI_USAGE_OUTPUT_TOKENS: said,
+        semconv.GEN_AI_USAGE_COMPLETION_TOKENS: said,
+        semconv.GEN_AI_USAGE_TOTAL_TOKENS: total,
+    }
+
+
+def _tokens(body: Json) -> Json:
+    """Token ids and log probabilities of the first choice, as training servers give them on request."""
+    choice = next(iter(items(body.get("choices"))), Json())
+    found = {
+        semconv.PROMPT_TOKEN_IDS: body.get("prompt_token_ids") or choice.get("prompt_token_ids"),
+        semconv.TOKEN_IDS: choice.get("token_ids"),
+        semconv.LOGPROBS: choice.get("logprobs"),
+    }
+    return {name: written(value) for name, value in found.items() if value}

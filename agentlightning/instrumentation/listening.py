@@ -1,0 +1,33 @@
+"""Who listens: the OpenTelemetry context says whether calls made here are to be recorded, and by which tracer."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from opentelemetry import context
+from opentelemetry.trace import Tracer
+
+SCOPE: Final = "agentlightning.scope"
+"""The context key under which a tracer puts the scope its spans belong to."""
+
+SUPPRESSED: Final = context._SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[reportPrivateUsage]
+"""The context key under which exporters and others ask for their own calls not to be recorded."""
+
+_SUPPRESSED_TOO: Final = "suppress_instrumentation"
+"""The same as older instrumentation libraries spell it."""
+
+
+class Listener(Protocol):
+    """What instrumentation needs to know of a scope."""
+
+    instrument_with: Tracer | None
+    """Makes the spans of instrumented calls; None where such calls are not to be recorded."""
+
+
+def listening() -> Tracer | None:
+    """The tracer that wants to know of a call made here and now, if there is one."""
+    here = context.get_current()
+    scope: Listener | None = here.get(SCOPE)  # pyright: ignore[reportAssignmentType]
+    if scope is None or here.get(SUPPRESSED) or here.get(_SUPPRESSED_TOO):
+        return None
+    return scope.instrument_with

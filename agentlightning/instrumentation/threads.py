@@ -1,0 +1,56 @@
+"""Work handed to another thread stays part of its rollout.
+
+Python gives a new thread an empty context, so whatever an agent does in a `Thread` or an executor would belong to
+nobody. While this is applied, both carry the context of whoever started them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, copy_context
+from functools import wraps
+from typing import Any
+
+from opentelemetry import context
+
+from .listening import SCOPE
+from .patches import Instrumentation, Patch
+
+
+def _patches() -> Iterator[Patch]:
+    yield Patch(ThreadPoolExecutor, "submit", _submit_with_context)
+    yield Patch(threading.Thread, "start", _start_with_context)
+
+
+CONTEXT_IN_THREADS = Instrumentation(_patches)
+
+
+def _submit_with_context(original: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+    @wraps(original)
+    def submit(pool: ThreadPoolExecutor, /, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        # The pool may start a thread for this, which outlives the rollout: that one starts in an empty context.
+        return Context().run(original, pool, copy_context().run, fn, *args, **kwargs)
+
+    return submit
+
+
+def _start_with_context(original: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    @wraps(original)
+    def start(thread: threading.Thread) -> None:
+        if context.get_value(SCOPE) is not None:
+            _carry(thread)
+        original(thread)
+
+    return start
+
+
+def _carry(thread: threading.Thread) -> None:
+    run, here = thread.run, copy_context()
+
+    def run_in_context() -> None:
+        del thread.run  # a bound method kept on its own object would keep the thread alive until the next collection
+        here.run(run)
+
+    thread.run = run_in_context

@@ -1,0 +1,96 @@
+"""A span that has ended, on its way to becoming one the store takes.
+
+The agent's thread only keeps what OpenTelemetry hands it. Turning it into our form, and replacing what JSON cannot
+carry (one NaN would have a whole batch refused), is left to whoever reads it first, normally the exporter's thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from ..payload import MAX_DEPTH
+from ..types import Span
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+_BASE_SIZE = 400
+"""Bytes a span takes in JSON apart from its attributes' texts, roughly."""
+_LARGEST, _SMALLEST = 2**63 - 1, -(2**63)
+_MAX_DEPTH = MAX_DEPTH - 4
+"""Attributes themselves lie a few levels deep in what the store checks."""
+
+
+class EndedSpan:
+    """An OpenTelemetry span as it ended, or one of ours, with the ids of whom it belongs to."""
+
+    __slots__ = ("_seen", "_span", "attempt_id", "rollout_id", "size")
+
+    def __init__(self, seen: ReadableSpan | Span, rollout_id: str, attempt_id: str) -> None:
+        self._seen = seen
+        self._span: Span | None = None
+        self.rollout_id = rollout_id
+        self.attempt_id = attempt_id
+        self.size = _size(seen.attributes or {})
+
+    @property
+    def span(self) -> Span:
+        """The span in our form, fit for any store."""
+        if self._span is None:
+            self._span = self._sound()
+        return self._span
+
+    def _sound(self) -> Span:
+        seen = self._seen
+        span = seen if isinstance(seen, Span) else Span.from_opentelemetry(seen, self.rollout_id, self.attempt_id)
+        span.name = _sound_text(span.name)
+        span.attributes = _sound_items(span.attributes)
+        span.resource.attributes = _sound_items(span.resource.attributes)
+        if span.status.description:
+            span.status.description = _sound_text(span.status.description)
+        for event in span.events:
+            event.name, event.attributes = _sound_text(event.name), _sound_items(event.attributes)
+        for link in span.links:
+            link.attributes = _sound_items(link.attributes or {})
+        return span
+
+
+def _size(attributes: Mapping[str, Any]) -> int:
+    return _BASE_SIZE + sum([len(value) for value in attributes.values() if type(value) is str])
+
+
+def _sound_items(attributes: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
+    return {_sound_text(str(key)): _sound(value, depth + 1) for key, value in attributes.items() if value is not None}
+
+
+def _sound(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return _sound_text(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if _SMALLEST <= value <= _LARGEST else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode("utf-8", "replace")
+    if depth > _MAX_DEPTH:
+        return _sound_text(str(value))
+    if isinstance(value, Mapping):
+        return _sound_items(cast("Mapping[Any, Any]", value), depth)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_sound(item, depth + 1) for item in cast("list[Any]", value)]
+    return _sound_text(str(value))
+
+
+def _sound_text(text: str) -> str:
+    # Half of a surrogate pair is no character, and no UTF-8: it would have the whole batch refused.
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -68,10 +68,11 @@ def test_of_several_that_fit_the_first_is_given_with_one_warning(caplog):
         results = [given(agent, greeting=HELLO, farewell=BYE) for _ in range(3)]
 
     assert results == [HELLO, HELLO, HELLO]
-    assert [record.getMessage() for record in caplog.records] == [
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert warning == (
         "Agent agent asks for 'prompt_template' (PromptTemplate): no resource has that name and 'greeting', 'farewell' "
         "fit; it gets the first, 'greeting'. Name the parameter after the resource it means."
-    ]
+    )
 
 
 def test_a_resource_of_the_right_name_but_another_kind_is_not_given():

@@ -1,0 +1,156 @@
+"""LitAgentRunner: the runner of agents."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from ..litagent import LitAgent, as_agent
+from ..store import LightningStore
+from ..tracer import Tracer
+from ..types import AttemptedRollout, AttemptRef, Hook, NamedResources, Rollout, RolloutMode
+from .attempt import AttemptRun, Bench, Halt
+from .base import Runner, StopEvent, T
+from .claims import GIVE_BACK_SECONDS, ClaimLoop, Limits
+from .heartbeat import Heartbeat
+from .stop import listening
+from .worker import name_worker
+
+logger = logging.getLogger(__name__)
+
+
+class LitAgentRunner(Runner[T]):
+    """Runs agents: up to `max_concurrency` rollouts at once, async agents as tasks and sync ones in threads.
+
+    `poll_interval` is how long one claim waits at the store. When it is to stop, running agents get `drain_seconds` to
+    finish. A heartbeat every `heartbeat_interval` seconds tells the store that it lives, and brings back which
+    attempts to break off.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        max_rollouts: int | None = None,
+        poll_interval: float = 5.0,
+        heartbeat_interval: float = 10.0,
+        max_concurrency: int = 1,
+        drain_seconds: float = 10.0,
+    ) -> None:
+        if max_concurrency < 1:
+            raise ValueError(f"max_concurrency is at least 1, not {max_concurrency}")
+        self._tracer = tracer
+        self._limits = Limits(max_rollouts, max_concurrency, poll_interval, drain_seconds)
+        self._heartbeat_interval = heartbeat_interval
+        self._agent: LitAgent[Any] | None = None
+        self._hooks: Sequence[Hook] = ()
+        self._bench_now: Bench | None = None
+        self._life = ExitStack()
+        self._held: dict[AttemptRef, AttemptRun] = {}
+        self._finished = 0
+
+    # Life
+
+    def init(self, agent: LitAgent[T] | Callable[..., Any], *, hooks: Sequence[Hook] | None = None) -> None:
+        self._agent = as_agent(agent)
+        self._hooks = tuple(hooks or ())
+
+    def init_worker(self, worker_id: int | str | None, store: LightningStore) -> None:
+        if self._agent is None:
+            raise RuntimeError("the runner has no agent yet: call init(agent) first, or use run_context")
+        with ExitStack() as life:
+            worker = name_worker(worker_id)
+            life.callback(worker.release)
+            self._tracer.init_worker(worker.label, store)
+            life.callback(self._tracer.teardown_worker)
+            self._bench_now = Bench(self, self._agent, self._tracer, store, self._hooks, worker)
+            heartbeat = Heartbeat(self.beat, self._heartbeat_interval, name=f"heartbeat-{worker.label}")
+            heartbeat.start()
+            life.callback(heartbeat.stop)
+            self._life = life.pop_all()
+
+    def teardown_worker(self) -> None:
+        self._life.close()
+        self._bench_now = None
+
+    def teardown(self) -> None:
+        self._agent, self._hooks = None, ()
+
+    # Rollouts
+
+    async def iter(self, event: StopEvent | None = None) -> None:
+        """Claim rollouts and carry them out, until `event` is set, SIGTERM comes, or `max_rollouts` are done.
+
+        After SIGTERM it raises SystemExit once everything is finished or given back.
+        """
+        bench, most = self._bench, self._limits.max_rollouts
+        logger.info("%s Started async rollouts (max: %s).", bench.worker.about(), "unlimited" if most is None else most)
+        with listening(event) as stop:
+            loop = ClaimLoop(bench, self._limits, stop, self._held, lambda rollout: self._begin(rollout)[1])
+            await loop.run()
+        logger.info("%s Finished async rollouts: %d.", bench.worker.about(), loop.claimed)
+        if stop.terminated:
+            raise SystemExit(0)
+
+    async def step(self, input: T, resources: NamedResources | None = None, mode: RolloutMode | None = None) -> Rollout:
+        """Carry out one rollout of `input`, past the queue, and return it finished.
+
+        `resources` are stored first, and so become the latest; without them it gets those that are.
+        """
+        bench = self._bench
+        store = bench.store
+        resources_id = None if resources is None else (await store.add_resources(resources)).resources_id
+        rollout = await store.start_rollout(input, mode, resources_id, worker_id=bench.worker.worker_id)
+        run, task = self._begin(rollout)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            run.halt(Halt("its step was cancelled"))
+            await asyncio.wait({task}, timeout=GIVE_BACK_SECONDS)
+            raise
+        return await store.get_rollout_by_id(rollout.rollout_id) or rollout
+
+    async def beat(self) -> None:
+        """One heartbeat, for all attempts it holds; breaks off those that the store has given up."""
+        bench = self._bench
+        stats = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "running": len(self._held),
+            "finished": self._finished,
+        }
+        worker = await bench.store.update_worker(bench.worker.worker_id, stats, attempts=list(self._held))
+        for ref in worker.stale_attempts:
+            if run := self._held.get(ref):
+                run.halt(
+                    Halt("the store has given up this attempt (cancelled, timed out or superseded)", reported=True)
+                )
+
+    @property
+    def worker_id(self) -> str:
+        """What the store knows this runner by."""
+        return self._bench.worker.worker_id
+
+    @property
+    def _bench(self) -> Bench:
+        if self._bench_now is None:
+            raise RuntimeError("the runner is not ready: use it inside `with runner.run_context(agent=…, store=…)`")
+        return self._bench_now
+
+    def _begin(self, rollout: AttemptedRollout) -> tuple[AttemptRun, asyncio.Task[None]]:
+        run = AttemptRun(self._bench, rollout)
+        self._held[run.ref] = run
+        return run, asyncio.create_task(self._carry_out(run), name=rollout.rollout_id)
+
+    async def _carry_out(self, run: AttemptRun) -> None:
+        try:
+            await run.run()
+        except Exception:
+            logger.exception("%s Could not be seen through", self._bench.worker.about(run.ref.rollout_id))
+        finally:
+            self._finished += 1
+            del self._held[run.ref]

@@ -1,0 +1,27 @@
+"""`agl …`: what is done from a terminal.
+
+Each subcommand is one file of the same name with a click command called `command`. They are imported when they are
+asked for, and import what is heavy only when they run, so `agl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+COMMANDS = ("demo", "llm", "store")
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return import_module(f".{cmd_name}", __name__).command if cmd_name in COMMANDS else None
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="agentlightning", prog_name="agl")
+def main() -> None:
+    """Agent Lightning: make any AI agent better without rewriting it."""

@@ -86,7 +86,7 @@ def emit_message(
 
 def emit_object(value: Any, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True) -> SpanCoreFields:
     """Keep a value that JSON can hold; `get_object_value` gives it back."""
-    kept = {semconv.OBJECT_TYPE: type(value).__name__}
+    kept: dict[str, Any] = {semconv.OBJECT_TYPE: type(value).__name__}
     if isinstance(value, _LITERALS):
         kept[semconv.OBJECT_LITERAL] = value
     else:
@@ -251,7 +251,7 @@ def _flat(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _is_plain(value: Any) -> bool:
     """Whether OpenTelemetry takes it as it is: a literal, or a list of literals of one type."""
     if isinstance(value, (list, tuple)):
-        kinds = {type(item) for item in cast("Sequence[Any]", value)}
+        kinds: set[Any] = {type(item) for item in cast("Sequence[Any]", value)}
         return len(kinds) <= 1 and kinds <= set(_LITERALS)
     return isinstance(value, _LITERALS)
 

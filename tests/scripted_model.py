@@ -105,6 +105,12 @@ class ScriptedModel:
         """Answer the next requests with these, in order, before the rule applies again."""
         self._script.extend(answer if isinstance(answer, Answer) else Answer(answer) for answer in answers)
 
+    def forget(self) -> ScriptedModel:
+        """As if just started: no calls seen, no answers scripted."""
+        self._script.clear()
+        self.calls.clear()
+        return self
+
     def start(self) -> ScriptedModel:
         """Listen; return once connections are accepted."""
         listening = socket.create_server(("127.0.0.1", self._port), backlog=512)

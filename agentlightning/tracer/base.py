@@ -210,8 +210,10 @@ class TraceContext:
         tracer, scope = self._tracer, self._scope
         if not tracer.is_set_up:
             self._own_lifespan.enter_context(tracer.lifespan())
+        otel_tracer = tracer.otel_tracer()
+        scope.takes_opentelemetry = otel_tracer is not None
         if tracer.is_instrumented:
-            scope.instrument_with = tracer.otel_tracer()
+            scope.instrument_with = otel_tracer
         self._before = get_active_tracer()
         set_active_tracer(tracer)
         _last.set(scope)

@@ -65,6 +65,11 @@ class Pipeline:
         return self._sender.dropped
 
     @property
+    def is_empty(self) -> bool:
+        """Nothing waits to be taken."""
+        return not self._queue
+
+    @property
     def hurried(self) -> bool:
         """Somebody waits, or a batch is full: no reason to gather any longer."""
         return bool(self._tickets) or len(self._queue) >= BATCH_SPANS or self._bytes >= BATCH_BYTES
@@ -97,12 +102,12 @@ class Pipeline:
             return False
         return True
 
-    def stop(self, timeout: float = STOP_SECONDS) -> None:
-        """Send what is queued, for at most `timeout` seconds, and end the thread."""
+    def stop(self) -> None:
+        """Send what is queued, for at most `STOP_SECONDS`, and end the thread."""
         self._running = False
-        if not self.flush_blocking(timeout):
+        if not self.flush_blocking(STOP_SECONDS):
             waited = len(self._queue) + self._leaving
-            self._sender.drop(waited, f"the store did not take them within {timeout:g} s of the tracer's end")
+            self._sender.drop(waited, f"the store did not take them within {STOP_SECONDS:g} s of the tracer's end")
         self._exporter.stop()
         dropped = self._sender.dropped
         self._resolve_all()
@@ -135,9 +140,6 @@ class Pipeline:
     async def send(self, batch: list[tuple[EndedSpan, LightningStore]]) -> None:
         """For the exporter: return when the batch is stored or dropped."""
         await self._sender.send(batch)
-
-    def __len__(self) -> int:
-        return len(self._queue)
 
     def _ticket(self) -> Future[None] | None:
         with self._lock:
@@ -210,14 +212,14 @@ class _Exporter:
         while True:
             await self._sleep_until_woken()
             await self._gather()
-            while len(self._pipeline):
+            while not self._pipeline.is_empty:
                 await self._pipeline.send(self._pipeline.take())
                 self._pipeline.done()
 
     async def _sleep_until_woken(self) -> None:
         self.asleep = True
         # Whoever put something between the last look and this line saw us awake.
-        if not len(self._pipeline):
+        if self._pipeline.is_empty:
             await self._woken.wait()
         self.asleep = False
         self._woken.clear()

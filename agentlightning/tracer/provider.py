@@ -48,7 +48,7 @@ class ScopeProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember whose span it is."""
         scope = self._scope_of(span, parent_context)
-        if scope is None:
+        if scope is None or not scope.takes_opentelemetry:
             return
         span.set_attributes(scope.stamp)
         span_id = span.get_span_context().span_id

@@ -36,6 +36,8 @@ class Scope:
     """Carries spans to the store; None keeps them here."""
     trace_id: int = 0
     """All spans of the scope share it, where the tracer provider is ours."""
+    takes_opentelemetry: bool = False
+    """Whether spans that others make are wanted too."""
     instrument_with: OtelTracer | None = None
     """Makes the spans of instrumented calls; None where those are not wanted."""
     ended: list[EndedSpan] = field(default_factory=list[EndedSpan])

@@ -18,6 +18,7 @@ from .attempt import AttemptRun, Bench, Halt
 from .base import Runner, StopEvent, T
 from .claims import GIVE_BACK_SECONDS, ClaimLoop, Limits
 from .heartbeat import Heartbeat
+from .patience import Patience
 from .stop import listening
 from .worker import name_worker
 
@@ -67,7 +68,9 @@ class LitAgentRunner(Runner[T]):
             life.callback(worker.release)
             self._tracer.init_worker(worker.label, store)
             life.callback(self._tracer.teardown_worker)
-            self._bench_now = Bench(self, self._agent, self._tracer, store, self._hooks, worker)
+            self._bench_now = Bench(
+                self, self._agent, self._tracer, store, self._hooks, worker, Patience(worker.about())
+            )
             heartbeat = Heartbeat(self.beat, self._heartbeat_interval, name=f"heartbeat-{worker.label}")
             heartbeat.start()
             life.callback(heartbeat.stop)
@@ -88,11 +91,12 @@ class LitAgentRunner(Runner[T]):
         After SIGTERM it raises SystemExit once everything is finished or given back.
         """
         bench, most = self._bench, self._limits.max_rollouts
-        logger.info("%s Started async rollouts (max: %s).", bench.worker.about(), "unlimited" if most is None else most)
         with listening(event) as stop:
+            who = bench.worker.about()
+            logger.info("%s Started async rollouts (max: %s).", who, "unlimited" if most is None else most)
             loop = ClaimLoop(bench, self._limits, stop, self._held, lambda rollout: self._begin(rollout)[1])
             await loop.run()
-        logger.info("%s Finished async rollouts: %d.", bench.worker.about(), loop.claimed)
+        logger.info("%s Finished async rollouts: %d.", who, loop.claimed)
         if stop.terminated:
             raise SystemExit(0)
 

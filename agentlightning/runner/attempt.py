@@ -24,7 +24,7 @@ from ..tracer import Tracer
 from ..types import AttemptedRollout, AttemptRef, Hook, NamedResources, Span
 from .calling import Raised, Returned, call, let_go
 from .outcome import Outcome, bound, raised, reason_of, returned, without_our_frames
-from .patience import patiently
+from .patience import Patience
 from .resources import ResourceCache
 from .worker import WorkerName
 
@@ -41,6 +41,7 @@ class Bench:
     store: LightningStore
     hooks: Sequence[Hook]
     worker: WorkerName
+    patience: Patience
     resources: ResourceCache = field(default_factory=ResourceCache)
 
     @property
@@ -98,7 +99,7 @@ class AttemptRun:
             outcome = await self._store_spans(outcome)
             await self._hook("on_trace_end", tracer=tracer)
             outcome = self._emit(outcome)
-        self._spans = [*tracer.get_last_trace(), *self._spans]
+        self._spans = _each_once([*tracer.get_last_trace(), *self._spans])
         return outcome
 
     async def _resources(self) -> NamedResources | Outcome:
@@ -108,7 +109,7 @@ class AttemptRun:
             return {}
         asked = (rollout.resources_id, rollout.resources_version)
         try:
-            found = await patiently(lambda: bench.resources.get(bench.store, *asked), who=self._who)
+            found = await bench.patience.until_done(lambda: bench.resources.get(bench.store, *asked))
         except Exception as error:
             return raised(error)
         if found is None:
@@ -168,7 +169,7 @@ class AttemptRun:
             self._spans = [bound(span, self._rollout) for span in outcome.spans]
             # What the agent did comes before what it says of it.
             await self._bench.tracer.flush(self.ref.rollout_id, self.ref.attempt_id)
-            await patiently(lambda: self._bench.store.add_many_spans(self._spans), who=self._who)
+            await self._bench.patience.until_done(lambda: self._bench.store.add_many_spans(self._spans))
         except Exception as error:
             self._spans = []
             return raised(error)
@@ -211,9 +212,8 @@ class AttemptRun:
     async def _update_attempt(self, outcome: Outcome, metadata: dict[str, Any]) -> None:
         report = self._bench.store.update_attempt
         ref = self.ref
-        await patiently(
-            lambda: report(ref.rollout_id, ref.attempt_id, status=outcome.status, metadata=metadata or UNSET),
-            who=self._who,
+        await self._bench.patience.until_done(
+            lambda: report(ref.rollout_id, ref.attempt_id, status=outcome.status, metadata=metadata or UNSET)
         )
 
     async def _give_back(self, halt: Halt) -> None:
@@ -253,3 +253,8 @@ async def give_back(store: LightningStore, ref: AttemptRef) -> None:
     """Put the rollout of an attempt that has not begun back in the queue."""
     with suppress(Conflict, NotFound):
         await store.update_rollout(ref.rollout_id, status="requeuing")
+
+
+def _each_once(spans: list[Span]) -> list[Span]:
+    # An agent may return what the tracer has seen as well.
+    return list({span.span_id: span for span in reversed(spans)}.values())[::-1]

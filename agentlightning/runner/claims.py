@@ -10,7 +10,6 @@ from typing import Final
 
 from ..types import AttemptedRollout, AttemptRef
 from .attempt import AttemptRun, Bench, Halt
-from .patience import patiently
 from .stop import Stop
 
 logger = logging.getLogger(__name__)
@@ -87,13 +86,11 @@ class ClaimLoop:
                 self._start(rollout)
 
     async def _dequeue(self, room: int) -> list[AttemptedRollout]:
-        who, wait = self._bench.worker, self._limits.poll_interval
-        store = self._bench.store
+        store, until_done = self._bench.store, self._bench.patience.until_done
+        worker_id, wait = self._bench.worker.worker_id, self._limits.poll_interval
         if room > 1:
-            return await patiently(
-                lambda: store.dequeue_many_rollouts(limit=room, worker_id=who.worker_id, wait=wait), who=who.about()
-            )
-        claimed = await patiently(lambda: store.dequeue_rollout(worker_id=who.worker_id, wait=wait), who=who.about())
+            return await until_done(lambda: store.dequeue_many_rollouts(limit=room, worker_id=worker_id, wait=wait))
+        claimed = await until_done(lambda: store.dequeue_rollout(worker_id=worker_id, wait=wait))
         return [] if claimed is None else [claimed]
 
     def _start(self, rollout: AttemptedRollout) -> None:

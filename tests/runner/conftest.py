@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -49,19 +48,23 @@ class Workshop:
         return list(await self.store.query_spans(rollout.rollout_id, name=name))
 
 
+everywhere = pytest.mark.parametrize("workshop", ["memory", "http"], indirect=True)
+"""For tests in which the way to the store may matter."""
+
+
 @pytest.fixture
-async def workshop() -> AsyncIterator[Workshop]:
+async def workshop(request: pytest.FixtureRequest) -> AsyncIterator[Workshop]:
     async with agl.InMemoryLightningStore() as store:
-        yield Workshop(store)
-
-
-@pytest.fixture
-def no_threads_left() -> Any:
-    """Whoever starts a thread ends it."""
-    before = set(threading.enumerate())
-    yield
-    left = [thread.name for thread in threading.enumerate() if thread not in before and thread.name.startswith("heart")]
-    assert not left
+        if getattr(request, "param", "memory") == "memory":
+            yield Workshop(store)
+            return
+        server = agl.LightningStoreServer(store, port=0)
+        await server.start()
+        try:
+            async with agl.LightningStoreClient(server.endpoint) as client:
+                yield Workshop(client)
+        finally:
+            await server.stop()
 
 
 async def eventually(condition: Callable[[], Any]) -> Any:

@@ -13,7 +13,9 @@ import pytest
 import agentlightning as agl
 from agentlightning.runner import calling
 
-from .conftest import Workshop, eventually
+from .conftest import Workshop, eventually, everywhere
+
+pytestmark = everywhere
 
 
 class Stubborn:

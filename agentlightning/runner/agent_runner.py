@@ -52,6 +52,7 @@ class LitAgentRunner(Runner[T]):
         self._bench_now: Bench | None = None
         self._life = ExitStack()
         self._held: dict[AttemptRef, AttemptRun] = {}
+        self._told: set[AttemptRef] = set()
         self._finished = 0
 
     # Life
@@ -71,7 +72,9 @@ class LitAgentRunner(Runner[T]):
             self._bench_now = Bench(
                 self, self._agent, self._tracer, store, self._hooks, worker, Patience(worker.about())
             )
-            heartbeat = Heartbeat(self.beat, self._heartbeat_interval, name=f"heartbeat-{worker.label}")
+            heartbeat = Heartbeat(
+                self.beat, self._heartbeat_interval, news=self._has_news, name=f"heartbeat-{worker.label}"
+            )
             heartbeat.start()
             life.callback(heartbeat.stop)
             self._life = life.pop_all()
@@ -127,7 +130,9 @@ class LitAgentRunner(Runner[T]):
             "running": len(self._held),
             "finished": self._finished,
         }
-        worker = await bench.store.update_worker(bench.worker.worker_id, stats, attempts=list(self._held))
+        held = list(self._held)
+        worker = await bench.store.update_worker(bench.worker.worker_id, stats, attempts=held)
+        self._told = set(held)
         for ref in worker.stale_attempts:
             if run := self._held.get(ref):
                 run.halt(
@@ -144,6 +149,10 @@ class LitAgentRunner(Runner[T]):
         if self._bench_now is None:
             raise RuntimeError("the runner is not ready: use it inside `with runner.run_context(agent=…, store=…)`")
         return self._bench_now
+
+    def _has_news(self) -> bool:
+        """Whether it holds an attempt that the store has not been told of."""
+        return not self._told.issuperset(list(self._held))
 
     def _begin(self, rollout: AttemptedRollout) -> tuple[AttemptRun, asyncio.Task[None]]:
         run = AttemptRun(self._bench, rollout)

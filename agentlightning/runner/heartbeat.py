@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -16,19 +17,25 @@ logger = logging.getLogger(__name__)
 PATIENCE_SECONDS: Final = 5.0
 """How long a beat may take at least: less than the store's 30 seconds, more than a busy store needs."""
 
+LOOK_SECONDS: Final = 1.0
+"""How often it looks for news: a rollout is seen to run within this time, and short ones cost no beat of their own."""
+
 JOIN_SECONDS: Final = 2.0
 """Longer than a beat takes to be cancelled; a thread that is stuck all the same is a daemon."""
 
 
 class Heartbeat:
-    """Calls `beat` every `interval` seconds, from `start` to `stop`.
+    """Calls `beat` every `interval` seconds, from `start` to `stop`; sooner when there is `news`.
 
     A beat that takes longer is given up for the next one. What a beat raises is logged, once in a
     row.
     """
 
-    def __init__(self, beat: Callable[[], Awaitable[None]], interval: float, *, name: str) -> None:
+    def __init__(
+        self, beat: Callable[[], Awaitable[None]], interval: float, *, news: Callable[[], bool], name: str
+    ) -> None:
         self._beat = beat
+        self._news = news
         self._interval = interval
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -58,11 +65,16 @@ class Heartbeat:
         beats.cancel()
 
     async def _beats(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            next_beat = loop.time() + self._interval
+            due = time.monotonic() + self._interval
             await self._one()
-            await asyncio.sleep(next_beat - loop.time())
+            await self._pause(due)
+
+    async def _pause(self, due: float) -> None:
+        while (left := due - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LOOK_SECONDS))
+            if self._news():
+                return
 
     async def _one(self) -> None:
         try:

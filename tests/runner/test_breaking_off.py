@@ -95,6 +95,19 @@ async def test_a_blocked_event_loop_does_not_hold_up_the_heartbeat(workshop: Wor
     assert rollout.status == "succeeded"
 
 
+async def test_a_rollout_is_soon_seen_to_run_although_the_next_heartbeat_is_far(workshop: Workshop):
+    async def agent(task, rollout):
+        async def is_running():
+            return (await workshop.store.get_rollout_by_id(rollout.rollout_id)).status == "running"
+
+        await eventually(is_running)
+        return 1.0
+
+    rollout = await workshop.run_one(agent, heartbeat_interval=3600.0)
+
+    assert rollout.status == "succeeded"
+
+
 @pytest.mark.parametrize("kind", ["async", "sync", "ignoring its cancellation"])
 async def test_an_agent_that_takes_too_long_is_cancelled_and_reported(workshop: Workshop, kind: str):
     stubborn, cancelled = Stubborn(), []

@@ -66,6 +66,8 @@ class Call:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    raw: str
+    """The body as it came."""
 
     @property
     def question(self) -> str:
@@ -143,7 +145,9 @@ class ScriptedModel:
     def _handler(self, dialect: _Dialect) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
             body = await request.json()
-            call = Call(len(self.calls) + 1, request.url.path, dict(request.headers), body)
+            call = Call(
+                len(self.calls) + 1, request.url.path, dict(request.headers), body, (await request.body()).decode()
+            )
             self.calls.append(call)
             answer = self._answer(call)
             await asyncio.sleep(answer.delay)

@@ -42,8 +42,9 @@ class ScopeProcessor(SpanProcessor):
     """Stamps spans with the ids of their scope as they start, and gives them to it as they end."""
 
     def __init__(self) -> None:
-        self._open: dict[int, tuple[Scope, weakref.ref[Span]]] = {}
-        """By span id: on its end a span is only a copy, with neither its context nor all its attributes."""
+        self._open: weakref.WeakValueDictionary[int, Scope] = weakref.WeakValueDictionary()
+        """By span id: on its end a span is only a copy, with neither its context nor all its attributes. Weak, so that
+        spans which never end are forgotten with their scope."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember whose span it is."""
@@ -51,15 +52,13 @@ class ScopeProcessor(SpanProcessor):
         if scope is None or not scope.takes_opentelemetry:
             return
         span.set_attributes(scope.stamp)
-        span_id = span.get_span_context().span_id
-        # A span that is never ended goes when its owner forgets it.
-        self._open[span_id] = (scope, weakref.ref(span, lambda _: self._open.pop(span_id, None)))
+        self._open[span.get_span_context().span_id] = scope
 
     def on_end(self, span: ReadableSpan) -> None:
         """Hand it to its scope. Costs the agent's thread a few microseconds."""
         context = span.get_span_context()
-        if context and (found := self._open.pop(context.span_id, None)):
-            found[0].add(span)
+        if context and (scope := self._open.pop(context.span_id, None)):
+            scope.add(span)
 
     def shutdown(self) -> None:
         """Nothing to let go of: pipelines end with their tracers."""
@@ -70,8 +69,7 @@ class ScopeProcessor(SpanProcessor):
 
     def scope_of(self, span_id: int) -> Scope | None:
         """The scope of a span that has not ended yet."""
-        found = self._open.get(span_id)
-        return found[0] if found else None
+        return self._open.get(span_id)
 
     def _scope_of(self, span: Span, parent_context: Context | None) -> Scope | None:
         if scope := current_scope(parent_context):

@@ -49,6 +49,8 @@ LOGPROBS: Final = "agentlightning.logprobs"
 STREAMED: Final = "agentlightning.streamed"
 INCOMPLETE: Final = "agentlightning.incomplete"
 """True on a streamed call that was closed, abandoned or broken before its end."""
+POLICY_VERSION: Final = "agentlightning.policy_version"
+"""Which weights answered, as the proxy was told."""
 
 # OpenTelemetry GenAI
 GEN_AI_PROMPT: Final = "gen_ai.prompt"

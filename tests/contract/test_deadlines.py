@@ -77,7 +77,7 @@ async def test_silence_is_unresponsive(store: LightningStore) -> None:
     assert rollout.attempt.metadata == {"reason": "no heartbeat and no span for 0.2 seconds"}
     worker = await store.get_worker_by_id("worker-1")
     assert worker is not None
-    assert (worker.status, worker.current_attempt_id) == ("unknown", None)
+    assert worker.status == "unknown"
 
 
 @pytest.mark.parametrize("sign", ["span", "heartbeat", "report"])

@@ -367,10 +367,9 @@ async def test_what_is_no_field_cannot_be_sorted_by_and_the_error_names_those_th
 @LISTS
 @pytest.mark.parametrize(
     "wrong",
-    [{"sort_order": "sideways"}, {"sort_order": None}, {"limit": -2}, {"limit": 1.5}, {"limit": "many"},
-     {"offset": -1}, {"offset": None}, {"offset": "x"}],
+    [{"sort_order": "sideways"}, {"limit": -2}, {"offset": -1}],
     ids=str,
-)  # fmt: skip
+)
 async def test_a_page_that_makes_no_sense_is_refused_by_name(
     store: LightningStore, listed: str, wrong: dict[str, Any]
 ) -> None:
@@ -391,7 +390,6 @@ async def test_a_page_that_makes_no_sense_is_refused_by_name(
         ("rollouts", {"filter_logic": "xor"}),
         ("resources", {"filter_logic": "xor"}),
         ("spans", {"filter_logic": "xor"}),
-        ("spans", {"name": 1}),
         ("workers", {"status_in": ["asleep"]}),
         ("workers", {"filter_logic": "xor"}),
     ],

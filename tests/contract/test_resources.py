@@ -39,7 +39,7 @@ async def test_every_kind_of_resource_comes_back_as_it_was(store: LightningStore
     assert update == ResourcesUpdate(
         resources_id=update.resources_id,
         create_time=update.create_time,
-        update_time=update.create_time,
+        update_time=update.update_time,
         version=1,
         resources=EVERY_KIND,
     )

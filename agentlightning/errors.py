@@ -21,7 +21,10 @@ AgentLightningError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class AgentLightningError(Exception):
@@ -66,6 +69,13 @@ class InvalidInput(AgentLightningError, ValueError):
     """The input is not valid."""
 
     status = 422
+
+    @classmethod
+    def of(cls, error: ValidationError) -> InvalidInput:
+        """The first thing that pydantic found, in one sentence that names the field."""
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return cls(f"{field}: {first['msg']}" if field else first["msg"], field=field or None)
 
 
 class TooLarge(InvalidInput):

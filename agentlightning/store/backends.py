@@ -7,14 +7,20 @@ from urllib.parse import urlsplit
 
 from ..errors import InvalidInput
 from .clock import Clock
-from .contract import LightningStore
+from .contract import LightningStore, forwarding
 from .sql import SqlStore
 from .sql.schema import migrate
 from .sqlite import Durability, SqliteDatabase
 from .timers import DEADLINES_SECONDS, TIDY_SECONDS, Service, Timers
+from .wire import checked
 
 
-class _SqliteStore(SqlStore):
+@forwarding(checked)
+class _CheckedStore(SqlStore):
+    """A store that takes from its own process nothing that it would not take from afar."""
+
+
+class _SqliteStore(_CheckedStore):
     """A store over SQLite, with its deadlines watched."""
 
     def __init__(self, database: SqliteDatabase) -> None:

@@ -44,7 +44,7 @@ class EncodedSpan(msgspec.Struct, forbid_unknown_fields=True):
 
     def mark_late(self) -> None:
         """Say in the attributes that the span came after its attempt had ended."""
-        self.attributes = msgspec.Raw(orjson.dumps({**orjson.loads(self.attributes), LATE: True}))
+        self.attributes = msgspec.Raw(orjson.dumps({**orjson.loads(bytes(self.attributes)), LATE: True}))
 
     def json(self) -> bytes:
         """The whole span as JSON text."""
@@ -117,9 +117,7 @@ def _check_shape(small: bytes) -> None:
             {"rollout_id": "", "attempt_id": "", "trace_id": "", "span_id": "", "name": "", **orjson.loads(small)}
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"{where}: {first['msg']}", field=where) from None
+        raise InvalidInput.of(error) from None
     if len(_known_shapes) < _KNOWN_SHAPES and len(small) < 2_000:
         _known_shapes.add(small)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from importlib.metadata import version
 from typing import Any, cast
+from urllib.parse import parse_qsl, unquote
 
 import orjson
 import uvicorn
@@ -126,15 +127,12 @@ class LightningStoreServer(LightningStore):
             self.store.release_waiters()
 
     def _app(self) -> ASGIApp:
-        return _FrontDoor(build_app(cast("SqlStore", self.store)), self._guard)
+        store = cast("SqlStore", self.store)
+        return _FrontDoor(_Operations(store, build_app(store)), self._guard)
 
 
 def build_app(store: SqlStore) -> Starlette:
-    """The routes of the contract, and what stands beside them."""
-    routes = [
-        HttpRoute(operation.route.path, _endpoint(operation, store), methods=[operation.route.method])
-        for operation in table().values()
-    ]
+    """What stands beside the operations of the contract."""
     page = orjson.dumps(openapi(version("agentlightning")))
 
     async def describe(_: Request) -> Response:
@@ -147,49 +145,69 @@ def build_app(store: SqlStore) -> Starlette:
         await store.get_worker_by_id("is the database there?")
         return _json({"status": "ready"})
 
-    routes += [
-        HttpRoute("/openapi.json", describe, methods=["GET"]),
-        HttpRoute("/health", health, methods=["GET"]),
-        HttpRoute("/ready", ready, methods=["GET"]),
-    ]
     return Starlette(
-        routes=routes,
+        routes=[
+            HttpRoute("/openapi.json", describe, methods=["GET"]),
+            HttpRoute("/health", health, methods=["GET"]),
+            HttpRoute("/ready", ready, methods=["GET"]),
+        ],
         exception_handlers={
             HTTPException: _no_such_route,
             AgentLightningError: _what_went_wrong,
-            ConnectionResetError: _nobody_there,
             Exception: _our_fault,
         },
     )
 
 
-def _endpoint(operation: Operation, store: SqlStore) -> Callable[[Request], Awaitable[Response]]:
-    """An operation as an HTTP endpoint."""
-    waits = _WAITS.get(operation.route.name)
+class _Operations:
+    """The contract's routes, found by the first part of their path; ids in the rest may hold any character."""
 
-    async def endpoint(request: Request) -> Response:
-        body = await read_body(request.scope, request.receive)
-        arguments = operation.arguments(request.path_params, request.query_params, body)
-        _ask_once(operation, request)
+    def __init__(self, store: SqlStore, otherwise: ASGIApp) -> None:
+        self._store = store
+        self._otherwise = otherwise
+        self._table = {f"/{name}": operation for name, operation in table().items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _, name, *rest = scope["raw_path"].decode("latin-1").split("/")
+        operation = self._table.get(f"/{name}")
+        if operation is None or len(rest) != len(operation.route.path_parameters):
+            await self._otherwise(scope, receive, send)
+            return
         try:
+            response = await self._answer(operation, [unquote(part) for part in rest], scope, receive)
+        except ConnectionResetError:
+            response = Response(status_code=499)
+        await response(scope, receive, send)
+
+    async def _answer(self, operation: Operation, ids: list[str], scope: Scope, receive: Receive) -> Response:
+        if scope["method"] != operation.route.method:
+            return _problem(NotFound(f"{operation.route.path} takes {operation.route.method}"), status=405)
+        body = await read_body(scope, receive)
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        path = dict(zip(operation.route.path_parameters, ids, strict=True))
+        arguments = operation.arguments(path, query, body)
+        _ask_once(operation, scope)
+        try:
+            waits = _WAITS.get(operation.route.name)
             if waits is None:
-                result = await operation.call(store, arguments)
+                result = await operation.call(self._store, arguments)
             else:
-                result = await _long_poll(operation, store, arguments, request, *waits)
+                result = await _long_poll(operation, self._store, arguments, receive, *waits)
         except AlreadyAnswered as earlier:
             return Response(earlier.answer, media_type=JSON)
         return Response(operation.encode(result), media_type=JSON)
 
-    return endpoint
 
-
-def _ask_once(operation: Operation, request: Request) -> None:
-    key = request.headers.get(IDEMPOTENCY_KEY)
+def _ask_once(operation: Operation, scope: Scope) -> None:
+    key = next((value for name, value in scope["headers"] if name == _IDEMPOTENCY_KEY), None)
     question = None
     if key is not None and operation.route.mutates:
-        payload.check_id(key, IDEMPOTENCY_KEY)
-        question = Question(f"{operation.route.name}:{key}", operation.encode)
+        payload.check_id(key.decode("latin-1"), IDEMPOTENCY_KEY)
+        question = Question(f"{operation.route.name}:{key.decode('latin-1')}", operation.encode)
     asked.set(question)
+
+
+_IDEMPOTENCY_KEY = IDEMPOTENCY_KEY.lower().encode()
 
 
 # Operations that may wait: the parameter that says how long, and whether a result is worth an answer yet
@@ -207,7 +225,7 @@ async def _long_poll(
     operation: Operation,
     store: SqlStore,
     arguments: Arguments,
-    request: Request,
+    receive: Receive,
     parameter: str,
     enough: Callable[[Any, Arguments], bool],
 ) -> Any:
@@ -217,7 +235,7 @@ async def _long_poll(
     if seconds == 0.0 or enough(result, arguments):
         return result
     waiting = asyncio.ensure_future(operation.call(store, arguments))
-    gone = asyncio.ensure_future(_disconnected(request.receive))
+    gone = asyncio.ensure_future(_disconnected(receive))
     await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
     gone.cancel()
     if not waiting.done():
@@ -245,12 +263,11 @@ async def _what_went_wrong(_: Request, error: Exception) -> Response:
     return _problem(error)
 
 
-async def _nobody_there(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)
-
-
 async def _our_fault(_: Request, __: Exception) -> Response:
-    return _problem(AgentLightningError("the store failed; its log says why"))
+    return _problem(_OUR_FAULT)
+
+
+_OUR_FAULT = AgentLightningError("the store failed; its log says why")
 
 
 def _json(value: Any) -> Response:
@@ -289,8 +306,10 @@ class _FrontDoor:
             await self._app(scope, receive, noting)
         except AgentLightningError as error:
             await _problem(error)(scope, receive, noting)
-        except Exception:  # answered already, by `_our_fault`
+        except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
+            if not status:
+                await _problem(_OUR_FAULT)(scope, receive, noting)
         finally:
             _log(scope, status, time.perf_counter() - started)
 
@@ -323,6 +342,7 @@ class _Uvicorn(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )

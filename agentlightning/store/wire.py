@@ -87,16 +87,19 @@ class Operation:
             raise InvalidInput(
                 f"the body of {self.route.path} is a JSON object of: {', '.join(self.model.model_fields)}"
             )
-        given = cast("Arguments", given) | dict(path)
+        return self.validate(cast("Arguments", given) | dict(path))
+
+    def validate(self, arguments: Arguments) -> Arguments:
+        """Arguments as the operation takes them. Raises `InvalidInput` naming the field."""
         try:
-            valid = self.model.model_validate(given)
+            valid = self.model.model_validate(arguments)
         except ValidationError as error:
-            raise invalid(error) from None
+            raise InvalidInput.of(error) from None
         return {name: getattr(valid, name) for name in valid.model_fields_set}
 
     async def call(self, store: SqlStore, arguments: Arguments) -> Any:
-        """Carry the operation out."""
-        return await getattr(store, self.route.name)(**arguments)
+        """Carry the operation out, with arguments that are known to be valid."""
+        return await getattr(SqlStore, self.route.name)(store, **arguments)
 
     def encode(self, result: Any) -> bytes:
         """A result as the body of a response."""
@@ -176,6 +179,17 @@ _many_spans = msgspec.json.Decoder(_ManySpans)
 _SPECIAL = {"add_span": _AddSpan, "add_many_spans": _AddSpans, "query_spans": _QuerySpans}
 
 
+def checked(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    """The operation for callers in the store's own process: its arguments are checked as those from afar are."""
+    operation = table()[route.name]
+    within = getattr(SqlStore, route.name)
+
+    async def call(self: SqlStore, *args: Any, **kwargs: Any) -> Any:
+        return await within(self, **operation.validate(operation.bind(args, kwargs)))
+
+    return call
+
+
 @cache
 def table() -> dict[str, Operation]:
     """Every operation by name."""
@@ -208,13 +222,6 @@ def from_problem(status: int, text: bytes) -> AgentLightningError:
     if not (isinstance(kind, type) and issubclass(kind, AgentLightningError)):
         kind = AgentLightningError
     return kind(detail, field=field)
-
-
-def invalid(error: ValidationError) -> InvalidInput:
-    """The first thing a validation found, in one sentence that names the field."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return InvalidInput(f"{field}: {first['msg']}" if field else first["msg"], field=field or None)
 
 
 # The OpenAPI page

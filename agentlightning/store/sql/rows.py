@@ -6,9 +6,10 @@ import os
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from ... import payload
+from ...errors import InvalidInput
 from ...types import (
     Attempt,
     AttemptedRollout,
@@ -94,9 +95,11 @@ def resources_update(row: Row) -> ResourcesUpdate:
 
 def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
     """`resources` as they will be read again, and their JSON text."""
-    valid = _resources.validate_python(resources)
-    payload.check(valid, field="resources")
-    return valid, payload.dumps(_resources.dump_python(valid, mode="json"), field="resources")
+    try:
+        valid = _resources.validate_python(resources)
+    except ValidationError as error:
+        raise InvalidInput.of(error) from None
+    return valid, payload.dumps(valid, field="resources")
 
 
 def worker(row: Row) -> Worker:

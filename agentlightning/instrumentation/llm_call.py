@@ -120,7 +120,7 @@ class OpenCall:
         elif error := body.get("error"):
             self._record_error(error, content)
         else:
-            raw = cut_to_size(orjson.dumps(body) if self._streamed else content)
+            raw, body = _fitting(orjson.dumps(body) if self._streamed else content, body)
             span.set_attributes({**_raw(semconv.RESPONSE, raw), **call_attributes.of_response(self._dialect, body)})
         if self._status >= 400 and not (body and body.get("error")):
             span.set_status(_error(f"HTTP {self._status}: {content[:500].decode('utf-8', 'replace')}"))
@@ -152,7 +152,7 @@ def begin(tracer: Tracer, path: str, content: bytes, host: Json) -> OpenCall | N
     dialect = dialect_of(path, body)
     if dialect is None:
         return None
-    raw = cut_to_size(content)
+    raw, body = _fitting(content, body)
     attributes = {**call_attributes.of_request(dialect, body), **_raw(semconv.REQUEST, raw), **host}
     return OpenCall(tracer.start_span(dialect.span_name, kind=SpanKind.CLIENT, attributes=attributes), dialect)
 
@@ -162,6 +162,14 @@ def _object(content: bytes) -> Json | None:
         return as_object(orjson.loads(content)) or None
     except orjson.JSONDecodeError:
         return None
+
+
+def _fitting(content: bytes, body: Json) -> tuple[bytes, Json]:
+    """The body as text and as an object, both cut where it is too large; what cannot be cut loses all but its head."""
+    cut = cut_to_size(content)
+    if cut is content:
+        return content, body
+    return cut, _object(cut) or {key: body[key] for key in ("id", "model", "usage") if key in body}
 
 
 def _raw(name: str, content: bytes) -> Json:

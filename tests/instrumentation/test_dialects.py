@@ -1,0 +1,120 @@
+"""Dialects on bodies that servers really send, and that the scripted model does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentlightning.instrumentation import sse
+from agentlightning.instrumentation.call_attributes import of_request, of_response
+from agentlightning.instrumentation.dialects import anthropic, chat, completions, dialect_of, responses
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        ("/v1/chat/completions", {"messages": []}, "openai.chat.completion"),
+        ("/openai/deployments/gpt/chat/completions", {"messages": []}, "openai.chat.completion"),
+        ("/rollout/ro-1/attempt/at-1/v1/chat/completions/", {"messages": []}, "openai.chat.completion"),
+        ("/v1/completions", {"prompt": ""}, "openai.completion"),
+        ("/v1/responses", {"input": ""}, "openai.responses"),
+        ("/v1/embeddings", {"input": ""}, "openai.embeddings"),
+        ("/v1/messages", {"messages": []}, "anthropic.messages"),
+        ("/v1/messages", {"content": ""}, None),
+        ("/v1/messages/count_tokens", {"messages": []}, None),
+        ("/add_many_spans", {"spans": []}, None),
+    ],
+)
+def test_a_call_is_known_by_its_path_and_body(path: str, body: dict[str, Any], name: str | None) -> None:
+    dialect = dialect_of(path, body)
+    assert (dialect.span_name if dialect else None) == name
+
+
+def test_events_are_read_however_they_are_written() -> None:
+    stream = b': ping\n\nevent: x\r\ndata:{"a":1}\r\n\r\ndata: {"b":\ndata: 2}\n\ndata: [DONE]\n\ndata: {"cut'
+    assert list(sse.events(stream)) == [{"a": 1}, {"b": 2}]
+    assert sse.has_ended(b"data: [DONE]\n\n", None)
+    assert not sse.has_ended(b"", {"type": "content_block_delta"})
+
+
+def test_chat_chunks_from_lenient_servers_fold_as_well() -> None:
+    def chunk(delta: Any, **more: Any) -> dict[str, Any]:
+        return {"id": "x", "choices": [{"index": 0, "delta": delta, **more}], "usage": None}
+
+    body = chat.fold(
+        [
+            chunk({"role": "assistant", "reasoning_content": "Let me "}),
+            chunk({"role": "assistant", "reasoning_content": "see."}),
+            chunk(None),
+            chunk({"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}),
+            chunk({"tool_calls": [{"id": "2", "function": {"name": "g", "arguments": "{}"}}]}),
+            chunk({"content": None}, finish_reason="tool_calls"),
+            {"choices": [], "usage": {"total_tokens": 3}},
+        ]
+    )
+
+    assert body["usage"] == {"total_tokens": 3}
+    [choice] = body["choices"]
+    assert choice["message"]["reasoning_content"] == "Let me see."
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["f", "g"]
+    assert choice["finish_reason"] == "tool_calls"
+
+
+def test_several_choices_are_folded_apart() -> None:
+    pieces = [(0, "a"), (1, "x"), (0, "b"), (1, "y")]
+    events = [{"choices": [{"index": index, "delta": {"content": text}}]} for index, text in pieces]
+    assert [message.content for message in chat.answer(chat.fold(events))] == ["ab", "xy"]
+
+
+def test_log_probabilities_of_completions_are_strung_together() -> None:
+    def event(token: str) -> dict[str, Any]:
+        return {"choices": [{"index": 0, "text": token, "logprobs": {"tokens": [token], "token_logprobs": [-1.0]}}]}
+
+    [choice] = completions.fold([event("a"), event("b")])["choices"]
+    assert choice["logprobs"] == {"tokens": ["a", "b"], "token_logprobs": [-1.0, -1.0]}
+
+
+def test_a_prompt_of_token_ids_is_kept_as_json() -> None:
+    assert of_request(completions.DIALECT, {"prompt": [1, 2, 3]})["gen_ai.prompt.0.content"] == "[1,2,3]"
+
+
+def test_an_anthropic_stream_cut_off_keeps_what_there_is() -> None:
+    body = anthropic.fold(
+        [
+            {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 3}}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}},
+            {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t", "input": {}}},
+            {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"a'}},
+        ]
+    )
+    assert body["content"] == [
+        {"type": "thinking", "thinking": "Hm"},
+        {"type": "tool_use", "id": "t", "input": '{"a'},
+    ]
+
+
+def test_responses_input_items_are_a_conversation() -> None:
+    asked = [
+        {"role": "user", "content": [{"type": "input_text", "text": "Add."}]},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Easy."}]},
+        {"type": "function_call", "call_id": "c", "name": "add", "arguments": '{"a":1}'},
+        {"type": "function_call_output", "call_id": "c", "output": "2"},
+    ]
+    told = of_request(responses.DIALECT, {"input": asked})
+    assert [told[f"gen_ai.prompt.{n}.role"] for n in range(4)] == ["user", "assistant", "assistant", "tool"]
+    assert (told["gen_ai.prompt.0.content"], told["gen_ai.prompt.3.content"]) == ("Add.", "2")
+
+
+def test_a_response_cut_short_says_why() -> None:
+    output = [{"type": "message", "content": [{"type": "output_text", "text": "a"}]}]
+    body = {"output": output, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    assert of_response(responses.DIALECT, body)["gen_ai.completion.0.finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("body", [{}, {"choices": None}, {"choices": [{}]}, {"choices": ["?"], "usage": []}])
+def test_odd_bodies_are_read_without_complaint(body: dict[str, Any]) -> None:
+    for dialect in (chat.DIALECT, completions.DIALECT, responses.DIALECT, anthropic.DIALECT):
+        of_response(dialect, body)
+        of_request(dialect, {dialect.asked_by: None})

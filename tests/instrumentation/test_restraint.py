@@ -1,0 +1,131 @@
+"""What the wire tap leaves alone: everything else, and everybody who asks not to be seen."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+from openai import OpenAI
+from opentelemetry import context
+
+from agentlightning import semconv
+from agentlightning.instrumentation import llm_call, redaction
+from agentlightning.instrumentation.listening import SUPPRESSED
+from tests.scripted_model import Answer, ScriptedModel
+
+from .conftest import raw, recorded, told
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.mark.parametrize("key", [SUPPRESSED, "suppress_instrumentation"])
+async def test_suppressed_calls_are_not_recorded(client: OpenAI, key: str) -> None:
+    async with recorded() as spans:
+        token = context.attach(context.set_value(key, True))
+        client.chat.completions.create(model="m", messages=HELLO)
+        context.detach(token)
+
+    assert spans == []
+
+
+async def test_other_requests_are_not_recorded(model: ScriptedModel, client: OpenAI) -> None:
+    async with recorded() as spans:
+        client.models.list()
+        with httpx2.Client() as http:
+            http.post(f"{model.base_url}/messages", json={"role": "user", "content": "a thread's message"})
+            http.post(f"{model.base_url}/nothing", content=b"chat/completions")
+
+    assert spans == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"messages"', b"\xff"])
+async def test_bodies_that_are_no_calls_pass_unseen(model: ScriptedModel, content: bytes) -> None:
+    async with recorded() as spans:
+        with httpx2.Client() as http:
+            http.post(f"{model.url}/elsewhere/messages", content=content)
+
+    assert spans == []
+
+
+async def test_a_call_by_hand_is_seen_like_an_sdks(model: ScriptedModel) -> None:
+    async with recorded() as spans, httpx2.AsyncClient() as http:
+        response = await http.post(f"{model.base_url}/chat/completions", json={"model": "m", "messages": HELLO})
+
+    assert response.json()["id"] == "chatcmpl-1"
+    assert told(spans[0], "completion.0.content") == {"completion.0.content": "You said: Hello"}
+
+
+async def test_a_tap_that_fails_says_so_on_the_span_and_nowhere_else(
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("a bug of ours")
+
+    async with recorded() as spans:
+        with monkeypatch.context() as patched:
+            patched.setattr(llm_call.call_attributes, "of_response", fail)
+            assert client.chat.completions.create(model="m", messages=HELLO).id == "chatcmpl-1"
+            assert list(client.chat.completions.create(model="m", messages=HELLO, stream=True))
+        with monkeypatch.context() as patched:
+            patched.setattr(llm_call.call_attributes, "of_request", fail)
+            assert client.chat.completions.create(model="m", messages=HELLO).id == "chatcmpl-3"
+
+    assert [span.attributes[semconv.CAPTURE_ERROR] for span in spans] == ["KeyError: 'a bug of ours'"] * 2
+
+
+async def test_an_answer_that_is_not_json_is_named(model: ScriptedModel) -> None:
+    async with recorded() as spans, httpx2.AsyncClient() as http:
+        await http.post(f"{model.url}/elsewhere/messages", json={"messages": HELLO})
+
+    assert (spans[0].status.status_code, spans[0].status.description) == ("ERROR", "HTTP 404: Not Found")
+    assert "not a JSON object" in spans[0].attributes[semconv.CAPTURE_ERROR]
+
+
+async def test_a_huge_text_is_cut_in_the_record_only(model: ScriptedModel, client: OpenAI) -> None:
+    huge = "x" * (redaction.LARGEST_BODY + 1)
+    async with recorded() as spans:
+        client.chat.completions.create(model="m", messages=[*HELLO, {"role": "user", "content": huge}])
+
+    assert model.calls[0].question == huge
+    [span] = spans
+    assert raw(span, "request")["messages"][0] == HELLO[0]
+    assert raw(span, "request")["messages"][1]["content"].endswith(" characters left out)")
+    assert sum(len(str(value)) for value in span.attributes.values()) < 100_000
+
+
+async def test_a_huge_stream_is_kept_in_part(
+    model: ScriptedModel, client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm_call, "LARGEST_STREAM", 1000)
+    model.script(Answer("word " * 500))
+    async with recorded() as spans:
+        chunks = list(client.chat.completions.create(model="m", messages=HELLO, stream=True))
+
+    assert len(chunks) > 500
+    assert spans[0].attributes[semconv.CAPTURE_ERROR].startswith("only 1000 of ")
+    assert spans[0].attributes["gen_ai.completion.0.content"].startswith("word word")
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("key sk-proj-a1B2c3D4e5", "key [redacted]"),
+        ("Authorization: Bearer eyJhbGciOi.abc-123", "Authorization: [redacted]"),
+        ("AIza" + "b" * 35, "[redacted]"),
+        ("ghp_" + "c" * 36, "[redacted]"),
+        ("hf_" + "d" * 34, "[redacted]"),
+        ("risk-assessment-2024-final", "risk-assessment-2024-final"),
+        ("the bearer of news", "the bearer of news"),
+        ("sk-learn-pipelines", "sk-learn-pipelines"),
+        ("\ud83d half a pair", "? half a pair"),
+    ],
+)
+def test_what_looks_like_a_key_is_taken_out(text: str, clean: str) -> None:
+    assert redaction.text_without_keys(text) == clean
+
+
+def test_json_stays_json_without_its_keys() -> None:
+    body = json.dumps({"a": "Bearer abcdefgh12345", "b": ["sk-12345678"]}).encode()
+    assert json.loads(redaction.without_keys(body)) == {"a": "[redacted]", "b": ["[redacted]"]}

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .. import payload
 from ..errors import AgentLightningError, NotFound, StoreUnavailable
 from .contract import Capabilities, LightningStore, Route, forwarding
+from .pages import page_routes
 from .security import Guard, check_exposure, read_body
 from .sql import SqlStore
 from .sql.answers import AlreadyAnswered, Question, asked
@@ -150,6 +151,7 @@ def build_app(store: SqlStore) -> Starlette:
             HttpRoute("/openapi.json", describe, methods=["GET"]),
             HttpRoute("/health", health, methods=["GET"]),
             HttpRoute("/ready", ready, methods=["GET"]),
+            *page_routes(),
         ],
         exception_handlers={
             HTTPException: _no_such_route,

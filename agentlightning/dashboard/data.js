@@ -1,0 +1,104 @@
+// Data on its way from the store to a view: asked for, shown while it is asked for again, kept current.
+
+import { call, StoreError } from "./api.js";
+import { onChange } from "./live.js";
+import { signal, useCallback, useEffect, useRef, useState } from "./ui.js";
+
+/** @typedef {import("./live.js").Change} Change */
+/** @template T @typedef {{data: T | null, error: string | null, slow: boolean, reload: () => void}} Loaded */
+
+/** Seconds since the epoch, every second; what says "12 s ago" reads it. */
+export const now = signal(Date.now() / 1000);
+setInterval(() => {
+  if (!document.hidden) now.value = Date.now() / 1000;
+}, 1_000);
+
+const SLOW = 700;
+const BETWEEN_RELOADS = 1_000;
+
+/**
+ * What `load` gives: again when one of `keys` changes, and soon after a change in the store that it `concerns`.
+ * @template T
+ * @param {(options: {signal: AbortSignal}) => Promise<T>} load
+ * @param {any[]} keys
+ * @param {(change: Change) => boolean} [concerns]
+ * @returns {Loaded<T>}
+ */
+export function useLoaded(load, keys, concerns = () => false) {
+  const [state, setState] = useState({ data: /** @type {T | null} */ (null), error: /** @type {string | null} */ (null) });
+  const [slow, setSlow] = useState(false);
+  const latest = useRef({ load, concerns });
+  latest.current = { load, concerns };
+  const running = useRef(/** @type {AbortController | null} */ (null));
+
+  const reload = useCallback(async () => {
+    running.current?.abort();
+    const abort = (running.current = new AbortController());
+    const late = setTimeout(() => setSlow(true), SLOW);
+    try {
+      const data = await latest.current.load({ signal: abort.signal });
+      if (!abort.signal.aborted) setState({ data, error: null });
+    } catch (error) {
+      if (!abort.signal.aborted) setState((before) => ({ ...before, error: saidOf(error) }));
+    } finally {
+      clearTimeout(late);
+      if (!abort.signal.aborted) setSlow(false);
+    }
+  }, []);
+
+  useEffect(() => {
+    setState((before) => ({ ...before, error: null }));
+    reload();
+    return () => running.current?.abort();
+  }, keys);
+  useEffect(() => followChanges((change) => latest.current.concerns(change), reload), []);
+  return { ...state, slow, reload };
+}
+
+/** One operation of the store, as `useLoaded`. @param {string} name @param {Record<string, any>} given @param {(change: Change) => boolean} [concerns] */
+export function useCall(name, given, concerns) {
+  return useLoaded((options) => call(name, given, options), [name, JSON.stringify(given)], concerns);
+}
+
+/**
+ * Call `reload` after a change that counts: at once, then at most once a second, and never while nobody looks.
+ * @param {(change: Change) => boolean} counts
+ * @param {() => any} reload
+ */
+export function followChanges(counts, reload) {
+  let due = 0;
+  let last = 0;
+  let missed = false;
+  const soon = () => {
+    if (due) return;
+    due = setTimeout(
+      async () => {
+        last = Date.now();
+        await reload();
+        due = 0;
+      },
+      Math.max(0, last + BETWEEN_RELOADS - Date.now()),
+    );
+  };
+  const look = () => {
+    if (document.hidden || !missed) return;
+    missed = false;
+    soon();
+  };
+  const stop = onChange((change) => {
+    if (!change.everything && !counts(change)) return;
+    if (document.hidden) missed = true;
+    else soon();
+  });
+  document.addEventListener("visibilitychange", look);
+  return () => {
+    stop();
+    clearTimeout(due);
+    document.removeEventListener("visibilitychange", look);
+  };
+}
+
+/** @param {any} error */
+export function saidOf(error) {
+  return error instanceof StoreError ? error.message : `The page failed: ${error?.message ?? error}`;
+}

@@ -1,0 +1,11 @@
+// What every part of the page is made of: markup by htm, state by signals, both on Preact.
+
+import { Fragment, h, render } from "./vendor/preact.js";
+import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
+import { batch, computed, effect, signal } from "./vendor/signals.js";
+import htm from "./vendor/htm.js";
+
+export const html = htm.bind(h);
+
+export { Fragment, batch, computed, effect, render, signal };
+export { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState };

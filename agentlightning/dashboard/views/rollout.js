@@ -1,0 +1,197 @@
+// One rollout: how its attempts went, what was seen of each, what it was worth and why.
+
+import { FINAL, cancelled, exported, retried } from "../actions.js";
+import { call } from "../api.js";
+import { carriedRun } from "../carried.js";
+import { now, useCall, useLoaded } from "../data.js";
+import { bind } from "../keys.js";
+import { Attempts } from "../parts/attempts.js";
+import { Copy, Empty, Reward, ResourcesLink, Status, Time, Value, Waiting } from "../parts/small.js";
+import { change, go, link } from "../route.js";
+import { Conversation } from "../trace/chat.js";
+import { Detail, Exception } from "../trace/detail.js";
+import { isCall, rewardsOf, rowsOf, titleOf, treesOf } from "../trace/spans.js";
+import { Tree } from "../trace/tree.js";
+import { html, useCallback, useEffect, useMemo, useRef, useState } from "../ui.js";
+import { duration, visible } from "../words.js";
+import { listOf, queryOf } from "./rollouts.js";
+
+const CUT_AT = 20_000;
+const AROUND = 30;
+
+/** @param {{id: string, params: Record<string, string>}} props */
+export function Rollout({ id, params }) {
+  const loaded = useLoaded(
+    async (options) => {
+      const [rollout, attempts] = await Promise.all([
+        call("get_rollout_by_id", { rollout_id: id }, options),
+        call("query_attempts", { rollout_id: id }, options),
+      ]);
+      return { rollout, attempts: attempts.items };
+    },
+    [id],
+    (news) => id in news.rollouts,
+  );
+  useEffect(() => bind({ Escape: () => go(link("rollouts", null, listOf(params))) }), [JSON.stringify(params)]);
+  if (!loaded.data) return html`<${Waiting} of=${loaded} what="the rollout" />`;
+  const { rollout, attempts } = loaded.data;
+  if (!rollout) return html`<${Empty}>There is no rollout <code>${visible(id)}</code> in this store. <a href=${link("rollouts")}>All rollouts</a><//>`;
+  const attempt = attempts.find((/** @type {any} */ one) => one.attempt_id === params.attempt) ?? attempts.at(-1);
+  return html`<section class="rollout-view" aria-labelledby="title">
+    <${Heading} rollout=${rollout} params=${params} />
+    <${Facts} rollout=${rollout} attempt=${attempt} />
+    <${Attempts}
+      ...${{ rollout, attempts }}
+      chosen=${attempt?.attempt_id}
+      onChoose=${(/** @type {string} */ chosen) => change({ attempt: chosen, span: null })}
+    />
+    <details class="input" open=${JSON.stringify(rollout.input).length < 400}>
+      <summary>Input</summary>
+      <${Value} value=${rollout.input} label="input" />
+    </details>
+    ${attempt ? html`<${Trace} key=${attempt.attempt_id} ...${{ rollout, attempt, params }} />` : html`<${Empty}>It waits in the queue; no attempt has been made yet.<//>`}
+  </section>`;
+}
+
+/** @param {{rollout: any, params: Record<string, string>}} props */
+function Heading({ rollout, params }) {
+  const { rollout_id, status } = rollout;
+  const [doing, setDoing] = useState("");
+  const neighbours = useNeighbours(rollout_id, params);
+  const python = `from agentlightning import LightningStoreClient
+
+async with LightningStoreClient("${new URL(".", document.baseURI).href.replace(/\/$/, "")}") as store:
+    rollout = await store.get_rollout_by_id("${rollout_id}")
+    spans = await store.query_spans("${rollout_id}")
+`;
+  return html`<div class="toolbar">
+    <h1 id="title" class="id">${visible(rollout_id)}</h1>
+    <${Status} status=${status} />
+    <span class="steps">
+      <${Step} to=${neighbours.previous} label="Previous" arrow="←" />
+      <${Step} to=${neighbours.next} label="Next" arrow="→" />
+    </span>
+    <span class="spacer"></span>
+    <span class="dim">${doing}</span>
+    ${!carriedRun() && FINAL.has(status) && html`<button class="small" onClick=${() => retried([rollout_id])}>Retry</button>`}
+    ${!carriedRun() && !FINAL.has(status) && html`<button class="small" onClick=${() => cancelled([rollout_id])}>Cancel</button>`}
+    <button class="small" onClick=${() => exported({ rollout_id_in: [rollout_id] }, setDoing).then(() => setDoing(""))}>Export as JSONL</button>
+    <${Copy} label="Copy as Python" text=${() => python} />
+  </div>`;
+}
+
+/** @param {{to: string | null, label: string, arrow: string}} props */
+function Step({ to, label, arrow }) {
+  if (!to) return html`<span class="button off" aria-disabled="true" aria-label=${label} role="link">${arrow}</span>`;
+  return html`<a class="button" href=${to} aria-label=${label} title=${`${label} rollout`}>${arrow}</a>`;
+}
+
+/** The links to the rollouts before and after this one in the list it was opened from. @param {string} id @param {Record<string, string>} params */
+function useNeighbours(id, params) {
+  const at = Number(params.at ?? NaN);
+  const loaded = useLoaded(
+    async (options) => {
+      if (Number.isNaN(at)) return { previous: null, next: null };
+      // The list may have grown since: the rollout is looked for around where it was.
+      const offset = Math.max(0, at - AROUND);
+      const { items } = await call("query_rollouts", { ...queryOf(params), offset, limit: 2 * AROUND + 1 }, options);
+      const index = items.findIndex((/** @type {any} */ rollout) => rollout.rollout_id === id);
+      const to = (/** @type {number} */ place) =>
+        index >= 0 && items[place] ? link("rollouts", items[place].rollout_id, { ...listOf(params), at: offset + place }) : null;
+      return { previous: to(index - 1), next: to(index + 1) };
+    },
+    [id, JSON.stringify(listOf(params)), at],
+  );
+  return loaded.data ?? { previous: null, next: null };
+}
+
+/** @param {{rollout: any, attempt: any}} props */
+function Facts({ rollout, attempt }) {
+  const { start_time, end_time, status } = rollout;
+  const took = (FINAL.has(status) ? end_time : now.value) - start_time;
+  const metadata = Object.entries(rollout.metadata ?? {});
+  return html`<dl class="facts-list">
+    <div><dt>Reward</dt><dd><${Reward} value=${rollout.reward} /></dd></div>
+    <div><dt>Mode</dt><dd>${rollout.mode ?? "–"}</dd></div>
+    <div><dt>Resources</dt><dd><${ResourcesLink} id=${rollout.resources_id} version=${rollout.resources_version} /></dd></div>
+    <div><dt>Made</dt><dd><${Time} at=${start_time} /></dd></div>
+    <div><dt>${FINAL.has(status) ? "Took" : "Since"}</dt><dd>${duration(took)}</dd></div>
+    <div><dt>Worker</dt><dd class="id">${visible(attempt?.worker_id ?? "–")}</dd></div>
+    ${metadata.map(([name, value]) => html`<div><dt>${visible(name)}</dt><dd>${visible(typeof value === "string" ? value : JSON.stringify(value))}</dd></div>`)}
+  </dl>`;
+}
+
+/** @param {{rollout: any, attempt: any, params: Record<string, string>}} props */
+function Trace({ rollout, attempt, params }) {
+  const { rollout_id } = rollout;
+  const { attempt_id, metadata } = attempt;
+  const loaded = useCall("query_spans", { rollout_id, attempt_id, cut_at: CUT_AT }, (news) => news.spans.includes(rollout_id));
+  const spans = loaded.data?.items ?? [];
+  const tab = params.tab ?? "trace";
+  const calls = spans.filter(isCall);
+  return html`
+    ${metadata?.traceback && html`<${Exception} type="Why it ended" message=${metadata.reason ?? ""} stack=${metadata.traceback} />`}
+    <div class="tabs" role="group" aria-label="How to look at it">
+      <button aria-pressed=${tab === "trace"} onClick=${() => change({ tab: null })}>Trace</button>
+      <button aria-pressed=${tab === "chat"} onClick=${() => change({ tab: "chat" })}>Chat</button>
+      <button aria-pressed=${tab === "rewards"} onClick=${() => change({ tab: "rewards" })}>Rewards</button>
+      <span class="dim">${loaded.data ? `${spans.length} spans, ${calls.length} calls` : ""}</span>
+    </div>
+    ${!loaded.data && html`<${Waiting} of=${loaded} what="its spans" />`}
+    ${loaded.data && spans.length === 0 && html`<${Empty} command="agl.emit_message(…)">No spans yet.<//>`}
+    ${spans.length > 0 && tab === "trace" && html`<${TraceTab} spans=${spans} chosen=${params.span ?? null} />`}
+    ${spans.length > 0 && tab === "chat" && (calls.length ? html`<${Conversation} spans=${calls} />` : html`<${Empty}>No model was called.<//>`)}
+    ${spans.length > 0 && tab === "rewards" && html`<${RewardsTab} spans=${spans} />`}
+  `;
+}
+
+/** @param {{spans: any[], chosen: string | null}} props */
+function TraceTab({ spans, chosen }) {
+  const [closed, setClosed] = useState(/** @type {Set<string>} */ (new Set()));
+  const toggle = useCallback(
+    (/** @type {string} */ id) =>
+      setClosed((before) => {
+        const next = new Set(before);
+        if (!next.delete(id)) next.add(id);
+        return next;
+      }),
+    [],
+  );
+  const choose = useCallback((/** @type {string} */ id) => change({ span: id }), []);
+  const rows = useMemo(() => rowsOf(treesOf(spans), closed), [spans, closed]);
+  const span = spans.find(({ span_id }) => span_id === chosen) ?? rows.find(({ span }) => isCall(span))?.span ?? rows[0].span;
+  const state = useRef({ rows, span, toggle });
+  state.current = { rows, span, toggle };
+  useEffect(() => {
+    const step = (/** @type {number} */ by) => {
+      const { rows, span } = state.current;
+      const index = rows.findIndex((row) => row.span.span_id === span.span_id);
+      choose(rows[Math.max(0, Math.min(rows.length - 1, index + by))].span.span_id);
+    };
+    return bind({ j: () => step(1), k: () => step(-1), Enter: () => state.current.toggle(state.current.span.span_id) });
+  }, []);
+  return html`<div class="trace">
+    <${Tree} ...${{ spans, closed }} chosen=${span.span_id} onChoose=${choose} onToggle=${toggle} />
+    <${Detail} key=${span.span_id} span=${span} />
+  </div>`;
+}
+
+/** @param {{spans: any[]}} props */
+function RewardsTab({ spans }) {
+  const told = spans.flatMap((span) => rewardsOf(span).map((reward, n) => ({ span, reward, primary: n === 0 })));
+  const last = told.findLast(({ primary }) => primary);
+  if (!last) return html`<${Empty} command="agl.emit_reward(1.0)">No reward was given.<//>`;
+  return html`<table class="plain">
+    <thead><tr><th scope="col">Reward</th><th scope="col">Name</th><th scope="col">Given by</th><th scope="col">When</th></tr></thead>
+    <tbody>
+      ${told.map(
+        (one) => html`<tr class=${one === last ? "current" : ""}>
+          <td><${Reward} value=${one.reward.value} /> ${one === last && html`<span class="chip">final</span>`}</td>
+          <td>${visible(one.reward.name)}</td>
+          <td><button class="link" onClick=${() => change({ tab: null, span: one.span.span_id })}>${visible(titleOf(one.span))}, span ${one.span.sequence_id}</button></td>
+          <td><${Time} at=${one.span.start_time} /></td>
+        </tr>`,
+      )}
+    </tbody>
+  </table>`;
+}

@@ -23,7 +23,7 @@ from ..store.lifecycle import why
 from ..tracer import Tracer
 from ..types import AttemptedRollout, AttemptRef, Hook, NamedResources, Span
 from .calling import Raised, Returned, call, let_go
-from .outcome import Outcome, bound, raised, reason_of, returned, without_our_frames
+from .outcome import Outcome, bound, raised, reason_of, returned
 from .patience import Patience
 from .resources import ResourceCache
 from .worker import WorkerName
@@ -226,16 +226,9 @@ class AttemptRun:
         if outcome.status == "succeeded":
             logger.info("%s Completed in %.2fs. %s", self._who, self._seconds(), produced)
             return
-        error = outcome.error
-        trace = without_our_frames(error.__traceback__) if error and error.__traceback__ else None
-        logger.error(
-            "%s Failed in %.2fs. %s (%s)",
-            self._who,
-            self._seconds(),
-            outcome.reason,
-            produced,
-            exc_info=(type(error), error, trace) if error and trace else None,
-        )
+        # As text, not as exc_info: an agent's error may hold what a log file's encoding refuses.
+        trace = f"\n{outcome.traceback}" if outcome.traceback else ""
+        logger.error("%s Failed in %.2fs. %s (%s)%s", self._who, self._seconds(), outcome.reason, produced, trace)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began

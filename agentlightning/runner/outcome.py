@@ -6,6 +6,7 @@ import math
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +39,13 @@ class Outcome:
     @property
     def metadata(self) -> dict[str, Any]:
         """What the attempt's metadata says of it."""
-        found = {"reason": self.reason, "traceback": traceback_of(self.error)}
+        found = {"reason": self.reason, "traceback": self.traceback}
         return {key: text for key, text in found.items() if text}
+
+    @cached_property
+    def traceback(self) -> str | None:
+        """Where the error came from, fit to be stored; None when nothing was raised."""
+        return traceback_of(self.error)
 
 
 def returned(value: Any, *, by: str) -> Outcome:

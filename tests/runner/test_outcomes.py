@@ -221,8 +221,8 @@ async def test_the_log_tells_how_it_went_as_the_tutorial_shows_it(workshop: Work
     [completed] = [line for line in lines if "Completed" in line]
     assert completed.startswith(f"[Worker 0 | Rollout {good.rollout_id}] Completed in 0.")
     assert completed.endswith("s. 1 span, final reward 0.95.")
-    [failed] = [record for record in caplog.records if "Failed" in record.getMessage()]
-    assert failed.getMessage().startswith(f"[Worker 0 | Rollout {bad.rollout_id}] Failed in 0.")
-    assert "ValueError: no such city (1 span, final reward None.)" in failed.getMessage()
-    assert failed.exc_text
-    assert "in agent" in failed.exc_text
+    [failed] = [line for line in lines if "Failed" in line]
+    first, _, traceback = failed.partition("\n")
+    assert first.startswith(f"[Worker 0 | Rollout {bad.rollout_id}] Failed in 0.")
+    assert first.endswith("s. ValueError: no such city (1 span, final reward None.)")
+    assert traceback == bad.attempt.metadata["traceback"]

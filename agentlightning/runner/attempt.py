@@ -222,7 +222,8 @@ class AttemptRun:
 
     def _log(self, outcome: Outcome) -> None:
         count = "1 span" if len(self._spans) == 1 else f"{len(self._spans)} spans"
-        produced = f"{count}, final reward {find_final_reward(self._spans)}."
+        reward = find_final_reward(self._spans)
+        produced = f"{count}, final reward {reward if reward is None else format(reward, 'g')}."
         if outcome.status == "succeeded":
             logger.info("%s Completed in %.2fs. %s", self._who, self._seconds(), produced)
             return

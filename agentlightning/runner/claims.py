@@ -54,13 +54,10 @@ class ClaimLoop:
             await self._claim_until_stopped()
             await self._withdraw()
             await self._drain()
-        except asyncio.CancelledError:
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
             await self._withdraw()
-            await self._halt("its runner was cancelled")
-            raise
-        except BaseException:
-            await self._withdraw()
-            await self._halt("its runner failed")
+            await self._halt("its runner was cancelled" if cancelled else "its runner failed")
             raise
 
     # Claiming

@@ -1,0 +1,58 @@
+"""`agl` itself: what it offers, and how soon it says so."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from agentlightning.cli import COMMANDS, main
+
+
+def test_help_names_every_command() -> None:
+    shown = CliRunner().invoke(main, ["--help"])
+
+    assert shown.exit_code == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in shown.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    shown = CliRunner().invoke(main, [command, "--help"])
+
+    assert shown.exit_code == 0
+    assert shown.output.startswith(f"Usage: main {command} ")
+
+
+def test_an_unknown_command_is_an_error_that_names_it() -> None:
+    shown = CliRunner().invoke(main, ["train"])
+
+    assert shown.exit_code == 2
+    assert "No such command 'train'" in shown.output
+
+
+def test_help_takes_less_than_half_a_second_of_cpu() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "agentlightning.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"pydantic", "starlette", "uvicorn", "aiohttp", "opentelemetry", "openai", "rich", "xllamacpp", "apsw"}
+    code = "import agentlightning.cli as cli, sys; cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
+
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+    assert heavy.isdisjoint(printed.splitlines()[-1].split())
+
+
+def test_the_version_is_the_packages() -> None:
+    from importlib.metadata import version
+
+    assert CliRunner().invoke(main, ["--version"]).output == f"agl, version {version('agentlightning')}\n"

@@ -1,0 +1,100 @@
+"""`agl store`: which database, which address, and what it refuses."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+import agentlightning as agl
+from agentlightning.cli.store import _shown
+from agentlightning.store import LightningStoreClient
+from tests.processes import Program, free_port
+
+
+def store(*arguments: str, cwd: Path, **environment: str) -> Program:
+    return Program("agentlightning.cli", "store", *arguments, cwd=cwd, environment=environment)
+
+
+async def test_it_serves_agl_db_in_this_folder_and_says_so_first(tmp_path: Path) -> None:
+    port = free_port()
+    with store("--port", str(port), cwd=tmp_path) as program:
+        async with LightningStoreClient(f"http://127.0.0.1:{port}") as client:
+            rollout = await client.enqueue_rollout(input="a task")
+        program.wait_for_line('"POST /enqueue_rollout HTTP/1.1" 200')
+
+    assert program.lines[0] == f"Store at http://127.0.0.1:{port}, database {tmp_path}/agl.db. Ctrl-C ends it."
+    async with agl.open_store(str(tmp_path / "agl.db")) as kept:
+        assert await kept.get_rollout_by_id(rollout.rollout_id) == rollout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_it_cleanly_even_while_somebody_waits(number: signal.Signals, tmp_path: Path) -> None:
+    port = free_port()
+    with store("--port", str(port), cwd=tmp_path) as program:
+        async with LightningStoreClient(f"http://127.0.0.1:{port}") as client:
+            await client.statistics()
+        with socket.create_connection(("127.0.0.1", port)) as waiting:
+            waiting.sendall(f"GET /dequeue_rollout?wait=20 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+            program.send_signal(number)
+
+            assert program.wait(timeout=10) == 0
+
+
+async def test_the_database_and_the_token_may_come_from_the_environment(tmp_path: Path) -> None:
+    token, port = "0123456789abcdef" * 2, free_port()
+    with store("--port", str(port), cwd=tmp_path, AGL_DB="memory:", AGL_TOKEN=token) as program:
+        async with LightningStoreClient(f"http://127.0.0.1:{port}", token=token) as client:
+            await client.statistics()
+        async with LightningStoreClient(f"http://127.0.0.1:{port}", token="x" * 32) as stranger:
+            with pytest.raises(PermissionError):
+                await stranger.statistics()
+
+    assert "database memory: (nothing is kept)" in program.lines[0]
+    assert token not in program.output
+    assert files_in(tmp_path) == []
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with store("--port", str(port), "--db", "memory:", cwd=tmp_path) as program:
+            assert program.wait() == 1
+
+    program.wait_for_line(f"^Error: .*127.0.0.1:{port}")
+    assert "Traceback" not in program.output
+
+
+def test_an_address_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
+    with store("--host", "0.0.0.0", "--db", "memory:", cwd=tmp_path) as program:
+        assert program.wait() == 1
+
+    program.wait_for_line("^Error: .*token")
+
+
+def test_a_database_that_another_store_has_open_is_refused(tmp_path: Path) -> None:
+    with store("--port", str(free_port()), cwd=tmp_path) as first:
+        first.wait_for_line("^Store at")
+        with store("--port", str(free_port()), cwd=tmp_path) as second:
+            assert second.wait() == 1
+
+    second.wait_for_line("^Error: .*agl.db")
+    assert "Traceback" not in second.output
+
+
+def test_an_unknown_log_level_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    with store("--log-level", "nonsense", cwd=tmp_path) as program:
+        assert program.wait() == 2
+
+    program.wait_for_line("'nonsense' is not one of 'debug', 'info', 'warning', 'error'")
+
+
+def test_a_password_is_not_shown() -> None:
+    assert _shown("postgresql://me:secret@host:5432/agl") == "postgresql://me:***@host:5432/agl"
+    assert _shown("postgresql://host/agl") == "postgresql://host/agl"
+
+
+def files_in(folder: Path) -> list[Path]:
+    return list(folder.iterdir())

@@ -11,9 +11,9 @@ from typing import Any
 
 _ROOMS = {
     "types": (
-        "Attempt AttemptedRollout AttemptStatus Config Dataset EnqueueRolloutRequest Event Hook LLM Link NamedResources "
-        "OtelResource PaginatedResult PromptTemplate ProxyLLM Resource ResourcesUpdate Rollout RolloutConfig RolloutMode "
-        "RolloutStatus Span SpanContext SpanCoreFields TraceStatus Triplet Weights Worker WorkerStatus"
+        "Attempt AttemptedRollout AttemptStatus Config Dataset EnqueueRolloutRequest Event Hook LLM Link "
+        "NamedResources OtelResource PaginatedResult PromptTemplate ProxyLLM Resource ResourcesUpdate Rollout "
+        "RolloutConfig RolloutMode RolloutStatus Span SpanContext SpanCoreFields TraceStatus Triplet Weights Worker WorkerStatus"
     ),
     "store": (
         "InMemoryLightningStore LightningStore LightningStoreClient LightningStoreServer "
@@ -25,8 +25,8 @@ _ROOMS = {
     ),
     "emitter": "emit_annotation emit_exception emit_message emit_object emit_reward operation",
     "adapter": (
-        "find_final_reward find_reward_spans get_message_value get_object_value get_reward_value "
-        "get_rewards_from_span is_reward_span"
+        "Adapter TraceAdapter TraceToMessages TracerTraceToTriplet find_final_reward find_reward_spans "
+        "get_message_value get_object_value get_reward_value get_rewards_from_span is_reward_span"
     ),
     "litagent": "LitAgent llm_rollout prompt_rollout rollout",
     "runner": "LitAgentRunner Runner",

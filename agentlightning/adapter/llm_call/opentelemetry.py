@@ -1,0 +1,119 @@
+"""OpenTelemetry's GenAI conventions: `gen_ai.input.messages` and their like, as attributes or in an event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from ... import semconv
+from ...instrumentation.dialects.base import as_object, items
+from ...types import Span
+from . import chat_format, tokens
+from .attributes import Attributes, first, from_json, nested, objects_in, usage
+from .view import Json, LLMCall
+
+_CALLS = {
+    "chat": "chat",
+    "generate_content": "chat",
+    "text_completion": "text_completion",
+    "completion": "text_completion",
+    "embeddings": "embeddings",
+}
+"""Operations that are one call to a model; agents and tools have others."""
+_DETAILS = "gen_ai.client.inference.operation.details"
+_SIGNS = (semconv.GEN_AI_INPUT_MESSAGES, semconv.GEN_AI_OUTPUT_MESSAGES, semconv.GEN_AI_OPERATION_NAME)
+_NOT_PARAMETERS = frozenset({"model", "type", "streaming", "stream", "functions", "tools", "is_stream", "headers"})
+
+
+def read(span: Span) -> LLMCall | None:
+    """The call, where the span follows the conventions for one."""
+    attributes = _with_details(span)
+    operation = str(attributes.get(semconv.GEN_AI_OPERATION_NAME, "chat"))
+    if operation not in _CALLS or not any(sign in attributes for sign in _SIGNS):
+        return None
+    said = objects_in(attributes, semconv.GEN_AI_OUTPUT_MESSAGES)
+    return LLMCall(
+        dialect="opentelemetry",
+        operation=_CALLS[operation],
+        messages=[*_instructions(attributes), *_chat(objects_in(attributes, semconv.GEN_AI_INPUT_MESSAGES))],
+        tools=chat_format.tools(from_json(attributes.get(semconv.GEN_AI_TOOL_DEFINITIONS))),
+        output=_chat(said),
+        **common(attributes, said[0].get("finish_reason") if said else None),
+    )
+
+
+class Common(TypedDict):
+    """The fields of a call that are spelled alike, whatever form the messages have."""
+
+    model: str | None
+    finish_reason: str | None
+    usage: dict[str, int]
+    response_id: str | None
+    parameters: Json
+    prompt_token_ids: list[int] | None
+    token_ids: list[int] | None
+    logprobs: list[float] | None
+
+
+def common(attributes: Attributes, finish: Any = None) -> Common:
+    """Those fields; `finish` is the reason given with the output."""
+    return Common(
+        model=first(attributes, (semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_REQUEST_MODEL)),
+        finish_reason=chat_format.finish_reason(finish or _first_reason(attributes)),
+        usage=usage(
+            first(attributes, (semconv.GEN_AI_USAGE_INPUT_TOKENS, semconv.GEN_AI_USAGE_PROMPT_TOKENS)),
+            first(attributes, (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, semconv.GEN_AI_USAGE_COMPLETION_TOKENS)),
+            attributes.get(semconv.GEN_AI_USAGE_TOTAL_TOKENS),
+        ),
+        response_id=attributes.get(semconv.GEN_AI_RESPONSE_ID),
+        parameters=_parameters(attributes),
+        **_tokens(attributes),
+    )
+
+
+def _with_details(span: Span) -> Attributes:
+    details: Json = {}
+    for event in span.events:
+        if event.name == _DETAILS:
+            details |= event.attributes
+    return {**details, **span.attributes} if details else span.attributes
+
+
+def _instructions(attributes: Attributes) -> list[Json]:
+    given = from_json(attributes.get(semconv.GEN_AI_SYSTEM_INSTRUCTIONS))
+    parts = items(given) or ([{"type": "text", "content": given}] if isinstance(given, str) else [])
+    return chat_format.from_parts([("system", parts)]) if parts else []
+
+
+def _chat(messages: list[Json]) -> list[Json]:
+    return chat_format.from_parts((str(message.get("role") or "user"), _parts(message)) for message in messages)
+
+
+def _parts(message: Json) -> list[Json]:
+    if "parts" in message:
+        return items(message["parts"])
+    content = message.get("content")
+    return [{"type": "text", "content": content}] if isinstance(content, str) else items(content)
+
+
+def _parameters(attributes: Attributes) -> Json:
+    given = as_object(nested(attributes, semconv.GEN_AI_REQUEST))
+    return {key: value for key, value in given.items() if key not in _NOT_PARAMETERS}
+
+
+def _first_reason(attributes: Attributes) -> Any:
+    match from_json(attributes.get(semconv.GEN_AI_RESPONSE_FINISH_REASONS)):
+        case [reason, *_]:
+            return reason
+        case [] | None:
+            return None
+        case reason:
+            return reason
+
+
+def _tokens(attributes: Attributes) -> tokens.Tokens:
+    choice = {"token_ids": semconv.TOKEN_IDS, "logprobs": semconv.LOGPROBS}
+    given = {key: from_json(attributes.get(name)) for key, name in choice.items()}
+    prompt = from_json(attributes.get(semconv.PROMPT_TOKEN_IDS))
+    return tokens.of_response({"prompt_token_ids": prompt, "choices": [given]})

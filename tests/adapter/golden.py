@@ -1,0 +1,74 @@
+"""The golden fixtures, as calls; and spans made by hand for what no library was run for."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from agentlightning.adapter import LLMCall, llm_calls
+from agentlightning.types import Span, TraceStatus
+
+FOLDER = Path(__file__).parent / "fixtures"
+_number = count(1)
+
+
+@cache
+def fixture(library: str) -> dict[str, list[dict[str, Any]]]:
+    return json.loads((FOLDER / f"{library}.json").read_text())
+
+
+SCENARIOS = list(fixture("wire"))
+
+
+def spans_of(library: str, scenario: str) -> list[Span]:
+    recorded = fixture(library)[scenario]
+    return [Span(rollout_id="ro-1", attempt_id="at-1", sequence_id=n, **span) for n, span in enumerate(recorded, 1)]
+
+
+def calls_of(library: str, scenario: str) -> list[LLMCall]:
+    return llm_calls(spans_of(library, scenario))
+
+
+def span(
+    name: str,
+    attributes: dict[str, Any] | None = None,
+    *,
+    within: Span | None = None,
+    at: tuple[float, float] | None = None,
+    error: str | None = None,
+) -> Span:
+    """A span of one trace; without `at` it has no length, and each begins after those made before it."""
+    number = next(_number)
+    made = Span.from_attributes(
+        attributes={
+            key: json.dumps(value) if isinstance(value, dict) else value for key, value in (attributes or {}).items()
+        },
+        rollout_id="ro-1",
+        attempt_id="at-1",
+        name=name,
+        trace_id="a" * 32,
+        span_id=f"{number:016x}",
+        parent_id=within.span_id if within else None,
+        sequence_id=number,
+        start_time=at[0] if at else float(number),
+        end_time=at[1] if at else float(number),
+    )
+    made.status = TraceStatus(status_code="ERROR", description=error) if error else TraceStatus(status_code="OK")
+    return made
+
+
+def wire_span(question: str, answer: str | None, *, id: str | None = None, **more: Any) -> Span:
+    """A chat completion as the wire tap records it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
+    response = {"id": id or f"chatcmpl-{next(_number)}", "model": "m", "choices": [choice]}
+    attributes: dict[str, Any] = {
+        "url.path": "/v1/chat/completions",
+        "agentlightning.request": {"model": "m", "messages": [{"role": "user", "content": question}]},
+        **more.pop("attributes", {}),
+    }
+    if answer is not None:
+        attributes.setdefault("agentlightning.response", response)
+    return span("openai.chat.completion", attributes, **more)

@@ -117,7 +117,7 @@ async def test_a_thousand_rollouts_are_waited_for_within_the_second_given(store:
 
     waited = await store.wait_for_rollouts([rollout.rollout_id for rollout in rollouts], timeout=1)
 
-    assert 1.0 <= time.monotonic() - began < 1.5
+    assert 1.0 <= time.monotonic() - began < 2
     assert [each.rollout_id for each in waited] == [each.rollout_id for each in ended_ones]
 
 

@@ -1,0 +1,1 @@
+"""The store's wire, its memory of calls, its durability, and its model."""

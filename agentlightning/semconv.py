@@ -22,6 +22,8 @@ ATTEMPT_ID: Final = "agentlightning.attempt_id"
 SPAN_SEQUENCE_ID: Final = "agentlightning.span_sequence_id"
 LATE: Final = "agentlightning.late"
 """True on a span that arrived after its attempt had ended."""
+CUT: Final = "agentlightning.cut"
+"""The whole span's size in bytes, on one that is shown with its longer values cut."""
 
 # What user code says
 REWARDS: Final = "agentlightning.reward"

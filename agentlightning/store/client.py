@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import threading
@@ -119,6 +120,8 @@ class LightningStoreClient(_RemoteStore):
 
     async def _poll(self, wait: float | None, ask: Callable[[float], Awaitable[Any]]) -> Any:
         """Ask until there is something or `wait` seconds have passed, at most `LONGEST_WAIT` at a time."""
+        if wait is not None and not math.isfinite(wait):
+            raise InvalidInput(f"cannot wait for {wait} seconds; None waits without end", field="wait, timeout")
         deadline = None if wait is None else time.monotonic() + wait
         while True:
             left = LONGEST_WAIT if deadline is None else deadline - time.monotonic()

@@ -183,11 +183,18 @@ class LightningStore:
         offset: int = 0,
         status: Sequence[RolloutStatus] | None = None,
         rollout_ids: Sequence[str] | None = None,
+        mode_in: Sequence[RolloutMode] | None = None,
+        resources_id: str | None = None,
+        resources_version: int | None = None,
+        text_contains: str | None = None,
+        cut_at: int | None = None,
     ) -> PaginatedResult[AnyRollout]:
         """Rollouts that fit the filters, in the order they were made unless `sort_by` names a field.
 
-        `limit` -1 is all, 0 none. None sorts last. `status` and `rollout_ids` are older names of `status_in` and
-        `rollout_id_in`. Raises `InvalidInput` naming the allowed fields where `sort_by` is not one.
+        `limit` -1 is all, 0 none. None sorts last; `sort_by="failed_first"` is what it says. `text_contains` is a
+        literal part of the id or of the input's JSON text. With `cut_at`, an input whose JSON text is longer comes as
+        the beginning of that text. `status` and `rollout_ids` are older names of `status_in` and `rollout_id_in`.
+        Raises `InvalidInput` naming the allowed fields where `sort_by` is not one.
         """
         raise NotImplementedError
 
@@ -341,10 +348,12 @@ class LightningStore:
         sort_order: SortOrder = "asc",
         limit: int = -1,
         offset: int = 0,
+        cut_at: int | None = None,
     ) -> PaginatedResult[Span]:
         """Spans of a rollout, or of one of its attempts (`"latest"` for the latest), in their order.
 
-        Each filter is an exact value, or with `_contains` a literal part of it.
+        Each filter is an exact value, or with `_contains` a literal part of it. With `cut_at`, a span of more bytes
+        comes with its longer attribute values cut, and its size as `agentlightning.cut`.
         """
         raise NotImplementedError
 

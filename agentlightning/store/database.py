@@ -26,6 +26,8 @@ class Dialect:
     """The type of a primary key that numbers rows in the order they came."""
     contains: str
     """`{column}` holds `{value}` as a literal part, case and all."""
+    bytes_contain: str
+    """The same of a column of bytes, which are UTF-8."""
     for_update: str
     """Ends a SELECT whose rows will be changed."""
     skip_locked: str

@@ -40,6 +40,7 @@ DIALECT = Dialect(
     bytes="BLOB",
     serial="INTEGER PRIMARY KEY",
     contains="instr({column}, {value}) > 0",
+    bytes_contain="instr({column}, CAST({value} AS BLOB)) > 0",
     for_update="",
     skip_locked="",
 )

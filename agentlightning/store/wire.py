@@ -22,7 +22,7 @@ from ..errors import AgentLightningError, InvalidInput
 from ..types import PaginatedResult
 from . import encoded_span
 from .contract import UNSET, Route, Unset, operations
-from .encoded_span import EncodedSpan
+from .encoded_span import EncodedSpan, Kept
 from .sql import SqlStore
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -110,12 +110,12 @@ class Operation:
         for name, parameter in list(self.signature.parameters.items())[1:]:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[name] = (_without_unset(hints[name]), None if default is UNSET else default)
-        config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+        config = ConfigDict(extra="forbid", allow_inf_nan=False)
         return create_model(f"{self.route.name}_request", __config__=config, **fields)
 
 
 class _AddSpans(Operation):
-    """Spans are stored as the bytes that came; the answer is only the numbers they were given."""
+    """Spans are stored as the bytes that came; the answer is only what was decided about each."""
 
     def arguments(self, path: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Arguments:
         payload.loads(body, field="body")
@@ -129,13 +129,12 @@ class _AddSpans(Operation):
             encoded_span.check(span)
         return await store.add_encoded_spans(arguments["spans"])
 
+    def encode(self, result: Any) -> bytes:
+        return msgspec.json.encode(result)
+
     def decode(self, text: bytes, arguments: Arguments) -> Any:
-        numbers: list[int | None] = msgspec.json.decode(text)
-        return [
-            span.model_copy(update={"sequence_id": number})
-            for span, number in zip(arguments["spans"], numbers, strict=True)
-            if number is not None
-        ]
+        kept = _many_kept.decode(text)
+        return [as_stored.shown_in(span) for span, as_stored in zip(arguments["spans"], kept, strict=True) if as_stored]
 
 
 class _AddSpan(_AddSpans):
@@ -150,8 +149,8 @@ class _AddSpan(_AddSpans):
         return (await super().call(store, arguments))[0]
 
     def decode(self, text: bytes, arguments: Arguments) -> Any:
-        number: int | None = msgspec.json.decode(text)
-        return None if number is None else arguments["span"].model_copy(update={"sequence_id": number})
+        as_stored = _one_kept.decode(text)
+        return None if as_stored is None else as_stored.shown_in(arguments["span"])
 
 
 class _QuerySpans(Operation):
@@ -176,6 +175,8 @@ class _ManySpans(msgspec.Struct, forbid_unknown_fields=True):
 
 _one_span = msgspec.json.Decoder(_OneSpan)
 _many_spans = msgspec.json.Decoder(_ManySpans)
+_one_kept = msgspec.json.Decoder(Kept | None)
+_many_kept = msgspec.json.Decoder(list[Kept | None])
 _SPECIAL = {"add_span": _AddSpan, "add_many_spans": _AddSpans, "query_spans": _QuerySpans}
 
 
@@ -261,11 +262,11 @@ _PROBLEM_SCHEMA = {
         "field": {"type": "string", "description": "The input field to blame."},
     },
 }
-_NUMBER_OR_NULL = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
-_ANSWERS: dict[str, Any] = {
-    "add_span": {**_NUMBER_OR_NULL, "description": "The span's sequence_id; null when it was there already."},
-    "add_many_spans": {"type": "array", "items": _NUMBER_OR_NULL, "description": "As add_span, one for each."},
+_KEPT: dict[str, Any] = {
+    "anyOf": [msgspec.json.schema_components([Kept])[1]["Kept"], {"type": "null"}],
+    "description": "The number the span was given; null when it was there already.",
 }
+_ANSWERS: dict[str, Any] = {"add_span": _KEPT, "add_many_spans": {"type": "array", "items": _KEPT}}
 
 
 def _describe(operation: Operation, request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:

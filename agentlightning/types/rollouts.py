@@ -17,7 +17,7 @@ Metadata = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value i
 class RolloutConfig(BaseModel):
     """How long an attempt may take, and when another is made."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     timeout_seconds: float | None = Field(default=None, gt=0)
     """An attempt older than this is `timeout`. None: it may take as long as it gives signs of life."""
@@ -46,6 +46,8 @@ class Rollout(BaseModel):
     status: RolloutStatus = "queuing"
     config: RolloutConfig = Field(default_factory=RolloutConfig)
     metadata: Metadata = Field(default_factory=dict)
+    reward: float | None = None
+    """The final reward: the primary one of the last span of the latest attempt that carries any."""
 
 
 class Attempt(BaseModel):

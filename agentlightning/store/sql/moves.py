@@ -14,7 +14,7 @@ from ...errors import NotFound
 from ...types import Attempt, AttemptedRollout, AttemptStatus
 from .. import lifecycle
 from ..database import Dialect, Row, Transaction
-from ..lifecycle import Following
+from ..lifecycle import Following, Standing
 from ..signals import QUEUE, ended
 from . import rows
 from .rows import AttemptRow
@@ -89,7 +89,7 @@ class Moves:
         )
         await self._insert_attempt(attempt, lifecycle.deadlines(rollout.config, self.lease, self.lease).next)
         await self.transaction.execute(
-            "UPDATE rollouts SET status = ?2, attempt_id = ?3, attempts = ?4, queue_position = NULL "
+            "UPDATE rollouts SET status = ?2, attempt_id = ?3, attempts = ?4, queue_position = NULL, reward = NULL "
             "WHERE rollout_id = ?1",
             rollout.rollout_id,
             following.rollout,
@@ -98,7 +98,7 @@ class Moves:
         )
         if worker_id is not None:
             await self._worker_took(worker_id, attempt)
-        fields: dict[str, Any] = {**rollout.__dict__, "status": following.rollout, "attempt": attempt}
+        fields: dict[str, Any] = {**rollout.__dict__, "status": following.rollout, "reward": None, "attempt": attempt}
         return AttemptedRollout.model_construct(None, **fields)
 
     async def enqueue(self, rollout_id: str, status: str) -> None:
@@ -120,6 +120,8 @@ class Moves:
         if following is None:
             return False
         await self._set_rollout(row, following)
+        if row.standing.attempt == "unresponsive" and row.worker is not None:
+            await self._worker_is_back(row.worker, row.standing)
         due = lifecycle.deadlines(row.config, row.lease_start, self.lease).next
         await self.transaction.execute(
             "UPDATE attempts SET status = ?2, last_heartbeat_time = ?3, lease_seen = ?4, deadline = ?5, "
@@ -132,6 +134,13 @@ class Moves:
             row.last_sequence_id,
         )
         return True
+
+    async def note_reward(self, standing: Standing, reward: float) -> None:
+        """The attempt said what it was worth; the latest one speaks for its rollout."""
+        if standing.latest:
+            await self.transaction.execute(
+                "UPDATE rollouts SET reward = ?2 WHERE rollout_id = ?1", standing.rollout_id, reward
+            )
 
     # Ending
 
@@ -226,6 +235,14 @@ class Moves:
             self.now,
             attempt.rollout_id,
             attempt.attempt_id,
+        )
+
+    async def _worker_is_back(self, worker_id: str, standing: Standing) -> None:
+        await self.transaction.execute(
+            "UPDATE workers SET status = 'busy', current_rollout_id = ?2, current_attempt_id = ?3 WHERE worker_id = ?1",
+            worker_id,
+            standing.rollout_id,
+            standing.attempt_id,
         )
 
     async def _worker_let_go(self, worker_id: str, status: AttemptStatus) -> None:

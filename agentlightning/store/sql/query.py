@@ -37,6 +37,15 @@ class Query:
         if value is not None:
             self._filters.append(self._dialect.contains.format(column=column, value=self._parameter(value)))
 
+    def any_contains(self, texts: Sequence[str], bytes_: Sequence[str], value: str | None) -> None:
+        """One of these columns, of text or of bytes, contains it."""
+        if value is None:
+            return
+        parameter = self._parameter(value)
+        forms = [(self._dialect.contains, texts), (self._dialect.bytes_contain, bytes_)]
+        found = [form.format(column=column, value=parameter) for form, columns in forms for column in columns]
+        self._filters.append(f"({' OR '.join(found)})")
+
     def among(self, column: str, values: Sequence[Any] | None) -> None:
         """One of `values`; of none, nothing fits."""
         if values is None:

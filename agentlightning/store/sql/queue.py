@@ -125,6 +125,7 @@ class Queue(SqlBase):
                 "queuing",
                 request.config_json,
                 request.metadata_json,
+                None,
             )
         )
 

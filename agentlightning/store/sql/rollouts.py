@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ... import payload
@@ -21,8 +22,17 @@ from .resources import version_of
 
 _ROLLOUT_SORT = {
     field: f"r.{field}"
-    for field in ("rollout_id", "start_time", "end_time", "mode", "resources_id", "resources_version", "status")
-}
+    for field in (
+        "rollout_id",
+        "start_time",
+        "end_time",
+        "mode",
+        "resources_id",
+        "resources_version",
+        "status",
+        "reward",
+    )
+} | {"failed_first": "CASE r.status WHEN 'failed' THEN 0 ELSE 1 END"}
 
 
 class Rollouts(SqlBase):
@@ -41,13 +51,23 @@ class Rollouts(SqlBase):
         offset: int = 0,
         status: Sequence[RolloutStatus] | None = None,
         rollout_ids: Sequence[str] | None = None,
+        mode_in: Sequence[RolloutMode] | None = None,
+        resources_id: str | None = None,
+        resources_version: int | None = None,
+        text_contains: str | None = None,
+        cut_at: int | None = None,
     ) -> PaginatedResult[AnyRollout]:
         query = Query(self._database.dialect, rows.ROLLOUT_AND_ATTEMPT, rows.ROLLOUTS, order="r.ordinal")
         query.among("r.rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in)
         query.among("r.status", status if status_in is None else status_in)
+        query.among("r.mode", mode_in)
+        query.equals("r.resources_id", resources_id)
+        query.equals("r.resources_version", resources_version)
         query.contains("r.rollout_id", rollout_id_contains)
+        query.any_contains(["r.rollout_id"], ["r.input"], text_contains)
         query.sort(sort_by, sort_order, _ROLLOUT_SORT)
-        return await self._page(query, rows.any_rollout, filter_logic, sort_order, limit, offset)
+        noun = partial(rows.any_rollout, cut_at=cut_at)
+        return await self._page(query, noun, filter_logic, sort_order, limit, offset)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
         found = await self._rollouts([rollout_id])

@@ -23,10 +23,11 @@ from ...types import (
 from ..contract import AnyRollout
 from ..database import Row
 from ..lifecycle import Standing
+from ..looks import cut_value
 
 ROLLOUT = (
     "r.rollout_id, r.input, r.start_time, r.end_time, r.mode, r.resources_id, r.resources_version, r.status, "
-    "r.config, r.metadata"
+    "r.config, r.metadata, r.reward"
 )
 ATTEMPT = (
     "a.rollout_id, a.attempt_id, a.sequence_id, a.start_time, a.end_time, a.status, a.worker_id, "
@@ -55,9 +56,11 @@ def new_id(prefix: str, digits: int) -> str:
     return f"{prefix}-{os.urandom(digits // 2).hex()}"
 
 
-def any_rollout(row: Row) -> AnyRollout:
-    """A row of `ROLLOUT_AND_ATTEMPT`."""
+def any_rollout(row: Row, cut_at: int | None = None) -> AnyRollout:
+    """A row of `ROLLOUT_AND_ATTEMPT`; an input of more than `cut_at` bytes is only its beginning."""
     attempt = row[_ROLLOUT_COLUMNS:]
+    if cut_at is not None and len(row[1]) > cut_at:
+        row = (row[0], orjson.dumps(cut_value(row[1], cut_at)), *row[2:])
     return rollout(row) if attempt[0] is None else attempted(row)
 
 
@@ -170,4 +173,5 @@ def _rollout_fields(row: Row) -> dict[str, Any]:
         "status": row[7],
         "config": config(row[8]),
         "metadata": orjson.loads(row[9]),
+        "reward": row[10],
     }

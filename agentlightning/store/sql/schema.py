@@ -23,12 +23,19 @@ STEPS: list[list[str]] = [
             metadata {bytes} NOT NULL,
             attempt_id TEXT,
             attempts BIGINT NOT NULL,
-            queue_position BIGINT
+            queue_position BIGINT,
+            reward DOUBLE PRECISION
         )
         """,
         # The queue is the rows themselves.
         "CREATE INDEX rollouts_queue ON rollouts (queue_position, ordinal) WHERE queue_position IS NOT NULL",
         "CREATE INDEX rollouts_status ON rollouts (status, start_time)",
+        # All that is asked about rewards in sum is answered from this index alone.
+        """
+        CREATE INDEX rollouts_reward ON rollouts (resources_id, resources_version, mode, reward, ordinal)
+            WHERE reward IS NOT NULL
+        """,
+        "CREATE INDEX rollouts_end ON rollouts (end_time) WHERE end_time IS NOT NULL",
         """
         CREATE TABLE attempts (
             ordinal {serial},

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..contract import FilterLogic, SortOrder
 from ..database import Row, Transaction, any_of
-from ..encoded_span import EncodedSpan
+from ..encoded_span import EncodedSpan, Kept
+from ..looks import cut_span, reward_in
 from .base import SqlBase
 from .moves import LATEST, Moves
 from .query import Query
@@ -43,25 +45,21 @@ class Spans(SqlBase):
         return stored[0] if stored else None
 
     async def add_many_spans(self, spans: Sequence[Span]) -> list[Span]:
-        numbers = await self.add_encoded_spans(encoded_span.encode(spans))
-        return [
-            span.model_copy(update={"sequence_id": number})
-            for span, number in zip(spans, numbers, strict=True)
-            if number is not None
-        ]
+        kept = await self.add_encoded_spans(encoded_span.encode(spans))
+        return [as_stored.shown_in(span) for span, as_stored in zip(spans, kept, strict=True) if as_stored]
 
-    async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> list[int | None]:
-        """Store spans; the number each was given, or None where it was there already."""
+    async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> list[Kept | None]:
+        """Store spans; what was decided about each, or None where it was there already."""
         if not spans:
             return []
 
-        async def body(transaction: Transaction) -> list[int | None]:
+        async def body(transaction: Transaction) -> list[Kept | None]:
             moves = self._moves(transaction)
-            numbers: dict[int, int | None] = {}
+            kept: dict[int, Kept | None] = {}
             for (rollout_id, attempt_id), batch in _by_attempt(spans).items():
                 row = await moves.attempt_row(rollout_id, attempt_id)
-                numbers |= await _insert_spans(moves, row, batch)
-            return [numbers[index] for index in range(len(spans))]
+                kept |= await _insert_spans(moves, row, batch)
+            return [kept[index] for index in range(len(spans))]
 
         return await self._write(body)
 
@@ -112,6 +110,7 @@ class Spans(SqlBase):
         sort_order: SortOrder = "asc",
         limit: int = -1,
         offset: int = 0,
+        cut_at: int | None = None,
     ) -> PaginatedResult[bytes]:
         """`query_spans`, each span as its JSON text."""
         query = Query(self._database.dialect, "payload", "spans", order="ordinal")
@@ -128,11 +127,11 @@ class Spans(SqlBase):
         query.contains("parent_id", parent_id_contains)
         query.contains("name", name_contains)
         query.sort(sort_by, sort_order, _SPAN_SORT)
-        return await self._page(query, _payload, filter_logic, sort_order, limit, offset)
+        return await self._page(query, partial(_payload, cut_at=cut_at), filter_logic, sort_order, limit, offset)
 
 
-def _payload(row: Row) -> bytes:
-    return row[0]
+def _payload(row: Row, cut_at: int | None) -> bytes:
+    return row[0] if cut_at is None else cut_span(row[0], cut_at)
 
 
 def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tuple[int, EncodedSpan]]]:
@@ -142,8 +141,8 @@ def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tupl
     return batches
 
 
-async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> dict[int, int | None]:
-    """Number and store an attempt's spans; the number of each by its place, None for those that were there."""
+async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> dict[int, Kept | None]:
+    """Number and store an attempt's spans; what was decided of each by its place, None for those that were there."""
     standing = row.standing
     condition, ids = any_of([span.span_id for _, span in batch], 3)
     known = {
@@ -156,22 +155,27 @@ async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, En
         )
     }
     late = lifecycle.sign_of_life(standing) is None
-    numbers: dict[int, int | None] = {}
+    kept: dict[int, Kept | None] = {}
     new: list[tuple[Any, ...]] = []
+    reward: float | None = None
     for index, span in batch:
         if span.span_id in known:
-            numbers[index] = None
+            kept[index] = None
             continue
         known.add(span.span_id)
-        number = numbers[index] = span.sequence_id or row.last_sequence_id + 1
+        number = span.sequence_id or row.last_sequence_id + 1
+        kept[index] = Kept(number, late)
         row.last_sequence_id = max(row.last_sequence_id, number)
+        reward = reward if (said := reward_in(span)) is None else said
         new.append(_span_row(span, standing.attempt_id, number, late))
     await moves.transaction.execute_many(_INSERT_SPAN, new)
+    if reward is not None:
+        await moves.note_reward(standing, reward)
     if not await moves.sign_of_life(row):
         await moves.transaction.execute(
             "UPDATE attempts SET last_sequence_id = ?2 WHERE ordinal = ?1", row.ordinal, row.last_sequence_id
         )
-    return numbers
+    return kept
 
 
 def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tuple[Any, ...]:

@@ -1,0 +1,68 @@
+"""Rewards in spans, in every spelling they have had; the newest first.
+
+Our own numbered attributes; the attribute `reward` of older releases; the tutorial's span `reward` with a `value`;
+AgentOps' JSON in the output of a task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, cast
+
+import orjson
+
+from . import semconv
+
+AGENTOPS_OUTPUTS: Final = ("agentops.task.output", "agentops.entity.output")
+TUTORIAL_SPAN: Final = "reward"
+_TUTORIAL_ATTRIBUTE = "value"
+_OLDER_ATTRIBUTE = "reward"
+_PRIMARY = "primary"
+
+
+class Reward(NamedTuple):
+    """One number that an attempt was worth, in one respect."""
+
+    name: str
+    value: float
+
+
+def rewards_in(name: str, attributes: Mapping[str, Any]) -> list[Reward]:
+    """All rewards that a span of this name carries, the primary one first."""
+    return [reward for reward in _spelled(name, attributes) if reward is not None]
+
+
+def _spelled(name: str, attributes: Mapping[str, Any]) -> Iterable[Reward | None]:
+    if found := list(_numbered(attributes)):
+        return found
+    if name in (semconv.REWARD, semconv.ANNOTATION) and _OLDER_ATTRIBUTE in attributes:
+        return [_reward(attributes[_OLDER_ATTRIBUTE])]
+    if name == TUTORIAL_SPAN:
+        return [_reward(attributes.get(_TUTORIAL_ATTRIBUTE))]
+    return [_agentops(attributes[key]) for key in AGENTOPS_OUTPUTS if key in attributes][:1]
+
+
+def _numbered(attributes: Mapping[str, Any]) -> Iterator[Reward | None]:
+    n = 0
+    while (key := f"{semconv.REWARDS}.{n}.value") in attributes:
+        yield _reward(attributes[key], str(attributes.get(f"{semconv.REWARDS}.{n}.name", _PRIMARY)))
+        n += 1
+
+
+def _agentops(output: Any) -> Reward | None:
+    try:
+        said = orjson.loads(output) if isinstance(output, (str, bytes)) else output
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(said, dict):
+        return None
+    entry = cast("dict[str, Any]", said)
+    return _reward(entry.get("value")) if entry.get("type") == "reward" else None
+
+
+def _reward(value: Any, name: str = _PRIMARY) -> Reward | None:
+    # Nothing said is not zero, and a NaN that somebody stored as text is not a number.
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return Reward(name, float(value))
+    return None

@@ -1,0 +1,48 @@
+"""What is read from stored spans and values without building them: a reward, or the beginning of something long."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import orjson
+
+from .. import semconv
+from ..rewards import AGENTOPS_OUTPUTS, TUTORIAL_SPAN, rewards_in
+from .encoded_span import EncodedSpan
+
+_REWARD_SPANS = frozenset({semconv.ANNOTATION, semconv.REWARD, TUTORIAL_SPAN})
+# As they stand in JSON text; within a prompt their quotes would be escaped.
+_REWARD_KEYS = tuple(f'"{key}"'.encode() for key in (f"{semconv.REWARDS}.0.value", *AGENTOPS_OUTPUTS))
+
+
+def reward_in(span: EncodedSpan) -> float | None:
+    """The span's primary reward. Spans that cannot carry one, which are nearly all, are not parsed."""
+    text = bytes(span.attributes)
+    if span.name not in _REWARD_SPANS and not any(key in text for key in _REWARD_KEYS):
+        return None
+    rewards = rewards_in(span.name, orjson.loads(text))
+    return rewards[0].value if rewards else None
+
+
+def cut_span(text: bytes, cut_at: int) -> bytes:
+    """A span whose JSON text is longer than `cut_at` with its longer attribute values cut, and a note that they are."""
+    if len(text) <= cut_at:
+        return text
+    span: dict[str, Any] = orjson.loads(text)
+    attributes = cast("dict[str, Any]", span["attributes"])
+    most = max(200, cut_at // 20)
+    for name, value in attributes.items():
+        if isinstance(value, str) and len(value) > most:
+            attributes[name] = value[:most] + "…"
+        elif isinstance(value, (list, dict)):
+            attributes[name] = cut_value(orjson.dumps(value), most)
+    attributes[semconv.CUT] = len(text)
+    span["events"] = span["events"] if len(orjson.dumps(span["events"])) <= cut_at else []
+    return orjson.dumps(span)
+
+
+def cut_value(text: bytes, cut_at: int) -> Any:
+    """The value that `text` is; where it is longer than `cut_at`, the beginning of its JSON text."""
+    if len(text) <= cut_at:
+        return orjson.loads(text)
+    return text[:cut_at].decode(errors="ignore") + "…"

@@ -13,7 +13,8 @@ _ROOMS = {
     "types": (
         "Attempt AttemptedRollout AttemptStatus Config Dataset EnqueueRolloutRequest Event Hook LLM Link "
         "NamedResources OtelResource PaginatedResult PromptTemplate ProxyLLM Resource ResourcesUpdate Rollout "
-        "RolloutConfig RolloutMode RolloutStatus Span SpanContext SpanCoreFields TraceStatus Triplet Weights Worker WorkerStatus"
+        "RolloutConfig RolloutMode RolloutStatus Span SpanContext SpanCoreFields TraceStatus Triplet Weights Worker "
+        "WorkerStatus"
     ),
     "store": (
         "InMemoryLightningStore LightningStore LightningStoreClient LightningStoreServer "

@@ -70,6 +70,7 @@ def test_a_rollout_begins_in_the_queue_with_nothing_else_said() -> None:
         "status": "queuing",
         "config": {"timeout_seconds": None, "unresponsive_seconds": None, "max_attempts": 1, "retry_condition": []},
         "metadata": {},
+        "reward": None,
     }
 
 

@@ -10,13 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .agentops import AGENTOPS
     from .patches import Instrumentation
     from .threads import CONTEXT_IN_THREADS
     from .wire_tap import WIRE_TAP
 
-_HOME = {"CONTEXT_IN_THREADS": "threads", "Instrumentation": "patches", "WIRE_TAP": "wire_tap"}
+_HOME = {
+    "AGENTOPS": "agentops",
+    "CONTEXT_IN_THREADS": "threads",
+    "WIRE_TAP": "wire_tap",
+    "Instrumentation": "patches",
+}
 
-__all__ = ["CONTEXT_IN_THREADS", "WIRE_TAP", "Instrumentation"]
+__all__ = ["AGENTOPS", "CONTEXT_IN_THREADS", "WIRE_TAP", "Instrumentation"]
 
 
 def __getattr__(name: str) -> Any:

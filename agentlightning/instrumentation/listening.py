@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from opentelemetry import context
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import Span, Tracer
 
 SCOPE: Final = "agentlightning.scope"
 """The context key under which a tracer puts the scope its spans belong to."""
+
+CALL_SPAN: Final = "agentlightning.call_span"
+"""The context key under which other instrumentation that we host puts the span it has made for an LLM call."""
 
 SUPPRESSED: Final = context._SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[reportPrivateUsage]
 """The context key under which exporters and others ask for their own calls not to be recorded."""
@@ -31,3 +34,9 @@ def listening() -> Tracer | None:
     if scope is None or here.get(SUPPRESSED) or here.get(_SUPPRESSED_TOO):
         return None
     return scope.instrument_with
+
+
+def hosted_call_span() -> Span | None:
+    """The span that other instrumentation has made for the call under way, to be completed rather than repeated."""
+    span = context.get_value(CALL_SPAN)
+    return span if isinstance(span, Span) and span.is_recording() else None

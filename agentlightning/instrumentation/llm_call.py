@@ -19,6 +19,7 @@ from .. import semconv
 from . import call_attributes, sse
 from .dialects import Dialect, dialect_of
 from .dialects.base import Json, as_object
+from .listening import hosted_call_span
 from .redaction import cut_to_size, text_without_keys, without_keys
 
 logger = logging.getLogger("agentlightning.instrumentation")
@@ -46,8 +47,10 @@ def _never_raises(
 class OpenCall:
     """A call that has been sent."""
 
-    def __init__(self, span: Span, dialect: Dialect) -> None:
+    def __init__(self, span: Span, dialect: Dialect, *, hosted: bool) -> None:
         self._span = span
+        self._hosted = hosted
+        """Whether the span is other instrumentation's: its status and its end are not ours to set."""
         self._dialect = dialect
         self._ended = False
         self._streamed = False
@@ -91,7 +94,7 @@ class OpenCall:
         if self._ended:
             return
         self._span.set_attribute("error.type", type(error).__qualname__)
-        self._span.set_status(_error(f"{type(error).__name__}: {error}"))
+        self._set_error(f"{type(error).__name__}: {error}")
         self._end(self._decode(b"".join(self._chunks)), complete=False)
 
     def give_up(self, error: Exception) -> None:
@@ -99,7 +102,7 @@ class OpenCall:
         self._ended = True
         if self._span.is_recording():
             self._span.set_attribute(semconv.CAPTURE_ERROR, text_without_keys(f"{type(error).__name__}: {error}"))
-            self._span.end()
+            self._end_span()
 
     def _end(self, content: bytes, *, complete: bool) -> None:
         self._ended = True
@@ -109,8 +112,16 @@ class OpenCall:
         if content:
             self._record(without_keys(content), complete=complete)
         if self._status >= 400 and not content:
-            self._span.set_status(_error(f"HTTP {self._status}"))
-        self._span.end()
+            self._set_error(f"HTTP {self._status}")
+        self._end_span()
+
+    def _end_span(self) -> None:
+        if not self._hosted:
+            self._span.end()
+
+    def _set_error(self, description: str) -> None:
+        if not self._hosted:
+            self._span.set_status(Status(StatusCode.ERROR, text_without_keys(description)))
 
     def _record(self, content: bytes, *, complete: bool) -> None:
         span = self._span
@@ -123,13 +134,13 @@ class OpenCall:
             raw, body = _fitting(orjson.dumps(body) if self._streamed else content, body)
             span.set_attributes({**_raw(semconv.RESPONSE, raw), **call_attributes.of_response(self._dialect, body)})
         if self._status >= 400 and not (body and body.get("error")):
-            span.set_status(_error(f"HTTP {self._status}: {content[:500].decode('utf-8', 'replace')}"))
+            self._set_error(f"HTTP {self._status}: {content[:500].decode('utf-8', 'replace')}")
 
     def _record_error(self, error: Any, content: bytes) -> None:
         message = as_object(error).get("message", error)
         said = f"HTTP {self._status}: {message}" if self._status >= 400 else str(message)
         self._span.set_attributes(_raw(semconv.RESPONSE, cut_to_size(content)))
-        self._span.set_status(_error(said))
+        self._set_error(said)
 
     def _folded(self, content: bytes, *, complete: bool) -> Json:
         events = list(sse.events(content))
@@ -154,7 +165,11 @@ def begin(tracer: Tracer, path: str, content: bytes, host: Json) -> OpenCall | N
         return None
     raw, body = _fitting(content, body)
     attributes = {**call_attributes.of_request(dialect, body), **_raw(semconv.REQUEST, raw), **host}
-    return OpenCall(tracer.start_span(dialect.span_name, kind=SpanKind.CLIENT, attributes=attributes), dialect)
+    if hosted := hosted_call_span():
+        hosted.set_attributes(attributes)
+        return OpenCall(hosted, dialect, hosted=True)
+    span = tracer.start_span(dialect.span_name, kind=SpanKind.CLIENT, attributes=attributes)
+    return OpenCall(span, dialect, hosted=False)
 
 
 def _object(content: bytes) -> Json | None:
@@ -176,7 +191,3 @@ def _raw(name: str, content: bytes) -> Json:
     if not content:
         return {semconv.CAPTURE_ERROR: f"{name} is too large to be recorded"}
     return {name: content.decode("utf-8", "replace")}
-
-
-def _error(description: str) -> Status:
-    return Status(StatusCode.ERROR, text_without_keys(description))

@@ -31,29 +31,47 @@ class Patch:
 
 
 class Instrumentation:
-    """Patches that are in place while at least one tracer wants them."""
+    """Something that is in place while at least one tracer wants it; subclasses say what, in `_apply` and `_undo`."""
 
-    def __init__(self, patches: Callable[[], Iterable[Patch]]) -> None:
-        self._patches = patches
-        self._applied: list[Patch] = []
+    def __init__(self) -> None:
         self._wanted = 0
         # Tracers of several runner threads come and go at the same time.
         self._lock = threading.Lock()
 
     def apply(self) -> None:
-        """Patch, unless another tracer already had it done."""
+        """Put it in place, unless another tracer already had it done."""
         with self._lock:
             self._wanted += 1
             if self._wanted == 1:
-                self._applied = list(self._patches())
-                for patch in self._applied:
-                    patch.apply()
+                self._apply()
 
     def undo(self) -> None:
         """Put everything back, unless another tracer still wants it."""
         with self._lock:
-            self._wanted = max(0, self._wanted - 1)
+            self._wanted -= 1
             if not self._wanted:
-                for patch in reversed(self._applied):
-                    patch.undo()
-                self._applied = []
+                self._undo()
+
+    def _apply(self) -> None:
+        raise NotImplementedError
+
+    def _undo(self) -> None:
+        raise NotImplementedError
+
+
+class Patches(Instrumentation):
+    """An instrumentation that is nothing but patches."""
+
+    def __init__(self, patches: Callable[[], Iterable[Patch]]) -> None:
+        super().__init__()
+        self._patches = patches
+        self._applied: list[Patch] = []
+
+    def _apply(self) -> None:
+        self._applied = list(self._patches())
+        for patch in self._applied:
+            patch.apply()
+
+    def _undo(self) -> None:
+        for patch in reversed(self._applied):
+            patch.undo()

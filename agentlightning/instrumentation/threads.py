@@ -16,7 +16,7 @@ from typing import Any
 from opentelemetry import context
 
 from .listening import SCOPE
-from .patches import Instrumentation, Patch
+from .patches import Patch, Patches
 
 
 def _patches() -> Iterator[Patch]:
@@ -24,7 +24,7 @@ def _patches() -> Iterator[Patch]:
     yield Patch(threading.Thread, "start", _start_with_context)
 
 
-CONTEXT_IN_THREADS = Instrumentation(_patches)
+CONTEXT_IN_THREADS = Patches(_patches)
 
 
 def _submit_with_context(original: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:

@@ -17,14 +17,14 @@ from typing import Any
 from .dialects import may_be_call
 from .listening import listening
 from .llm_call import OpenCall, begin, open_calls
-from .patches import Instrumentation, Patch
+from .patches import Patch, Patches
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
 _LIBRARIES = ("httpx", "httpx2")
 
 
-class WireTap(Instrumentation):
+class WireTap(Patches):
     """The hooks, and the calls whose answers are still on their way."""
 
     def close_open_calls(self, mine: Callable[[int], bool]) -> None:

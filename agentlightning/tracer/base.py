@@ -55,8 +55,11 @@ class Tracer:
         """What makes spans; None: only what user code says is recorded, and OpenTelemetry is left alone."""
         return None
 
-    def close_open_calls(self, scope: Scope) -> None:
-        """End the spans of calls that the agent began and abandoned, before the scope is left."""
+    def entering(self, scope: Scope) -> None:
+        """Called when a scope has been entered, before anything happens in it."""
+
+    def leaving(self, scope: Scope) -> None:
+        """Called before a scope is left: whatever is still open in it should end now."""
 
     # A worker's life
 
@@ -219,6 +222,7 @@ class TraceContext:
         _last.set(scope)
         _last_of_thread.scope = scope
         self._token = context.attach(scope.entered())
+        tracer.entering(scope)
         if self._name:
             self._root = tracer.operation_context(self._name)
             self._root.__enter__()
@@ -229,7 +233,7 @@ class TraceContext:
     ) -> None:
         with self._own_lifespan:
             try:
-                self._tracer.close_open_calls(self._scope)
+                self._tracer.leaving(self._scope)
                 if self._root:
                     self._root.__exit__(kind, error, where)
             finally:

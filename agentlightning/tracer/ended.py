@@ -1,7 +1,8 @@
 """A span that has ended, on its way to becoming one the store takes.
 
 The agent's thread only keeps what OpenTelemetry hands it. Turning it into our form, and replacing what JSON cannot
-carry (one NaN would have a whole batch refused), is left to whoever reads it first, normally the exporter's thread.
+carry (one NaN would have a whole batch refused) or nobody should read (API keys), is left to whoever reads it first,
+normally the exporter's thread.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from ..instrumentation.redaction import text_without_keys
 from ..payload import MAX_DEPTH
 from ..types import Span
 
@@ -87,10 +89,9 @@ def _sound(value: Any, depth: int) -> Any:
 
 def _sound_text(text: str) -> str:
     # Half of a surrogate pair is no character, and no UTF-8: it would have the whole batch refused.
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text_without_keys(text)

@@ -17,6 +17,6 @@ class LightningTracer(OtelTracer):
         """The wire tap, the context in threads, and OpenInference where it is installed."""
         return [CONTEXT_IN_THREADS, WIRE_TAP]
 
-    def close_open_calls(self, scope: Scope) -> None:
+    def leaving(self, scope: Scope) -> None:
         """End streams that the agent neither read to the end nor closed."""
         WIRE_TAP.close_open_calls(lambda span_id: PROCESSOR.scope_of(span_id) is scope)

@@ -23,7 +23,7 @@ from opentelemetry import context
 from ..instrumentation.listening import SUPPRESSED
 from ..store.contract import LightningStore
 from .ended import EndedSpan
-from .sending import Sender
+from .sending import Sender, logger
 
 BATCH_SPANS = 256
 BATCH_BYTES = 1_000_000
@@ -110,6 +110,8 @@ class Pipeline:
             self._sender.drop(waited, f"the store did not take them within {STOP_SECONDS:g} s of the tracer's end")
         self._exporter.stop()
         dropped = self._sender.dropped
+        if self._full:
+            logger.error("%d spans were dropped in all", dropped)
         self._resolve_all()
         self._begin()
         self._sender.dropped = dropped
@@ -124,7 +126,6 @@ class Pipeline:
                 size += batch[-1][0].size
             self._leaving = len(batch)
             self._bytes = self._bytes - size if self._queue else 0
-        self._full = False
         return batch
 
     def done(self) -> None:
@@ -161,7 +162,7 @@ class Pipeline:
 
     def _turn_away(self) -> None:
         if self._full:
-            self._sender.dropped += 1  # said once for as long as it lasts
+            self._sender.dropped += 1  # said once, and again with the sum when the tracer ends
             return
         self._full = True
         why = "the store is too slow or away, and the queue is full" if self._running else "their tracer has ended"

@@ -11,6 +11,7 @@ scores the answer itself.
 
 import asyncio
 import os
+from urllib.parse import urlsplit
 
 import click
 from openai import OpenAI
@@ -83,7 +84,7 @@ def main(role: str) -> None:
     """Play one of the three parts; each in a terminal of its own, started in any order."""
     match role:
         case "store":
-            agl_command(["store"])
+            agl_command(["store", "--port", str(urlsplit(STORE_URL).port)])
         case "runner":
             agl.setup_logging()
             asyncio.run(run_runner())

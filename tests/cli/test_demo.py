@@ -46,9 +46,11 @@ async def test_it_tries_every_prompt_on_every_word_and_names_the_best(model: Scr
 
 
 def test_a_model_that_fails_gives_no_reward_and_the_reason(tmp_path: Path) -> None:
-    with ScriptedModel(lambda _: Answer(status=400)) as model:
-        with demo("--folder", str(tmp_path), "--base-url", model.base_url) as program:
-            assert program.wait() == 0
+    with (
+        ScriptedModel(lambda _: Answer(status=400)) as model,
+        demo("--folder", str(tmp_path), "--base-url", model.base_url) as program,
+    ):
+        assert program.wait() == 0
 
     program.wait_for_line("^120 rollouts ended without a reward, which counts as 0. The first: ro-.* failed: .*400")
 

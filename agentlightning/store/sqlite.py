@@ -12,7 +12,6 @@ import threading
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar, cast
@@ -21,6 +20,7 @@ import apsw
 
 from ..errors import AgentLightningError, StoreInUse, StoreUnavailable
 from .database import Body, Dialect, Row, Transaction
+from .jobs import Job, deliver
 from .signals import Signals
 
 logger = logging.getLogger(__name__)
@@ -56,25 +56,6 @@ _DISK_ERRORS = (
 )
 
 
-@dataclass
-class _Job:
-    """A body on its way through the writer thread, and back to the loop it came from."""
-
-    body: Body[Any]
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
-
-    def settle(self) -> None:
-        if self.future.done():  # its caller was cancelled
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
-
-
 class SqliteDatabase:
     """A database in one file, or with path None in memory."""
 
@@ -86,7 +67,7 @@ class SqliteDatabase:
         self._path = None if path is None else Path(path).absolute()
         self._owner = None if self._path is None else _own(self._path)
         self._connection = _connect(self._path, durability)
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._closed = threading.Event()
         self._readers = None if self._path is None else ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
         self._reading = threading.local()
@@ -96,8 +77,7 @@ class SqliteDatabase:
     async def write(self, body: Body[T]) -> T:
         if self._closed.is_set():
             raise StoreUnavailable("the store is closed")
-        loop = asyncio.get_running_loop()
-        job = _Job(body, loop, loop.create_future())
+        job = Job.of(body)
         self._jobs.put(job)
         return await job.future
 
@@ -135,9 +115,9 @@ class SqliteDatabase:
             announced = self._commit(group)
             for topic, count in announced:
                 self.signals.wake(topic, count)
-            _deliver(group)
+            deliver(group)
 
-    def _next_group(self) -> list[_Job] | None:
+    def _next_group(self) -> list[Job] | None:
         first = self._jobs.get()
         if first is None:
             return None
@@ -151,7 +131,7 @@ class SqliteDatabase:
                 group.append(job)
         return group
 
-    def _commit(self, group: list[_Job]) -> list[tuple[str, int | None]]:
+    def _commit(self, group: list[Job]) -> list[tuple[str, int | None]]:
         announced: list[tuple[str, int | None]] = []
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -163,7 +143,7 @@ class SqliteDatabase:
             return []
         return announced
 
-    def _attempt(self, job: _Job) -> list[tuple[str, int | None]]:
+    def _attempt(self, job: Job) -> list[tuple[str, int | None]]:
         """Run one body in a savepoint, so that its failure is its own."""
         transaction = _SqliteTransaction(self._connection)
         if job.future.cancelled():
@@ -182,7 +162,7 @@ class SqliteDatabase:
         self._connection.execute("RELEASE body")
         return transaction.announced
 
-    def _give_up(self, group: list[_Job], error: apsw.Error) -> None:
+    def _give_up(self, group: list[Job], error: apsw.Error) -> None:
         logger.error("The database cannot write: %s", error)
         if self._connection.in_transaction:
             with suppress(apsw.Error):
@@ -230,20 +210,6 @@ def _drive(body: Any) -> Any:
     except StopIteration as end:
         return end.value
     raise RuntimeError("a transaction's body may await nothing but its transaction")
-
-
-def _deliver(group: list[_Job]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
-    for job in group:
-        by_loop.setdefault(job.loop, []).append(job)
-    for loop, jobs in by_loop.items():
-        with suppress(RuntimeError):  # the loop has closed: nobody listens there any more
-            loop.call_soon_threadsafe(_settle, jobs)
-
-
-def _settle(jobs: list[_Job]) -> None:
-    for job in jobs:
-        job.settle()
 
 
 def _connect(path: Path | None, durability: Durability, *, reader: bool = False) -> apsw.Connection:

@@ -1,0 +1,52 @@
+"""Bodies of transactions on their way through a writer, and their results back to the loops they came from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .database import Body
+
+
+@dataclass(eq=False)
+class Job:
+    """A body, and what came of it."""
+
+    body: Body[Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+    @classmethod
+    def of(cls, body: Body[Any]) -> Job:
+        """`body`, for whoever calls from the running loop."""
+        loop = asyncio.get_running_loop()
+        return cls(body, loop, loop.create_future())
+
+    def settle(self) -> None:
+        """Tell the caller; in the loop it came from."""
+        if self.future.done():  # its caller was cancelled
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+def deliver(group: Sequence[Job]) -> None:
+    """Tell the callers of a group, from any thread; one message for each loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+    for job in group:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, jobs in by_loop.items():
+        with suppress(RuntimeError):  # the loop has closed: nobody listens there any more
+            loop.call_soon_threadsafe(_settle, jobs)
+
+
+def _settle(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.settle()

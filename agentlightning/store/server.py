@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .. import payload
 from ..errors import AgentLightningError, NotFound, StoreUnavailable
 from .contract import Capabilities, LightningStore, Route, forwarding
+from .events import Events
 from .pages import page_routes
 from .security import Guard, check_exposure, read_body
 from .sql import SqlStore
@@ -152,6 +153,7 @@ def build_app(store: SqlStore) -> Starlette:
             HttpRoute("/health", health, methods=["GET"]),
             HttpRoute("/ready", ready, methods=["GET"]),
             *page_routes(),
+            *Events(store).routes(),
         ],
         exception_handlers={
             HTTPException: _no_such_route,

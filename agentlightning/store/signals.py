@@ -1,7 +1,7 @@
 """Who waits for what: callers are woken when a commit has changed what they wait for.
 
-A topic is a string: `QUEUE` for "something can be claimed", `ended(rollout_id)` for "it has ended". Waiters may live in
-any event loop of any thread, wakers in any thread.
+A topic is a string: `QUEUE` for "something can be claimed", `ended(rollout_id)` for "it has ended", `news(…)` for
+those who look on. Waiters may live in any event loop of any thread, wakers in any thread.
 """
 
 from __future__ import annotations
@@ -9,16 +9,32 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from itertools import islice
+from typing import Literal
 
 QUEUE = "queue"
+CLOSED = "closed"
+"""What taps hear when every waiter is sent home."""
+
+Kind = Literal["rollout", "spans", "workers", "resources"]
 
 
 def ended(rollout_id: str) -> str:
     """The topic of a rollout's end."""
     return f"ended:{rollout_id}"
+
+
+def news(kind: Kind, id: str = "") -> str:
+    """The topic of a change: of this rollout, of its spans, of the workers or the resources."""
+    return f"{kind}:{id}"
+
+
+def kind_and_id(topic: str) -> tuple[str, str]:
+    """What a topic of `news` or `ended` is about."""
+    kind, _, about = topic.partition(":")
+    return kind, about
 
 
 class Waiter:
@@ -60,6 +76,7 @@ class Signals:
         # Protects the dictionary from wakers in writer threads while callers come and go in their loops.
         self._lock = threading.Lock()
         self._waiters: dict[str, dict[int, Waiter]] = {}
+        self._taps: tuple[Callable[[str], None], ...] = ()
         self.closed = False
 
     @contextmanager
@@ -76,6 +93,8 @@ class Signals:
 
     def wake(self, topic: str, count: int | None = 1) -> None:
         """Wake those who wait longest for `topic`: `count` of them, or with None all."""
+        for tap in self._taps:
+            tap(topic)
         with self._lock:
             waiting = self._waiters.get(topic)
             if not waiting:
@@ -87,9 +106,24 @@ class Signals:
         for waiter in chosen:
             waiter.wake(topic)
 
+    def tap(self, hear: Callable[[str], None]) -> None:
+        """From now on `hear` is called with every topic, by the thread that wakes."""
+        self._taps = (*self._taps, hear)
+
+    def untap(self, hear: Callable[[str], None]) -> None:
+        """It is called no more."""
+        self._taps = tuple(tap for tap in self._taps if tap != hear)
+
+    def topics(self) -> list[str]:
+        """What is waited for."""
+        with self._lock:
+            return list(self._waiters)
+
     def close(self) -> None:
         """Send every waiter home."""
         self.closed = True
+        for tap in self._taps:
+            tap(CLOSED)
         with self._lock:
             waiters = {id(waiter): waiter for line in self._waiters.values() for waiter in line.values()}
         for waiter in waiters.values():

@@ -10,6 +10,7 @@ from ...types import PaginatedResult
 from ..clock import Clock
 from ..contract import FilterLogic, LightningStore, SortOrder
 from ..database import Body, Database, Row, Transaction
+from ..signals import Signals
 from .answers import AlreadyAnswered, asked, once
 from .moves import Moves
 from .query import Query, check_page
@@ -23,6 +24,11 @@ class SqlBase(LightningStore):
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+
+    @property
+    def signals(self) -> Signals:
+        """Who is told what commits change."""
+        return self._database.signals
 
     def _moves(self, transaction: Transaction) -> Moves:
         return Moves(transaction, self._database.dialect, self._clock.now(), self._clock.lease())

@@ -15,7 +15,7 @@ from ...types import Attempt, AttemptedRollout, AttemptStatus
 from .. import lifecycle
 from ..database import Dialect, Row, Transaction
 from ..lifecycle import Following, Standing
-from ..signals import QUEUE, ended
+from ..signals import QUEUE, ended, news
 from . import rows
 from .rows import AttemptRow
 
@@ -47,11 +47,12 @@ class Moves:
 
     async def attempt_row(self, rollout_id: str, attempt_id: str) -> AttemptRow:
         """Where the attempt stands; `"latest"` is the rollout's latest one. Raises `NotFound`."""
-        if self._for_update:
+        if self._for_update and attempt_id == LATEST:  # which one that is must not change while its row is waited for
             await self.rollout_row(rollout_id)
         which = "r.attempt_id" if attempt_id == LATEST else "?2"
         found = await self.transaction.fetch(
-            f"SELECT {rows.STANDING} FROM {rows.STANDINGS} WHERE a.rollout_id = ?1 AND a.attempt_id = {which}",
+            f"SELECT {rows.STANDING} FROM {rows.STANDINGS} WHERE a.rollout_id = ?1 AND a.attempt_id = {which}"
+            f"{self._for_update}",
             *([rollout_id] if attempt_id == LATEST else [rollout_id, attempt_id]),
         )
         if not found:
@@ -96,6 +97,7 @@ class Moves:
             attempt.attempt_id,
             attempt.sequence_id,
         )
+        self.transaction.announce(news("rollout", rollout.rollout_id))
         if worker_id is not None:
             await self._worker_took(worker_id, attempt)
         fields: dict[str, Any] = {**rollout.__dict__, "status": following.rollout, "reward": None, "attempt": attempt}
@@ -111,6 +113,7 @@ class Moves:
             status,
         )
         self.transaction.announce(QUEUE, 1)
+        self.transaction.announce(news("rollout", rollout_id))
 
     # Going on
 
@@ -141,6 +144,7 @@ class Moves:
             await self.transaction.execute(
                 "UPDATE rollouts SET reward = ?2 WHERE rollout_id = ?1", standing.rollout_id, reward
             )
+            self.transaction.announce(news("rollout", standing.rollout_id))
 
     # Ending
 
@@ -199,6 +203,7 @@ class Moves:
                 rollout_id,
                 following.rollout,
             )
+            self.transaction.announce(news("rollout", rollout_id))
 
     async def _fresh_attempt_id(self, rollout_id: str, earlier_attempts: int) -> str:
         attempt_id = rows.new_id("at", 8)
@@ -224,6 +229,7 @@ class Moves:
         )
 
     async def _worker_took(self, worker_id: str, attempt: Attempt) -> None:
+        self.transaction.announce(news("workers"))
         await self.transaction.execute(
             "INSERT INTO workers (worker_id, status, last_dequeue_time, last_busy_time, current_rollout_id, "
             "current_attempt_id) VALUES (?1, 'busy', ?2, ?3, ?4, ?5) ON CONFLICT (worker_id) DO UPDATE SET "
@@ -246,6 +252,7 @@ class Moves:
         )
 
     async def _worker_let_go(self, worker_id: str, status: AttemptStatus) -> None:
+        self.transaction.announce(news("workers"))
         held = await self.transaction.fetch(
             "SELECT rollout_id, attempt_id FROM attempts WHERE worker_id = ?1 AND deadline IS NOT NULL "
             "ORDER BY ordinal DESC LIMIT 1",

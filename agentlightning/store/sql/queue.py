@@ -11,7 +11,7 @@ from ... import payload
 from ...errors import InvalidInput
 from ...types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
 from ..database import Body, Transaction
-from ..signals import QUEUE
+from ..signals import QUEUE, news
 from . import rows
 from .answers import asked, forget
 from .base import SqlBase, check_worker
@@ -225,6 +225,7 @@ async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> No
         attempts,
     )
     transaction.announce(QUEUE, 1)
+    transaction.announce(news("rollout", rollout.rollout_id))
 
 
 async def _in_spite_of_cancellation(work: asyncio.Future[T] | Awaitable[T]) -> T | None:

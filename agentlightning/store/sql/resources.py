@@ -9,6 +9,7 @@ from ...errors import NotFound
 from ...types import NamedResources, PaginatedResult, ResourcesUpdate
 from ..contract import FilterLogic, SortOrder
 from ..database import Transaction
+from ..signals import news
 from . import rows
 from .base import SqlBase
 from .query import Query
@@ -75,6 +76,7 @@ class Resources(SqlBase):
                 update.update_time,
                 text,
             )
+            transaction.announce(news("resources"))
             return update
 
         return await self._write(body)

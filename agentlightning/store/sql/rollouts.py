@@ -13,7 +13,7 @@ from ...types import AttemptedRollout, PaginatedResult, RolloutConfig, RolloutMo
 from .. import lifecycle
 from ..contract import UNSET, AnyRollout, FilterLogic, SortOrder, Unset
 from ..database import Transaction, any_of
-from ..signals import ended
+from ..signals import ended, news
 from . import rows
 from .base import SqlBase
 from .moves import LATEST, Moves
@@ -104,6 +104,7 @@ class Rollouts(SqlBase):
                 await self._renew_deadline(transaction, rollout_id, before.attempt.attempt_id)
             if not isinstance(status, Unset):
                 await self._set_by_hand(moves, before, status)
+            transaction.announce(news("rollout", rollout_id))
             return rows.any_rollout(await moves.rollout_row(rollout_id))
 
         return await self._write(body)

@@ -45,7 +45,8 @@ STANDING = (
     "r.rollout_id, r.status, a.attempt_id, a.status, r.attempt_id, a.sequence_id, r.config, "
     "a.worker_id, a.lease_start, a.lease_seen, a.last_sequence_id, a.metadata, a.ordinal"
 )
-STANDINGS = "attempts a JOIN rollouts r ON r.rollout_id = a.rollout_id"
+# The rollout first: a database that locks rows locks them in this order.
+STANDINGS = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
 
 _ROLLOUT_COLUMNS = ROLLOUT.count(",") + 1
 _resources = TypeAdapter[dict[str, Any]](NamedResources)

@@ -11,17 +11,17 @@ STEPS: list[list[str]] = [
         """
         CREATE TABLE rollouts (
             ordinal {serial},
-            rollout_id TEXT NOT NULL UNIQUE,
+            rollout_id {text} NOT NULL UNIQUE,
             input {bytes} NOT NULL,
             start_time DOUBLE PRECISION NOT NULL,
             end_time DOUBLE PRECISION,
-            mode TEXT,
-            resources_id TEXT,
+            mode {text},
+            resources_id {text},
             resources_version BIGINT,
-            status TEXT NOT NULL,
+            status {text} NOT NULL,
             config {bytes} NOT NULL,
             metadata {bytes} NOT NULL,
-            attempt_id TEXT,
+            attempt_id {text},
             attempts BIGINT NOT NULL,
             queue_position BIGINT,
             reward DOUBLE PRECISION
@@ -39,13 +39,13 @@ STEPS: list[list[str]] = [
         """
         CREATE TABLE attempts (
             ordinal {serial},
-            rollout_id TEXT NOT NULL,
-            attempt_id TEXT NOT NULL,
+            rollout_id {text} NOT NULL,
+            attempt_id {text} NOT NULL,
             sequence_id BIGINT NOT NULL,
             start_time DOUBLE PRECISION NOT NULL,
             end_time DOUBLE PRECISION,
-            status TEXT NOT NULL,
-            worker_id TEXT,
+            status {text} NOT NULL,
+            worker_id {text},
             last_heartbeat_time DOUBLE PRECISION,
             metadata {bytes},
             lease_start DOUBLE PRECISION NOT NULL,
@@ -61,13 +61,13 @@ STEPS: list[list[str]] = [
         """
         CREATE TABLE spans (
             ordinal {serial},
-            rollout_id TEXT NOT NULL,
-            attempt_id TEXT NOT NULL,
+            rollout_id {text} NOT NULL,
+            attempt_id {text} NOT NULL,
             sequence_id BIGINT NOT NULL,
-            trace_id TEXT NOT NULL,
-            span_id TEXT NOT NULL,
-            parent_id TEXT,
-            name TEXT NOT NULL,
+            trace_id {text} NOT NULL,
+            span_id {text} NOT NULL,
+            parent_id {text},
+            name {text} NOT NULL,
             start_time DOUBLE PRECISION,
             end_time DOUBLE PRECISION,
             payload {bytes} NOT NULL,
@@ -77,7 +77,7 @@ STEPS: list[list[str]] = [
         """
         CREATE TABLE resources (
             ordinal {serial},
-            resources_id TEXT NOT NULL,
+            resources_id {text} NOT NULL,
             version BIGINT NOT NULL,
             create_time DOUBLE PRECISION NOT NULL,
             update_time DOUBLE PRECISION NOT NULL,
@@ -88,20 +88,20 @@ STEPS: list[list[str]] = [
         """
         CREATE TABLE workers (
             ordinal {serial},
-            worker_id TEXT NOT NULL UNIQUE,
-            status TEXT NOT NULL,
+            worker_id {text} NOT NULL UNIQUE,
+            status {text} NOT NULL,
             heartbeat_stats {bytes},
             last_heartbeat_time DOUBLE PRECISION,
             last_dequeue_time DOUBLE PRECISION,
             last_busy_time DOUBLE PRECISION,
             last_idle_time DOUBLE PRECISION,
-            current_rollout_id TEXT,
-            current_attempt_id TEXT,
+            current_rollout_id {text},
+            current_attempt_id {text},
             deadline DOUBLE PRECISION
         )
         """,
         # What was answered under an idempotency key, for as long as the question may be asked again.
-        "CREATE TABLE answers (key TEXT PRIMARY KEY, answer {bytes} NOT NULL, time DOUBLE PRECISION NOT NULL)",
+        "CREATE TABLE answers (key {text} PRIMARY KEY, answer {bytes} NOT NULL, time DOUBLE PRECISION NOT NULL)",
         "CREATE INDEX answers_time ON answers (time)",
     ],
 ]
@@ -122,6 +122,6 @@ async def migrate(transaction: Transaction, dialect: Dialect) -> None:
         )
     for step in STEPS[version:]:
         for statement in step:
-            await transaction.execute(statement.format(bytes=dialect.bytes, serial=dialect.serial))
+            await transaction.execute(statement.format(bytes=dialect.bytes, text=dialect.text, serial=dialect.serial))
     await transaction.execute("DELETE FROM schema_version")
     await transaction.execute("INSERT INTO schema_version (version) VALUES (?1)", len(STEPS))

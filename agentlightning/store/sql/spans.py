@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..contract import FilterLogic, SortOrder
 from ..database import Row, Transaction, any_of
 from ..encoded_span import EncodedSpan, Kept
 from ..looks import cut_span, reward_in
+from ..signals import news
 from .base import SqlBase
 from .moves import LATEST, Moves
 from .query import Query
@@ -171,6 +174,7 @@ async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, En
     await moves.transaction.execute_many(_INSERT_SPAN, new)
     if reward is not None:
         await moves.note_reward(standing, reward)
+    moves.transaction.announce(news("spans", standing.rollout_id))
     if not await moves.sign_of_life(row):
         await moves.transaction.execute(
             "UPDATE attempts SET last_sequence_id = ?2 WHERE ordinal = ?1", row.ordinal, row.last_sequence_id
@@ -179,7 +183,7 @@ async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, En
 
 
 def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tuple[Any, ...]:
-    span.sequence_id, span.attempt_id = number, attempt_id
+    span = msgspec.structs.replace(span, sequence_id=number, attempt_id=attempt_id)  # the body may run again
     if late:
         span.mark_late()
     return (

@@ -10,6 +10,7 @@ from ...types import AttemptRef, PaginatedResult, Worker, WorkerStatus
 from .. import lifecycle
 from ..contract import FilterLogic, SortOrder
 from ..database import Transaction
+from ..signals import news
 from . import rows
 from .base import SqlBase, check_worker
 from .moves import Moves
@@ -37,6 +38,7 @@ class Workers(SqlBase):
             moves = self._moves(transaction)
             stale = [ref for ref in held if not await _is_alive(moves, ref)]
             worker = await self._note_heartbeat(transaction, worker_id, stats)
+            transaction.announce(news("workers"))
             return worker.model_copy(update={"stale_attempts": stale})
 
         return await self._write(body)

@@ -1,0 +1,74 @@
+"""The docs run: each page's Python is one program, its links lead somewhere, its pictures are those of the tables."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentlightning.store import lifecycle
+from tests.scripted_model import ScriptedModel
+
+HOUSE = Path(__file__).parent.parent
+PAGES = [HOUSE / "README.md", *sorted((HOUSE / "docs").rglob("*.md")), *sorted((HOUSE / "examples").rglob("*.md"))]
+
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+MERMAID = re.compile(r"^```mermaid\n(.*?)\n```", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(HOUSE))
+
+
+def programs() -> list[Path]:
+    """Pages with Python in them; what is not meant to run is marked ```py."""
+    return [page for page in PAGES if PYTHON.search(page.read_text())]
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[ScriptedModel]:
+    with ScriptedModel(lambda question: f"You ask: {question} The answer is Paris.") as model:
+        yield model
+
+
+@pytest.mark.parametrize("page", programs(), ids=name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, model: ScriptedModel, tmp_path: Path) -> None:
+    program = "\n\n".join(PYTHON.findall(page.read_text()))
+
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "none", "PYTHONPATH": str(HOUSE)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = LINK.findall(CODE.sub("", page.read_text()))
+
+    dead = [link for link in links if not (page.parent / link).exists()]
+
+    assert dead == []
+
+
+def test_the_pictures_of_the_lifecycle_are_drawn_from_its_tables() -> None:
+    drawn = MERMAID.findall((HOUSE / "docs/explanation/the-store.md").read_text())
+
+    assert drawn == list(lifecycle.diagrams().values())
+
+
+def test_readme_and_docs_name_the_two_commands_that_do_all_the_set_up() -> None:
+    readme = (HOUSE / "README.md").read_text()
+
+    assert re.findall(r"^\$ (scripts/\w+)$", readme, re.MULTILINE) == ["scripts/demo", "scripts/test"]

@@ -13,6 +13,7 @@ AgentLightningError
 ├── StoreUnavailable         (ConnectionError)            503
 │   └── StoreBusy                                         429
 ├── StoreInUse               (RuntimeError)
+├── RunnerDied               (RuntimeError)
 ├── AgentError               (RuntimeError)  what the agent did is not what an agent may do
 ├── ResourceMissing          (ValueError)    the rollout's resources lack what the agent asks for
 ├── NoActiveTracer           (RuntimeError)
@@ -114,6 +115,10 @@ class StoreBusy(StoreUnavailable):
 
 class StoreInUse(AgentLightningError, RuntimeError):
     """Another process has this database open; one store owns one database."""
+
+
+class RunnerDied(AgentLightningError, RuntimeError):
+    """The runners' processes die again and again."""
 
 
 class AgentError(AgentLightningError, RuntimeError):

@@ -39,7 +39,12 @@ def name_worker(given: int | str | None) -> WorkerName:
     if isinstance(given, str):
         return WorkerName(given, given)
     number = _next_number() if given is None else given
-    return WorkerName(number, f"{socket.gethostname()}-{os.getpid()}-{number}", counted=given is None)
+    return WorkerName(number, f"{workers_of(os.getpid())}{number}", counted=given is None)
+
+
+def workers_of(pid: int) -> str:
+    """How the names of all workers in this process of this machine begin."""
+    return f"{socket.gethostname()}-{pid}-"
 
 
 def _next_number() -> int:

@@ -78,6 +78,56 @@ class Statistics(TypedDict):
     queue_depth: int
 
 
+class RewardStep(TypedDict):
+    """What the rollouts of one share of the run were worth."""
+
+    rollout: int
+    """Up to which rollout, counted in the order they were made."""
+    mode: RolloutMode | None
+    count: int
+    mean: float
+    deviation: float
+    """Standard deviation."""
+
+
+class VersionScore(TypedDict):
+    """What the rollouts with one version of the resources were worth."""
+
+    resources_id: str
+    version: int
+    mode: RolloutMode | None
+    count: int
+    mean: float
+    deviation: float
+
+
+class ErrorCount(TypedDict):
+    """Rollouts that failed for what seems to be the same reason."""
+
+    message: str
+    count: int
+    rollout_id: str
+    """The newest of them."""
+
+
+class Summary(TypedDict):
+    """How the run is going."""
+
+    time: float
+    rollouts: dict[str, int]
+    """By status; statuses that no rollout has are left out."""
+    workers: dict[str, int]
+    ended_per_minute: float | None
+    """None when nothing has ended, or nothing is left."""
+    seconds_left: float | None
+    ended_per_minute_by_worker: dict[str, float]
+    steps: list[RewardStep]
+    versions: list[VersionScore]
+    """Oldest first; the newest 200 versions that have rewards."""
+    errors: list[ErrorCount]
+    """Of the newest 300 that failed, most frequent first."""
+
+
 @dataclass(frozen=True)
 class Route:
     """How an operation is reached over HTTP, and whether it changes anything."""
@@ -397,6 +447,11 @@ class LightningStore:
     @route("GET /statistics")
     async def statistics(self) -> Statistics:
         """How much the store holds, by kind and status."""
+        raise NotImplementedError
+
+    @route("GET /summary")
+    async def summary(self) -> Summary:
+        """How the run is going: rewards, rates, errors. Some moments old where making it takes long."""
         raise NotImplementedError
 
     @property

@@ -10,12 +10,13 @@ from .queue import Queue
 from .resources import Resources
 from .rollouts import Rollouts
 from .spans import Spans
+from .summary import Summaries
 from .workers import Workers
 
 __all__ = ["SqlStore"]
 
 
-class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Workers):
+class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Workers, Summaries):
     """The store over one `Database`. Use the stores of `backends.py`, which bring one along."""
 
     async def statistics(self) -> Statistics:

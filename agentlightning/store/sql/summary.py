@@ -1,0 +1,166 @@
+"""How a run is going, in one answer that costs the same however many rollouts there are, give or take.
+
+Sums of rewards come from an index alone; rates, workers and errors from the newest few hundred rollouts.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from ...types import RolloutMode
+from ..contract import ErrorCount, RewardStep, Summary, VersionScore
+from ..database import Row, Transaction
+from .base import SqlBase
+
+STEPS = 100
+"""Points of the reward curve: each is an equal share of the rollouts, in the order they were made."""
+MOST_VERSIONS = 200
+NEWEST_ENDED = 500
+NEWEST_FAILED = 300
+RECENT_SECONDS = 60.0
+ENOUGH_RECENT = 20
+
+SHARE_OF_TIME = 20
+"""A summary is given again for as long as it took to make, times this: 5 % of one core at the very most."""
+LEAST_SECONDS = 0.25
+
+
+class Summaries(SqlBase):
+    """What an onlooker wants to know first."""
+
+    _summary: Summary | None = None
+    _summary_until = 0.0
+
+    async def summary(self) -> Summary:
+        if self._summary is None or time.monotonic() > self._summary_until:
+            started = time.monotonic()
+            self._summary = await self._database.read(self._summarize)
+            took = time.monotonic() - started
+            self._summary_until = started + took + max(LEAST_SECONDS, took * SHARE_OF_TIME)
+        return self._summary
+
+    async def _summarize(self, transaction: Transaction) -> Summary:
+        now = self._clock.now()
+        rollouts = await _by_status(transaction, "rollouts")
+        ended = await _newest_ended(transaction)
+        recent = _recent([row[0] for row in ended], now)
+        rate = len(recent) / max(1.0, now - min(recent)) if recent else None
+        unfinished = sum(rollouts.get(status, 0) for status in ("queuing", "requeuing", "preparing", "running"))
+        return Summary(
+            time=now,
+            rollouts=rollouts,
+            workers=await _by_status(transaction, "workers"),
+            ended_per_minute=None if rate is None or not unfinished else rate * 60,
+            seconds_left=unfinished / rate if rate and unfinished else None,
+            ended_per_minute_by_worker=_by_worker(ended[: len(recent)], now) if unfinished else {},
+            steps=await _steps(transaction),
+            versions=await _versions(transaction),
+            errors=await _errors(transaction),
+        )
+
+
+async def _by_status(transaction: Transaction, table: str) -> dict[str, int]:
+    found = await transaction.fetch(f"SELECT status, count(*) FROM {table} GROUP BY status")
+    return {row[0]: row[1] for row in found}
+
+
+# Rates
+
+
+async def _newest_ended(transaction: Transaction) -> Sequence[Row]:
+    return await transaction.fetch(
+        "SELECT e.end_time, a.worker_id FROM (SELECT end_time, rollout_id, attempt_id FROM rollouts "
+        "WHERE end_time IS NOT NULL ORDER BY end_time DESC LIMIT ?1) e "
+        "LEFT JOIN attempts a ON a.rollout_id = e.rollout_id AND a.attempt_id = e.attempt_id ORDER BY e.end_time DESC",
+        NEWEST_ENDED,
+    )
+
+
+def _recent(ended: Sequence[float], now: float) -> Sequence[float]:
+    """Those of the last minute, or where these are few, a few more."""
+    recent = [end for end in ended if end > now - RECENT_SECONDS]
+    return recent if len(recent) >= ENOUGH_RECENT else ended[:ENOUGH_RECENT]
+
+
+def _by_worker(ended: Sequence[Row], now: float) -> dict[str, float]:
+    counts = Counter(worker for _, worker in ended if worker is not None)
+    minutes = max(1.0, now - ended[-1][0]) / 60 if ended else 1.0
+    return {worker: count / minutes for worker, count in counts.items()}
+
+
+# Rewards
+
+
+async def _steps(transaction: Transaction) -> list[RewardStep]:
+    first, last = (await transaction.fetch("SELECT min(ordinal), max(ordinal) FROM rollouts"))[0]
+    if first is None:
+        return []
+    width = max(1, -(-(last - first + 1) // STEPS))
+    found = await transaction.fetch(
+        "SELECT (ordinal - ?1) / ?2, mode, count(*), sum(reward), sum(reward * reward) FROM rollouts "
+        "WHERE reward IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
+        first,
+        width,
+    )
+    return [RewardStep(rollout=(step + 1) * width, mode=mode, **_score(*sums)) for step, mode, *sums in found]
+
+
+async def _versions(transaction: Transaction) -> list[VersionScore]:
+    newest = await transaction.fetch(
+        "SELECT resources_id, version FROM resources ORDER BY ordinal DESC LIMIT ?1", MOST_VERSIONS
+    )
+    found = await transaction.fetch(
+        "SELECT resources_id, resources_version, mode, count(*), sum(reward), sum(reward * reward) FROM rollouts "
+        "WHERE reward IS NOT NULL GROUP BY resources_id, resources_version, mode"
+    )
+    by_version: dict[tuple[str, int], list[tuple[RolloutMode | None, Any]]] = {}
+    for resources_id, version, mode, *sums in found:
+        by_version.setdefault((resources_id, version), []).append((mode, sums))
+    return [
+        VersionScore(resources_id=name, version=version, mode=mode, **_score(*sums))
+        for name, version in reversed(newest)
+        for mode, sums in by_version.get((name, version), [])
+    ]
+
+
+def _score(count: int, total: float, squares: float) -> dict[str, Any]:
+    mean = total / count
+    variance = max(0.0, squares - total * mean) / (count - 1) if count > 1 else 0.0
+    return {"count": count, "mean": mean, "deviation": variance**0.5}
+
+
+# Errors
+
+
+async def _errors(transaction: Transaction) -> list[ErrorCount]:
+    found = await transaction.fetch(
+        "SELECT f.rollout_id, a.metadata, a.status FROM (SELECT rollout_id, attempt_id, start_time FROM rollouts "
+        "WHERE status = 'failed' ORDER BY start_time DESC LIMIT ?1) f "
+        "JOIN attempts a ON a.rollout_id = f.rollout_id AND a.attempt_id = f.attempt_id ORDER BY f.start_time DESC",
+        NEWEST_FAILED,
+    )
+    groups: dict[str, ErrorCount] = {}
+    for rollout_id, metadata, status in found:
+        message = _reason(metadata) or f"{status}, without a reason"
+        group = groups.setdefault(_alike(message), ErrorCount(message=message, count=0, rollout_id=rollout_id))
+        group["count"] += 1
+    return sorted(groups.values(), key=lambda group: -group["count"])
+
+
+def _reason(metadata: bytes | None) -> str | None:
+    said = orjson.loads(metadata).get("reason") if metadata else None
+    return said.partition("\n")[0][:300] if isinstance(said, str) else None
+
+
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+\b")
+
+
+def _alike(message: str) -> str:
+    """The message without what differs from one time to the next: quoted texts, ids, numbers."""
+    return _VARYING.sub("…", message)

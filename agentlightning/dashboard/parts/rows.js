@@ -122,7 +122,7 @@ export function Rows({ label, columns, pages, selected, sort, onSort, onOpen, ro
         </tr>
       </thead>
       <tbody>
-        ${first > 0 && html`<${Space} key="above" height=${first * ROW} columns=${columns.length} />`}
+        ${first > 0 && html`<${Space} key="above" height=${first * ROW} />`}
         ${indexes.map((index) => {
           const item = pages.row(index);
           return html`<${Row}
@@ -130,7 +130,7 @@ export function Rows({ label, columns, pages, selected, sort, onSort, onOpen, ro
             ...${{ item, index, columns, onOpen, current: index === selected }}
           />`;
         })}
-        ${last < total && html`<${Space} key="below" height=${(total - last) * ROW} columns=${columns.length} />`}
+        ${last < total && html`<${Space} key="below" height=${(total - last) * ROW} />`}
       </tbody>
     </table>
     ${pages.error && html`<p class="problem" role="alert">${visible(pages.error)}</p>`}
@@ -157,7 +157,7 @@ function Heading({ column, sort, onSort }) {
 /** @param {{item: any, index: number, columns: Column[], current: boolean, onOpen: (item: any, index: number) => void}} props */
 function Row({ item, index, columns, current, onOpen }) {
   if (!item) {
-    return html`<tr aria-rowindex=${index + 2} class="coming"><td colspan=${columns.length}>…</td></tr>`;
+    return html`<tr aria-rowindex=${index + 2} class="coming"><td>…</td></tr>`;
   }
   const open = (/** @type {MouseEvent} */ event) => {
     const target = /** @type {HTMLElement} */ (event.target);
@@ -168,9 +168,9 @@ function Row({ item, index, columns, current, onOpen }) {
   </tr>`;
 }
 
-/** @param {{height: number, columns: number}} props */
-function Space({ height, columns }) {
-  return html`<tr aria-hidden="true" class="space"><td colspan=${columns} style=${{ height: `${height}px` }}></td></tr>`;
+/** @param {{height: number}} props */
+function Space({ height }) {
+  return html`<tr aria-hidden="true" class="space"><td style=${{ height: `${height}px` }}></td></tr>`;
 }
 
 /** @param {HTMLElement | null} element @param {number} index */

@@ -47,10 +47,16 @@ export function Rollout({ id, params }) {
     />
     <details class="input" open=${JSON.stringify(rollout.input).length < 400}>
       <summary>Input</summary>
-      <${Value} value=${rollout.input} label="input" />
+      <${Value} value=${short(rollout.input)} label="input" />
     </details>
     ${attempt ? html`<${Trace} key=${attempt.attempt_id} ...${{ rollout, attempt, params }} />` : html`<${Empty}>It waits in the queue; no attempt has been made yet.<//>`}
   </section>`;
+}
+
+/** What fits on a line stays on one. @param {any} value */
+function short(value) {
+  const text = JSON.stringify(value);
+  return text.length < 120 ? text : value;
 }
 
 /** @param {{rollout: any, params: Record<string, string>}} props */

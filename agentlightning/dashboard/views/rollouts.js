@@ -33,7 +33,7 @@ const COLUMNS = [
     sort: "resources_id",
     show: (rollout) => html`<${ResourcesLink} id=${rollout.resources_id} version=${rollout.resources_version} />`,
   },
-  { name: "attempts", title: "Attempts", show: ({ attempt }) => html`<span class="number">${attempt?.sequence_id ?? 0}</span>` },
+  { name: "attempts", title: "Attempt", show: ({ attempt }) => html`<span class="number">${attempt?.sequence_id ?? 0}</span>` },
   { name: "started", title: "Made", sort: "start_time", show: ({ start_time }) => html`<${Time} at=${start_time} />` },
   { name: "took", title: "Took", show: (rollout) => html`<${Took} rollout=${rollout} />` },
   {

@@ -20,6 +20,8 @@ from .base import SqlBase
 
 STEPS = 100
 """Points of the reward curve: each is an equal share of the rollouts, in the order they were made."""
+LEAST_SHARE = 8
+"""Fewer rewards than this say nothing by their mean."""
 MOST_VERSIONS = 200
 NEWEST_ENDED = 500
 NEWEST_FAILED = 300
@@ -50,15 +52,16 @@ class Summaries(SqlBase):
         rollouts = await _by_status(transaction, "rollouts")
         ended = await _newest_ended(transaction)
         recent = _recent([row[0] for row in ended], now)
-        rate = len(recent) / max(1.0, now - min(recent)) if recent else None
         unfinished = sum(rollouts.get(status, 0) for status in ("queuing", "requeuing", "preparing", "running"))
+        going_on = unfinished and recent and (now - recent[0] < RECENT_SECONDS or rollouts.get("running"))
+        rate = len(recent) / max(1.0, now - recent[-1]) if going_on else None
         return Summary(
             time=now,
             rollouts=rollouts,
             workers=await _by_status(transaction, "workers"),
-            ended_per_minute=None if rate is None or not unfinished else rate * 60,
-            seconds_left=unfinished / rate if rate and unfinished else None,
-            ended_per_minute_by_worker=_by_worker(ended[: len(recent)], now) if unfinished else {},
+            ended_per_minute=None if rate is None else rate * 60,
+            seconds_left=None if rate is None else unfinished / rate,
+            ended_per_minute_by_worker={} if rate is None else _by_worker(ended[: len(recent)], now),
             steps=await _steps(transaction),
             versions=await _versions(transaction),
             errors=await _errors(transaction),
@@ -101,7 +104,7 @@ async def _steps(transaction: Transaction) -> list[RewardStep]:
     first, last = (await transaction.fetch("SELECT min(ordinal), max(ordinal) FROM rollouts"))[0]
     if first is None:
         return []
-    width = max(1, -(-(last - first + 1) // STEPS))
+    width = max(LEAST_SHARE, -(-(last - first + 1) // STEPS))
     found = await transaction.fetch(
         "SELECT (ordinal - ?1) / ?2, mode, count(*), sum(reward), sum(reward * reward) FROM rollouts "
         "WHERE reward IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",

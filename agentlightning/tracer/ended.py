@@ -11,7 +11,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from ..instrumentation.redaction import text_without_keys
+import orjson
+
+from ..instrumentation.redaction import may_have_keys, text_without_keys
 from ..payload import MAX_DEPTH
 from ..types import Span
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _BASE_SIZE = 400
 """Bytes a span takes in JSON apart from its attributes' texts, roughly."""
 _LARGEST, _SMALLEST = 2**63 - 1, -(2**63)
+_PLAIN = frozenset({str, int, bool})
 _MAX_DEPTH = MAX_DEPTH - 4
 """Attributes themselves lie a few levels deep in what the store checks."""
 
@@ -48,19 +51,39 @@ class EndedSpan:
         seen = self._seen
         span = seen if isinstance(seen, Span) else Span.from_opentelemetry(seen, self.rollout_id, self.attempt_id)
         span.name = _sound_text(span.name)
-        span.attributes = _sound_items(span.attributes)
-        span.resource.attributes = _sound_items(span.resource.attributes)
+        span.attributes = _sound_attributes(span.attributes)
+        span.resource.attributes = _sound_attributes(span.resource.attributes)
         if span.status.description:
             span.status.description = _sound_text(span.status.description)
         for event in span.events:
-            event.name, event.attributes = _sound_text(event.name), _sound_items(event.attributes)
+            event.name, event.attributes = _sound_text(event.name), _sound_attributes(event.attributes)
         for link in span.links:
-            link.attributes = _sound_items(link.attributes or {})
+            link.attributes = _sound_attributes(link.attributes or {})
         return span
 
 
 def _size(attributes: Mapping[str, Any]) -> int:
     return _BASE_SIZE + sum([len(value) for value in attributes.values() if type(value) is str])
+
+
+def _sound_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    return attributes if _are_sound(attributes) else _sound_items(attributes)
+
+
+def _are_sound(attributes: dict[str, Any]) -> bool:
+    """Whether nothing needs to be replaced: a fast look that nearly always says yes, and may say no for no reason."""
+    for value in attributes.values():
+        kind: Any = type(value)
+        if kind is list:
+            if not all(type(item) in _PLAIN for item in value):
+                return False
+        elif kind not in _PLAIN and not (kind is float and math.isfinite(value)):
+            return False
+    try:
+        text = orjson.dumps(attributes)
+    except TypeError:  # half a surrogate pair, or more than 64 bits
+        return False
+    return not may_have_keys(text)
 
 
 def _sound_items(attributes: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class ScopeProcessor(SpanProcessor):
         scope = self._scope_of(span, parent_context)
         if scope is None or not scope.takes_opentelemetry:
             return
-        span.set_attributes(scope.stamp)
+        if scope.stamp:
+            span.set_attributes(scope.stamp)
         self._open[span.get_span_context().span_id] = scope
 
     def on_end(self, span: ReadableSpan) -> None:

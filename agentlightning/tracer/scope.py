@@ -7,6 +7,7 @@ rollouts that run side by side never mix. Its ids are in the baggage as well, fo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, context
@@ -42,7 +43,7 @@ class Scope:
     """Makes the spans of instrumented calls; None where those are not wanted."""
     ended: list[EndedSpan] = field(default_factory=list[EndedSpan])
 
-    @property
+    @cached_property
     def stamp(self) -> dict[str, str]:
         """The ids as span attributes."""
         ids = {ROLLOUT_ID: self.rollout_id, ATTEMPT_ID: self.attempt_id}

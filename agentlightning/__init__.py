@@ -30,6 +30,7 @@ _ROOMS = {
         "get_message_value get_object_value get_reward_value get_rewards_from_span is_reward_span"
     ),
     "litagent": "LitAgent llm_rollout prompt_rollout rollout",
+    "llm_proxy": "LLMProxy",
     "runner": "LitAgentRunner Runner",
     "logs": "setup_logging",
 }

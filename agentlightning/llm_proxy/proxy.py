@@ -1,0 +1,308 @@
+"""LLMProxy: the gateway's life, and what an algorithm does with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import aiohttp
+import uvicorn
+from starlette.types import ASGIApp
+
+from ..attempt_tokens import attempt_token
+from ..errors import InvalidInput, StoreUnavailable
+from ..store.contract import LightningStore
+from ..types import LLM, ProxyLLM
+from .app import ProxyApp
+from .door import Door
+from .recording import Recorder
+from .routing import Routing
+from .upstreams import ModelList, Upstream, upstreams
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 8
+"""How long calls under way may take when the proxy is stopped."""
+FLUSH_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+class LLMProxy:
+    """A gateway between agents and model servers, in a thread of its own.
+
+    Agents ask it as they would ask OpenAI or Anthropic; calls to an attempt's address are stored as that attempt's
+    spans, with token ids where the server can give them, before the agent has the end of its answer.
+
+    `port` None is any free one. `model_list` names the servers (`Upstream`s, dicts of their fields, or URLs by name).
+    With a `token`, callers need it, or the token made of it for their attempt; beyond this machine it is required.
+    """
+
+    def __init__(
+        self,
+        port: int | None = None,
+        model_list: ModelList | None = None,
+        store: LightningStore | None = None,
+        *,
+        host: str = "127.0.0.1",
+        token: str | None = None,
+    ) -> None:
+        self.store = store
+        """Where calls are recorded; None records nothing. May be set while the proxy runs."""
+        self.host = host
+        self.port = port or 0
+        self._token = token
+        self._door = Door(host, token)
+        self._upstreams = upstreams(model_list)
+        self._serving: _Serving | None = None
+
+    # Its life
+
+    async def start(self) -> None:
+        """Serve; returns when calls are answered. Does nothing while it is running already."""
+        if self._serving is None:
+            listening = self._listen()
+            serving = _Serving(self._app)
+            serving.start(listening)
+            await asyncio.to_thread(serving.answering.wait)
+            self._serving = serving
+
+    async def stop(self) -> None:
+        """Let the calls under way come to their end, store what is on record, and stop serving."""
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            await asyncio.to_thread(serving.stop)
+
+    async def restart(self, model_list: ModelList | None = None) -> None:
+        """Stop and start again at the same port, with `model_list` where it is given."""
+        await self.stop()
+        if model_list is not None:
+            self._upstreams = upstreams(model_list)
+        await self.start()
+
+    def is_running(self) -> bool:
+        """Whether it answers calls."""
+        return self._serving is not None and self._serving.alive
+
+    def run_forever(self) -> None:
+        """Serve from this thread until SIGINT or SIGTERM, then drain."""
+        _Serving(self._app).run(self._listen())
+
+    async def __aenter__(self) -> LLMProxy:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # Its models
+
+    @property
+    def model_list(self) -> list[Upstream]:
+        """The upstreams it has now."""
+        return list(self._upstreams)
+
+    def update_model_list(self, model_list: ModelList) -> None:
+        """Put these in place of all upstreams. Calls under way end as they began; waiting ones go to the new ones."""
+        self._upstreams = upstreams(model_list)
+        if self._serving is not None:
+            self._serving.call(self._serving.routing.exchange, self._upstreams)
+
+    async def pause(self, *names: str, drain: bool = True) -> None:
+        """Hold back new calls to these models (all, when none is named); they wait. Return when none is under way."""
+        if self._serving is not None:
+            routing, which = self._serving.routing, names or None
+            await self._serving.ask(routing.pause(which))
+            if drain:
+                await self._serving.ask(routing.drained(which))
+
+    async def resume(self, *names: str, policy_version: str | None = None) -> None:
+        """Let calls go on; from now on stamped with `policy_version`, where it is given."""
+        if policy_version is not None:
+            self.set_policy_version(policy_version, *names)
+        if self._serving is not None:
+            await self._serving.ask(self._serving.routing.resume(names or None))
+
+    @asynccontextmanager
+    async def paused(self, *names: str, policy_version: str | None = None) -> AsyncGenerator[None]:
+        """No call is under way within the block, the place to change weights; afterwards all go on."""
+        await self.pause(*names)
+        try:
+            yield
+        finally:
+            await self.resume(*names, policy_version=policy_version)
+
+    def set_policy_version(self, policy_version: str, *names: str) -> None:
+        """Stamp the calls to these models (all, when none is named) that begin from now on."""
+        self.update_model_list(
+            [
+                one.model_copy(update={"policy_version": policy_version}) if not names or one.name in names else one
+                for one in self._upstreams
+            ]
+        )
+
+    # Its addresses
+
+    @property
+    def endpoint(self) -> str:
+        """What an OpenAI client takes as `base_url`; calls to it belong to nobody and are not recorded."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
+
+    def as_resource(
+        self,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
+        model: str | None = None,
+        sampling_parameters: dict[str, Any] | None = None,
+    ) -> LLM:
+        """The proxy as a resource: a `ProxyLLM`, or with both ids the plain `LLM` of that attempt.
+
+        `model` is the only one there is when it is not given.
+        """
+        proxied = ProxyLLM(
+            endpoint=self.endpoint,
+            model=model or self._only_model(),
+            api_key=self._token,
+            sampling_parameters=sampling_parameters or {},
+        )
+        if rollout_id is None and attempt_id is None:
+            return proxied
+        return LLM(
+            endpoint=proxied.get_base_url(rollout_id, attempt_id),
+            model=proxied.model,
+            api_key=self.attempt_token(rollout_id or "", attempt_id or "") if self._token else None,
+            sampling_parameters=proxied.sampling_parameters,
+        )
+
+    def attempt_token(self, rollout_id: str, attempt_id: str) -> str:
+        """The API key with which an agent speaks for this attempt and no other."""
+        if self._token is None:
+            raise InvalidInput("this proxy has no token, so everybody may speak for every attempt", field="token")
+        return attempt_token(self._token, rollout_id, attempt_id)
+
+    def _only_model(self) -> str:
+        names = list(dict.fromkeys(one.name for one in self._upstreams))
+        if len(names) != 1:
+            raise InvalidInput(f"say which model: this proxy has {', '.join(names) or 'none'}", field="model")
+        return names[0]
+
+    def _listen(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            listening = socket.create_server((self.host, self.port), family=family, backlog=2048)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the proxy cannot listen on {self.host}:{self.port}: {error.strerror}; choose another port"
+            ) from None
+        self.port = listening.getsockname()[1]
+        return listening
+
+    def _app(self, session: aiohttp.ClientSession) -> tuple[ASGIApp, Routing, Recorder]:
+        routing, recorder = Routing(self._upstreams, session), Recorder(lambda: self.store)
+        return ProxyApp(routing, recorder, self._door, self._token), routing, recorder
+
+
+class _Serving:
+    """One run of the server, with all that belongs to its event loop."""
+
+    routing: Routing
+
+    def __init__(self, app: Callable[[aiohttp.ClientSession], tuple[ASGIApp, Routing, Recorder]]) -> None:
+        self._make_app = app
+        self.answering = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: _Uvicorn | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, listening: socket.socket) -> None:
+        self._thread = threading.Thread(target=self.run, args=(listening,), name="agl-proxy", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        assert self._server is not None
+        assert self._thread is not None
+        self._server.should_exit = True
+        self._thread.join()
+
+    def run(self, listening: socket.socket) -> None:
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(self._serve(listening))
+
+    async def _serve(self, listening: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        async with aiohttp.ClientSession(connector=connector, auto_decompress=True) as session:
+            app, self.routing, recorder = self._make_app(session)
+            self._server = _Uvicorn(app, self.answering)
+            await self._server.serve([listening])
+            await recorder.flush(FLUSH_SECONDS)
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function in the server's event loop, from another thread."""
+
+        async def there() -> T:
+            return function(*args)
+
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(there(), self._loop).result()
+
+    async def ask(self, question: Coroutine[Any, Any, T]) -> T:
+        """Await something in the server's event loop, from another one."""
+        assert self._loop is not None
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn, that says when it answers, and does not raise signals again."""
+
+    def __init__(self, app: ASGIApp, answering: threading.Event) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+            )
+        )
+        self._answering = answering
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._answering.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # on Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

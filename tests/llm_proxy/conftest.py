@@ -1,0 +1,93 @@
+"""A scripted model, a store with one attempt in it, and a proxy between them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import uvicorn
+
+import agentlightning as agl
+from agentlightning.adapter import LLMCall, llm_calls
+from tests.scripted_model import ScriptedModel
+
+
+@pytest.fixture
+def model() -> Iterator[ScriptedModel]:
+    with ScriptedModel() as scripted:
+        yield scripted
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[agl.LightningStore]:
+    async with agl.InMemoryLightningStore() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def proxy(model: ScriptedModel, store: agl.LightningStore) -> AsyncIterator[agl.LLMProxy]:
+    async with agl.LLMProxy(model_list={"m": model.base_url}, store=store) as started:
+        yield started
+
+
+@dataclass
+class Attempt:
+    """An attempt that is running, and what it has to do with the proxy."""
+
+    rollout_id: str
+    attempt_id: str
+    store: agl.LightningStore
+
+    def url(self, proxy: agl.LLMProxy) -> str:
+        return proxy.as_resource(self.rollout_id, self.attempt_id, model="m").endpoint
+
+    def openai(self, proxy: agl.LLMProxy, **settings: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(**{"base_url": self.url(proxy), "api_key": "none", "max_retries": 0, **settings})
+
+    def anthropic(self, proxy: agl.LLMProxy) -> anthropic.AsyncAnthropic:
+        return anthropic.AsyncAnthropic(base_url=self.url(proxy).removesuffix("/v1"), api_key="none", max_retries=0)
+
+    async def spans(self) -> list[agl.Span]:
+        return list(await self.store.query_spans(self.rollout_id, self.attempt_id))
+
+    async def calls(self) -> list[LLMCall]:
+        return llm_calls(await self.spans())
+
+    async def call(self) -> LLMCall:
+        [only] = await self.calls()
+        return only
+
+
+async def started(store: agl.LightningStore) -> Attempt:
+    attempted = await store.start_rollout("a task")
+    return Attempt(attempted.rollout_id, attempted.attempt.attempt_id, store)
+
+
+@pytest.fixture
+async def attempt(store: agl.LightningStore) -> Attempt:
+    return await started(store)
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[str]:
+    """Serve an ASGI app from a thread of its own; the value is its base URL."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, log_config=None, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        await asyncio.to_thread(thread.join)

@@ -12,7 +12,6 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ..attempt_tokens import attempt_token
 from ..errors import AgentLightningError
 from ..instrumentation.dialects.base import Json, as_object
 from ..store.security import read_body
@@ -43,11 +42,10 @@ MAX_BODY = 64 * 1024 * 1024
 class ProxyApp:
     """Plain ASGI: the paths of OpenAI and Anthropic, each also under an attempt's address."""
 
-    def __init__(self, routing: Routing, recorder: Recorder, door: Door, token: str | None) -> None:
+    def __init__(self, routing: Routing, recorder: Recorder, door: Door) -> None:
         self._routing = routing
         self._recorder = recorder
         self._door = door
-        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,8 +99,6 @@ class ProxyApp:
                 return _json({"status": "ok"})
             case "GET", "models":
                 return _json(_models(self._routing.names))
-            case "POST", "token" if address.rollout_id and address.attempt_id and self._token:
-                return _json({"token": attempt_token(self._token, address.rollout_id, address.attempt_id)})
             case "GET", path if path.removeprefix("models/") in self._routing.names:
                 return _json(_model_entry(path.removeprefix("models/")))
             case _, path if path in CALLS:

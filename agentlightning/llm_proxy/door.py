@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from starlette.types import Scope
 
 from .. import payload
-from ..attempt_tokens import attempt_token
+from ..attempt_tokens import attempt_token, secret_of
 from ..errors import Forbidden, InvalidInput, Unauthorized
 from ..store.security import MIN_TOKEN_BYTES, is_loopback
 
@@ -49,8 +49,12 @@ class Door:
     """Lets a call pass, or raises `Unauthorized` or `Forbidden`.
 
     Without a token, everybody on this machine may ask in anybody's name, but no web page. With one, the caller sends
-    it as its API key; or the token made of it for one attempt, which opens that attempt's address and nothing else.
+    it as its API key, or the secret made of it; or the token made of that for one attempt, which opens the attempt's
+    address and nothing else.
     """
+
+    secret: str | None
+    """What tokens for attempts are made of; runners have it, agents never do."""
 
     def __init__(self, host: str, token: str | None) -> None:
         if token is not None and len(token) < MIN_TOKEN_BYTES:
@@ -61,6 +65,7 @@ class Door:
             )
         self._token = token
         self._host = host
+        self.secret = secret_of(token) if token is not None else None
 
     @property
     def locked(self) -> bool:
@@ -73,12 +78,17 @@ class Door:
         if self._token is None:
             self._check_host(headers)
         elif address.path != "health":
-            self._check_key(self._token, key_in(headers), address)
+            self._check_key([self._token, self.secret or self._token], key_in(headers), address)
 
-    def _check_key(self, token: str, given: str, address: Address) -> None:
-        allowed = [token]
+    def token_for(self, rollout_id: str, attempt_id: str) -> str:
+        """What opens this attempt's address and nothing else. Raises `InvalidInput` where all are open."""
+        if self.secret is None:
+            raise InvalidInput("this proxy has no token, so everybody may speak for every attempt", field="token")
+        return attempt_token(self.secret, rollout_id, attempt_id)
+
+    def _check_key(self, allowed: list[str], given: str, address: Address) -> None:
         if address.rollout_id is not None and address.attempt_id is not None:
-            allowed.append(attempt_token(token, address.rollout_id, address.attempt_id))
+            allowed.append(self.token_for(address.rollout_id, address.attempt_id))
         if not any(hmac.compare_digest(given.encode(), one.encode()) for one in allowed):
             whose = (
                 f"attempt {address.attempt_id} of rollout {address.rollout_id}"

@@ -16,7 +16,7 @@ import aiohttp
 import uvicorn
 from starlette.types import ASGIApp
 
-from ..attempt_tokens import attempt_token
+from ..attempt_tokens import key_for_attempt
 from ..errors import InvalidInput, StoreUnavailable
 from ..store.contract import LightningStore
 from ..types import LLM, ProxyLLM
@@ -58,7 +58,6 @@ class LLMProxy:
         """Where calls are recorded; None records nothing. May be set while the proxy runs."""
         self.host = host
         self.port = port or 0
-        self._token = token
         self._door = Door(host, token)
         self._upstreams = upstreams(model_list)
         self._serving: _Serving | None = None
@@ -170,7 +169,7 @@ class LLMProxy:
         proxied = ProxyLLM(
             endpoint=self.endpoint,
             model=model or self._only_model(),
-            api_key=self._token,
+            api_key=self._door.secret,
             sampling_parameters=sampling_parameters or {},
         )
         if rollout_id is None and attempt_id is None:
@@ -178,15 +177,13 @@ class LLMProxy:
         return LLM(
             endpoint=proxied.get_base_url(rollout_id, attempt_id),
             model=proxied.model,
-            api_key=self.attempt_token(rollout_id or "", attempt_id or "") if self._token else None,
+            api_key=key_for_attempt(proxied.api_key, rollout_id or "", attempt_id or ""),
             sampling_parameters=proxied.sampling_parameters,
         )
 
     def attempt_token(self, rollout_id: str, attempt_id: str) -> str:
         """The API key with which an agent speaks for this attempt and no other."""
-        if self._token is None:
-            raise InvalidInput("this proxy has no token, so everybody may speak for every attempt", field="token")
-        return attempt_token(self._token, rollout_id, attempt_id)
+        return self._door.token_for(rollout_id, attempt_id)
 
     def _only_model(self) -> str:
         names = list(dict.fromkeys(one.name for one in self._upstreams))
@@ -207,7 +204,7 @@ class LLMProxy:
 
     def _app(self, session: aiohttp.ClientSession) -> tuple[ASGIApp, Routing, Recorder]:
         routing, recorder = Routing(self._upstreams, session), Recorder(lambda: self.store)
-        return ProxyApp(routing, recorder, self._door, self._token), routing, recorder
+        return ProxyApp(routing, recorder, self._door), routing, recorder
 
 
 class _Serving:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..attempt_tokens import key_for_attempt
 from ..errors import InvalidInput, MissingExtra, PromptError
 from .rollouts import AttemptedRollout
 
@@ -56,11 +57,12 @@ class ProxyLLM(LLM):
         return f"{root.removesuffix('/v1')}/rollout/{rollout_id}/attempt/{attempt_id}{version}"
 
     def with_attempted_rollout(self, attempted: AttemptedRollout) -> LLM:
-        """The plain LLM through which this attempt's calls are known as its own."""
+        """The plain LLM through which this attempt's calls are known as its own, with a key for this attempt only."""
+        rollout_id, attempt_id = attempted.rollout_id, attempted.attempt.attempt_id
         return LLM(
-            endpoint=self.get_base_url(attempted.rollout_id, attempted.attempt.attempt_id),
+            endpoint=self.get_base_url(rollout_id, attempt_id),
             model=self.model,
-            api_key=self.api_key,
+            api_key=key_for_attempt(self.api_key, rollout_id, attempt_id),
             sampling_parameters=self.sampling_parameters,
         )
 

@@ -68,7 +68,7 @@ def common(attributes: Attributes, finish: Any = None) -> Common:
         ),
         response_id=attributes.get(semconv.GEN_AI_RESPONSE_ID),
         parameters=_parameters(attributes),
-        **_tokens(attributes),
+        **tokens.of_span(attributes),
     )
 
 
@@ -110,10 +110,3 @@ def _first_reason(attributes: Attributes) -> Any:
             return None
         case reason:
             return reason
-
-
-def _tokens(attributes: Attributes) -> tokens.Tokens:
-    choice = {"token_ids": semconv.TOKEN_IDS, "logprobs": semconv.LOGPROBS}
-    given = {key: from_json(attributes.get(name)) for key, name in choice.items()}
-    prompt = from_json(attributes.get(semconv.PROMPT_TOKEN_IDS))
-    return tokens.of_response({"prompt_token_ids": prompt, "choices": [given]})

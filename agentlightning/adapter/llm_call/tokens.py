@@ -11,7 +11,9 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import TypedDict
 
+from ... import semconv
 from ...instrumentation.dialects.base import as_object, items
+from .attributes import Attributes, from_json
 from .view import Json
 
 T = TypeVar("T")
@@ -25,6 +27,14 @@ class Tokens(TypedDict):
     prompt_token_ids: list[int] | None
     token_ids: list[int] | None
     logprobs: list[float] | None
+
+
+def of_span(attributes: Attributes) -> Tokens:
+    """As they stand in attributes of their own."""
+    choice = {"token_ids": semconv.TOKEN_IDS, "logprobs": semconv.LOGPROBS}
+    given = {key: from_json(attributes.get(name)) for key, name in choice.items()}
+    prompt = from_json(attributes.get(semconv.PROMPT_TOKEN_IDS))
+    return of_response({"prompt_token_ids": prompt, "choices": [given]})
 
 
 def of_response(body: Json) -> Tokens:

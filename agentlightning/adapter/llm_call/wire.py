@@ -18,7 +18,7 @@ from ...instrumentation.dialects import (
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
 from . import chat_format, tokens
-from .attributes import object_in, usage_of
+from .attributes import Attributes, object_in, usage_of
 from .view import Json, LLMCall
 
 _BY_NAME = {
@@ -47,7 +47,7 @@ def read(span: Span) -> LLMCall | None:
         usage=usage_of(as_object(answered.get("usage"))),
         response_id=answered.get("id"),
         parameters={key: value for key, value in asked.items() if key not in _NOT_PARAMETERS and value is not None},
-        **tokens.of_response(answered),
+        **_tokens(span.attributes, answered),
     )
 
 
@@ -66,6 +66,16 @@ def _output(dialect: Dialect, answered: Json, said: list[Message]) -> list[Json]
 
 def _from(messages: list[Message]) -> list[Json]:
     return chat_format.from_parts((message.role, message.parts) for message in messages)
+
+
+def _tokens(attributes: Attributes, answered: Json) -> tokens.Tokens:
+    """Those in the answer, and what was noted of the call besides: some servers tell prompts' ids only when asked."""
+    given, noted = tokens.of_response(answered), tokens.of_span(attributes)
+    return tokens.Tokens(
+        prompt_token_ids=given["prompt_token_ids"] or noted["prompt_token_ids"],
+        token_ids=given["token_ids"] or noted["token_ids"],
+        logprobs=given["logprobs"] or noted["logprobs"],
+    )
 
 
 def _with_pictures(asked: Json) -> Json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agentops import AGENTOPS
+    from .openinference import OPENINFERENCE
     from .patches import Instrumentation
     from .threads import CONTEXT_IN_THREADS
     from .wire_tap import WIRE_TAP
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 _HOME = {
     "AGENTOPS": "agentops",
     "CONTEXT_IN_THREADS": "threads",
+    "OPENINFERENCE": "openinference",
     "WIRE_TAP": "wire_tap",
     "Instrumentation": "patches",
 }
 
-__all__ = ["AGENTOPS", "CONTEXT_IN_THREADS", "WIRE_TAP", "Instrumentation"]
+__all__ = ["AGENTOPS", "CONTEXT_IN_THREADS", "OPENINFERENCE", "WIRE_TAP", "Instrumentation"]
 
 
 def __getattr__(name: str) -> Any:

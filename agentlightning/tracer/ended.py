@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _BASE_SIZE = 400
 """Bytes a span takes in JSON apart from its attributes' texts, roughly."""
 _LARGEST, _SMALLEST = 2**63 - 1, -(2**63)
-_PLAIN = frozenset({str, int, bool})
+_PLAIN = (str, int)
 _MAX_DEPTH = MAX_DEPTH - 4
 """Attributes themselves lie a few levels deep in what the store checks."""
 
@@ -72,18 +72,21 @@ def _sound_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _are_sound(attributes: dict[str, Any]) -> bool:
     """Whether nothing needs to be replaced: a fast look that nearly always says yes, and may say no for no reason."""
-    for value in attributes.values():
-        kind: Any = type(value)
-        if kind is list:
-            if not all(type(item) in _PLAIN for item in value):
-                return False
-        elif kind not in _PLAIN and not (kind is float and math.isfinite(value)):
-            return False
+    if not all(_is_plain(value) for value in attributes.values()):
+        return False
     try:
         text = orjson.dumps(attributes)
     except TypeError:  # half a surrogate pair, or more than 64 bits
         return False
     return not may_have_keys(text)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list):
+        return all(isinstance(item, _PLAIN) for item in cast("list[Any]", value))
+    return isinstance(value, _PLAIN)
 
 
 def _sound_items(attributes: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:

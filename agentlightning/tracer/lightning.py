@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..instrumentation import CONTEXT_IN_THREADS, WIRE_TAP, Instrumentation
+from ..instrumentation import CONTEXT_IN_THREADS, OPENINFERENCE, WIRE_TAP, Instrumentation
 from .otel import OtelTracer
 from .provider import PROCESSOR
 from .scope import Scope
@@ -15,7 +15,7 @@ class LightningTracer(OtelTracer):
 
     def instrumentations(self) -> list[Instrumentation]:
         """The wire tap, the context in threads, and OpenInference where it is installed."""
-        return [CONTEXT_IN_THREADS, WIRE_TAP]
+        return [CONTEXT_IN_THREADS, WIRE_TAP, OPENINFERENCE]
 
     def leaving(self, scope: Scope) -> None:
         """End streams that the agent neither read to the end nor closed."""

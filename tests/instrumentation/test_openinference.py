@@ -1,0 +1,50 @@
+"""OpenInference's instrumentors, which are found by their entry points."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from typing import Any, ClassVar
+
+import pytest
+
+from agentlightning.instrumentation import openinference
+from agentlightning.tracer import LightningTracer
+
+
+class Instrumentor:
+    """As OpenTelemetry's `BaseInstrumentor` is seen from outside."""
+
+    log: ClassVar[list[str]] = []
+    is_instrumented_by_opentelemetry = False
+
+    def instrument(self, **_: Any) -> None:
+        self.log.append(f"instrument {type(self).__name__}")
+
+    def uninstrument(self) -> None:
+        self.log.append(f"uninstrument {type(self).__name__}")
+
+
+class Applied(Instrumentor):
+    is_instrumented_by_opentelemetry = True
+
+
+class Conflicting(Instrumentor):
+    def instrument(self, **_: Any) -> None:
+        raise ImportError("what it instruments is missing")
+
+
+def test_installed_instrumentors_are_applied_and_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    Instrumentor.log.clear()
+    names = {
+        "langchain": "Instrumentor",
+        "mcp": "Applied",
+        "dspy": "Conflicting",
+        "openai": "Instrumentor",
+        "x": "Gone",
+    }
+    found = [EntryPoint(name, f"{__name__}:{value}", "openinference_instrumentor") for name, value in names.items()]
+    monkeypatch.setattr(openinference, "entry_points", lambda group: found)
+
+    with LightningTracer().lifespan():
+        assert Instrumentor.log == ["instrument Instrumentor"]
+    assert Instrumentor.log == ["instrument Instrumentor", "uninstrument Instrumentor"]

@@ -7,7 +7,7 @@ settings.register_profile(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=100,
+    max_examples=200,
     stateful_step_count=50,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -22,6 +22,8 @@ class Dialect:
 
     bytes: str
     """The type of a column of bytes."""
+    text: str
+    """The type of a column of text, which sorts by its code points."""
     serial: str
     """The type of a primary key that numbers rows in the order they came."""
     contains: str
@@ -71,8 +73,11 @@ class Database(Protocol):
         """
         ...
 
-    async def read(self, body: Body[T]) -> T:
-        """Run `body`, which changes nothing, on one consistent state."""
+    async def read(self, body: Body[T], *, brief: bool = False) -> T:
+        """Run `body`, which changes nothing, on one consistent state.
+
+        A `brief` one is a look-up of microseconds, so that handing it to another thread would cost more than it does.
+        """
         ...
 
     async def close(self) -> None:

@@ -38,6 +38,7 @@ CHECKPOINT_PAGES = 4_000
 
 DIALECT = Dialect(
     bytes="BLOB",
+    text="TEXT",
     serial="INTEGER PRIMARY KEY",
     contains="instr({column}, {value}) > 0",
     bytes_contain="instr({column}, CAST({value} AS BLOB)) > 0",
@@ -71,6 +72,7 @@ class SqliteDatabase:
         self._closed = threading.Event()
         self._readers = None if self._path is None else ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
         self._reading = threading.local()
+        self._reading_connections: list[apsw.Connection] = []
         self._writer = threading.Thread(target=self._work, name="agl-write", daemon=True)
         self._writer.start()
 
@@ -81,11 +83,13 @@ class SqliteDatabase:
         self._jobs.put(job)
         return await job.future
 
-    async def read(self, body: Body[T]) -> T:
+    async def read(self, body: Body[T], *, brief: bool = False) -> T:
         if self._readers is None:  # what is in memory has one connection
             return await self.write(body)
         if self._closed.is_set():
             raise StoreUnavailable("the store is closed")
+        if brief:
+            return self._read(body)
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, body)
 
     def run(self, body: Body[T]) -> T:
@@ -104,7 +108,8 @@ class SqliteDatabase:
         await asyncio.to_thread(self._writer.join)
         if self._readers is not None:
             await asyncio.to_thread(self._readers.shutdown)
-        self._connection.close()
+        for connection in [*self._reading_connections, self._connection]:
+            connection.close()
         if self._owner is not None:
             self._owner.close()
 
@@ -170,12 +175,13 @@ class SqliteDatabase:
         for job in group:
             job.error = StoreUnavailable(f"the store's database cannot write just now: {error}")
 
-    # The read threads
+    # Reading: in the caller's thread what is brief, else in a thread of the pool, each with its own connection
 
     def _read(self, body: Body[T]) -> T:
         connection = getattr(self._reading, "connection", None)
         if connection is None:
             connection = self._reading.connection = _connect(self._path, "full", reader=True)
+            self._reading_connections.append(connection)
         connection.execute("BEGIN")
         try:
             return _drive(body(_SqliteTransaction(connection)))

@@ -61,7 +61,7 @@ class Attempts(SqlBase):
         query = Query(self._database.dialect, rows.ATTEMPT, "attempts a", order="a.ordinal")
         query.always("a.rollout_id = {}", rollout_id)
         query.sort(sort_by, sort_order, _ATTEMPT_SORT)
-        return await self._page(query, rows.attempt, "and", sort_order, limit, offset)
+        return await self._page(query, rows.attempt, "and", sort_order, limit, offset, brief=True)
 
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         rollout = await self.get_rollout_by_id(rollout_id)

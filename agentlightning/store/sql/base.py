@@ -17,6 +17,9 @@ from .query import Query, check_page
 
 T = TypeVar("T")
 
+FEW = 16
+"""So many rows, found by their ids, are a brief matter."""
+
 
 class SqlBase(LightningStore):
     """A store over one `Database`, without its operations."""
@@ -42,11 +45,11 @@ class SqlBase(LightningStore):
             raise result
         return result
 
-    async def _fetch(self, sql: str, *values: Any) -> Sequence[Row]:
+    async def _fetch(self, sql: str, *values: Any, brief: bool = False) -> Sequence[Row]:
         async def body(transaction: Transaction) -> Sequence[Row]:
             return await transaction.fetch(sql, *values)
 
-        return await self._database.read(body)
+        return await self._database.read(body, brief=brief)
 
     async def _page(
         self,
@@ -56,13 +59,15 @@ class SqlBase(LightningStore):
         order: SortOrder,
         limit: int,
         offset: int,
+        *,
+        brief: bool = False,
     ) -> PaginatedResult[T]:
         check_page(limit, offset, logic, order)
 
         async def body(transaction: Transaction) -> tuple[Sequence[Row], int]:
             return await query.page(transaction, logic=logic, limit=limit, offset=offset)
 
-        found, total = await self._database.read(body)
+        found, total = await self._database.read(body, brief=brief)
         return PaginatedResult[Any].model_construct(
             items=[noun(row) for row in found], limit=limit, offset=offset, total=total
         )

@@ -82,7 +82,7 @@ class Resources(SqlBase):
         return await self._write(body)
 
     async def _resources(self, which: str, *values: Any) -> ResourcesUpdate | None:
-        found = await self._fetch(f"SELECT {rows.RESOURCES} FROM resources {which} LIMIT 1", *values)
+        found = await self._fetch(f"SELECT {rows.RESOURCES} FROM resources {which} LIMIT 1", *values, brief=True)
         return rows.resources_update(found[0]) if found else None
 
 

@@ -15,7 +15,7 @@ from ..contract import UNSET, AnyRollout, FilterLogic, SortOrder, Unset
 from ..database import Transaction, any_of
 from ..signals import ended, news
 from . import rows
-from .base import SqlBase
+from .base import FEW, SqlBase
 from .moves import LATEST, Moves
 from .query import Query
 from .resources import version_of
@@ -149,7 +149,9 @@ class Rollouts(SqlBase):
             return []
         condition, values = any_of(ids, 1)
         found = await self._fetch(
-            f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id {condition}", *values
+            f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id {condition}",
+            *values,
+            brief=len(ids) <= FEW,
         )
         return [rows.any_rollout(row) for row in found]
 
@@ -158,7 +160,9 @@ class Rollouts(SqlBase):
         if not ids:
             return set()
         condition, values = any_of(ids, 1)
-        found = await self._fetch(f"SELECT rollout_id, status FROM rollouts WHERE rollout_id {condition}", *values)
+        found = await self._fetch(
+            f"SELECT rollout_id, status FROM rollouts WHERE rollout_id {condition}", *values, brief=len(ids) <= FEW
+        )
         known = {row[0] for row in found}
         for rollout_id in ids:
             if rollout_id not in known:

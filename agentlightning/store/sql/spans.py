@@ -15,7 +15,7 @@ from ..database import Row, Transaction, any_of
 from ..encoded_span import EncodedSpan, Kept
 from ..looks import cut_span, reward_in
 from ..signals import news
-from .base import SqlBase
+from .base import FEW, SqlBase
 from .moves import LATEST, Moves
 from .query import Query
 from .rows import AttemptRow
@@ -130,7 +130,15 @@ class Spans(SqlBase):
         query.contains("parent_id", parent_id_contains)
         query.contains("name", name_contains)
         query.sort(sort_by, sort_order, _SPAN_SORT)
-        return await self._page(query, partial(_payload, cut_at=cut_at), filter_logic, sort_order, limit, offset)
+        brief = await self._has_few_spans(rollout_id)
+        noun = partial(_payload, cut_at=cut_at)
+        return await self._page(query, noun, filter_logic, sort_order, limit, offset, brief=brief)
+
+    async def _has_few_spans(self, rollout_id: str) -> bool:
+        found = await self._fetch(
+            "SELECT sum(last_sequence_id) FROM attempts WHERE rollout_id = ?1", rollout_id, brief=True
+        )
+        return (found[0][0] or 0) <= FEW
 
 
 def _payload(row: Row, cut_at: int | None) -> bytes:

@@ -61,7 +61,7 @@ class Workers(SqlBase):
         return await self._page(query, rows.worker, filter_logic, sort_order, limit, offset)
 
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
-        found = await self._fetch(f"SELECT {rows.WORKER} FROM workers WHERE worker_id = ?1", worker_id)
+        found = await self._fetch(f"SELECT {rows.WORKER} FROM workers WHERE worker_id = ?1", worker_id, brief=True)
         return rows.worker(found[0]) if found else None
 
     async def _note_heartbeat(self, transaction: Transaction, worker_id: str, stats: bytes | None) -> Worker:

@@ -9,15 +9,22 @@ from typing import Any
 
 import pytest
 
-from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.store import InMemoryLightningStore, LightningStore, LightningStoreClient, LightningStoreServer
 from agentlightning.types import AttemptedRollout, Span
 from tests.scripted_model import ScriptedModel
 
 
-@pytest.fixture
-async def store() -> AsyncIterator[LightningStore]:
+@pytest.fixture(params=["memory", "http"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[LightningStore]:
     async with InMemoryLightningStore() as store:
-        yield store
+        if request.param == "memory":
+            yield store
+            return
+        server = LightningStoreServer(store, port=0)
+        await server.start()
+        async with LightningStoreClient(server.endpoint) as client:
+            yield client
+        await server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,9 @@ _ROOMS = {
     "litagent": "LitAgent llm_rollout prompt_rollout rollout",
     "llm_proxy": "LLMProxy",
     "runner": "LitAgentRunner Runner",
+    "algorithm": "Algorithm Baseline FastAlgorithm algo",
+    "execution": "ClientServerExecutionStrategy ExecutionStrategy SharedMemoryExecutionStrategy",
+    "trainer": "Trainer",
     "logs": "setup_logging",
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}

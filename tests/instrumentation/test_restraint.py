@@ -15,7 +15,7 @@ from agentlightning.instrumentation import llm_call, redaction
 from agentlightning.instrumentation.listening import SUPPRESSED
 from tests.scripted_model import Answer, ScriptedModel
 
-from .conftest import raw, recorded, told
+from .conftest import raw, recorded
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
@@ -49,12 +49,21 @@ async def test_bodies_that_are_no_calls_pass_unseen(model: ScriptedModel, conten
     assert spans == []
 
 
-async def test_a_call_by_hand_is_seen_like_an_sdks(model: ScriptedModel) -> None:
-    async with recorded() as spans, httpx2.AsyncClient() as http:
-        response = await http.post(f"{model.base_url}/chat/completions", json={"model": "m", "messages": HELLO})
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+async def test_a_call_by_hand_is_seen_like_an_sdks(model: ScriptedModel, library: str) -> None:
+    http = pytest.importorskip(library)
+    asked = {"model": "m", "messages": HELLO}
+    async with recorded() as spans, http.AsyncClient(base_url=model.base_url) as client:
+        response = await client.post("/chat/completions", json=asked)
+        with (
+            http.Client(base_url=model.base_url) as sync_client,
+            sync_client.stream("POST", "/chat/completions", json={**asked, "stream": True}) as stream,
+        ):
+            lines = [line for line in stream.iter_lines() if line]
 
     assert response.json()["id"] == "chatcmpl-1"
-    assert told(spans[0], "completion.0.content") == {"completion.0.content": "You said: Hello"}
+    assert lines[-1] == "data: [DONE]"
+    assert [span.attributes["gen_ai.completion.0.content"] for span in spans] == ["You said: Hello"] * 2
 
 
 async def test_a_tap_that_fails_says_so_on_the_span_and_nowhere_else(

@@ -199,6 +199,30 @@ assert list(Path().iterdir()) == []
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_library_imported_after_the_worker_was_set_up_is_instrumented_too(model: ScriptedModel) -> None:
+    program = """
+import asyncio, sys
+from agentlightning.tracer import AgentOpsTracer
+
+tracer = AgentOpsTracer()
+
+async def main():
+    async with tracer.trace_context():
+        from openai import OpenAI
+        with OpenAI(base_url=sys.argv[1], api_key="none") as client:
+            for _ in range(2):
+                async with tracer.trace_context():
+                    client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hello"}])
+                [span] = tracer.get_last_trace()
+                print(span.name, span.attributes.get("gen_ai.system"))
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", program, model.base_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["openai.chat.completion OpenAI"] * 2
+
+
 async def test_without_the_sdk_it_records_all_the_same_and_says_so_once(
     model: ScriptedModel, client: OpenAI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

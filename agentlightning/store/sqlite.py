@@ -246,7 +246,7 @@ def _own(path: Path) -> apsw.Connection:
     except apsw.CantOpenError:
         raise StoreUnavailable(f"the database {path} cannot be opened: is the folder there, and writable?") from None
     try:
-        owner.execute("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE")
+        owner.execute("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE").fetchall()  # a row unread holds up the rest
     except apsw.BusyError:
         owner.close()
         raise StoreInUse(

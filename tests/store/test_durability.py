@@ -1,0 +1,119 @@
+"""What was acknowledged outlives the store: closed and opened again, or killed in the middle of everything."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentlightning.errors import StoreInUse
+from agentlightning.store import LightningStoreClient, SqliteLightningStore
+from agentlightning.types import Config, RolloutConfig
+
+from ..contract.making import RETRYING, claimed, ended, everything, soon, span, statuses
+from ..faults.kill_store import StoreProcess, kill_again_and_again
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agl.db"
+
+
+async def test_a_store_that_is_opened_again_holds_what_it_held(path: Path) -> None:
+    async with SqliteLightningStore(path) as store:
+        await store.update_resources("rs-mine", {"config": Config(value={"deep": [1, "😀"]})})
+        await ended(store, "succeeded", {"question": "why?"}, worker_id="worker-1")
+        running = await claimed(store, "running", worker_id="worker-2", config=RETRYING, metadata={"k": 1})
+        await store.add_many_spans([span(running, n, attributes={"n": n}) for n in range(5)])
+        await store.enqueue_rollout("queued", "val")
+        before = await everything(store)
+
+    async with SqliteLightningStore(path) as store:
+        assert await everything(store) == before
+
+
+async def test_a_store_that_is_opened_again_goes_on_counting_where_it_was(path: Path) -> None:
+    async with SqliteLightningStore(path) as store:
+        await store.update_resources("rs-mine", {})
+        attempted = await claimed(store, config=RETRYING)
+        await store.add_many_spans([span(attempted, n) for n in (1, 2)])
+        queued = [await store.enqueue_rollout(n) for n in range(3)]
+
+    async with SqliteLightningStore(path) as store:
+        third = await store.add_span(span(attempted, 3))
+        again = await store.add_span(span(attempted, 1))
+        update = await store.update_resources("rs-mine", {})
+        queued.append(await store.enqueue_rollout("last"))
+        order = [each.rollout_id for each in await store.dequeue_many_rollouts(limit=9)]
+        second = await store.start_attempt(attempted.rollout_id)
+
+    assert third is not None
+    assert (third.sequence_id, again, update.version, second.attempt.sequence_id) == (3, None, 2, 2)
+    assert order == [each.rollout_id for each in queued]
+
+
+async def test_a_deadline_is_kept_by_the_store_that_is_opened_next(path: Path) -> None:
+    config = RolloutConfig(timeout_seconds=0.5, max_attempts=2, retry_condition=["timeout"])
+    async with SqliteLightningStore(path) as store:
+        attempted = await claimed(store, config=config)
+
+    async with SqliteLightningStore(path) as store:
+        again = await soon(store.dequeue_rollout(wait=10))
+        assert again.rollout_id == attempted.rollout_id
+        assert await statuses(store, attempted) == ("preparing", "timeout", "preparing")
+
+
+async def test_two_stores_cannot_open_one_file(path: Path) -> None:
+    async with SqliteLightningStore(path) as store:
+        with pytest.raises(StoreInUse):
+            async with SqliteLightningStore(path) as other:
+                await other.statistics()
+        rollout = await store.enqueue_rollout("still served")
+
+    async with SqliteLightningStore(path) as store:
+        assert (await store.query_rollouts()).items == [rollout]
+
+
+async def test_a_file_that_another_process_serves_cannot_be_opened_until_that_is_killed(path: Path) -> None:
+    async with StoreProcess(path) as process:
+        async with LightningStoreClient(process.endpoint) as client:
+            rollout = await client.enqueue_rollout("task")
+        with pytest.raises(StoreInUse):
+            async with SqliteLightningStore(path) as store:
+                await store.statistics()
+        process.kill()
+        await process.gone()
+
+    async with SqliteLightningStore(path) as store:
+        assert (await store.query_rollouts()).items == [rollout]
+
+
+async def test_whoever_waits_goes_on_waiting_while_the_store_is_killed_and_started_again(path: Path) -> None:
+    async with StoreProcess(path) as process, LightningStoreClient(process.endpoint) as client:
+        attempted = await claimed(client, config=RolloutConfig(unresponsive_seconds=600))
+        waiting = asyncio.create_task(client.wait_for_rollouts([attempted.rollout_id]))
+        wanting = asyncio.create_task(client.dequeue_rollout(wait=60))
+        assert await client.wait_for_rollouts([attempted.rollout_id], timeout=0.1) == []
+
+        process.kill()
+        await process.gone()
+        await process.start()
+        stored = await client.add_span(span(attempted))
+        await client.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="succeeded")
+        wanted = await client.enqueue_rollout("wanted")
+
+        waited: list[Any] = await soon(waiting)
+        assert [(rollout.rollout_id, rollout.status) for rollout in waited] == [(attempted.rollout_id, "succeeded")]
+        assert (await client.query_spans(attempted.rollout_id)).items == [stored]
+        assert (await soon(wanting)).rollout_id == wanted.rollout_id
+
+
+async def test_what_was_acknowledged_survives_kill_9_at_any_instant(path: Path) -> None:
+    result = await kill_again_and_again(path, cycles=5, seed=1)
+
+    print(result)
+    assert result.wrong == []
+    assert set(result.acknowledged) == {"enqueue", "claim", "spans", "finish", "resources"}
+    assert max(result.reopened_in_ms) < 2_000

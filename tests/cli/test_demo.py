@@ -39,7 +39,7 @@ async def test_it_tries_every_prompt_on_every_word_and_names_the_best(model: Scr
     program.wait_for_line("four examples as a chat +mean reward 1.00  24 words")
     program.wait_for_line("^Best prompt: four examples as a chat, mean reward 1.00")
     program.wait_for_line("^It took .* s on . cores")
-    program.wait_for_line(f"agl store --db {tmp_path}/agl.db")
+    program.wait_for_line(f"^  .*agl store --db {tmp_path}/agl.db")
     assert len(model.calls) == len(PROMPTS) * len(TASKS)
     async with agl.open_store(str(tmp_path / "agl.db")) as store:
         assert (await store.statistics())["rollouts"] == {"succeeded": len(PROMPTS) * len(TASKS)}
@@ -100,12 +100,11 @@ def test_a_ctrl_c_leaves_no_process_behind(moment: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("moment", ["while they start", "amid the work"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
-def test_a_demo_that_is_killed_leaves_no_process_behind(number: signal.Signals, moment: str, tmp_path: Path) -> None:
+def test_a_demo_that_is_killed_while_its_parts_start_leaves_none_behind(number: signal.Signals, tmp_path: Path) -> None:
     mark = str(uuid.uuid4())
     with demo("--folder", str(tmp_path), MARK=mark) as program:
-        reach(program, moment)
+        reach(program, "while they start")
         program.send_signal(number)
         program.wait()
 
@@ -113,10 +112,23 @@ def test_a_demo_that_is_killed_leaves_no_process_behind(number: signal.Signals, 
     assert marked(mark) == []
 
 
-@pytest.mark.model
-def test_a_ctrl_c_for_the_impatient_leaves_no_process_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+def test_a_demo_that_is_killed_amid_the_work_leaves_no_process_behind(
+    number: signal.Signals, model: ScriptedModel, tmp_path: Path
+) -> None:
     mark = str(uuid.uuid4())
-    with demo("--folder", str(tmp_path), MARK=mark) as program:
+    with demo("--folder", str(tmp_path), "--base-url", model.base_url, MARK=mark) as program:
+        reach(program, "amid the work")
+        program.send_signal(number)
+        program.wait()
+
+    psutil.wait_procs(marked(mark), timeout=20)
+    assert marked(mark) == []
+
+
+def test_a_ctrl_c_for_the_impatient_leaves_no_process_behind(model: ScriptedModel, tmp_path: Path) -> None:
+    mark = str(uuid.uuid4())
+    with demo("--folder", str(tmp_path), "--base-url", model.base_url, MARK=mark) as program:
         reach(program, "amid the work")
         os.killpg(program.pid, signal.SIGINT)
         program.wait_for_line("Stopping")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,8 +43,21 @@ def run_demo(folder: str | None, base_url: str | None) -> None:
             store_url = parts.start_store()
             parts.start_runner(store_url, base_url or parts.start_model())
         with screen.trying():
-            tried = asyncio.run(parts.unless_one_ends(_search(store_url, screen)))
+            tried = _run(lambda: parts.unless_one_ends(_search(store_url, screen)))
     screen.show_results(tried)
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """As `asyncio.run`; a Ctrl-C that comes while the event loop is being made waits until that can handle it."""
+    if sys.platform == "win32":
+        return asyncio.run(work())
+
+    async def begin() -> T:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        return await work()
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    return asyncio.run(begin())
 
 
 async def _search(store_url: str, screen: Screen) -> list[Tried]:

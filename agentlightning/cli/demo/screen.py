@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import which
 from textwrap import indent
 
 from rich.console import Console
@@ -71,7 +74,7 @@ class Screen:
         self._say(f"Best prompt: {best.name}, mean reward {best.mean:.2f}")
         self._console.print(indent(best.prompt, "    "), style="cyan", markup=False)
         self._say(f"It took {time.monotonic() - self._started:.0f} s on {usable_cores()} cores.\n")
-        self._say(_NEXT.format(folder=self._folder))
+        self._say(_NEXT.format(folder=self._folder, agl=_agl()))
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False)
@@ -79,12 +82,17 @@ class Screen:
 
 _NEXT = """\
 Where to look next:
-  agl store --db {folder}/agl.db
+  {agl} store --db {folder}/agl.db
       serves everything that was recorded: rollouts, spans, rewards
   {folder}/runner.log
       what the model said to each word
   examples/first_algorithm/
       the same in a hundred lines, with store, runner and algorithm in three terminals"""
+
+
+def _agl() -> str:
+    """How to call `agl` from here: an environment that is not activated has it, but not on the PATH."""
+    return "agl" if which("agl") else os.path.relpath(Path(sys.executable).with_name("agl"))
 
 
 def _bar(console: Console, *, total: int) -> Progress:

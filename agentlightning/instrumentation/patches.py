@@ -41,9 +41,9 @@ class Instrumentation:
     def apply(self) -> None:
         """Put it in place, unless another tracer already had it done."""
         with self._lock:
-            self._wanted += 1
-            if self._wanted == 1:
+            if not self._wanted:
                 self._apply()
+            self._wanted += 1
 
     def undo(self) -> None:
         """Put everything back, unless another tracer still wants it."""

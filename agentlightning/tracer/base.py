@@ -93,9 +93,14 @@ class Tracer:
 
     def _set_up(self) -> None:
         self._pipeline.start()
-        for instrumentation in self.instrumentations():
-            instrumentation.apply()
-            self._applied.append(instrumentation)
+        try:
+            for instrumentation in self.instrumentations():
+                instrumentation.apply()
+                self._applied.append(instrumentation)
+        except BaseException:
+            self._workers = 0
+            self._take_down()
+            raise
 
     def _take_down(self) -> None:
         while self._applied:

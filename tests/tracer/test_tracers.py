@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from agentlightning.emitter import emit_reward
+from agentlightning.instrumentation import Instrumentation
 from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer
 from tests.scripted_model import ScriptedModel
 
@@ -90,6 +91,23 @@ def test_tearing_down_twice_is_as_good_as_once() -> None:
     assert httpx2.Client.send is not before
     other.teardown_worker()
     assert httpx2.Client.send is before
+
+
+def test_a_tracer_that_cannot_be_set_up_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Instrumentation):
+        def _apply(self) -> None:
+            raise RuntimeError("cannot be patched")
+
+    tracer, before = LightningTracer(), httpx2.Client.send
+    working = tracer.instrumentations()
+    with monkeypatch.context() as patched:
+        patched.setattr(tracer, "instrumentations", lambda: [*working, Broken()])
+        with pytest.raises(RuntimeError, match="cannot be patched"):
+            tracer.init_worker(0)
+
+    assert (tracer.is_set_up, httpx2.Client.send) == (False, before)
+    with tracer.lifespan():
+        assert httpx2.Client.send is not before
 
 
 async def test_workers_that_share_a_tracer_each_set_it_up_and_take_it_down(scripted_store: ScriptedStore) -> None:

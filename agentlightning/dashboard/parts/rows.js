@@ -150,7 +150,7 @@ function Heading({ column, sort, onSort }) {
   return html`<th scope="col" class="col-${column.name}" aria-sort=${sorted ? direction : undefined}>
     ${column.sort
       ? html`<button class="heading" onClick=${() => onSort(column.sort ?? "")}>${column.title}${arrow}</button>`
-      : column.title}
+      : html`<span class=${column.name === "tick" ? "unseen" : ""}>${column.title}</span>`}
   </th>`;
 }
 

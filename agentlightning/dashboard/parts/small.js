@@ -57,17 +57,35 @@ export function Waiting({ of, what }) {
   return html`<p class="waiting" aria-busy="true">${of.slow ? `Still fetching ${what}…` : `Fetching ${what}…`}</p>`;
 }
 
+const ONE_LINE = 100;
 const SHORT = 4_000;
 
 /** A value in full, its beginning first where it is long. @param {{value: any, label?: string}} props */
 export function Value({ value, label = "value" }) {
   const [whole, setWhole] = useState(false);
   const text = full(value);
-  if (whole || text.length <= SHORT) return html`<pre class="value" tabindex="0" aria-label=${label}>${text}</pre>`;
+  if (text.length <= ONE_LINE && !text.includes("\n")) return html`<code class="value" dir="auto">${text}</code>`;
+  if (text.length <= SHORT) return html`<pre class="value" tabindex="0" aria-label=${label}>${text}</pre>`;
+  if (whole) return html`<${Long} text=${text} label=${label} />`;
   return html`<div>
     <pre class="value" tabindex="0" aria-label=${label}>${text.slice(0, SHORT)}…</pre>
     <button class="small" onClick=${() => setWhole(true)}>Show all ${text.length.toLocaleString("en-US")} characters</button>
   </div>`;
+}
+
+const PIECE = 8_000;
+
+/** A long text in pieces, of which the browser lays out those that can be seen. @param {{text: string, label: string}} props */
+function Long({ text, label }) {
+  const pieces = [];
+  for (let from = 0, to; from < text.length; from = to) {
+    to = from + PIECE;
+    const end = Math.max(text.lastIndexOf("\n", to), text.lastIndexOf(" ", to));
+    if (to < text.length && end > from) to = end + 1;
+    pieces.push(text.slice(from, to));
+  }
+  return html`<pre class="value" tabindex="0" aria-label=${label}>
+${pieces.map((piece) => html`<span class="piece">${piece}</span>`)}</pre>`;
 }
 
 /** An empty place, and the command that fills it. @param {{children?: any, command?: string}} props */

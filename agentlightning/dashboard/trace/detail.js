@@ -10,6 +10,7 @@ import { exceptionsOf, isCall, isError, rewardsOf, secondsOf, titleOf } from "./
 
 const CUT = "agentlightning.cut";
 const SHOWN_ELSEWHERE = /^gen_ai\.(prompt|completion|input|output)\b|^agentlightning\.(request|response|logprobs)$|^exception\./;
+const KNOWN = new Set(["agentlightning.rollout_id", "agentlightning.attempt_id", CUT]);
 
 /** @param {{span: any}} props */
 export function Detail({ span }) {
@@ -36,7 +37,9 @@ function Fetched({ span: { rollout_id, attempt_id, span_id } }) {
 
 /** @param {{span: any}} props */
 function Body({ span }) {
-  const rest = Object.entries(span.attributes).filter(([name]) => !isCall(span) || !SHOWN_ELSEWHERE.test(name));
+  const rest = Object.entries(span.attributes).filter(
+    ([name]) => !KNOWN.has(name) && !(isCall(span) && SHOWN_ELSEWHERE.test(name)),
+  );
   return html`
     ${isError(span) && html`<p class="problem">${visible(span.status.description ?? "It failed, and does not say why.")}</p>`}
     ${exceptionsOf(span).map(({ type, message, stack }) => html`<${Exception} ...${{ type, message, stack }} />`)}

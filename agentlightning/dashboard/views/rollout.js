@@ -13,7 +13,7 @@ import { Detail, Exception } from "../trace/detail.js";
 import { isCall, rewardsOf, rowsOf, titleOf, treesOf } from "../trace/spans.js";
 import { Tree } from "../trace/tree.js";
 import { html, useCallback, useEffect, useMemo, useRef, useState } from "../ui.js";
-import { duration, visible } from "../words.js";
+import { duration, plural, visible } from "../words.js";
 import { listOf, queryOf } from "./rollouts.js";
 
 const CUT_AT = 20_000;
@@ -141,7 +141,7 @@ function Trace({ rollout, attempt, params }) {
       <button aria-pressed=${tab === "trace"} onClick=${() => change({ tab: null })}>Trace</button>
       <button aria-pressed=${tab === "chat"} onClick=${() => change({ tab: "chat" })}>Chat</button>
       <button aria-pressed=${tab === "rewards"} onClick=${() => change({ tab: "rewards" })}>Rewards</button>
-      <span class="dim">${loaded.data ? `${spans.length} spans, ${calls.length} calls` : ""}</span>
+      <span class="dim">${loaded.data ? `${plural(spans.length, "span")}, ${plural(calls.length, "call")}` : ""}</span>
     </div>
     ${!loaded.data && html`<${Waiting} of=${loaded} what="its spans" />`}
     ${loaded.data && spans.length === 0 && html`<${Empty} command="agl.emit_message(…)">No spans yet.<//>`}

@@ -21,7 +21,7 @@ const ticked = signal(/** @type {Map<string, any>} */ (new Map()));
 
 /** @type {import("../parts/rows.js").Column[]} */
 const COLUMNS = [
-  { name: "tick", title: "", show: (rollout) => html`<${Tick} rollout=${rollout} />` },
+  { name: "tick", title: "Select", show: (rollout) => html`<${Tick} rollout=${rollout} />` },
   { name: "status", title: "Status", sort: "status", show: ({ status }) => html`<${Status} status=${status} />` },
   { name: "rollout", title: "Rollout", sort: "rollout_id", show: () => null },
   { name: "input", title: "Input", show: ({ input }) => html`<span dir="auto">${brief(input, 160)}</span>` },
@@ -113,7 +113,7 @@ export function Rollouts({ params }) {
     </div>
     <${Ticked} query=${query} total=${pages.total} />
     <${Rows}
-      label="Rollouts"
+      label="List of rollouts"
       ...${{ columns, pages, selected, sort, onOpen: open, rowKey: (/** @type {any} */ rollout) => rollout.rollout_id }}
       onSort=${(/** @type {string} */ field) => change({ sort: nextSort(sort, field) })}
       empty=${html`<${NoRollouts} filtered=${isFiltered(params)} />`}
@@ -208,7 +208,7 @@ function ColumnChoice({ chosen }) {
   return html`<details class="choices">
     <summary>columns</summary>
     <div class="menu" role="group" aria-label="Columns">
-      ${COLUMNS.filter(({ title, name }) => title && name !== "rollout").map(
+      ${COLUMNS.filter(({ name }) => name !== "tick" && name !== "rollout").map(
         ({ name, title }) =>
           html`<label><input type="checkbox" checked=${chosen.includes(name)} onChange=${() => toggle(name)} /> ${title}</label>`,
       )}

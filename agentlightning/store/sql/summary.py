@@ -5,6 +5,7 @@ Sums of rewards come from an index alone; rates, workers and errors from the new
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import Counter
@@ -28,24 +29,34 @@ NEWEST_FAILED = 300
 RECENT_SECONDS = 60.0
 ENOUGH_RECENT = 20
 
-SHARE_OF_TIME = 20
-"""A summary is given again for as long as it took to make, times this: 5 % of one core at the very most."""
-LEAST_SECONDS = 0.25
+REST = 20
+"""After a summary comes a rest of as long as it took, times this: 5 % of one core at the very most."""
+SHORTEST_REST = 0.25
 
 
 class Summaries(SqlBase):
     """What an onlooker wants to know first."""
 
-    _summary: Summary | None = None
-    _summary_until = 0.0
+    _next_summary: asyncio.Future[Summary] | None = None
+    _no_summary_before = 0.0
 
     async def summary(self) -> Summary:
-        if self._summary is None or time.monotonic() > self._summary_until:
-            started = time.monotonic()
-            self._summary = await self._database.read(self._summarize)
-            took = time.monotonic() - started
-            self._summary_until = started + took + max(LEAST_SECONDS, took * SHARE_OF_TIME)
-        return self._summary
+        # All who ask during a rest are given the one that follows it.
+        following = self._next_summary
+        if following is None or following.get_loop() is not asyncio.get_running_loop():
+            following = self._next_summary = asyncio.ensure_future(self._summary_in_turn())
+        return await asyncio.shield(following)
+
+    async def _summary_in_turn(self) -> Summary:
+        await asyncio.sleep(self._no_summary_before - time.monotonic())
+        # Who asks from now on may know of something that this one does not.
+        self._next_summary = None
+        began = time.monotonic()
+        try:
+            return await self._database.read(self._summarize)
+        finally:
+            ended = time.monotonic()
+            self._no_summary_before = ended + max(SHORTEST_REST, REST * (ended - began))
 
     async def _summarize(self, transaction: Transaction) -> Summary:
         now = self._clock.now()

@@ -1,43 +1,23 @@
 """Agent Lightning: make any AI agent better without rewriting it.
 
 The front door is lazy: a name is imported from its room when it is first used, so `import agentlightning` loads no
-model SDK, no web server and no tracing library.
+model SDK, no web server and no tracing library. Which name is in which room stands in `__init__.pyi`, once, for type
+checkers and for this module; a new name is one line there.
 """
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-_ROOMS = {
-    "types": (
-        "Attempt AttemptedRollout AttemptStatus Config Dataset EnqueueRolloutRequest Event Hook LLM Link "
-        "NamedResources OtelResource PaginatedResult PromptTemplate ProxyLLM Resource ResourcesUpdate Rollout "
-        "RolloutConfig RolloutMode RolloutStatus Span SpanContext SpanCoreFields TraceStatus Triplet Weights Worker "
-        "WorkerStatus"
-    ),
-    "store": (
-        "InMemoryLightningStore LightningStore LightningStoreClient LightningStoreServer "
-        "SqliteLightningStore open_store"
-    ),
-    "tracer": (
-        "AgentOpsTracer DummyTracer LightningTracer OtelTracer Tracer clear_active_tracer get_active_tracer "
-        "set_active_tracer"
-    ),
-    "emitter": "emit_annotation emit_exception emit_message emit_object emit_reward operation",
-    "adapter": (
-        "Adapter TraceAdapter TraceToMessages TracerTraceToTriplet find_final_reward find_reward_spans "
-        "get_message_value get_object_value get_reward_value get_rewards_from_span is_reward_span"
-    ),
-    "litagent": "LitAgent llm_rollout prompt_rollout rollout",
-    "llm_proxy": "LLMProxy",
-    "runner": "LitAgentRunner Runner",
-    "algorithm": "Algorithm Baseline FastAlgorithm algo",
-    "execution": "ClientServerExecutionStrategy ExecutionStrategy SharedMemoryExecutionStrategy",
-    "trainer": "Trainer",
-    "logs": "setup_logging",
+_IMPORT = re.compile(r"^from \.(\w+) import \((.*?)\)", re.DOTALL | re.MULTILINE)
+_HOME = {
+    name: room
+    for room, names in _IMPORT.findall(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    for name in re.findall(r"as (\w+)", names)
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from dataclasses import dataclass
 
@@ -125,9 +124,8 @@ class Exchange:
     async def _whole(self, response: aiohttp.ClientResponse, send: Send) -> None:
         content = await response.read()
         if self._record is not None:
-            self._record.note_prompt(await self._prompt_token_ids(content))
             self._record.call.answered(response.status, content)
-            await self._record.store()
+            await self._record.store(await self._prompt_token_ids())
         if self._extras:
             content = self._as_asked(content)
         headers = [*_passed_back(response), (b"content-length", str(len(content)).encode())]
@@ -170,10 +168,12 @@ class Exchange:
     async def _keep(self) -> bool:
         """The stream is about to end: store what it was."""
         assert self._record is not None
-        self._record.note_prompt(await self._prompt_token_ids(b""))
         self._record.call.finished(complete=True)
-        await self._record.store()
+        await self._record.store(await self._prompt_token_ids())
         return True
+
+    async def _prompt_token_ids(self) -> list[int] | None:
+        return await self._prompt if self._prompt is not None else None
 
     def _as_asked(self, content: bytes) -> bytes:
         try:
@@ -181,18 +181,6 @@ class Exchange:
         except orjson.JSONDecodeError:
             return content
         return orjson.dumps(self._extras.hide(answer)) if answer else content
-
-    async def _prompt_token_ids(self, content: bytes) -> list[int] | None:
-        """As the server tokenizes the prompt; None where that is not what it says it read."""
-        if self._prompt is None:
-            return None
-        token_ids = await self._prompt
-        if not token_ids or not content:
-            return token_ids
-        with contextlib.suppress(orjson.JSONDecodeError):
-            read = as_object(as_object(orjson.loads(content)).get("usage")).get("prompt_tokens")
-            return token_ids if read in (None, len(token_ids)) else None
-        return None
 
     async def _broken(self, error: BaseException) -> None:
         """The call ends here: the server failed, or the agent went away."""

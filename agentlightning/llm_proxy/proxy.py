@@ -90,9 +90,12 @@ class LLMProxy:
         """Whether it answers calls."""
         return self._serving is not None and self._serving.alive
 
-    def run_forever(self) -> None:
-        """Serve from this thread until SIGINT or SIGTERM, then drain."""
-        _Serving(self._app).run(self._listen())
+    def run_forever(self, announce: Callable[[], None] | None = None) -> None:
+        """Serve from this thread until SIGINT or SIGTERM, then drain; `announce` is called when the port is known."""
+        listening = self._listen()
+        if announce is not None:
+            announce()
+        _Serving(self._app).run(listening)
 
     async def __aenter__(self) -> LLMProxy:
         await self.start()

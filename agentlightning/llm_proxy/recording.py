@@ -114,17 +114,14 @@ class Record:
         self._address = address
         self._span = span
 
-    def note_prompt(self, token_ids: list[int] | None) -> None:
-        """Add the prompt's token ids, which came from elsewhere than the answer."""
-        if token_ids and self._span.is_recording():
-            self._span.set_attribute(semconv.PROMPT_TOKEN_IDS, written(token_ids))
-
-    async def store(self) -> None:
-        """Bring the record, which has ended, to the store."""
+    async def store(self, prompt_token_ids: list[int] | None = None) -> None:
+        """Bring the record, which has ended, to the store; with the prompt's ids, which are not in the answer."""
         rollout_id, attempt_id = self._address.rollout_id, self._address.attempt_id
         assert rollout_id is not None
         assert attempt_id is not None
         span = Span.from_opentelemetry(self._span, rollout_id, attempt_id)
+        if prompt_token_ids and span.attributes.get(semconv.GEN_AI_USAGE_PROMPT_TOKENS) == len(prompt_token_ids):
+            span.attributes[semconv.PROMPT_TOKEN_IDS] = written(prompt_token_ids)
         if span.parent_id is None:
             # Calls of one attempt are one trace, also when the agent says nothing of its own.
             span.trace_id = hashlib.sha256(f"{rollout_id}/{attempt_id}".encode()).hexdigest()[:32]

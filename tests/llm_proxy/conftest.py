@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import anthropic
 import openai
 import pytest
@@ -91,3 +92,33 @@ async def serving(app: Any) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await asyncio.to_thread(thread.join)
+
+
+class Tee:
+    """An ASGI app that passes requests on to a server, and keeps the path and the answer of each."""
+
+    def __init__(self, base_url: str) -> None:
+        self._root = base_url.removesuffix("/v1")
+        self.answers: list[tuple[str, bytes]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        body = message["body"]
+        while message.get("more_body"):
+            message = await receive()
+            body += message["body"]
+        kept = b""
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
+            session.request(scope["method"], self._root + scope["path"], data=body, headers=_JSON) as response,
+        ):
+            kind = response.headers["content-type"].encode()
+            await send({"type": "http.response.start", "status": response.status, "headers": [(b"content-type", kind)]})
+            async for chunk in response.content.iter_any():
+                kept += chunk
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.answers.append((scope["path"], kept))
+        await send({"type": "http.response.body", "body": b""})
+
+
+_JSON = {"content-type": "application/json"}

@@ -1,0 +1,104 @@
+"""`agl proxy`: the gateway between agents and model servers."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .store import LEVELS
+
+if TYPE_CHECKING:
+    from ..store import LightningStore
+
+
+@click.command()
+@click.option(
+    "--model", "models", metavar="NAME=URL", multiple=True, required=True, help="A model and where it is served."
+)
+@click.option(
+    "--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Its API key is in this environment variable."
+)
+@click.option("--serves", metavar="NAME=MODEL", multiple=True, help="The server knows the model by this name.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a token.")
+@click.option("--port", default=4748, show_default=True, help="Port to listen on; 0 is any free one.")
+@click.option(
+    "--store",
+    "store_url",
+    envvar="AGL_STORE_URL",
+    show_envvar=True,
+    metavar="URL",
+    help="Record calls in this store (its token is AGL_TOKEN).",
+)
+@click.option(
+    "--token", envvar="AGL_PROXY_TOKEN", show_envvar=True, help="Answer only those who send this as their key."
+)
+@click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
+def command(
+    models: tuple[str, ...],
+    keys: tuple[str, ...],
+    serves: tuple[str, ...],
+    host: str,
+    port: int,
+    store_url: str | None,
+    token: str | None,
+    log_level: str,
+) -> None:
+    """Stand between agents and model servers, and record every call.
+
+    Agents use it as they would use OpenAI or Anthropic. A call to
+    /rollout/ROLLOUT_ID/attempt/ATTEMPT_ID/v1 is stored as that attempt's, with token ids where the server gives them.
+    """
+    from ..errors import AgentLightningError
+    from ..llm_proxy import LLMProxy
+    from ..logs import setup_logging
+
+    setup_logging(log_level)
+    try:
+        proxy = LLMProxy(port, _model_list(models, keys, serves), _store(store_url), host=host, token=token)
+        proxy.run_forever(lambda: click.echo(_announcement(proxy, store_url)))
+    except AgentLightningError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _announcement(proxy: Any, store_url: str | None) -> str:
+    names = ", ".join(upstream.name for upstream in proxy.model_list)
+    recorded = f"calls of attempts are recorded at {store_url}" if store_url else "nothing is recorded (no --store)"
+    return f"Proxy at {proxy.endpoint} for {names}; {recorded}. Ctrl-C ends it."
+
+
+def _store(url: str | None) -> LightningStore | None:
+    from ..store import LightningStoreClient
+
+    return LightningStoreClient(url) if url else None
+
+
+def _model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str, ...]) -> list[dict[str, Any]]:
+    urls, served = _pairs(models, "--model"), _pairs(serves, "--serves")
+    variables = _pairs(keys, "--key")
+    for name in {*served, *variables} - set(urls):
+        raise click.UsageError(f"there is no --model named {name!r}")
+    entries = [
+        {"name": name, "url": url, "model": served.get(name), "api_key": _key(name, variables)}
+        for name, url in urls.items()
+    ]
+    return [{key: value for key, value in entry.items() if value is not None} for entry in entries]
+
+
+def _key(name: str, variables: dict[str, str]) -> str | None:
+    if name not in variables:
+        return None
+    if not (key := os.environ.get(variables[name])):
+        raise click.UsageError(f"the environment variable {variables[name]}, the key of {name!r}, is not set")
+    return key
+
+
+def _pairs(given: tuple[str, ...], option: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, mark, value = text.partition("=")
+        if not (name and mark and value):
+            raise click.UsageError(f"{option} takes NAME=VALUE, not {text!r}")
+        pairs[name] = value
+    return pairs

@@ -204,3 +204,19 @@ async def test_a_hundred_deadlines_at_once_are_all_kept(store: LightningStore) -
 
     assert time.monotonic() - began < 2
     assert [(rollout.status, rollout.attempt.status) for rollout in waited] == [("failed", "timeout")] * 100  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -86_400.0])
+async def test_a_wall_clock_that_jumps_a_day_neither_ends_an_attempt_nor_prolongs_it(
+    store: LightningStore, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    patient = await claimed(store, "patient", config=RolloutConfig(timeout_seconds=600, unresponsive_seconds=600))
+    short = await store.start_rollout("short", config=RolloutConfig(timeout_seconds=0.5))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+
+    assert (await over(store, short)).attempt.status == "timeout"
+    later = await store.start_rollout("later", config=SHORT)
+    assert (await over(store, later)).attempt.status == "timeout"
+
+    assert await statuses(store, patient) == ("preparing", "preparing")

@@ -159,6 +159,71 @@ async def test_equals_stay_in_the_order_they_were_made(store: LightningStore) ->
     assert [rollout for page in pages for rollout in page] == rollouts
 
 
+async def test_rollouts_are_found_by_mode_and_resources(store: LightningStore) -> None:
+    for version in (1, 2):
+        await store.update_resources("rs-mine", {"n": Config(value=version)})
+        for mode in ("train", "val", None):
+            await store.enqueue_rollout(f"{mode} {version}", mode)  # type: ignore[arg-type]
+    await store.add_resources({})
+    await store.enqueue_rollout("other", "test")
+
+    async def found(**filters: Any) -> list[str]:
+        return names(await store.query_rollouts(**filters))
+
+    assert await found(mode_in=["val"]) == ["val 1", "val 2"]
+    assert await found(mode_in=["val", "test"]) == ["val 1", "val 2", "other"]
+    assert await found(mode_in=[]) == []
+    assert await found(resources_id="rs-mine") == ["train 1", "val 1", "None 1", "train 2", "val 2", "None 2"]
+    assert await found(resources_id="rs-mine", resources_version=2) == ["train 2", "val 2", "None 2"]
+    assert await found(resources_id="rs-mine", resources_version=2, mode_in=["val"]) == ["val 2"]
+    assert await found(resources_id="rs-none") == []
+    assert await found(mode_in=["test"], resources_version=2, filter_logic="or") == [
+        "train 2", "val 2", "None 2", "other",
+    ]  # fmt: skip
+
+
+async def test_rollouts_are_found_by_any_literal_part_of_their_task(store: LightningStore) -> None:
+    for task in ("100% sure", "100 sure", {"question": "snake_case?"}, {"question": "größer"}, "snakeXcase"):
+        await store.enqueue_rollout(task)
+    rollouts = (await store.query_rollouts()).items
+
+    async def found(part: str) -> list[int]:
+        return [rollouts.index(each) for each in await store.query_rollouts(text_contains=part)]
+
+    assert await found("100") == [0, 1]
+    assert await found("100%") == [0]
+    assert await found("snake_") == [2]
+    assert await found("question") == [2, 3]
+    assert await found("größ") == [3]
+    assert await found("%") == [0]
+    assert await found("nowhere") == []
+    assert await found(rollouts[4].rollout_id) == [4]
+
+
+async def test_what_failed_may_come_first(store: LightningStore) -> None:
+    await rollouts_of_every_kind(store)
+
+    page = await store.query_rollouts(sort_by="failed_first")
+
+    assert names(page)[0] == "failed"
+    assert len(page) == 7
+
+
+async def test_long_tasks_are_cut_where_asked_and_only_there(store: LightningStore) -> None:
+    short, long = {"q": "short"}, {"q": "x" * 1_000}
+    for task in (short, long):
+        await store.enqueue_rollout(task)
+
+    cut = await store.query_rollouts(cut_at=100)
+
+    assert cut[0].input == short
+    assert isinstance(cut[1].input, str)
+    assert ('{"q":"' + "x" * 1_000).startswith(cut[1].input.rstrip("…"))
+    assert 50 <= len(cut[1].input) <= 101
+    assert (await store.query_rollouts())[1].input == long
+    assert (await store.query_rollouts(cut_at=100_000))[1].input == long
+
+
 # Spans
 
 
@@ -247,6 +312,21 @@ async def test_spans_are_sorted_with_none_last(store: LightningStore, spans: Any
     assert known == sorted(known, reverse=order == "desc")
     assert values == known + [None] * (len(values) - len(known))
     assert len(values) == 5
+
+
+async def test_long_attributes_are_cut_where_asked_and_only_there(store: LightningStore) -> None:
+    attempted = await claimed(store)
+    attributes = {"short": "kept", "number": 7, "long": "x" * 10_000}
+    await store.add_many_spans([span(attempted, 1, attributes=attributes), span(attempted, 2)])
+
+    cut, small = await store.query_spans(attempted.rollout_id, cut_at=500)
+    (whole, _) = await store.query_spans(attempted.rollout_id)
+
+    assert {name: cut.attributes[name] for name in ("short", "number")} == {"short": "kept", "number": 7}
+    assert len(str(cut.attributes["long"])) <= 500
+    assert cut.attributes["agentlightning.cut"] > 10_000
+    assert "agentlightning.cut" not in small.attributes
+    assert whole.attributes == attributes
 
 
 # Attempts, resources, workers

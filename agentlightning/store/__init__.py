@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backends import (
         InMemoryLightningStore,
+        PostgresLightningStore,
         SqliteLightningStore,
         open_store,
     )
@@ -21,6 +22,7 @@ _HOME = {
     "LightningStore": "contract",
     "LightningStoreClient": "client",
     "LightningStoreServer": "server",
+    "PostgresLightningStore": "backends",
     "SqliteLightningStore": "backends",
     "Unset": "contract",
     "open_store": "backends",
@@ -32,6 +34,7 @@ __all__ = [
     "LightningStore",
     "LightningStoreClient",
     "LightningStoreServer",
+    "PostgresLightningStore",
     "SqliteLightningStore",
     "Unset",
     "open_store",

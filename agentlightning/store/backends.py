@@ -11,7 +11,7 @@ from .contract import LightningStore, forwarding
 from .sql import SqlStore
 from .sql.schema import migrate
 from .sqlite import Durability, SqliteDatabase
-from .timers import DEADLINES_SECONDS, TIDY_SECONDS, Service, Timers
+from .timers import DEADLINES_SECONDS, LEASE_SECONDS, TIDY_SECONDS, Service, Timers
 from .wire import checked
 
 
@@ -56,8 +56,41 @@ class SqliteLightningStore(_SqliteStore):
         self.path = Path(path)
 
 
+class PostgresLightningStore(_CheckedStore):
+    """A store in a PostgreSQL database, `postgresql://user@host/database`; any number of them share one.
+
+    Raises `StoreUnavailable` when the database cannot be reached, `MissingExtra` without the extra `[postgres]`.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        from .postgres import PostgresDatabase, prepare
+
+        database = PostgresDatabase(dsn)
+        clock = Clock()
+        super().__init__(database, clock)
+        try:
+            clock.resume(database.run(prepare))
+        except BaseException:
+            database.end()
+            raise
+
+        async def agree() -> None:
+            clock.catch_up(await database.agree(clock.lease()))
+
+        self._timers = Timers(
+            Service(agree, LEASE_SECONDS),
+            Service(self.give_up_overdue, DEADLINES_SECONDS),
+            Service(self.tidy, TIDY_SECONDS),
+        )
+        self._timers.start()
+
+    async def close(self) -> None:
+        self._timers.stop()
+        await super().close()
+
+
 def open_store(url: str, *, durability: Durability = "full") -> LightningStore:
-    """The store that a URL or path names: `memory:`, `agl.db`, `sqlite:///path`, `http://host:4747`."""
+    """The store that a URL or path names: `memory:`, `agl.db`, `sqlite:///path`, `postgresql://…`, `http://host:4747`."""
     scheme = urlsplit(url).scheme
     if url in ("memory:", ":memory:", "memory"):
         return InMemoryLightningStore()
@@ -65,8 +98,12 @@ def open_store(url: str, *, durability: Durability = "full") -> LightningStore:
         from .client import LightningStoreClient
 
         return LightningStoreClient(url)
+    if scheme in ("postgresql", "postgres"):
+        return PostgresLightningStore(url)
     if scheme == "sqlite":
         return SqliteLightningStore(url.removeprefix("sqlite:///").removeprefix("sqlite:"), durability=durability)
     if "://" in url:
-        raise InvalidInput(f"no store for {url!r}: give a file, memory:, sqlite:///…, or http://…", field="db")
+        raise InvalidInput(
+            f"no store for {url!r}: give a file, memory:, sqlite:///…, postgresql://… or http://…", field="db"
+        )
     return SqliteLightningStore(url, durability=durability)

@@ -26,3 +26,7 @@ class Clock:
     def resume(self, lease: float) -> None:
         """Go on from a lease time that an earlier life of the store reached."""
         self._offset = lease - time.monotonic()
+
+    def catch_up(self, lease: float) -> None:
+        """Never be behind another server's clock: where several share leases, the one furthest ahead leads."""
+        self._offset = max(self._offset, lease - time.monotonic())

@@ -34,6 +34,17 @@ class Dialect:
     """Ends a SELECT whose rows will be changed."""
     skip_locked: str
     """Ends a SELECT that takes rows nobody else is taking."""
+    arrays: bool
+    """A parameter may be a list of values."""
+
+    def any_of(self, values: Sequence[Any], first: int) -> tuple[str, list[Any]]:
+        """`= ANY (?first)`, or `IN (?first, …)`, and its parameters."""
+        if self.arrays:
+            return f"= ANY (?{first})", [list(values)]
+        # Padded to a power of two, so that few statements differ.
+        size = 1 << max(0, len(values) - 1).bit_length()
+        padded = [*values, *[values[-1]] * (size - len(values))]
+        return "IN (" + ", ".join(f"?{first + index}" for index in range(size)) + ")", padded
 
 
 class Transaction(Protocol):
@@ -83,10 +94,3 @@ class Database(Protocol):
     async def close(self) -> None:
         """Let go of files and connections."""
         ...
-
-
-def any_of(values: Sequence[Any], first: int) -> tuple[str, list[Any]]:
-    """`IN (?first, …)` and its parameters. Padded to a power of two, so that few statements differ."""
-    size = 1 << max(0, len(values) - 1).bit_length()
-    padded = [*values, *[values[-1]] * (size - len(values))]
-    return "IN (" + ", ".join(f"?{first + index}" for index in range(size)) + ")", padded

@@ -42,6 +42,8 @@ class Waiter:
 
     def __init__(self, topics: tuple[str, ...]) -> None:
         self.topics = topics
+        self.released = False
+        """Go home with what there is: the store is closing, or whoever served this caller is."""
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._woken: deque[str] = deque()
@@ -77,12 +79,13 @@ class Signals:
         self._lock = threading.Lock()
         self._waiters: dict[str, dict[int, Waiter]] = {}
         self._taps: tuple[Callable[[str], None], ...] = ()
-        self.closed = False
+        self._closed = False
 
     @contextmanager
     def listen(self, *topics: str) -> Generator[Waiter]:
         """Be woken about `topics` while inside. A claim's wake that was not used goes to the next in line."""
         waiter = Waiter(topics)
+        waiter.released = self._closed
         self._join(waiter)
         try:
             yield waiter
@@ -119,16 +122,19 @@ class Signals:
         with self._lock:
             return list(self._waiters)
 
-    def close(self) -> None:
-        """Send every waiter home."""
-        self.closed = True
-        for tap in self._taps:
-            tap(CLOSED)
+    def release(self) -> None:
+        """Send every waiter home; those who come later may wait again."""
         with self._lock:
             waiters = {id(waiter): waiter for line in self._waiters.values() for waiter in line.values()}
         for waiter in waiters.values():
+            waiter.released = True
             for topic in waiter.topics[:1]:
                 waiter.wake(topic)
+
+    def close(self) -> None:
+        """Send every waiter home, for good."""
+        self._closed = True
+        self.release()
 
     def _join(self, waiter: Waiter) -> None:
         with self._lock:

@@ -44,6 +44,7 @@ DIALECT = Dialect(
     bytes_contain="instr({column}, CAST({value} AS BLOB)) > 0",
     for_update="",
     skip_locked="",
+    arrays=False,
 )
 
 # The disk, not the statement, is at fault: the whole group is rolled back, and may work again when the disk does.

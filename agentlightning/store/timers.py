@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 DEADLINES_SECONDS = 0.25
 """Between looks at the deadlines; one look is an indexed query of some microseconds."""
+LEASE_SECONDS = 0.5
+"""Between agreements of several servers on what time it is: as much as their clocks may differ."""
 TIDY_SECONDS = 60.0
 
 

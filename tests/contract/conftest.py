@@ -16,6 +16,8 @@ from agentlightning.store import (
     SqliteLightningStore,
 )
 
+from ..postgres import empty_store
+
 Way = Callable[[Path], AbstractAsyncContextManager[LightningStore]]
 
 
@@ -28,6 +30,12 @@ async def memory(_: Path) -> AsyncIterator[LightningStore]:
 @asynccontextmanager
 async def file(path: Path) -> AsyncIterator[LightningStore]:
     async with SqliteLightningStore(path / "agl.db") as store:
+        yield store
+
+
+@asynccontextmanager
+async def postgres(_: Path) -> AsyncIterator[LightningStore]:
+    async with empty_store() as store:
         yield store
 
 
@@ -52,6 +60,8 @@ WAYS: dict[str, Way] = {
     "memory": memory,
     "file": file,
     "http": http(file),
+    "postgres": postgres,
+    "http-postgres": http(postgres),
 }
 
 

@@ -47,7 +47,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Workers, Summaries):
 
     def release_waiters(self) -> None:
         """Let every long poll end now, with what it has; those who wait ask again, elsewhere or later."""
-        self._database.signals.close()
+        self._database.signals.release()
 
     async def close(self) -> None:
         await self._database.close()

@@ -24,6 +24,9 @@ FEW = 16
 class SqlBase(LightningStore):
     """A store over one `Database`, without its operations."""
 
+    read_only = False
+    """Whoever looks at it need not be offered what would change it."""
+
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock

@@ -29,6 +29,7 @@ class Moves:
         self.transaction = transaction
         self.now = now
         self.lease = lease
+        self.dialect = dialect
         self._for_update = dialect.for_update
         self._skip_locked = dialect.skip_locked
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import InvalidInput
 from ..contract import FilterLogic, SortOrder
-from ..database import Dialect, Row, Transaction, any_of
+from ..database import Dialect, Row, Transaction
 
 
 class Query:
@@ -53,7 +53,7 @@ class Query:
         if not values:
             self._filters.append("1 = 0")
             return
-        condition, parameters = any_of(list(dict.fromkeys(values)), len(self._values) + 1)
+        condition, parameters = self._dialect.any_of(list(dict.fromkeys(values)), len(self._values) + 1)
         self._filters.append(f"{column} {condition}")
         self._values += parameters
 

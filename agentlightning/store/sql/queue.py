@@ -138,7 +138,7 @@ class Queue(SqlBase):
             while True:
                 claimed = await self._claim_safely(claim)
                 left = deadline - time.monotonic()
-                if claimed or left <= 0 or self._database.signals.closed:
+                if claimed or left <= 0 or waiter.released:
                     return claimed
                 await waiter.wait(left)
 

@@ -12,7 +12,7 @@ from ...errors import FinalStatus, NotFound
 from ...types import AttemptedRollout, PaginatedResult, RolloutConfig, RolloutMode, RolloutStatus
 from .. import lifecycle
 from ..contract import UNSET, AnyRollout, FilterLogic, SortOrder, Unset
-from ..database import Transaction, any_of
+from ..database import Transaction
 from ..signals import ended, news
 from . import rows
 from .base import FEW, SqlBase
@@ -114,7 +114,7 @@ class Rollouts(SqlBase):
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._database.signals.listen(*map(ended, ids)) as waiter:
             unfinished = await self._unfinished(ids)
-            while unfinished and not self._database.signals.closed:
+            while unfinished and not waiter.released:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
@@ -147,7 +147,7 @@ class Rollouts(SqlBase):
     async def _rollouts(self, ids: Sequence[str]) -> list[AnyRollout]:
         if not ids:
             return []
-        condition, values = any_of(ids, 1)
+        condition, values = self._database.dialect.any_of(ids, 1)
         found = await self._fetch(
             f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id {condition}",
             *values,
@@ -159,7 +159,7 @@ class Rollouts(SqlBase):
         """Those that have not ended. Raises `NotFound` for those that are not there."""
         if not ids:
             return set()
-        condition, values = any_of(ids, 1)
+        condition, values = self._database.dialect.any_of(ids, 1)
         found = await self._fetch(
             f"SELECT rollout_id, status FROM rollouts WHERE rollout_id {condition}", *values, brief=len(ids) <= FEW
         )

@@ -11,7 +11,7 @@ import msgspec
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..contract import FilterLogic, SortOrder
-from ..database import Row, Transaction, any_of
+from ..database import Row, Transaction
 from ..encoded_span import EncodedSpan, Kept
 from ..looks import cut_span, reward_in
 from ..signals import news
@@ -155,7 +155,7 @@ def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tupl
 async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> dict[int, Kept | None]:
     """Number and store an attempt's spans; what was decided of each by its place, None for those that were there."""
     standing = row.standing
-    condition, ids = any_of([span.span_id for _, span in batch], 3)
+    condition, ids = moves.dialect.any_of([span.span_id for _, span in batch], 3)
     known = {
         found[0]
         for found in await moves.transaction.fetch(

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import click
 
-COMMANDS = ("demo", "llm", "proxy", "store")
+COMMANDS = ("dashboard", "demo", "export", "llm", "proxy", "store")
 
 
 class _LazyGroup(click.Group):

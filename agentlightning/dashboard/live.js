@@ -16,6 +16,9 @@ import { signal } from "./ui.js";
 /** @type {import("./vendor/signals.js").Signal<"connecting" | "live" | "polling" | "away" | "still">} */
 export const connection = signal("connecting");
 
+/** True where nothing can be changed: a run that is only looked at. */
+export const unchangeable = signal(carriedRun() !== null);
+
 /** @type {Change} */
 const EVERYTHING = { rollouts: {}, spans: [], workers: true, resources: true, everything: true };
 const FIRST_WAIT = 300;
@@ -97,8 +100,9 @@ async function poll() {
   }
 }
 
-/** @param {Partial<Change>} change */
+/** @param {Partial<Change> & {read_only?: boolean}} change */
 function tell(change) {
+  if (change.read_only) unchangeable.value = true;
   const whole = { ...EVERYTHING, workers: false, resources: false, everything: false, ...change };
   for (const listener of [...listeners]) listener(whole);
 }

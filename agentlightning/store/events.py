@@ -188,7 +188,8 @@ class Events:
         }
 
     def _everything(self) -> bytes:
-        return b'id: %s-%d\ndata: {"everything":true}\n\n' % (self._epoch.encode(), self._number)
+        news = to_json({"everything": True, "read_only": self._store.read_only})
+        return b"id: %s-%d\ndata: %s\n\n" % (self._epoch.encode(), self._number, news)
 
 
 class _Listener:

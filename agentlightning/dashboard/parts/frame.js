@@ -3,7 +3,7 @@
 import { tokenWanted } from "../api.js";
 import { carriedRun } from "../carried.js";
 import { bind, helpShown } from "../keys.js";
-import { connection } from "../live.js";
+import { connection, unchangeable } from "../live.js";
 import { go, link, route } from "../route.js";
 import { nextTheme, theme } from "../theme.js";
 import { html, useEffect } from "../ui.js";
@@ -62,7 +62,8 @@ export function Frame({ children }) {
 
 function Connection() {
   const run = carriedRun();
-  const said = run ? `exported ${run.run.exported}` : CONNECTION[connection.value];
+  const still = unchangeable.value && connection.value === "live";
+  const said = run ? `exported ${run.run.exported}` : still ? "finished run, read-only" : CONNECTION[connection.value];
   return html`<span class="connection ${connection.value}" role="status">
     <span class="dot" aria-hidden="true"></span> ${said}
   </span>`;

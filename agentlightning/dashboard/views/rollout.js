@@ -2,9 +2,9 @@
 
 import { FINAL, cancelled, exported, retried } from "../actions.js";
 import { call } from "../api.js";
-import { carriedRun } from "../carried.js";
 import { now, useCall, useLoaded } from "../data.js";
 import { bind } from "../keys.js";
+import { unchangeable } from "../live.js";
 import { Attempts } from "../parts/attempts.js";
 import { Copy, Empty, Reward, ResourcesLink, Status, Time, Value, Waiting } from "../parts/small.js";
 import { change, go, link } from "../route.js";
@@ -79,8 +79,8 @@ async with LightningStoreClient("${new URL(".", document.baseURI).href.replace(/
     </span>
     <span class="spacer"></span>
     <span class="dim">${doing}</span>
-    ${!carriedRun() && FINAL.has(status) && html`<button class="small" onClick=${() => retried([rollout_id])}>Retry</button>`}
-    ${!carriedRun() && !FINAL.has(status) && html`<button class="small" onClick=${() => cancelled([rollout_id])}>Cancel</button>`}
+    ${!unchangeable.value && FINAL.has(status) && html`<button class="small" onClick=${() => retried([rollout_id])}>Retry</button>`}
+    ${!unchangeable.value && !FINAL.has(status) && html`<button class="small" onClick=${() => cancelled([rollout_id])}>Cancel</button>`}
     <button class="small" onClick=${() => exported({ rollout_id_in: [rollout_id] }, setDoing).then(() => setDoing(""))}>Export as JSONL</button>
     <${Copy} label="Copy as Python" text=${() => python} />
   </div>`;

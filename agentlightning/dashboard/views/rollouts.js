@@ -2,9 +2,9 @@
 
 import { cancelled, exported, retried, FINAL } from "../actions.js";
 import { call } from "../api.js";
-import { carriedRun } from "../carried.js";
 import { now } from "../data.js";
 import { bind } from "../keys.js";
+import { unchangeable } from "../live.js";
 import { Empty, Reward, ResourcesLink, RolloutLink, Status, Time } from "../parts/small.js";
 import { Rows, usePages } from "../parts/rows.js";
 import { change, go, link } from "../route.js";
@@ -246,7 +246,7 @@ function Ticked({ query, total }) {
       ${Boolean(total) && html`<button class="small" onClick=${() => done(exported(query, setDoing))}>Export all ${count(total)} as JSONL</button>`}
     </div>`;
   }
-  const fixed = carriedRun() !== null;
+  const fixed = unchangeable.value;
   const ids = chosen.map(({ rollout_id }) => rollout_id);
   return html`<div class="actions">
     <span>${count(chosen.length)} ticked ${doing}</span>

@@ -34,8 +34,6 @@ T = TypeVar("T")
 Connection = Any
 """asyncpg brings no types along."""
 
-_reach: Any = asyncpg.connect
-
 MAX_GROUP = 64
 """Bodies in one commit. Their rows stay locked until it: more would keep other servers waiting."""
 READERS = 4
@@ -206,7 +204,7 @@ class PostgresDatabase:
         self._drop_writer()
 
     async def _connect(self) -> Connection:
-        return await _reach(
+        return await cast("Any", asyncpg).connect(
             self._dsn, command_timeout=ANSWER_SECONDS, server_settings=_SETTINGS, statement_cache_size=1_000
         )
 
@@ -266,7 +264,7 @@ class PostgresDatabase:
     async def _notify(self, announced: list[tuple[str, int | None]]) -> None:
         """Tell other servers, at the commit."""
         waiting, size = list[tuple[str, int | None]](), 0
-        for topic in announced:
+        for topic in dict.fromkeys(announced):
             waiting.append(topic)
             size += len(topic[0].encode()) + 20
             if size > LONGEST_NOTE // 2:

@@ -126,6 +126,8 @@ class Signals:
         """Send every waiter home; those who come later may wait again."""
         with self._lock:
             waiters = {id(waiter): waiter for line in self._waiters.values() for waiter in line.values()}
+        for tap in self._taps:
+            tap(CLOSED)
         for waiter in waiters.values():
             waiter.released = True
             for topic in waiter.topics[:1]:

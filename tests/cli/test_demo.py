@@ -39,7 +39,8 @@ async def test_it_tries_every_prompt_on_every_word_and_names_the_best(model: Scr
     program.wait_for_line("four examples as a chat +mean reward 1.00  24 words")
     program.wait_for_line("^Best prompt: four examples as a chat, mean reward 1.00")
     program.wait_for_line("^It took .* s on . cores")
-    program.wait_for_line(f"^  .*agl store --db {tmp_path}/agl.db")
+    for command in ("dashboard", "store"):
+        program.wait_for_line(f"^  .*agl {command} --db {tmp_path}/agl.db$")
     assert len(model.calls) == len(PROMPTS) * len(TASKS)
     async with agl.open_store(str(tmp_path / "agl.db")) as store:
         assert (await store.statistics())["rollouts"] == {"succeeded": len(PROMPTS) * len(TASKS)}

@@ -82,8 +82,10 @@ class Screen:
 
 _NEXT = """\
 Where to look next:
+  {agl} dashboard --db {folder}/agl.db
+      every rollout in the browser, with what was asked, answered and rewarded
   {agl} store --db {folder}/agl.db
-      serves everything that was recorded: rollouts, spans, rewards
+      serves the same to your own algorithms and runners
   {folder}/runner.log
       what the model said to each word
   examples/first_algorithm/

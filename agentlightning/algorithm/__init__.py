@@ -6,12 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .apo import APO
     from .base import Algorithm, FastAlgorithm
     from .baseline import Baseline
     from .function import FunctionAlgorithm, algo, as_algorithm
     from .journal import Journal
 
 _HOME = {
+    "APO": "apo",
     "Algorithm": "base",
     "Baseline": "baseline",
     "FastAlgorithm": "base",
@@ -22,6 +24,7 @@ _HOME = {
 }
 
 __all__ = [
+    "APO",
     "Algorithm",
     "Baseline",
     "FastAlgorithm",

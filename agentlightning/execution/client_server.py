@@ -30,6 +30,9 @@ GRACE_SECONDS: Final = 15.0
 """How long runners may take to stop: more than their own draining and giving back."""
 LOOK_SECONDS: Final = 1.0
 """How often is looked whether rollouts wait for runners that are all done."""
+FAREWELL_SECONDS: Final = 3.0
+"""How long the store is served after the algorithm's end, so that runners elsewhere hear of it: longer than the pause
+of a client that is trying again."""
 PORT: Final = 4747
 """Where both sides meet when they are started apart and nothing else is said."""
 
@@ -86,7 +89,10 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
     async def _run_algorithm(self, algorithm: AlgorithmSide, open_store: OpenStore) -> Any:
         async with self._store(open_store) as (store, url):
             logger.info("Runners are awaited at %s.", url)
-            return await algorithm(store)
+            try:
+                return await algorithm(store)
+            finally:
+                await asyncio.sleep(FAREWELL_SECONDS)
 
     async def _run_runners(self, nursery: Nursery, count: int) -> None:
         store = LightningStoreClient(self._url())

@@ -49,6 +49,8 @@ class Display(Callback):
             self._live.stop()
         if self._last:
             self._say(self._last)
+        if summary := result.report.get("summary"):
+            self._say(str(summary))
         self._say(ending(result))
 
     def _say(self, text: str) -> None:

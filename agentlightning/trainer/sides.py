@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ class RunnerSide:
     log: RunLog
     ends_with_run: bool
     """Nobody stops it: it is to see for itself when the run is over."""
+    began: float = field(default_factory=time.time)
 
     async def __call__(self, store: LightningStore, worker: int, stop: StopEvent) -> None:
         runner = self.make_runner()
@@ -53,20 +55,22 @@ class RunnerSide:
                 await runner.iter(stop)
                 return
             over = asyncio.Event()
-            watching = asyncio.create_task(_set_when_over(store, over))
+            watching = asyncio.create_task(_set_when_over(store, self.began, over))
             try:
                 await runner.iter(over)
             finally:
                 watching.cancel()
 
 
-async def _set_when_over(store: LightningStore, over: asyncio.Event) -> None:
-    """Wait for the end of the sitting that is held now, or else of the next one."""
-    while not (held := [each for each in await sittings(store) if each.status == "running"]):  # noqa: ASYNC110
+async def _set_when_over(store: LightningStore, since: float, over: asyncio.Event) -> None:
+    """Set `over` when a run has ended since then."""
+    while not over.is_set():
+        held = [each for each in await sittings(store) if (each.end_time or math.inf) >= since]
+        if held:
+            [ended, *_] = await store.wait_for_rollouts([held[-1].rollout_id])
+            logger.info("The run is over (%s).", ended.status)
+            over.set()
         await asyncio.sleep(END_LOOK_SECONDS)
-    [ended] = await store.wait_for_rollouts([held[-1].rollout_id])
-    logger.info("The run is over (%s).", ended.status)
-    over.set()
 
 
 @dataclass

@@ -17,10 +17,10 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from .. import semconv
 from . import call_attributes, sse
+from .body_size import cut_to_size
 from .dialects import Dialect, dialect_of
 from .dialects.base import Json, as_object
 from .listening import hosted_call_span
-from .redaction import cut_to_size, text_without_keys, without_keys
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
@@ -101,7 +101,7 @@ class OpenCall:
         """It cannot be recorded properly: say so and end the span."""
         self._ended = True
         if self._span.is_recording():
-            self._span.set_attribute(semconv.CAPTURE_ERROR, text_without_keys(f"{type(error).__name__}: {error}"))
+            self._span.set_attribute(semconv.CAPTURE_ERROR, f"{type(error).__name__}: {error}")
             self._end_span()
 
     def _end(self, content: bytes, *, complete: bool) -> None:
@@ -110,7 +110,7 @@ class OpenCall:
         if self._status:
             self._span.set_attribute("http.response.status_code", self._status)
         if content:
-            self._record(without_keys(content), complete=complete)
+            self._record(content, complete=complete)
         if self._status >= 400 and not content:
             self._set_error(f"HTTP {self._status}")
         self._end_span()
@@ -121,7 +121,7 @@ class OpenCall:
 
     def _set_error(self, description: str) -> None:
         if not self._hosted:
-            self._span.set_status(Status(StatusCode.ERROR, text_without_keys(description)))
+            self._span.set_status(Status(StatusCode.ERROR, description))
 
     def _record(self, content: bytes, *, complete: bool) -> None:
         span = self._span
@@ -143,7 +143,7 @@ class OpenCall:
         self._set_error(said)
 
     def _folded(self, content: bytes, *, complete: bool) -> Json:
-        events = list(sse.events(content))
+        events = sse.events(content)
         self._span.set_attribute(semconv.STREAMED, True)
         if self._size >= LARGEST_STREAM:
             self._span.set_attribute(semconv.CAPTURE_ERROR, f"only {LARGEST_STREAM} of {self._size} bytes were kept")
@@ -158,7 +158,6 @@ open_calls: weakref.WeakSet[OpenCall] = weakref.WeakSet()
 
 def begin(tracer: Tracer, path: str, content: bytes, host: Json) -> OpenCall | None:
     """Start the record of a request with this URL path and body, where it is a call to a model."""
-    content = without_keys(content)
     body = _object(content) or {}
     dialect = dialect_of(path, body)
     if dialect is None:

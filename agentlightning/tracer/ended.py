@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from ..instrumentation.redaction import may_have_keys, text_without_keys
 from ..payload import MAX_DEPTH
 from ..types import Span
+from .redaction import may_have_keys, without_keys
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -120,4 +120,4 @@ def _sound_text(text: str) -> str:
             text.encode()
         except UnicodeEncodeError:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text_without_keys(text)
+    return without_keys(text)

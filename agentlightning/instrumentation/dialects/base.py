@@ -96,8 +96,9 @@ def content_text(content: Any, parts: list[Part]) -> str | None:
 
 def items(value: Any) -> list[Json]:
     """The objects in what should be a list of objects, and often is not."""
-    found = cast("list[Any]", value) if isinstance(value, list) else []
-    return [item for item in found if isinstance(item, dict)]
+    if not isinstance(value, list):
+        return []
+    return [item for item in cast("list[Any]", value) if isinstance(item, dict)]
 
 
 def as_object(value: Any) -> Json:

@@ -25,25 +25,58 @@ def answer(body: Json) -> list[Message]:
 def fold(events: Iterable[Json]) -> Json:
     """The completion whose chunks these are."""
     body: Json = {}
-    choices: dict[int, Json] = {}
+    choices: dict[int, _Folded] = {}
     for event in events:
-        for key, value in event.items():
-            if key != "choices" and (value is not None or key not in body):
-                body[key] = value
-        for piece in items(event.get("choices")):
+        pieces = event.pop("choices", None)
+        update(body, event)
+        for piece in items(pieces):
             index = piece.get("index") or 0
-            _add_piece(choices.setdefault(index, {"index": index, "message": {}}), piece)
+            if index not in choices:
+                choices[index] = _Folded(index)
+            choices[index].add(piece)
     body["object"] = "chat.completion"
-    body["choices"] = [choices[index] for index in sorted(choices)]
+    body["choices"] = [choices[index].whole() for index in sorted(choices)]
     return body
 
 
-def _add_piece(choice: Json, piece: Json) -> None:
-    for key, value in piece.items():
-        if key == "delta":
-            _merge(choice["message"], as_object(value))
-        elif key != "index":
-            merge_extra(choice, key, value)
+def update(body: Json, event: Json) -> None:
+    """Take over what a later event says, but not that it says nothing."""
+    if None in event.values():
+        event = {key: value for key, value in event.items() if value is not None or key not in body}
+    body.update(event)
+
+
+class _Folded:
+    """A choice, as far as its chunks have come."""
+
+    def __init__(self, index: int) -> None:
+        self._choice: Json = {"index": index, "message": {}}
+        self._texts: dict[str, list[str]] = {}
+        """Pieces are joined once, at the end: answers of ten thousand chunks are not rare."""
+
+    def add(self, piece: Json) -> None:
+        choice = self._choice
+        for key, value in piece.items():
+            if key == "delta":
+                self._add_delta(as_object(value))
+            elif value is None:
+                choice.setdefault(key, None)
+            elif key != "index":
+                merge_extra(choice, key, value)
+
+    def whole(self) -> Json:
+        self._choice["message"].update({key: "".join(pieces) for key, pieces in self._texts.items()})
+        return self._choice
+
+    def _add_delta(self, delta: Json) -> None:
+        texts = self._texts
+        for key, value in delta.items():
+            if key in texts and isinstance(value, str):
+                texts[key].append(value)
+            elif isinstance(value, str) and key not in _SET_ONCE:
+                texts[key] = [value]
+            elif value is not None or key not in self._choice["message"]:
+                _merge(self._choice["message"], {key: value})
 
 
 def merge_extra(choice: Json, key: str, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .base import Dialect, Json, Message, items, text, texts
-from .chat import merge_extra
+from .chat import merge_extra, update
 
 
 def prompt(body: Json) -> list[Message]:
@@ -23,8 +23,9 @@ def fold(events: Iterable[Json]) -> Json:
     body: Json = {}
     choices: dict[int, Json] = {}
     for event in events:
-        body.update({key: value for key, value in event.items() if value is not None})
-        for piece in items(event.get("choices")):
+        pieces = event.pop("choices", None)
+        update(body, event)
+        for piece in items(pieces):
             index = piece.get("index") or 0
             choice = choices.setdefault(index, {"index": index, "text": ""})
             choice["text"] += piece.get("text") or ""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import click
 
+Durability = Literal["full", "process"]
+
 LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a token.")
 @click.option("--port", default=4747, show_default=True, help="Port to listen on.")
 @click.option(
@@ -23,9 +26,19 @@ LEVELS = ("debug", "info", "warning", "error")
     metavar="DATABASE",
     help="A file, memory:, sqlite:///… or postgresql://…",
 )
+@click.option(
+    "--durability",
+    type=click.Choice(("full", "process")),
+    default="full",
+    show_default=True,
+    help="What is acknowledged survives a power cut (full), or only the end of this process.",
+)
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Serve only those who send this token.")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
-def command(host: str, port: int, db: str, token: str | None, log_level: str) -> None:
+@click.pass_context
+def command(
+    context: click.Context, host: str, port: int, db: str, durability: Durability, token: str | None, log_level: str
+) -> None:
     """Serve the store, where algorithms and runners meet.
 
     Prints one line for each request. Everything acknowledged is in the database, so the store may be stopped (Ctrl-C)
@@ -35,10 +48,14 @@ def command(host: str, port: int, db: str, token: str | None, log_level: str) ->
     from ..logs import setup_logging
     from ..store import LightningStoreServer, open_store
 
+    if context.invoked_subcommand is not None:
+        return
     setup_logging(log_level)
     try:
-        server = LightningStoreServer(open_store(db), host, port, token=token)
+        server = LightningStoreServer(open_store(db, durability=durability), host, port, token=token)
         click.echo(f"Store at {server.endpoint}, database {_shown(db)}. Ctrl-C ends it.")
+        if durability == "process":
+            click.echo("Durability process: what is acknowledged survives the end of this process, not a power cut.")
         server.run_forever()
         asyncio.run(server.close())
     except (AgentLightningError, OSError) as error:

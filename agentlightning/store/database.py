@@ -76,6 +76,8 @@ class Database(Protocol):
     dialect: Dialect
     signals: Signals
     durable: bool
+    durability: str
+    """What an acknowledged change survives: `full` a power cut, `process` the end of the process, `none` neither."""
 
     async def write(self, body: Body[T]) -> T:
         """Run `body` in a transaction; its result comes back after the commit is on disk.

@@ -43,6 +43,7 @@ class _ReadOnlyDatabase:
 
     dialect = DIALECT
     durable = True
+    durability = "full"
 
     def __init__(self, path: Path) -> None:
         self.signals = Signals()

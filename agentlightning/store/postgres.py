@@ -85,6 +85,7 @@ class PostgresDatabase:
 
     dialect = DIALECT
     durable = True
+    durability = "full"
 
     def __init__(self, dsn: str) -> None:
         self.signals = Signals()

@@ -66,6 +66,7 @@ class SqliteDatabase:
     def __init__(self, path: str | Path | None, *, durability: Durability = "full") -> None:
         self.signals = Signals()
         self.durable = path is not None
+        self.durability = "none" if path is None else durability
         self._path = None if path is None else Path(path).absolute()
         self._owner = None if self._path is None else _own(self._path)
         self._connection = _connect(self._path, durability)

@@ -45,6 +45,11 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Workers, Summaries):
             durable=self._database.durable, thread_safe=True, async_safe=True, zero_copy=True, otlp_traces=False
         )
 
+    @property
+    def durability(self) -> str:
+        """What an acknowledged change survives: `full` a power cut, `process` the process's end, `none` neither."""
+        return self._database.durability
+
     def release_waiters(self) -> None:
         """Let every long poll end now, with what it has; those who wait ask again, elsewhere or later."""
         self._database.signals.release()

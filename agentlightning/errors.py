@@ -2,6 +2,7 @@
 
 AgentLightningError
 ├── NotFound                 (ValueError, LookupError)    404
+├── WrongMethod                                           405
 ├── Conflict                 (ValueError)                 409
 │   ├── FinalStatus             it has ended, nothing changes it
 │   └── StaleAttempt            another attempt speaks for the rollout now
@@ -22,7 +23,7 @@ AgentLightningError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -50,6 +51,12 @@ class NotFound(AgentLightningError, ValueError, LookupError):
     """There is no such thing in this store."""
 
     status = 404
+
+
+class WrongMethod(AgentLightningError):
+    """This path takes another method."""
+
+    status = 405
 
 
 class Conflict(AgentLightningError, ValueError):
@@ -136,6 +143,14 @@ class NoActiveTracer(AgentLightningError, RuntimeError):
 class MissingExtra(AgentLightningError, ImportError):
     """An optional library is missing."""
 
-    def __init__(self, extra: str, *, wanted_for: str) -> None:
-        super().__init__(f"{wanted_for} needs an optional library: pip install 'agentlightning[{extra}]'")
+    def __init__(self, extra: str, *, wanted_for: str, field: str | None = None) -> None:
+        super().__init__(f"{wanted_for} needs an optional library: pip install 'agentlightning[{extra}]'", field=field)
         self.extra = extra
+        self.wanted_for = wanted_for
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _missing_extra, (self.extra, self.wanted_for, self.field)
+
+
+def _missing_extra(extra: str, wanted_for: str, field: str | None) -> MissingExtra:
+    return MissingExtra(extra, wanted_for=wanted_for, field=field)

@@ -40,6 +40,12 @@ def setup_logging(
     return logger
 
 
+def speak_if_silent() -> None:
+    """`setup_logging`, where the program has set up no logging of its own: a runner's lines should be seen."""
+    if not logging.getLogger("agentlightning").hasHandlers():
+        setup_logging()
+
+
 def _handler(style: str) -> logging.Handler:
     if style == "auto":
         style = os.environ.get("AGL_LOG_STYLE", "plain")

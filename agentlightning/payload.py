@@ -6,6 +6,7 @@ integers beyond 64 bits, nesting beyond `MAX_DEPTH`, keys that are not strings.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any, cast
@@ -48,14 +49,19 @@ def loads(text: bytes | str, *, field: str | None = None) -> Any:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"{field or 'the text'} is not valid JSON: {error}", field=field) from None
-    check(value, field=field)
+    if check(value, field=field):
+        _refuse_long_integers(text, field)
     return value
 
 
-def check(value: Any, *, field: str | None = None) -> None:
-    """Raise `InvalidInput` where `value` nests deeper than `MAX_DEPTH` or holds NaN or an infinity."""
+def check(value: Any, *, field: str | None = None) -> bool:
+    """Raise `InvalidInput` where `value` nests deeper than `MAX_DEPTH` or holds NaN or an infinity.
+
+    True when it holds a float so large that it may have been written as an integer beyond 64 bits.
+    """
     # A loop with its own stack: recursion would meet Python's limit before ours, and be slower.
     level: list[Any] = [value]
+    huge = False
     for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []
         for item in level:
@@ -64,6 +70,7 @@ def check(value: Any, *, field: str | None = None) -> None:
             if isinstance(item, float):
                 if not math.isfinite(item):
                     raise InvalidInput(f"{field or 'the value'} holds {item}, which JSON cannot carry", field=field)
+                huge = huge or abs(item) >= _BEYOND
             elif isinstance(item, dict):
                 below.extend(cast("dict[Any, Any]", item).values())
             elif isinstance(item, (list, tuple)):
@@ -71,7 +78,7 @@ def check(value: Any, *, field: str | None = None) -> None:
             elif isinstance(item, BaseModel):
                 below.extend(item.__dict__.values())
         if not below:
-            return
+            return huge
         level = below
     raise InvalidInput(f"{field or 'the value'} nests deeper than {MAX_DEPTH} levels", field=field)
 
@@ -92,15 +99,38 @@ def check_id(value: str, field: str) -> str:
     return value
 
 
+_BEYOND = float(2**63)
+
+
+def _refuse_long_integers(text: bytes | str, field: str | None) -> None:
+    # orjson reads such an integer as a float; what was accepted would come back as another number.
+    def look(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        for name, value in members:
+            refuse(value, name)
+        return dict(members)
+
+    def refuse(value: Any, name: str | None) -> None:
+        if isinstance(value, list):
+            for item in cast("list[Any]", value):
+                refuse(item, name)
+        elif type(value) is int and not -(2**63) <= value < 2**64:
+            raise InvalidInput(f"{name or 'the value'} holds {value}, an integer beyond 64 bits", field=name)
+
+    refuse(json.loads(text, object_pairs_hook=look), field)
+
+
 def _dumps(value: Any, field: str | None) -> bytes:
     try:
-        return orjson.dumps(value, default=_plain)
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{field or 'the value'} cannot be stored as JSON: {error}", field=field) from None
+        why = error.__cause__ or error
+        raise InvalidInput(f"{field or 'the value'} cannot be stored as JSON: {why}", field=field) from None
 
 
 def _plain(value: Any) -> Any:
     # Our own nouns are their fields; orjson walks those several times faster than pydantic writes them out.
     if type(value).__module__.startswith("agentlightning.types."):
         return value.__dict__
-    return to_jsonable_python(value)
+    plain = to_jsonable_python(value)
+    check(plain)
+    return plain

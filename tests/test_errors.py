@@ -61,6 +61,7 @@ def test_the_statuses_in_the_docstring_are_those_of_the_classes() -> None:
 def test_the_statuses_are_those_of_the_published_surface() -> None:
     assert {cls.__name__: cls.status for cls in CLASSES if cls.status != 500} == {
         "NotFound": 404,
+        "WrongMethod": 405,
         "Conflict": 409,
         "FinalStatus": 409,
         "StaleAttempt": 409,

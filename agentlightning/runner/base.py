@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ..litagent import LitAgent
+from ..logs import speak_if_silent
 from ..store import LightningStore
 from ..types import Hook, NamedResources, Rollout, RolloutMode
 
@@ -37,6 +38,7 @@ class Runner(Generic[T]):
 
         `worker_id` is a short number for the log (the store gets one that no other process has), or a whole name.
         """
+        speak_if_silent()
         with ExitStack() as stack:
             self.init(agent, hooks=hooks)
             stack.callback(self.teardown)

@@ -103,8 +103,8 @@ def check(span: EncodedSpan) -> None:
             payload.check_id(value, field)
     if "\x00" in span.name:
         raise InvalidInput("the name of a span may not hold a NUL character", field="name")
-    if span.sequence_id < 0:
-        raise InvalidInput("sequence_id must be 0 (the store numbers the span) or more", field="sequence_id")
+    if not 0 <= span.sequence_id < 2**62:
+        raise InvalidInput("sequence_id is 0 (the store numbers the span) up to 2**62", field="sequence_id")
     if not bytes(span.attributes).startswith(b"{"):
         raise InvalidInput("attributes must be an object", field="attributes")
     # The rest is nearly always empty or small, so its full validation costs little.

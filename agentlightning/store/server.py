@@ -24,7 +24,7 @@ from starlette.routing import Route as HttpRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import payload
-from ..errors import AgentLightningError, NotFound, StoreUnavailable
+from ..errors import AgentLightningError, NotFound, StoreUnavailable, WrongMethod
 from .contract import Capabilities, LightningStore, Route, forwarding
 from .events import Events
 from .pages import page_routes
@@ -102,9 +102,13 @@ class LightningStoreServer(LightningStore):
         await asyncio.to_thread(self._thread.join)
         self._server = self._thread = None
 
-    def run_forever(self) -> None:
-        """Serve from this thread until SIGINT or SIGTERM, then drain. Raises `StoreUnavailable`."""
+    def run_forever(self, on_listening: Callable[[], None] = lambda: None) -> None:
+        """Serve from this thread until SIGINT or SIGTERM, then drain. Raises `StoreUnavailable`.
+
+        `on_listening` is called when `endpoint` is known to be ours.
+        """
         listening = self._listen()
+        on_listening()
         _Uvicorn(self._app(), self._release).run([listening])
 
     async def close(self) -> None:
@@ -141,7 +145,7 @@ def build_app(store: SqlStore) -> Starlette:
         return Response(page, media_type=JSON)
 
     async def health(_: Request) -> Response:
-        return _json({"status": "ok", "version": version("agentlightning"), "durable": store.capabilities["durable"]})
+        return _json({"status": "ok", "version": version("agentlightning"), "durability": store.durability})
 
     async def ready(_: Request) -> Response:
         await store.get_worker_by_id("is the database there?")
@@ -185,7 +189,7 @@ class _Operations:
 
     async def _answer(self, operation: Operation, ids: list[str], scope: Scope, receive: Receive) -> Response:
         if scope["method"] != operation.route.method:
-            return _problem(NotFound(f"{operation.route.path} takes {operation.route.method}"), status=405)
+            return _wrong_method(operation.route.path, operation.route.method)
         body = await read_body(scope, receive)
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         path = dict(zip(operation.route.path_parameters, ids, strict=True))
@@ -258,7 +262,7 @@ async def _disconnected(receive: Receive) -> None:
 async def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return _problem(NotFound(f"{request.url.path} does not take {request.method}"), status=405)
+        return _wrong_method(request.url.path, (error.headers or {}).get("Allow", "GET"))
     return _problem(NotFound(f"there is nothing at {request.url.path}; /openapi.json lists what there is"))
 
 
@@ -278,12 +282,20 @@ def _json(value: Any) -> Response:
     return Response(orjson.dumps(value), media_type=JSON)
 
 
-def _problem(error: AgentLightningError, *, status: int | None = None) -> Response:
-    members = problem(error) | ({} if status is None else {"status": status})
-    headers = {"Retry-After": "1"} if error.status in (429, 503) else {}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return Response(orjson.dumps(members), status_code=members["status"], headers=headers, media_type=PROBLEM)
+def _wrong_method(path: str, allowed: str) -> Response:
+    return _problem(WrongMethod(f"{path} takes {allowed}"), {"Allow": allowed})
+
+
+def _problem(error: AgentLightningError, headers: dict[str, str] | None = None) -> Response:
+    headers = {**(headers or {}), **_HEADERS.get(error.status, {})}
+    return Response(orjson.dumps(problem(error)), status_code=error.status, headers=headers, media_type=PROBLEM)
+
+
+_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "1"},
+    503: {"Retry-After": "1"},
+}
 
 
 class _FrontDoor:

@@ -82,12 +82,16 @@ class Operation:
 
     def arguments(self, path: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Arguments:
         """What a request asks for. Raises `InvalidInput` naming the field."""
-        given: Any = dict(query) if self.route.method == "GET" else (payload.loads(body, field="body") if body else {})
+        given = dict(query) if self.route.method == "GET" else self.object_in(body)
+        return self.validate(given | dict(path))
+
+    def object_in(self, body: bytes) -> Arguments:
+        """The body's JSON object. Raises `InvalidInput` where it is none, or not sound."""
+        given: Any = payload.loads(body, field="body") if body else {}
         if not isinstance(given, dict):
-            raise InvalidInput(
-                f"the body of {self.route.path} is a JSON object of: {', '.join(self.model.model_fields)}"
-            )
-        return self.validate(cast("Arguments", given) | dict(path))
+            fields = ", ".join(self.model.model_fields)
+            raise InvalidInput(f"the body of {self.route.path} is a JSON object of: {fields}", field="body")
+        return cast("Arguments", given)
 
     def validate(self, arguments: Arguments) -> Arguments:
         """Arguments as the operation takes them. Raises `InvalidInput` naming the field."""
@@ -95,7 +99,11 @@ class Operation:
             valid = self.model.model_validate(arguments)
         except ValidationError as error:
             raise InvalidInput.of(error) from None
-        return {name: getattr(valid, name) for name in valid.model_fields_set}
+        validated = {name: getattr(valid, name) for name in valid.model_fields_set}
+        for name, value in validated.items():
+            if type(value) is int and not -(2**63) <= value < 2**63:
+                raise InvalidInput(f"{name} is an integer beyond 64 bits", field=name)
+        return validated
 
     async def call(self, store: SqlStore, arguments: Arguments) -> Any:
         """Carry the operation out, with arguments that are known to be valid."""
@@ -118,15 +126,19 @@ class _AddSpans(Operation):
     """Spans are stored as the bytes that came; the answer is only what was decided about each."""
 
     def arguments(self, path: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Arguments:
-        payload.loads(body, field="body")
+        self.object_in(body)
         try:
-            return {"spans": _many_spans.decode(body).spans}
+            arguments = self.spans_in(body)
         except msgspec.ValidationError as error:
             raise encoded_span.invalid(error) from None
-
-    async def call(self, store: SqlStore, arguments: Arguments) -> Any:
         for span in arguments["spans"]:
             encoded_span.check(span)
+        return arguments
+
+    def spans_in(self, body: bytes) -> Arguments:
+        return {"spans": _many_spans.decode(body).spans}
+
+    async def call(self, store: SqlStore, arguments: Arguments) -> Any:
         return await store.add_encoded_spans(arguments["spans"])
 
     def encode(self, result: Any) -> bytes:
@@ -138,15 +150,11 @@ class _AddSpans(Operation):
 
 
 class _AddSpan(_AddSpans):
-    def arguments(self, path: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Arguments:
-        payload.loads(body, field="body")
-        try:
-            return {"spans": [_one_span.decode(body).span]}
-        except msgspec.ValidationError as error:
-            raise encoded_span.invalid(error) from None
+    def spans_in(self, body: bytes) -> Arguments:
+        return {"spans": [_one_span.decode(body).span]}
 
     async def call(self, store: SqlStore, arguments: Arguments) -> Any:
-        return (await super().call(store, arguments))[0]
+        return await store.add_encoded_span(arguments["spans"][0])
 
     def decode(self, text: bytes, arguments: Arguments) -> Any:
         as_stored = _one_kept.decode(text)

@@ -193,13 +193,13 @@ def _fill_one(match: re.Match[str], values: Mapping[str, Any]) -> str:
 
 def _jinja(template: str, values: Mapping[str, Any]) -> str:
     try:
-        from jinja2 import StrictUndefined, TemplateError
+        from jinja2 import StrictUndefined
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError:
         raise MissingExtra("jinja", wanted_for="a jinja prompt template") from None
     try:
         return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(template).render(**values)
-    except TemplateError as error:
+    except Exception as error:  # a template is a program: it may raise anything
         raise PromptError(f"the jinja prompt template cannot be filled in: {error}") from None
 
 

@@ -53,34 +53,30 @@ class Spans(SqlBase):
 
     async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> list[Kept | None]:
         """Store spans; what was decided about each, or None where it was there already."""
-        if not spans:
-            return []
 
         async def body(transaction: Transaction) -> list[Kept | None]:
-            moves = self._moves(transaction)
-            kept: dict[int, Kept | None] = {}
-            for (rollout_id, attempt_id), batch in _by_attempt(spans).items():
-                row = await moves.attempt_row(rollout_id, attempt_id)
-                kept |= await _insert_spans(moves, row, batch)
-            return [kept[index] for index in range(len(spans))]
+            return await _insert(self._moves(transaction), spans)
+
+        return await self._write(body) if spans else []
+
+    async def add_encoded_span(self, span: EncodedSpan) -> Kept | None:
+        """The same of one."""
+
+        async def body(transaction: Transaction) -> Kept | None:
+            return (await _insert(self._moves(transaction), [span]))[0]
 
         return await self._write(body)
 
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
-        return (await self.get_many_span_sequence_ids([(rollout_id, attempt_id)]))[0]
+        async def body(transaction: Transaction) -> int:
+            return await _next_number(self._moves(transaction), rollout_id, attempt_id)
+
+        return await self._write(body)
 
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> list[int]:
         async def body(transaction: Transaction) -> list[int]:
-            numbers: list[int] = []
-            for rollout_id, attempt_id in rollout_attempt_ids:
-                row = await self._moves(transaction).attempt_row(rollout_id, attempt_id)
-                taken = await transaction.fetch(
-                    "UPDATE attempts SET last_sequence_id = last_sequence_id + 1 WHERE ordinal = ?1 "
-                    "RETURNING last_sequence_id",
-                    row.ordinal,
-                )
-                numbers.append(taken[0][0])
-            return numbers
+            moves = self._moves(transaction)
+            return [await _next_number(moves, *attempt) for attempt in rollout_attempt_ids]
 
         return await self._write(body)
 
@@ -143,6 +139,23 @@ class Spans(SqlBase):
 
 def _payload(row: Row, cut_at: int | None) -> bytes:
     return row[0] if cut_at is None else cut_span(row[0], cut_at)
+
+
+async def _next_number(moves: Moves, rollout_id: str, attempt_id: str) -> int:
+    row = await moves.attempt_row(rollout_id, attempt_id)
+    taken = await moves.transaction.fetch(
+        "UPDATE attempts SET last_sequence_id = last_sequence_id + 1 WHERE ordinal = ?1 RETURNING last_sequence_id",
+        row.ordinal,
+    )
+    return taken[0][0]
+
+
+async def _insert(moves: Moves, spans: Sequence[EncodedSpan]) -> list[Kept | None]:
+    kept: dict[int, Kept | None] = {}
+    for (rollout_id, attempt_id), batch in _by_attempt(spans).items():
+        row = await moves.attempt_row(rollout_id, attempt_id)
+        kept |= await _insert_spans(moves, row, batch)
+    return [kept[index] for index in range(len(spans))]
 
 
 def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tuple[int, EncodedSpan]]]:

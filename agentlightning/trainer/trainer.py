@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Trainer:
         algorithm: Any = None,
         n_runners: int = 1,
         max_rollouts: int | None = None,
-        initial_resources: NamedResources | None = None,
+        initial_resources: Mapping[str, Any] | None = None,
         tracer: Any = None,
         adapter: Any = None,
         store: Any = None,
@@ -221,11 +221,11 @@ def _llm_proxy(given: Any) -> Any:
     )
 
 
-def _resources(given: NamedResources | None) -> NamedResources | None:
+def _resources(given: Mapping[str, Any] | None) -> NamedResources | None:
     if given is None:
         return None
     return ResourcesUpdate.model_validate(
-        {"resources_id": "", "create_time": 0, "update_time": 0, "version": 1, "resources": given}
+        {"resources_id": "", "create_time": 0, "update_time": 0, "version": 1, "resources": dict(given)}
     ).resources
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -109,8 +110,8 @@ class APO(Algorithm):
             "seed": verdict.seed_estimate.model_dump(),
             "tried": verdict.best_estimate.model_dump(),
             "difference": verdict.difference.model_dump(),
-            "candidates": [_told(candidate) for candidate in self._candidates],
-            "rejected": self._rejected,
+            "candidates": [_told(candidate) for candidate in sorted(self._candidates, key=_age)],
+            "rejected": dict(sorted(self._rejected.items())),
             "rollouts": dict(self._trials.ends),
         }
 
@@ -219,6 +220,10 @@ def _prompt_among(resources: NamedResources, name: str | None) -> str:
         "give Trainer(initial_resources={'prompt_template': agl.PromptTemplate(template=…)}), and APO(resource_name=…) "
         "where there are several"
     )
+
+
+def _age(candidate: Candidate) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", candidate.id)))
 
 
 def _told(candidate: Candidate) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Trials:
         self._failure_score = failure_score
         self._config = config
         self.ends: Counter[str] = Counter()
-        """How rollouts ended: by status, and `without reward`."""
+        """How rollouts that are scored have ended: by status, or `without reward`."""
 
     @property
     def seed(self) -> PromptTemplate:
@@ -83,7 +83,9 @@ class Trials:
 
         A rollout that failed or took too long gets the failure score. One that succeeded without a reward has none.
         """
-        return [self._score(rollout) for rollout in await self._run(candidate, dataset, tasks, mode, occasion)]
+        rollouts = await self._run(candidate, dataset, tasks, mode, occasion)
+        self.ends.update(map(_ending, rollouts))
+        return [self._score(rollout) for rollout in rollouts]
 
     async def see(
         self, candidate: Candidate, dataset: Dataset[Any], tasks: Sequence[int], mode: RolloutMode, occasion: str
@@ -113,15 +115,14 @@ class Trials:
         late = [rollout_id for rollout_id in ids if rollout_id not in ended]
         cancelled = await asyncio.gather(*(self._store.update_rollout(each, status="cancelled") for each in late))
         ended |= {each.rollout_id: each for each in cancelled}
-        return [self._counted(ended[rollout_id]) for rollout_id in ids]
-
-    def _counted(self, rollout: Rollout) -> Rollout:
-        without = rollout.status == "succeeded" and rollout.reward is None
-        self.ends["without reward" if without else rollout.status] += 1
-        return rollout
+        return [ended[rollout_id] for rollout_id in ids]
 
     def _score(self, rollout: Rollout) -> Score:
         return rollout.reward if rollout.status == "succeeded" else self._failure_score
+
+
+def _ending(rollout: Rollout) -> str:
+    return "without reward" if rollout.status == "succeeded" and rollout.reward is None else rollout.status
 
 
 def resources_id_of(candidate: Candidate) -> str:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import click
 
+from . import store_care
+
 Durability = Literal["full", "process"]
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -53,13 +55,20 @@ def command(
     setup_logging(log_level)
     try:
         server = LightningStoreServer(open_store(db, durability=durability), host, port, token=token)
-        click.echo(f"Store at {server.endpoint}, database {_shown(db)}. Ctrl-C ends it.")
-        if durability == "process":
-            click.echo("Durability process: what is acknowledged survives the end of this process, not a power cut.")
-        server.run_forever()
+        server.run_forever(lambda: _greet(server.endpoint, db, durability))
         asyncio.run(server.close())
     except (AgentLightningError, OSError) as error:
         raise click.ClickException(str(error)) from None
+
+
+for subcommand in (store_care.backup, store_care.check, store_care.gc, store_care.stats, store_care.token):
+    command.add_command(subcommand)
+
+
+def _greet(endpoint: str, db: str, durability: Durability) -> None:
+    click.echo(f"Store at {endpoint}, database {_shown(db)}. Ctrl-C ends it.")
+    if durability == "process":
+        click.echo("Durability process: what is acknowledged survives the end of this process, not a power cut.")
 
 
 def _shown(db: str) -> str:

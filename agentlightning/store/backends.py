@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import InvalidInput
+from .backup import backup
 from .clock import Clock
 from .contract import LightningStore, forwarding
 from .sql import SqlStore
-from .sql.schema import migrate
+from .sql.schema import STEPS, migrate, version_of_schema
 from .sqlite import Durability, SqliteDatabase
 from .timers import DEADLINES_SECONDS, LEASE_SECONDS, TIDY_SECONDS, Service, Timers
 from .wire import checked
+
+logger = logging.getLogger(__name__)
 
 
 @forwarding(checked)
@@ -26,7 +30,11 @@ class _SqliteStore(_CheckedStore):
     def __init__(self, database: SqliteDatabase) -> None:
         clock = Clock()
         super().__init__(database, clock)
-        database.run(lambda transaction: migrate(transaction, database.dialect))
+        try:
+            _migrate(database)
+        except BaseException:
+            database.end()
+            raise
         seen = database.run(lambda transaction: transaction.fetch("SELECT max(lease_seen) FROM attempts"))
         clock.resume(seen[0][0] or 0.0)
         self._timers = Timers(Service(self.give_up_overdue, DEADLINES_SECONDS), Service(self.tidy, TIDY_SECONDS))
@@ -35,6 +43,19 @@ class _SqliteStore(_CheckedStore):
     async def close(self) -> None:
         self._timers.stop()
         await super().close()
+
+
+def _migrate(database: SqliteDatabase) -> None:
+    """Bring the tables to this release's; what an older one wrote is copied first."""
+    version = database.run(version_of_schema)
+    if database.path and 0 < version < len(STEPS):
+        copy = database.path.with_name(f"{database.path.name}.before-{len(STEPS)}")
+        if not copy.exists():  # it does after a migration that failed
+            backup(database.path, copy)
+        logger.warning(
+            "Migrating %s from schema %d to %d; as it was, it is in %s", database.path, version, len(STEPS), copy
+        )
+    database.run(lambda transaction: migrate(transaction, database.dialect))
 
 
 class InMemoryLightningStore(_SqliteStore):

@@ -63,16 +63,16 @@ class SqliteDatabase:
 
     dialect = DIALECT
 
-    def __init__(self, path: str | Path | None, *, durability: Durability = "full") -> None:
+    def __init__(self, path: str | Path | None, *, durability: Durability = "full", owner: bool = True) -> None:
         self.signals = Signals()
         self.durable = path is not None
         self.durability = "none" if path is None else durability
-        self._path = None if path is None else Path(path).absolute()
-        self._owner = None if self._path is None else _own(self._path)
-        self._connection = _connect(self._path, durability)
+        self.path = None if path is None else Path(path).absolute()
+        self._owner = _own(self.path) if self.path and owner else None
+        self._connection = _connect(self.path, durability)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._closed = threading.Event()
-        self._readers = None if self._path is None else ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
+        self._readers = None if self.path is None else ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
         self._reading = threading.local()
         self._reading_connections: list[apsw.Connection] = []
         self._writer = threading.Thread(target=self._work, name="agl-write", daemon=True)
@@ -97,19 +97,27 @@ class SqliteDatabase:
     def run(self, body: Body[T]) -> T:
         """`body` as a transaction of its own, from the thread that opens the database before anyone uses it."""
         self._connection.execute("BEGIN IMMEDIATE")
-        result = _drive(body(_SqliteTransaction(self._connection)))
+        try:
+            result = _drive(body(_SqliteTransaction(self._connection)))
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
         self._connection.execute("COMMIT")
         return result
 
     async def close(self) -> None:
+        await asyncio.to_thread(self.end)
+
+    def end(self) -> None:
+        """`close`, for those without an event loop."""
         if self._closed.is_set():
             return
         self._closed.set()
         self.signals.close()
         self._jobs.put(None)
-        await asyncio.to_thread(self._writer.join)
+        self._writer.join()
         if self._readers is not None:
-            await asyncio.to_thread(self._readers.shutdown)
+            self._readers.shutdown()
         for connection in [*self._reading_connections, self._connection]:
             connection.close()
         if self._owner is not None:
@@ -182,7 +190,7 @@ class SqliteDatabase:
     def _read(self, body: Body[T]) -> T:
         connection = getattr(self._reading, "connection", None)
         if connection is None:
-            connection = self._reading.connection = _connect(self._path, "full", reader=True)
+            connection = self._reading.connection = _connect(self.path, "full", reader=True)
             self._reading_connections.append(connection)
         connection.execute("BEGIN")
         try:

@@ -6,6 +6,7 @@ from ..contract import Capabilities, Statistics
 from ..database import Transaction
 from .answers import forget_old
 from .attempts import Attempts
+from .deleting import Deleting
 from .queue import Queue
 from .resources import Resources
 from .rollouts import Rollouts
@@ -16,7 +17,7 @@ from .workers import Workers
 __all__ = ["SqlStore"]
 
 
-class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Workers, Summaries):
+class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Workers, Summaries):
     """The store over one `Database`. Use the stores of `backends.py`, which bring one along."""
 
     async def statistics(self) -> Statistics:

@@ -30,11 +30,7 @@ STEPS: list[list[str]] = [
         # The queue is the rows themselves.
         "CREATE INDEX rollouts_queue ON rollouts (queue_position, ordinal) WHERE queue_position IS NOT NULL",
         "CREATE INDEX rollouts_status ON rollouts (status, start_time)",
-        # All that is asked about rewards in sum is answered from this index alone.
-        """
-        CREATE INDEX rollouts_reward ON rollouts (resources_id, resources_version, mode, reward, ordinal)
-            WHERE reward IS NOT NULL
-        """,
+        "CREATE INDEX rollouts_resources ON rollouts (resources_id, resources_version)",
         "CREATE INDEX rollouts_end ON rollouts (end_time) WHERE end_time IS NOT NULL",
         """
         CREATE TABLE attempts (
@@ -112,9 +108,7 @@ async def migrate(transaction: Transaction, dialect: Dialect) -> None:
 
     Raises `StoreUnavailable` when a newer release has written it.
     """
-    await transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
-    rows = await transaction.fetch("SELECT version FROM schema_version")
-    version = rows[0][0] if rows else 0
+    version = await version_of_schema(transaction)
     if version > len(STEPS):
         raise StoreUnavailable(
             f"this database was written by a newer release (schema {version}, this one knows {len(STEPS)}): "
@@ -125,3 +119,10 @@ async def migrate(transaction: Transaction, dialect: Dialect) -> None:
             await transaction.execute(statement.format(bytes=dialect.bytes, text=dialect.text, serial=dialect.serial))
     await transaction.execute("DELETE FROM schema_version")
     await transaction.execute("INSERT INTO schema_version (version) VALUES (?1)", len(STEPS))
+
+
+async def version_of_schema(transaction: Transaction) -> int:
+    """Which release's tables these are; 0 for an empty database."""
+    await transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
+    rows = await transaction.fetch("SELECT version FROM schema_version")
+    return rows[0][0] if rows else 0

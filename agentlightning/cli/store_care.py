@@ -1,0 +1,140 @@
+"""`agl store backup | check | stats | gc | token`: what a store's owner does now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+_database = click.option(
+    "--db",
+    envvar="AGL_DB",
+    default="./agl.db",
+    show_default=True,
+    show_envvar=True,
+    metavar="DATABASE",
+    help="A file, sqlite:///… or postgresql://…",
+)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_database
+def backup(file: Path, db: str) -> None:
+    """Copy the database to FILE, while its store goes on.
+
+    The copy holds everything that was acknowledged before it began. FILE must not be there yet.
+    """
+    from ..store.backup import backup as copy
+
+    source = _file(db, instead="pg_dump copies a PostgreSQL database while its stores go on")
+    with _errors():
+        size = copy(source, file)
+    click.echo(f"{file}: {size / 2**20:.1f} MB")
+
+
+@click.command()
+@_database
+def check(db: str) -> None:
+    """Look for damage: the file itself, and what every store keeps true of its rows."""
+    from ..store.care import check as examine
+
+    source = _file(db, instead="PostgreSQL checks its own files (pg_amcheck)")
+    with _errors():
+        found = examine(source)
+    for line in found:
+        click.echo(line, err=True)
+    if found:
+        raise click.ClickException(f"{source} is damaged: {len(found)} findings")
+    click.echo(f"{source} is sound.")
+
+
+@click.command()
+@_database
+def stats(db: str) -> None:
+    """How much the store holds. Also of a store that is being served."""
+
+    async def ask() -> Any:
+        from ..store import open_store
+        from ..store.finished import FinishedRun
+
+        scheme = urlsplit(db).scheme
+        async with open_store(db) if scheme in _SERVED else FinishedRun(_file(db)) as store:
+            return await store.statistics()
+
+    with _errors():
+        held = asyncio.run(ask())
+    table = Table(box=None, show_header=False)
+    for kind, number in held.items():
+        table.add_row(kind.replace("_", " "), _shown(number))
+    Console().print(table)
+
+
+@click.command()
+@_database
+@click.option("--older-than", required=True, metavar="AGE", help="As 90m, 12h, 30d: since the rollout ended.")
+@click.option("--dry-run", is_flag=True, help="Only say how many would go.")
+def gc(db: str, older_than: str, dry_run: bool) -> None:
+    """Delete rollouts that ended longer ago than AGE, with their attempts and spans.
+
+    Nothing else is ever deleted, and nothing without this command. Resources stay. It may run beside the store.
+    """
+    from ..store.care import collect
+
+    with _errors():
+        gone = asyncio.run(collect(db, _seconds(older_than), dry_run=dry_run))
+    click.echo(f"{gone} rollouts {'would be' if dry_run else 'were'} deleted.")
+
+
+@click.command()
+@click.option("--scope", type=click.Choice(("admin", "runner")), default="admin", show_default=True)
+def token(scope: str) -> None:
+    """Make a token of 256 bits, for --token or AGL_TOKEN (scope admin), or for runners (--runner-token)."""
+    click.echo(f"agl-{scope}-{secrets.token_urlsafe(32)}")
+
+
+def _shown(number: Any) -> str:
+    by_status = cast("dict[str, int]", number) if isinstance(number, dict) else {"": int(number)}
+    return ", ".join(f"{count} {status}".strip() for status, count in by_status.items()) or "none"
+
+
+_SERVED = ("http", "https", "postgresql", "postgres")
+
+
+def _file(db: str, *, instead: str = "only a file") -> Path:
+    if urlsplit(db).scheme in _SERVED or db.strip(":") == "memory":
+        raise click.ClickException(f"{urlsplit(db).scheme or db} is not a database file: {instead}")
+    path = Path(db.removeprefix("sqlite:///").removeprefix("sqlite:"))
+    if not path.exists():
+        raise click.ClickException(f"there is no database {path.absolute()}")
+    return path
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def _seconds(age: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", age)
+    if not match:
+        raise click.BadParameter(f"{age!r} is not an age such as 90m, 12h or 30d", param_hint="--older-than")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+class _errors:  # noqa: N801
+    """What went wrong, in one line."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        from ..errors import AgentLightningError
+
+        if isinstance(error, (AgentLightningError, OSError)):
+            raise click.ClickException(str(error)) from None

@@ -25,6 +25,7 @@ const FIRST_WAIT = 300;
 const LONGEST_WAIT = 5_000;
 const POLL_EVERY = 2_000;
 const SILENCE = 40_000;
+const HIDDEN = 5_000;
 
 /** @type {Set<(change: Change) => void>} */
 const listeners = new Set();
@@ -43,6 +44,7 @@ export async function listen() {
     return;
   }
   for (let wait = FIRST_WAIT; ; wait = Math.min(wait * 2, LONGEST_WAIT)) {
+    await lookedAt();
     try {
       await stream(() => (wait = FIRST_WAIT));
     } catch (error) {
@@ -56,6 +58,8 @@ export async function listen() {
 /** @param {() => void} connected */
 async function stream(connected) {
   const abort = new AbortController();
+  // A browser opens six connections to one store and no more: pages in the background let go of theirs.
+  whenHidden(() => abort.abort(), abort.signal);
   /** @type {Record<string, string>} */
   const headers = { Accept: "text/event-stream" };
   if (lastId) headers["Last-Event-ID"] = lastId;
@@ -67,9 +71,8 @@ async function stream(connected) {
   for (;;) {
     // The store says something every 15 seconds; a laptop that slept finds a dead connection this way.
     watch = setTimeout(() => abort.abort(), SILENCE);
-    const { done, value } = await reader.read();
-    clearTimeout(watch);
-    if (done) return;
+    const { done, value } = await reader.read().finally(() => clearTimeout(watch));
+    if (done) return abort.abort();
     connected();
     connection.value = "live";
     text += decoder.decode(value, { stream: true });
@@ -77,6 +80,29 @@ async function stream(connected) {
     text = events.pop() ?? "";
     events.forEach(take);
   }
+}
+
+/** Until somebody looks at the page. */
+function lookedAt() {
+  if (!document.hidden) return;
+  return new Promise((resolve) => {
+    const look = () => {
+      if (document.hidden) return;
+      document.removeEventListener("visibilitychange", look);
+      resolve(undefined);
+    };
+    document.addEventListener("visibilitychange", look);
+  });
+}
+
+/** @param {() => void} act @param {AbortSignal} unless */
+function whenHidden(act, unless) {
+  let due = 0;
+  const look = () => {
+    clearTimeout(due);
+    if (document.hidden) due = setTimeout(act, HIDDEN);
+  };
+  document.addEventListener("visibilitychange", look, { signal: unless });
 }
 
 /** @param {string} event */

@@ -68,8 +68,11 @@ class File:
 @cache
 def files() -> dict[str, File]:
     """The dashboard's files by their path below `dashboard/`."""
-    found = (path for path in sorted(DASHBOARD.rglob("*")) if path.suffix in _KINDS)
-    return {path.relative_to(DASHBOARD).as_posix(): _file(path) for path in found}
+    found = [path for path in sorted(DASHBOARD.rglob("*")) if path.suffix in _KINDS]
+    names = [path.relative_to(DASHBOARD).as_posix() for path in found]
+    # Without these the browser would find one module after the other, as each names the next.
+    modules = "".join(f'<link rel="modulepreload" href="dashboard/{name}" />' for name in names if name.endswith(".js"))
+    return {name: _file(path, modules) for name, path in zip(names, found, strict=True)}
 
 
 def page_routes() -> list[Route]:
@@ -90,7 +93,7 @@ async def _page(request: Request) -> Response:
     return Response(file.content, media_type=file.kind, headers=headers)
 
 
-def _file(path: Path) -> File:
-    content = path.read_bytes()
+def _file(path: Path, modules: str) -> File:
+    content = path.read_bytes().replace(b"<!-- modules -->", modules.encode())
     tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
     return File(content, gzip.compress(content, mtime=0), _KINDS[path.suffix], tag)

@@ -15,6 +15,8 @@ export const STATUSES = ["queuing", "requeuing", "preparing", "running", "succee
 const MODES = ["train", "val", "test"];
 const LONGEST_SHOWN = 300;
 const NEWEST_FIRST = "-start_time";
+// The order in which rollouts were made is the store's own; it has no name as a field.
+const ORDER_MADE = "start_time";
 
 /** The rows that are ticked, by rollout id; kept while one looks at a rollout and comes back. */
 const ticked = signal(/** @type {Map<string, any>} */ (new Map()));
@@ -55,6 +57,7 @@ const SHOWN_AT_FIRST = ["status", "rollout", "input", "reward", "mode", "resourc
  */
 export function queryOf(params) {
   const sort = params.sort || NEWEST_FIRST;
+  const field = sort.replace(/^-/, "");
   const [resources_id, version] = (params.resources ?? "").split("@");
   return {
     ...(params.status && { status_in: params.status.split(",") }),
@@ -62,7 +65,7 @@ export function queryOf(params) {
     ...(params.q && { text_contains: params.q }),
     ...(resources_id && { resources_id }),
     ...(version && { resources_version: Number(version) }),
-    sort_by: sort.replace(/^-/, ""),
+    ...(field !== ORDER_MADE && { sort_by: field }),
     sort_order: sort.startsWith("-") ? "desc" : "asc",
     cut_at: LONGEST_SHOWN,
   };

@@ -14,13 +14,18 @@ from ..database import Dialect, Row, Transaction
 
 
 class Query:
-    """One filtered, sorted page of a table, built up piece by piece."""
+    """One filtered, sorted page of a table, built up piece by piece.
 
-    def __init__(self, dialect: Dialect, columns: str, source: str, *, order: str) -> None:
+    Where `source` joins tables, but `table` alone decides what is on the page, only the page's own rows are joined;
+    `order` names the table's key.
+    """
+
+    def __init__(self, dialect: Dialect, columns: str, source: str, *, order: str, table: str | None = None) -> None:
         self._dialect = dialect
         self._columns = columns
         self._source = source
-        self._order = order
+        self._key = self._order = order
+        self._table = table or source
         self._always: list[str] = []
         self._filters: list[str] = []
         self._values: list[Any] = []
@@ -77,12 +82,15 @@ class Query:
         rows: Sequence[Row] = []
         if limit != 0:
             # Never without a LIMIT: it is what lets SQLite take an OFFSET.
-            sql = f"SELECT {self._columns} FROM {self._source}{where} ORDER BY {self._order}"
-            end = f" LIMIT ?{len(self._values) + 1} OFFSET ?{len(self._values) + 2}"
-            rows = await transaction.fetch(sql + end, *self._values, _ALL if limit < 0 else limit, offset)
+            page = f"ORDER BY {self._order} LIMIT ?{len(self._values) + 1} OFFSET ?{len(self._values) + 2}"
+            sql = f"SELECT {self._columns} FROM {self._source}{where} {page}"
+            if self._table != self._source and limit > 0:
+                keys = f"SELECT {self._key} FROM {self._table}{where} {page}"
+                sql = f"SELECT {self._columns} FROM {self._source} WHERE {self._key} IN ({keys}) ORDER BY {self._order}"
+            rows = await transaction.fetch(sql, *self._values, _ALL if limit < 0 else limit, offset)
         if (limit < 0 or len(rows) < limit) and (rows or offset == 0) and limit != 0:
             return rows, offset + len(rows)
-        counted = await transaction.fetch(f"SELECT count(*) FROM {self._source}{where}", *self._values)
+        counted = await transaction.fetch(f"SELECT count(*) FROM {self._table}{where}", *self._values)
         return rows, counted[0][0]
 
     def _where(self, logic: FilterLogic) -> str:

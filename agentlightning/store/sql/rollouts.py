@@ -57,7 +57,9 @@ class Rollouts(SqlBase):
         text_contains: str | None = None,
         cut_at: int | None = None,
     ) -> PaginatedResult[AnyRollout]:
-        query = Query(self._database.dialect, rows.ROLLOUT_AND_ATTEMPT, rows.ROLLOUTS, order="r.ordinal")
+        query = Query(
+            self._database.dialect, rows.ROLLOUT_AND_ATTEMPT, rows.ROLLOUTS, order="r.ordinal", table="rollouts r"
+        )
         query.among("r.rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in)
         query.among("r.status", status if status_in is None else status_in)
         query.among("r.mode", mode_in)

@@ -1,6 +1,7 @@
-"""How a run is going, in one answer that costs the same however many rollouts there are, give or take.
+"""How a run is going, in one answer that costs about the same however long the run is.
 
-Sums of rewards come from an index alone; rates, workers and errors from the newest few hundred rollouts.
+What has ended for good is added up once and kept; only the part of the run that may still change is read every time.
+Rates and errors come from the newest few hundred rollouts.
 """
 
 from __future__ import annotations
@@ -10,28 +11,26 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 
-from ...types import RolloutMode
 from ..contract import ErrorCount, RewardStep, Summary, VersionScore
 from ..database import Row, Transaction
 from .base import SqlBase
+from .sums import Sums, score
 
-STEPS = 100
-"""Points of the reward curve: each is an equal share of the rollouts, in the order they were made."""
-LEAST_SHARE = 8
-"""Fewer rewards than this say nothing by their mean."""
 MOST_VERSIONS = 200
 NEWEST_ENDED = 500
 NEWEST_FAILED = 300
 RECENT_SECONDS = 60.0
 ENOUGH_RECENT = 20
+UNFINISHED = ("queuing", "requeuing", "preparing", "running")
 
 REST = 20
 """After a summary comes a rest of as long as it took, times this: 5 % of one core at the very most."""
 SHORTEST_REST = 0.25
+KEPT_SECONDS = 600.0
+"""After so long all is added up anew: a reward may have come late, or old rollouts may have been deleted."""
 
 
 class Summaries(SqlBase):
@@ -39,6 +38,8 @@ class Summaries(SqlBase):
 
     _next_summary: asyncio.Future[Summary] | None = None
     _no_summary_before = 0.0
+    _settled: Sums | None = None
+    _settled_until = 0.0
 
     async def summary(self) -> Summary:
         # All who ask during a rest are given the one that follows it.
@@ -60,27 +61,73 @@ class Summaries(SqlBase):
 
     async def _summarize(self, transaction: Transaction) -> Summary:
         now = self._clock.now()
-        rollouts = await _by_status(transaction, "rollouts")
+        sums = await self._sums(transaction)
         ended = await _newest_ended(transaction)
         recent = _recent([row[0] for row in ended], now)
-        unfinished = sum(rollouts.get(status, 0) for status in ("queuing", "requeuing", "preparing", "running"))
-        going_on = unfinished and recent and (now - recent[0] < RECENT_SECONDS or rollouts.get("running"))
+        unfinished = sum(sums.statuses[status] for status in UNFINISHED)
+        going_on = unfinished and recent and (now - recent[0] < RECENT_SECONDS or sums.statuses["running"])
         rate = len(recent) / max(1.0, now - recent[-1]) if going_on else None
         return Summary(
             time=now,
-            rollouts=rollouts,
-            workers=await _by_status(transaction, "workers"),
+            rollouts=dict(sorted(sums.statuses.items())),
+            workers=await _workers(transaction),
             ended_per_minute=None if rate is None else rate * 60,
             seconds_left=None if rate is None else unfinished / rate,
             ended_per_minute_by_worker={} if rate is None else _by_worker(ended[: len(recent)], now),
-            steps=await _steps(transaction),
-            versions=await _versions(transaction),
+            steps=_steps(sums),
+            versions=await _versions(transaction, sums),
             errors=await _errors(transaction),
         )
 
+    async def _sums(self, transaction: Transaction) -> Sums:
+        """Of all rollouts: those that are settled as they are known, and the rest as it is now."""
+        first, last = await _ends(transaction)
+        settled = self._settled
+        if settled is None or settled.first != first or time.monotonic() > self._settled_until:
+            settled, self._settled_until = Sums(first), time.monotonic() + KEPT_SECONDS
+        settled = settled.wide_enough_for(last)
+        settled.add(await _read(transaction, settled, until := await _first_unfinished(transaction, last)), until)
+        self._settled = settled
+        whole = settled.wide_enough_for(last)
+        whole.add(await _read(transaction, whole, last + 1), last + 1)
+        if waiting := await _waiting(transaction):
+            whole.statuses["queuing"] = waiting
+        return whole
 
-async def _by_status(transaction: Transaction, table: str) -> dict[str, int]:
-    found = await transaction.fetch(f"SELECT status, count(*) FROM {table} GROUP BY status")
+
+async def _ends(transaction: Transaction) -> tuple[int, int]:
+    """The first and the last rollout's number; 1 and 0 where there is none."""
+    found = await transaction.fetch("SELECT (SELECT min(ordinal) FROM rollouts), (SELECT max(ordinal) FROM rollouts)")
+    first, last = found[0]
+    return (1, 0) if first is None else (first, last)
+
+
+async def _first_unfinished(transaction: Transaction, last: int) -> int:
+    statuses = ", ".join(f"'{status}'" for status in UNFINISHED)
+    found = await transaction.fetch(f"SELECT min(ordinal) FROM rollouts WHERE status IN ({statuses})")
+    return last + 1 if found[0][0] is None else found[0][0]
+
+
+async def _waiting(transaction: Transaction) -> int:
+    """Rollouts that nobody has begun; there may be very many, and there is nothing more to be known of them."""
+    return (await transaction.fetch("SELECT count(*) FROM rollouts WHERE status = 'queuing'"))[0][0]
+
+
+async def _read(transaction: Transaction, sums: Sums, until: int) -> Sequence[Row]:
+    """What `sums` does not know yet of the rollouts before `until`."""
+    return await transaction.fetch(
+        "SELECT (ordinal - ?1) / ?2, mode, resources_id, resources_version, status, count(*), count(reward), "
+        "sum(reward), sum(reward * reward) FROM rollouts WHERE ordinal >= ?3 AND ordinal < ?4 "
+        "AND status <> 'queuing' GROUP BY 1, 2, 3, 4, 5",
+        sums.first,
+        sums.width,
+        sums.until,
+        until,
+    )
+
+
+async def _workers(transaction: Transaction) -> dict[str, int]:
+    found = await transaction.fetch("SELECT status, count(*) FROM workers GROUP BY status")
     return {row[0]: row[1] for row in found}
 
 
@@ -111,42 +158,20 @@ def _by_worker(ended: Sequence[Row], now: float) -> dict[str, float]:
 # Rewards
 
 
-async def _steps(transaction: Transaction) -> list[RewardStep]:
-    first, last = (await transaction.fetch("SELECT min(ordinal), max(ordinal) FROM rollouts"))[0]
-    if first is None:
-        return []
-    width = max(LEAST_SHARE, -(-(last - first + 1) // STEPS))
-    found = await transaction.fetch(
-        "SELECT (ordinal - ?1) / ?2, mode, count(*), sum(reward), sum(reward * reward) FROM rollouts "
-        "WHERE reward IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
-        first,
-        width,
-    )
-    return [RewardStep(rollout=(step + 1) * width, mode=mode, **_score(*sums)) for step, mode, *sums in found]
+def _steps(sums: Sums) -> list[RewardStep]:
+    ordered = sorted(sums.steps.items(), key=lambda one: (one[0][0], one[0][1] or ""))
+    return [RewardStep(rollout=(step + 1) * sums.width, mode=mode, **score(*known)) for (step, mode), known in ordered]
 
 
-async def _versions(transaction: Transaction) -> list[VersionScore]:
+async def _versions(transaction: Transaction, sums: Sums) -> list[VersionScore]:
     newest = await transaction.fetch(
         "SELECT resources_id, version FROM resources ORDER BY ordinal DESC LIMIT ?1", MOST_VERSIONS
     )
-    found = await transaction.fetch(
-        "SELECT resources_id, resources_version, mode, count(*), sum(reward), sum(reward * reward) FROM rollouts "
-        "WHERE reward IS NOT NULL GROUP BY resources_id, resources_version, mode"
-    )
-    by_version: dict[tuple[str, int], list[tuple[RolloutMode | None, Any]]] = {}
-    for resources_id, version, mode, *sums in found:
-        by_version.setdefault((resources_id, version), []).append((mode, sums))
     return [
-        VersionScore(resources_id=name, version=version, mode=mode, **_score(*sums))
+        VersionScore(resources_id=name, version=version, mode=mode, **score(*known))
         for name, version in reversed(newest)
-        for mode, sums in by_version.get((name, version), [])
+        for mode, known in sorted(sums.versions.get((name, version), {}).items(), key=lambda one: one[0] or "")
     ]
-
-
-def _score(count: int, total: float, squares: float) -> dict[str, Any]:
-    mean = total / count
-    variance = max(0.0, squares - total * mean) / (count - 1) if count > 1 else 0.0
-    return {"count": count, "mean": mean, "deviation": variance**0.5}
 
 
 # Errors

@@ -25,15 +25,17 @@ class Listener(Protocol):
 
     instrument_with: Tracer | None
     """Makes the spans of instrumented calls; None where such calls are not to be recorded."""
+    read_at_once: bool
+    """Whether others listen to those spans too, so that all there is to say must be on them when they end."""
 
 
-def listening() -> Tracer | None:
-    """The tracer that wants to know of a call made here and now, if there is one."""
+def listening() -> Listener | None:
+    """Who wants to know of a call made here and now, if there is somebody."""
     here = context.get_current()
     scope: Listener | None = here.get(SCOPE)  # pyright: ignore[reportAssignmentType]
-    if scope is None or here.get(SUPPRESSED) or here.get(_SUPPRESSED_TOO):
+    if scope is None or scope.instrument_with is None or here.get(SUPPRESSED) or here.get(_SUPPRESSED_TOO):
         return None
-    return scope.instrument_with
+    return scope
 
 
 def hosted_call_span() -> Span | None:

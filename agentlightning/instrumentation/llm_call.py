@@ -10,17 +10,17 @@ import logging
 import weakref
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec
 
 import orjson
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from .. import semconv
-from . import call_attributes, sse
-from .body_size import cut_to_size
-from .dialects import Dialect, dialect_of
-from .dialects.base import Json, as_object
-from .listening import hosted_call_span
+from .body_size import LARGEST_BODY, cut_to_size
+from .call_record import ERROR_MESSAGE, EVENTS, UNREAD, completed, error_message, read_object
+from .dialects import Dialect, chat, dialect_of
+from .dialects.base import Json
+from .listening import Listener, hosted_call_span
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
@@ -47,12 +47,14 @@ def _never_raises(
 class OpenCall:
     """A call that has been sent."""
 
-    def __init__(self, span: Span, dialect: Dialect, *, hosted: bool) -> None:
+    def __init__(self, span: Span, attributes: Json, *, at_once: bool, hosted: bool) -> None:
         self._span = span
+        self._attributes = attributes
+        self._at_once = at_once
         self._hosted = hosted
         """Whether the span is other instrumentation's: its status and its end are not ours to set."""
-        self._dialect = dialect
         self._ended = False
+        self._error: str | None = None
         self._streamed = False
         self._chunks: list[bytes] = []
         self._size = 0
@@ -69,7 +71,7 @@ class OpenCall:
     def answered(self, status: int, content: bytes) -> None:
         """The whole answer is here."""
         self._status = status
-        self._end(content, complete=True)
+        self._end(content)
 
     @_never_raises
     def answering(self, status: int, decode: Callable[[bytes], bytes], *, as_events: bool) -> None:
@@ -86,16 +88,17 @@ class OpenCall:
     def finished(self, *, complete: bool) -> None:
         """No more will come, or nobody wants more."""
         if not self._ended:
-            self._end(self._decode(b"".join(self._chunks)), complete=complete)
+            self._attributes[semconv.INCOMPLETE] = not complete
+            self._end(self._decode(b"".join(self._chunks)))
 
     @_never_raises
     def failed(self, error: BaseException) -> None:
         """The request or the answer broke."""
-        if self._ended:
-            return
-        self._span.set_attribute("error.type", type(error).__qualname__)
-        self._set_error(f"{type(error).__name__}: {error}")
-        self._end(self._decode(b"".join(self._chunks)), complete=False)
+        if not self._ended:
+            self._attributes["error.type"] = type(error).__qualname__
+            self._attributes[semconv.INCOMPLETE] = self._streamed
+            self._set_error(f"{type(error).__name__}: {error}")
+            self._end(self._decode(b"".join(self._chunks)))
 
     def give_up(self, error: Exception) -> None:
         """It cannot be recorded properly: say so and end the span."""
@@ -104,89 +107,72 @@ class OpenCall:
             self._span.set_attribute(semconv.CAPTURE_ERROR, f"{type(error).__name__}: {error}")
             self._end_span()
 
-    def _end(self, content: bytes, *, complete: bool) -> None:
+    def _end(self, content: bytes) -> None:
         self._ended = True
         self._chunks = []
+        attributes = self._attributes
         if self._status:
-            self._span.set_attribute("http.response.status_code", self._status)
+            attributes["http.response.status_code"] = self._status
+        if self._status >= 400:
+            self._set_error(_refusal(self._status, content))
+        if self._size > LARGEST_STREAM:
+            attributes[semconv.CAPTURE_ERROR] = f"only {LARGEST_STREAM} of {self._size} bytes were kept"
+        if self._streamed:
+            attributes[semconv.STREAMED] = True
         if content:
-            self._record(content, complete=complete)
-        if self._status >= 400 and not content:
-            self._set_error(f"HTTP {self._status}")
+            attributes[EVENTS if self._streamed else semconv.RESPONSE] = content.decode("utf-8", "replace")
+        self._span.set_attributes(self._read() if self._at_once else {**attributes, UNREAD: True})
         self._end_span()
+
+    def _read(self) -> Json:
+        attributes = completed(self._attributes)
+        if message := attributes.get(ERROR_MESSAGE):
+            self._set_error(message)
+        return attributes
 
     def _end_span(self) -> None:
         if not self._hosted:
             self._span.end()
 
     def _set_error(self, description: str) -> None:
-        if not self._hosted:
+        # The first one counts: later ones are read from a body that says the same with less context.
+        if not self._hosted and self._error is None:
+            self._error = description
             self._span.set_status(Status(StatusCode.ERROR, description))
-
-    def _record(self, content: bytes, *, complete: bool) -> None:
-        span = self._span
-        body = self._folded(content, complete=complete) if self._streamed else _object(content)
-        if body is None:
-            span.set_attribute(semconv.CAPTURE_ERROR, f"the answer of {len(content)} bytes is not a JSON object")
-        elif error := body.get("error"):
-            self._record_error(error, content)
-        else:
-            raw, body = _fitting(orjson.dumps(body) if self._streamed else content, body)
-            span.set_attributes({**_raw(semconv.RESPONSE, raw), **call_attributes.of_response(self._dialect, body)})
-        if self._status >= 400 and not (body and body.get("error")):
-            self._set_error(f"HTTP {self._status}: {content[:500].decode('utf-8', 'replace')}")
-
-    def _record_error(self, error: Any, content: bytes) -> None:
-        message = as_object(error).get("message", error)
-        said = f"HTTP {self._status}: {message}" if self._status >= 400 else str(message)
-        self._span.set_attributes(_raw(semconv.RESPONSE, cut_to_size(content)))
-        self._set_error(said)
-
-    def _folded(self, content: bytes, *, complete: bool) -> Json:
-        events = sse.events(content)
-        self._span.set_attribute(semconv.STREAMED, True)
-        if self._size >= LARGEST_STREAM:
-            self._span.set_attribute(semconv.CAPTURE_ERROR, f"only {LARGEST_STREAM} of {self._size} bytes were kept")
-        if not complete and not sse.has_ended(content, events[-1] if events else None):
-            self._span.set_attribute(semconv.INCOMPLETE, True)
-        return self._dialect.fold(events)
 
 
 open_calls: weakref.WeakSet[OpenCall] = weakref.WeakSet()
 """Calls whose spans have not ended, as far as somebody still holds them."""
 
 
-def begin(tracer: Tracer, path: str, content: bytes, host: Json) -> OpenCall | None:
+def begin(listener: Listener, path: str, content: bytes, host: Json) -> OpenCall | None:
     """Start the record of a request with this URL path and body, where it is a call to a model."""
-    body = _object(content) or {}
-    dialect = dialect_of(path, body)
-    if dialect is None:
+    dialect = _dialect(path, content)
+    if dialect is None or listener.instrument_with is None:
         return None
-    raw, body = _fitting(content, body)
-    attributes = {**call_attributes.of_request(dialect, body), **_raw(semconv.REQUEST, raw), **host}
-    if hosted := hosted_call_span():
-        hosted.set_attributes(attributes)
-        return OpenCall(hosted, dialect, hosted=True)
-    span = tracer.start_span(dialect.span_name, kind=SpanKind.CLIENT, attributes=attributes)
-    return OpenCall(span, dialect, hosted=False)
+    attributes = {**host, semconv.REQUEST: content.decode("utf-8", "replace")}
+    if len(content) > LARGEST_BODY:
+        attributes.update(_cut(dialect, content))
+    hosted = hosted_call_span()
+    span = hosted or listener.instrument_with.start_span(dialect.span_name, kind=SpanKind.CLIENT)
+    return OpenCall(span, attributes, at_once=listener.read_at_once, hosted=hosted is not None)
 
 
-def _object(content: bytes) -> Json | None:
-    try:
-        return as_object(orjson.loads(content)) or None
-    except orjson.JSONDecodeError:
-        return None
+def _dialect(path: str, content: bytes) -> Dialect | None:
+    # This path says it all; others are also those of quite different requests.
+    if path.endswith("/chat/completions"):
+        return chat.DIALECT
+    return dialect_of(path, read_object(content))
 
 
-def _fitting(content: bytes, body: Json) -> tuple[bytes, Json]:
-    """The body as text and as an object, both cut where it is too large; what cannot be cut loses all but its head."""
-    cut = cut_to_size(content)
-    if cut is content:
-        return content, body
-    return cut, _object(cut) or {key: body[key] for key in ("id", "model", "usage") if key in body}
+def _cut(dialect: Dialect, content: bytes) -> Json:
+    if cut := cut_to_size(content):
+        return {semconv.REQUEST: cut.decode()}
+    head = {dialect.asked_by: None, "model": read_object(content).get("model")}
+    note = f"{len(content)} bytes are too many to keep"
+    return {semconv.REQUEST: orjson.dumps(head).decode(), semconv.CAPTURE_ERROR: note}
 
 
-def _raw(name: str, content: bytes) -> Json:
-    if not content:
-        return {semconv.CAPTURE_ERROR: f"{name} is too large to be recorded"}
-    return {name: content.decode("utf-8", "replace")}
+def _refusal(status: int, content: bytes) -> str:
+    said = error_message(read_object(content)) or content[:500].decode("utf-8", "replace")
+    return f"HTTP {status}: {said}" if said else f"HTTP {status}"

@@ -89,8 +89,8 @@ def _begin(request: Any) -> OpenCall | None:
         url = request.url
         if request.method != "POST" or not may_be_call(url.path):
             return None
-        tracer = listening()
-        return begin(tracer, url.path, request.content, _host(request)) if tracer else None
+        listener = listening()
+        return begin(listener, url.path, request.content, _host(request)) if listener else None
     except Exception:
         logger.debug("A request could not be looked at", exc_info=True)
         return None

@@ -55,6 +55,10 @@ class Tracer:
         """What makes spans; None: only what user code says is recorded, and OpenTelemetry is left alone."""
         return None
 
+    def shares_spans(self) -> bool:
+        """Whether others listen to the same OpenTelemetry provider."""
+        return False
+
     def entering(self, scope: Scope) -> None:
         """Called when a scope has been entered, before anything happens in it."""
 
@@ -222,6 +226,7 @@ class TraceContext:
         scope.takes_opentelemetry = otel_tracer is not None
         if tracer.is_instrumented:
             scope.instrument_with = otel_tracer
+            scope.read_at_once = self._tracer.shares_spans()
         self._before = get_active_tracer()
         set_active_tracer(tracer)
         _last.set(scope)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
+from ..instrumentation.call_record import ERROR_MESSAGE, UNREAD, completed
 from ..payload import MAX_DEPTH
-from ..types import Span
-from .redaction import may_have_keys, without_keys
+from ..redaction import may_have_keys, without_keys
+from ..types import Span, TraceStatus
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -50,6 +51,8 @@ class EndedSpan:
     def _sound(self) -> Span:
         seen = self._seen
         span = seen if isinstance(seen, Span) else Span.from_opentelemetry(seen, self.rollout_id, self.attempt_id)
+        if UNREAD in span.attributes:
+            _read(span)
         span.name = _sound_text(span.name)
         span.attributes = _sound_attributes(span.attributes)
         span.resource.attributes = _sound_attributes(span.resource.attributes)
@@ -60,6 +63,13 @@ class EndedSpan:
         for link in span.links:
             link.attributes = _sound_attributes(link.attributes or {})
         return span
+
+
+def _read(span: Span) -> None:
+    span.attributes = completed(span.attributes)
+    message = span.attributes.get(ERROR_MESSAGE)
+    if message and span.status.status_code == "UNSET":
+        span.status = TraceStatus(status_code="ERROR", description=message)
 
 
 def _size(attributes: Mapping[str, Any]) -> int:

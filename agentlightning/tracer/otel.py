@@ -5,7 +5,7 @@ from __future__ import annotations
 from opentelemetry import trace
 
 from .base import Tracer
-from .provider import otel_tracer
+from .provider import has_guests, otel_tracer
 
 
 class OtelTracer(Tracer):
@@ -14,3 +14,7 @@ class OtelTracer(Tracer):
     def otel_tracer(self) -> trace.Tracer:
         """The process's own, be it the user's or ours."""
         return otel_tracer()
+
+    def shares_spans(self) -> bool:
+        """Whether the user has processors on the provider as well."""
+        return has_guests()

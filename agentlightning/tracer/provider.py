@@ -33,6 +33,12 @@ def provider() -> TracerProvider:
         return found
 
 
+def has_guests() -> bool:
+    """Whether the user's own processors listen to the provider too."""
+    found = provider()
+    return found.has_guests if isinstance(found, _OwnProvider) else True
+
+
 def otel_tracer() -> trace.Tracer:
     """What makes our own spans."""
     return provider().get_tracer(_TRACER_NAME)
@@ -87,12 +93,22 @@ class _OneTraceAScope(RandomIdGenerator):
         return scope.trace_id if scope and scope.trace_id else super().generate_trace_id()
 
 
+class _OwnProvider(TracerProvider):
+    """Knows whether anybody but us listens."""
+
+    has_guests = False
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        self.has_guests = self.has_guests or span_processor is not PROCESSOR
+        super().add_span_processor(span_processor)
+
+
 def _own() -> TracerProvider:
     global _ours
     if _ours is None:
         # OpenTelemetry keeps 128 attributes a span and forgets the oldest: too few for a long conversation.
         limits = SpanLimits(max_attributes=SpanLimits.UNSET, max_span_attributes=SpanLimits.UNSET)
-        _ours = TracerProvider(
+        _ours = _OwnProvider(
             sampler=ALWAYS_ON, id_generator=_OneTraceAScope(), span_limits=limits, shutdown_on_exit=False
         )
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):

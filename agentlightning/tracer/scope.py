@@ -41,6 +41,8 @@ class Scope:
     """Whether spans that others make are wanted too."""
     instrument_with: OtelTracer | None = None
     """Makes the spans of instrumented calls; None where those are not wanted."""
+    read_at_once: bool = False
+    """Whether others listen to those spans too, so that all there is to say must be on them when they end."""
     ended: list[EndedSpan] = field(default_factory=list[EndedSpan])
 
     @cached_property

@@ -10,7 +10,7 @@ from openai import OpenAI
 from opentelemetry import context
 
 from agentlightning import semconv
-from agentlightning.instrumentation import body_size, llm_call
+from agentlightning.instrumentation import body_size, call_record, llm_call
 from agentlightning.instrumentation.listening import SUPPRESSED
 from tests.scripted_model import Answer, ScriptedModel
 
@@ -65,22 +65,29 @@ async def test_a_call_by_hand_is_seen_like_an_sdks(model: ScriptedModel, library
     assert [span.attributes["gen_ai.completion.0.content"] for span in spans] == ["You said: Hello"] * 2
 
 
+def _fail(*_: Any) -> None:
+    raise KeyError("a bug of ours")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "noted"),
+    [
+        (llm_call, "_dialect", []),
+        (llm_call.OpenCall, "_end", ["KeyError: 'a bug of ours'"] * 2),
+        (call_record.call_attributes, "of_request", ["KeyError: 'a bug of ours'"] * 2),
+        (call_record.call_attributes, "of_response", ["KeyError: 'a bug of ours'"] * 2),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 async def test_a_tap_that_fails_says_so_on_the_span_and_nowhere_else(
-    client: OpenAI, monkeypatch: pytest.MonkeyPatch
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, noted: list[str]
 ) -> None:
-    def fail(*_: Any) -> None:
-        raise KeyError("a bug of ours")
-
+    monkeypatch.setattr(owner, name, _fail)
     async with recorded() as spans:
-        with monkeypatch.context() as patched:
-            patched.setattr(llm_call.call_attributes, "of_response", fail)
-            assert client.chat.completions.create(model="m", messages=HELLO).id == "chatcmpl-1"
-            assert list(client.chat.completions.create(model="m", messages=HELLO, stream=True))
-        with monkeypatch.context() as patched:
-            patched.setattr(llm_call.call_attributes, "of_request", fail)
-            assert client.chat.completions.create(model="m", messages=HELLO).id == "chatcmpl-3"
+        assert client.chat.completions.create(model="m", messages=HELLO).id == "chatcmpl-1"
+        assert list(client.chat.completions.create(model="m", messages=HELLO, stream=True))
 
-    assert [span.attributes[semconv.CAPTURE_ERROR] for span in spans] == ["KeyError: 'a bug of ours'"] * 2
+    assert [span.attributes[semconv.CAPTURE_ERROR] for span in spans] == noted
 
 
 async def test_an_answer_that_is_not_json_is_named(model: ScriptedModel) -> None:

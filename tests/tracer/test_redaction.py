@@ -8,7 +8,7 @@ import pytest
 
 from agentlightning.emitter import emit_annotation, emit_exception
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.redaction import without_keys
+from agentlightning.redaction import without_keys
 
 
 @pytest.mark.parametrize(

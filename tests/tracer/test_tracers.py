@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from agentlightning.emitter import emit_reward
 from agentlightning.instrumentation import Instrumentation
-from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer
+from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer, provider
 from tests.scripted_model import ScriptedModel
 
 from .conftest import ScriptedStore
@@ -139,20 +139,34 @@ def test_a_tracer_can_be_sent_to_another_process() -> None:
     assert not copy.is_set_up
 
 
-async def test_the_users_own_provider_is_used_and_its_sampler_cannot_lose_what_is_said(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_the_users_own_provider_is_used_and_its_exporters_see_all(
+    model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs, exported = TracerProvider(), InMemorySpanExporter()
     theirs.add_span_processor(SimpleSpanProcessor(exported))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: theirs)
-    tracer = OtelTracer()
+    tracer = LightningTracer()
 
     async with tracer.trace_context():
+        _ask(model)
         emit_reward(1.0)
-    assert [span.name for span in exported.get_finished_spans()] == ["agentlightning.annotation"]
-    assert [span.name for span in tracer.get_last_trace()] == ["agentlightning.annotation"]
 
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: TracerProvider(sampler=ALWAYS_OFF))
+    theirs_saw = [(span.name, [*(span.attributes or {})]) for span in exported.get_finished_spans()]
+    assert theirs_saw == [(span.name, [*span.attributes]) for span in tracer.get_last_trace()]
+    assert "gen_ai.completion.0.content" in theirs_saw[0][1]
+
+
+def test_who_joins_our_provider_sees_all_too() -> None:
+    joined, exported = provider._OwnProvider(), InMemorySpanExporter()
+    assert not joined.has_guests
+    joined.add_span_processor(SimpleSpanProcessor(exported))
+    assert joined.has_guests
+
+
+async def test_a_sampler_cannot_lose_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = TracerProvider(sampler=ALWAYS_OFF)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: theirs)
+    tracer = OtelTracer()
     async with tracer.trace_context():
         emit_reward(1.0)
     assert [span.name for span in tracer.get_last_trace()] == ["agentlightning.annotation"]

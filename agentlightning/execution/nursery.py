@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
-ORPHAN_SECONDS: Final = 8.0
+ORPHAN_SECONDS: Final = 2.0
 """How long runners may take to stop when their nursery was left alone."""
 LAST_SECONDS: Final = 3.0
 """How long a nursery that was told to kill everything may take for it."""

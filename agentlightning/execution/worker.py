@@ -23,7 +23,7 @@ from .base import RunnerSide
 
 LOOK_SECONDS: Final = 0.5
 """How often a runner looks whether its parent is still there."""
-GRACE_SECONDS: Final = 8.0
+GRACE_SECONDS: Final = 2.0
 """How long a runner without a parent may take to stop."""
 
 

@@ -8,6 +8,8 @@ import secrets
 
 _SECRET = "agl-secret-"
 """How secrets of ours begin, so that other API keys are left as they are."""
+ATTEMPT_TOKEN = "agl-attempt-"
+"""How tokens for one attempt begin."""
 
 
 def new_secret() -> str:
@@ -22,7 +24,7 @@ def secret_of(token: str) -> str:
 
 def attempt_token(secret: str, rollout_id: str, attempt_id: str) -> str:
     """What opens this attempt, and no other; whoever has the secret can tell without having stored it."""
-    return f"agl-attempt-{_digest(secret, f'{len(rollout_id)}:{rollout_id}/{attempt_id}')}"
+    return f"{ATTEMPT_TOKEN}{_digest(secret, f'{len(rollout_id)}:{rollout_id}/{attempt_id}')}"
 
 
 def key_for_attempt(key: str | None, rollout_id: str, attempt_id: str) -> str | None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope
 
+from ..attempt_tokens import ATTEMPT_TOKEN, attempt_token, secret_of
 from ..errors import Forbidden, InvalidInput, TooLarge, Unauthorized
 
 MAX_BODY = 16 * 1024 * 1024
@@ -22,6 +24,11 @@ MIN_TOKEN_BYTES = 16
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What a load balancer may ask without a token."""
+
+ATTEMPTS_MAY = frozenset({"/v1/traces"})
+"""What an attempt's own token opens; whoever answers there asks `SPEAKS_FOR`."""
+SPEAKS_FOR = "agentlightning.speaks_for"
+"""In the scope of a request with an attempt's token: tells of two ids whether the token is that attempt's."""
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -67,7 +74,7 @@ class Guard:
             return
         self._check_origin(headers)
         if self._token is not None and scope["path"] not in OPEN_PATHS:
-            self._check_token(headers.get(b"authorization", b""))
+            self._check_token(headers.get(b"authorization", b""), scope)
 
     def _check_host(self, host: str) -> None:
         # With a token a foreign name does no harm: the page that uses it does not know the token.
@@ -81,11 +88,20 @@ class Guard:
         if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
             raise Forbidden("a page from another origin may not speak to this store", field="Origin")
 
-    def _check_token(self, authorization: bytes) -> None:
+    def _check_token(self, authorization: bytes, scope: Scope) -> None:
         scheme, _, given = authorization.partition(b" ")
         assert self._token is not None
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
+        if scheme.lower() != b"bearer":
             raise Unauthorized()
+        if hmac.compare_digest(given.strip(), self._token):
+            return
+        if scope["path"] not in ATTEMPTS_MAY or not given.strip().startswith(ATTEMPT_TOKEN.encode()):
+            raise Unauthorized()
+        scope[SPEAKS_FOR] = partial(_is_token_of, given.strip(), secret_of(self._token.decode()))
+
+
+def _is_token_of(given: bytes, secret: str, rollout_id: str, attempt_id: str) -> bool:
+    return hmac.compare_digest(given, attempt_token(secret, rollout_id, attempt_id).encode())
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY) -> bytes:

@@ -27,6 +27,7 @@ from .. import payload
 from ..errors import AgentLightningError, NotFound, StoreUnavailable, WrongMethod
 from .contract import Capabilities, LightningStore, Route, forwarding
 from .events import Events
+from .otlp import Otlp
 from .pages import page_routes
 from .security import Guard, check_exposure, read_body
 from .sql import SqlStore
@@ -158,6 +159,7 @@ def build_app(store: SqlStore) -> Starlette:
             HttpRoute("/ready", ready, methods=["GET"]),
             *page_routes(),
             *Events(store).routes(),
+            *Otlp(store).routes(),
         ],
         exception_handlers={
             HTTPException: _no_such_route,

@@ -253,7 +253,7 @@ def openapi(version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "LightningStore", "version": version, "description": "Database and message queue in one."},
-        "paths": paths,
+        "paths": paths | _BESIDE,
         "components": components,
     }
 
@@ -277,6 +277,38 @@ _KEPT: dict[str, Any] = {
 _ANSWERS: dict[str, Any] = {"add_span": _KEPT, "add_many_spans": {"type": "array", "items": _KEPT}}
 
 
+def _beside(method: str, operation_id: str, summary: str, answer: dict[str, Any], **more: Any) -> dict[str, Any]:
+    responses = {"200": answer, "default": _content("What went wrong.", _A_PROBLEM, PROBLEM)}
+    return {method: {"operationId": operation_id, "summary": summary, "parameters": [], "responses": responses, **more}}
+
+
+def _content(description: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    content: dict[str, Any] = {"content": {kind: {"schema": schema}}}
+    return {"description": description, **content} if description else content
+
+
+_A_PROBLEM = {"$ref": "#/components/schemas/Problem"}
+_OBJECT = {"type": "object"}
+_OTLP = {
+    "application/json": {"schema": _OBJECT},
+    "application/x-protobuf": {"schema": {"type": "string", "format": "binary"}},
+}
+_BESIDE: dict[str, Any] = {
+    "/health": _beside("get", "health", "Whether the server answers.", _content("It does.", _OBJECT, JSON)),
+    "/ready": _beside("get", "ready", "Whether the database answers too.", _content("It does.", _OBJECT, JSON)),
+    "/v1/traces": _beside(
+        "post",
+        "otlp_traces",
+        "Spans from any OpenTelemetry exporter (OTLP/HTTP, gzip or plain).",
+        {"description": "What was refused, if anything.", "content": _OTLP},
+        description="A span belongs to the attempt that agentlightning.rollout_id and agentlightning.attempt_id name, "
+        "in its own attributes, the baggage header or its resource's attributes; else to that of its trace.",
+        requestBody={"required": True, "content": _OTLP},
+    ),
+}
+"""What the server answers beside the contract's operations."""
+
+
 def _describe(operation: Operation, request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     route = operation.route
     summary, _, more = operation.doc.partition("\n")
@@ -287,17 +319,12 @@ def _describe(operation: Operation, request: dict[str, Any], answer: dict[str, A
         "parameters": _parameters(operation),
         "responses": {
             "200": _content("The result.", _ANSWERS.get(route.name, answer), JSON),
-            "default": _content("What went wrong.", {"$ref": "#/components/schemas/Problem"}, PROBLEM),
+            "default": _content("What went wrong.", _A_PROBLEM, PROBLEM),
         },
     }
     if route.method == "POST":
         description["requestBody"] = {"required": True, **_content("", request, JSON)}
     return description
-
-
-def _content(description: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
-    content: dict[str, Any] = {"content": {kind: {"schema": schema}}}
-    return {"description": description, **content} if description else content
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:

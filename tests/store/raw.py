@@ -54,7 +54,7 @@ class Raw:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = URL(self.endpoint + path, encoded=True)
         async with self._session.request(method, url, data=body and BytesIO(body), headers=named) as response:
-            return Answer(response.status, dict(response.headers), await response.text())
+            return Answer(response.status, dict(response.headers), await response.text(errors="replace"))
 
     async def call(self, name: str, arguments: Mapping[str, Any], **headers: str) -> Answer:
         """One operation of the contract, with arguments that need not fit it."""

@@ -12,12 +12,13 @@ from .resources import Resources
 from .rollouts import Rollouts
 from .spans import Spans
 from .summary import Summaries
+from .traces import Traces
 from .workers import Workers
 
 __all__ = ["SqlStore"]
 
 
-class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Workers, Summaries):
+class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Traces, Workers, Summaries):
     """The store over one `Database`. Use the stores of `backends.py`, which bring one along."""
 
     async def statistics(self) -> Statistics:

@@ -1,0 +1,212 @@
+"""Several stores in front of one PostgreSQL database: one queue, one clock, and each hears of what the others do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from agentlightning.errors import Conflict, StoreUnavailable
+from agentlightning.store import (
+    LightningStore,
+    LightningStoreClient,
+    LightningStoreServer,
+    PostgresLightningStore,
+    open_store,
+)
+from agentlightning.store.merging import HeldBack, merge
+from agentlightning.store.sql import schema
+from agentlightning.types import EnqueueRolloutRequest, RolloutConfig
+
+from ..contract.making import RETRYING, claimed, ended, eventually, everything, soon, span
+from ..postgres import empty_database, run
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    async with empty_database() as url:
+        yield url
+
+
+@pytest.fixture
+async def two(url: str) -> AsyncIterator[tuple[LightningStore, LightningStore]]:
+    """Two servers over one database, each reached by a client."""
+    servers = [LightningStoreServer(PostgresLightningStore(url), port=0) for _ in range(2)]
+    for server in servers:
+        await server.start()
+    async with LightningStoreClient(servers[0].endpoint) as here, LightningStoreClient(servers[1].endpoint) as there:
+        yield here, there
+    for server in servers:
+        await server.close()
+
+
+async def test_a_rollout_enqueued_at_one_server_wakes_a_runner_at_the_other(two: Any) -> None:
+    here, there = two
+    waiting = asyncio.create_task(there.dequeue_rollout(worker_id="far away", wait=20))
+    assert await there.dequeue_rollout() is None  # so the first has asked by now
+
+    began = time.monotonic()
+    rollout = await here.enqueue_rollout("task")
+
+    assert (await soon(waiting)).rollout_id == rollout.rollout_id
+    assert time.monotonic() - began < 2
+
+
+async def test_an_end_reported_to_one_server_wakes_who_waits_at_the_other(two: Any) -> None:
+    here, there = two
+    attempted = await claimed(here)
+    waiting = asyncio.create_task(there.wait_for_rollouts([attempted.rollout_id]))
+    assert await there.wait_for_rollouts([attempted.rollout_id], timeout=0.1) == []
+
+    await here.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+
+    assert [rollout.status for rollout in await soon(waiting)] == ["succeeded"]
+
+
+async def test_nothing_is_handed_out_twice_and_nothing_is_lost(two: Any) -> None:
+    rollouts, runners = 400, 16
+    enqueued = await two[0].enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(rollouts)])
+    taken = Counter[str]()
+
+    async def runner(store: LightningStore, number: int) -> None:
+        while attempted := await store.dequeue_rollout(worker_id=f"runner-{number}"):
+            taken[attempted.rollout_id] += 1
+            await store.add_span(span(attempted))
+            await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="succeeded")
+
+    await asyncio.gather(*(runner(two[number % 2], number) for number in range(runners)))
+    await asyncio.gather(*(runner(two[number % 2], number) for number in range(2)))  # what was locked a moment ago
+
+    print(f"{rollouts} rollouts, {runners} runners at 2 servers: {sum(taken.values()) - rollouts} handed out twice")
+    assert taken == Counter(rollout.rollout_id for rollout in enqueued)
+    assert (await two[1].statistics())["rollouts"] == {"succeeded": rollouts}
+
+
+async def test_reports_at_two_servers_at_once_end_a_rollout_once(two: Any) -> None:
+    tries, won = 20, 0
+    for _ in range(tries):
+        attempted = await claimed(two[0])
+        reports = [
+            store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status=status)
+            for store, status in zip(two, ("succeeded", "failed"), strict=True)
+        ]
+        answers = await asyncio.gather(*reports, return_exceptions=True)
+        won += sum(not isinstance(answer, BaseException) for answer in answers)
+        assert sum(isinstance(answer, Conflict) for answer in answers) == 1
+
+    assert won == tries
+
+
+async def test_the_same_call_at_two_servers_happens_once(url: str) -> None:
+    async with PostgresLightningStore(url) as here, PostgresLightningStore(url) as there:
+        attempted = await claimed(here)
+        spans = [span(attempted, n) for n in range(1, 40)]
+
+        stored = await asyncio.gather(*(store.add_many_spans(spans) for store in (here, there, here, there)))
+
+        assert sorted(len(each) for each in stored) == [0, 0, 0, 39]
+        assert [each.sequence_id for each in await here.query_spans(attempted.rollout_id)] == list(range(1, 40))
+
+
+async def test_a_deadline_set_by_one_server_is_kept_by_another(url: str) -> None:
+    config = RolloutConfig(timeout_seconds=0.5)
+    async with PostgresLightningStore(url) as there:
+        async with PostgresLightningStore(url) as here:
+            attempted = await claimed(here, config=config)
+
+        (rollout,) = await soon(there.wait_for_rollouts([attempted.rollout_id]))
+
+        assert rollout.status == "failed"
+
+
+async def test_servers_agree_on_lease_time_whatever_their_own_clocks_say(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with PostgresLightningStore(url) as here:
+        attempted = await claimed(here, config=RolloutConfig(unresponsive_seconds=20, **_RETRYING))
+        monkeypatch.setattr(time, "time", lambda: time.monotonic() + 90 * 86_400)
+        async with PostgresLightningStore(url) as there:
+            assert abs(there._clock.lease() - here._clock.lease()) < 1.5
+            assert await there.give_up_overdue() == 0
+            assert (await there.get_rollout_by_id(attempted.rollout_id)).status == "preparing"
+
+
+async def test_lease_time_stands_still_while_no_server_runs(url: str) -> None:
+    async with PostgresLightningStore(url) as store:
+        reached = store._clock.lease()
+    async with PostgresLightningStore(url) as store:
+        assert store._clock.lease() < reached + 5
+
+
+async def test_a_store_reconnects_by_itself(two: Any, url: str) -> None:
+    here, there = two
+    waiting = asyncio.create_task(there.dequeue_rollout(wait=60))
+    attempted = await claimed_by_start(here)
+
+    cut = await run(url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'agent%'")
+    assert len(cut) >= 4
+
+    await here.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+    rollout = await here.enqueue_rollout("task")
+    assert (await soon(waiting)).rollout_id == rollout.rollout_id
+    await eventually(there, attempted, lambda now: now.status == "succeeded")
+
+
+async def claimed_by_start(store: LightningStore) -> Any:
+    return await store.start_rollout("task", config=RETRYING)
+
+
+async def test_a_database_of_a_newer_release_is_refused(url: str) -> None:
+    async with PostgresLightningStore(url) as store:
+        await ended(store)
+        before = await everything(store)
+    await run(url, "UPDATE schema_version SET version = 99")
+
+    with pytest.raises(StoreUnavailable, match="written by a newer release"):
+        PostgresLightningStore(url)
+
+    await run(url, f"UPDATE schema_version SET version = {len(schema.STEPS)}")
+    async with PostgresLightningStore(url) as store:
+        assert await everything(store) == before
+
+
+async def test_many_servers_that_start_at_once_make_the_tables_once(url: str) -> None:
+    stores = await asyncio.gather(*(asyncio.to_thread(PostgresLightningStore, url) for _ in range(4)))
+
+    await stores[0].enqueue_rollout("task")
+    assert [(await store.statistics())["queue_depth"] for store in stores] == [1] * 4
+    for store in stores:
+        await store.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql://localhost:1/nowhere", "postgresql:///x?host=/nowhere"])
+async def test_a_database_that_is_not_there_is_an_error_of_one_line(url: str) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        open_store(url)
+
+
+def test_statements_are_merged_with_their_own_values() -> None:
+    statements = ("UPDATE a SET x = ?2 WHERE y = ?1", "INSERT INTO b (z) VALUES (?1)", "DELETE FROM c WHERE z = ?1")
+
+    assert merge(statements, (2, 1, 1)) == (
+        "WITH s0 AS (UPDATE a SET x = $2 WHERE y = $1), s1 AS (INSERT INTO b (z) VALUES ($3)) "
+        "DELETE FROM c WHERE z = $4"
+    )
+
+
+def test_a_change_waits_until_its_table_is_looked_at() -> None:
+    waiting = HeldBack()
+    waiting.add("UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1", ["ro-1", "failed"])
+
+    assert not waiting.concern("SELECT status FROM workers")
+    assert waiting.concern("SELECT 1 FROM attempts a JOIN rollouts r ON true")
+    assert waiting.concern("UPDATE rollouts SET mode = ?1")
+    assert waiting.taken() == ("UPDATE rollouts SET status = $2 WHERE rollout_id = $1", ["ro-1", "failed"])
+    assert not waiting
+
+
+_RETRYING: dict[str, Any] = {"max_attempts": 2, "retry_condition": ["unresponsive"]}

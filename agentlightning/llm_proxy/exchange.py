@@ -53,7 +53,8 @@ class Exchange:
 
     async def carry_out(self, send: Send) -> None:
         """Ask the server, and give the agent its answer. Raises `Refused` while the agent has seen nothing."""
-        self._record = self._recorder.begin(self._asked.address, self._asked.content, self._asked.headers, self._server)
+        asked = self._asked
+        self._record = self._recorder.begin(asked.address, asked.content, asked.body, asked.headers, self._server)
         try:
             await self._ask_besides()
             await self._ask(send)
@@ -124,7 +125,7 @@ class Exchange:
     async def _whole(self, response: aiohttp.ClientResponse, send: Send) -> None:
         content = await response.read()
         if self._record is not None:
-            self._record.call.answered(response.status, content)
+            self._record.answered(response.status, content)
             await self._record.store(await self._prompt_token_ids())
         if self._extras:
             content = self._as_asked(content)
@@ -135,13 +136,13 @@ class Exchange:
 
     async def _stream(self, response: aiohttp.ClientResponse, send: Send) -> None:
         if self._record is not None:
-            self._record.call.answering(response.status, bytes, as_events=True)
+            self._record.answering(response.status)
         events, kept = Events(), self._record is None
         async for chunk in response.content.iter_any():
             if not self._has_begun:
                 await self._begin(response, send)
             if self._record is not None:
-                self._record.call.saw(chunk)
+                self._record.saw(chunk)
             ready = events.add(chunk)
             end = next((place for place, event in enumerate(ready) if is_last(event)), len(ready))
             await self._pass_on(ready[:end], send)
@@ -168,7 +169,6 @@ class Exchange:
     async def _keep(self) -> bool:
         """The stream is about to end: store what it was."""
         assert self._record is not None
-        self._record.call.finished(complete=True)
         await self._record.store(await self._prompt_token_ids())
         return True
 
@@ -186,10 +186,7 @@ class Exchange:
         """The call ends here: the server failed, or the agent went away."""
         if self._record is None:
             return
-        if isinstance(error, asyncio.CancelledError):
-            self._record.call.finished(complete=False)
-        else:
-            self._record.call.failed(error)
+        self._record.broke_off(None if isinstance(error, asyncio.CancelledError) else error)
         # On its own: this task may have been cancelled.
         await asyncio.shield(self._record.store())
 

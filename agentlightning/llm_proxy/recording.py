@@ -1,6 +1,6 @@
 """Calls that pass the proxy, as spans of their attempts in the store.
 
-The wire tap's own record is used, so a call looks the same whether the agent's process or the proxy saw it.
+A call is read and redacted as the tracer does it, so it looks the same whether the agent's process or the proxy saw it.
 """
 
 from __future__ import annotations
@@ -9,24 +9,20 @@ import asyncio
 import hashlib
 import logging
 import random
+import re
+import secrets
+import time
 from collections.abc import Callable
-from typing import Any
-
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import default_getter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Span as OtelSpan
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .. import semconv
 from ..errors import AgentLightningError
+from ..instrumentation.call_record import EVENTS, UNREAD, error_message, read_object
+from ..instrumentation.dialects import dialect_of
 from ..instrumentation.dialects.base import Json, written
-from ..instrumentation.llm_call import OpenCall, begin
+from ..instrumentation.llm_call import LARGEST_STREAM
 from ..store.contract import LightningStore
-from ..types import Span
+from ..tracer.ended import EndedSpan
+from ..types import OtelResource, Span, TraceStatus
 from .door import Address, Headers
 from .server import Server
 
@@ -38,7 +34,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 MOST_PENDING = 10_000
 """Spans kept for a store that is away."""
 
-_propagator = TraceContextTextMapPropagator()
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
 
 class Recorder:
@@ -46,23 +42,17 @@ class Recorder:
 
     def __init__(self, store: Callable[[], LightningStore | None]) -> None:
         self._store = store
-        limits = SpanLimits(max_attributes=SpanLimits.UNSET, max_span_attributes=SpanLimits.UNSET)
-        provider = TracerProvider(
-            sampler=ALWAYS_ON,
-            resource=Resource({"service.name": "agl-proxy"}),
-            span_limits=limits,
-            shutdown_on_exit=False,
-        )
-        self._tracer = provider.get_tracer("agentlightning.llm_proxy")
         self._pending: set[asyncio.Task[None]] = set()
 
-    def begin(self, address: Address, body: bytes, headers: Headers, server: Server) -> Record | None:
+    def begin(self, address: Address, content: bytes, body: Json, headers: Headers, server: Server) -> Record | None:
         """Start the record of a call; None where it is nobody's, or nobody keeps it."""
         if not address.names_attempt or self._store() is None:
             return None
-        tracer = _Remembering(self._tracer, _context(headers))
-        call = begin(tracer, f"/v1/{address.path}", body, _place(address, headers, server))
-        return Record(self, address, call, tracer.span) if call and tracer.span else None
+        dialect = dialect_of(address.path, body)
+        if dialect is None:
+            return None
+        attributes = {**_place(address, headers, server), semconv.REQUEST: content.decode("utf-8", "replace")}
+        return Record(self, address, dialect.span_name, attributes, headers)
 
     async def keep(self, span: Span) -> None:
         """Store a span; returns when that is done, or has to wait for the store to come back."""
@@ -108,51 +98,89 @@ class Recorder:
 class Record:
     """One call's record, while the call lasts."""
 
-    def __init__(self, recorder: Recorder, address: Address, call: OpenCall, span: OtelSpan) -> None:
-        self.call = call
+    def __init__(self, recorder: Recorder, address: Address, name: str, attributes: Json, headers: Headers) -> None:
         self._recorder = recorder
         self._address = address
-        self._span = span
+        self._name = name
+        self._attributes = attributes
+        self._traceparent = headers.get(b"traceparent", b"").decode("latin-1")
+        self._started = time.time()
+        self._status = TraceStatus()
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._told = False
+
+    def answered(self, status: int, content: bytes) -> None:
+        """The whole answer is here."""
+        self._note_status(status, content)
+        self._attributes[semconv.RESPONSE] = content.decode("utf-8", "replace")
+
+    def answering(self, status: int) -> None:
+        """The answer has begun as a stream; its bytes will come through `saw`."""
+        self._chunks, self._size = [], 0
+        self._note_status(status, b"")
+        self._attributes[semconv.STREAMED] = True
+
+    def saw(self, chunk: bytes) -> None:
+        """Another piece of the stream."""
+        if self._size < LARGEST_STREAM:
+            self._chunks.append(chunk)
+        self._size += len(chunk)
+
+    def broke_off(self, error: BaseException | None = None) -> None:
+        """There will be no more, because of an error or because the agent went away."""
+        if semconv.STREAMED in self._attributes:
+            self._attributes[semconv.INCOMPLETE] = True
+        if error is not None:
+            self._attributes["error.type"] = type(error).__qualname__
+            self._status = TraceStatus(status_code="ERROR", description=str(error) or type(error).__name__)
 
     async def store(self, prompt_token_ids: list[int] | None = None) -> None:
-        """Bring the record, which has ended, to the store; with the prompt's ids, which are not in the answer."""
-        rollout_id, attempt_id = self._address.rollout_id, self._address.attempt_id
-        assert rollout_id is not None
-        assert attempt_id is not None
-        span = Span.from_opentelemetry(self._span, rollout_id, attempt_id)
+        """Bring the record to the store, once; with the prompt's ids, where those are not in the answer."""
+        if self._told:
+            return
+        self._told = True
+        try:
+            span = self._span()
+        except Exception:  # an agent's call never fails because of its record
+            logger.exception("A call of attempt %s is not on record", self._address.attempt_id)
+            return
         if prompt_token_ids and span.attributes.get(semconv.GEN_AI_USAGE_PROMPT_TOKENS) == len(prompt_token_ids):
             span.attributes[semconv.PROMPT_TOKEN_IDS] = written(prompt_token_ids)
-        if span.parent_id is None:
-            # Calls of one attempt are one trace, also when the agent says nothing of its own.
-            span.trace_id = hashlib.sha256(f"{rollout_id}/{attempt_id}".encode()).hexdigest()[:32]
-            span.context = None
         await self._recorder.keep(span)
 
+    def _note_status(self, status: int, content: bytes) -> None:
+        self._attributes["http.response.status_code"] = status
+        if status >= 400:
+            said = error_message(read_object(content)) or content[:500].decode("utf-8", "replace")
+            self._status = TraceStatus(status_code="ERROR", description=f"HTTP {status}: {said}")
 
-class _Remembering(trace.Tracer):
-    """A tracer for one span, which it remembers."""
+    def _span(self) -> Span:
+        rollout_id, attempt_id = self._address.rollout_id or "", self._address.attempt_id or ""
+        if self._chunks:
+            self._attributes[EVENTS] = b"".join(self._chunks).decode("utf-8", "replace")
+        if self._size > LARGEST_STREAM:
+            self._attributes[semconv.CAPTURE_ERROR] = f"only {LARGEST_STREAM} of {self._size} bytes were kept"
+        parent = _TRACEPARENT.fullmatch(self._traceparent)
+        span = Span(
+            rollout_id=rollout_id,
+            attempt_id=attempt_id,
+            # Calls of one attempt are one trace, also when the agent says nothing of its own.
+            trace_id=parent["trace"] if parent else _trace_of(rollout_id, attempt_id),
+            span_id=secrets.token_hex(8),
+            parent_id=parent["span"] if parent else None,
+            name=self._name,
+            status=self._status,
+            attributes={**self._attributes, UNREAD: True},
+            start_time=self._started,
+            end_time=time.time(),
+            resource=OtelResource(attributes={"service.name": "agl-proxy"}),
+        )
+        return EndedSpan(span, rollout_id, attempt_id).span
 
-    def __init__(self, tracer: trace.Tracer, context: Context) -> None:
-        self._tracer = tracer
-        self._context = context
-        self.span: OtelSpan | None = None
 
-    def start_span(self, name: str, *args: Any, **kwargs: Any) -> trace.Span:  # pyright: ignore[reportIncompatibleMethodOverride]
-        span = self._tracer.start_span(name, self._context, *args, **kwargs)
-        self.span = span if isinstance(span, OtelSpan) else None
-        return span
-
-    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("the record of a call is nobody's current span")
-
-
-def _context(headers: Headers) -> Context:
-    carrier = {
-        name: headers[name.encode()].decode("latin-1")
-        for name in ("traceparent", "tracestate")
-        if name.encode() in headers
-    }
-    return _propagator.extract(carrier, Context(), default_getter)
+def _trace_of(rollout_id: str, attempt_id: str) -> str:
+    return hashlib.sha256(f"{rollout_id}/{attempt_id}".encode()).hexdigest()[:32]
 
 
 def _place(address: Address, headers: Headers, server: Server) -> Json:

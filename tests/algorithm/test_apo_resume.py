@@ -20,7 +20,7 @@ from tests.scripted_model import Call, ScriptedModel
 from tests.trainer.conftest import _mark_of
 
 SCRIPT = Path(__file__).with_name("apo_script.py")
-TARGETS = ["runner"] * 10 + ["algorithm"] * 5 + ["everything"] * 5
+TARGETS = ["runner"] * 12 + ["algorithm"] * 4 + ["everything"] * 4
 
 
 class Writers:

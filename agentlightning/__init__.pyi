@@ -79,6 +79,9 @@ from .litagent import (
     LitAgent as LitAgent,
 )
 from .litagent import (
+    command_agent as command_agent,
+)
+from .litagent import (
     llm_rollout as llm_rollout,
 )
 from .litagent import (

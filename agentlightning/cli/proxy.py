@@ -56,7 +56,7 @@ def command(
 
     setup_logging(log_level)
     try:
-        proxy = LLMProxy(port, _model_list(models, keys, serves), _store(store_url), host=host, token=token)
+        proxy = LLMProxy(port, model_list(models, keys, serves), _store(store_url), host=host, token=token)
         proxy.run_forever(lambda: click.echo(_announcement(proxy, store_url)))
     except AgentLightningError as error:
         raise click.ClickException(str(error)) from None
@@ -74,7 +74,8 @@ def _store(url: str | None) -> LightningStore | None:
     return LightningStoreClient(url) if url else None
 
 
-def _model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str, ...]) -> list[dict[str, Any]]:
+def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Upstreams as `LLMProxy` takes them, from what was said on the command line."""
     urls, served = _pairs(models, "--model"), _pairs(serves, "--serves")
     variables = _pairs(keys, "--key")
     for name in {*served, *variables} - set(urls):

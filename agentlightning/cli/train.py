@@ -58,6 +58,12 @@ def command(
         raise click.ClickException(str(error)) from error
 
 
+def load(where: str) -> Any:
+    """What FILE.py:NAME is."""
+    module, name = _module(where)
+    return _named(module, name)
+
+
 def _module(agent: str) -> tuple[Any, str]:
     import importlib
     import sys

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
+from ..attempt_tokens import attempt_token, secret_of
 from ..errors import AgentLightningError, InvalidInput, StoreUnavailable
 from . import lifecycle
 from .contract import AnyRollout, Capabilities, LightningStore, Route, forwarding
@@ -86,6 +87,10 @@ class LightningStoreClient(_RemoteStore):
 
     def otlp_traces_endpoint(self) -> str | None:
         return f"{self.url}/v1/traces"
+
+    def attempt_token(self, rollout_id: str, attempt_id: str) -> str | None:
+        """A token with which an agent can add spans to this attempt and do nothing else; None at an open store."""
+        return attempt_token(secret_of(self._token), rollout_id, attempt_id) if self._token else None
 
     async def close(self) -> None:
         """Close the connections of this event loop; those of others close when their loops do."""

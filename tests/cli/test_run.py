@@ -1,0 +1,73 @@
+"""`agl run` and `agl reward`: a program, tasks, and what is in the store afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import agentlightning as agl
+from tests.scripted_model import ScriptedModel
+
+
+def agl_(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    unset = {"AGL_STORE_URL", "AGL_TOKEN", "AGL_DB", "AGL_REWARD_FILE"}
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    return subprocess.run(
+        [sys.executable, "-m", "agentlightning.cli", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+async def kept(folder: Path) -> list[tuple[agl.Rollout, list[agl.Span]]]:
+    async with agl.open_store(str(folder / "agl.db")) as store:
+        rollouts = await store.query_rollouts(sort_by="start_time")
+        return [(rollout, list(await store.query_spans(rollout.rollout_id))) for rollout in rollouts]
+
+
+async def test_a_program_runs_once_for_each_task_and_its_rewards_are_told(tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text('0.25\n{"worth": 1}\n')
+    (tmp_path / "grade.py").write_text("def grade(task, output):\n    return task if task == 0.25 else task['worth']\n")
+
+    ran = agl_("run", "--tasks", "tasks.jsonl", "--grader", "grade.py:grade", "--", "sh", "-c", "echo hi", cwd=tmp_path)
+
+    assert ran.returncode == 0, ran.stderr
+    assert [line.partition(" ")[2] for line in ran.stdout.splitlines()] == [
+        "succeeded, reward 0.25",
+        "succeeded, reward 1",
+    ]
+    assert [rollout.input for rollout, _ in await kept(tmp_path)] == [0.25, {"worth": 1}]
+
+
+async def test_the_calls_of_a_program_are_recorded_as_its_own(tmp_path: Path) -> None:
+    script = (
+        'curl -sS --fail "$OPENAI_BASE_URL/chat/completions" -H "Authorization: Bearer $OPENAI_API_KEY" '
+        '-H "Content-Type: application/json" '
+        """-d '{"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}' > /dev/null && agl reward 0.5"""
+    )
+    with ScriptedModel() as model:
+        ran = agl_("run", "--model", f"tiny={model.base_url}", "--task", "x", "--", "sh", "-c", script, cwd=tmp_path)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    [(_, spans)] = await kept(tmp_path)
+    assert agl.find_final_reward(spans) == 0.5
+    assert "openai.chat.completion" in [span.name for span in spans]
+
+
+def test_a_run_that_fails_ends_with_1(tmp_path: Path) -> None:
+    ran = agl_("run", "--timeout", "1", "--", "sleep", "300", cwd=tmp_path)
+
+    assert ran.returncode == 1
+    assert "failed, reward none" in ran.stdout
+
+
+def test_a_reward_outside_of_a_run_is_refused(tmp_path: Path) -> None:
+    ran = agl_("reward", "0.5", cwd=tmp_path)
+
+    assert ran.returncode == 1
+    assert "no agent is running here" in ran.stderr

@@ -9,7 +9,6 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
@@ -80,13 +79,17 @@ class _ReadOnlyDatabase:
     def _connect(self) -> apsw.Connection:
         # In a folder that cannot be written to, the log's index cannot be made; the file alone is read then.
         for options in ("mode=ro", "mode=ro&immutable=1"):
-            with suppress(apsw.CantOpenError, apsw.ReadOnlyError):
+            try:
                 connection = apsw.Connection(
                     f"file:{quote(str(self._path))}?{options}", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
                 )
                 connection.execute("SELECT count(*) FROM sqlite_schema")
                 self._connections.append(connection)
                 return connection
+            except (apsw.CantOpenError, apsw.ReadOnlyError):
+                continue
+            except apsw.NotADBError:
+                raise StoreUnavailable(f"{self._path} is not the database of a store") from None
         raise StoreUnavailable(f"the database {self._path} cannot be opened: is it there, and readable?")
 
 
@@ -116,7 +119,7 @@ def _refused() -> Forbidden:
 def _check_version(connection: apsw.Connection) -> None:
     try:
         found = cast("list[Row]", connection.execute("SELECT version FROM schema_version").fetchall())
-    except (apsw.SQLError, apsw.NotADBError):
+    except apsw.SQLError:
         raise StoreUnavailable("this is not the database of a store") from None
     if found != [(len(STEPS),)]:
         raise StoreUnavailable("another release has written this database; open it once with agl store to bring it up")

@@ -32,6 +32,11 @@ export function Rollout({ id, params }) {
     [id],
     (news) => id in news.rollouts,
   );
+  const traced = useCall(
+    "query_spans",
+    { rollout_id: id, attempt_id: params.attempt ?? "latest", cut_at: CUT_AT },
+    (news) => news.spans.includes(id),
+  );
   useEffect(() => bind({ Escape: () => go(link("rollouts", null, listOf(params))) }), [JSON.stringify(params)]);
   if (!loaded.data) return html`<${Waiting} of=${loaded} what="the rollout" />`;
   const { rollout, attempts } = loaded.data;
@@ -49,7 +54,7 @@ export function Rollout({ id, params }) {
       <summary>Input</summary>
       <${Value} value=${short(rollout.input)} label="input" />
     </details>
-    ${attempt ? html`<${Trace} key=${attempt.attempt_id} ...${{ rollout, attempt, params }} />` : html`<${Empty}>It waits in the queue; no attempt has been made yet.<//>`}
+    ${attempt ? html`<${Trace} key=${attempt.attempt_id} ...${{ attempt, traced, params }} />` : html`<${Empty}>It waits in the queue; no attempt has been made yet.<//>`}
   </section>`;
 }
 
@@ -127,11 +132,9 @@ function Facts({ rollout, attempt }) {
   </dl>`;
 }
 
-/** @param {{rollout: any, attempt: any, params: Record<string, string>}} props */
-function Trace({ rollout, attempt, params }) {
-  const { rollout_id } = rollout;
-  const { attempt_id, metadata } = attempt;
-  const loaded = useCall("query_spans", { rollout_id, attempt_id, cut_at: CUT_AT }, (news) => news.spans.includes(rollout_id));
+/** @param {{attempt: any, traced: import("../data.js").Loaded<any>, params: Record<string, string>}} props */
+function Trace({ attempt, traced: loaded, params }) {
+  const { metadata } = attempt;
   const spans = loaded.data?.items ?? [];
   const tab = params.tab ?? "trace";
   const calls = spans.filter(isCall);

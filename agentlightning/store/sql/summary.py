@@ -27,8 +27,9 @@ ENOUGH_RECENT = 20
 UNFINISHED = ("queuing", "requeuing", "preparing", "running")
 
 REST = 20
-"""After a summary comes a rest of as long as it took, times this: 5 % of one core at the very most."""
+"""After a summary comes a rest of as long as it took, times this: 5 % of one core."""
 SHORTEST_REST = 0.25
+LONGEST_REST = 1.0
 KEPT_SECONDS = 600.0
 """After so long all is added up anew: a reward may have come late, or old rollouts may have been deleted."""
 
@@ -57,7 +58,7 @@ class Summaries(SqlBase):
             return await self._database.read(self._summarize)
         finally:
             ended = time.monotonic()
-            self._no_summary_before = ended + max(SHORTEST_REST, REST * (ended - began))
+            self._no_summary_before = ended + min(max(SHORTEST_REST, REST * (ended - began)), LONGEST_REST)
 
     async def _summarize(self, transaction: Transaction) -> Summary:
         now = self._clock.now()

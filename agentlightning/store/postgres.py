@@ -188,6 +188,7 @@ class PostgresDatabase:
             command_timeout=ANSWER_SECONDS,
             server_settings=_SETTINGS,
             statement_cache_size=500,
+            reset=_leave_as_it_is,
         )
         self._working = asyncio.create_task(self._work())
         self._listening = asyncio.create_task(self._listen())
@@ -447,6 +448,10 @@ async def _first_to_spoil(transaction: _PostgresTransaction, jobs: list[Job]) ->
             if not isinstance(error, AgentLightningError):
                 logger.exception("A transaction failed")
     return None
+
+
+async def _leave_as_it_is(_: Connection) -> None:
+    """Readers change nothing of their connection, so nothing need be undone."""
 
 
 def _for_caller(error: BaseException | None) -> BaseException | None:

@@ -20,6 +20,8 @@ from . import rows
 from .rows import AttemptRow
 
 LATEST = "latest"
+TAIL = "(SELECT coalesce(max(queue_position), 0) + 1 FROM rollouts WHERE queue_position IS NOT NULL)"
+"""The queue's next place, in SQL."""
 
 
 class Moves:
@@ -107,9 +109,7 @@ class Moves:
     async def enqueue(self, rollout_id: str, status: str) -> None:
         """Put a rollout at the queue's tail."""
         await self.transaction.execute(
-            "UPDATE rollouts SET status = ?2, queue_position = "
-            "(SELECT coalesce(max(queue_position), 0) + 1 FROM rollouts WHERE queue_position IS NOT NULL) "
-            "WHERE rollout_id = ?1",
+            f"UPDATE rollouts SET status = ?2, queue_position = {TAIL} WHERE rollout_id = ?1",
             rollout_id,
             status,
         )
@@ -157,6 +157,8 @@ class Moves:
             await self.sign_of_life(row)
             return
         metadata = row.metadata if reason is None else _with_reason(row.metadata, reason)
+        if row.worker is not None:
+            await self._worker_let_go(row.worker, row.ordinal, status)
         await self.transaction.execute(
             "UPDATE attempts SET status = ?2, end_time = ?3, deadline = NULL, metadata = ?4 WHERE ordinal = ?1",
             row.ordinal,
@@ -164,8 +166,6 @@ class Moves:
             self.now,
             metadata,
         )
-        if row.worker is not None:
-            await self._worker_let_go(row.worker, status)
         await self._set_rollout(row, following)
 
     async def end_live_attempt(self, rollout_id: str, status: AttemptStatus, reason: str) -> None:
@@ -252,12 +252,13 @@ class Moves:
             standing.attempt_id,
         )
 
-    async def _worker_let_go(self, worker_id: str, status: AttemptStatus) -> None:
+    async def _worker_let_go(self, worker_id: str, attempt: int, status: AttemptStatus) -> None:
         self.transaction.announce(news("workers"))
         held = await self.transaction.fetch(
             "SELECT rollout_id, attempt_id FROM attempts WHERE worker_id = ?1 AND deadline IS NOT NULL "
-            "ORDER BY ordinal DESC LIMIT 1",
+            "AND ordinal <> ?2 ORDER BY ordinal DESC LIMIT 1",
             worker_id,
+            attempt,
         )
         if status == "unresponsive":
             await self.transaction.execute("UPDATE workers SET status = 'unknown' WHERE worker_id = ?1", worker_id)

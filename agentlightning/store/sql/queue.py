@@ -15,7 +15,8 @@ from ..signals import QUEUE, news
 from . import rows
 from .answers import asked, forget
 from .base import SqlBase, check_worker
-from .resources import latest, version_of
+from .moves import TAIL
+from .resources import version_of
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class Queue(SqlBase):
         check_worker(worker_id)
 
         async def body(transaction: Transaction) -> AttemptedRollout:
-            rollout = await self._insert(transaction, request)
+            rollout = await self._insert(transaction, request, "NULL")
             row = await self._moves(transaction).rollout_row(rollout.rollout_id)
             return await self._moves(transaction).begin(row, 0, worker_id)
 
@@ -53,9 +54,7 @@ class Queue(SqlBase):
         request = _Request(input, mode, resources_id, config, metadata)
 
         async def body(transaction: Transaction) -> Rollout:
-            rollout = await self._insert(transaction, request)
-            await self._moves(transaction).enqueue(rollout.rollout_id, rollout.status)
-            return rollout
+            return await self._enqueue(transaction, request)
 
         return await self._write(body)
 
@@ -65,10 +64,7 @@ class Queue(SqlBase):
         ]
 
         async def body(transaction: Transaction) -> list[Rollout]:
-            made = [await self._insert(transaction, request) for request in requests]
-            for rollout in made:
-                await self._moves(transaction).enqueue(rollout.rollout_id, rollout.status)
-            return made
+            return [await self._enqueue(transaction, request) for request in requests]
 
         return await self._write(body)
 
@@ -91,28 +87,32 @@ class Queue(SqlBase):
             raise InvalidInput("limit cannot be negative", field="limit")
         return await self._claim_or_wait(many, wait) if limit else []
 
-    async def _insert(self, transaction: Transaction, request: _Request) -> Rollout:
-        resources_id, version = (
-            await latest(transaction)
-            if request.resources_id is None
-            else await version_of(transaction, request.resources_id)
-        )
+    async def _enqueue(self, transaction: Transaction, request: _Request) -> Rollout:
+        rollout = await self._insert(transaction, request, TAIL)
+        transaction.announce(QUEUE, 1)
+        transaction.announce(news("rollout", rollout.rollout_id))
+        return rollout
+
+    async def _insert(self, transaction: Transaction, request: _Request, position: str) -> Rollout:
+        resources_id, version = request.resources_id, None
+        if resources_id is not None:
+            _, version = await version_of(transaction, resources_id)
         rollout_id = rows.new_id("ro", 12)
         now = self._clock.now()
-        while not await transaction.fetch(
-            "INSERT INTO rollouts (rollout_id, input, start_time, mode, resources_id, resources_version, status, "
-            "config, metadata, attempts) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queuing', ?7, ?8, 0) "
-            "ON CONFLICT (rollout_id) DO NOTHING RETURNING rollout_id",
-            rollout_id,
-            request.input_json,
-            now,
-            request.mode,
-            resources_id,
-            version,
-            request.config_json,
-            request.metadata_json,
+        while not (
+            made := await transaction.fetch(
+                _INSERT[resources_id is None].format(position=position),
+                rollout_id,
+                request.input_json,
+                now,
+                request.mode,
+                request.config_json,
+                request.metadata_json,
+                *([] if resources_id is None else [resources_id, version]),
+            )
         ):
             rollout_id = rows.new_id("ro", 12)  # 48 random bits meet now and then among millions
+        resources_id, version = made[0]
         return rows.rollout(
             (
                 rollout_id,
@@ -176,6 +176,23 @@ class Queue(SqlBase):
                 await _undo_claim(transaction, rollout)
 
         await self._database.write(body)
+
+
+def _insert_sql(resources: str) -> str:
+    return (
+        "INSERT INTO rollouts (rollout_id, input, start_time, mode, config, metadata, status, attempts, "
+        "resources_id, resources_version, queue_position) "
+        f"VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queuing', 0, {resources}, {{position}}) "
+        "ON CONFLICT (rollout_id) DO NOTHING RETURNING resources_id, resources_version"
+    )
+
+
+_LATEST = "(SELECT {} FROM resources ORDER BY ordinal DESC LIMIT 1)"
+_INSERT = {
+    True: _insert_sql(f"{_LATEST.format('resources_id')}, {_LATEST.format('version')}"),
+    False: _insert_sql("?7, ?8"),
+}
+"""A new rollout in one statement; with the latest resources, or with those given."""
 
 
 class _Request:

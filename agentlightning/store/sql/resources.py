@@ -86,11 +86,6 @@ class Resources(SqlBase):
         return rows.resources_update(found[0]) if found else None
 
 
-async def latest(transaction: Transaction) -> tuple[str | None, int | None]:
-    found = await transaction.fetch("SELECT resources_id, version FROM resources ORDER BY ordinal DESC LIMIT 1")
-    return (found[0][0], found[0][1]) if found else (None, None)
-
-
 async def version_of(transaction: Transaction, resources_id: str | None) -> tuple[str | None, int | None]:
     if resources_id is None:
         return None, None

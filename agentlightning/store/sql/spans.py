@@ -165,19 +165,24 @@ def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tupl
     return batches
 
 
+async def _known(moves: Moves, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> set[str]:
+    """Which of these span ids the attempt has already."""
+    if row.last_sequence_id == 0:  # it has none
+        return set()
+    condition, ids = moves.dialect.any_of([span.span_id for _, span in batch], 3)
+    found = await moves.transaction.fetch(
+        f"SELECT span_id FROM spans WHERE rollout_id = ?1 AND attempt_id = ?2 AND span_id {condition}",
+        row.standing.rollout_id,
+        row.standing.attempt_id,
+        *ids,
+    )
+    return {each[0] for each in found}
+
+
 async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> dict[int, Kept | None]:
     """Number and store an attempt's spans; what was decided of each by its place, None for those that were there."""
     standing = row.standing
-    condition, ids = moves.dialect.any_of([span.span_id for _, span in batch], 3)
-    known = {
-        found[0]
-        for found in await moves.transaction.fetch(
-            f"SELECT span_id FROM spans WHERE rollout_id = ?1 AND attempt_id = ?2 AND span_id {condition}",
-            standing.rollout_id,
-            standing.attempt_id,
-            *ids,
-        )
-    }
+    known = await _known(moves, row, batch)
     late = lifecycle.sign_of_life(standing) is None
     kept: dict[int, Kept | None] = {}
     new: list[tuple[Any, ...]] = []

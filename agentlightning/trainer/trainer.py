@@ -197,7 +197,7 @@ def _algorithm(given: Any) -> Algorithm:
     if given is None:
         return Baseline()
     if isinstance(given, str):
-        given = imported(given, "algorithm", {"baseline": Baseline})
+        given = Baseline if given == "baseline" else imported(given, "algorithm", {"baseline": Baseline})
     if isinstance(given, (type, dict)):
         return build(given, Algorithm, what="algorithm")
     return as_algorithm(given)

@@ -72,6 +72,12 @@ def make_agent():
             time.sleep(60)  # noqa: ASYNC251 - that is the point
         return score(task, prompt_template)
 
+    def waits_before_the_third(task, prompt_template):
+        print("[Rollout]", prompt_template.template, flush=True)
+        if "kind" in prompt_template.template and "GO" not in os.environ:
+            time.sleep(60)
+        return score(task, prompt_template)
+
     def hangs(task, prompt_template):
         if "helpful" in prompt_template.template:
             time.sleep(60)

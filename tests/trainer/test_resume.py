@@ -1,0 +1,109 @@
+"""Runs that were killed, and go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import agentlightning as agl
+from agentlightning.cli import main as agl_command
+from agentlightning.errors import Conflict
+from agentlightning.trainer.keyed_store import KeyedStore
+from agentlightning.trainer.run_folder import RunFolder, folders, new_folder, unfinished
+from agentlightning.types import EnqueueRolloutRequest
+from tests.processes import Program
+from tests.trainer.conftest import Run
+
+Start = Callable[..., Run]
+
+
+def test_agl_resume_goes_on_without_doing_again_what_was_done(run: Start, tmp_path: Path):
+    script = run("cs", "waits_before_the_third")
+    script.wait_for_line(r"^\[Rollout\] Be kind")
+    script.kill()
+    assert script.leaves_nothing()
+    [folder] = folders(tmp_path / "runs")
+    assert folder.result() is None
+    assert "unfinished" in CliRunner().invoke(agl_command, ["runs", "list", str(tmp_path / "runs")]).output
+
+    environment = {"PYTHONPATH": str(Path.cwd()), "GO": "yes"}
+    with Program("agentlightning.cli", "resume", str(folder.path), environment=environment, cwd=tmp_path) as resumed:
+        assert resumed.wait() == 0, resumed.output
+
+    resumed.wait_for_line(r"^\[Algo\] Best prompt found: 'You are a knowledgeable AI")
+    assert [line for line in resumed.lines if line.startswith("[Rollout]")] == ["[Rollout] Be kind. {any_question}"]
+    resumed.wait_for_line(r"^\[Result\] finished \[\('succeeded', 3\)\]")
+    shown = CliRunner().invoke(agl_command, ["runs", "show", str(folder.path)]).output
+    assert "finished after" in shown
+    assert "You are a knowledgeable AI" in shown
+    assert CliRunner().invoke(agl_command, ["resume", str(folder.path)]).exit_code == 1
+
+
+def test_resume_finds_the_latest_unfinished_run_of_the_same_algorithm_and_agent(run: Start, tmp_path: Path):
+    script = run("cs", "waits_before_the_third")
+    script.wait_for_line(r"^\[Rollout\] Be kind")
+    script.kill()
+    assert script.leaves_nothing()
+
+    again = run("cs", "waits_before_the_third", "resume=yes", GO="yes")
+
+    assert again.wait() == 0, again.output
+    assert again.output.count("[Rollout]") == 1
+    assert len(list(folders(tmp_path / "runs"))) == 1
+
+
+def test_a_folder_that_holds_a_run_is_not_run_over(run: Start, tmp_path: Path):
+    assert run("shm", "score", "run_dir=mine").wait() == 0
+
+    second = run("shm", "score", "run_dir=mine")
+
+    assert second.wait() == 1
+    second.wait_for_line("FileExistsError: .*/mine holds a run already: pass resume=True")
+
+
+async def test_a_key_names_one_rollout():
+    async with agl.InMemoryLightningStore() as inner:
+        store = KeyedStore(inner)
+        first = await store.enqueue_rollout("task", metadata={"key": "one"})
+        two = [EnqueueRolloutRequest(input=n, metadata={"key": key}) for n, key in enumerate(["two", "one"])]
+
+        made = await store.enqueue_many_rollouts(two)
+        later = KeyedStore(inner)
+        await later.recall()
+
+        assert made[1].rollout_id == first.rollout_id
+        assert (await later.enqueue_rollout("task", metadata={"key": "two"})).rollout_id == made[0].rollout_id
+        assert (await inner.statistics())["rollouts"] == {"queuing": 2}
+        with pytest.raises(Conflict, match="same key"):
+            await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=1, metadata={"key": "x"})] * 2)
+
+
+async def test_a_cancelled_rollout_is_enqueued_anew_when_the_run_is_resumed():
+    async with agl.InMemoryLightningStore() as inner:
+        first = await KeyedStore(inner).enqueue_rollout("task", metadata={"key": "one"})
+        await inner.update_rollout(first.rollout_id, status="cancelled")
+
+        store = KeyedStore(inner)
+        await store.recall()
+
+        assert (await store.enqueue_rollout("task", metadata={"key": "one"})).rollout_id != first.rollout_id
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path):
+    names = {new_folder("my algorithm!", tmp_path).name for _ in range(3)}
+
+    assert len(names) == 3
+    assert all("my-algorithm" in name for name in names)
+
+
+def test_only_a_run_of_the_same_algorithm_and_agent_is_gone_on_with(tmp_path: Path):
+    folder = new_folder("a", tmp_path)
+    folder.begin({"algorithm": "a", "agent": "x"})
+
+    assert unfinished({"algorithm": "a", "agent": "y"}, tmp_path) is None
+    assert unfinished({"algorithm": "a", "agent": "x"}, tmp_path).path == folder.path
+    assert RunFolder(folder.path).config()["process"] == os.getpid()

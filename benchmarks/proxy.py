@@ -46,14 +46,16 @@ Urls = dict[str, str]
 """The same calls' URLs: direct, passed (through the proxy, nobody's) and recorded (through it, an attempt's)."""
 
 
-async def measure(urls: Urls, proxy: psutil.Process, pairs: int, streams: int) -> dict[str, Any]:
+async def measure(
+    urls: Urls, store: agl.LightningStore, proxy: psutil.Process, pairs: int, streams: int
+) -> dict[str, Any]:
     """All figures, in one run."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        client = Client(session, urls)
+    async with store, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        client = Client(session, urls, store, await _recorded_span(urls, store, session))
         await client.in_turn(client.call, 20)  # everybody is warm
         memory = {"at_first": _memory(proxy)}
         figures: dict[str, Any] = {
-            "milliseconds_a_call": _compared(await client.in_turn(client.call, pairs)),
+            "milliseconds_a_call": _compared(await client.in_turn(client.call, pairs, "stored")),
             "milliseconds_to_a_streams_first_byte": _compared(await client.in_turn(client.first_byte, pairs // 4)),
             "at_once": {"calls": AT_ONCE, **{name: await client.rate(name, proxy) for name in ("passed", "recorded")}},
         }
@@ -69,23 +71,34 @@ async def measure(urls: Urls, proxy: psutil.Process, pairs: int, streams: int) -
 class Client:
     """Makes calls and times them."""
 
-    def __init__(self, session: aiohttp.ClientSession, urls: Urls) -> None:
+    def __init__(self, session: aiohttp.ClientSession, urls: Urls, store: agl.LightningStore, span: agl.Span) -> None:
         self._session = session
         self._urls = urls
+        self._store = store
+        self._span = span
 
-    async def in_turn(self, ask: Callable[[str], Awaitable[float]], times: int) -> dict[str, list[float]]:
+    async def in_turn(self, ask: Callable[[str], Awaitable[float]], times: int, *more: str) -> dict[str, list[float]]:
         """So many seconds for each way, one call at a time, the ways in turn."""
-        taken: dict[str, list[float]] = {name: [] for name in self._urls}
+        taken: dict[str, list[float]] = {name: [] for name in (*self._urls, *more)}
         for _ in range(times):
-            for name in self._urls:
+            for name in taken:
                 taken[name].append(await ask(name))
         return taken
 
     async def call(self, name: str) -> float:
+        if name == "stored":
+            return await self._only_store()
         started = time.perf_counter()
         async with self._session.post(self._urls[name], json=ASKED) as response:
             await response.read()
             assert response.status == 200, await response.text()
+        return time.perf_counter() - started
+
+    async def _only_store(self) -> float:
+        """What the store itself takes for such a span: its way over HTTP, and its commit on disk."""
+        span = self._span.model_copy(update={"span_id": os.urandom(8).hex(), "sequence_id": 0})
+        started = time.perf_counter()
+        await self._store.add_many_spans([span])
         return time.perf_counter() - started
 
     async def first_byte(self, name: str) -> float:
@@ -145,6 +158,13 @@ def _compared(taken: dict[str, list[float]]) -> dict[str, Any]:
         "added_when_passed": round(medians["passed"] - medians["direct"], 2),
         "added_when_recorded": round(medians["recorded"] - medians["direct"], 2),
     }
+
+
+async def _recorded_span(urls: Urls, store: agl.LightningStore, session: aiohttp.ClientSession) -> agl.Span:
+    async with session.post(urls["recorded"], json=ASKED) as response:
+        await response.read()
+    rollout_id = urls["recorded"].split("/rollout/")[1].split("/")[0]
+    return (await store.query_spans(rollout_id))[0]
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
@@ -251,7 +271,7 @@ def main() -> None:
         urls = {"direct": model, "passed": endpoint, "recorded": own}
         urls = {name: f"{url}/chat/completions" for name, url in urls.items()}
         load = os.getloadavg()
-        figures = asyncio.run(measure(urls, proxy, given.pairs, given.streams))
+        figures = asyncio.run(measure(urls, agl.LightningStoreClient(store), proxy, given.pairs, given.streams))
     machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load": [round(one, 1) for one in load]}
     result = {"machine": machine, **figures}
     print(json.dumps(result, indent=2))

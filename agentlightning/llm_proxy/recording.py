@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import random
 import re
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 
 from .. import semconv
-from ..errors import AgentLightningError
 from ..instrumentation.call_record import EVENTS, UNREAD, error_message, read_object
 from ..instrumentation.dialects import dialect_of
 from ..instrumentation.dialects.base import Json, written
 from ..instrumentation.llm_call import LARGEST_STREAM
 from ..store.contract import LightningStore
 from ..tracer.ended import EndedSpan
+from ..tracer.sending import Sender
 from ..types import OtelResource, Span, TraceStatus
 from .door import Address, Headers
 from .server import Server
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 STORE_PATIENCE = 10.0
 """Seconds an answer is held back for a store that is away; the span is stored when it is back."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-MOST_PENDING = 10_000
+MOST_WAITING = 10_000
 """Spans kept for a store that is away."""
+LARGEST_BATCH = 256
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
@@ -42,7 +42,9 @@ class Recorder:
 
     def __init__(self, store: Callable[[], LightningStore | None]) -> None:
         self._store = store
-        self._pending: set[asyncio.Task[None]] = set()
+        self._sender = Sender()
+        self._waiting: deque[tuple[EndedSpan, LightningStore, asyncio.Future[None]]] = deque()
+        self._sending: asyncio.Task[None] | None = None
 
     def begin(self, address: Address, content: bytes, body: Json, headers: Headers, server: Server) -> Record | None:
         """Start the record of a call; None where it is nobody's, or nobody keeps it."""
@@ -54,45 +56,37 @@ class Recorder:
         attributes = {**_place(address, headers, server), semconv.REQUEST: content.decode("utf-8", "replace")}
         return Record(self, address, dialect.span_name, attributes, headers)
 
-    async def keep(self, span: Span) -> None:
+    async def keep(self, ended: EndedSpan) -> None:
         """Store a span; returns when that is done, or has to wait for the store to come back."""
-        if len(self._pending) >= MOST_PENDING:
-            logger.error("Dropped a call's span: %d already wait for the store", MOST_PENDING)
+        store = self._store()
+        if store is None:
             return
-        task = asyncio.create_task(self._deliver(span))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
-        _, waiting = await asyncio.wait({task}, timeout=STORE_PATIENCE)
-        if waiting:
+        if len(self._waiting) >= MOST_WAITING:
+            self._sender.drop(1, f"{MOST_WAITING} spans already wait for the store")
+            return
+        stored = asyncio.get_running_loop().create_future()
+        self._waiting.append((ended, store, stored))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send())
+        _, still_waiting = await asyncio.wait({stored}, timeout=STORE_PATIENCE)
+        if still_waiting:
             logger.warning("The store is away; calls go on, and are recorded when it is back")
 
     async def flush(self, timeout: float) -> None:
         """Wait until every span is stored, or so many seconds have passed."""
-        if self._pending:
-            _, left = await asyncio.wait(set(self._pending), timeout=timeout)
-            for task in left:
-                task.cancel()
-            if left:
-                logger.error("Dropped %d spans: the store did not come back in time", len(left))
+        if self._sending is not None:
+            await asyncio.wait({self._sending}, timeout=timeout)
+            if not self._sending.done():
+                self._sending.cancel()
+                logger.error("Dropped %d spans or more: the store did not come back in time", len(self._waiting) + 1)
 
-    async def _deliver(self, span: Span) -> None:
-        pause = FIRST_PAUSE
-        while store := self._store():
-            try:
-                await store.add_span(span)
-            except (ConnectionError, TimeoutError):
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, LONGEST_PAUSE)
-            except AgentLightningError as error:
-                logger.warning(
-                    "A call of attempt %s (rollout %s) is not on record: %s", span.attempt_id, span.rollout_id, error
-                )
-                return
-            except Exception:
-                logger.exception("A call of attempt %s (rollout %s) is not on record", span.attempt_id, span.rollout_id)
-                return
-            else:
-                return
+    async def _send(self) -> None:
+        """Send what waits, all of it at once: while one batch is on its way, the next gathers."""
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(LARGEST_BATCH, len(self._waiting)))]
+            await self._sender.send([(ended, store) for ended, store, _ in batch])
+            for _, _, stored in batch:
+                stored.set_result(None)
 
 
 class Record:
@@ -141,13 +135,16 @@ class Record:
             return
         self._told = True
         try:
-            span = self._span()
+            ended = self._span()
+            self._note_prompt(ended.span, prompt_token_ids)
         except Exception:  # an agent's call never fails because of its record
             logger.exception("A call of attempt %s is not on record", self._address.attempt_id)
             return
-        if prompt_token_ids and span.attributes.get(semconv.GEN_AI_USAGE_PROMPT_TOKENS) == len(prompt_token_ids):
-            span.attributes[semconv.PROMPT_TOKEN_IDS] = written(prompt_token_ids)
-        await self._recorder.keep(span)
+        await self._recorder.keep(ended)
+
+    def _note_prompt(self, span: Span, token_ids: list[int] | None) -> None:
+        if token_ids and span.attributes.get(semconv.GEN_AI_USAGE_PROMPT_TOKENS) == len(token_ids):
+            span.attributes[semconv.PROMPT_TOKEN_IDS] = written(token_ids)
 
     def _note_status(self, status: int, content: bytes) -> None:
         self._attributes["http.response.status_code"] = status
@@ -155,7 +152,7 @@ class Record:
             said = error_message(read_object(content)) or content[:500].decode("utf-8", "replace")
             self._status = TraceStatus(status_code="ERROR", description=f"HTTP {status}: {said}")
 
-    def _span(self) -> Span:
+    def _span(self) -> EndedSpan:
         rollout_id, attempt_id = self._address.rollout_id or "", self._address.attempt_id or ""
         if self._chunks:
             self._attributes[EVENTS] = b"".join(self._chunks).decode("utf-8", "replace")
@@ -176,7 +173,7 @@ class Record:
             end_time=time.time(),
             resource=OtelResource(attributes={"service.name": "agl-proxy"}),
         )
-        return EndedSpan(span, rollout_id, attempt_id).span
+        return EndedSpan(span, rollout_id, attempt_id)
 
 
 def _trace_of(rollout_id: str, attempt_id: str) -> str:

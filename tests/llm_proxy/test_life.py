@@ -101,10 +101,10 @@ class Away(agl.InMemoryLightningStore):
 
     there = False
 
-    async def add_span(self, span: agl.Span) -> Any:
+    async def add_many_spans(self, spans: Any) -> Any:
         if not self.there:
             raise ConnectionError("away")
-        return await super().add_span(span)
+        return await super().add_many_spans(spans)
 
 
 async def test_a_store_that_is_away_holds_calls_up_a_while_and_loses_none(

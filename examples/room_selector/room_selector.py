@@ -106,6 +106,8 @@ def main(what: str, n_runners: int, rounds: int, quick: bool, resume: bool) -> N
     )
     trainer = agl.Trainer(algorithm=apo, n_runners=n_runners, initial_resources={"prompt_template": PROMPT})
     result = trainer.fit(select_room, TRAIN, val_dataset=VAL[:12] if quick else VAL, resume=resume)
+    if result.folder is None:  # AGL_CURRENT_ROLE=runner: the algorithm runs on another machine
+        return
     print(result.report["summary"])
     print(f"Best prompt:\n{apo.get_best_prompt().template}")
 

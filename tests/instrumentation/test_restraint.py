@@ -19,7 +19,7 @@ from .conftest import raw, recorded
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.mark.parametrize("key", [SUPPRESSED, "suppress_instrumentation"])
+@pytest.mark.parametrize("key", [SUPPRESSED, "suppress_instrumentation"], ids=["ours", "by name"])
 async def test_suppressed_calls_are_not_recorded(client: OpenAI, key: str) -> None:
     async with recorded() as spans:
         token = context.attach(context.set_value(key, True))

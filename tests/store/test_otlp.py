@@ -223,7 +223,7 @@ async def test_a_gzip_bomb_gets_413(live: Live) -> None:
     assert answer.json["code"] == 8
 
 
-@pytest.mark.parametrize("broken", [b"not gzip", gzip.compress(b"{}" * 100)[:-12]])
+@pytest.mark.parametrize("broken", [b"not gzip", gzip.compress(b"{}" * 100, mtime=0)[:-12]], ids=["not gzip", "cut"])
 async def test_broken_gzip_is_refused(live: Live, broken: bytes) -> None:
     answer = await live.raw.send("POST", "/v1/traces", broken, Content_Type="application/json", Content_Encoding="gzip")
 

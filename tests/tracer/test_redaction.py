@@ -7,8 +7,8 @@ import json
 import pytest
 
 from agentlightning.emitter import emit_annotation, emit_exception
-from agentlightning.tracer import OtelTracer
 from agentlightning.redaction import without_keys
+from agentlightning.tracer import OtelTracer
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,11 @@ Config Dataset DummyTracer EnqueueRolloutRequest Event ExecutionStrategy FastAlg
 LLMProxy LightningStore LightningStoreClient LightningStoreServer LightningTracer Link LitAgent LitAgentRunner
 NamedResources OtelResource OtelTracer PaginatedResult PostgresLightningStore PromptTemplate ProxyLLM Resource
 ResourcesUpdate Rollout RolloutConfig RolloutMode RolloutStatus Runner SharedMemoryExecutionStrategy Span SpanContext
-SpanCoreFields SqliteLightningStore TraceAdapter TraceStatus TraceToMessages Tracer TracerTraceToTriplet Trainer Triplet
-Weights Worker WorkerStatus algo clear_active_tracer command_agent emit_annotation emit_exception emit_message emit_object
-emit_reward
-find_final_reward find_reward_spans get_active_tracer get_message_value get_object_value get_reward_value
-get_rewards_from_span is_reward_span llm_rollout open_store operation prompt_rollout rollout set_active_tracer
-setup_logging
+SpanCoreFields SqliteLightningStore TraceAdapter TraceStatus TraceToMessages Tracer TracerTraceToTriplet Trainer
+Triplet Weights Worker WorkerStatus algo clear_active_tracer command_agent emit_annotation emit_exception emit_message
+emit_object emit_reward find_final_reward find_reward_spans get_active_tracer get_message_value get_object_value
+get_reward_value get_rewards_from_span is_reward_span llm_rollout open_store operation prompt_rollout rollout
+set_active_tracer setup_logging
 """
 ROOMS = (
     "adapter algorithm emitter execution instrumentation litagent llm_proxy runner semconv store tracer trainer types"

@@ -10,7 +10,21 @@ from importlib import import_module
 
 import click
 
-COMMANDS = ("dashboard", "demo", "export", "llm", "proxy", "resume", "reward", "run", "runs", "store", "train")
+COMMANDS = (
+    "dashboard",
+    "demo",
+    "export",
+    "llm",
+    "proxy",
+    "regrade",
+    "replay",
+    "resume",
+    "reward",
+    "run",
+    "runs",
+    "store",
+    "train",
+)
 
 
 class _LazyGroup(click.Group):

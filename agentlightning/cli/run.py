@@ -54,7 +54,7 @@ def command(
     from ..litagent import CommandAgent
 
     agent = CommandAgent(
-        _always(program), grader=_grader(grader) if grader else None, environment=environment, timeout=timeout
+        always(program), grader=_grader(grader) if grader else None, environment=environment, timeout=timeout
     )
     try:
         upstreams = model_list(models, keys, ()) if models else []
@@ -65,7 +65,9 @@ def command(
         raise SystemExit(1)
 
 
-def _always(program: tuple[str, ...]) -> Any:
+def always(program: tuple[str, ...]) -> Any:
+    """A function that gives this command for every task."""
+
     def command(task: Any) -> list[str]:
         return list(program)
 

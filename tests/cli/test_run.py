@@ -71,3 +71,26 @@ def test_a_reward_outside_of_a_run_is_refused(tmp_path: Path) -> None:
 
     assert ran.returncode == 1
     assert "no agent is running here" in ran.stderr
+
+
+async def test_what_was_run_is_replayed_and_regraded_without_a_model(tmp_path: Path) -> None:
+    (tmp_path / "agent.sh").write_text(
+        'curl -sS --fail "$OPENAI_BASE_URL/chat/completions" -H "Authorization: Bearer $OPENAI_API_KEY" '
+        '-H "Content-Type: application/json" -d "{\\"messages\\": [{\\"role\\": \\"user\\", \\"content\\": '
+        '\\"$AGL_TASK\\"}], \\"model\\": \\"tiny\\"}"\necho; echo 0.5\n'
+    )
+    (tmp_path / "grade.py").write_text("def grade(task, output):\n    return 1.0 if task in output else 0.0\n")
+    with ScriptedModel() as model:
+        ran = agl_("run", "--model", f"tiny={model.base_url}", "--task", "hi", "--", "sh", "agent.sh", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    rollout_id = ran.stdout.split()[0]
+
+    replayed = agl_("replay", rollout_id, "--", "sh", "agent.sh", cwd=tmp_path)
+    regraded = agl_("regrade", "--grader", "grade.py:grade", cwd=tmp_path)
+    (tmp_path / "agent.sh").write_text((tmp_path / "agent.sh").read_text().replace("user", "system"))
+    changed = agl_("replay", rollout_id, "--", "sh", "agent.sh", cwd=tmp_path)
+
+    assert (replayed.returncode, replayed.stdout.splitlines()[0]) == (0, "1 of 1 calls as recorded."), replayed.stdout
+    assert regraded.stdout.splitlines() == [f"{rollout_id} 0.5 -> 1", "1 rollouts, mean 0.5 -> 1"]
+    assert changed.returncode == 1
+    assert 'call 1 differs: messages.0.role was "user", is "system"' in changed.stdout

@@ -115,6 +115,7 @@ from .store import (
     LightningStoreServer as LightningStoreServer,
 )
 from .store import (
+    PostgresLightningStore as PostgresLightningStore,
     SqliteLightningStore as SqliteLightningStore,
 )
 from .store import (

@@ -9,6 +9,7 @@ import { carriedRun } from "./carried.js";
 /** @typedef {Record<string, any>} Json */
 
 // Operations that are asked for with GET, and which of their arguments stand in the path. All others are a POST.
+/** @type {Record<string, string[]>} */
 const GETS = {
   get_latest_resources: [],
   get_resources_by_id: ["resources_id"],
@@ -61,6 +62,7 @@ export async function call(name, given = {}, options = {}) {
  */
 export async function send({ path, method = "GET", body, headers = {} }, abort) {
   const token = sessionStorage.getItem(TOKEN);
+  /** @type {Record<string, string>} */
   const authorization = token ? { Authorization: `Bearer ${token}` } : {};
   let response;
   try {

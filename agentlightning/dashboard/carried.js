@@ -79,7 +79,8 @@ function page(items, { sort_by, sort_order = "asc", limit = -1, offset = 0 }) {
 
 /** @param {Json[]} items @param {string} field */
 function sorted(items, field) {
-  const rank = (/** @type {Json} */ item) => (field === "failed_first" ? Number(item.status !== "failed") : item[field]);
+  const rank = (/** @type {Json} */ item) =>
+    field === "failed_first" ? Number(item.status !== "failed") : item[field];
   return [...items].sort((one, other) => compare(rank(one), rank(other)));
 }
 

@@ -25,7 +25,10 @@ const BETWEEN_RELOADS = 1_000;
  * @returns {Loaded<T>}
  */
 export function useLoaded(load, keys, concerns = () => false) {
-  const [state, setState] = useState({ data: /** @type {T | null} */ (null), error: /** @type {string | null} */ (null) });
+  const [state, setState] = useState({
+    data: /** @type {T | null} */ (null),
+    error: /** @type {string | null} */ (null),
+  });
   const [slow, setSlow] = useState(false);
   const latest = useRef({ load, concerns });
   latest.current = { load, concerns };

@@ -20,7 +20,9 @@ function View({ view, id, params }) {
     case "overview":
       return html`<${Overview} />`;
     case "rollouts":
-      return id === null ? html`<${Rollouts} params=${params} />` : html`<${Rollout} key=${id} id=${id} params=${params} />`;
+      return id === null
+        ? html`<${Rollouts} params=${params} />`
+        : html`<${Rollout} key=${id} id=${id} params=${params} />`;
     case "resources":
       return html`<${Resources} params=${params} />`;
     case "workers":

@@ -49,7 +49,6 @@ _KINDS = {
     ".css": "text/css",
     ".html": "text/html",
     ".js": "text/javascript",
-    ".json": "application/json",
     ".svg": "image/svg+xml",
     ".txt": "text/plain",
 }

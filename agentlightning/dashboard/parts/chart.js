@@ -116,16 +116,34 @@ function optionsFor(element, series, { xName, line, tickName, onPick }) {
     hooks,
     axes: [
       { stroke: text, grid, ticks: grid, font, label: xName, labelSize: 18, labelFont: font, ...ticks(line, tickName) },
-      { stroke: text, grid, ticks: grid, font, size: 52, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map(score) },
+      {
+        stroke: text,
+        grid,
+        ticks: grid,
+        font,
+        size: 52,
+        values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map(score),
+      },
     ],
     bands: line ? series.map((_, n) => ({ series: [3 * n + 3, 3 * n + 2], fill: faded(colour(COLOURS[n % 5])) })) : [],
     series: [
-      { label: xName, value: (/** @type {any} */ _, /** @type {number | null} */ at) => (at === null ? "–" : tickName ? tickName(at) : String(at)) },
+      {
+        label: xName,
+        value: (/** @type {any} */ _, /** @type {number | null} */ at) =>
+          at === null ? "–" : tickName ? tickName(at) : String(at),
+      },
       ...series.flatMap(({ name }, n) => {
         const stroke = colour(COLOURS[n % 5]);
         const edge = { stroke: "transparent", points: { show: false }, value };
         return [
-          { label: name, stroke, width: line ? 2 : 0, spanGaps: true, value, points: { show: !line, size: 8, fill: stroke } },
+          {
+            label: name,
+            stroke,
+            width: line ? 2 : 0,
+            spanGaps: true,
+            value,
+            points: { show: !line, size: 8, fill: stroke },
+          },
           { label: `${name} low`, ...edge },
           { label: `${name} high`, ...edge },
         ];
@@ -139,7 +157,8 @@ function ticks(line, tickName) {
   if (line || !tickName) return {};
   return {
     incrs: [1, 2, 5, 10, 20, 50, 100],
-    values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map((one) => (Number.isInteger(one) ? tickName(one) : "")),
+    values: (/** @type {any} */ _, /** @type {number[]} */ at) =>
+      at.map((one) => (Number.isInteger(one) ? tickName(one) : "")),
   };
 }
 

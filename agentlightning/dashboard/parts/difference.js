@@ -17,7 +17,7 @@ export function Difference({ from, to }) {
   if (from === to) return html`<p class="dim">The same in both.</p><pre class="value difference">${visible(to)}</pre>`;
   return html`<pre class="value difference" tabindex="0" aria-label="Difference">
 ${parts.map((/** @type {any} */ { added, removed, value }) => {
-      if (added) return html`<ins>${visible(value)}</ins>`;
-      return removed ? html`<del>${visible(value)}</del>` : html`<span>${visible(value)}</span>`;
-    })}</pre>`;
+  if (added) return html`<ins>${visible(value)}</ins>`;
+  return removed ? html`<del>${visible(value)}</del>` : html`<span>${visible(value)}</span>`;
+})}</pre>`;
 }

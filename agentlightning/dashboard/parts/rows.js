@@ -136,8 +136,10 @@ export function Rows({ label, columns, pages, selected, sort, onSort, onOpen, ro
     ${pages.error && html`<p class="problem" role="alert">${visible(pages.error)}</p>`}
     ${pages.total === 0 && !pages.error && empty}
     ${pages.total === null && !pages.error && html`<p class="waiting" aria-busy="true">Fetching rows…</p>`}
-    ${(pages.total ?? 0) > MOST_ROWS &&
-    html`<p class="dim">Only the first ${count(MOST_ROWS)} can be scrolled through; filter to see others.</p>`}
+    ${
+      (pages.total ?? 0) > MOST_ROWS &&
+      html`<p class="dim">Only the first ${count(MOST_ROWS)} can be scrolled through; filter to see others.</p>`
+    }
   </div>`;
 }
 
@@ -148,9 +150,11 @@ function Heading({ column, sort, onSort }) {
   const sorted = column.sort !== undefined && column.sort === field;
   const arrow = sorted ? (direction === "ascending" ? " ↑" : " ↓") : "";
   return html`<th scope="col" class="col-${column.name}" aria-sort=${sorted ? direction : undefined}>
-    ${column.sort
-      ? html`<button class="heading" onClick=${() => onSort(column.sort ?? "")}>${column.title}${arrow}</button>`
-      : html`<span class=${column.name === "tick" ? "unseen" : ""}>${column.title}</span>`}
+    ${
+      column.sort
+        ? html`<button class="heading" onClick=${() => onSort(column.sort ?? "")}>${column.title}${arrow}</button>`
+        : html`<span class=${column.name === "tick" ? "unseen" : ""}>${column.title}</span>`
+    }
   </th>`;
 }
 

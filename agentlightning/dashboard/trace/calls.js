@@ -64,7 +64,8 @@ function pythonText(text) {
 /** The text of a part, where it has one. @param {Part} part */
 export function textOf(part) {
   if (typeof part.content === "string") return part.content;
-  if (part.type === "tool_call_response") return typeof part.response === "string" ? part.response : JSON.stringify(part.response);
+  if (part.type === "tool_call_response")
+    return typeof part.response === "string" ? part.response : JSON.stringify(part.response);
   return "";
 }
 
@@ -94,14 +95,21 @@ function indexedMessage(attributes, prefix) {
   for (let n = 0; `${prefix}.tool_calls.${n}.name` in attributes; n++) {
     const at = `${prefix}.tool_calls.${n}`;
     const args = attributes[`${at}.arguments`];
-    parts.push({ type: "tool_call", id: attributes[`${at}.id`], name: attributes[`${at}.name`], arguments: parsed(args) ?? args });
+    parts.push({
+      type: "tool_call",
+      id: attributes[`${at}.id`],
+      name: attributes[`${at}.name`],
+      arguments: parsed(args) ?? args,
+    });
   }
   return { role: attributes[`${prefix}.role`] ?? "assistant", parts, finish: attributes[`${prefix}.finish_reason`] };
 }
 
 /** @param {any} attributes */
 function settingsOf(attributes) {
-  const settings = Object.entries(attributes).filter(([key]) => key.startsWith("gen_ai.request.") && !key.endsWith(".model"));
+  const settings = Object.entries(attributes).filter(
+    ([key]) => key.startsWith("gen_ai.request.") && !key.endsWith(".model"),
+  );
   return Object.fromEntries(settings.map(([key, value]) => [key.slice("gen_ai.request.".length), value]));
 }
 
@@ -116,7 +124,9 @@ function tokensOf(attributes) {
 function logprobsOf(attributes) {
   const said = parsed(attributes["agentlightning.logprobs"]);
   const content = said?.content ?? (Array.isArray(said) ? said : []);
-  return Array.isArray(content) ? content.filter((one) => typeof one?.token === "string" && typeof one?.logprob === "number") : [];
+  return Array.isArray(content)
+    ? content.filter((one) => typeof one?.token === "string" && typeof one?.logprob === "number")
+    : [];
 }
 
 /** @param {any} text */

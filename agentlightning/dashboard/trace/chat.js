@@ -20,8 +20,10 @@ export function Call({ span, after = 0 }) {
       ${call.answered.map((message) => html`<${Said} message=${message} answer=${true} />`)}
     </ol>
     ${call.logprobs.length > 0 && html`<${Tokens} tokens=${call.logprobs} />`}
-    ${call.tools.length > 0 &&
-    html`<details><summary>${count(call.tools.length)} tools offered</summary><${Value} value=${call.tools} label="tools" /></details>`}
+    ${
+      call.tools.length > 0 &&
+      html`<details><summary>${count(call.tools.length)} tools offered</summary><${Value} value=${call.tools} label="tools" /></details>`
+    }
     <div class="actions">
       <${Copy} label="Copy as curl" text=${() => asCurl(call)} />
       <${Copy} label="Copy as Python" text=${() => asPython(call)} />
@@ -55,7 +57,7 @@ function Facts({ span, call }) {
     <span title="latency">${duration(seconds)}</span>
     ${asked !== null && html`<span>${count(asked)} tokens in</span>`}
     ${answered !== null && html`<span>${count(answered)} out</span>`}
-    ${Boolean(answered && seconds) && html`<span>${count(Math.round(answered / seconds))} tokens/s</span>`}
+    ${answered && seconds && html`<span>${count(Math.round(answered / seconds))} tokens/s</span>`}
     ${call.cost !== null && html`<span>$${Number(call.cost).toPrecision(3)}</span>`}
     ${call.streamed && html`<span>streamed</span>`}
     ${settings.map((setting) => html`<span class="dim">${visible(setting)}</span>`)}

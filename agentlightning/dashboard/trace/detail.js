@@ -9,7 +9,8 @@ import { Call } from "./chat.js";
 import { exceptionsOf, isCall, isError, rewardsOf, secondsOf, titleOf } from "./spans.js";
 
 const CUT = "agentlightning.cut";
-const SHOWN_ELSEWHERE = /^gen_ai\.(prompt|completion|input|output)\b|^agentlightning\.(request|response|logprobs)$|^exception\./;
+const SHOWN_ELSEWHERE =
+  /^gen_ai\.(prompt|completion|input|output)\b|^agentlightning\.(request|response|logprobs)$|^exception\./;
 const KNOWN = new Set(["agentlightning.rollout_id", "agentlightning.attempt_id", CUT]);
 
 /** @param {{span: any}} props */
@@ -42,7 +43,7 @@ function Body({ span }) {
   );
   return html`
     ${isError(span) && html`<p class="problem">${visible(span.status.description ?? "It failed, and does not say why.")}</p>`}
-    ${exceptionsOf(span).map(({ type, message, stack }) => html`<${Exception} ...${{ type, message, stack }} />`)}
+    ${exceptionsOf(span).map((exception) => html`<${Exception} ...${exception} />`)}
     <${Rewards} span=${span} />
     ${isCall(span) && html`<${Call} span=${span} />`}
     ${rest.length > 0 && html`<details open=${!isCall(span)}><summary>${rest.length} attributes</summary><${Attributes} entries=${rest} /></details>`}

@@ -44,7 +44,8 @@ export function kindOf(span) {
   if (isCall(span)) return "model";
   if (rewardsOf(span).length) return "reward";
   if (isError(span)) return "error";
-  if (span.name === "agentlightning.operation" || "agentlightning.operation.name" in span.attributes) return "operation";
+  if (span.name === "agentlightning.operation" || "agentlightning.operation.name" in span.attributes)
+    return "operation";
   if (span.name.startsWith("agentlightning.")) return "note";
   return "step";
 }
@@ -56,7 +57,11 @@ export function titleOf(span) {
 
 /** @param {Span} span */
 export function isCall({ attributes }) {
-  return "gen_ai.request.model" in attributes || "gen_ai.input.messages" in attributes || "gen_ai.prompt.0.role" in attributes;
+  return (
+    "gen_ai.request.model" in attributes ||
+    "gen_ai.input.messages" in attributes ||
+    "gen_ai.prompt.0.role" in attributes
+  );
 }
 
 /** @param {Span} span */
@@ -81,18 +86,21 @@ export function rewardsOf({ name, attributes }) {
     numbered.push({ name: attributes[`agentlightning.reward.${n}.name`] ?? "primary", value });
   }
   if (numbered.length) return numbered;
-  const said = {
-    "agentlightning.reward": attributes.reward,
-    "agentlightning.annotation": attributes.reward,
-    reward: attributes.value,
-  }[name];
+  const older = name === "agentlightning.reward" || name === "agentlightning.annotation";
+  const said = older ? attributes.reward : name === "reward" ? attributes.value : undefined;
   const value = said ?? ofAgentOps(attributes);
   return typeof value === "number" ? [{ name: "primary", value }] : [];
 }
 
-/** The exceptions a span tells of: `{type, message, stack}`. @param {Span} span */
+/**
+ * The exceptions that a span tells of.
+ * @param {Span} span
+ * @returns {Array<{type: string, message: string, stack: string}>}
+ */
 export function exceptionsOf(span) {
-  const told = span.events.filter((/** @type {any} */ event) => event.name === "exception").map((/** @type {any} */ event) => event.attributes);
+  const told = span.events
+    .filter((/** @type {any} */ event) => event.name === "exception")
+    .map((/** @type {any} */ event) => event.attributes);
   if ("exception.type" in span.attributes) told.push(span.attributes);
   return told.map((/** @type {any} */ attributes) => ({
     type: attributes["exception.type"] ?? "Exception",

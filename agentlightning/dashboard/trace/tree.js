@@ -21,7 +21,14 @@ export function Tree({ spans, chosen, onChoose, closed, onToggle }) {
     if (element) setSeen([element.scrollTop, element.clientHeight]);
   }, []);
   useLayoutEffect(look, []);
-  useEffect(() => showRow(scroller.current, rows.findIndex(({ span }) => span.span_id === chosen)), [chosen]);
+  useEffect(
+    () =>
+      showRow(
+        scroller.current,
+        rows.findIndex(({ span }) => span.span_id === chosen),
+      ),
+    [chosen],
+  );
 
   const first = Math.max(0, Math.floor(top / ROW) - MORE);
   const last = Math.min(rows.length, Math.ceil((top + height) / ROW) + MORE);

@@ -70,7 +70,8 @@ function Statuses({ rollouts, total }) {
     </div>
     <ul>
       ${present.map(
-        (status) => html`<li><a href=${link("rollouts", null, { status })}><span class="dot ${status}" aria-hidden="true"></span> ${status} <strong class="number">${count(rollouts[status])}</strong></a></li>`,
+        (status) =>
+          html`<li><a href=${link("rollouts", null, { status })}><span class="dot ${status}" aria-hidden="true"></span> ${status} <strong class="number">${count(rollouts[status])}</strong></a></li>`,
       )}
     </ul>
   </div>`;
@@ -97,14 +98,17 @@ function Rewards({ summary }) {
     const version = versions[at - 1];
     if (version) go(link("rollouts", null, { resources: nameOf(version) }));
   };
-  if (!summary.steps.length) return html`<${Empty} command="agl.emit_reward(1.0)">No rewards yet. An agent returns its reward, or says:<//>`;
+  if (!summary.steps.length)
+    return html`<${Empty} command="agl.emit_reward(1.0)">No rewards yet. An agent returns its reward, or says:<//>`;
   return html`<div class="columns">
     <section class="card" aria-labelledby="by-step">
       <h2 id="by-step">Reward by step</h2>
-      ${modes.length > 1 &&
-      html`<p class="actions">
+      ${
+        modes.length > 1 &&
+        html`<p class="actions">
         ${modes.map((mode) => html`<button class="small" aria-pressed=${!off.has(mode)} onClick=${() => toggle(mode)}>${mode}</button>`)}
-      </p>`}
+      </p>`
+      }
       <${Chart} label="Mean reward by step" series=${steps} xName="rollouts made" />
     </section>
     <section class="card" aria-labelledby="by-version">
@@ -139,16 +143,18 @@ function Best({ versions }) {
 function Errors({ errors }) {
   return html`<section class="card" aria-labelledby="errors">
     <h2 id="errors">What goes wrong</h2>
-    ${errors.length === 0
-      ? html`<p class="dim">No rollout has failed.</p>`
-      : html`<ul class="errors">
+    ${
+      errors.length === 0
+        ? html`<p class="dim">No rollout has failed.</p>`
+        : html`<ul class="errors">
           ${errors.map(
             ({ message, count: many, rollout_id }) => html`<li>
               <span class="number">${count(many)} ×</span>
               <a class="bad" href=${link("rollouts", rollout_id)}>${visible(message)}</a>
             </li>`,
           )}
-        </ul>`}
+        </ul>`
+    }
     ${errors.length > 0 && html`<p><a href=${link("rollouts", null, { status: "failed" })}>All that failed</a></p>`}
   </section>`;
 }
@@ -159,12 +165,14 @@ function Workers({ summary }) {
   const total = sum(workers);
   return html`<section class="card" aria-labelledby="workers">
     <h2 id="workers">Workers</h2>
-    ${total === 0
-      ? html`<p class="dim">No worker has come yet; a runner is one.</p>`
-      : html`<p>
+    ${
+      total === 0
+        ? html`<p class="dim">No worker has come yet; a runner is one.</p>`
+        : html`<p>
           ${plural(total, "worker")}:
           ${["busy", "idle", "unknown"].filter((status) => workers[status]).map((status) => html` <span class="status ${status}">${count(workers[status])} ${status}</span>`)}
-        </p>`}
+        </p>`
+    }
     ${workers.unknown > 0 && html`<p class="bad">${plural(workers.unknown, "worker")} gave no sign of life for a while.</p>`}
     <p><a href=${link("workers")}>All workers</a></p>
   </section>`;
@@ -184,7 +192,9 @@ export function byVersion(scores) {
 /** @param {any[]} points @param {(point: any) => number} place */
 function seriesByMode(points, place) {
   const groups = Map.groupBy(points, (point) => point.mode ?? NO_MODE);
-  return [...groups].sort().map(([name, group]) => ({ name, points: group.map((point) => ({ ...point, at: place(point) })) }));
+  return [...groups]
+    .sort()
+    .map(([name, group]) => ({ name, points: group.map((point) => ({ ...point, at: place(point) })) }));
 }
 
 /** @param {number} rate */

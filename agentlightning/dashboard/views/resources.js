@@ -123,12 +123,19 @@ function textOf(resource) {
 
 /** The same tasks under two versions, the most different first. @param {{left: any, right: any}} props */
 function SameTasks({ left, right }) {
-  const loaded = useLoaded(async (options) => {
-    const of = (/** @type {any} */ { resources_id, version }) =>
-      call("query_rollouts", { resources_id, resources_version: version, limit: TASKS_COMPARED, sort_order: "desc" }, options);
-    const [one, other] = await Promise.all([of(left), of(right)]);
-    return pairs(one.items, other.items);
-  }, [nameOf(left), nameOf(right)]);
+  const loaded = useLoaded(
+    async (options) => {
+      const of = (/** @type {any} */ { resources_id, version }) =>
+        call(
+          "query_rollouts",
+          { resources_id, resources_version: version, limit: TASKS_COMPARED, sort_order: "desc" },
+          options,
+        );
+      const [one, other] = await Promise.all([of(left), of(right)]);
+      return pairs(one.items, other.items);
+    },
+    [nameOf(left), nameOf(right)],
+  );
   if (!loaded.data) return html`<${Waiting} of=${loaded} what="the tasks of both" />`;
   if (!loaded.data.length) return html`<p class="dim">No task has been run under both.</p>`;
   return html`<section class="card" aria-labelledby="same-tasks">
@@ -137,7 +144,7 @@ function SameTasks({ left, right }) {
       <thead><tr><th scope="col">Input</th><th scope="col">From</th><th scope="col">To</th><th scope="col" class="narrow">Change</th></tr></thead>
       <tbody>
         ${loaded.data.slice(0, TASKS_SHOWN).map(
-          ({ one, other, by }) => html`<tr>
+          (/** @type {any} */ { one, other, by }) => html`<tr>
             <td>${brief(one.input, 120)}</td>
             <td><${Outcome} rollout=${one} /></td>
             <td><${Outcome} rollout=${other} /></td>

@@ -40,7 +40,8 @@ export function Rollout({ id, params }) {
   useEffect(() => bind({ Escape: () => go(link("rollouts", null, listOf(params))) }), [JSON.stringify(params)]);
   if (!loaded.data) return html`<${Waiting} of=${loaded} what="the rollout" />`;
   const { rollout, attempts } = loaded.data;
-  if (!rollout) return html`<${Empty}>There is no rollout <code>${visible(id)}</code> in this store. <a href=${link("rollouts")}>All rollouts</a><//>`;
+  if (!rollout)
+    return html`<${Empty}>There is no rollout <code>${visible(id)}</code> in this store. <a href=${link("rollouts")}>All rollouts</a><//>`;
   const attempt = attempts.find((/** @type {any} */ one) => one.attempt_id === params.attempt) ?? attempts.at(-1);
   return html`<section class="rollout-view" aria-labelledby="title">
     <${Heading} rollout=${rollout} params=${params} />
@@ -108,7 +109,9 @@ function useNeighbours(id, params) {
       const { items } = await call("query_rollouts", { ...queryOf(params), offset, limit: 2 * AROUND + 1 }, options);
       const index = items.findIndex((/** @type {any} */ rollout) => rollout.rollout_id === id);
       const to = (/** @type {number} */ place) =>
-        index >= 0 && items[place] ? link("rollouts", items[place].rollout_id, { ...listOf(params), at: offset + place }) : null;
+        index >= 0 && items[place]
+          ? link("rollouts", items[place].rollout_id, { ...listOf(params), at: offset + place })
+          : null;
       return { previous: to(index - 1), next: to(index + 1) };
     },
     [id, JSON.stringify(listOf(params)), at],
@@ -168,7 +171,8 @@ function TraceTab({ spans, chosen }) {
   );
   const choose = useCallback((/** @type {string} */ id) => change({ span: id }), []);
   const rows = useMemo(() => rowsOf(treesOf(spans), closed), [spans, closed]);
-  const span = spans.find(({ span_id }) => span_id === chosen) ?? rows.find(({ span }) => isCall(span))?.span ?? rows[0].span;
+  const span =
+    spans.find(({ span_id }) => span_id === chosen) ?? rows.find(({ span }) => isCall(span))?.span ?? rows[0].span;
   const state = useRef({ rows, span, toggle });
   state.current = { rows, span, toggle };
   useEffect(() => {

@@ -35,7 +35,11 @@ const COLUMNS = [
     sort: "resources_id",
     show: (rollout) => html`<${ResourcesLink} id=${rollout.resources_id} version=${rollout.resources_version} />`,
   },
-  { name: "attempts", title: "Attempt", show: ({ attempt }) => html`<span class="number">${attempt?.sequence_id ?? 0}</span>` },
+  {
+    name: "attempts",
+    title: "Attempt",
+    show: ({ attempt }) => html`<span class="number">${attempt?.sequence_id ?? 0}</span>`,
+  },
   { name: "started", title: "Made", sort: "start_time", show: ({ start_time }) => html`<${Time} at=${start_time} />` },
   { name: "took", title: "Took", show: (rollout) => html`<${Took} rollout=${rollout} />` },
   {
@@ -49,7 +53,18 @@ const COLUMNS = [
     show: ({ attempt }) => html`<span class="bad">${brief(attempt?.metadata?.reason ?? "", 160)}</span>`,
   },
 ];
-const SHOWN_AT_FIRST = ["status", "rollout", "input", "reward", "mode", "resources", "attempts", "started", "took", "reason"];
+const SHOWN_AT_FIRST = [
+  "status",
+  "rollout",
+  "input",
+  "reward",
+  "mode",
+  "resources",
+  "attempts",
+  "started",
+  "took",
+  "reason",
+];
 
 /**
  * What the store is asked for, from the parameters of the URL.
@@ -91,14 +106,15 @@ export function Rollouts({ params }) {
   useRowKeys(pages, selected, setSelected, open);
 
   const cut = params.cols ? params.cols.split(",") : SHOWN_AT_FIRST;
-  const columns = COLUMNS.filter(({ name }) => name === "tick" || name === "rollout" || cut.includes(name)).map((column) =>
-    column.name !== "rollout"
-      ? column
-      : {
-          ...column,
-          show: (/** @type {any} */ rollout, /** @type {number} */ index) =>
-            html`<${RolloutLink} id=${rollout.rollout_id} params=${{ ...listOf(params), at: index }} />`,
-        },
+  const columns = COLUMNS.filter(({ name }) => name === "tick" || name === "rollout" || cut.includes(name)).map(
+    (column) =>
+      column.name !== "rollout"
+        ? column
+        : {
+            ...column,
+            show: (/** @type {any} */ rollout, /** @type {number} */ index) =>
+              html`<${RolloutLink} id=${rollout.rollout_id} params=${{ ...listOf(params), at: index }} />`,
+          },
   );
   return html`<section class="list-view" aria-labelledby="title">
     <div class="toolbar">
@@ -196,7 +212,8 @@ function Choices({ name, values, chosen }) {
     <summary>${on.size ? `${name}: ${[...on].join(", ")}` : name}</summary>
     <div class="menu" role="group" aria-label=${name}>
       ${values.map(
-        (value) => html`<label><input type="checkbox" checked=${on.has(value)} onChange=${() => toggle(value)} /> ${value}</label>`,
+        (value) =>
+          html`<label><input type="checkbox" checked=${on.has(value)} onChange=${() => toggle(value)} /> ${value}</label>`,
       )}
     </div>
   </details>`;

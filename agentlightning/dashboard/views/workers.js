@@ -24,9 +24,10 @@ export function Workers() {
   const { workers, rates } = loaded.data;
   return html`<section class="page-view" aria-labelledby="title">
     <div class="toolbar"><h1 id="title">Workers</h1><span class="dim">${count(workers.total)} in all</span></div>
-    ${workers.total === 0
-      ? html`<${Empty} command=${"with runner.run_context(agent=…, store=store):\n    await runner.iter()"}>No worker has come yet. A runner is one:<//>`
-      : html`<table class="plain stacked">
+    ${
+      workers.total === 0
+        ? html`<${Empty} command=${"with runner.run_context(agent=…, store=store):\n    await runner.iter()"}>No worker has come yet. A runner is one:<//>`
+        : html`<table class="plain stacked">
           <thead>
             <tr>
               <th scope="col">Worker</th><th scope="col">Status</th><th scope="col">Heartbeat</th>
@@ -34,7 +35,8 @@ export function Workers() {
             </tr>
           </thead>
           <tbody>${workers.items.map((/** @type {any} */ worker) => html`<${Worker} key=${worker.worker_id} worker=${worker} rate=${rates[worker.worker_id]} />`)}</tbody>
-        </table>`}
+        </table>`
+    }
   </section>`;
 }
 

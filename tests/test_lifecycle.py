@@ -7,8 +7,7 @@ from itertools import product
 from typing import get_args
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from agentlightning.errors import Conflict, FinalStatus, StaleAttempt
 from agentlightning.store.lifecycle import (

@@ -13,8 +13,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from contextvars import Context
 

@@ -19,8 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from agentlightning.errors import StoreUnavailable
-from agentlightning.store import LightningStore, SqliteLightningStore
-from agentlightning.store import sqlite as sqlite_module
+from agentlightning.store import LightningStore, SqliteLightningStore, sqlite as sqlite_module
 from agentlightning.store.care import check
 from agentlightning.types import Span
 

@@ -11,8 +11,7 @@ import pytest
 
 from agentlightning.errors import InvalidInput, NotFound, StaleAttempt, StoreUnavailable
 from agentlightning.store import LightningStore
-from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer
-from agentlightning.tracer import pipeline as pipelines
+from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer, pipeline as pipelines
 from agentlightning.types import Span
 
 from .conftest import ScriptedStore, ids

@@ -24,8 +24,10 @@ def command(agent: str | None, store_url: str | None, db: str, rollout_id: str, 
     Says which call is the first that differs, and ends with 1 where anything does. It costs nothing.
     """
     from ..errors import AgentLightningError
+    from ..logs import setup_logging
     from .train import load
 
+    setup_logging("warning")
     if bool(agent) == bool(program):
         raise click.UsageError("say which agent: --agent FILE.py:AGENT, or a command after --")
     try:

@@ -52,7 +52,9 @@ def command(
     """
     from ..errors import AgentLightningError
     from ..litagent import CommandAgent
+    from ..logs import setup_logging
 
+    setup_logging("warning")
     agent = CommandAgent(
         always(program), grader=_grader(grader) if grader else None, environment=environment, timeout=timeout
     )

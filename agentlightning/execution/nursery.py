@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -90,7 +91,10 @@ class Nursery:
         else:
             self._body = threading.Thread(target=keep.run, name="agl-nursery", daemon=True)
         assert self._body is not None
-        self._body.start()
+        with warnings.catch_warnings():
+            # Where there are threads all the same, that has been said already, and better.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._body.start()
         if method == "fork":
             self._its.close()
         return self
@@ -103,6 +107,7 @@ class Nursery:
             self._body.kill()
             self._body.join()
         self._mine.close()
+        self._its.close()
 
     @property
     def running(self) -> int:

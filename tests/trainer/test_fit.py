@@ -111,11 +111,18 @@ def test_a_runner_that_is_killed_is_started_again(run: Start, where: str):
     assert script.leaves_nothing()
 
 
-@pytest.mark.parametrize("where", ["fork", "spawn", "forkserver", "shm"])
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("where", "stop"),
+    [
+        ("fork", signal.SIGINT),
+        ("fork", signal.SIGTERM),
+        ("spawn", signal.SIGINT),
+        ("forkserver", signal.SIGINT),
+        ("shm", signal.SIGINT),
+        ("shm", signal.SIGTERM),
+    ],
+)
 def test_a_signal_stops_everything(run: Start, where: str, stop: signal.Signals, tmp_path: Path):
-    if where in ("spawn", "forkserver") and stop == signal.SIGTERM:
-        pytest.skip("as with fork; a fresh interpreter takes its time")
     script = run(where, "slow", "runners=2")
     script.wait_for_line(r"^\[Rollout\] begun")
 

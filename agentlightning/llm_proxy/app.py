@@ -61,7 +61,7 @@ class ProxyApp:
             answering.log()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        address = address_of(scope.get("raw_path", scope["path"].encode()).decode("latin-1"))
+        address = address_of(_raw_path(scope))
         headers = headers_of(scope)
         self._door.check(headers, address)
         if address.path in CALLS and scope["method"] == "POST":
@@ -123,8 +123,13 @@ class _Answering:
 
     def log(self) -> None:
         if access.isEnabledFor(logging.INFO):
-            seconds, scope = time.perf_counter() - self._started, self._scope
-            access.info('"%s %s" %d %.1fms', scope["method"], scope["path"], self.status, seconds * 1000)
+            seconds = time.perf_counter() - self._started
+            # As it came: a path with its escapes undone could forge a line of the log.
+            access.info('"%s %s" %d %.1fms', self._scope["method"], _raw_path(self._scope), self.status, seconds * 1000)
+
+
+def _raw_path(scope: Scope) -> str:
+    return scope.get("raw_path", scope["path"].encode()).decode("latin-1")
 
 
 async def _disconnected(receive: Receive) -> None:

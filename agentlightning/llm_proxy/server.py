@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 Program = Literal["vllm", "llama.cpp", "other"]
 
 PROBE_SECONDS = 2.0
+TOKENIZE_SECONDS = 10.0
+"""How long the prompt's token ids may hold up an answer's end."""
 _OWNERS: dict[str, Program] = {"vllm": "vllm", "llamacpp": "llama.cpp"}
 _PASSED_ON = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
 """Beginnings of the headers that the server gets as the agent sent them."""
@@ -139,7 +141,7 @@ class Server:
 
     async def _ask(self, path: str, body: Json) -> Json:
         url, headers = f"{self.upstream.root}{path}", {"content-type": "application/json", **self._key(None)}
-        timeout = aiohttp.ClientTimeout(total=self.upstream.timeout)
+        timeout = aiohttp.ClientTimeout(total=TOKENIZE_SECONDS)
         async with self.session.post(url, data=orjson.dumps(body), headers=headers, timeout=timeout) as response:
             return as_object(orjson.loads(await response.read())) if response.status == 200 else {}
 

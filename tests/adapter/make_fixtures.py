@@ -1,7 +1,7 @@
 """Makes `fixtures/*.json`: the same calls, as the tracing libraries of the field write them down.
 
-    scripts: python tests/adapter/make_fixtures.py            # all of them, each in a throw-away environment
-             python tests/adapter/make_fixtures.py wire       # one, in the environment this Python belongs to
+    python tests/adapter/make_fixtures.py            # all of them, each in a throw-away environment
+    python tests/adapter/make_fixtures.py wire       # one, in the environment this Python belongs to
 
 Every scenario is one or two calls of a real SDK to the scripted model. Ids are counted and times are ranks, so that
 making the fixtures again changes only what a library has changed.
@@ -207,6 +207,7 @@ def _wire(provider: Any) -> None:
 
     class Listener:
         instrument_with = provider.get_tracer("agentlightning")
+        read_at_once = True
 
     WIRE_TAP.apply()
     context.attach(context.set_value(SCOPE, Listener()))

@@ -8,6 +8,7 @@ AgentLightningError
 │   └── StaleAttempt            another attempt speaks for the rollout now
 ├── InvalidInput             (ValueError)                 422
 │   ├── TooLarge                                          413
+│   ├── TooSlow                                           408
 │   └── PromptError             a prompt template cannot be filled in
 ├── Unauthorized             (PermissionError)            401
 ├── Forbidden                (PermissionError)            403
@@ -90,6 +91,12 @@ class TooLarge(InvalidInput):
     """The input is larger than the store takes."""
 
     status = 413
+
+
+class TooSlow(InvalidInput):
+    """The input took too long to arrive."""
+
+    status = 408
 
 
 class PromptError(InvalidInput):

@@ -8,7 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import StoreBusy
 from .database import Body
+
+MOST_WAITING = 20_000
+"""Bodies that wait for a writer; a store that is so far behind says so, and takes no more."""
 
 
 @dataclass(eq=False)
@@ -22,8 +26,10 @@ class Job:
     error: BaseException | None = None
 
     @classmethod
-    def of(cls, body: Body[Any]) -> Job:
-        """`body`, for whoever calls from the running loop."""
+    def of(cls, body: Body[Any], waiting: int = 0) -> Job:
+        """`body`, for whoever calls from the running loop. Raises `StoreBusy` where too many wait already."""
+        if waiting > MOST_WAITING:
+            raise StoreBusy()
         loop = asyncio.get_running_loop()
         return cls(body, loop, loop.create_future())
 

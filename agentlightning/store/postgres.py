@@ -104,7 +104,7 @@ class PostgresDatabase:
             raise StoreUnavailable(f"the PostgreSQL database cannot be opened: {error}") from None
 
     async def write(self, body: Body[T]) -> T:
-        job = Job.of(body)
+        job = Job.of(body, self._jobs.qsize())
         self._in_loop(self._jobs.put_nowait, job)
         return await job.future
 

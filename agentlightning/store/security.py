@@ -25,6 +25,16 @@ MIN_TOKEN_BYTES = 16
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What a load balancer may ask without a token."""
 
+RUNNERS_MAY = frozenset(
+    {
+        *("dequeue_rollout", "dequeue_many_rollouts", "start_rollout", "start_attempt", "update_attempt"),
+        *("get_rollout_by_id", "get_latest_attempt", "query_attempts", "wait_for_rollouts", "query_spans"),
+        *("get_resources_by_id", "get_latest_resources", "update_worker", "get_worker_by_id"),
+        *("add_span", "add_many_spans", "get_next_span_sequence_id", "get_many_span_sequence_ids", "v1"),
+    }
+)
+"""What the runners' token opens: to carry rollouts out, not to make, change or list them."""
+
 ATTEMPTS_MAY = frozenset({"/v1/traces"})
 """What an attempt's own token opens; whoever answers there asks `SPEAKS_FOR`."""
 SPEAKS_FOR = "agentlightning.speaks_for"
@@ -48,10 +58,12 @@ def is_page(path: str) -> bool:
     return path == "/" or path.startswith("/dashboard/")
 
 
-def check_exposure(host: str, token: str | None) -> None:
+def check_exposure(host: str, token: str | None, runner_token: str | None = None) -> None:
     """Raise `InvalidInput` for a store that strangers could reach without a token, or with a weak one."""
     if token is not None and len(token) < MIN_TOKEN_BYTES:
         raise InvalidInput(f"the token is too short: at least {MIN_TOKEN_BYTES} characters (agl token makes one)")
+    if runner_token is not None and (token is None or len(runner_token) < MIN_TOKEN_BYTES):
+        raise InvalidInput(f"a runners' token needs an admin's beside it, and {MIN_TOKEN_BYTES} characters")
     if token is None and not is_loopback(host):
         raise InvalidInput(
             f"{host} can be reached from other machines, so the store needs a token there: "
@@ -63,8 +75,11 @@ def check_exposure(host: str, token: str | None) -> None:
 class Guard:
     """Lets a request pass, or raises `Unauthorized` or `Forbidden`."""
 
-    def __init__(self, host: str, token: str | None, allowed_hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, host: str, token: str | None, allowed_hosts: Iterable[str] = (), *, runner_token: str | None = None
+    ) -> None:
         self._token = None if token is None else token.encode()
+        self._runner_token = None if runner_token is None else runner_token.encode()
         self._hosts = frozenset({*_LOOPBACK_NAMES, host, *allowed_hosts})
 
     def check(self, scope: Scope) -> None:
@@ -95,9 +110,18 @@ class Guard:
             raise Unauthorized()
         if hmac.compare_digest(given.strip(), self._token):
             return
+        if self._runner_token is not None and hmac.compare_digest(given.strip(), self._runner_token):
+            _check_runner(scope["path"])
+            return
         if scope["path"] not in ATTEMPTS_MAY or not given.strip().startswith(ATTEMPT_TOKEN.encode()):
             raise Unauthorized()
         scope[SPEAKS_FOR] = partial(_is_token_of, given.strip(), secret_of(self._token.decode()))
+
+
+def _check_runner(path: str) -> None:
+    operation = path[1:].partition("/")[0]
+    if operation not in RUNNERS_MAY:
+        raise Forbidden(f"a runner's token does not open {operation}; ask with the admin's", field="Authorization")
 
 
 def _is_token_of(given: bytes, secret: str, rollout_id: str, attempt_id: str) -> bool:

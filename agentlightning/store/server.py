@@ -27,9 +27,11 @@ from .. import payload
 from ..errors import AgentLightningError, NotFound, StoreUnavailable, WrongMethod
 from .contract import Capabilities, LightningStore, Route, forwarding
 from .events import Events
+from .limits import Gate, Limits, patient_protocol
+from .metrics import KIND, Metrics
 from .otlp import Otlp
 from .pages import page_routes
-from .security import Guard, check_exposure, read_body
+from .security import Guard, check_exposure
 from .sql import SqlStore
 from .sql.answers import AlreadyAnswered, Question, asked
 from .wire import IDEMPOTENCY_KEY, JSON, PROBLEM, Arguments, Operation, openapi, problem, table
@@ -63,12 +65,15 @@ class LightningStoreServer(LightningStore):
         port: int | None = None,
         *,
         token: str | None = None,
+        runner_token: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        check_exposure(host, token)
+        check_exposure(host, token, runner_token)
         self.store = store
         self.host = host
         self.port = DEFAULT_PORT if port is None else port
-        self._guard = Guard(host, token)
+        self._limits = limits or Limits()
+        self._guard = Guard(host, token, runner_token=runner_token)
         self._server: _Uvicorn | None = None
         self._thread: threading.Thread | None = None
 
@@ -90,7 +95,7 @@ class LightningStoreServer(LightningStore):
     async def start(self) -> None:
         """Serve from a thread of its own; returns when requests are answered. Raises `StoreUnavailable`."""
         listening = self._listen()
-        self._server = _Uvicorn(self._app(), self._release)
+        self._server = _Uvicorn(self._app(), self._release, self._limits)
         self._thread = threading.Thread(target=self._server.run, args=([listening],), name="agl-serve", daemon=True)
         self._thread.start()
         await asyncio.to_thread(self._server.answering.wait)
@@ -110,7 +115,7 @@ class LightningStoreServer(LightningStore):
         """
         listening = self._listen()
         on_listening()
-        _Uvicorn(self._app(), self._release).run([listening])
+        _Uvicorn(self._app(), self._release, self._limits).run([listening])
 
     async def close(self) -> None:
         """Stop serving, and close the store."""
@@ -135,10 +140,12 @@ class LightningStoreServer(LightningStore):
 
     def _app(self) -> ASGIApp:
         store = cast("SqlStore", self.store)
-        return _FrontDoor(_Operations(store, build_app(store)), self._guard)
+        gate = Gate(self._limits)
+        metrics = Metrics(store, gate)
+        return _FrontDoor(_Operations(store, build_app(store, metrics), gate), self._guard, metrics)
 
 
-def build_app(store: SqlStore) -> Starlette:
+def build_app(store: SqlStore, metrics: Metrics) -> Starlette:
     """What stands beside the operations of the contract."""
     page = orjson.dumps(openapi(version("agentlightning")))
 
@@ -152,11 +159,15 @@ def build_app(store: SqlStore) -> Starlette:
         await store.get_worker_by_id("is the database there?")
         return _json({"status": "ready"})
 
+    async def counted(_: Request) -> Response:
+        return Response(await metrics.text(), media_type=KIND)
+
     return Starlette(
         routes=[
             HttpRoute("/openapi.json", describe, methods=["GET"]),
             HttpRoute("/health", health, methods=["GET"]),
             HttpRoute("/ready", ready, methods=["GET"]),
+            HttpRoute("/metrics", counted, methods=["GET"]),
             *page_routes(),
             *Events(store).routes(),
             *Otlp(store).routes(),
@@ -172,8 +183,9 @@ def build_app(store: SqlStore) -> Starlette:
 class _Operations:
     """The contract's routes, found by the first part of their path; ids in the rest may hold any character."""
 
-    def __init__(self, store: SqlStore, otherwise: ASGIApp) -> None:
+    def __init__(self, store: SqlStore, otherwise: ASGIApp, gate: Gate) -> None:
         self._store = store
+        self._gate = gate
         self._otherwise = otherwise
         self._table = {f"/{name}": operation for name, operation in table().items()}
 
@@ -192,7 +204,16 @@ class _Operations:
     async def _answer(self, operation: Operation, ids: list[str], scope: Scope, receive: Receive) -> Response:
         if scope["method"] != operation.route.method:
             return _wrong_method(operation.route.path, operation.route.method)
-        body = await read_body(scope, receive)
+        body = await self._gate.enter(scope, receive)
+        room = _Room(self._gate, len(body))
+        try:
+            return await self._answer_to(operation, ids, scope, receive, body, room)
+        finally:
+            room.leave()
+
+    async def _answer_to(
+        self, operation: Operation, ids: list[str], scope: Scope, receive: Receive, body: bytes, room: _Room
+    ) -> Response:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         path = dict(zip(operation.route.path_parameters, ids, strict=True))
         arguments = operation.arguments(path, query, body)
@@ -202,10 +223,26 @@ class _Operations:
             if waits is None:
                 result = await operation.call(self._store, arguments)
             else:
+                room.leave()  # who waits takes no room
                 result = await _long_poll(operation, self._store, arguments, receive, *waits)
         except AlreadyAnswered as earlier:
             return Response(earlier.answer, media_type=JSON)
         return Response(operation.encode(result), media_type=JSON)
+
+
+class _Room:
+    """What one request takes of a gate, until it leaves; it may do so twice."""
+
+    __slots__ = ("_gate", "_size")
+
+    def __init__(self, gate: Gate, size: int) -> None:
+        self._gate: Gate | None = gate
+        self._size = size
+
+    def leave(self) -> None:
+        if self._gate is not None:
+            self._gate.leave(self._size)
+            self._gate = None
 
 
 def _ask_once(operation: Operation, scope: Scope) -> None:
@@ -303,7 +340,8 @@ _HEADERS = {
 class _FrontDoor:
     """Guards, times and logs every request, and turns what went wrong into problem+json."""
 
-    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._app = app
         self._guard = guard
 
@@ -329,7 +367,9 @@ class _FrontDoor:
             if not status:
                 await _problem(_OUR_FAULT)(scope, receive, noting)
         finally:
-            _log(scope, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.note(scope["path"], status, seconds)
+            _log(scope, status, seconds)
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
@@ -350,11 +390,11 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
 class _Uvicorn(uvicorn.Server):
     """uvicorn, with our way of ending: long polls are sent home first, and signals are not raised again."""
 
-    def __init__(self, app: ASGIApp, release: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, release: Callable[[], None], limits: Limits) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=patient_protocol(limits),
                 ws="none",
                 lifespan="off",
                 log_config=None,

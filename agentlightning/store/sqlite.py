@@ -81,7 +81,7 @@ class SqliteDatabase:
     async def write(self, body: Body[T]) -> T:
         if self._closed.is_set():
             raise StoreUnavailable("the store is closed")
-        job = Job.of(body)
+        job = Job.of(body, self._jobs.qsize())
         self._jobs.put(job)
         return await job.future
 

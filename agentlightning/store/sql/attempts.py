@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ... import payload
-from ...errors import FinalStatus
+from ...errors import Conflict, FinalStatus
 from ...types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
 from .. import lifecycle
 from ..contract import UNSET, SortOrder, Unset
 from ..database import Transaction
+from ..lifecycle import Following, Standing
 from . import rows
 from .base import SqlBase, check_worker
 from .query import Query
@@ -81,7 +82,7 @@ class Attempts(SqlBase):
         async def body(transaction: Transaction) -> Attempt:
             moves = self._moves(transaction)
             row = await moves.attempt_row(rollout_id, attempt_id)
-            following = lifecycle.report(row.standing, row.standing.attempt if isinstance(status, Unset) else status)
+            following = self._follows(row.standing, row.standing.attempt if isinstance(status, Unset) else status)
             if not isinstance(text, Unset):
                 row.metadata = text
                 await transaction.execute("UPDATE attempts SET metadata = ?2 WHERE ordinal = ?1", row.ordinal, text)
@@ -98,6 +99,13 @@ class Attempts(SqlBase):
             return rows.attempt(found[0])
 
         return await self._write(body)
+
+    def _follows(self, now: Standing, status: AttemptStatus) -> Following:
+        try:
+            return lifecycle.report(now, status)
+        except Conflict:
+            self.counters["stale_reports"] += 1
+            raise
 
     async def give_up_overdue_attempts(self) -> int:
         """End the attempts whose deadline has passed; how many they were."""
@@ -119,5 +127,7 @@ class Attempts(SqlBase):
             if status is None or row.standing.attempt not in lifecycle.LIVE:
                 continue
             following = lifecycle.report(row.standing, status)
+            self.counters["timeouts" if status == "timeout" else "lost_runners"] += 1
+            self.counters["incomplete_traces"] += 1
             await moves.follow(row, following, reason=lifecycle.why(status, row.config))
         return len(overdue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ class SqlBase(LightningStore):
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self.counters = Counter[str]()
+        """What happened since the store was opened; `metrics.py` says what is counted."""
 
     @property
     def signals(self) -> Signals:
@@ -37,7 +40,7 @@ class SqlBase(LightningStore):
         return self._database.signals
 
     def _moves(self, transaction: Transaction) -> Moves:
-        return Moves(transaction, self._database.dialect, self._clock.now(), self._clock.lease())
+        return Moves(transaction, self._database.dialect, self._clock.now(), self._clock.lease(), self.counters)
 
     async def _write(self, body: Body[T]) -> T:
         question = asked.get()

@@ -14,6 +14,7 @@ from ..contract import FilterLogic, SortOrder
 from ..database import Row, Transaction
 from ..encoded_span import EncodedSpan, Kept
 from ..looks import cut_span, reward_in
+from ..redaction import without_keys
 from ..signals import news
 from .base import FEW, SqlBase
 from .moves import LATEST, Moves
@@ -190,6 +191,7 @@ async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, En
     for index, span in batch:
         if span.span_id in known:
             kept[index] = None
+            moves.counters["duplicate_spans"] += 1
             continue
         known.add(span.span_id)
         number = span.sequence_id or row.last_sequence_id + 1
@@ -198,6 +200,7 @@ async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, En
         reward = reward if (said := reward_in(span)) is None else said
         new.append(_span_row(span, standing.attempt_id, number, late))
     await moves.transaction.execute_many(_INSERT_SPAN, new)
+    moves.counters["late_spans"] += len(new) if late else 0
     if reward is not None:
         await moves.note_reward(standing, reward)
     moves.transaction.announce(news("spans", standing.rollout_id))
@@ -222,5 +225,5 @@ def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tu
         span.name,
         span.start_time,
         span.end_time,
-        span.json(),
+        without_keys(span.json()),
     )

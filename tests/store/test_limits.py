@@ -1,0 +1,309 @@
+"""What strangers may do to a store: too much, too slowly, with the wrong token. Others are served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import psutil
+import pytest
+
+from agentlightning.errors import Forbidden, InvalidInput, StoreBusy, Unauthorized
+from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
+from agentlightning.store.limits import Limits
+from agentlightning.store.redaction import without_keys
+from agentlightning.types import LLM
+
+from ..contract.making import claimed, ended, span
+from .raw import ROUTES, Raw, bytes_to
+
+ADMIN, RUNNER = "agl-admin-" + "a" * 40, "agl-runner-" + "r" * 40
+TIGHT = Limits(body=100_000, bodies=250_000, requests=20, head=4_000, head_seconds=0.5, body_seconds=0.5)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[LightningStoreServer]:
+    server = LightningStoreServer(InMemoryLightningStore(), port=0, limits=TIGHT)
+    await server.start()
+    yield server
+    await server.close()
+
+
+# Slow and large
+
+
+async def test_headers_that_do_not_end_are_cut_off(server: LightningStoreServer) -> None:
+    began = time.monotonic()
+
+    answer = await bytes_to(server.endpoint, b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert 0.4 < time.monotonic() - began < 5
+
+
+async def test_a_connection_on_which_nothing_comes_is_closed(server: LightningStoreServer) -> None:
+    assert (await bytes_to(server.endpoint, b"")).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_headers_larger_than_the_limit_are_refused(server: LightningStoreServer) -> None:
+    answer = await bytes_to(server.endpoint, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 5_000)
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_body_that_does_not_come_is_given_up(server: LightningStoreServer) -> None:
+    head = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+
+    answer = await bytes_to(server.endpoint, head + b'{"input": ')
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in answer
+
+
+async def test_a_body_larger_than_the_limit_given_is_refused(server: LightningStoreServer) -> None:
+    async with Raw(server.endpoint) as raw:
+        assert (await raw.call("enqueue_rollout", {"input": "x" * 90_000})).status == 200
+        assert (await raw.call("enqueue_rollout", {"input": "x" * 110_000})).status == 413
+
+
+async def test_a_full_store_says_so_and_loses_nothing(server: LightningStoreServer) -> None:
+    """Twenty bodies under way take all the room there is; the next call is told when to come again."""
+    where = urlsplit(server.endpoint)
+    head = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\n"
+    slow = [await asyncio.open_connection(where.hostname, where.port) for _ in range(20)]
+    for _, writer in slow:
+        writer.write(head)
+    async with Raw(server.endpoint) as raw:
+        async with asyncio.timeout(10):
+            while (answer := await raw.call("enqueue_rollout", {"input": "refused"})).status == 200:
+                pass
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
+        assert (await raw.send("GET", "/health")).status == 200
+        assert "agl_refused_total 0" not in (await raw.send("GET", "/metrics")).text
+    for _, writer in slow:
+        writer.write(b'{"input":1}')
+    answers = [await reader.read(12) for reader, _ in slow]
+    for _, writer in slow:
+        writer.close()
+
+    assert answers == [b"HTTP/1.1 200"] * 20
+    async with LightningStoreClient(server.endpoint) as client:
+        assert sum(each.input == 1 for each in await client.query_rollouts()) == 20
+
+
+async def test_a_client_waits_for_a_full_store_as_long_as_it_is_told(server: LightningStoreServer) -> None:
+    where = urlsplit(server.endpoint)
+    head = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n"
+    writers = [(await asyncio.open_connection(where.hostname, where.port))[1] for _ in range(3)]
+    for writer in writers:
+        writer.write(head)
+    async with LightningStoreClient(server.endpoint, give_up_after=30) as client:
+        await client.enqueue_rollout("x" * 60_000)  # comes in when the slow ones are given up
+
+        assert (await client.statistics())["queue_depth"] == 1
+    for writer in writers:
+        writer.close()
+
+
+async def test_waiting_runners_take_no_room(server: LightningStoreServer) -> None:
+    async with LightningStoreClient(server.endpoint) as client:
+        waiting = [asyncio.create_task(client.dequeue_rollout(wait=20)) for _ in range(60)]
+        rollouts = [await client.enqueue_rollout(number) for number in range(60)]
+
+        claims: list[Any] = await asyncio.gather(*waiting)
+
+    assert {claim.rollout_id for claim in claims} == {rollout.rollout_id for rollout in rollouts}
+
+
+async def test_a_gzip_bomb_is_refused_at_once_and_takes_no_memory() -> None:
+    bomb = gzip.compress(bytes(1_000_000_000), compresslevel=9)
+    server = LightningStoreServer(InMemoryLightningStore(), port=0)
+    await server.start()
+    try:
+        async with Raw(server.endpoint) as raw:
+            before, began = psutil.Process().memory_info().rss, time.monotonic()
+            traces = await raw.send(
+                "POST", "/v1/traces", bomb, Content_Encoding="gzip", Content_Type="application/x-protobuf"
+            )
+            json = await raw.send("POST", "/enqueue_rollout", bomb, Content_Encoding="gzip")
+            seconds, grown = time.monotonic() - began, psutil.Process().memory_info().rss - before
+    finally:
+        await server.close()
+
+    print(f"a bomb of {len(bomb)} bytes: refused twice in {1000 * seconds:.0f} ms, {grown / 2**20:.0f} MB more memory")
+    assert (traces.status, 400 <= json.status < 500) == (413, True)
+    assert grown < 64 * 2**20
+    assert seconds < 2  # 100 ms on a machine that has nothing else to do
+
+
+async def test_idle_and_slow_connections_hold_nobody_up() -> None:
+    idle, slow = 1_000, 100
+    server = LightningStoreServer(InMemoryLightningStore(), port=0)
+    await server.start()
+    where = urlsplit(server.endpoint)
+    writers: list[asyncio.StreamWriter] = []
+    try:
+        for _ in range(idle + slow):
+            writers.append((await asyncio.open_connection(where.hostname, where.port))[1])  # noqa: PERF401
+        for writer in writers[:slow]:
+            writer.write(b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        times: list[float] = []
+        async with Raw(server.endpoint) as raw:
+            for _ in range(200):
+                began = time.monotonic()
+                assert (await raw.send("GET", "/health")).status == 200
+                times.append(time.monotonic() - began)
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        await server.close()
+
+    p99 = sorted(times)[int(len(times) * 0.99)]
+    print(f"{idle} idle and {slow} slow connections: /health p99 {1000 * p99:.1f} ms of {len(times)}")
+    assert p99 < 1  # 100 ms on a machine that has nothing else to do
+
+
+# Tokens
+
+
+@pytest.fixture
+async def guarded() -> AsyncIterator[LightningStoreServer]:
+    server = LightningStoreServer(InMemoryLightningStore(), port=0, token=ADMIN, runner_token=RUNNER)
+    await server.start()
+    yield server
+    await server.close()
+
+
+async def test_a_runners_token_carries_rollouts_out_and_does_nothing_else(guarded: LightningStoreServer) -> None:
+    async with (
+        LightningStoreClient(guarded.endpoint, token=ADMIN) as admin,
+        LightningStoreClient(guarded.endpoint, token=RUNNER) as runner,
+    ):
+        await admin.add_resources({"llm": LLM(endpoint="http://h/v1", model="m", api_key="secret")})
+        rollout = await admin.enqueue_rollout("task")
+        attempted = await runner.dequeue_rollout(worker_id="w")
+        assert attempted is not None
+        resources = await runner.get_latest_resources()
+        assert resources is not None
+        assert resources.resources["llm"].api_key == "secret"  # pyright: ignore
+        await runner.add_span(span(attempted))
+        await runner.update_worker("w")
+        await runner.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+
+        for call in (
+            runner.enqueue_rollout("mine"),
+            runner.update_rollout(rollout.rollout_id, status="cancelled"),
+            runner.add_resources({"prompt": "mine"}),
+            runner.query_rollouts(),
+            runner.query_resources(),
+            runner.query_workers(),
+        ):
+            with pytest.raises(Forbidden, match="runner's token"):
+                await call
+        assert (await admin.statistics())["rollouts"] == {"succeeded": 1}
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", ADMIN[:-1], ADMIN + "a", RUNNER[:-1], "agl-attempt-x"])
+async def test_no_other_token_opens_anything(guarded: LightningStoreServer, token: str | None) -> None:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for route in ROUTES.values():
+            path = route.path.replace("{", "").replace("}", "")
+            async with session.request(route.method, guarded.endpoint + path) as answer:
+                assert answer.status == 401, route.path
+        for path in ("/metrics", "/openapi.json", "/events", "/v1/traces"):
+            async with session.get(guarded.endpoint + path) as answer:
+                assert answer.status == 401, path
+        async with session.get(guarded.endpoint + "/health") as answer:
+            assert answer.status == 200
+
+
+def test_a_runners_token_needs_an_admins_beside_it() -> None:
+    with pytest.raises(InvalidInput, match="admin"):
+        LightningStoreServer(InMemoryLightningStore(), runner_token=RUNNER)
+
+
+async def test_a_wrong_token_is_an_error_that_says_what_to_do(guarded: LightningStoreServer) -> None:
+    async with LightningStoreClient(guarded.endpoint, token="wrong-" + "w" * 40) as client:
+        with pytest.raises(Unauthorized, match="AGL_TOKEN"):
+            await client.statistics()
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["sk-proj-" + "a1B2" * 8, "sk-ant-api03-" + "x" * 40, "AKIA" + "A1" * 8, "AIza" + "b" * 35, "ghp_" + "c" * 36,
+     "github_pat_" + "d" * 50, "hf_" + "e" * 34, "xoxb-123456789012-abcdefghij", ADMIN],
+)  # fmt: skip
+async def test_a_key_in_a_span_is_not_kept(key: str) -> None:
+    async with InMemoryLightningStore() as store:
+        attempted = await claimed(store)
+
+        await store.add_span(span(attempted, attributes={"headers": f"Bearer {key}", "list": ["a", key], "n": 1}))
+
+        (kept,) = await store.query_spans(attempted.rollout_id)
+        assert kept.attributes == {"headers": "Bearer ***", "list": ["a", "***"], "n": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["task-force one", "risk-assessment-of-everything-there-is", "123e4567-e89b-12d3-a456-426614174000",
+     "gen_ai_prompt_template_of_the_longest_kind_there_is", "AKIA is a prefix", "sk-", "a" * 500],
+)  # fmt: skip
+def test_what_is_no_key_stays_as_it_is(text: str) -> None:
+    assert without_keys(text.encode()) == text.encode()
+
+
+def test_keys_are_kept_where_the_owner_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGL_KEEP_KEYS", "1")
+
+    assert without_keys(b"sk-" + b"a" * 40) == b"sk-" + b"a" * 40
+
+
+# Counters
+
+
+async def test_what_went_wrong_is_counted(server: LightningStoreServer) -> None:
+    store: Any = server.store
+    attempted = await ended(store)
+    done: Any = attempted
+    with suppress(Exception):
+        await store.update_attempt(done.rollout_id, "latest", status="failed")
+    once = await claimed(store)
+    for _ in range(3):
+        await store.add_span(span(once))
+    async with Raw(server.endpoint) as raw:
+        await raw.send("GET", "/nowhere/at/all")
+        text = (await raw.send("GET", "/metrics")).text
+
+    for line in (
+        "agl_stale_reports_total 1",
+        "agl_duplicate_spans_total 2",
+        "agl_lost_runners_total 0",
+        'agl_rollouts{status="succeeded"} 1',
+        "agl_spans 1",
+        'agl_requests_total{operation="other",status="404"} 1',
+    ):
+        assert line in text.splitlines()
+
+
+async def test_the_writers_queue_has_an_end() -> None:
+    from agentlightning.store.sqlite import SqliteDatabase
+
+    database = SqliteDatabase(None)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("agentlightning.store.jobs.MOST_WAITING", -1)
+            with pytest.raises(StoreBusy):
+                await database.write(lambda transaction: transaction.fetch("SELECT 1"))
+        assert await database.write(lambda transaction: transaction.fetch("SELECT 1"))
+    finally:
+        await database.close()

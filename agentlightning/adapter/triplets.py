@@ -11,6 +11,7 @@ from ..types import Span, Triplet
 from .base import TraceAdapter
 from .llm_call import LLMCall, llm_calls
 from .rewards import find_final_reward, get_reward_value
+from .turns import Turns, turns
 
 RewardMatch = Literal["first_occurrence", "first_sibling", "final"]
 
@@ -37,6 +38,9 @@ class TracerTraceToTriplet(TraceAdapter[list[Triplet]]):
     - `reward_match`: `first_occurrence` gives a call the first reward that comes after it; `first_sibling` the first
       one after it under the same parent span, if there is one before the next call there; `final` gives every call
       the attempt's final reward. A call for which there is none has None.
+    - `merge_turns`: calls that continue each other, token id for token id, are one triplet. Its response holds all that
+      followed the first prompt; `sampled` is 1 for the tokens that the model sampled, 0 for those it was told between.
+      The reward is that of the last call.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class TracerTraceToTriplet(TraceAdapter[list[Triplet]]):
         agent_match: str | None = None,
         llm_call_match: str | None = None,
         reward_match: RewardMatch = "first_occurrence",
+        merge_turns: bool = False,
     ) -> None:
         if reward_match not in get_args(RewardMatch):
             raise InvalidInput(
@@ -52,13 +57,15 @@ class TracerTraceToTriplet(TraceAdapter[list[Triplet]]):
         self.agent_match = agent_match
         self.llm_call_match = llm_call_match
         self.reward_match: RewardMatch = reward_match
+        self.merge_turns = merge_turns
 
     def adapt(self, source: Sequence[Span], /) -> list[Triplet]:
         trace = _Trace(source)
         calls = [call for call in llm_calls(source) if call.answered and not call.error]
         wanted = [call for call in calls if self._wants(call, trace)]
         rewards = _rewards(self.reward_match, trace, calls)
-        return [_triplet(call, rewards.get(call.span_ids[0]), trace) for call in wanted]
+        sequences = turns(wanted) if self.merge_turns else [Turns([call]) for call in wanted]
+        return [_triplet(sequence, rewards.get(sequence.calls[-1].span_ids[0]), trace) for sequence in sequences]
 
     def _wants(self, call: LLMCall, trace: _Trace) -> bool:
         if self.llm_call_match and not any(re.search(self.llm_call_match, name) for name in call.names):
@@ -144,22 +151,29 @@ def _sibling(call: LLMCall, trace: _Trace, calls: list[LLMCall]) -> float | None
 # Triplets
 
 
-def _triplet(call: LLMCall, reward: float | None, trace: _Trace) -> Triplet:
-    agents = trace.agents(call)
+def _triplet(sequence: Turns, reward: float | None, trace: _Trace) -> Triplet:
+    first, last = sequence.calls[0], sequence.calls[-1]
+    agents = trace.agents(last)
+    response: dict[str, Any] = {
+        "token_ids": sequence.token_ids,
+        "logprobs": sequence.logprobs,
+        "raw_content": last.output[0] if first is last else sequence.messages,
+    }
     return Triplet(
-        prompt={"token_ids": call.prompt_token_ids, "raw_content": call.messages},
-        response={"token_ids": call.token_ids, "logprobs": call.logprobs, "raw_content": call.output[0]},
+        prompt={"token_ids": sequence.prompt_token_ids, "raw_content": first.messages},
+        response=response if first is last else {**response, "sampled": sequence.sampled},
         reward=reward,
         metadata={
-            "response_id": call.response_id,
+            "response_id": last.response_id,
             "agent_name": agents[0] if agents else None,
-            "model": call.model,
-            "tools": call.tools,
-            "parameters": call.parameters,
-            "finish_reason": call.finish_reason,
-            "usage": call.usage,
-            "policy_version": call.policy_version,
-            "sequence_id": call.sequence_id,
-            "span_ids": call.span_ids,
+            "model": last.model,
+            "tools": last.tools,
+            "parameters": last.parameters,
+            "finish_reason": last.finish_reason,
+            "usage": last.usage,
+            "policy_version": last.policy_version,
+            "sequence_id": last.sequence_id,
+            "span_ids": [span_id for call in sequence.calls for span_id in call.span_ids],
+            "turns": len(sequence.calls),
         },
     )

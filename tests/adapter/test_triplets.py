@@ -136,6 +136,64 @@ def test_calls_are_selected_by_the_name_of_their_span():
     assert len(agl.TracerTraceToTriplet(llm_call_match=r"openai\.chat\.completion").adapt(spans)) == 1
 
 
+def _turn(prompt: list[int], sampled: list[int], messages: list[dict], answer: str) -> Span:
+    entries = [{"token": "x", "id": one, "logprob": -one / 10} for one in sampled]
+    choice = {"message": {"role": "assistant", "content": answer}, "logprobs": {"content": entries}}
+    return span(
+        "openai.chat.completion",
+        {
+            "url.path": "/v1/chat/completions",
+            "agentlightning.request": {"model": "m", "messages": messages},
+            "agentlightning.response": {"id": answer, "choices": [choice], "prompt_token_ids": prompt},
+        },
+    )
+
+
+def test_turns_that_continue_each_other_id_for_id_are_one_sequence():
+    ask = [{"role": "user", "content": "a"}]
+    then = [*ask, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    spans = [_turn([1, 2], [3, 4], ask, "b"), _turn([1, 2, 3, 4, 5, 6], [7], then, "d"), reward(1.0)]
+
+    [triplet] = agl.TracerTraceToTriplet(merge_turns=True).adapt(spans)
+
+    assert triplet.prompt == {"token_ids": [1, 2], "raw_content": ask}
+    assert triplet.response == {
+        "token_ids": [3, 4, 5, 6, 7],
+        "sampled": [1, 1, 0, 0, 1],
+        "logprobs": [-0.3, -0.4, 0.0, 0.0, -0.7],
+        "raw_content": [*then[1:], {"role": "assistant", "content": "d"}],
+    }
+    assert (triplet.reward, triplet.metadata["turns"]) == (1.0, 2)
+    assert len(agl.TracerTraceToTriplet().adapt(spans)) == 2
+
+
+def test_a_turn_that_was_tokenized_anew_in_another_way_is_not_merged():
+    ask = [{"role": "user", "content": "a"}]
+    spans = [_turn([1, 2], [3, 4], ask, "b"), _turn([1, 2, 34, 5], [7], ask, "d")]
+
+    assert [triplet.metadata["turns"] for triplet in agl.TracerTraceToTriplet(merge_turns=True).adapt(spans)] == [1, 1]
+
+
+def test_calls_without_token_ids_are_never_merged():
+    spans = [wire_span("1", "1"), wire_span("2", "2")]
+
+    assert len(agl.TracerTraceToTriplet(merge_turns=True).adapt(spans)) == 2
+
+
+def test_two_conversations_side_by_side_are_two_sequences():
+    ask = [{"role": "user", "content": "a"}]
+    spans = [
+        _turn([1], [2], ask, "b"),
+        _turn([1], [3], ask, "c"),
+        _turn([1, 2, 9], [4], ask, "d"),
+        _turn([1, 3], [5], ask, "e"),
+    ]
+
+    found = agl.TracerTraceToTriplet(merge_turns=True).adapt(spans)
+
+    assert [triplet.response["token_ids"] for triplet in found] == [[2, 9, 4], [3, 5]]
+
+
 def test_a_misspelled_reward_match_is_refused_with_the_ones_there_are():
     with pytest.raises(ValueError, match="first_occurrence, first_sibling, final"):
         agl.TracerTraceToTriplet(reward_match="last")  # pyright: ignore[reportArgumentType]

@@ -116,6 +116,30 @@ async def test_llama_cpps_token_ids_and_logprobs_are_recorded_exactly(proxy: agl
         await record_agrees_with_server(base_url, proxy, attempt, calls=10)
 
 
+@pytest.mark.model
+@pytest.mark.timeout(300)
+async def test_a_conversation_is_one_sequence_without_a_token_that_was_not_read_or_sampled(
+    proxy: agl.LLMProxy, attempt: Attempt
+):
+    messages: list[Any] = []
+    with serve_local_model(LocalModel(threads=1)) as base_url:
+        proxy.update_model_list({"m": base_url})
+        async with attempt.openai(proxy, timeout=120) as client:
+            for question in ("Say hello.", "Say it again.", "And once more."):
+                messages.append({"role": "user", "content": question})
+                answer = await client.chat.completions.create(model="m", messages=messages, max_tokens=8, temperature=0)
+                messages.append({"role": "assistant", "content": answer.choices[0].message.content})
+
+    [triplet] = agl.TracerTraceToTriplet(merge_turns=True).adapt(await attempt.spans())
+    calls = await attempt.calls()
+
+    whole = [*triplet.prompt["token_ids"], *triplet.response["token_ids"]]
+    assert whole == [*(calls[-1].prompt_token_ids or []), *(calls[-1].token_ids or [])]
+    sampled = [one for one, own in zip(triplet.response["token_ids"], triplet.response["sampled"], strict=True) if own]
+    assert sampled == [one for call in calls for one in call.token_ids or []]
+    assert triplet.metadata["turns"] == 3
+
+
 async def record_agrees_with_server(base_url: str, proxy: agl.LLMProxy, attempt: Attempt, calls: int) -> None:
     """Make so many calls, every other one streamed, and hold the record to what the server sent, number for number."""
     tee = Tee(base_url)

@@ -6,7 +6,7 @@ import { html, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useStat
 import { count, visible } from "../words.js";
 
 export const ROW = 34;
-const PAGE = 100;
+const PAGE = 50;
 const MORE = 12;
 // Browsers cannot scroll further than some 33 million pixels.
 const MOST_ROWS = 900_000;

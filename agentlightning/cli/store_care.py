@@ -10,8 +10,6 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 _database = click.option(
     "--db",
@@ -71,6 +69,9 @@ def stats(db: str) -> None:
 
     with _errors():
         held = asyncio.run(ask())
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, show_header=False)
     for kind, number in held.items():
         table.add_row(kind.replace("_", " "), _shown(number))

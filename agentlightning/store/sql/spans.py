@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
+from ...redaction import without_keys_in
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..contract import FilterLogic, SortOrder
 from ..database import Row, Transaction
 from ..encoded_span import EncodedSpan, Kept
 from ..looks import cut_span, reward_in
-from ..redaction import without_keys
 from ..signals import news
 from .base import FEW, SqlBase
 from .moves import LATEST, Moves
@@ -225,5 +225,5 @@ def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tu
         span.name,
         span.start_time,
         span.end_time,
-        without_keys(span.json()),
+        without_keys_in(span.json()),
     )

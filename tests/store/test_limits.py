@@ -209,6 +209,15 @@ async def test_a_runners_token_carries_rollouts_out_and_does_nothing_else(guarde
         assert (await admin.statistics())["rollouts"] == {"succeeded": 1}
 
 
+SPAN_OF_NOBODY = {
+    "traceId": "0af7651916cd43dd8448eb211c80319c",
+    "spanId": "b7ad6b7169203331",
+    "name": "step",
+    "startTimeUnixNano": "1",
+    "endTimeUnixNano": "2",
+}
+
+
 @pytest.mark.parametrize("token", [None, "", "wrong", ADMIN[:-1], ADMIN + "a", RUNNER[:-1], "agl-attempt-x"])
 async def test_no_other_token_opens_anything(guarded: LightningStoreServer, token: str | None) -> None:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -217,9 +226,13 @@ async def test_no_other_token_opens_anything(guarded: LightningStoreServer, toke
             path = route.path.replace("{", "").replace("}", "")
             async with session.request(route.method, guarded.endpoint + path) as answer:
                 assert answer.status == 401, route.path
-        for path in ("/metrics", "/openapi.json", "/events", "/v1/traces"):
+        for path in ("/metrics", "/openapi.json", "/events"):
             async with session.get(guarded.endpoint + path) as answer:
                 assert answer.status == 401, path
+        traces = {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN_OF_NOBODY]}]}]}
+        async with session.post(f"{guarded.endpoint}/v1/traces", json=traces) as answer:
+            assert answer.status in (200, 401, 403), "an attempt's token is looked at span by span"
+            assert answer.status != 200 or (await answer.json())["partialSuccess"]["rejectedSpans"] in (1, "1")
         async with session.get(guarded.endpoint + "/health") as answer:
             assert answer.status == 200
 

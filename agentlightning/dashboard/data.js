@@ -14,7 +14,9 @@ setInterval(() => {
 }, 1_000);
 
 const SLOW = 700;
-const BETWEEN_RELOADS = 1_000;
+// After a quiet while a change is fetched at once; while they keep coming, less and less often.
+const SHORTEST_PAUSE = 500;
+const LONGEST_PAUSE = 3_000;
 
 /**
  * What `load` gives: again when one of `keys` changes, and soon after a change in the store that it `concerns`.
@@ -64,23 +66,28 @@ export function useCall(name, given, concerns) {
 }
 
 /**
- * Call `reload` after a change that counts: at once, then at most once a second, and never while nobody looks.
+ * Call `reload` after a change that counts: at once after a quiet while, every few seconds in a steady stream of
+ * them, and never while nobody looks.
  * @param {(change: Change) => boolean} counts
  * @param {() => any} reload
  */
 export function followChanges(counts, reload) {
   let due = 0;
   let last = 0;
+  let pause = SHORTEST_PAUSE;
   let missed = false;
   const soon = () => {
     if (due) return;
+    const wait = last + pause - Date.now();
+    pause = wait > -pause ? Math.min(2 * pause, LONGEST_PAUSE) : SHORTEST_PAUSE;
     due = setTimeout(
-      async () => {
-        last = Date.now();
-        await reload();
+      () => {
+        // From here on a change counts anew: this reload may be too early for it.
         due = 0;
+        last = Date.now();
+        reload();
       },
-      Math.max(0, last + BETWEEN_RELOADS - Date.now()),
+      Math.max(0, wait),
     );
   };
   const look = () => {

@@ -122,6 +122,7 @@ async def test_rollouts_are_exported_with_their_attempts_and_spans(
 
 async def test_the_keyboard_is_enough(finished: Served, look: Look) -> None:
     page = await look(finished.url)
+    await expect(page.get_by_text("live", exact=True)).to_be_visible()
     await page.keyboard.press("g")
     await page.keyboard.press("r")
     await expect(page.get_by_text("23 in all")).to_be_visible()

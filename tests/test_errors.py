@@ -67,6 +67,7 @@ def test_the_statuses_are_those_of_the_published_surface() -> None:
         "StaleAttempt": 409,
         "InvalidInput": 422,
         "TooLarge": 413,
+        "TooSlow": 408,
         "PromptError": 422,
         "Unauthorized": 401,
         "Forbidden": 403,

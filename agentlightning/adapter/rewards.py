@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from .. import semconv
-
-_AGENTOPS_OUTPUTS = ("agentops.task.output", "agentops.entity.output")
-_TUTORIAL_SPAN, _TUTORIAL_ATTRIBUTE = "reward", "value"
-_OLDER_ATTRIBUTE = "reward"
-_PRIMARY = "primary"
+from ..rewards import Reward, rewards_in
 
 
 class SpanLike(Protocol):
@@ -26,13 +21,6 @@ class SpanLike(Protocol):
 
 
 S = TypeVar("S", bound=SpanLike)
-
-
-class Reward(NamedTuple):
-    """One number that an attempt was worth, in one respect."""
-
-    name: str
-    value: float
 
 
 def is_reward_span(span: SpanLike) -> bool:
@@ -59,7 +47,7 @@ def get_reward_value(span: SpanLike) -> float | None:
 
 def get_rewards_from_span(span: SpanLike) -> list[Reward]:
     """All rewards the span carries, the primary one first."""
-    return [reward for reward in _spelled(span.name, span.attributes or {}) if reward is not None]
+    return rewards_in(span.name, span.attributes or {})
 
 
 def get_message_value(span: SpanLike) -> str | None:
@@ -76,38 +64,6 @@ def get_object_value(span: SpanLike) -> Any:
     if semconv.OBJECT_LITERAL in attributes:
         return attributes[semconv.OBJECT_LITERAL]
     return _from_json(attributes.get(semconv.OBJECT_JSON))
-
-
-def _spelled(name: str, attributes: Mapping[str, Any]) -> Iterable[Reward | None]:
-    if found := list(_numbered(attributes)):
-        return found
-    if name in (semconv.REWARD, semconv.ANNOTATION) and _OLDER_ATTRIBUTE in attributes:
-        return [_reward(attributes[_OLDER_ATTRIBUTE])]
-    if name == _TUTORIAL_SPAN:
-        return [_reward(attributes.get(_TUTORIAL_ATTRIBUTE))]
-    return [_agentops(attributes[key]) for key in _AGENTOPS_OUTPUTS if key in attributes][:1]
-
-
-def _numbered(attributes: Mapping[str, Any]) -> Iterator[Reward | None]:
-    n = 0
-    while (key := f"{semconv.REWARDS}.{n}.value") in attributes:
-        yield _reward(attributes[key], str(attributes.get(f"{semconv.REWARDS}.{n}.name", _PRIMARY)))
-        n += 1
-
-
-def _agentops(output: Any) -> Reward | None:
-    said = _from_json(output)
-    if not isinstance(said, dict):
-        return None
-    entry = cast("dict[str, Any]", said)
-    return _reward(entry.get("value")) if entry.get("type") == "reward" else None
-
-
-def _reward(value: Any, name: str = _PRIMARY) -> Reward | None:
-    # Nothing said is not zero, and a NaN that somebody stored as text is not a number.
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        return Reward(name, float(value))
-    return None
 
 
 def _from_json(text: Any) -> Any:

@@ -211,11 +211,8 @@ class _Request:
         self.input_json = payload.dumps(input, field="input")
         self.mode = mode
         self.resources_id = resources_id
-        self.config_json = _NO_CONFIG if config is None else rows.config_json(config)
+        self.config_json = rows.NO_CONFIG if config is None else rows.config_json(config)
         self.metadata_json = payload.dumps(metadata or {}, field="metadata")
-
-
-_NO_CONFIG = b"{}"
 
 
 async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> None:

@@ -146,7 +146,11 @@ class AttemptRow:
 
 
 def config(text: bytes) -> RolloutConfig:
-    return RolloutConfig.model_construct(**orjson.loads(text))
+    return RolloutConfig() if text == NO_CONFIG else RolloutConfig.model_construct(**orjson.loads(text))
+
+
+NO_CONFIG = b"{}"
+"""What nearly every rollout is configured with: the defaults."""
 
 
 def config_json(config: RolloutConfig) -> bytes:

@@ -1,5 +1,11 @@
-"""For all tests: how thoroughly Hypothesis looks. `pytest --hypothesis-profile=long` looks for an hour or so."""
+"""For all tests: the figures they print, and how thoroughly Hypothesis looks."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -13,3 +19,25 @@ settings.register_profile(
 )
 settings.register_profile("long", settings.get_profile("fast"), derandomize=False, max_examples=20_000)
 settings.load_profile("fast")
+
+Figure = Callable[[object], None]
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Takes what was counted, tries and failures; all figures stand together at the end of the run."""
+    return lambda counted: record_property("figure", str(counted))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    lines = {
+        f"{report.nodeid.partition('::')[0]}: {value}"
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "figure"
+    }
+    if lines:
+        terminalreporter.section("figures")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)

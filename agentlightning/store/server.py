@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -147,10 +148,9 @@ class LightningStoreServer(LightningStore):
 
 def build_app(store: SqlStore, metrics: Metrics) -> Starlette:
     """What stands beside the operations of the contract."""
-    page = orjson.dumps(openapi(version("agentlightning")))
 
     async def describe(_: Request) -> Response:
-        return Response(page, media_type=JSON)
+        return Response(await asyncio.to_thread(_description), media_type=JSON)
 
     async def health(_: Request) -> Response:
         return _json({"status": "ok", "version": version("agentlightning"), "durability": store.durability})
@@ -178,6 +178,12 @@ def build_app(store: SqlStore, metrics: Metrics) -> Starlette:
             Exception: _our_fault,
         },
     )
+
+
+@functools.cache
+def _description() -> bytes:
+    # Made when somebody asks for it: this takes longer than all the rest of a start.
+    return orjson.dumps(openapi(version("agentlightning")))
 
 
 class _Operations:

@@ -12,12 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import random
-import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -30,48 +25,11 @@ from typing import Any
 from agentlightning.store import LightningStore, LightningStoreClient, SqliteLightningStore
 from agentlightning.types import Config, RolloutConfig, Span
 
-ROOT = Path(__file__).parents[2]
+from .results import record
+from .store_process import StoreProcess
+
 PATIENT = RolloutConfig(unresponsive_seconds=3600)
 PRODUCERS, RUNNERS, SPANS = 3, 5, 4
-
-
-class StoreProcess:
-    """A store in a process of its own, on a file and a port that it keeps when it is started again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
-        self.endpoint = f"http://127.0.0.1:{self._port}"
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        """Returns when the store answers."""
-        command = sys.executable, "-m", "tests.faults.store_process", str(self.path), str(self._port)
-        self._process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-        assert self._process.stdout
-        said = (await self._process.stdout.readline()).decode().strip()
-        assert said == self.endpoint, f"the store did not start: {said!r}"
-
-    def kill(self) -> None:
-        """At once: SIGKILL."""
-        assert self._process
-        os.kill(self._process.pid, signal.SIGKILL)
-
-    async def gone(self) -> None:
-        """Waits for the process to be no more."""
-        if self._process:
-            assert await self._process.wait() == -signal.SIGKILL
-            self._process = None
-
-    async def __aenter__(self) -> StoreProcess:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._process and self._process.returncode is None:
-            self.kill()
-            await self.gone()
 
 
 @dataclass
@@ -102,18 +60,30 @@ class Journal:
 
     async def differences(self, store: LightningStore, rollouts: Iterable[str]) -> list[str]:
         """What was acknowledged and is not there, and what is there and was never asked for."""
-        there = await store.query_rollouts()
-        inputs = Counter(rollout.input for rollout in there)
-        ids = {rollout.rollout_id: rollout for rollout in there}
-        wrong = [f"lost: rollout of {task}" for task, rollout_id in self.enqueued.items() if rollout_id not in ids]
-        wrong += [f"phantom: {count} rollouts of {task}" for task, count in inputs.items() if count > 1]
-        wrong += [f"phantom: {task} was never asked for" for task in set(inputs) - self.asked]
-        versions = (await store.query_resources(limit=0)).total
-        if not self.versions <= versions <= self.asked_versions:
-            wrong.append(f"resources: {self.versions} acknowledged, {self.asked_versions} asked, {versions} there")
+        rollouts = list(rollouts)
+        there = {each.rollout_id: each for each in await store.query_rollouts(rollout_id_in=rollouts)}
+        wrong = [f"lost: rollout {rollout_id}" for rollout_id in rollouts if rollout_id not in there]
+        wrong += self._miscounted(
+            "rollouts", len(self.enqueued), (await store.query_rollouts(limit=0)).total, len(self.asked)
+        )
+        wrong += self._miscounted(
+            "versions", self.versions, (await store.query_resources(limit=0)).total, self.asked_versions
+        )
         for rollout_id in rollouts:
-            wrong += await self._differences_of(store, rollout_id, ids.get(rollout_id))
+            wrong += await self._differences_of(store, rollout_id, there.get(rollout_id))
         return wrong
+
+    async def duplicates(self, store: LightningStore) -> list[str]:
+        """What is there more often than it was asked for, or was never asked for."""
+        inputs = Counter(rollout.input for rollout in await store.query_rollouts())
+        wrong = [f"phantom: {count} rollouts of {task}" for task, count in inputs.items() if count > 1]
+        return wrong + [f"phantom: {task} was never asked for" for task in set(inputs) - self.asked]
+
+    def _miscounted(self, what: str, acknowledged: int, there: int, asked: int) -> list[str]:
+        if acknowledged <= there <= asked:
+            return []
+        kind = "lost" if there < acknowledged else "phantom"
+        return [f"{kind}: {there} {what}, of {acknowledged} acknowledged and {asked} asked for"]
 
     async def _differences_of(self, store: LightningStore, rollout_id: str, rollout: Any) -> list[str]:
         wrong: list[str] = []
@@ -231,7 +201,7 @@ async def kill_again_and_again(path: Path, cycles: int, seed: int) -> Result:
         load = Load(process.endpoint, journal)
         running = asyncio.create_task(load.run())
         for _ in range(cycles):
-            await _kill_after(journal, chance.randint(10, 150), process, running)
+            await _kill_after(journal, chance.randint(5, 100), process, running)
             opening = time.monotonic()
             async with SqliteLightningStore(path) as store:
                 await store.statistics()
@@ -247,6 +217,7 @@ async def kill_again_and_again(path: Path, cycles: int, seed: int) -> Result:
         wrong.append("lost: the load did not finish")
     async with SqliteLightningStore(path) as store:
         wrong += await journal.differences(store, journal.enqueued.values())
+        wrong += await journal.duplicates(store)
     return Result(cycles, seed, dict(journal.acknowledged), wrong, reopened, time.monotonic() - began)
 
 
@@ -273,14 +244,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "kill_store.json")
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
         result = asyncio.run(kill_again_and_again(Path(folder) / "agl.db", given.cycles, given.seed))
     print(result, *result.wrong, sep="\n")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"machine": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}
-    given.out.write_text(json.dumps({**about, **vars(result)}, indent=1) + "\n")
+    record("kill_store", vars(result) | {"reopened_in_ms": {"slowest": max(result.reopened_in_ms)}})
     sys.exit(bool(result.wrong))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import time
 from dataclasses import dataclass, field
@@ -24,8 +23,8 @@ from agentlightning.store.care import check
 from agentlightning.types import Span
 
 from .disk import Disk, restore
+from .results import record
 
-RESULTS = Path(__file__).parents[2] / "benchmarks/results/power_cut.json"
 TASKS, ROUNDS = 4, 4
 LONGEST_RUN = 330
 """Operations of the disk in a whole run; the power goes at one of them."""
@@ -146,7 +145,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         result = asyncio.run(cut_again_and_again(Path(folder), arguments.cuts, seed=arguments.seed))
     print(result)
-    RESULTS.write_text(json.dumps({"seed": arguments.seed, **vars(result)}, indent=1) + "\n")
+    record("power_cut", {"seed": arguments.seed, **vars(result)})
     raise SystemExit(bool(result.lost or result.damaged))
 
 

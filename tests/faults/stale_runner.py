@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import signal
 import sys
@@ -22,8 +21,9 @@ from agentlightning.errors import Conflict
 from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
 from agentlightning.types import AttemptRef, EnqueueRolloutRequest, RolloutConfig, Span
 
+from .results import record
+
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks/results/stale_runner.json"
 AT_ONCE = 20
 LEASE = RolloutConfig(unresponsive_seconds=0.5, max_attempts=2, retry_condition=["unresponsive"])
 WAYS = ("report", "span, report", "heartbeat, report", "report of failure")
@@ -150,7 +150,7 @@ def main() -> None:
         return
     result = asyncio.run(stop_again_and_again(arguments.schedules, seed=arguments.seed))
     print(result)
-    RESULTS.write_text(json.dumps({"seed": arguments.seed, **vars(result)}, indent=1) + "\n")
+    record("stale_runner", {"seed": arguments.seed, **vars(result)})
     raise SystemExit(bool(result.effective))
 
 

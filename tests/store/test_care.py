@@ -17,6 +17,7 @@ from agentlightning.store.backup import backup
 from agentlightning.store.care import check, collect
 from agentlightning.store.sql import schema
 
+from ..conftest import Figure
 from ..contract.making import claimed, ended, everything, span
 from ..postgres import empty_database
 
@@ -29,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 # Copies
 
 
-async def test_a_copy_under_load_holds_all_that_was_acknowledged_before_it_began(path: Path) -> None:
+async def test_a_copy_under_load_holds_all_that_was_acknowledged_before_it_began(path: Path, figure: Figure) -> None:
     async with SqliteLightningStore(path) as store:
         acknowledged: list[str] = []
         load = asyncio.gather(*(keep_working(store, acknowledged) for _ in range(4)))
@@ -44,7 +45,7 @@ async def test_a_copy_under_load_holds_all_that_was_acknowledged_before_it_began
         load.cancel()
         with suppress(asyncio.CancelledError):
             await load
-    print(f"{copies} copies under load, {len(acknowledged)} rollouts, 0 of those acknowledged before missing")
+    figure(f"{copies} copies under load, {len(acknowledged)} rollouts, 0 of those acknowledged before missing")
 
 
 async def test_a_copy_never_overwrites(path: Path) -> None:

@@ -12,8 +12,10 @@ from agentlightning.errors import StoreInUse
 from agentlightning.store import LightningStoreClient, SqliteLightningStore
 from agentlightning.types import Config, RolloutConfig
 
+from ..conftest import Figure
 from ..contract.making import RETRYING, claimed, ended, everything, soon, span, statuses
-from ..faults.kill_store import StoreProcess, kill_again_and_again
+from ..faults.kill_store import kill_again_and_again
+from ..faults.store_process import StoreProcess
 
 
 @pytest.fixture
@@ -110,10 +112,10 @@ async def test_whoever_waits_goes_on_waiting_while_the_store_is_killed_and_start
         assert (await soon(wanting)).rollout_id == wanted.rollout_id
 
 
-async def test_what_was_acknowledged_survives_kill_9_at_any_instant(path: Path) -> None:
-    result = await kill_again_and_again(path, cycles=5, seed=1)
+async def test_what_was_acknowledged_survives_kill_9_at_any_instant(path: Path, figure: Figure) -> None:
+    result = await kill_again_and_again(path, cycles=50, seed=1)
 
-    print(result)
+    figure(result)
     assert result.wrong == []
     assert set(result.acknowledged) == {"enqueue", "claim", "spans", "finish", "resources"}
     assert max(result.reopened_in_ms) < 2_000

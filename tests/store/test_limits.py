@@ -20,6 +20,7 @@ from agentlightning.store import InMemoryLightningStore, LightningStoreClient, L
 from agentlightning.store.limits import Limits
 from agentlightning.types import LLM
 
+from ..conftest import Figure
 from ..contract.making import claimed, ended, span
 from .raw import ROUTES, Raw, bytes_to
 
@@ -121,7 +122,7 @@ async def test_waiting_runners_take_no_room(server: LightningStoreServer) -> Non
     assert {claim.rollout_id for claim in claims} == {rollout.rollout_id for rollout in rollouts}
 
 
-async def test_a_gzip_bomb_is_refused_at_once_and_takes_no_memory() -> None:
+async def test_a_gzip_bomb_is_refused_at_once_and_takes_no_memory(figure: Figure) -> None:
     bomb = gzip.compress(bytes(1_000_000_000), compresslevel=9)
     server = LightningStoreServer(InMemoryLightningStore(), port=0)
     await server.start()
@@ -136,13 +137,13 @@ async def test_a_gzip_bomb_is_refused_at_once_and_takes_no_memory() -> None:
     finally:
         await server.close()
 
-    print(f"a bomb of {len(bomb)} bytes: refused twice in {1000 * seconds:.0f} ms, {grown / 2**20:.0f} MB more memory")
+    figure(f"a gzip bomb of {len(bomb)} bytes: refused twice in {1000 * seconds:.0f} ms, {grown / 2**20:.0f} MB grown")
     assert (traces.status, 400 <= json.status < 500) == (413, True)
     assert grown < 64 * 2**20
     assert seconds < 2  # 100 ms on a machine that has nothing else to do
 
 
-async def test_idle_and_slow_connections_hold_nobody_up() -> None:
+async def test_idle_and_slow_connections_hold_nobody_up(figure: Figure) -> None:
     idle, slow = 1_000, 100
     server = LightningStoreServer(InMemoryLightningStore(), port=0)
     await server.start()
@@ -165,7 +166,7 @@ async def test_idle_and_slow_connections_hold_nobody_up() -> None:
         await server.close()
 
     p99 = sorted(times)[int(len(times) * 0.99)]
-    print(f"{idle} idle and {slow} slow connections: /health p99 {1000 * p99:.1f} ms of {len(times)}")
+    figure(f"{idle} idle and {slow} slow connections: /health p99 {1000 * p99:.1f} ms of {len(times)}")
     assert p99 < 1  # 100 ms on a machine that has nothing else to do
 
 

@@ -8,19 +8,20 @@ import pytest
 
 from agentlightning.store import lifecycle
 
+from ..conftest import Figure
 from ..faults.stale_runner import stop_again_and_again
 
 SCHEDULES = 20
 
 
-async def test_what_a_stale_runner_reports_changes_nothing() -> None:
+async def test_what_a_stale_runner_reports_changes_nothing(figure: Figure) -> None:
     result = await stop_again_and_again(SCHEDULES)
 
-    print(result)
+    figure(result)
     assert (result.schedules, result.refused, result.effective) == (SCHEDULES, SCHEDULES, [])
 
 
-async def test_the_stale_runners_find_a_store_without_fencing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_stale_runners_find_a_store_without_fencing(monkeypatch: pytest.MonkeyPatch, figure: Figure) -> None:
     """What shows that the test above can fail."""
 
     def anybody_may_speak(now: Any) -> None:
@@ -30,5 +31,5 @@ async def test_the_stale_runners_find_a_store_without_fencing(monkeypatch: pytes
 
     result = await stop_again_and_again(SCHEDULES)
 
-    print(result)
+    figure(f"seeded bug, no fencing: {result}")
     assert result.effective

@@ -1,6 +1,8 @@
 """The dashboard's files over HTTP: read once, compressed once, under a policy that lets nothing else in.
 
 Only files that were there at the start are served, each under its own name, so no path of a user reaches the disk.
+The page asks for them below a name that is made of what they hold: a browser that has them does not ask again, and a
+new release is seen at once.
 """
 
 from __future__ import annotations
@@ -40,10 +42,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Kept by the browser, asked for again every time: a new release is seen at once.
-    "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",
 }
+
+_ASKED_FOR_AGAIN = {"Cache-Control": "no-cache"}
+_KEPT_FOR_GOOD = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 _KINDS = {
     ".css": "text/css",
@@ -67,11 +70,14 @@ class File:
 @cache
 def files() -> dict[str, File]:
     """The dashboard's files by their path below `dashboard/`."""
-    found = [path for path in sorted(DASHBOARD.rglob("*")) if path.suffix in _KINDS]
-    names = [path.relative_to(DASHBOARD).as_posix() for path in found]
-    # Without these the browser would find one module after the other, as each names the next.
-    modules = "".join(f'<link rel="modulepreload" href="dashboard/{name}" />' for name in names if name.endswith(".js"))
-    return {name: _file(path, modules) for name, path in zip(names, found, strict=True)}
+    contents = _contents() | {"index.html": _index()}
+    return {name: _file(content, _KINDS[Path(name).suffix]) for name, content in contents.items()}
+
+
+@cache
+def version() -> str:
+    """What the page puts before the names of its files: another for other files."""
+    return _hash(b"".join(_contents().values()))
 
 
 def page_routes() -> list[Route]:
@@ -80,11 +86,13 @@ def page_routes() -> list[Route]:
 
 
 async def _page(request: Request) -> Response:
-    name = request.path_params.get("name", "index.html")
+    asked = request.path_params.get("name", "index.html")
+    name = asked.removeprefix(f"{version()}/")
     file = files().get(name)
     if file is None:
-        raise NotFound(f"the dashboard has no file {name}")
-    headers = {**HEADERS, "ETag": file.tag}
+        raise NotFound(f"the dashboard has no file {asked}")
+    kept = _ASKED_FOR_AGAIN if name == asked else _KEPT_FOR_GOOD
+    headers = {**HEADERS, **kept, "ETag": file.tag}
     if request.headers.get("if-none-match") == file.tag:
         return Response(status_code=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
@@ -92,7 +100,23 @@ async def _page(request: Request) -> Response:
     return Response(file.content, media_type=file.kind, headers=headers)
 
 
-def _file(path: Path, modules: str) -> File:
-    content = path.read_bytes().replace(b"<!-- modules -->", modules.encode())
-    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-    return File(content, gzip.compress(content, mtime=0), _KINDS[path.suffix], tag)
+@cache
+def _contents() -> dict[str, bytes]:
+    found = [path for path in sorted(DASHBOARD.rglob("*")) if path.suffix in _KINDS]
+    return {path.relative_to(DASHBOARD).as_posix(): path.read_bytes() for path in found}
+
+
+def _index() -> bytes:
+    """The page, with every file that it needs, so that the browser does not find one module after the other."""
+    names = [name for name in _contents() if name.endswith(".js")]
+    modules = "".join(f'<link rel="modulepreload" href="dashboard/{name}" />' for name in names)
+    page = _contents()["index.html"].replace(b"<!-- modules -->", modules.encode())
+    return page.replace(b'"dashboard/', f'"dashboard/{version()}/'.encode())
+
+
+def _file(content: bytes, kind: str) -> File:
+    return File(content, gzip.compress(content, mtime=0), kind, f'"{_hash(content)}"')
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -76,6 +77,18 @@ async def test_the_page_and_its_files_come_under_a_strict_policy(server: Lightni
                 tag = response.headers["ETag"]
             async with session.get(server.endpoint + path, headers={"If-None-Match": tag}) as response:
                 assert response.status == 304
+
+
+async def test_the_browser_asks_once_for_the_files_of_a_version(server: LightningStoreServer) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with session.get(server.endpoint + "/") as response:
+            assert response.headers["Cache-Control"] == "no-cache"
+            named = re.findall(r'(?:href|src)="(dashboard/[^"]+)"', await response.text())
+        assert len(named) > 40
+        for path in named:
+            async with session.get(f"{server.endpoint}/{path}") as response:
+                assert response.status == 200, path
+                assert "immutable" in response.headers["Cache-Control"]
 
 
 @pytest.mark.parametrize("path", ["/dashboard/nothing.js", "/dashboard/../store/sql/base.py", "/dashboard/exported.py"])

@@ -145,6 +145,42 @@ async def test_the_keyboard_is_enough(finished: Served, look: Look) -> None:
     await expect(page.get_by_text("2 fit")).to_be_visible()
 
 
+KEYS_OF_ONE_FRAME = """(keys) => keys.forEach((key) => {
+    document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
+})"""
+
+
+async def test_keys_count_that_are_pressed_faster_than_the_page_is_drawn(finished: Served, look: Look) -> None:
+    page = await look(finished.url + "#/rollouts?q=lime&sort=start_time")
+    await expect(page.locator("tbody tr")).to_have_count(2)
+    second = await page.locator("tbody tr").nth(1).locator("a").first.inner_text()
+
+    await page.evaluate(KEYS_OF_ONE_FRAME, ["j", "j", "Enter"])
+    await expect(page.locator("h1")).to_have_text(second)
+
+    async with LightningStoreClient(finished.url) as store:
+        [rollout] = await store.query_rollouts(text_contains='"fig"', limit=1)
+    page = await look(f"{finished.url}#/rollouts/{rollout.rollout_id}")
+    await expect(page.get_by_role("treeitem")).to_have_count(4)
+    await page.evaluate(KEYS_OF_ONE_FRAME, ["j", "j", "j"])
+    await expect(page.locator('[role=treeitem][aria-selected="true"]')).to_contain_text("annotation")
+
+
+async def test_what_is_typed_stays_while_the_page_changes(served: Served, look: Look) -> None:
+    page = await look(served.url + "#/rollouts")
+    await expect(page.get_by_text("No rollouts yet")).to_be_visible()
+    search = page.get_by_label("Search ids and inputs")
+    # A key every 150 ms, so that what is typed is for long not yet in the URL, while rows come in.
+    async with LightningStoreClient(served.url) as store:
+        typing = asyncio.ensure_future(search.press_sequentially("kiwi-or-lime", delay=150))
+        while not typing.done():
+            await store.enqueue_rollout({"word": "kiwi-or-lime"})
+        await typing
+
+    await expect(search).to_have_value("kiwi-or-lime")
+    await expect(page.get_by_text(re.compile(r"\d+ fit"))).to_be_visible()
+
+
 async def test_spans_are_walked_with_j_and_k(finished: Served, look: Look) -> None:
     async with LightningStoreClient(finished.url) as store:
         [rollout] = await store.query_rollouts(text_contains='"fig"', limit=1)

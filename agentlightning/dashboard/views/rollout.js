@@ -7,7 +7,7 @@ import { bind } from "../keys.js";
 import { unchangeable } from "../live.js";
 import { Attempts } from "../parts/attempts.js";
 import { Copy, Empty, Reward, ResourcesLink, Status, Time, Value, Waiting } from "../parts/small.js";
-import { change, go, link } from "../route.js";
+import { change, go, link, route } from "../route.js";
 import { Conversation } from "../trace/chat.js";
 import { Detail, Exception } from "../trace/detail.js";
 import { isCall, rewardsOf, rowsOf, titleOf, treesOf } from "../trace/spans.js";
@@ -177,8 +177,10 @@ function TraceTab({ spans, chosen }) {
   state.current = { rows, span, toggle };
   useEffect(() => {
     const step = (/** @type {number} */ by) => {
+      // From what the URL says: a key may be pressed before the one before it is drawn.
       const { rows, span } = state.current;
-      const index = rows.findIndex((row) => row.span.span_id === span.span_id);
+      const from = route.value.params.span ?? span.span_id;
+      const index = rows.findIndex((row) => row.span.span_id === from);
       choose(rows[Math.max(0, Math.min(rows.length - 1, index + by))].span.span_id);
     };
     return bind({ j: () => step(1), k: () => step(-1), Enter: () => state.current.toggle(state.current.span.span_id) });

@@ -8,7 +8,7 @@ import { unchangeable } from "../live.js";
 import { Empty, Reward, ResourcesLink, RolloutLink, Status, Time } from "../parts/small.js";
 import { Rows, usePages } from "../parts/rows.js";
 import { change, go, link } from "../route.js";
-import { html, signal, useEffect, useRef, useState } from "../ui.js";
+import { html, signal, useEffect, useMemo, useRef, useState } from "../ui.js";
 import { brief, count, duration, visible } from "../words.js";
 
 export const STATUSES = ["queuing", "requeuing", "preparing", "running", "succeeded", "failed", "cancelled"];
@@ -95,7 +95,8 @@ export function listOf({ status, mode, q, resources, sort }) {
 export function Rollouts({ params }) {
   const query = queryOf(params);
   const sort = params.sort || NEWEST_FIRST;
-  const [selected, setSelected] = useState(-1);
+  // A signal, because a key may be pressed before the one before it is drawn.
+  const selected = useMemo(() => signal(-1), [JSON.stringify(query)]);
   const pages = usePages(
     (offset, limit) => call("query_rollouts", { ...query, offset, limit }),
     JSON.stringify(query),
@@ -103,7 +104,7 @@ export function Rollouts({ params }) {
   );
   const open = (/** @type {any} */ rollout, /** @type {number} */ index) =>
     go(link("rollouts", rollout.rollout_id, { ...listOf(params), at: index }));
-  useRowKeys(pages, selected, setSelected, open);
+  useRowKeys(pages, selected, open);
 
   const cut = params.cols ? params.cols.split(",") : SHOWN_AT_FIRST;
   const columns = COLUMNS.filter(({ name }) => name === "tick" || name === "rollout" || cut.includes(name)).map(
@@ -133,7 +134,7 @@ export function Rollouts({ params }) {
     <${Ticked} query=${query} total=${pages.total} />
     <${Rows}
       label="List of rollouts"
-      ...${{ columns, pages, selected, sort, onOpen: open, rowKey: (/** @type {any} */ rollout) => rollout.rollout_id }}
+      ...${{ columns, pages, selected: selected.value, sort, onOpen: open, rowKey: (/** @type {any} */ rollout) => rollout.rollout_id }}
       onSort=${(/** @type {string} */ field) => change({ sort: nextSort(sort, field) })}
       empty=${html`<${NoRollouts} filtered=${isFiltered(params)} />`}
     />
@@ -165,25 +166,25 @@ function nextSort(/** @type {string} */ sort, /** @type {string} */ field) {
   return down ? `-${field}` : field;
 }
 
-/** @param {ReturnType<typeof usePages>} pages @param {number} selected @param {(index: number) => void} select @param {(rollout: any, index: number) => void} open */
-function useRowKeys(pages, selected, select, open) {
+/** @param {ReturnType<typeof usePages>} pages @param {import("../vendor/signals.js").Signal<number>} selected @param {(rollout: any, index: number) => void} open */
+function useRowKeys(pages, selected, open) {
   const state = useRef({ pages, selected, open });
   state.current = { pages, selected, open };
   useEffect(() => {
     const step = (/** @type {number} */ by) => {
       const { pages, selected } = state.current;
-      select(Math.max(0, Math.min((pages.total ?? 1) - 1, selected + by)));
+      selected.value = Math.max(0, Math.min((pages.total ?? 1) - 1, selected.value + by));
     };
     return bind({
       j: () => step(1),
       k: () => step(-1),
       Enter: () => {
         const { pages, selected, open } = state.current;
-        const rollout = pages.row(selected);
-        if (rollout) open(rollout, selected);
+        const rollout = pages.row(selected.value);
+        if (rollout) open(rollout, selected.value);
       },
       "/": () => /** @type {HTMLElement | null} */ (document.querySelector("#search"))?.focus(),
-      Escape: () => select(-1),
+      Escape: () => (state.current.selected.value = -1),
     });
   }, []);
 }
@@ -193,12 +194,19 @@ const TYPING = 200;
 /** @param {{value: string}} props */
 function Search({ value }) {
   const timer = useRef(0);
+  // What is typed and not in the URL yet: whatever is drawn meanwhile leaves it in the field.
+  const [draft, setDraft] = useState(/** @type {string | null} */ (null));
   const search = (/** @type {any} */ event) => {
     const q = event.target.value;
+    setDraft(q);
     clearTimeout(timer.current);
-    timer.current = setTimeout(() => change({ q }), TYPING);
+    timer.current = setTimeout(() => {
+      change({ q });
+      setDraft(null);
+    }, TYPING);
   };
-  return html`<input id="search" type="search" placeholder="Search ids and inputs  /" aria-label="Search ids and inputs" value=${value} onInput=${search} />`;
+  useEffect(() => () => clearTimeout(timer.current), []);
+  return html`<input id="search" type="search" placeholder="Search ids and inputs  /" aria-label="Search ids and inputs" value=${draft ?? value} onInput=${search} />`;
 }
 
 /** @param {{name: string, values: string[], chosen: string}} props */

@@ -30,9 +30,25 @@ def programs() -> list[Path]:
     return [page for page in PAGES if PYTHON.search(page.read_text())]
 
 
+def answer(question: str) -> str:
+    """A model that knows a capital, and picks rooms rightly once it is told what is wanted."""
+    if "<critique>" in question:
+        return "<prompt>Rooms: {rooms}. Take the smallest room that is large enough. {request}</prompt>"
+    if "<prompt>" in question:
+        return "It does not say that the smallest room is wanted."
+    if question.startswith("Rooms:"):
+        people = int(re.findall(r"\d+", question)[-1])
+        right = next(room for room, seats in ROOMS.items() if seats >= people)
+        return right if "smallest" in question else "Oak"
+    return f"You ask: {question} The answer is Paris."
+
+
+ROOMS = {"Birch": 4, "Elm": 8, "Larch": 14, "Oak": 24}
+
+
 @pytest.fixture(scope="module")
 def model() -> Iterator[ScriptedModel]:
-    with ScriptedModel(lambda question: f"You ask: {question} The answer is Paris.") as model:
+    with ScriptedModel(answer) as model:
         yield model
 
 

@@ -41,7 +41,11 @@ def has_guests() -> bool:
 
 def otel_tracer() -> trace.Tracer:
     """What makes our own spans."""
-    return provider().get_tracer(_TRACER_NAME)
+    found = provider()
+    made = _tracers.get(found)
+    if made is None:  # kept, since making one costs as much as a span
+        made = _tracers[found] = found.get_tracer(_TRACER_NAME)
+    return made
 
 
 class ScopeProcessor(SpanProcessor):
@@ -118,5 +122,6 @@ def _own() -> TracerProvider:
 
 PROCESSOR = ScopeProcessor()
 _with_processor: weakref.WeakSet[TracerProvider] = weakref.WeakSet()
+_tracers: weakref.WeakKeyDictionary[TracerProvider, trace.Tracer] = weakref.WeakKeyDictionary()
 _ours: TracerProvider | None = None
 _lock = threading.Lock()

@@ -15,6 +15,7 @@ from agentlightning.trainer import RunResult
 from tests.scripted_model import Answer, Call, ScriptedModel
 
 TASKS = [{"n": n} for n in range(8)]
+QUICK = {"beam_width": 2, "branch_factor": 2, "beam_rounds": 1, "validation_repeats": 1, "val_batch_size": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +30,8 @@ def loud(task: dict[str, int], prompt_template: agl.PromptTemplate) -> float:
 
 def optimise(agent: Any, answer: Any, prompt: Any = "Say {n}", **options: Any) -> tuple[RunResult, agl.APO, list[Call]]:
     with ScriptedModel(answer, takes_call=True) as model:
-        # No connection outlives its answer: the event loop it belongs to is gone when the test sees it again.
-        client = AsyncOpenAI(
-            base_url=model.base_url, api_key="x", max_retries=0, default_headers={"Connection": "close"}
-        )
-        plan = {"beam_width": 2, "branch_factor": 2, "beam_rounds": 1, "validation_repeats": 1, "val_batch_size": 4}
-        apo = agl.APO(client, **plan | options)
+        client = AsyncOpenAI(base_url=model.base_url, api_key="x", max_retries=0)
+        apo = agl.APO(client, **QUICK | options)
         trainer = agl.Trainer(
             algorithm=apo,
             initial_resources={"prompt": prompt, "other": "kept"},
@@ -70,6 +67,18 @@ def test_a_better_prompt_is_found_shown_and_kept():
     assert "<prompt>\nSay {n}\n</prompt>" in asked
     assert "Note: task " in asked
     assert 'reward="0.0"' in asked
+
+
+def test_a_client_serves_one_run_after_another():
+    with ScriptedModel(lambda question: "<prompt>Shout {n}!</prompt>") as model:
+        apo = agl.APO(AsyncOpenAI(base_url=model.base_url, api_key="x", max_retries=0), **QUICK)
+        trainer = agl.Trainer(
+            algorithm=apo, initial_resources={"prompt": "Say {n}"}, strategy="shm", tracer=agl.OtelTracer
+        )
+        summaries = [trainer.fit(loud, TASKS).report["summary"] for _ in range(2)]
+
+    assert summaries[0].startswith("Improvement shown")
+    assert summaries[1] == summaries[0]
 
 
 async def test_every_candidate_is_in_the_store_with_parent_critique_and_scores(tmp_path: Path):

@@ -55,7 +55,11 @@ class Rewriter:
         # Some models take no temperature but their own, which is 1.
         options = {} if self._temperature == 1.0 else {"temperature": self._temperature}
         answer = await self._client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": prompt}], **options
+            model=model,
+            messages=[{"role": "user", "content": prompt}],
+            # A connection that is kept belongs to this run's event loop; in the next run the client would trip over it.
+            extra_headers={"Connection": "close"},
+            **options,
         )
         return answer.choices[0].message.content or ""
 

@@ -1,4 +1,4 @@
-"""For all tests: the figures they print, and how thoroughly Hypothesis looks."""
+"""For all tests: the figures they print, how thoroughly Hypothesis looks, and whose spools are sent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_spools(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a test's runner could not send is no business of the next test, on the same port."""
+    pytest.MonkeyPatch().setenv("AGL_SPOOL_DIR", str(tmp_path_factory.mktemp("spools")))
+
 
 settings.register_profile(
     "fast",

@@ -18,7 +18,7 @@ from ..adapter import find_final_reward
 from ..emitter import emit_exception, emit_reward
 from ..errors import AgentLightningError, Conflict, InvalidInput, NotFound, ResourceMissing
 from ..litagent import LitAgent
-from ..store import UNSET, LightningStore
+from ..store import LightningStore
 from ..store.lifecycle import why
 from ..tracer import Tracer
 from ..types import AttemptedRollout, AttemptRef, Hook, NamedResources, Span
@@ -92,7 +92,7 @@ class AttemptRun:
     async def _traced(self, resources: NamedResources | Outcome) -> Outcome:
         tracer = self._bench.tracer
         async with tracer.trace_context(
-            store=self._bench.store, rollout_id=self.ref.rollout_id, attempt_id=self.ref.attempt_id
+            store=self._bench.store, rollout_id=self.ref.rollout_id, attempt_id=self.ref.attempt_id, flush=False
         ):
             await self._hook("on_trace_start", tracer=tracer)
             outcome = resources if isinstance(resources, Outcome) else await self._call_agent(resources)
@@ -191,6 +191,7 @@ class AttemptRun:
     async def _report(self, outcome: Outcome) -> None:
         halt = self._halted.result() if self._halted.done() else None
         if halt and halt.reported:
+            await self._bench.tracer.flush(self.ref.rollout_id, self.ref.attempt_id)
             logger.warning("%s Stopped after %.2fs: %s", self._who, self._seconds(), halt.reason)
             return
         try:
@@ -210,11 +211,8 @@ class AttemptRun:
             await self._update_attempt(outcome, {"reason": f"its reason could not be stored: {reason_of(error)}"})
 
     async def _update_attempt(self, outcome: Outcome, metadata: dict[str, Any]) -> None:
-        report = self._bench.store.update_attempt
-        ref = self.ref
-        await self._bench.patience.until_done(
-            lambda: report(ref.rollout_id, ref.attempt_id, status=outcome.status, metadata=metadata or UNSET)
-        )
+        ref, bench = self.ref, self._bench
+        await bench.tracer.report(bench.store, ref.rollout_id, ref.attempt_id, outcome.status, metadata)
 
     async def _give_back(self, halt: Halt) -> None:
         await give_back(self._bench.store, self.ref)

@@ -85,6 +85,10 @@ class LightningStoreClient(_RemoteStore):
     def capabilities(self) -> Capabilities:
         return Capabilities(durable=True, thread_safe=True, async_safe=True, zero_copy=False, otlp_traces=True)
 
+    @property
+    def is_away(self) -> bool:
+        return self._presence.is_away
+
     def otlp_traces_endpoint(self) -> str | None:
         return f"{self.url}/v1/traces"
 
@@ -234,6 +238,10 @@ class _Presence:
         # Protects the flag from calls in several threads, so that each line is said once.
         self._lock = threading.Lock()
         self._away_since: float | None = None
+
+    @property
+    def is_away(self) -> bool:
+        return self._away_since is not None
 
     def missed(self, why: AgentLightningError) -> None:
         with self._lock:

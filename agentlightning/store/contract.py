@@ -459,6 +459,11 @@ class LightningStore:
         """What callers of this store may rely on."""
         raise NotImplementedError
 
+    @property
+    def is_away(self) -> bool:
+        """Whether it has stopped answering; calls then wait until it is back."""
+        return False
+
     def otlp_traces_endpoint(self) -> str | None:
         """The URL that takes OTLP/HTTP traces, where the store is served."""
         return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
 
-from ..types import Span, SpanCoreFields, TraceStatus
+from ..types import Attempt, AttemptStatus, Span, SpanCoreFields, TraceStatus
 from .active import clear_active_tracer, get_active_tracer, set_active_tracer
 from .pipeline import Pipeline
 from .recording import Recording
@@ -96,7 +96,7 @@ class Tracer:
             self.teardown_worker()
 
     def _set_up(self) -> None:
-        self._pipeline.start()
+        self._pipeline.start(self._store)
         try:
             for instrumentation in self.instrumentations():
                 instrumentation.apply()
@@ -121,18 +121,33 @@ class Tracer:
         store: LightningStore | None = None,
         rollout_id: str | None = None,
         attempt_id: str | None = None,
+        flush: bool = True,
     ) -> TraceContext:
         """What happens within it is recorded, as belonging to this attempt; `name` gives it a span of its own.
 
-        An async context manager. On leaving, every span that has ended is in the store. Without a store or ids, spans
-        are only kept for `get_last_trace`.
+        An async context manager. On leaving, every span that has ended is in the store; with `flush=False`, on its way
+        there. Without a store or ids, spans are only kept for `get_last_trace`.
         """
         scope = Scope(rollout_id, attempt_id, store or self._store, self._pipeline, secrets.randbits(128) or 1)
-        return TraceContext(self, scope, name)
+        return TraceContext(self, scope, name, flush=flush)
 
     async def flush(self, rollout_id: str | None = None, attempt_id: str | None = None) -> None:
         """Wait until every span that has ended, of this attempt and all others, is stored or refused for good."""
         await self._pipeline.flush()
+
+    async def report(
+        self,
+        store: LightningStore,
+        rollout_id: str,
+        attempt_id: str,
+        status: AttemptStatus,
+        metadata: dict[str, Any] | None = None,
+    ) -> Attempt:
+        """Say how an attempt ended; the store hears it after every span that has ended before. Its answer.
+
+        While the store is away, spans and report wait on disk. Raises what the store raises.
+        """
+        return await self._pipeline.report(store, rollout_id, attempt_id, status, metadata or {})
 
     @property
     def dropped(self) -> int:
@@ -209,7 +224,8 @@ class Tracer:
 class TraceContext:
     """One run within a tracer: puts its scope in the context on entry, and sees its spans stored on exit."""
 
-    def __init__(self, tracer: Tracer, scope: Scope, name: str | None) -> None:
+    def __init__(self, tracer: Tracer, scope: Scope, name: str | None, *, flush: bool) -> None:
+        self._flush = flush
         self._tracer = tracer
         self._scope = scope
         self._name = name
@@ -248,7 +264,8 @@ class TraceContext:
                     self._root.__exit__(kind, error, where)
             finally:
                 self._leave()
-            await self._tracer.flush(self._scope.rollout_id, self._scope.attempt_id)
+            if self._flush:
+                await self._tracer.flush(self._scope.rollout_id, self._scope.attempt_id)
 
     def _leave(self) -> None:
         if self._token:

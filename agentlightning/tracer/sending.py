@@ -1,17 +1,21 @@
-"""How a batch reaches the store: retried while the store is away, halved while one bad span spoils it."""
+"""How spans and reports reach the store: again while it is away, and by halves while one bad span spoils the rest."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 from ..errors import Conflict, NotFound
 from ..store.contract import LightningStore
 from ..types import Span
 from .ended import EndedSpan
+from .parcel import Parcel, Report, settle
+
+T = TypeVar("T")
 
 logger = logging.getLogger("agentlightning.tracer")
 
@@ -24,29 +28,39 @@ class Sender:
 
     def __init__(self) -> None:
         self.dropped = 0
+        self.waits = False
+        """The store is away, and asked again and again."""
 
     async def send(self, batch: Sequence[tuple[EndedSpan, LightningStore]]) -> None:
         """Return when every span of the batch is stored or dropped; never raise over a span."""
         for store, ended in groupby(batch, key=lambda item: item[1]):
-            spans = list(self._converted(item for item, _ in ended))
+            spans = [span for item, _ in ended if (span := self.convert(item)) is not None]
             if spans:
                 await self._deliver(store, spans)
+
+    async def deliver(self, store: LightningStore, parcel: Parcel) -> None:
+        """Return when the parcel's spans are stored or dropped and its report is answered; never raise over them."""
+        if parcel.spans:
+            await self._deliver(store, list(parcel.spans))
+        if parcel.report:
+            await self._report(store, parcel.report)
+
+    def convert(self, ended: EndedSpan) -> Span | None:
+        """The span in our form; one that has none is dropped."""
+        try:
+            return ended.span
+        except Exception as error:
+            self.drop(1, f"it cannot be written as one of ours: {error!r}")
+            return None
 
     def drop(self, count: int, why: str) -> None:
         """Count spans as lost and say so."""
         self.dropped += count
         logger.error("Dropped %s: %s", _spans(count), why)
 
-    def _converted(self, ended: Iterator[EndedSpan]) -> Iterator[Span]:
-        for item in ended:
-            try:
-                yield item.span
-            except Exception as error:
-                self.drop(1, f"it cannot be written as one of ours: {error!r}")
-
     async def _deliver(self, store: LightningStore, spans: list[Span]) -> None:
         try:
-            await _store_when_there(store, spans)
+            await self._when_there(lambda: store.add_many_spans(spans))
         except (NotFound, Conflict) as error:
             await self._refused(store, _by_attempt(spans), error)
         except Exception as error:
@@ -61,18 +75,25 @@ class Sender:
         whose = f"rollout {spans[0].rollout_id}, attempt {spans[0].attempt_id}"
         self.drop(len(spans), f"the store refused {spans[0].name!r} of {whose}: {type(error).__name__}: {error}")
 
-
-async def _store_when_there(store: LightningStore, spans: list[Span]) -> None:
-    pause = FIRST_PAUSE
-    while True:
+    async def _report(self, store: LightningStore, report: Report) -> None:
         try:
-            await store.add_many_spans(spans)
-        except (ConnectionError, TimeoutError) as error:
-            logger.debug("The store is away (%s); %s wait", error, _spans(len(spans)))
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, LONGEST_PAUSE)
-        else:
-            return
+            settle(report.answer, await self._when_there(lambda: store.update_attempt(**report.fields)))
+        except Exception as error:
+            settle(report.answer, None, error)
+
+    async def _when_there(self, operation: Callable[[], Awaitable[T]]) -> T:
+        pause = FIRST_PAUSE
+        try:
+            while True:
+                try:
+                    return await operation()
+                except (ConnectionError, TimeoutError) as error:
+                    logger.debug("The store is away (%s); asking again", error)
+                self.waits = True
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, LONGEST_PAUSE)
+        finally:
+            self.waits = False
 
 
 def _by_attempt(spans: list[Span]) -> list[list[Span]]:

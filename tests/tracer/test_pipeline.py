@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import threading
 from collections.abc import Sequence
 
 import pytest
 
-from agentlightning.errors import InvalidInput, NotFound, StaleAttempt, StoreUnavailable
+from agentlightning.errors import FinalStatus, InvalidInput, NotFound, StaleAttempt, StoreUnavailable
 from agentlightning.store import LightningStore
 from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer, pipeline as pipelines
+from agentlightning.tracer.spool import Spool
 from agentlightning.types import Span
 
 from .conftest import ScriptedStore, ids
@@ -145,8 +147,8 @@ async def test_what_json_cannot_carry_is_stored_as_text(store: LightningStore) -
     assert tracer.dropped == 0
 
 
-async def test_a_full_queue_drops_counts_and_says_so_once(
-    scripted_store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_full_queue_makes_the_agent_wait_and_costs_no_span(
+    scripted_store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipelines, "QUEUE_SPANS", 10)
     tracer = OtelTracer()
@@ -155,20 +157,77 @@ async def test_a_full_queue_drops_counts_and_says_so_once(
             for n in range(100):
                 tracer.create_span(f"{n}")
 
-    assert tracer.dropped + len(scripted_store.spans) == 100
-    assert tracer.dropped > 0
-    assert caplog.text.count("the queue is full") == 1
+    assert scripted_store.names == [f"{n}" for n in range(100)]
+    assert tracer.dropped == 0
+
+
+class Away(ScriptedStore):
+    """Does not answer until it is `opened`."""
+
+    def refuse(self, spans: Sequence[Span]) -> None:
+        if not self.back:
+            raise StoreUnavailable
+
+    back = False
+
+
+async def test_where_neither_store_nor_disk_takes_anything_spans_are_dropped_counted_and_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pipelines, "QUEUE_SPANS", 10)
+    monkeypatch.setattr(pipelines, "ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(pipelines, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(Spool, "add", _disk_full)
+    tracer, store = OtelTracer(), Away()
+    with tracer.lifespan(store):
+        async with tracer.trace_context(**SOMEWHERE, flush=False):
+            for n in range(100):
+                tracer.create_span(f"{n}")
+
+    assert (tracer.dropped, store.spans) == (100, [])
+    assert caplog.text.count("neither the store nor the disk takes anything") == 1
+    assert caplog.text.count("No space left") >= 1
+
+
+async def test_what_a_store_that_is_away_is_to_get_waits_on_disk_and_not_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agentlightning.tracer.sending.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(pipelines, "QUEUE_SPANS", 100)
+    tracer, store = OtelTracer(), Away()
+    with tracer.lifespan(store):
+        async with tracer.trace_context(**SOMEWHERE):
+            for n in range(2_000):
+                tracer.create_span(f"{n}", {"text": "x" * 1_000})
+            assert (store.spans, tracer.dropped) == ([], 0)
+            assert len(tracer._pipeline._queue) <= 100
+            store.back = True
+
+    assert store.names == [f"{n}" for n in range(2_000)]
+    assert tracer.dropped == 0
+
+
+async def test_a_report_comes_behind_the_spans_and_brings_back_the_answer(store: LightningStore) -> None:
+    tracer, attempted = OtelTracer(), await store.start_rollout("task")
+    with tracer.lifespan(store):
+        async with tracer.trace_context(**ids(attempted), flush=False):
+            for n in range(700):
+                tracer.create_span(f"step {n}")
+        attempt = await tracer.report(store, **ids(attempted), status="succeeded")
+        with pytest.raises(FinalStatus):
+            await tracer.report(store, **ids(attempted), status="failed")
+
+    assert attempt.status == "succeeded"
+    spans = await store.query_spans(attempted.rollout_id)
+    assert [span.name for span in spans if "agentlightning.late" not in span.attributes] == [
+        f"step {n}" for n in range(700)
+    ]
 
 
 async def test_teardown_does_not_wait_for_ever_for_a_store_that_stays_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(pipelines, "STOP_SECONDS", 0.05)
-
-    class Away(ScriptedStore):
-        def refuse(self, spans: Sequence[Span]) -> None:
-            raise StoreUnavailable
-
     tracer = OtelTracer()
     tracer.init_worker(0, Away())
     leaving = asyncio.create_task(_record(tracer, 3))
@@ -177,7 +236,7 @@ async def test_teardown_does_not_wait_for_ever_for_a_store_that_stays_away(
 
     await leaving
     assert tracer.dropped == 3
-    assert "Dropped 3 spans: the store did not take them within 0.05 s of the tracer's end" in caplog.text
+    assert "Dropped 3 spans: the store did not take them within 0.05 s of their end" in caplog.text
 
 
 async def test_what_happens_outside_of_any_trace_context_is_nobodys(scripted_store: ScriptedStore) -> None:
@@ -198,6 +257,10 @@ async def test_no_thread_is_left_behind(scripted_store: ScriptedStore) -> None:
         tracer.create_span("step")
 
     assert [thread.name for thread in threading.enumerate() if thread.name == "agentlightning-exporter"] == []
+
+
+def _disk_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 async def _record(tracer: Tracer, count: int) -> None:

@@ -1,0 +1,198 @@
+"""A store that is away costs no span and no result: they wait on disk, and outlive the runner that made them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+import agentlightning as agl
+from agentlightning.tracer import pipeline as pipelines
+from agentlightning.tracer.spool import Spool, adopted, folder_of, left_behind
+from tests.processes import Program, free_port
+
+from .conftest import eventually
+
+SPANS = 40
+
+SCRIPT = f"""
+import asyncio, pathlib, sys
+import agentlightning as agl
+from agentlightning.runner import claims
+
+agl.setup_logging()
+claims.GIVE_BACK_SECONDS = 0.2
+
+async def agent(task):
+    print("begun", flush=True)
+    while not pathlib.Path(sys.argv[2]).exists():
+        await asyncio.sleep(0.01)
+    for n in range({SPANS}):
+        agl.emit_object({{"n": n}})
+    return 0.5
+
+async def main():
+    store = agl.LightningStoreClient(sys.argv[1])
+    runner = agl.LitAgentRunner(agl.OtelTracer(), drain_seconds=0.2)
+    with runner.run_context(agent=agent, store=store):
+        await runner.iter()
+
+asyncio.run(main())
+"""
+
+
+class Place:
+    """A folder with a store's database in it, and the spools of its runners."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.go = folder / "go"
+        (folder / "runner.py").write_text(SCRIPT)
+
+    def store(self) -> Program:
+        """A real one, on the same database and port each time."""
+        program = Program("agentlightning.cli", "store", "--port", str(self.port), cwd=self.folder)
+        program.wait_for_line("^Store at")
+        return program
+
+    def runner(self) -> Program:
+        spool = {"AGL_SPOOL_DIR": str(self.folder / "spool")}
+        return Program(self.folder / "runner.py", self.url, str(self.go), environment=spool)
+
+    def spools(self) -> list[Path]:
+        return list(self.folder.glob("spool/*/*"))
+
+    def has_report(self) -> bool:
+        return any(b'"status":"succeeded"' in path.read_bytes() for path in self.spools())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+async def test_a_store_that_is_away_for_long_costs_no_span_and_no_result(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of ten minutes, a memory that holds 50 spans."""
+    monkeypatch.setattr(pipelines, "QUEUE_SPANS", 50)
+    monkeypatch.setenv("AGL_SPOOL_DIR", str(place.folder / "spool"))
+    rollouts, spans = 8, 100
+    begun, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def agent(task: int) -> float:
+        begun.release()
+        await go_on.wait()
+        for n in range(spans):
+            agl.emit_object({"n": n})
+        return task / 10
+
+    first = place.store()
+    async with agl.LightningStoreClient(place.url) as store:
+        ids = [(await store.enqueue_rollout(n)).rollout_id for n in range(rollouts)]
+        runner = agl.LitAgentRunner[Any](agl.OtelTracer(), max_rollouts=rollouts, max_concurrency=rollouts)
+        with runner.run_context(agent=agent, store=store):
+            running = asyncio.create_task(runner.iter())
+            for _ in range(rollouts):
+                await begun.acquire()
+            first.kill()
+            go_on.set()
+            await eventually(lambda: sum(path.read_bytes().count(b'"status":"succ') for path in place.spools()) == 8)
+            with place.store():
+                await asyncio.wait_for(running, 30)
+                ended = await store.wait_for_rollouts(ids)
+                stored = [await store.query_spans(rollout_id) for rollout_id in ids]
+
+    assert [(each.status, each.reward) for each in ended] == [("succeeded", n / 10) for n in range(rollouts)]
+    assert [[_n(span) for span in each] for each in stored] == [[*range(spans), None]] * rollouts
+    assert place.spools() == []
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+async def test_what_a_runner_could_not_send_is_sent_by_the_next(place: Place, end: signal.Signals) -> None:
+    store = place.store()
+    async with agl.LightningStoreClient(place.url) as client:
+        rollout = await client.enqueue_rollout("task")
+        with place.runner() as runner:
+            runner.wait_for_line("begun")
+            store.kill()
+            place.go.touch()
+            await eventually(place.has_report)
+            where = runner.wait_for_line(r"What is to be sent waits in (\S+)")[1]
+            runner.send_signal(end)
+            runner.wait()
+        [spool] = place.spools()
+        assert str(spool) == where
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (spool.parent, spool)] == [0o700, 0o600]
+        if end == signal.SIGKILL:
+            with spool.open("ab") as file:
+                file.write(b'{"spans":[{"name":"written in hal')
+        else:
+            runner.wait_for_line(f"{SPANS + 2} spans and results wait in {where}; the next runner here sends them")
+
+        with place.store(), place.runner() as second:
+            [ended] = await client.wait_for_rollouts([rollout.rollout_id], timeout=30)
+            spans = await client.query_spans(rollout.rollout_id)
+            second.wait_for_line(f"had left in {where}: {SPANS + 1} spans, 1 results")
+            await eventually(lambda: place.spools() == [])
+
+    assert (ended.status, ended.reward, ended.attempt.sequence_id) == ("succeeded", 0.5, 1)
+    assert [_n(span) for span in spans] == [*range(SPANS), None]
+
+
+async def test_what_another_store_does_not_know_is_set_aside_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path))
+    server = agl.LightningStoreServer(agl.InMemoryLightningStore(), port=0)
+    await server.start()
+    async with agl.LightningStoreClient(server.endpoint) as client:
+        spool = _left_for(
+            client, [agl.Span.from_attributes(name="a", attributes={}, rollout_id="ro-x", attempt_id="at-x")]
+        )
+        tracer = agl.OtelTracer()
+        tracer.init_worker(0, client)
+        await eventually(lambda: not spool.exists())
+        tracer.teardown_worker()
+    await server.close()
+
+    [aside] = spool.parent.iterdir()
+    assert aside.name == spool.with_suffix(".refused").name
+    assert "ro-x" in caplog.text
+    assert str(aside) in caplog.text
+
+
+async def test_a_spool_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path))
+    writing = Spool(tmp_path)
+    writing.add(b"a line\n")
+
+    [path] = left_behind(tmp_path)
+    with adopted(path) as file:
+        assert file is None
+    writing.close()
+    with adopted(path) as file:
+        assert file
+        assert file.read() == b"a line\n"
+
+
+def _left_for(store: agl.LightningStoreClient, spans: list[agl.Span]) -> Path:
+    folder = folder_of(store)
+    assert folder
+    folder.mkdir(parents=True)
+    path = folder / f"{socket.gethostname()}-1-0.jsonl"
+    path.write_bytes(orjson.dumps({"spans": [span.model_dump() for span in spans], "report": None}) + b"\n")
+    return path
+
+
+def _n(span: agl.Span) -> int | None:
+    """Which of its emitted objects the span is; None for others."""
+    return None if (value := agl.get_object_value(span)) is None else value["n"]

@@ -14,9 +14,9 @@ setInterval(() => {
 }, 1_000);
 
 const SLOW = 700;
-// After a quiet while a change is fetched at once; while they keep coming, less and less often.
-const SHORTEST_PAUSE = 500;
-const LONGEST_PAUSE = 3_000;
+// After a quiet while a change is fetched at once. While they keep coming, all pages ask at the same moments, by the
+// clock, and the store works out one answer for all of them.
+const BEAT = 1_000;
 
 /**
  * What `load` gives: again when one of `keys` changes, and soon after a change in the store that it `concerns`.
@@ -66,32 +66,36 @@ export function useCall(name, given, concerns) {
 }
 
 /**
- * Call `reload` after a change that counts: at once after a quiet while, every few seconds in a steady stream of
- * them, and never while nobody looks.
+ * Call `reload` after a change that counts: at once after a quiet while, once in a beat in a steady stream of them,
+ * never before the last one is done, and never while nobody looks.
  * @param {(change: Change) => boolean} counts
- * @param {() => any} reload
+ * @param {() => Promise<void>} reload
  */
 export function followChanges(counts, reload) {
   let due = 0;
   let last = 0;
-  let pause = SHORTEST_PAUSE;
+  let running = false;
   let missed = false;
+  let stopped = false;
   const soon = () => {
-    if (due) return;
-    const wait = last + pause - Date.now();
-    pause = wait > -pause ? Math.min(2 * pause, LONGEST_PAUSE) : SHORTEST_PAUSE;
-    due = setTimeout(
-      () => {
-        // From here on a change counts anew: this reload may be too early for it.
-        due = 0;
-        last = Date.now();
-        reload();
-      },
-      Math.max(0, wait),
-    );
+    if (due || running) {
+      // A reload that runs may be too early for this change; one that is due is not.
+      missed = missed || running;
+      return;
+    }
+    const now = Date.now();
+    due = setTimeout(load, now - last > BEAT ? 0 : BEAT - (now % BEAT));
+  };
+  const load = async () => {
+    due = 0;
+    last = Date.now();
+    running = true;
+    await reload();
+    running = false;
+    look();
   };
   const look = () => {
-    if (document.hidden || !missed) return;
+    if (document.hidden || stopped || !missed) return;
     missed = false;
     soon();
   };
@@ -103,6 +107,7 @@ export function followChanges(counts, reload) {
   document.addEventListener("visibilitychange", look);
   return () => {
     stop();
+    stopped = true;
     clearTimeout(due);
     document.removeEventListener("visibilitychange", look);
   };

@@ -173,6 +173,18 @@ class _QuerySpans(Operation):
         return head + b",".join(page.items) + b"]}"
 
 
+class _Summary(Operation):
+    """One answer may be given to many who look on; it is made into bytes once."""
+
+    _encoded: tuple[Any, bytes] = (None, b"")
+
+    def encode(self, result: Any) -> bytes:
+        encoded = self._encoded
+        if encoded[0] is not result:
+            encoded = self._encoded = (result, super().encode(result))
+        return encoded[1]
+
+
 class _OneSpan(msgspec.Struct, forbid_unknown_fields=True):
     span: EncodedSpan
 
@@ -185,7 +197,7 @@ _one_span = msgspec.json.Decoder(_OneSpan)
 _many_spans = msgspec.json.Decoder(_ManySpans)
 _one_kept = msgspec.json.Decoder(Kept | None)
 _many_kept = msgspec.json.Decoder(list[Kept | None])
-_SPECIAL = {"add_span": _AddSpan, "add_many_spans": _AddSpans, "query_spans": _QuerySpans}
+_SPECIAL = {"add_span": _AddSpan, "add_many_spans": _AddSpans, "query_spans": _QuerySpans, "summary": _Summary}
 
 
 def checked(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from ..signals import Signals
 from .answers import AlreadyAnswered, asked, once
 from .moves import Moves
 from .query import Query, check_page
+from .sharing import Shared
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class SqlBase(LightningStore):
         self._clock = clock
         self.counters = Counter[str]()
         """What happened since the store was opened; `metrics.py` says what is counted."""
+        self._shared = Shared()
 
     @property
     def signals(self) -> Signals:

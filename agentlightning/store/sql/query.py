@@ -5,7 +5,7 @@ Columns come from lists written here, values only as parameters: nothing a calle
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ...errors import InvalidInput
@@ -92,6 +92,10 @@ class Query:
             return rows, offset + len(rows)
         counted = await transaction.fetch(f"SELECT count(*) FROM {self._table}{where}", *self._values)
         return rows, counted[0][0]
+
+    def question(self, logic: FilterLogic) -> Hashable:
+        """The same for queries that find the same in the same order."""
+        return self._columns, self._source, self._where(logic), self._order, tuple(map(str, self._values))
 
     def _where(self, logic: FilterLogic) -> str:
         together = f" {logic.upper()} ".join(self._filters)

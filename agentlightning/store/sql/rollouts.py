@@ -69,7 +69,11 @@ class Rollouts(SqlBase):
         query.any_contains(["r.rollout_id"], ["r.input"], text_contains)
         query.sort(sort_by, sort_order, _ROLLOUT_SORT)
         noun = partial(rows.any_rollout, cut_at=cut_at)
-        return await self._page(query, noun, filter_logic, sort_order, limit, offset)
+        work = partial(self._page, query, noun, filter_logic, sort_order, limit, offset)
+        if cut_at is None or rollout_id_in is not None:
+            return await work()
+        # Who wants a list with its inputs cut looks on, and there may be many who do.
+        return await self._shared.answer((query.question(filter_logic), limit, offset, cut_at), work)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
         found = await self._rollouts([rollout_id])

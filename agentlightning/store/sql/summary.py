@@ -6,11 +6,11 @@ Rates and errors come from the newest few hundred rollouts.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import orjson
 
@@ -26,10 +26,6 @@ RECENT_SECONDS = 60.0
 ENOUGH_RECENT = 20
 UNFINISHED = ("queuing", "requeuing", "preparing", "running")
 
-REST = 20
-"""After a summary comes a rest of as long as it took, times this: 5 % of one core."""
-SHORTEST_REST = 0.25
-LONGEST_REST = 1.0
 KEPT_SECONDS = 600.0
 """After so long all is added up anew: a reward may have come late, or old rollouts may have been deleted."""
 
@@ -37,28 +33,11 @@ KEPT_SECONDS = 600.0
 class Summaries(SqlBase):
     """What an onlooker wants to know first."""
 
-    _next_summary: asyncio.Future[Summary] | None = None
-    _no_summary_before = 0.0
     _settled: Sums | None = None
     _settled_until = 0.0
 
     async def summary(self) -> Summary:
-        # All who ask during a rest are given the one that follows it.
-        following = self._next_summary
-        if following is None or following.get_loop() is not asyncio.get_running_loop():
-            following = self._next_summary = asyncio.ensure_future(self._summary_in_turn())
-        return await asyncio.shield(following)
-
-    async def _summary_in_turn(self) -> Summary:
-        await asyncio.sleep(self._no_summary_before - time.monotonic())
-        # Who asks from now on may know of something that this one does not.
-        self._next_summary = None
-        began = time.monotonic()
-        try:
-            return await self._database.read(self._summarize)
-        finally:
-            ended = time.monotonic()
-            self._no_summary_before = ended + min(max(SHORTEST_REST, REST * (ended - began)), LONGEST_REST)
+        return await self._shared.answer("summary", lambda: self._database.read(self._summarize))
 
     async def _summarize(self, transaction: Transaction) -> Summary:
         now = self._clock.now()
@@ -201,6 +180,7 @@ def _reason(metadata: bytes | None) -> str | None:
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+\b")
 
 
+@lru_cache(maxsize=2 * NEWEST_FAILED)
 def _alike(message: str) -> str:
     """The message without what differs from one time to the next: quoted texts, ids, numbers."""
     return _VARYING.sub("…", message)

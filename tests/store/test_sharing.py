@@ -1,0 +1,89 @@
+"""One answer for all who ask the same at about the same time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agentlightning.store.sql.sharing import REMEMBERED, Shared
+
+
+class Counting:
+    """Work whose answer is how often it was done; it goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    async def __call__(self) -> int:
+        self.begun.set()
+        await self.may_end.wait()
+        self.done += 1
+        return self.done
+
+
+async def test_all_who_ask_together_are_given_one_answer() -> None:
+    shared, work = Shared(), Counting()
+
+    assert await asyncio.gather(*(shared.answer("rows", work) for _ in range(20))) == [1] * 20
+    assert await asyncio.gather(*(shared.answer("rows", work) for _ in range(20))) == [2] * 20
+
+
+async def test_an_answer_is_never_older_than_its_question() -> None:
+    shared, work = Shared(), Counting()
+    work.may_end.clear()
+    early = asyncio.ensure_future(shared.answer("rows", work))
+    await work.begun.wait()
+
+    late = asyncio.ensure_future(shared.answer("rows", work))
+    await asyncio.sleep(0)
+    work.may_end.set()
+
+    assert (await early, await late) == (1, 2)
+
+
+async def test_other_questions_do_not_wait() -> None:
+    shared, slow, quick = Shared(), Counting(), Counting()
+    slow.may_end.clear()
+    waiting = asyncio.ensure_future(shared.answer("all", slow))
+    await slow.begun.wait()
+
+    assert await shared.answer("few", quick) == 1
+
+    slow.may_end.set()
+    assert await waiting == 1
+
+
+async def test_who_leaves_does_not_take_the_answer_along() -> None:
+    shared, work = Shared(), Counting()
+    leaving = asyncio.ensure_future(shared.answer("rows", work))
+    staying = asyncio.ensure_future(shared.answer("rows", work))
+    await asyncio.sleep(0)
+
+    leaving.cancel()
+
+    assert await staying == 1
+
+
+async def test_what_goes_wrong_is_told_to_all_and_asked_anew() -> None:
+    shared = Shared()
+
+    async def fail() -> int:
+        raise ValueError("no such column")
+
+    found = await asyncio.gather(*(shared.answer("rows", fail) for _ in range(3)), return_exceptions=True)
+    assert [str(error) for error in found] == ["no such column"] * 3
+    with pytest.raises(ValueError, match="no such column"):
+        await shared.answer("rows", fail)
+
+
+async def test_old_questions_are_forgotten() -> None:
+    shared, work = Shared(), Counting()
+    for question in range(2 * REMEMBERED):
+        await shared.answer(question, work)
+        shared._turns[question].rests_until = 0
+
+    assert len(shared._turns) <= REMEMBERED

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .named_options import in_environment, pairs
 from .store import LEVELS
 
 if TYPE_CHECKING:
@@ -76,30 +76,12 @@ def _store(url: str | None) -> LightningStore | None:
 
 def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str, ...]) -> list[dict[str, Any]]:
     """Upstreams as `LLMProxy` takes them, from what was said on the command line."""
-    urls, served = _pairs(models, "--model"), _pairs(serves, "--serves")
-    variables = _pairs(keys, "--key")
+    urls, served = pairs(models, "--model"), pairs(serves, "--serves")
+    variables = pairs(keys, "--key")
     for name in {*served, *variables} - set(urls):
         raise click.UsageError(f"there is no --model named {name!r}")
     entries = [
-        {"name": name, "url": url, "model": served.get(name), "api_key": _key(name, variables)}
+        {"name": name, "url": url, "model": served.get(name), "api_key": in_environment(variables, name)}
         for name, url in urls.items()
     ]
     return [{key: value for key, value in entry.items() if value is not None} for entry in entries]
-
-
-def _key(name: str, variables: dict[str, str]) -> str | None:
-    if name not in variables:
-        return None
-    if not (key := os.environ.get(variables[name])):
-        raise click.UsageError(f"the environment variable {variables[name]}, the key of {name!r}, is not set")
-    return key
-
-
-def _pairs(given: tuple[str, ...], option: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given:
-        name, mark, value = text.partition("=")
-        if not (name and mark and value):
-            raise click.UsageError(f"{option} takes NAME=VALUE, not {text!r}")
-        pairs[name] = value
-    return pairs

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 from urllib.parse import urlsplit
 
 import click
 
 from . import store_care
+from .named_options import in_environment, pairs
+
+if TYPE_CHECKING:
+    from ..store import LightningStore
+    from ..store.otlp_export import OtlpExporter
+    from ..store.otlp_target import Target
+    from ..store.sql import SqlStore
 
 Durability = Literal["full", "process"]
 
@@ -36,10 +44,36 @@ LEVELS = ("debug", "info", "warning", "error")
     help="What is acknowledged survives a power cut (full), or only the end of this process.",
 )
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Serve only those who send this token.")
+@click.option(
+    "--export-otlp",
+    "targets",
+    envvar="AGL_EXPORT_OTLP",
+    show_envvar=True,
+    multiple=True,
+    metavar="[NAME=]URL",
+    help="Send all spans on to this OTLP/HTTP receiver (Phoenix, Langfuse, …); may be given several times.",
+)
+@click.option(
+    "--export-headers",
+    "headers",
+    multiple=True,
+    metavar="NAME=VARIABLE",
+    help="The headers of that receiver, its key for instance, are in this environment variable: name=value,name=value.",
+)
+@click.option("--export-past", is_flag=True, help="Send receivers that are new what the store holds already, too.")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
 @click.pass_context
 def command(
-    context: click.Context, host: str, port: int, db: str, durability: Durability, token: str | None, log_level: str
+    context: click.Context,
+    host: str,
+    port: int,
+    db: str,
+    durability: Durability,
+    token: str | None,
+    targets: tuple[str, ...],
+    headers: tuple[str, ...],
+    export_past: bool,
+    log_level: str,
 ) -> None:
     """Serve the store, where algorithms and runners meet.
 
@@ -54,8 +88,11 @@ def command(
         return
     setup_logging(log_level)
     try:
-        server = LightningStoreServer(open_store(db, durability=durability), host, port, token=token)
-        server.run_forever(lambda: _greet(server.endpoint, db, durability))
+        found = _targets(targets, headers)
+        store = open_store(db, durability=durability)
+        exporter = _exporter(store, found, past=export_past)
+        server = LightningStoreServer(store, host, port, token=token, exporter=exporter)
+        server.run_forever(lambda: _greet(server.endpoint, db, durability, found))
         asyncio.run(server.close())
     except (AgentLightningError, OSError) as error:
         raise click.ClickException(str(error)) from None
@@ -65,10 +102,30 @@ for subcommand in (store_care.backup, store_care.check, store_care.gc, store_car
     command.add_command(subcommand)
 
 
-def _greet(endpoint: str, db: str, durability: Durability) -> None:
+def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[Target]:
+    from ..store.otlp_target import Target, headers_in
+
+    found = [Target.named(text) for text in targets]
+    said = pairs(headers, "--export-headers")
+    if strangers := set(said) - {target.name for target in found}:
+        raise click.UsageError(f"there is no --export-otlp named {strangers.pop()!r}")
+    return [replace(each, headers=headers_in(in_environment(said, each.name) or "")) for each in found]
+
+
+def _exporter(store: LightningStore, targets: list[Target], *, past: bool) -> OtlpExporter | None:
+    if not targets:
+        return None
+    from ..store.otlp_export import OtlpExporter
+
+    return OtlpExporter(cast("SqlStore", store), targets, past=past)
+
+
+def _greet(endpoint: str, db: str, durability: Durability, targets: list[Target]) -> None:
     click.echo(f"Store at {endpoint}, database {_shown(db)}. Ctrl-C ends it.")
     if durability == "process":
         click.echo("Durability process: what is acknowledged survives the end of this process, not a power cut.")
+    for target in targets:
+        click.echo(f"Spans are sent on to {target.name}, {target.url}")
 
 
 def _shown(db: str) -> str:

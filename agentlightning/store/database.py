@@ -36,6 +36,10 @@ class Dialect:
     """Ends a SELECT that takes rows nobody else is taking."""
     arrays: bool
     """A parameter may be a list of values."""
+    transaction_number: str
+    """Numbers transactions in the order they began to write; where they never overlap, any constant."""
+    oldest_transaction: str
+    """The number of the oldest one under way; all before it are over."""
 
     def any_of(self, values: Sequence[Any], first: int) -> tuple[str, list[Any]]:
         """`= ANY (?first)`, or `IN (?first, …)`, and its parameters."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from .contract import Statistics
 from .limits import Gate
 from .sql import SqlStore
 from .wire import table
+
+if TYPE_CHECKING:
+    from .otlp_export import Counts, OtlpExporter
 
 KIND = "text/plain; version=0.0.4"
 
@@ -26,8 +30,9 @@ COUNTED = {
 class Metrics:
     """What one server has answered, and what its store has counted since it started."""
 
-    def __init__(self, store: SqlStore, gate: Gate) -> None:
+    def __init__(self, store: SqlStore, gate: Gate, exporter: OtlpExporter | None = None) -> None:
         self._store = store
+        self._exporter = exporter
         self._gate = gate
         self._operations = {*table(), "health", "ready", "events", "metrics", "v1"}
         self._answers: Counter[tuple[str, int]] = Counter()
@@ -44,7 +49,9 @@ class Metrics:
     async def text(self) -> str:
         """All of it."""
         held = await self._store.statistics()
-        return "".join(f"{line}\n" for line in (*self._counted(), *self._answered(), *_held(held)))
+        exported = await self._exporter.counts() if self._exporter else []
+        lines = (*self._counted(), *self._answered(), *_held(held), *_exported(exported))
+        return "".join(f"{line}\n" for line in lines)
 
     def _counted(self) -> Iterator[str]:
         for name, meaning in COUNTED.items():
@@ -71,6 +78,22 @@ def _held(held: Statistics) -> Iterator[str]:
     for name in ("attempts", "spans", "resources", "queue_depth"):
         yield from _head(f"agl_{name}", "gauge", name.replace("_", " ").capitalize() + " in the store.")
         yield f"agl_{name} {held[name]}"
+
+
+_EXPORTED = {
+    "sent": ("exported_spans_total", "counter", "Spans that an OTLP target has taken."),
+    "rejected": ("export_rejected_spans_total", "counter", "Spans that an OTLP target will never take."),
+    "failures": ("export_failures_total", "counter", "Tries to send spans that failed; they are sent again."),
+    "waiting": ("export_waiting_spans", "gauge", "Spans that wait in the store for an OTLP target, at most."),
+}
+
+
+def _exported(counts: list[Counts]) -> Iterator[str]:
+    if not counts:
+        return
+    for field, (name, kind, meaning) in _EXPORTED.items():
+        yield from _head(f"agl_{name}", kind, meaning)
+        yield from (f'agl_{name}{{target="{each.target}"}} {getattr(each, field)}' for each in counts)
 
 
 def _head(name: str, kind: str, meaning: str) -> Iterator[str]:

@@ -57,6 +57,8 @@ DIALECT = Dialect(
     for_update=" FOR UPDATE",
     skip_locked=" FOR UPDATE SKIP LOCKED",
     arrays=True,
+    transaction_number="pg_current_xact_id()::text::bigint",
+    oldest_transaction="pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
 )
 
 _SETTINGS = {

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from importlib.metadata import version
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote
 
 import orjson
@@ -37,6 +37,9 @@ from .sql import SqlStore
 from .sql.answers import AlreadyAnswered, Question, asked
 from .wire import IDEMPOTENCY_KEY, JSON, PROBLEM, Arguments, Operation, openapi, problem, table
 
+if TYPE_CHECKING:
+    from .otlp_export import OtlpExporter
+
 logger = logging.getLogger(__name__)
 access = logging.getLogger("agentlightning.store.access")
 
@@ -57,6 +60,7 @@ class LightningStoreServer(LightningStore):
     """Serves a store at `endpoint`, and is that store itself for those in the same process.
 
     Beyond this machine (any `host` that is not loopback) it needs a `token`. `port` None is 4747, 0 any free one.
+    While it serves, an `exporter` sends the store's spans on to other places.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class LightningStoreServer(LightningStore):
         token: str | None = None,
         runner_token: str | None = None,
         limits: Limits | None = None,
+        exporter: OtlpExporter | None = None,
     ) -> None:
         check_exposure(host, token, runner_token)
         self.store = store
@@ -75,6 +80,7 @@ class LightningStoreServer(LightningStore):
         self.port = DEFAULT_PORT if port is None else port
         self._limits = limits or Limits()
         self._guard = Guard(host, token, runner_token=runner_token)
+        self._exporter = exporter
         self._server: _Uvicorn | None = None
         self._thread: threading.Thread | None = None
 
@@ -96,6 +102,8 @@ class LightningStoreServer(LightningStore):
     async def start(self) -> None:
         """Serve from a thread of its own; returns when requests are answered. Raises `StoreUnavailable`."""
         listening = self._listen()
+        if self._exporter is not None:
+            await asyncio.to_thread(self._exporter.start)
         self._server = _Uvicorn(self._app(), self._release, self._limits)
         self._thread = threading.Thread(target=self._server.run, args=([listening],), name="agl-serve", daemon=True)
         self._thread.start()
@@ -107,6 +115,8 @@ class LightningStoreServer(LightningStore):
             return
         self._server.should_exit = True
         await asyncio.to_thread(self._thread.join)
+        if self._exporter is not None:
+            await asyncio.to_thread(self._exporter.stop)
         self._server = self._thread = None
 
     def run_forever(self, on_listening: Callable[[], None] = lambda: None) -> None:
@@ -115,8 +125,12 @@ class LightningStoreServer(LightningStore):
         `on_listening` is called when `endpoint` is known to be ours.
         """
         listening = self._listen()
+        if self._exporter is not None:
+            self._exporter.start()
         on_listening()
         _Uvicorn(self._app(), self._release, self._limits).run([listening])
+        if self._exporter is not None:
+            self._exporter.stop()
 
     async def close(self) -> None:
         """Stop serving, and close the store."""
@@ -142,7 +156,7 @@ class LightningStoreServer(LightningStore):
     def _app(self) -> ASGIApp:
         store = cast("SqlStore", self.store)
         gate = Gate(self._limits)
-        metrics = Metrics(store, gate)
+        metrics = Metrics(store, gate, self._exporter)
         return _FrontDoor(_Operations(store, build_app(store, metrics), gate), self._guard, metrics)
 
 

@@ -45,6 +45,8 @@ DIALECT = Dialect(
     for_update="",
     skip_locked="",
     arrays=False,
+    transaction_number="0",
+    oldest_transaction="0",
 )
 
 # The disk, not the statement, is at fault: the whole group is rolled back, and may work again when the disk does.

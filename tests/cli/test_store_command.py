@@ -7,10 +7,13 @@ import socket
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import agentlightning as agl
+from agentlightning.cli import main
 from agentlightning.cli.store import _shown
 from agentlightning.store import LightningStoreClient
+from tests.otlp_receiver import Receiver
 from tests.processes import Program, free_port
 
 
@@ -89,6 +92,43 @@ def test_an_unknown_log_level_is_refused_with_those_there_are(tmp_path: Path) ->
         assert program.wait() == 2
 
     program.wait_for_line("'nonsense' is not one of 'debug', 'info', 'warning', 'error'")
+
+
+async def test_spans_are_sent_on_and_the_targets_key_is_not_shown(tmp_path: Path) -> None:
+    key = "sk-lf-planted-0123456789abcdef"
+    with Receiver() as receiver:
+        port = free_port()
+        options = ("--port", str(port), "--export-otlp", f"lf={receiver.url}", "--export-headers", "lf=LF_HEADERS")
+        with store(*options, cwd=tmp_path, LF_HEADERS=f"Authorization=Basic%20{key}") as program:
+            async with LightningStoreClient(f"http://127.0.0.1:{port}") as client:
+                attempted = await client.start_rollout("a task")
+                ids = {"rollout_id": attempted.rollout_id, "attempt_id": attempted.attempt.attempt_id}
+                await client.add_span(agl.Span.from_attributes(attributes={}, name="step", **ids))
+            receiver.wait_for(1)
+            program.send_signal(signal.SIGINT)
+            assert program.wait() == 0
+
+    assert (receiver.names, receiver.headers[0]["authorization"]) == (["step"], f"Basic {key}")
+    program.wait_for_line(f"^Spans are sent on to lf, {receiver.url}/v1/traces")
+    assert key not in program.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--export-otlp", "localhost"), "an OTLP target is written"),
+        (("--export-headers", "x=HOME"), "there is no --export-otlp named 'x'"),
+        (("--export-otlp", "x=http://host", "--export-headers", "x=NOT_SET"), "NOT_SET, named for 'x', is not set"),
+        (("--export-otlp", "x=http://host", "--export-headers", "x=HOME"), "headers of an OTLP target are written"),
+        (("--export-otlp", "http://host", "--export-otlp", "http://host/b"), "two OTLP targets are named 'host'"),
+    ],
+)
+def test_what_is_said_wrongly_of_a_target_is_refused(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    refused = CliRunner().invoke(main, ["store", "--db", "memory:", *options])
+
+    assert refused.exit_code != 0
+    assert said in refused.output
+    assert refused.exception is None or isinstance(refused.exception, SystemExit)
 
 
 def test_a_password_is_not_shown() -> None:

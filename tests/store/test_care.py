@@ -159,7 +159,7 @@ async def test_an_older_database_is_copied_and_brought_up_to_date(path: Path, mo
 
     with pytest.raises(StoreUnavailable, match="written by a newer release"):
         SqliteLightningStore(path)
-    async with SqliteLightningStore(path.with_name("agl.db.before-2")) as store:
+    async with SqliteLightningStore(path.with_name(f"agl.db.before-{len(later)}")) as store:
         assert await everything(store) == before
 
 

@@ -7,6 +7,7 @@ from ..database import Transaction
 from .answers import forget_old
 from .attempts import Attempts
 from .deleting import Deleting
+from .exports import Exports
 from .queue import Queue
 from .resources import Resources
 from .rollouts import Rollouts
@@ -18,7 +19,7 @@ from .workers import Workers
 __all__ = ["SqlStore"]
 
 
-class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Traces, Workers, Summaries):
+class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Traces, Exports, Workers, Summaries):
     """The store over one `Database`. Use the stores of `backends.py`, which bring one along."""
 
     async def statistics(self) -> Statistics:

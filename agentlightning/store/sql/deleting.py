@@ -24,6 +24,11 @@ class Deleting(SqlBase):
                 condition, ids = self._database.dialect.any_of([row[0] for row in found], 1)
                 for table in ("spans", "attempts", "rollouts"):
                     await transaction.execute(f"DELETE FROM {table} WHERE rollout_id {condition}", *ids)
+                # SQLite gives the ordinals of the newest spans again when those are deleted.
+                await transaction.execute(
+                    "UPDATE exports SET ordinal = (SELECT coalesce(max(ordinal), 0) FROM spans) "
+                    "WHERE ordinal > (SELECT coalesce(max(ordinal), 0) FROM spans)"
+                )
             return len(found)
 
         return await self._database.write(body)

@@ -100,6 +100,10 @@ STEPS: list[list[str]] = [
         "CREATE TABLE answers (key {text} PRIMARY KEY, answer {bytes} NOT NULL, time DOUBLE PRECISION NOT NULL)",
         "CREATE INDEX answers_time ON answers (time)",
     ],
+    [
+        # How far each OTLP target has been told of the spans.
+        "CREATE TABLE exports (target {text} PRIMARY KEY, ordinal BIGINT NOT NULL)",
+    ],
 ]
 
 

@@ -19,7 +19,7 @@ _MARKED = SchemaValidator(
     )
 )
 _KEYS = re.compile(
-    rb"(?<![A-Za-z0-9])"
+    rb"(?:(?<![A-Za-z0-9])|(?<=%20))"  # a blank may be written as %20
     rb"(?:sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{8,}"  # OpenAI, Anthropic, OpenRouter, …
     rb"|(?i:bearer) [A-Za-z0-9._~+/=-]{8,}"
     rb"|AKIA[A-Z0-9]{16}(?![A-Za-z0-9])"  # AWS
@@ -27,7 +27,7 @@ _KEYS = re.compile(
     rb"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{40,}"
     rb"|hf_[A-Za-z0-9]{30,}"  # Hugging Face
     rb"|xox[abprs]-[A-Za-z0-9-]{10,}"  # Slack
-    rb"|agl-(?:admin|runner)-[A-Za-z0-9_-]{20,})"  # ours
+    rb"|agl-(?:admin|runner|secret|attempt)-[A-Za-z0-9_-]{20,})"  # ours
 )
 _REDACTED = b"[redacted]"
 

@@ -44,21 +44,6 @@ async def test_a_program_runs_once_for_each_task_and_its_rewards_are_told(tmp_pa
     assert [rollout.input for rollout, _ in await kept(tmp_path)] == [0.25, {"worth": 1}]
 
 
-async def test_the_calls_of_a_program_are_recorded_as_its_own(tmp_path: Path) -> None:
-    script = (
-        'curl -sS --fail "$OPENAI_BASE_URL/chat/completions" -H "Authorization: Bearer $OPENAI_API_KEY" '
-        '-H "Content-Type: application/json" '
-        """-d '{"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}' > /dev/null && agl reward 0.5"""
-    )
-    with ScriptedModel() as model:
-        ran = agl_("run", "--model", f"tiny={model.base_url}", "--task", "x", "--", "sh", "-c", script, cwd=tmp_path)
-
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    [(_, spans)] = await kept(tmp_path)
-    assert agl.find_final_reward(spans) == 0.5
-    assert "openai.chat.completion" in [span.name for span in spans]
-
-
 def test_a_run_that_fails_ends_with_1(tmp_path: Path) -> None:
     ran = agl_("run", "--timeout", "1", "--", "sleep", "300", cwd=tmp_path)
 

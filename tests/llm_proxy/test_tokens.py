@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -12,7 +13,8 @@ import agentlightning as agl
 from agentlightning.local_model import LocalModel, serve_local_model
 from tests.scripted_model import Answer, ScriptedModel
 
-from .conftest import Attempt, Tee, serving
+from .agreement import compare, converse
+from .conftest import Attempt
 
 HELLO = [{"role": "user", "content": "Hello"}]
 GIVES_TOKENS = Answer("Hi there", token_ids=[7, 9], logprobs=True)
@@ -109,64 +111,23 @@ async def test_calls_that_nobody_records_are_not_asked_for_more(model: ScriptedM
 # Against llama.cpp itself
 
 
+@pytest.fixture(scope="module")
+def llama() -> Iterator[str]:
+    with serve_local_model(LocalModel(threads=1)) as base_url:
+        yield base_url
+
+
 @pytest.mark.model
 @pytest.mark.timeout(300)
-async def test_llama_cpps_token_ids_and_logprobs_are_recorded_exactly(proxy: agl.LLMProxy, attempt: Attempt):
-    with serve_local_model(LocalModel(threads=1)) as base_url:
-        await record_agrees_with_server(base_url, proxy, attempt, calls=10)
+async def test_llama_cpps_token_ids_and_logprobs_are_recorded_exactly(
+    llama: str, proxy: agl.LLMProxy, attempt: Attempt
+):
+    await compare(llama, proxy, attempt, calls=12)
 
 
 @pytest.mark.model
 @pytest.mark.timeout(300)
 async def test_a_conversation_is_one_sequence_without_a_token_that_was_not_read_or_sampled(
-    proxy: agl.LLMProxy, attempt: Attempt
+    llama: str, proxy: agl.LLMProxy, attempt: Attempt
 ):
-    messages: list[Any] = []
-    with serve_local_model(LocalModel(threads=1)) as base_url:
-        proxy.update_model_list({"m": base_url})
-        async with attempt.openai(proxy, timeout=120) as client:
-            for question in ("Say hello.", "Say it again.", "And once more."):
-                messages.append({"role": "user", "content": question})
-                answer = await client.chat.completions.create(model="m", messages=messages, max_tokens=8, temperature=0)
-                messages.append({"role": "assistant", "content": answer.choices[0].message.content})
-
-    [triplet] = agl.TracerTraceToTriplet(merge_turns=True).adapt(await attempt.spans())
-    calls = await attempt.calls()
-
-    whole = [*triplet.prompt["token_ids"], *triplet.response["token_ids"]]
-    assert whole == [*(calls[-1].prompt_token_ids or []), *(calls[-1].token_ids or [])]
-    sampled = [one for one, own in zip(triplet.response["token_ids"], triplet.response["sampled"], strict=True) if own]
-    assert sampled == [one for call in calls for one in call.token_ids or []]
-    assert triplet.metadata["turns"] == 3
-
-
-async def record_agrees_with_server(base_url: str, proxy: agl.LLMProxy, attempt: Attempt, calls: int) -> None:
-    """Make so many calls, every other one streamed, and hold the record to what the server sent, number for number."""
-    tee = Tee(base_url)
-    async with serving(tee) as url:
-        proxy.update_model_list({"m": url})
-        for number in range(calls):
-            messages = [{"role": "user", "content": f"Count from {number}"}]
-            seen = await _ask(attempt, proxy, messages=messages, max_tokens=8, stream=number % 2 == 1)
-            assert b"logprobs" not in seen
-    answers = [answer for path, answer in tee.answers if path == "/v1/chat/completions"]
-    prompts = [orjson.loads(answer)["tokens"] for path, answer in tee.answers if path == "/tokenize"]
-
-    recorded = await attempt.calls()
-
-    assert len(recorded) == len(answers) == len(prompts) == calls
-    for call, answer, prompt in zip(recorded, answers, prompts, strict=True):
-        entries, prompt_tokens = _sent(answer)
-        assert call.token_ids == [entry["id"] for entry in entries]
-        assert call.logprobs == [entry["logprob"] for entry in entries]
-        assert call.prompt_token_ids == prompt
-        assert len(prompt) == prompt_tokens == call.usage["prompt_tokens"]
-
-
-def _sent(answer: bytes) -> tuple[list[Any], int]:
-    """The logprobs entries of an answer, whole or streamed, and how many tokens its prompt had."""
-    lines = answer.splitlines() if answer.startswith(b"data:") else [b"data: " + answer]
-    pieces = [orjson.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
-    logprobs = [choice.get("logprobs") or {} for piece in pieces for choice in piece["choices"]]
-    [usage] = [piece["usage"] for piece in pieces if piece.get("usage")]
-    return [entry for one in logprobs for entry in one.get("content") or []], usage["prompt_tokens"]
+    await converse(llama, proxy, attempt, turns=3)

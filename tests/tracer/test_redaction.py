@@ -16,6 +16,7 @@ from agentlightning.tracer import OtelTracer
     [
         ("key sk-proj-a1B2c3D4e5", "key [redacted]"),
         ("Authorization: Bearer eyJhbGciOi.abc-123", "Authorization: [redacted]"),
+        (f"authorization=Bearer%20agl-attempt-{'0a' * 24}", "authorization=Bearer%20[redacted]"),
         ("AIza" + "b" * 35, "[redacted]"),
         ("ghp_" + "c" * 36, "[redacted]"),
         ("hf_" + "d" * 34, "[redacted]"),

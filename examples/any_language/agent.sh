@@ -1,0 +1,12 @@
+# An agent in shell, with nothing but curl and sed.
+set -eu
+
+answer=$(curl -sS --fail "$OPENAI_BASE_URL/chat/completions" \
+    -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \
+    -d "{\"model\": \"$AGL_MODEL\", \"messages\": [{\"role\": \"user\", \"content\": \"$AGL_TASK\"}]}")
+echo "$answer"
+
+case "$answer" in
+    *51*) agl reward 1 ;;
+    *) agl reward 0 ;;
+esac

@@ -33,6 +33,7 @@ def show_run(run: str, as_json: bool) -> None:
     """How RUN, a folder or a name in runs/, was started, and what came of it."""
     from pathlib import Path
 
+    from ..trainer.display import failed
     from ..trainer.run_folder import RUNS, RunFolder
 
     found = next((folder for path in (run, f"{RUNS}/{run}") if (folder := RunFolder(Path(path))).exists), None)
@@ -48,6 +49,8 @@ def show_run(run: str, as_json: bool) -> None:
         click.echo(f"It has not ended. If it was killed: agl resume {found.path}")
         return
     click.echo(f"{result.status} after {result.seconds:.1f} s: {result.counts}, mean reward {result.mean_reward}")
+    for line in failed(result):
+        click.echo(line)
     if result.error:
         click.echo(result.error)
     if summary := result.report.get("summary"):

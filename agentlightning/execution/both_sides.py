@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
+
+from ..errors import InvalidInput
+from ..store import LightningStore
+
+LOOK_SECONDS: Final = 1.0
+"""How often is looked whether rollouts wait for runners that are all done."""
 
 
 async def until_algorithm_ends(algorithm: Coroutine[Any, Any, Any], runners: Coroutine[Any, Any, None]) -> Any:
@@ -23,6 +29,13 @@ async def until_algorithm_ends(algorithm: Coroutine[Any, Any, Any], runners: Cor
     finally:
         await _cancelled(working)
         await _cancelled(running)
+
+
+async def complain_when_rollouts_wait(store: LightningStore) -> None:
+    """For after all runners have ended: raises when a rollout is in the queue, for which nobody will come."""
+    while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - nobody announces it from afar
+        await asyncio.sleep(LOOK_SECONDS)
+    raise InvalidInput("all runners have done their max_rollouts, but rollouts are waiting", field="max_rollouts")
 
 
 async def _cancelled(task: asyncio.Future[Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final, cast, get_args
 from ..errors import InvalidInput
 from ..store import LightningStore, LightningStoreClient, LightningStoreServer
 from .base import AlgorithmSide, ExecutionStrategy, OpenStore, Role, RunnerSide
-from .both_sides import until_algorithm_ends
+from .both_sides import complain_when_rollouts_wait, until_algorithm_ends
 from .interrupts import run_to_the_end
 from .losses import MAX_RESTARTS, Losses
 from .nursery import Ended, Nursery, StartMethod
@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
 """How long runners may take to stop: more than their own draining and giving back."""
-LOOK_SECONDS: Final = 1.0
-"""How often is looked whether rollouts wait for runners that are all done."""
 FAREWELL_SECONDS: Final = 3.0
 """How long the store is served after the algorithm's end, so that runners elsewhere hear of it: longer than the pause
 of a client that is trying again."""
@@ -158,7 +156,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                 if not nursery.running:
                     break
         if until_queue_empty:
-            await _complain_when_rollouts_wait(store)
+            await complain_when_rollouts_wait(store)
 
     async def _after(self, ended: Ended, losses: Losses, nursery: Nursery, url: str) -> None:
         if ended.crash is not None:
@@ -166,12 +164,6 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         if ended.exitcode:
             await losses.note(ended)
             nursery.start(ended.worker, url)
-
-
-async def _complain_when_rollouts_wait(store: LightningStore) -> None:
-    while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - nobody announces it from afar
-        await asyncio.sleep(LOOK_SECONDS)
-    raise InvalidInput("all runners have done their max_rollouts, but rollouts are waiting", field="max_rollouts")
 
 
 def _role(role: str) -> Role:

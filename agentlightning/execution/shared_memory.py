@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..store import LightningStore
 from .base import AlgorithmSide, ExecutionStrategy, OpenStore, RunnerSide
-from .both_sides import until_algorithm_ends
+from .both_sides import complain_when_rollouts_wait, until_algorithm_ends
 from .interrupts import run_to_the_end
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
             async with open_store() as store:
                 threads = [_RunnerThread(runner, store, n) for n in range(self._n_runners or n_runners)]
                 try:
-                    return await until_algorithm_ends(algorithm(store), _run_all(threads))
+                    return await until_algorithm_ends(algorithm(store), _run_all(threads, store))
                 finally:
                     await self._stop(threads)
 
@@ -54,7 +54,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
             logger.warning("A runner has not stopped within %g s; its thread is left behind.", self._grace)
 
 
-async def _run_all(threads: list[_RunnerThread]) -> None:
+async def _run_all(threads: list[_RunnerThread], store: LightningStore) -> None:
     for thread in threads:
         thread.start()
     ended = [thread.ended for thread in threads]
@@ -62,6 +62,7 @@ async def _run_all(threads: list[_RunnerThread]) -> None:
     for future in ended:
         if future.done():
             future.result()
+    await complain_when_rollouts_wait(store)
 
 
 class _RunnerThread:

@@ -37,9 +37,7 @@ class Job:
 
     def packed(self) -> bytes:
         """With everything it names, also what lives in `__main__`. Raises whatever cannot be pickled."""
-        logger = logging.getLogger("agentlightning")
-        speaks = any(not isinstance(handler, logging.FileHandler) for handler in logger.handlers)
-        return cloudpickle.dumps(Job(self.runner, logger.level if speaks else None))
+        return cloudpickle.dumps(Job(self.runner, _spoken_level()))
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,17 @@ def _unpacked(job: Job | bytes) -> Job:
 
         setup_logging(unpacked.log_level)
     return unpacked
+
+
+def _spoken_level() -> int | None:
+    """From which level on the `agentlightning` loggers are heard by others than files; None where they are not."""
+    logger = logging.getLogger("agentlightning")
+    handlers = [handler for handler in logger.handlers if not isinstance(handler, logging.FileHandler)]
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+        said = logging.LogRecord(logger.name, level, "", 0, "", None, None)
+        if logger.isEnabledFor(level) and any(level >= each.level and each.filter(said) for each in handlers):
+            return level
+    return None
 
 
 def become_independent(grace: float) -> None:

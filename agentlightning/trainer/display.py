@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,21 +17,33 @@ from .result import RunResult
 
 PLAIN_SECONDS: Final = 10.0
 """How often a line is printed where it cannot be replaced by the next."""
+REASONS: Final = 3
+"""How many reasons of failures are told in the end."""
 
 
 class Display(Callback):
-    """Speaks on stderr, so that what the script prints stays its own."""
+    """Speaks on stderr, so that what the script prints stays its own.
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+    Without `live` it prints plain lines on a terminal too, which leave a debugger its prompt.
+    """
+
+    def __init__(self, *, live: bool = True) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._may_live = live and self._console.is_terminal
         self._live: Live | None = None
         self._said = time.monotonic()
         self._last = ""
 
     def on_start(self, folder: Path) -> None:
         self._console.print(f"Run {folder.name} in {folder}", markup=False)
-        if self._console.is_terminal:
-            self._live = Live(Text("starting …"), console=self._console, refresh_per_second=4, transient=True)
+        if self._may_live:
+            self._live = Live(
+                Text("starting …"),
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe goes there
+            )
             self._live.start()
 
     def on_progress(self, progress: Progress) -> None:
@@ -49,6 +62,8 @@ class Display(Callback):
             self._live.stop()
         if self._last:
             self._say(self._last)
+        for reason in failed(result):
+            self._say(reason)
         if summary := result.report.get("summary"):
             self._say(str(summary))
         self._say(ending(result))
@@ -76,9 +91,17 @@ def ending(result: RunResult) -> str:
     """The last line: how it ended, and where everything lies."""
     counted = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items())) or "no rollouts"
     mean = "" if result.mean_reward is None else f", mean reward {result.mean_reward:.3f}"
-    return (
-        f"Run {result.name} {result.status} after {result.seconds:.1f} s: {counted}{mean}. It lies in {result.folder}"
-    )
+    lies = f"It lies in {result.folder}"
+    then = f"; to go on with it: agl resume {result.folder}" if result.status == "stopped" else ""
+    return f"Run {result.name} {result.status} after {result.seconds:.1f} s: {counted}{mean}. {lies}{then}"
+
+
+def failed(result: RunResult) -> list[str]:
+    """Why rollouts have failed, the most frequent reasons first."""
+    reasons = list(result.failures.items())
+    more = len(reasons) - REASONS
+    lines = [f"  {count} failed: {reason}" for reason, count in reasons[:REASONS]]
+    return [*lines, f"  … and {more} more reasons, see log.txt"] if more > 0 else lines
 
 
 def _duration(seconds: float) -> str:

@@ -42,6 +42,8 @@ class RunResult(BaseModel):
     """Over all rollouts that have one."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Rollouts by status."""
+    failures: dict[str, int] = Field(default_factory=dict)
+    """Failed rollouts by reason, the most frequent first."""
     seconds: float = 0.0
     report: dict[str, Any] = Field(default_factory=dict)
     """What the algorithm says it found."""

@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import threading
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ..logs import FORMAT
 
+LOGGER: Final = logging.getLogger("agentlightning")
 ACCESS: Final = logging.getLogger("agentlightning.store.access")
 """A line for every request is what `agl store` is for; here it would drown the rest."""
 
 
-@dataclass
 class RunLog:
-    """A context manager. Entering it again, in this process or a forked one, changes nothing."""
+    """A context manager. Entering it again, in a runner's thread or forked process, changes nothing."""
 
-    file: Path | None
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self._entered = 0
+        self._end = ExitStack()
+
+    def __reduce__(self) -> Any:
+        return RunLog, (self.file,)  # a fresh process opens it itself
 
     def __enter__(self) -> RunLog:
-        self._handler: logging.Handler | None = None
-        logger = logging.getLogger("agentlightning")
-        if self.file is None or any(_writes_to(handler, self.file) for handler in logger.handlers):
-            return self
-        self._handler = logging.FileHandler(self.file, encoding="utf-8", errors="backslashreplace")
-        self._handler.setFormatter(logging.Formatter(FORMAT))
-        self._level = logger.level
-        if not logger.isEnabledFor(logging.INFO):
-            logger.setLevel(logging.INFO)
-        logger.addHandler(self._handler)
-        if ACCESS.level == logging.NOTSET:
-            ACCESS.setLevel(logging.WARNING)
+        with _entering:
+            self._entered += 1
+            if self._entered == 1 and self.file is not None:
+                self._begin(self.file)
         return self
 
-    def __getstate__(self) -> dict[str, Path | None]:
-        return {"file": self.file}  # a fresh process opens it itself
-
     def __exit__(self, *_: object) -> None:
-        if self._handler is not None:
-            logger = logging.getLogger("agentlightning")
-            logger.removeHandler(self._handler)
-            logger.setLevel(self._level)
-            self._handler.close()
-            self._handler = None
-            ACCESS.setLevel(logging.NOTSET)
+        with _entering:
+            self._entered -= 1
+            if not self._entered:
+                self._end.close()
+
+    def _begin(self, file: Path) -> None:
+        handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+        handler.setFormatter(logging.Formatter(FORMAT))
+        self._end.callback(handler.close)
+        self._listen()
+        LOGGER.addHandler(handler)
+        self._end.callback(LOGGER.removeHandler, handler)
+        if ACCESS.level == logging.NOTSET:
+            ACCESS.setLevel(logging.WARNING)
+            self._end.callback(ACCESS.setLevel, logging.NOTSET)
+
+    def _listen(self) -> None:
+        """Have everything said from INFO on, but to nobody who did not want to hear it before."""
+        if LOGGER.isEnabledFor(logging.INFO):
+            return
+        quiet = _KeepQuiet(LOGGER.getEffectiveLevel())
+        for handler in [*LOGGER.handlers, *logging.getLogger().handlers]:
+            handler.addFilter(quiet)
+            self._end.callback(handler.removeFilter, quiet)
+        self._end.callback(LOGGER.setLevel, LOGGER.level)
+        LOGGER.setLevel(logging.INFO)
 
 
-def _writes_to(handler: logging.Handler, file: Path) -> bool:
-    return isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == file.absolute()
+class _KeepQuiet(logging.Filter):
+    def __init__(self, level: int) -> None:
+        super().__init__(LOGGER.name)
+        self._level = level
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= self._level or not super().filter(record)
+
+
+_entering = threading.Lock()
+"""Protects the count from runners' threads that enter and leave at the same time."""

@@ -158,6 +158,7 @@ class AlgorithmSide:
             history=history,
             mean_reward=monitor.tally.mean_reward,
             counts=await monitor.tally.counts(),
+            failures=monitor.tally.failures(),
             seconds=time.time() - self.began,
             report=self.algorithm.report() if error is None else {},
             returned=returned,

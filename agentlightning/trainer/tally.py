@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
 from ..algorithm.journal import MARK, is_sitting
 from ..store import LightningStore
 from ..store.contract import AnyRollout
-from ..types import RolloutStatus
+from ..types import AttemptedRollout, RolloutStatus
 from .result import Tried
 
 PAGE: Final = 1000
+LONGEST_REASON: Final = 200
 ENDED: Final[list[RolloutStatus]] = ["succeeded", "failed", "cancelled"]
 
 
@@ -41,6 +43,7 @@ class Tally:
         self._sums: dict[tuple[str | None, int | None], _Sum] = {}
         self._rewards = 0
         self._reward_sum = 0.0
+        self._reasons: Counter[str] = Counter()
 
     @property
     def mean_reward(self) -> float | None:
@@ -66,6 +69,10 @@ class Tally:
                 by_status[rollout.status] = by_status.get(rollout.status, 0) - 1
         return {status: count for status, count in by_status.items() if count > 0}
 
+    def failures(self) -> dict[str, int]:
+        """How many have failed for each reason, the most frequent first."""
+        return dict(self._reasons.most_common())
+
     def history(self) -> list[Tried]:
         """What came of each version of the resources."""
         return [_tried(*key, found) for key, found in self._sums.items()]
@@ -77,6 +84,13 @@ class Tally:
         if rollout.reward is not None:
             self._rewards += 1
             self._reward_sum += rollout.reward
+        if rollout.status == "failed":
+            self._reasons[_reason(rollout)] += 1
+
+
+def _reason(rollout: AnyRollout) -> str:
+    about = rollout.attempt.metadata if isinstance(rollout, AttemptedRollout) else None
+    return str((about or {}).get("reason") or "no reason was given")[:LONGEST_REASON]
 
 
 def _tried(resources_id: str | None, version: int | None, found: _Sum) -> Tried:

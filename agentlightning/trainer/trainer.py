@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..adapter import TraceAdapter, TracerTraceToTriplet
 from ..algorithm import Algorithm, Baseline, FastAlgorithm, as_algorithm
+from ..algorithm.function import GIVEN
 from ..execution import ClientServerExecutionStrategy, ExecutionStrategy, SharedMemoryExecutionStrategy
 from ..execution.base import OpenStore
 from ..litagent import LitAgent, as_agent
@@ -53,14 +55,15 @@ class Trainer:
         strategy: Any = None,
         port: int | None = None,
         llm_proxy: Any = None,
-        hooks: Sequence[Hook] | Hook | None = None,
+        hooks: Any = None,
         max_concurrency: int = 1,
         run_dir: str | Path | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Any = (),
         progress: bool = True,
     ) -> None:
-        if n_runners < 1:
-            raise ValueError(f"n_runners is at least 1, not {n_runners}")
+        for name, number in {"n_runners": n_runners, "max_concurrency": max_concurrency}.items():
+            if number < 1:
+                raise ValueError(f"{name} is at least 1, not {number}")
         self.algorithm = _algorithm(algorithm)
         self.n_runners = n_runners
         self.max_rollouts = max_rollouts
@@ -70,8 +73,8 @@ class Trainer:
         self.adapter = build(TracerTraceToTriplet if adapter is None else adapter, TraceAdapter[Any], what="adapter")
         self.strategy = _strategy(strategy, port)
         self.llm_proxy = _llm_proxy(llm_proxy)
-        self.hooks = [hooks] if isinstance(hooks, Hook) else list(hooks or ())
-        self.callbacks = list(callbacks)
+        self.hooks = [build(hook, Hook, what="hooks") for hook in _listed(hooks)]
+        self.callbacks = [build(callback, Callback, what="callbacks") for callback in _listed(callbacks)]
         self.run_dir = run_dir
         self._runner = runner
         self._store = store
@@ -90,7 +93,8 @@ class Trainer:
         Raises what the algorithm or a runner raised. With `resume` it goes on where a run in the same folder, or else
         the latest unfinished one of this algorithm and agent, was stopped or killed: what was done is not done again.
         """
-        return self._fit(self.strategy, self.algorithm, self.n_runners, agent, train_dataset, val_dataset, resume)
+        strategy, n_runners = self.strategy, self.n_runners
+        return self._fit(strategy, self.algorithm, n_runners, agent, train_dataset, val_dataset, resume=resume)
 
     def dev(
         self,
@@ -108,7 +112,8 @@ class Trainer:
                 f"dev is for algorithms that are soon done, and {_name(self.algorithm)} is not a FastAlgorithm: give "
                 "the trainer agl.Baseline(), or use fit with strategy='shm'"
             )
-        return self._fit(SharedMemoryExecutionStrategy(), self.algorithm, 1, agent, train_dataset, val_dataset, False)
+        strategy = SharedMemoryExecutionStrategy()
+        return self._fit(strategy, self.algorithm, 1, agent, train_dataset, val_dataset, resume=False, live=False)
 
     def _fit(
         self,
@@ -118,9 +123,12 @@ class Trainer:
         agent: LitAgent[Any] | Callable[..., Any],
         train_dataset: Dataset[Any] | None,
         val_dataset: Dataset[Any] | None,
+        *,
         resume: bool,
+        live: bool = True,
     ) -> RunResult:
         wrapped = as_agent(agent)
+        _require_datasets(train_dataset=train_dataset, val_dataset=val_dataset)
         if strategy.role == "runner":
             strategy.execute(_nothing, self._runner_side(wrapped, RunLog(None), True), _no_store, n_runners=n_runners)
             return RunResult(name="runners")
@@ -135,7 +143,7 @@ class Trainer:
             initial_resources=self.initial_resources,
             train_dataset=train_dataset,
             val_dataset=val_dataset,
-            callbacks=[JsonLines(), *([Display()] if self._progress else []), *self.callbacks],
+            callbacks=[JsonLines(), *([Display(live=live)] if self._progress else []), *self.callbacks],
             resume=resumed,
         )
         with RunLog(folder.log) as log:
@@ -162,15 +170,14 @@ class Trainer:
         return RunnerSide(self._runner_maker(), agent, self.hooks, log, ends_with_run)
 
     def _runner_maker(self) -> Callable[[], Runner[Any]]:
-        if self._runner is not None:
-            return functools.partial(build, self._runner, Runner[Any], what="runner")
-        return functools.partial(
-            LitAgentRunner[Any],
-            self.tracer,
-            max_rollouts=self.max_rollouts,
-            max_concurrency=self.max_concurrency,
-            drain_seconds=DRAIN_SECONDS,
-        )
+        offered = {
+            "tracer": self.tracer,
+            "max_rollouts": self.max_rollouts,
+            "max_concurrency": self.max_concurrency,
+            "drain_seconds": DRAIN_SECONDS,
+        }
+        given = LitAgentRunner[Any] if self._runner is None else self._runner
+        return functools.partial(build, given, Runner[Any], what="runner", offered=offered)
 
     def _opening(self, folder: RunFolder) -> OpenStore:
         """How the store is opened; one that was given as an instance stays open."""
@@ -194,38 +201,57 @@ def _no_store() -> AbstractAsyncContextManager[LightningStore]:
 
 
 def _algorithm(given: Any) -> Algorithm:
-    if given is None:
-        return Baseline()
+    names = {"baseline": Baseline}
     if isinstance(given, str):
-        given = Baseline if given == "baseline" else imported(given, "algorithm", {"baseline": Baseline})
-    if isinstance(given, (type, dict)):
-        return build(given, Algorithm, what="algorithm")
+        given = names.get(given) or imported(given, "algorithm", names)
+    if given is None or isinstance(given, (type, Mapping)) or _is_factory(given):
+        return build(Baseline if given is None else given, Algorithm, what="algorithm", names=names)
     return as_algorithm(given)
 
 
+def _is_factory(thing: Any) -> bool:
+    """A function that asks for nothing can do nothing as an algorithm, so it makes one."""
+    if isinstance(thing, Algorithm) or not callable(thing) or inspect.iscoroutinefunction(thing):
+        return False
+    return not set(inspect.signature(thing).parameters) & set(GIVEN)
+
+
 def _strategy(given: Any, port: int | None) -> ExecutionStrategy:
-    names: dict[str, Callable[[], ExecutionStrategy]] = {
-        "cs": lambda: ClientServerExecutionStrategy(server_port=port),
+    names: dict[str, Callable[..., ExecutionStrategy]] = {
+        "cs": functools.partial(ClientServerExecutionStrategy, server_port=port),
         "shm": SharedMemoryExecutionStrategy,
     }
     return build("cs" if given is None else given, ExecutionStrategy, what="strategy", names=names)
 
 
 def _llm_proxy(given: Any) -> Any:
-    if given is None or hasattr(given, "start"):
-        return given
-    return (
-        build(given, object, what="llm_proxy")
-        if not isinstance(given, str)
-        else build(imported(given, "llm_proxy"), object, what="llm_proxy")
-    )
-
-
-def _resources(given: Mapping[str, Any] | None) -> NamedResources | None:
     if given is None:
         return None
+    from ..llm_proxy import LLMProxy
+
+    return build(given, LLMProxy, what="llm_proxy")
+
+
+def _listed(given: Any) -> list[Any]:
+    """One thing or several as a list."""
+    return list(cast("Sequence[Any]", given)) if isinstance(given, (list, tuple)) else [given] if given else []
+
+
+def _require_datasets(**datasets: Any) -> None:
+    for name, dataset in datasets.items():
+        kind = type(dataset).__name__
+        is_one = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping)
+        if dataset is not None and not is_one:
+            raise TypeError(f"{name} is a list, or anything else with a length and items by number, not {kind}")
+
+
+def _resources(given: Any) -> NamedResources | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise TypeError(f"initial_resources is a dict of resources by name, not {type(given).__name__}")
     return ResourcesUpdate.model_validate(
-        {"resources_id": "", "create_time": 0, "update_time": 0, "version": 1, "resources": dict(given)}
+        {"resources_id": "", "create_time": 0, "update_time": 0, "version": 1, "resources": given}
     ).resources
 
 

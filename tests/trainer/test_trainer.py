@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from agentlightning.execution import ExecutionStrategy
 from agentlightning.trainer import Callback, RunResult
 from agentlightning.trainer.callbacks import Progress
 from agentlightning.trainer.components import build
-from agentlightning.trainer.display import ending, line
+from agentlightning.trainer.display import ending, failed, line
 
 
 @pytest.fixture(autouse=True)
@@ -41,26 +43,82 @@ class Named(agl.Baseline):
     """An algorithm that is found by import path."""
 
 
+def make_algorithm() -> agl.Algorithm:
+    return agl.Baseline()
+
+
+@agl.algo
+async def decorated(store: agl.LightningStore) -> int:
+    return 7
+
+
+NOTICED: list[bool] = []
+
+
+class NoticingHook(agl.Hook):
+    """Notes that it was called."""
+
+    async def on_rollout_end(self, **about: Any) -> None:
+        NOTICED.append(True)
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [
         None,
         agl.Baseline(),
         agl.Baseline,
+        make_algorithm,
+        functools.partial(agl.Baseline, n_epochs=1),
         "baseline",
         f"{__name__}:Named",
-        f"{__name__}.Named",
+        f"{__name__}.make_algorithm",
         {"type": agl.Baseline, "n_epochs": 1},
+        {"type": "baseline", "n_epochs": 1},
         {"type": "agentlightning.algorithm:Baseline"},
     ],
 )
-def test_a_component_comes_in_any_form(algorithm: Any):
-    assert train(half, [1, 2], algorithm=algorithm).counts == {"succeeded": 2}
+def test_an_algorithm_comes_in_any_form(algorithm: Any):
+    assert isinstance(agl.Trainer(algorithm=algorithm).algorithm, agl.Baseline)
+
+
+def test_a_function_that_asks_for_something_is_an_algorithm_itself():
+    async def plain(store: agl.LightningStore) -> int:
+        return 8
+
+    assert train(half, [], algorithm=f"{__name__}:decorated").returned == 7
+    assert train(half, [], algorithm=plain).returned == 8
+
+
+@pytest.mark.parametrize(
+    "component",
+    [
+        {
+            "tracer": f"{__name__}:agl.OtelTracer",
+            "adapter": {"type": agl.TracerTraceToTriplet, "reward_match": "final"},
+        },
+        {"strategy": {"type": "shm", "n_runners": 2}, "store": agl.InMemoryLightningStore},
+        {"strategy": "agentlightning:SharedMemoryExecutionStrategy", "store": "memory:"},
+        {"runner": agl.LitAgentRunner, "store": {"type": agl.SqliteLightningStore, "path": "mine.db"}},
+        {"runner": {"type": agl.LitAgentRunner, "poll_interval": 1.0}, "llm_proxy": "agentlightning:LLMProxy"},
+        {"runner": lambda: agl.LitAgentRunner(agl.OtelTracer()), "llm_proxy": {"type": agl.LLMProxy}},
+    ],
+    ids=repr,
+)
+def test_so_does_every_other_component(component: dict[str, Any]):
+    NOTICED.clear()
+
+    result = train(half, [1], hooks=NoticingHook, **component)
+
+    assert result.counts == {"succeeded": 1}
+    assert NOTICED == [True]
 
 
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
+        ("no_such_module:Name", "strategy='no_such_module:Name' means nothing: there is no module 'no_such_module'"),
+        ("agentlightning:Nothing", "strategy='agentlightning:Nothing' means nothing: there is no 'Nothing' in"),
         ("nonsense", "strategy='nonsense' means nothing: give 'cs', 'shm', an import path"),
         ({"n_runners": 2}, "strategy is given as a dict, so it needs a 'type'"),
         (7, "strategy is given as an instance, a class, a factory, an import path or a dict, not int"),
@@ -159,9 +217,64 @@ def test_a_store_that_was_given_stays_open():
     asyncio.run(store.close())
 
 
-def test_rollouts_that_wait_for_runners_that_are_done_end_the_run():
+@pytest.mark.parametrize("strategy", ["cs", "shm"])
+def test_rollouts_that_wait_for_runners_that_are_done_end_the_run(strategy: str):
     with pytest.raises(ValueError, match="max_rollouts"):
-        train(half, [1, 2, 3], strategy="cs", max_rollouts=2)
+        train(half, [1, 2, 3], strategy=strategy, max_rollouts=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"n_runners": 0}, "n_runners is at least 1, not 0"),
+        ({"max_concurrency": 0}, "max_concurrency is at least 1, not 0"),
+        ({"initial_resources": agl.PromptTemplate(template="x")}, "initial_resources is a dict of resources by name"),
+        ({"initial_resources": {"p": {"a": 1}}}, "needs a 'resource_type'"),
+        ({"hooks": [3]}, "hooks is given as an instance"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_named_before_anything_runs(options: dict[str, Any], complaint: str):
+    with pytest.raises((TypeError, ValueError), match=complaint):
+        agl.Trainer(**options)
+
+
+@pytest.mark.parametrize("tasks", [(n for n in range(3)), {"a": 1}, 7])
+def test_tasks_that_cannot_be_counted_are_refused(tasks: Any):
+    with pytest.raises(TypeError, match="train_dataset is a list, or anything else with a length"):
+        train(half, tasks)
+
+
+def test_failures_are_told_by_their_reasons():
+    result = train(odd_ones_fail, [0, 1, 2, 3])
+
+    assert result.failures == {"ValueError: odd": 2}
+    assert failed(result) == ["  2 failed: ValueError: odd"]
+
+
+def test_each_run_has_a_log_of_its_own():
+    first, second = train(half, [1]), train(half, [1, 2])
+
+    assert (first.folder / "log.txt").read_text().count("Completed in") == 1
+    assert (second.folder / "log.txt").read_text().count("Completed in") == 2
+
+
+def test_logging_that_was_set_up_says_no_more_during_a_run(capsys: pytest.CaptureFixture[str]):
+    logger = agl.setup_logging("ERROR")
+    try:
+        result = train(odd_ones_fail, [0, 1])
+        logger.warning("not this")
+        logger.error("but this")
+    finally:
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+
+    said = capsys.readouterr().err
+    assert "Completed in" not in said
+    assert "Failed in" in said
+    assert "not this" not in said
+    assert "but this" in said
+    assert "Completed in" in (result.folder / "log.txt").read_text()
 
 
 def test_a_sync_algorithm_may_block():

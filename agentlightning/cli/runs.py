@@ -5,14 +5,17 @@ from __future__ import annotations
 import click
 
 
-@click.group()
-def command() -> None:
-    """List runs, or show one of them."""
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """List the runs in runs/, or show one of them."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_runs)
 
 
 @command.command("list")
 @click.argument("folder", default="runs")
-def list_runs(folder: str) -> None:
+def list_runs(folder: str = "runs") -> None:
     """All runs in FOLDER, the latest first."""
     from ..trainer.run_folder import folders
 

@@ -16,6 +16,13 @@ import click
 @click.option("--n-runners", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--max-concurrency", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--strategy", type=click.Choice(["cs", "shm"]), default="cs", show_default=True)
+@click.option(
+    "--role",
+    type=click.Choice(["both", "algorithm", "runner"]),
+    help="Play one side only, the other being on other machines; default: AGL_CURRENT_ROLE, or both.",
+)
+@click.option("--host", help="With --role: where the algorithm's machine is; there, the address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Where the store is served; apart, 4747.")
 @click.option("--run-dir", help="Default: a new folder in runs/.")
 @click.option("--resume", is_flag=True, help="Go on with what was begun in the run's folder.")
 def command(
@@ -27,6 +34,9 @@ def command(
     n_runners: int,
     max_concurrency: int,
     strategy: str,
+    role: Any,
+    host: str | None,
+    port: int | None,
     run_dir: str | None,
     resume: bool,
 ) -> None:
@@ -34,7 +44,8 @@ def command(
 
     The file is imported, so what it does stands in functions or below `if __name__ == "__main__"`.
     """
-    from ..errors import AgentLightningError
+    from ..errors import AgentLightningError, RunnerDied
+    from ..execution import ClientServerExecutionStrategy
     from ..trainer import Trainer
 
     module, name = _module(agent)
@@ -44,17 +55,16 @@ def command(
             algorithm=_algorithm(module, algorithm),
             n_runners=n_runners,
             max_concurrency=max_concurrency,
-            strategy=strategy,
+            strategy=strategy if strategy == "shm" else ClientServerExecutionStrategy(role, host, port),
             run_dir=run_dir,
             initial_resources={"prompt_template": start} if start else None,
         )
-        trainer.fit(
-            _named(module, name),
-            _named(module, tasks),
-            val_dataset=_named(module, val_tasks) if val_tasks else None,
-            resume=resume,
-        )
-    except (AgentLightningError, FileExistsError, TypeError, ValueError) as error:
+    except (AgentLightningError, ImportError, TypeError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    train, val = _named(module, tasks), _named(module, val_tasks) if val_tasks else None
+    try:
+        trainer.fit(_named(module, name), train, val_dataset=val, resume=resume)
+    except (FileExistsError, RunnerDied) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -86,10 +96,16 @@ def _named(module: Any, name: str) -> Any:
 
 
 def _algorithm(module: Any, name: str) -> Any:
-    if name == "apo":
-        from openai import AsyncOpenAI
+    if name != "apo":
+        return getattr(module, name, name)
+    from ..algorithm import APO
+    from ..errors import MissingExtra
 
-        from ..algorithm import APO
-
+    try:
+        from openai import AsyncOpenAI, OpenAIError
+    except ImportError:
+        raise MissingExtra("openai", wanted_for="--algorithm apo") from None
+    try:
         return APO(AsyncOpenAI())
-    return getattr(module, name, name)
+    except OpenAIError as error:
+        raise click.ClickException(f"APO needs models to write prompts with. {error}") from None

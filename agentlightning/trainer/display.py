@@ -91,9 +91,9 @@ def ending(result: RunResult) -> str:
     """The last line: how it ended, and where everything lies."""
     counted = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items())) or "no rollouts"
     mean = "" if result.mean_reward is None else f", mean reward {result.mean_reward:.3f}"
-    lies = f"It lies in {result.folder}"
-    then = f"; to go on with it: agl resume {result.folder}" if result.status == "stopped" else ""
-    return f"Run {result.name} {result.status} after {result.seconds:.1f} s: {counted}{mean}. {lies}{then}"
+    return (
+        f"Run {result.name} {result.status} after {result.seconds:.1f} s: {counted}{mean}. It lies in {result.folder}"
+    )
 
 
 def failed(result: RunResult) -> list[str]:

@@ -148,7 +148,11 @@ class Trainer:
         )
         with RunLog(folder.log) as log:
             runner = self._runner_side(wrapped, log, False)
-            strategy.execute(side, runner, self._opening(folder), n_runners=n_runners)
+            try:
+                strategy.execute(side, runner, self._opening(folder), n_runners=n_runners)
+            except KeyboardInterrupt:
+                # Anew, without the event loop's frames: whoever pressed Ctrl-C wants to know how to go on.
+                raise KeyboardInterrupt(f"to go on with it: agl resume {folder.path}") from None
         assert side.result is not None
         return side.result
 

@@ -5,6 +5,7 @@ Nothing here is guarded by `if __name__ == "__main__"`, the agent is a closure, 
 
 import asyncio
 import os
+import signal
 import sys
 import time
 
@@ -60,8 +61,10 @@ def make_agent():
 
     def kills_its_runner_once(task, prompt_template, rollout):
         print("[Rollout] attempt", rollout.attempt.sequence_id, flush=True)
-        if rollout.attempt.sequence_id == 1:
+        if rollout.attempt.sequence_id == 1 and "helpful" in prompt_template.template:
             os._exit(3)
+        if rollout.attempt.sequence_id == 1 and "kind" in prompt_template.template:
+            os.kill(os.getpid(), signal.SIGSEGV)
         return score(task, prompt_template)
 
     def kills_its_runner(task, prompt_template):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -80,12 +81,15 @@ def test_a_runner_that_raises_ends_the_run_with_its_own_traceback(run: Start, wh
 
 
 @pytest.mark.parametrize("where", ["fork", "spawn", "forkserver"])
-def test_an_agent_that_kills_its_runner_costs_a_retry(run: Start, where: str):
+def test_an_agent_that_kills_its_runner_costs_a_retry(run: Start, where: str, tmp_path: Path):
     script = run(where, "kills_its_runner_once", "runners=2")
 
     assert script.wait() == 0, script.output
     script.wait_for_line(BEST)
-    assert [line for line in script.lines if "attempt" in line] == ["[Rollout] attempt 1", "[Rollout] attempt 2"] * 3
+    assert [int(line[-1]) for line in script.lines if line.startswith("[Rollout] attempt")] == [1, 2, 1, 1, 2]
+    [folder] = folders(tmp_path / "runs")
+    deaths = re.findall(r"Its process \(\d+\) (.*);", folder.log.read_text())
+    assert deaths == ["exited with code 3", "was killed by SIGSEGV"]
 
 
 def test_runners_that_die_again_and_again_end_the_run(run: Start):
@@ -132,6 +136,8 @@ def test_a_signal_stops_everything(run: Start, where: str, stop: signal.Signals,
     assert script.leaves_nothing()
     [folder] = folders(tmp_path / "runs")
     assert folder.result().status == "stopped"
+    if stop == signal.SIGINT:
+        assert script.lines[-1] == f"KeyboardInterrupt: to go on with it: agl resume {folder.path}"
 
 
 def test_a_second_ctrl_c_stops_at_once(run: Start):

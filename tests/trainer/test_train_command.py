@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from click.testing import CliRunner
 import agentlightning as agl
 from agentlightning.cli import main
 from agentlightning.trainer import TensorBoard
-from tests.processes import Program
+from tests.processes import Program, free_port
 
 FILE = """
 PROMPT = "Add {a}"
@@ -31,12 +33,13 @@ def agl_command(*arguments: str, folder: Path) -> Program:
     return Program("agentlightning.cli", *arguments, environment={"PYTHONPATH": str(Path.cwd())}, cwd=folder)
 
 
-def test_an_agent_in_a_file_is_run_without_a_script(folder: Path):
+def test_an_agent_in_a_file_is_run_without_a_script(folder: Path, monkeypatch: pytest.MonkeyPatch):
     program = agl_command("train", "adding.py:adder", "--strategy", "shm", "--run-dir", "runs/one", folder=folder)
 
     assert program.wait() == 0, program.output
     program.wait_for_line("Run one finished after .*: 2 succeeded, mean reward 5.000. It lies in .*/runs/one")
-    listed = CliRunner().invoke(main, ["runs", "list", str(folder / "runs")]).output
+    monkeypatch.chdir(folder)
+    listed = CliRunner().invoke(main, ["runs"]).output
     assert listed.split()[:3] == ["one", "finished", "Baseline"]
     shown = CliRunner().invoke(main, ["runs", "show", str(folder / "runs/one")]).output
     assert "agent: adder" in shown
@@ -49,14 +52,40 @@ def test_an_agent_in_a_file_is_run_without_a_script(folder: Path):
         (["nowhere.py:adder"], "'nowhere.py:adder' is not FILE.py:AGENT"),
         (["adding.py:divider"], "adding.py has no divider"),
         (["adding.py:adder", "--algorithm", "magic"], "algorithm='magic' means nothing"),
+        (["adding.py:adder", "--algorithm", "apo"], "APO needs models to write prompts with. .*OPENAI_API_KEY"),
+        (["adding.py:adder", "--run-dir", "."], "holds a run already"),
+        (["adding.py:adder", "--port", "high"], "'high' is not a valid integer"),
     ],
 )
-def test_a_mistake_is_named(arguments: list[str], complaint: str, folder: Path):
-    program = agl_command("train", *arguments, folder=folder)
+def test_a_mistake_is_named(arguments: list[str], complaint: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delitem(sys.modules, "adding", raising=False)
+    (folder / "config.json").write_text("{}")
+
+    ended = CliRunner().invoke(main, ["train", *arguments])
+
+    assert ended.exit_code in (1, 2)
+    assert re.search(complaint, ended.output.replace("\n", " "))
+
+
+def test_what_an_algorithm_in_a_file_raises_is_shown_with_its_traceback(folder: Path):
+    (folder / "adding.py").write_text(f"{FILE}\ndef best(store):\n    raise ValueError('no idea')\n")
+    program = agl_command("train", "adding.py:adder", "--algorithm", "best", "--strategy", "shm", folder=folder)
 
     assert program.wait() == 1
-    program.wait_for_line(complaint)
-    assert "Traceback" not in program.output
+    program.wait_for_line("raise ValueError\\('no idea'\\)")
+
+
+def test_both_sides_of_agl_train_can_be_started_apart(folder: Path):
+    command = ["train", "adding.py:adder", "--port", str(free_port())]
+    runners = agl_command(*command, "--role", "runner", "--n-runners", "2", folder=folder)
+    algorithm = agl_command(*command, "--role", "algorithm", folder=folder)
+
+    assert algorithm.wait() == 0, algorithm.output
+    assert runners.wait() == 0, runners.output
+    algorithm.wait_for_line("2 succeeded, mean reward 5.000")
 
 
 def test_tensorboard_gets_the_same_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch):

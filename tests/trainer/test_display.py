@@ -1,0 +1,72 @@
+"""What a person at a terminal sees: a real terminal, with the script on its other side."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+
+SCRIPT = """
+import agentlightning as agl
+
+def agent(task):
+    {body}
+    return 0.5
+
+trainer = agl.Trainer(strategy="shm", tracer=agl.OtelTracer())
+trainer.{call}(agent, [41, 42])
+"""
+
+
+def at_a_terminal(folder: Path, script: str, *, typed: str = "", stdout: Path | None = None) -> str:
+    """All that the terminal has shown when the script has ended."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(folder)
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+        if stdout:
+            os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT), 1)
+        os.execv(sys.executable, [sys.executable, "-c", script])
+    os.write(terminal, typed.encode())
+    shown = _read_all(terminal)
+    assert os.waitpid(pid, 0)[1] == 0, shown
+    return shown
+
+
+def _read_all(terminal: int) -> str:
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    except OSError:  # how Linux says that the other side is gone
+        pass
+    os.close(terminal)
+    return shown.decode()
+
+
+def test_a_live_line_is_on_the_terminal_and_what_the_agent_prints_in_the_file(tmp_path: Path):
+    script = SCRIPT.format(body="print('task', task)", call="fit")
+
+    shown = at_a_terminal(tmp_path, script, stdout=tmp_path / "out.txt")
+
+    assert "\x1b[?25l" in shown  # the cursor is hidden, as long as a line is alive
+    assert "0:00] 2 done, mean reward 0.500" in shown
+    assert "task 41" not in shown
+    assert (tmp_path / "out.txt").read_text() == "task 41\ntask 42\n"
+
+
+def test_a_breakpoint_in_the_agent_works_with_dev(tmp_path: Path):
+    script = SCRIPT.format(body="breakpoint()", call="dev")
+
+    shown = at_a_terminal(tmp_path, script, typed="p task + 1000\nc\np task + 1000\nc\n")
+
+    assert "\x1b[" not in shown
+    assert shown.count("(Pdb)") == 4
+    assert "1041" in shown
+    assert "1042" in shown
+    assert "2 succeeded" in shown

@@ -23,8 +23,9 @@ from starlette.routing import Route
 
 from ..errors import InvalidInput, NotFound, StoreUnavailable, TooLarge
 from .encoded_span import EncodedSpan
+from .limits import Gate
 from .otlp_spans import Arrived, AttemptIds, Refused, ids_in, parse, read
-from .security import SPEAKS_FOR, read_body
+from .security import SPEAKS_FOR
 from .sql import SqlStore
 
 PATH = "/v1/traces"
@@ -42,8 +43,9 @@ _GOOGLE_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
 class Otlp:
     """Takes spans into one store."""
 
-    def __init__(self, store: SqlStore) -> None:
+    def __init__(self, store: SqlStore, gate: Gate) -> None:
         self._store = store
+        self._gate = gate
 
     def routes(self) -> list[Route]:
         return [Route(PATH, self._take, methods=["POST"])]
@@ -53,7 +55,9 @@ class Otlp:
         if kind not in (_JSON, _PROTOBUF):
             return _failure(_JSON, 415, f"{PATH} takes {_PROTOBUF} and {_JSON}, not {kind}")
         try:
-            refused = await self._store_all(await _arrivals(request, kind), request)
+            refused = await self._store_body(request, kind)
+        except ConnectionResetError:
+            return Response(status_code=499)
         except TooLarge as error:
             return _failure(kind, 413, str(error))
         except InvalidInput as error:
@@ -61,6 +65,13 @@ class Otlp:
         except StoreUnavailable as error:
             return _failure(kind, 503, str(error))
         return _success(kind, refused)
+
+    async def _store_body(self, request: Request, kind: str) -> list[str]:
+        body = await self._gate.enter(request.scope, request.receive)
+        try:
+            return await self._store_all(await _arrivals(body, request, kind), request)
+        finally:
+            self._gate.leave(len(body))
 
     async def _store_all(self, arrivals: Sequence[Arrived | Refused], request: Request) -> list[str]:
         """Store what can be; why the rest cannot."""
@@ -112,8 +123,7 @@ def _baggage(request: Request) -> AttemptIds | None:
 # The body
 
 
-async def _arrivals(request: Request, kind: str) -> list[Arrived | Refused]:
-    body = await read_body(request.scope, request.receive)
+async def _arrivals(body: bytes, request: Request, kind: str) -> list[Arrived | Refused]:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     work = partial(_read, body, encoding, as_json=kind == _JSON)
     return await asyncio.to_thread(work) if len(body) >= _LARGE else work()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -115,7 +115,8 @@ class Guard:
             return
         if scope["path"] not in ATTEMPTS_MAY or not given.strip().startswith(ATTEMPT_TOKEN.encode()):
             raise Unauthorized()
-        scope[SPEAKS_FOR] = partial(_is_token_of, given.strip(), secret_of(self._token.decode()))
+        makers = [token for token in (self._token, self._runner_token) if token is not None]
+        scope[SPEAKS_FOR] = partial(_is_token_of, given.strip(), [secret_of(token.decode()) for token in makers])
 
 
 def _check_runner(path: str) -> None:
@@ -124,8 +125,9 @@ def _check_runner(path: str) -> None:
         raise Forbidden(f"a runner's token does not open {operation}; ask with the admin's", field="Authorization")
 
 
-def _is_token_of(given: bytes, secret: str, rollout_id: str, attempt_id: str) -> bool:
-    return hmac.compare_digest(given, attempt_token(secret, rollout_id, attempt_id).encode())
+def _is_token_of(given: bytes, secrets: Sequence[str], rollout_id: str, attempt_id: str) -> bool:
+    made = [attempt_token(secret, rollout_id, attempt_id).encode() for secret in secrets]
+    return any(hmac.compare_digest(given, token) for token in made)
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY) -> bytes:

@@ -157,10 +157,10 @@ class LightningStoreServer(LightningStore):
         store = cast("SqlStore", self.store)
         gate = Gate(self._limits)
         metrics = Metrics(store, gate, self._exporter)
-        return _FrontDoor(_Operations(store, build_app(store, metrics), gate), self._guard, metrics)
+        return _FrontDoor(_Operations(store, build_app(store, metrics, gate), gate), self._guard, metrics)
 
 
-def build_app(store: SqlStore, metrics: Metrics) -> Starlette:
+def build_app(store: SqlStore, metrics: Metrics, gate: Gate) -> Starlette:
     """What stands beside the operations of the contract."""
 
     async def describe(_: Request) -> Response:
@@ -184,7 +184,7 @@ def build_app(store: SqlStore, metrics: Metrics) -> Starlette:
             HttpRoute("/metrics", counted, methods=["GET"]),
             *page_routes(),
             *Events(store).routes(),
-            *Otlp(store).routes(),
+            *Otlp(store, gate).routes(),
         ],
         exception_handlers={
             HTTPException: _no_such_route,

@@ -20,7 +20,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 import agentlightning as agl
 from agentlightning.attempt_tokens import attempt_token, secret_of
-from agentlightning.errors import StoreBusy, TooLarge
+from agentlightning.errors import TooLarge
+from agentlightning.store.limits import Limits
 from agentlightning.store.otlp import unpacked
 from agentlightning.types import AttemptedRollout
 
@@ -28,7 +29,7 @@ from .raw import Answer, Raw
 
 TRACE, SPAN = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174"
 BOMB = gzip.compress(bytes(1_000_000_000), compresslevel=9)
-TOKEN = "0123456789abcdef" * 2
+TOKEN, RUNNER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 
 
 class Live:
@@ -70,9 +71,10 @@ def traces(*spans: dict[str, Any], resource: dict[str, str] | None = None) -> di
     return {"resourceSpans": [{"resource": {"attributes": pairs(resource or {})}, "scopeSpans": [scope]}]}
 
 
-async def serving(token: str | None = None) -> AsyncIterator[Live]:
+async def serving(token: str | None = None, limits: Limits | None = None) -> AsyncIterator[Live]:
     async with agl.InMemoryLightningStore() as store:
-        server = agl.LightningStoreServer(store, port=0, token=token)
+        runner_token = RUNNER if token else None
+        server = agl.LightningStoreServer(store, port=0, token=token, runner_token=runner_token, limits=limits)
         await server.start()
         async with Raw(server.endpoint) as raw:
             live = Live(store, server, raw)
@@ -230,21 +232,18 @@ async def test_broken_gzip_is_refused(live: Live, broken: bytes) -> None:
     assert answer.status in (400, 413)
 
 
-async def test_a_busy_store_says_503_and_when_to_come_again(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def busy(_: Any) -> Any:
-        raise StoreBusy
+async def test_a_store_that_is_full_says_503_and_when_to_come_again() -> None:
+    async for live in serving(limits=Limits(requests=0)):
+        answer = await live.send(span(**live.ids))
 
-    monkeypatch.setattr(live.store, "add_encoded_spans", busy)
-
-    answer = await live.send(span(**live.ids))
-
-    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    assert answer.json["code"] == 14
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert answer.json["code"] == 14
 
 
-async def test_an_attempts_token_adds_spans_to_its_own_attempt_and_opens_nothing_else(locked: Live) -> None:
+@pytest.mark.parametrize("maker", [TOKEN, RUNNER])
+async def test_an_attempts_token_adds_spans_to_its_own_attempt_and_opens_nothing_else(locked: Live, maker: str) -> None:
     another = await locked.store.start_rollout("another task")
-    token = attempt_token(secret_of(TOKEN), locked.attempted.rollout_id, locked.attempted.attempt.attempt_id)
+    token = attempt_token(secret_of(maker), locked.attempted.rollout_id, locked.attempted.attempt.attempt_id)
     bearer = f"Bearer {token}"
 
     own = await locked.send(span("aa" * 8, **locked.ids), Authorization=bearer)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .agentops import AGENTOPS
     from .openinference import OPENINFERENCE
     from .patches import Instrumentation
+    from .pydantic_ai import PYDANTIC_AI
     from .threads import CONTEXT_IN_THREADS
     from .wire_tap import WIRE_TAP
 
@@ -20,11 +21,12 @@ _HOME = {
     "AGENTOPS": "agentops",
     "CONTEXT_IN_THREADS": "threads",
     "OPENINFERENCE": "openinference",
+    "PYDANTIC_AI": "pydantic_ai",
     "WIRE_TAP": "wire_tap",
     "Instrumentation": "patches",
 }
 
-__all__ = ["AGENTOPS", "CONTEXT_IN_THREADS", "OPENINFERENCE", "WIRE_TAP", "Instrumentation"]
+__all__ = ["AGENTOPS", "CONTEXT_IN_THREADS", "OPENINFERENCE", "PYDANTIC_AI", "WIRE_TAP", "Instrumentation"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Final, Protocol
 
 from opentelemetry import context
@@ -18,6 +19,10 @@ SUPPRESSED: Final = context._SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[rep
 
 _SUPPRESSED_TOO: Final = "suppress_instrumentation"
 """The same as older instrumentation libraries spell it."""
+
+
+BENEATH: Final = ContextVar("agentlightning_beneath", default=False)
+"""Whether an HTTP library that is tapped is sending a call here: a library that it may use for that is not its own."""
 
 
 class Listener(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Concatenate, ParamSpec
 
@@ -16,11 +16,14 @@ import orjson
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from .. import semconv
+from . import langchain
 from .body_size import LARGEST_BODY, cut_to_size
 from .call_record import ERROR_MESSAGE, EVENTS, UNREAD, completed, error_message, read_object
-from .dialects import Dialect, chat, dialect_of
+from .dialects import Dialect, chat, dialect_of, may_be_call
 from .dialects.base import Json
 from .listening import Listener, hosted_call_span
+
+__all__ = ["OpenCall", "begin", "host_attributes", "may_be_call", "open_calls"]
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
@@ -154,8 +157,21 @@ def begin(listener: Listener, path: str, content: bytes, host: Json) -> OpenCall
     if len(content) > LARGEST_BODY:
         attributes.update(_cut(dialect, content))
     hosted = hosted_call_span()
-    span = hosted or listener.instrument_with.start_span(dialect.span_name, kind=SpanKind.CLIENT)
+    span = hosted or listener.instrument_with.start_span(dialect.span_name, langchain.around(), SpanKind.CLIENT)
     return OpenCall(span, attributes, at_once=listener.read_at_once, hosted=hosted is not None)
+
+
+def host_attributes(host: str | None, port: int | None, path: str, headers: Mapping[str, str]) -> Json:
+    """Where a request goes, and how often it has been sent before."""
+    found: Json = {"url.path": path}
+    if host:
+        found["server.address"] = host
+    if port:
+        found["server.port"] = port
+    resent = headers.get("x-stainless-retry-count", "0")
+    if resent.isdecimal() and resent != "0":
+        found["http.request.resend_count"] = int(resent)
+    return found
 
 
 def _dialect(path: str, content: bytes) -> Dialect | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..instrumentation import CONTEXT_IN_THREADS, OPENINFERENCE, WIRE_TAP, Instrumentation
+from ..instrumentation import CONTEXT_IN_THREADS, OPENINFERENCE, PYDANTIC_AI, WIRE_TAP, Instrumentation
 from .otel import OtelTracer
 from .provider import PROCESSOR
 from .scope import Scope
@@ -14,8 +14,12 @@ class LightningTracer(OtelTracer):
     """
 
     def instrumentations(self) -> list[Instrumentation]:
-        """The wire tap, the context in threads, and OpenInference where it is installed."""
-        return [CONTEXT_IN_THREADS, WIRE_TAP, OPENINFERENCE]
+        """The wire tap, the context in threads, and what is installed of OpenInference and of PydanticAI."""
+        return [CONTEXT_IN_THREADS, WIRE_TAP, OPENINFERENCE, PYDANTIC_AI]
+
+    def entering(self, scope: Scope) -> None:
+        """Let libraries speak that the agent has imported since."""
+        PYDANTIC_AI.look_again()
 
     def leaving(self, scope: Scope) -> None:
         """End streams that the agent neither read to the end nor closed."""

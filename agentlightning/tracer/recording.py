@@ -11,6 +11,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
+from ..instrumentation import langchain
 from ..types import Span, SpanCoreFields, TraceStatus
 from ..types.spans import NANOSECONDS
 from .scope import Scope
@@ -38,7 +39,8 @@ class Recording:
         )
         self._scope = scope
         self._end_time = end_time
-        self._otel = tracer.start_span(name, start_time=_nanoseconds(self._core.start_time)) if tracer else None
+        begun = _nanoseconds(self._core.start_time)
+        self._otel = tracer.start_span(name, langchain.around(), start_time=begun) if tracer else None
 
     @property
     def span(self) -> SpanCoreFields:

@@ -124,3 +124,42 @@ def test_spans_that_name_each_other_as_parents_do_not_hang_it():
     one.parent_id, other.parent_id = other.span_id, one.span_id
 
     assert len(llm_calls([one, other])) <= 2
+
+
+def test_a_librarys_span_beside_the_wires_under_one_parent_is_the_same_call():
+    step = span("model", at=(0, 9))
+    framework = _framework("Hello", within=step, at=(1, 4))
+    wire = wire_span("Hello", "Well", id="r1", within=step, at=(2, 3))
+
+    [call] = llm_calls([wire, framework, step])
+
+    assert call.span_ids == [wire.span_id, framework.span_id]
+    assert call.parent_id == step.span_id
+
+
+def test_of_calls_at_the_same_time_beside_each_other_each_finds_its_own():
+    step = span("model", at=(0, 9))
+    first, second = (_framework(asked, within=step, at=at) for asked, at in (("One", (1, 8)), ("Two", (2, 7))))
+    wires = [wire_span(asked, "Well", within=step, at=at) for asked, at in (("One", (1.5, 7.5)), ("Two", (2.5, 6.5)))]
+
+    calls = llm_calls([*wires, second, first, step])
+
+    assert [call.span_ids for call in calls] == [[wires[0].span_id, first.span_id], [wires[1].span_id, second.span_id]]
+
+
+def test_a_call_that_goes_on_from_an_answer_the_server_remembers_shows_the_whole_conversation():
+    def responses(asked: str, said: str, id: str, **more: str):
+        output = [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": said}]}]
+        request = {"model": "m", "instructions": "Be brief.", "input": asked, **more}
+        attributes = {"url.path": "/v1/responses", "agentlightning.request": request}
+        return span("openai.responses", {**attributes, "agentlightning.response": {"id": id, "output": output}})
+
+    [_, _, call] = llm_calls(
+        [
+            responses("One?", "1", "r1"),
+            responses("Two?", "2", "r2", previous_response_id="r1"),
+            responses("Three?", "3", "r3", previous_response_id="r2"),
+        ]
+    )
+
+    assert [message["content"] for message in call.messages] == ["Be brief.", "One?", "1", "Two?", "2", "Three?"]

@@ -29,6 +29,14 @@ async def test_suppressed_calls_are_not_recorded(client: OpenAI, key: str) -> No
     assert spans == []
 
 
+async def test_the_tap_can_be_switched_off_for_a_process(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGL_WIRE_TAP", "off")
+    async with recorded() as spans:
+        client.chat.completions.create(model="m", messages=HELLO)
+
+    assert spans == []
+
+
 async def test_other_requests_are_not_recorded(model: ScriptedModel, client: OpenAI) -> None:
     async with recorded() as spans:
         client.models.list()

@@ -1,7 +1,8 @@
 """Every call of a trace, once: what several spans tell of one call becomes one view.
 
 Spans tell of the same call when they carry the same response id; or when one is inside the other, in the trace and in
-time, and nothing contradicts; or when they are the failed tries before the one that was answered.
+time, and nothing contradicts; or beside the other under one parent, for libraries that keep their spans to themselves;
+or when they are the failed tries before the one that was answered.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 from ...types import Span
 from . import agentops
+from .continued import continued
 from .reading import RANK, read
 from .view import LLMCall, merged
 
@@ -25,9 +27,10 @@ def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
     groups = _Groups(len(calls))
     _join_by_response_id(calls, groups)
     _join_nested(_Tree(spans, calls), groups)
+    _join_beside(calls, groups)
     _join_what_was_sent_again(calls, groups)
     parents = {span.span_id: span.parent_id for span in spans}
-    return [_one([calls[index] for index in group], parents) for group in groups]
+    return continued([_one([calls[index] for index in group], parents) for group in groups])
 
 
 class _Groups:
@@ -118,6 +121,29 @@ def _join_nested(tree: _Tree, groups: _Groups) -> None:
 def _may_be_one(outer: LLMCall, inner: LLMCall) -> bool:
     known = outer.response_id is not None and inner.response_id is not None
     return outer.operation == inner.operation and (not known or outer.response_id == inner.response_id)
+
+
+def _join_beside(calls: list[LLMCall], groups: _Groups) -> None:
+    """What went over the wire with the shortest call around it that is known from elsewhere, under the same parent."""
+    alone = [group[0] for group in groups if len(group) == 1]
+    elsewhere = [index for index in alone if calls[index].dialect != "wire" and _length(calls[index]) is not None]
+    for index in (index for index in alone if calls[index].dialect == "wire" and calls[index].parent_id):
+        inner = calls[index]
+        around = [
+            other
+            for other in elsewhere
+            if calls[other].parent_id == inner.parent_id
+            and _contains(calls[other], inner)
+            and _may_be_one(calls[other], inner)
+        ]
+        if around:
+            outer = min(around, key=lambda other: _length(calls[other]) or 0.0)
+            elsewhere.remove(outer)
+            groups.join(outer, index)
+
+
+def _length(call: LLMCall) -> float | None:
+    return None if call.start_time is None or call.end_time is None else call.end_time - call.start_time
 
 
 def _join_what_was_sent_again(calls: list[LLMCall], groups: _Groups) -> None:

@@ -97,7 +97,17 @@ def _of_responses(answered: Json) -> str | None:
 def _id(answered: Json) -> str | None:
     # A model's own answer has an id beside what it says; a framework's output may have some other thing's.
     own = any(key in answered for key in ("choices", "content", "output"))
-    return str(answered["id"]) if own and answered.get("id") else None
+    found = answered.get("id") if own else _langchains(answered)
+    return str(found) if found else None
+
+
+def _langchains(answered: Json) -> Any:
+    """The model's own id in what LangChain makes of an answer."""
+    match answered.get("generations"):
+        case [[{"message": {"kwargs": {"response_metadata": {"id": str(given)}}}}, *_], *_]:
+            return given
+        case _:
+            return None
 
 
 def _parameters(attributes: Attributes) -> Json:

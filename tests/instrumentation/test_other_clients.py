@@ -1,0 +1,170 @@
+"""Calls of clients that are built on aiohttp or requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+import requests
+
+from agentlightning.types import Span
+from tests.scripted_model import Answer, ScriptedModel
+
+from .conftest import raw, recorded
+
+ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+STREAMED = {**ASKED, "stream": True}
+SAID = "You said: Hello"
+
+
+async def test_a_call_through_aiohttp_is_recorded_whole(model: ScriptedModel) -> None:
+    async with recorded() as spans, aiohttp.ClientSession() as session:
+        async with session.post(f"{model.base_url}/chat/completions", json=ASKED) as response:
+            answer = await response.json()
+        async with session.post(f"{model.base_url}/chat/completions", data=json.dumps(ASKED)) as response:
+            await response.read()
+
+    assert [raw(span, "request") for span in spans] == [ASKED, ASKED]
+    assert raw(spans[0], "response") == answer
+    assert spans[0].attributes["server.port"] == int(model.base_url.split(":")[2].split("/")[0])
+    assert [span.attributes["gen_ai.completion.0.content"] for span in spans] == [SAID, SAID]
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+@pytest.mark.parametrize("way", ["lines", "any", "chunks", "whole"])
+async def test_a_stream_through_aiohttp_is_recorded_whole_however_it_is_read(
+    model: ScriptedModel, way: str, gzip: bool
+) -> None:
+    model.script(Answer(SAID, gzip=gzip))
+    async with recorded() as spans, _stream(model) as response:
+        match way:
+            case "lines":
+                got = b"".join([line async for line in response.content])
+            case "any":
+                got = b"".join([chunk async for chunk in response.content.iter_any()])
+            case "chunks":
+                got = b"".join([chunk async for chunk, _ in response.content.iter_chunks()])
+            case _:
+                got = await response.read()
+
+    assert got.endswith(b"data: [DONE]\n\n")
+    [span] = spans
+    assert span.attributes["gen_ai.completion.0.content"] == SAID
+    assert "agentlightning.incomplete" not in span.attributes
+
+
+async def test_an_aiohttp_stream_left_early_is_recorded_as_far_as_it_came(model: ScriptedModel) -> None:
+    model.script(Answer("word " * 20_000))
+    async with recorded() as spans, _stream(model) as response:
+        await response.content.readline()
+
+    [span] = spans
+    assert span.attributes["agentlightning.incomplete"] is True
+    assert span.status.status_code == "UNSET"
+
+
+async def test_an_aiohttp_stream_that_breaks_is_an_error_and_raises_what_it_would(model: ScriptedModel) -> None:
+    model.script(Answer("one two three", break_after=2))
+    async with recorded() as spans, _stream(model) as response:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+    [span] = spans
+    assert (span.status.status_code, span.attributes["error.type"]) == ("ERROR", "ClientPayloadError")
+
+
+async def test_failures_through_aiohttp_are_recorded(model: ScriptedModel) -> None:
+    model.script(Answer("too much", status=429))
+    async with recorded() as spans, aiohttp.ClientSession() as session:
+        async with session.post(f"{model.base_url}/chat/completions", json=ASKED) as response:
+            assert response.status == 429
+            await response.read()
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.post("http://127.0.0.1:1/v1/chat/completions", json=ASKED)
+
+    assert [span.status.status_code for span in spans] == ["ERROR", "ERROR"]
+    assert spans[0].status.description == "HTTP 429: too much"
+
+
+def test_a_call_through_requests_is_recorded_whole(model: ScriptedModel) -> None:
+    spans = _recorded(lambda: requests.post(f"{model.base_url}/chat/completions", json=ASKED, timeout=10).json())
+
+    [span] = spans
+    assert raw(span, "request") == ASKED
+    assert span.attributes["gen_ai.completion.0.content"] == SAID
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+@pytest.mark.parametrize("way", ["lines", "content"])
+def test_a_stream_through_requests_is_recorded_whole(model: ScriptedModel, way: str, gzip: bool) -> None:
+    model.script(Answer(SAID, gzip=gzip))
+
+    def read() -> bytes:
+        with requests.post(f"{model.base_url}/chat/completions", json=STREAMED, stream=True, timeout=10) as response:
+            return response.content if way == "content" else b"\n".join(response.iter_lines())
+
+    [span] = _recorded(read)
+    assert span.attributes["gen_ai.completion.0.content"] == SAID
+    assert "agentlightning.incomplete" not in span.attributes
+
+
+def test_a_requests_stream_left_early_is_recorded_as_far_as_it_came(model: ScriptedModel) -> None:
+    model.script(Answer("word " * 20_000))
+
+    def read() -> None:
+        with requests.post(f"{model.base_url}/chat/completions", json=STREAMED, stream=True, timeout=10) as response:
+            next(response.iter_lines())
+
+    [span] = _recorded(read)
+    assert span.attributes["agentlightning.incomplete"] is True
+
+
+def test_failures_through_requests_are_recorded(model: ScriptedModel) -> None:
+    model.script(Answer("too much", status=429))
+
+    def fail() -> None:
+        assert requests.post(f"{model.base_url}/chat/completions", json=ASKED, timeout=10).status_code == 429
+        with pytest.raises(requests.ConnectionError):
+            requests.post("http://127.0.0.1:1/v1/chat/completions", json=ASKED, timeout=10)
+
+    spans = _recorded(fail)
+    assert [span.status.status_code for span in spans] == ["ERROR", "ERROR"]
+    assert spans[0].status.description == "HTTP 429: too much"
+
+
+def _recorded(work: Callable[[], object]) -> list[Span]:
+    async def record() -> list[Span]:
+        async with recorded() as spans:
+            work()
+        return spans
+
+    return asyncio.run(record())
+
+
+@asynccontextmanager
+async def _stream(model: ScriptedModel) -> AsyncIterator[aiohttp.ClientResponse]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{model.base_url}/chat/completions", json=STREAMED) as response,
+    ):
+        yield response
+
+
+async def _others(model: ScriptedModel) -> None:
+    async with recorded() as spans, aiohttp.ClientSession(model.url) as session:
+        async with session.get("/v1/models") as response:
+            assert type(response.content) is aiohttp.StreamReader
+        async with session.post("/elsewhere", json={"messages": []}) as response:
+            assert response.status == 404
+
+    assert spans == []
+
+
+def test_other_requests_are_left_alone(model: ScriptedModel) -> None:
+    asyncio.run(_others(model))
+    assert _recorded(lambda: requests.get(f"{model.base_url}/models", timeout=10)) == []

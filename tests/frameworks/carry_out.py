@@ -1,0 +1,110 @@
+"""Carries out a page's agents within its environment, twenty rollouts at once, and says what is not as it should be.
+
+python -m tests.frameworks.carry_out ENVIRONMENT      # prints a line of JSON for each agent
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from agentlightning.runner import LitAgentRunner
+from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.tracer import LightningTracer
+from tests.frameworks import model as script
+from tests.frameworks.agents import ENVIRONMENTS, Page
+from tests.frameworks.seen import Expected, problems
+from tests.scripted_model import ScriptedModel
+
+ROLLOUTS = 20
+
+
+@dataclass
+class Report:
+    """What came of one agent."""
+
+    page: str
+    agent: str
+    rollouts: int = 0
+    calls: int = 0
+    spans: int = 0
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def main(environment: str) -> None:
+    """Carry out all agents of an environment."""
+    with ScriptedModel(lambda call: script.answer(call, model.calls), takes_call=True) as model:
+        os.environ.update(_variables(model))
+        for page in ENVIRONMENTS[environment]:
+            for report in _reports(page, model):
+                print(json.dumps(asdict(report)), flush=True)
+
+
+def _variables(model: ScriptedModel) -> dict[str, str]:
+    return {
+        "OPENAI_BASE_URL": model.base_url,
+        "OPENAI_API_BASE": model.base_url,
+        "OPENAI_API_KEY": "sk-test-0123456789",
+        "ANTHROPIC_BASE_URL": model.url,
+        "ANTHROPIC_API_KEY": "sk-ant-test-0123456789",
+        # What they would send to their makers, who cannot be reached from a test.
+        "CREWAI_DISABLE_TELEMETRY": "true",
+        "CREWAI_TRACING_ENABLED": "false",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+
+
+def _reports(page: Page, model: ScriptedModel) -> list[Report]:
+    try:
+        agents = page.agents()
+    except Exception:
+        return [Report(page.name, "", problems=[traceback.format_exc()])]
+    return [_report(page, name, agent, model.forget()) for name, agent in agents.items()]
+
+
+def _report(page: Page, name: str, agent: Any, model: ScriptedModel) -> Report:
+    report, begun = Report(page.name, name, ROLLOUTS), time.monotonic()
+    try:
+        asyncio.run(_try(page, agent, model, report))
+    except Exception:
+        report.problems.append(traceback.format_exc())
+    report.seconds = round(time.monotonic() - begun, 2)
+    return report
+
+
+async def _try(page: Page, agent: Any, model: ScriptedModel, report: Report) -> None:
+    async with InMemoryLightningStore() as store:
+        ids = [await _enqueue(store, number) for number in range(ROLLOUTS)]
+        runner = LitAgentRunner[Any](LightningTracer(), max_rollouts=ROLLOUTS, max_concurrency=ROLLOUTS)
+        with runner.run_context(agent=agent, store=store):
+            await runner.iter()
+        rollouts = {rollout.rollout_id: rollout for rollout in await store.query_rollouts(rollout_ids=ids)}
+        for number, rollout_id in enumerate(ids):
+            spans = list(await store.query_spans(rollout_id))
+            report.spans += len(spans)
+            expected = Expected(page, script.question(number), script.solution(number), reward=_reward(number))
+            report.problems += problems(rollouts[rollout_id], spans, expected, model)
+        report.calls = len(model.calls)
+        if report.calls != ROLLOUTS * page.calls:
+            report.problems.append(f"the model was called {report.calls} times, not {ROLLOUTS * page.calls}")
+
+
+async def _enqueue(store: LightningStore, number: int) -> str:
+    # Every other one is to be told that its right answer is wrong, so that a reward of another rollout is found out.
+    task = {"question": script.question(number), "answer": script.solution(number) if number % 2 else "another number"}
+    return (await store.enqueue_rollout(task)).rollout_id
+
+
+def _reward(number: int) -> float:
+    return 1.0 if number % 2 else 0.0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

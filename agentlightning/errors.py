@@ -128,7 +128,7 @@ class StoreBusy(StoreUnavailable):
 
 
 class StoreInUse(AgentLightningError, RuntimeError):
-    """Another process has this database open; one store owns one database."""
+    """Somebody else has this: one store owns a database, and one trainer a store."""
 
 
 class RunnerDied(AgentLightningError, RuntimeError):

@@ -19,7 +19,7 @@ import asyncpg
 from agentlightning.store import PostgresLightningStore
 from agentlightning.store.database import Transaction
 
-TABLES = ("answers", "attempts", "exports", "resources", "rollouts", "spans", "workers")
+TABLES = ("answers", "attempts", "exports", "leases", "resources", "rollouts", "spans", "workers")
 
 # What these tests are about is never the disk.
 _FAST = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_connections": "100"}

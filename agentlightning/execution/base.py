@@ -20,7 +20,10 @@ OpenStore = Callable[[], AbstractAsyncContextManager[LightningStore]]
 
 
 class AlgorithmSide(Protocol):
-    """The algorithm, ready to run: its end is the end of the run."""
+    """The algorithm, ready to run: its end is the end of the run.
+
+    One with a method `admit(store)` has it awaited before any runner starts; what that raises ends the run.
+    """
 
     async def __call__(self, store: LightningStore) -> Any:
         """Run to the end; what it returns is what `execute` returns."""

@@ -18,7 +18,7 @@ from typing import Any, Final, cast, get_args
 from ..errors import InvalidInput
 from ..store import LightningStore, LightningStoreClient, LightningStoreServer
 from .base import AlgorithmSide, ExecutionStrategy, OpenStore, Role, RunnerSide
-from .both_sides import complain_when_rollouts_wait, until_algorithm_ends
+from .both_sides import admit, complain_when_rollouts_wait, until_algorithm_ends
 from .interrupts import run_to_the_end
 from .losses import MAX_RESTARTS, Losses
 from .nursery import Ended, Nursery, StartMethod
@@ -86,6 +86,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     async def _run_algorithm(self, algorithm: AlgorithmSide, open_store: OpenStore) -> Any:
         async with self._store(open_store) as (store, url):
+            await admit(algorithm, store)
             logger.info("Runners are awaited at %s.", url)
             try:
                 return await algorithm(store)
@@ -103,8 +104,9 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
     async def _run_both(self, algorithm: AlgorithmSide, nursery: Nursery, open_store: OpenStore, count: int) -> Any:
         async with self._store(open_store) as (store, url):
             try:
-                keeping = self._keep(nursery, store, url, count, until_queue_empty=True)
-                return await until_algorithm_ends(algorithm(store), keeping)
+                return await until_algorithm_ends(
+                    algorithm, store, lambda: self._keep(nursery, store, url, count, until_queue_empty=True)
+                )
             finally:
                 await nursery.stop(self._grace)
 

@@ -40,7 +40,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
             async with open_store() as store:
                 threads = [_RunnerThread(runner, store, n) for n in range(self._n_runners or n_runners)]
                 try:
-                    return await until_algorithm_ends(algorithm(store), _run_all(threads, store))
+                    return await until_algorithm_ends(algorithm, store, lambda: _run_all(threads, store))
                 finally:
                     await self._stop(threads)
 

@@ -78,6 +78,19 @@ class Statistics(TypedDict):
     queue_depth: int
 
 
+class Lease(TypedDict):
+    """Who holds what only one may hold at a time."""
+
+    holder: str
+    about: dict[str, Any] | None
+    """What the holder says of itself."""
+    since: float
+    seen: float
+    """When it last said that it holds on."""
+    seconds_left: float
+    """Until it may go to another, if nothing more is heard of the holder."""
+
+
 class RewardStep(TypedDict):
     """What the rollouts of one share of the run were worth."""
 
@@ -443,6 +456,16 @@ class LightningStore:
         raise NotImplementedError
 
     # The store itself
+
+    @route("POST /hold_lease", mutates=True)
+    async def hold_lease(
+        self, name: str, holder: str, seconds: float = 30.0, about: dict[str, Any] | None = None
+    ) -> Lease:
+        """Hold what only one may hold at a time, for `seconds` from now; 0 lets go. The lease as it now stands.
+
+        It is the caller's when its `holder` is: another's lease is left alone until that has let go or run out.
+        """
+        raise NotImplementedError
 
     @route("GET /statistics")
     async def statistics(self) -> Statistics:

@@ -31,10 +31,11 @@ def _is_orphan(attempt: Attempt, before: float) -> bool:
     if attempt.start_time >= before or attempt.worker_id is None or not attempt.worker_id.startswith(here):
         return False
     pid = attempt.worker_id.removeprefix(here).partition("-")[0]
-    return pid.isdigit() and not _is_alive(int(pid))
+    return pid.isdigit() and not is_alive(int(pid))
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is there, other than this one."""
     if pid == os.getpid():
         return False  # an earlier life of this number: here, nobody had begun before
     try:

@@ -83,6 +83,11 @@ class RunFolder:
         text = orjson.dumps(result.model_dump(mode="json"), option=orjson.OPT_INDENT_2, default=str).decode()
         self._write("result.json", text + "\n")
 
+    def forget(self, *, unless: bool) -> None:
+        """The run that was begun in it never came to anything, `unless` it went on with an earlier one."""
+        if not unless:
+            (self.path / "config.json").unlink(missing_ok=True)
+
     def _write(self, name: str, text: str) -> None:
         # By renaming: whoever reads it, or is killed meanwhile, has the old one or the new one.
         beside = self.path / f".{name}.new"

@@ -17,11 +17,13 @@ from ..algorithm import Algorithm, Journal
 from ..algorithm.base import Surroundings
 from ..algorithm.function import FunctionAlgorithm
 from ..algorithm.journal import sittings
+from ..errors import StoreInUse
 from ..litagent import LitAgent
 from ..runner import Runner, StopEvent
 from ..store import LightningStore
 from ..types import Dataset, Hook, NamedResources
 from .callbacks import Callback
+from .hold import Hold
 from .keyed_store import KeyedStore
 from .monitor import Monitor
 from .orphans import requeue_orphans
@@ -89,7 +91,19 @@ class AlgorithmSide:
     began: float = field(default_factory=time.time)
     result: RunResult | None = None
 
+    async def admit(self, store: LightningStore) -> None:
+        """Take hold of the store. Raises `StoreInUse`."""
+        try:
+            self._hold = await Hold.take(store, self.folder.name)
+        except StoreInUse:
+            self.folder.forget(unless=self.resume)
+            raise
+
     async def __call__(self, store: LightningStore) -> Any:
+        async with self._hold as hold:
+            return await hold.while_held(self._sitting(store))
+
+    async def _sitting(self, store: LightningStore) -> Any:
         keyed = KeyedStore(store)
         if self.resume:
             await requeue_orphans(store, before=self.began)

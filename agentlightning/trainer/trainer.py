@@ -90,8 +90,10 @@ class Trainer:
     ) -> RunResult:
         """Run the algorithm on `agent` to its end.
 
-        Raises what the algorithm or a runner raised. With `resume` it goes on where a run in the same folder, or else
-        the latest unfinished one of this algorithm and agent, was stopped or killed: what was done is not done again.
+        Raises what the algorithm or a runner raised. Raises `StoreInUse` when another trainer is at the store: runners
+        would give one's tasks to the other's agent, so there is no way to share one; each trainer needs its own (on
+        PostgreSQL, a schema). With `resume` it goes on where a run in the same folder, or else the latest unfinished
+        one of this algorithm and agent, was stopped or killed: what was done is not done again.
         """
         strategy, n_runners = self.strategy, self.n_runners
         return self._fit(strategy, self.algorithm, n_runners, agent, train_dataset, val_dataset, resume=resume)

@@ -8,6 +8,7 @@ from .answers import forget_old
 from .attempts import Attempts
 from .deleting import Deleting
 from .exports import Exports
+from .leases import Leases
 from .queue import Queue
 from .resources import Resources
 from .rollouts import Rollouts
@@ -19,7 +20,7 @@ from .workers import Workers
 __all__ = ["SqlStore"]
 
 
-class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Traces, Exports, Workers, Summaries):
+class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Traces, Exports, Workers, Leases, Summaries):
     """The store over one `Database`. Use the stores of `backends.py`, which bring one along."""
 
     async def statistics(self) -> Statistics:

@@ -104,6 +104,18 @@ STEPS: list[list[str]] = [
         # How far each OTLP target has been told of the spans.
         "CREATE TABLE exports (target {text} PRIMARY KEY, ordinal BIGINT NOT NULL)",
     ],
+    [
+        """
+        CREATE TABLE leases (
+            name {text} PRIMARY KEY,
+            holder {text} NOT NULL,
+            about {bytes},
+            since DOUBLE PRECISION NOT NULL,
+            seen DOUBLE PRECISION NOT NULL,
+            expires DOUBLE PRECISION NOT NULL
+        )
+        """,
+    ],
 ]
 
 

@@ -1,0 +1,56 @@
+"""What only one may hold at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from agentlightning.errors import InvalidInput
+from agentlightning.store import LightningStore
+
+
+async def test_a_lease_is_its_holders_until_it_lets_go(store: LightningStore) -> None:
+    mine = await store.hold_lease("trainer", "a", about={"run": "first"})
+    theirs = await store.hold_lease("trainer", "b", about={"run": "second"})
+    assert (mine["holder"], theirs["holder"], theirs["about"]) == ("a", "a", {"run": "first"})
+    assert (theirs["since"], 29 < theirs["seconds_left"] <= 30) == (mine["since"], True)
+    assert (await store.hold_lease("another", "b"))["holder"] == "b"
+
+    await store.hold_lease("trainer", "b", seconds=0)
+    assert (await store.hold_lease("trainer", "b"))["holder"] == "a"
+    await store.hold_lease("trainer", "a", seconds=0)
+
+    assert (await store.hold_lease("trainer", "b"))["holder"] == "b"
+
+
+async def test_a_lease_whose_holder_falls_silent_goes_to_another(store: LightningStore) -> None:
+    await store.hold_lease("trainer", "a", seconds=0.2)
+
+    async with asyncio.timeout(10):
+        while (await store.hold_lease("trainer", "b"))["holder"] != "b":
+            await store.dequeue_rollout(wait=0.02)
+
+    assert (await store.hold_lease("trainer", "a"))["holder"] == "b"
+
+
+async def test_to_hold_on_keeps_what_is_known_of_the_holder(store: LightningStore) -> None:
+    first = await store.hold_lease("trainer", "a", seconds=5, about={"pid": 1})
+
+    again = await store.hold_lease("trainer", "a", seconds=60)
+
+    assert (again["about"], again["since"]) == ({"pid": 1}, first["since"])
+    assert again["seconds_left"] > 59
+
+
+async def test_of_many_who_ask_at_once_one_gets_it(store: LightningStore) -> None:
+    leases = await asyncio.gather(*(store.hold_lease("trainer", f"{number}") for number in range(20)))
+
+    assert list(Counter(lease["holder"] for lease in leases).values()) == [20]
+
+
+@pytest.mark.parametrize("wrong", [{"name": ""}, {"holder": "a\n"}, {"seconds": -1.0}, {"seconds": float("nan")}])
+async def test_what_is_no_lease_is_refused(store: LightningStore, wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput):
+        await store.hold_lease(**{"name": "trainer", "holder": "a", **wrong})  # pyright: ignore[reportArgumentType]

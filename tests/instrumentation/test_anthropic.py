@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from agentlightning.adapter import llm_calls
 from tests.scripted_model import Answer, ScriptedModel
 
 from .conftest import raw, recorded, told
@@ -97,3 +99,56 @@ async def test_an_error_is_recorded_as_the_api_says_it(model: ScriptedModel, cli
             client.messages.create(**ASKED)
 
     assert _ours(spans)[0].status.description == "HTTP 529: overloaded"
+
+
+def _plain(client: Any) -> None:
+    client.messages.create(**ASKED)
+
+
+def _streamed(client: Any) -> None:
+    assert list(client.messages.create(**ASKED, stream=True))
+
+
+def _with_the_helper(client: Any) -> None:
+    with client.messages.stream(**ASKED) as stream:
+        assert stream.get_final_text() == "Hi."
+
+
+def _left_early(client: Any) -> None:
+    with client.messages.stream(**ASKED) as stream:
+        next(iter(stream))
+
+
+@pytest.mark.parametrize("call", [_plain, _streamed, _with_the_helper, _left_early])
+async def test_the_sdks_own_span_and_ours_are_one_call(model: ScriptedModel, client: Any, call: Any) -> None:
+    model.script("Hi.")
+    async with recorded() as spans:
+        call(client)
+
+    assert len(spans) == 2
+    [seen] = llm_calls(spans)
+    assert seen.names == ["anthropic.messages", "anthropic.messages.create"]
+    assert seen.messages == HELLO
+    assert seen.error is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "said", "error"),
+    [((500, 500), [], "HTTP 500: the script says so"), ((500, 200), ["Hi."], None)],
+    ids=["refused twice", "refused once"],
+)
+async def test_tries_of_one_call_and_the_sdks_own_span_are_one_call(
+    model: ScriptedModel, answers: tuple[int, ...], said: list[str], error: str | None
+) -> None:
+    model.script(*(Answer("Hi." if status == 200 else None, status=status) for status in answers))
+    async with recorded() as spans:
+        with (
+            anthropic.Anthropic(base_url=model.url, api_key="none", max_retries=1) as client,
+            suppress(anthropic.InternalServerError),
+        ):
+            client.messages.create(**ASKED)
+
+    [seen] = llm_calls(spans)
+    assert [message["content"] for message in seen.output] == said
+    assert seen.error == error
+    assert len(seen.span_ids) == 3

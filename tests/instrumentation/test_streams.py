@@ -11,11 +11,17 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
+from pydantic import BaseModel
 
 from agentlightning.types import Span
 from tests.scripted_model import Answer, ScriptedModel
 
 from .conftest import raw, recorded, told
+
+
+class Numbers(BaseModel):
+    a: int
+
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 SEVEN_WORDS = "one two three four five six seven"
@@ -215,6 +221,17 @@ async def test_streamed_responses_are_recorded_whole(model: ScriptedModel, clien
         "response.id": "resp_1",
         "completion.0.tool_calls.0.name": "add",
     }
+
+
+async def test_the_helpers_of_the_responses_api_are_seen_too(model: ScriptedModel, client: OpenAI) -> None:
+    model.script(SEVEN_WORDS, '{"a": 1}')
+    async with recorded() as spans:
+        with client.responses.stream(model="m", input="Hello") as stream:
+            assert stream.get_final_response().output_text == SEVEN_WORDS
+        parsed = client.responses.parse(model="m", input="Hello", text_format=Numbers)
+
+    assert parsed.output_parsed == Numbers(a=1)
+    assert [span.attributes["gen_ai.completion.0.content"] for span in spans] == [SEVEN_WORDS, '{"a": 1}']
 
 
 async def test_responses_closed_early_are_put_together(model: ScriptedModel, client: OpenAI) -> None:

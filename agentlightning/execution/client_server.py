@@ -13,16 +13,19 @@ import logging
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from ..errors import InvalidInput
-from ..store import LightningStore, LightningStoreClient, LightningStoreServer
+from ..store import LightningStore, LightningStoreClient
 from .base import AlgorithmSide, ExecutionStrategy, OpenStore, Role, RunnerSide
 from .both_sides import admit, complain_when_rollouts_wait, until_algorithm_ends
 from .interrupts import run_to_the_end
 from .losses import MAX_RESTARTS, Losses
 from .nursery import Ended, Nursery, StartMethod
 from .worker import Job
+
+if TYPE_CHECKING:
+    from ..store import LightningStoreServer
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +132,8 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     @asynccontextmanager
     async def _served(self, store: LightningStore) -> AsyncGenerator[LightningStoreServer]:
+        from ..store import LightningStoreServer  # which runners in fresh processes need not load
+
         server = store if isinstance(store, LightningStoreServer) else None
         if server is None:
             token = os.environ.get("AGL_TOKEN")

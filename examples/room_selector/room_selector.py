@@ -42,7 +42,9 @@ def ask(task: dict[str, Any], prompt: str) -> str:
     """The model's last word, after as many tool calls as it wants."""
     client, messages = OpenAI(), [{"role": "user", "content": prompt}]
     for _ in range(MOST_TURNS):
-        answer = client.chat.completions.create(model=MODEL, messages=messages, tools=[TOOL], temperature=0)
+        answer = client.chat.completions.create(
+            model=MODEL, messages=messages, tools=[TOOL], temperature=0, max_tokens=200
+        )
         message = answer.choices[0].message
         if not message.tool_calls:
             return message.content or ""

@@ -6,6 +6,8 @@ import signal
 import socket
 from pathlib import Path
 
+import aiohttp
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -44,6 +46,28 @@ async def test_a_signal_ends_it_cleanly_even_while_somebody_waits(number: signal
             program.send_signal(number)
 
             assert program.wait(timeout=10) == 0
+
+
+async def test_nothing_of_it_stays_behind(tmp_path: Path) -> None:
+    port = free_port()
+    for _ in range(2):  # the second one needs the same port, and the lock of the same file
+        with store("--port", str(port), cwd=tmp_path) as program:
+            async with LightningStoreClient(f"http://127.0.0.1:{port}") as client:
+                await client.enqueue_rollout("task")
+            program.send_signal(signal.SIGTERM)
+
+            assert program.wait(timeout=10) == 0
+            assert psutil.pid_exists(program.pid) is False
+
+
+async def test_a_store_that_a_power_cut_would_cost_something_says_so(tmp_path: Path) -> None:
+    port = free_port()
+    with store("--port", str(port), "--durability", "process", cwd=tmp_path) as program:
+        program.wait_for_line("Store at")
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/health") as health:
+            assert (await health.json())["durability"] == "process"
+
+    assert "power" in program.output
 
 
 async def test_the_database_and_the_token_may_come_from_the_environment(tmp_path: Path) -> None:

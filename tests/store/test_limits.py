@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import time
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,10 +19,12 @@ from agentlightning.errors import Forbidden, InvalidInput, StoreBusy, Unauthoriz
 from agentlightning.redaction import without_keys_in
 from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
 from agentlightning.store.limits import Limits
-from agentlightning.types import LLM
+from agentlightning.types import LLM, RolloutConfig
 
 from ..conftest import Figure
-from ..contract.making import claimed, ended, span
+from ..contract.making import claimed, ended, soon, span
+from ..faults.lossy import served
+from ..faults.slow_clients import ask_beside
 from .raw import ROUTES, Raw, bytes_to
 
 ADMIN, RUNNER = "agl-admin-" + "a" * 40, "agl-runner-" + "r" * 40
@@ -123,51 +126,48 @@ async def test_waiting_runners_take_no_room(server: LightningStoreServer) -> Non
 
 
 async def test_a_gzip_bomb_is_refused_at_once_and_takes_no_memory(figure: Figure) -> None:
-    bomb = gzip.compress(bytes(1_000_000_000), compresslevel=9)
+    bomb = bomb_of(2**30)
     server = LightningStoreServer(InMemoryLightningStore(), port=0)
     await server.start()
     try:
         async with Raw(server.endpoint) as raw:
-            before, began = psutil.Process().memory_info().rss, time.monotonic()
+            before, began = psutil.Process().memory_info().rss, time.process_time()
             traces = await raw.send(
                 "POST", "/v1/traces", bomb, Content_Encoding="gzip", Content_Type="application/x-protobuf"
             )
             json = await raw.send("POST", "/enqueue_rollout", bomb, Content_Encoding="gzip")
-            seconds, grown = time.monotonic() - began, psutil.Process().memory_info().rss - before
+            seconds, grown = time.process_time() - began, psutil.Process().memory_info().rss - before
     finally:
         await server.close()
 
     figure(f"a gzip bomb of {len(bomb)} bytes: refused twice in {1000 * seconds:.0f} ms, {grown / 2**20:.0f} MB grown")
     assert (traces.status, 400 <= json.status < 500) == (413, True)
     assert grown < 64 * 2**20
-    assert seconds < 2  # 100 ms on a machine that has nothing else to do
+    assert seconds < 0.1
 
 
-async def test_idle_and_slow_connections_hold_nobody_up(figure: Figure) -> None:
-    idle, slow = 1_000, 100
-    server = LightningStoreServer(InMemoryLightningStore(), port=0)
-    await server.start()
-    where = urlsplit(server.endpoint)
-    writers: list[asyncio.StreamWriter] = []
-    try:
-        for _ in range(idle + slow):
-            writers.append((await asyncio.open_connection(where.hostname, where.port))[1])  # noqa: PERF401
-        for writer in writers[:slow]:
-            writer.write(b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
-        times: list[float] = []
-        async with Raw(server.endpoint) as raw:
-            for _ in range(200):
-                began = time.monotonic()
-                assert (await raw.send("GET", "/health")).status == 200
-                times.append(time.monotonic() - began)
-    finally:
-        for writer in writers:
-            writer.transport.abort()
-        await server.close()
+def bomb_of(size: int) -> bytes:
+    """Zeros, packed; made of one packed piece again and again, which is the same to whoever unpacks it."""
+    piece, packer = bytes(2**24), zlib.compressobj(9, wbits=31)
+    packed = [packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
+    return packed[0] + packed[1] * (size // len(piece) - 1)
 
-    p99 = sorted(times)[int(len(times) * 0.99)]
-    figure(f"{idle} idle and {slow} slow connections: /health p99 {1000 * p99:.1f} ms of {len(times)}")
-    assert p99 < 1  # 100 ms on a machine that has nothing else to do
+
+async def test_idle_and_slow_connections_hold_nobody_up(tmp_path: Path, figure: Figure) -> None:
+    result = await ask_beside(tmp_path, idle=1_000)
+
+    figure(result)
+    assert result.p99_in_ms < 100
+
+
+async def test_a_body_of_fifty_megabytes_is_refused_while_others_are_served() -> None:
+    async with served(InMemoryLightningStore()) as server, LightningStoreClient(server.endpoint) as client:
+        head = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000\r\n\r\n"
+        large = asyncio.create_task(bytes_to(server.endpoint, head + b"x" * 50_000_000))
+        rollout = await client.enqueue_rollout("task")
+
+        assert (await large).startswith(b"HTTP/1.1 413 ")
+        assert (await client.query_rollouts()).items == [rollout]
 
 
 # Tokens
@@ -307,6 +307,30 @@ async def test_what_went_wrong_is_counted(server: LightningStoreServer) -> None:
         'agl_requests_total{operation="other",status="404"} 1',
     ):
         assert line in text.splitlines()
+
+
+async def test_lost_runners_timeouts_and_what_they_left_undone_are_counted(server: LightningStoreServer) -> None:
+    store: Any = server.store
+    again = {"max_attempts": 2, "retry_condition": ["unresponsive"]}
+    lost = await claimed(store, config=RolloutConfig(unresponsive_seconds=0.1, **again))
+    late = await claimed(store, config=RolloutConfig(timeout_seconds=0.1))
+    await soon(store.wait_for_rollouts([late.rollout_id]))
+    retried = await soon(store.dequeue_rollout(wait=10))
+    assert retried.rollout_id == lost.rollout_id
+    await store.add_many_spans([span(late, 1), span(late, 2)])
+
+    async with Raw(server.endpoint) as raw:
+        lines = (await raw.send("GET", "/metrics")).text.splitlines()
+
+    for line in (
+        "agl_lost_runners_total 1",
+        "agl_timeouts_total 1",
+        "agl_requeues_total 1",
+        "agl_incomplete_traces_total 2",
+        "agl_late_spans_total 2",
+        'agl_rollouts{status="preparing"} 1',
+    ):
+        assert line in lines
 
 
 async def test_the_writers_queue_has_an_end() -> None:

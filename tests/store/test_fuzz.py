@@ -1,0 +1,21 @@
+"""Requests made up from the store's own description: whatever they say, the store answers and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ..conftest import Figure
+from ..faults.fuzz import fuzz
+
+REQUESTS = 2_000
+
+
+@pytest.mark.timeout(600)
+def test_no_made_up_request_breaks_the_store(tmp_path: Path, figure: Figure) -> None:
+    result = fuzz(tmp_path, REQUESTS)
+
+    figure(result)
+    assert (result.statuses.total(), result.broken) == (REQUESTS, [])
+    assert set(result.statuses) > {200, 404, 409, 422}

@@ -1,0 +1,76 @@
+"""However much a store holds: it is soon back, takes no more memory, and its database works no harder for a call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.types import AttemptRef
+
+from ..conftest import Figure
+from ..contract.making import claimed, span
+from ..faults.many_spans import fill_and_kill
+
+SPANS, ROLLOUTS, OF_EACH = 20_000, 1_000, 10
+
+
+async def test_a_store_with_many_spans_is_soon_back_after_a_crash_and_small(tmp_path: Path, figure: Figure) -> None:
+    result = await fill_and_kill(tmp_path / "agl.db", SPANS)
+
+    figure(result)
+    assert (result.acknowledged, result.lost) == (SPANS, [])
+    assert result.reopened_in_ms < 2_000
+    assert result.megabytes < 200
+
+
+async def test_a_call_is_as_much_work_for_a_full_database_as_for_an_empty_one(figure: Figure) -> None:
+    """Counted in instructions of SQLite's machine, which do not depend on how busy this one is."""
+    async with InMemoryLightningStore() as store:
+        empty = await work_of_each_call(store)
+        for _ in range(ROLLOUTS):
+            attempted = await claimed(store, worker_id="worker-1")
+            await store.add_many_spans([span(attempted, n) for n in range(OF_EACH)])
+            await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="succeeded")
+        await store.enqueue_many_rollouts([{"input": n} for n in range(ROLLOUTS)])  # pyright: ignore
+        full = await work_of_each_call(store)
+
+    ratios = {name: round(full[name] / empty[name], 2) for name in empty}
+    figure(
+        f"work at {2 * ROLLOUTS} rollouts and {ROLLOUTS * OF_EACH} spans, as a multiple of an empty store's: {ratios}"
+    )
+    assert max(ratios.values()) <= 2
+
+
+async def work_of_each_call(store: InMemoryLightningStore) -> dict[str, int]:
+    """The instructions that one call of each kind takes."""
+    done = 0
+
+    def one() -> bool:
+        nonlocal done
+        done += 1
+        return False
+
+    async def work(call: Callable[[], Awaitable[Any]]) -> tuple[int, Any]:
+        before = done
+        answer = await call()
+        return done - before, answer
+
+    store._database._connection.set_progress_handler(one, 1)
+    try:
+        taken: dict[str, int] = {}
+        taken["enqueue"], _ = await work(lambda: store.enqueue_rollout("task"))
+        taken["claim"], it = await work(lambda: store.dequeue_rollout(worker_id="worker-2"))
+        ids = it.rollout_id, it.attempt.attempt_id
+        taken["spans"], _ = await work(lambda: store.add_many_spans([span(it, n) for n in range(OF_EACH)]))
+        ref = AttemptRef(rollout_id=ids[0], attempt_id=ids[1])
+        taken["heartbeat"], _ = await work(lambda: store.update_worker("worker-2", attempts=[ref]))
+        taken["finish"], _ = await work(lambda: store.update_attempt(*ids, status="succeeded"))
+        taken["rollout"], _ = await work(lambda: store.get_rollout_by_id(ids[0]))
+        taken["spans of one"], _ = await work(lambda: store.query_spans(ids[0]))
+        taken["latest spans"], _ = await work(lambda: store.query_spans(ids[0], "latest"))
+        taken["deadlines"], _ = await work(store.give_up_overdue)
+        return taken
+    finally:
+        store._database._connection.set_progress_handler(None)

@@ -84,6 +84,32 @@ def test_the_pictures_of_the_lifecycle_are_drawn_from_its_tables() -> None:
     assert drawn == list(lifecycle.diagrams().values())
 
 
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+PROMISE = re.compile(r"^\*\*(P\d+)\.\*\*.*?(?=^\*\*P|^## |\Z)", re.DOTALL | re.MULTILINE)
+PROMISES = (HOUSE / "docs/explanation/promises.md").read_text()
+
+
+def test_every_promise_names_a_test_and_every_test_it_names_is_there() -> None:
+    promises = {found[1]: TEST.findall(found[0]) for found in PROMISE.finditer(PROMISES)}
+
+    assert list(promises) == [f"P{number}" for number in range(1, 28) if number != 11]
+    assert [promise for promise, tests in promises.items() if not tests] == []
+    named = TEST.findall(PROMISES)
+    assert [test for file, test in named if not re.search(rf"def {test}\b", text_of(file))] == []
+
+
+def test_every_command_that_the_promises_name_is_there() -> None:
+    commands = re.findall(r"`python -m (tests\.faults\.\w+) (--\w+)", PROMISES)
+
+    files = {module: text_of(module.replace(".", "/") + ".py") for module, _ in commands}
+    assert len(files) > 5
+    assert [module for module, option in commands if f'"{option}"' not in files[module]] == []
+
+
+def text_of(file: str) -> str:
+    return (HOUSE / file).read_text()
+
+
 def test_readme_and_docs_name_the_two_commands_that_do_all_the_set_up() -> None:
     readme = (HOUSE / "README.md").read_text()
 

@@ -45,17 +45,18 @@ class Journal:
     @classmethod
     async def open(cls, store: LightningStore, run: str) -> Journal:
         """Begin a sitting of `run`. Sittings that were never ended are ended, since only one is held at a time."""
-        steps: dict[str, Any] = {}
-        for earlier in await sittings(store):
-            steps |= await _steps_of(store, earlier)
-            if earlier.status not in ("succeeded", "failed", "cancelled"):
-                await _end(store, earlier, "failed", "its process has ended")
+        before = await sittings(store)
         sitting = await store.start_rollout(
             {MARK: run},
             config=RolloutConfig(unresponsive_seconds=SILENCE_SECONDS),
             metadata={MARK: run},
         )
         await store.update_attempt(sitting.rollout_id, sitting.attempt.attempt_id, status="running")
+        steps: dict[str, Any] = {}
+        for earlier in before:  # ended only now, so that runners elsewhere see at once that the run goes on
+            steps |= await _steps_of(store, earlier)
+            if earlier.status not in ("succeeded", "failed", "cancelled"):
+                await _end(store, earlier, "failed", "its process has ended")
         return cls(store, sitting, steps)
 
     @property

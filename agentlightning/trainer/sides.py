@@ -17,11 +17,11 @@ from ..algorithm import Algorithm, Journal
 from ..algorithm.base import Surroundings
 from ..algorithm.function import FunctionAlgorithm
 from ..algorithm.journal import sittings
-from ..errors import StoreInUse
+from ..errors import StoreInUse, StoreUnavailable
 from ..litagent import LitAgent
 from ..runner import Runner, StopEvent
 from ..store import LightningStore
-from ..types import Dataset, Hook, NamedResources
+from ..types import Dataset, Hook, NamedResources, Rollout
 from .callbacks import Callback
 from .hold import Hold
 from .keyed_store import KeyedStore
@@ -30,6 +30,7 @@ from .orphans import requeue_orphans
 from .result import RunResult
 from .run_folder import RunFolder
 from .run_log import RunLog
+from .tally import ENDED
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +66,25 @@ class RunnerSide:
 
 
 async def _set_when_over(store: LightningStore, since: float, over: asyncio.Event) -> None:
-    """Set `over` when a run has ended since then."""
-    while not over.is_set():
-        held = [each for each in await sittings(store) if (each.end_time or math.inf) >= since]
-        if held:
-            [ended, *_] = await store.wait_for_rollouts([held[-1].rollout_id])
-            logger.info("The run is over (%s).", ended.status)
-            over.set()
-        await asyncio.sleep(END_LOOK_SECONDS)
+    """Set `over` when a run has ended since then; one that was killed and is resumed has not."""
+    while True:
+        try:
+            latest = await _latest_sitting(store, since)
+            if latest is not None and latest.status in ENDED:
+                break
+            if latest is not None:
+                await store.wait_for_rollouts([latest.rollout_id])
+        except StoreUnavailable:
+            latest = None  # the algorithm's machine is away; the runner itself says so
+        if latest is None:
+            await asyncio.sleep(END_LOOK_SECONDS)
+    logger.info("The run is over (%s).", latest.status)
+    over.set()
+
+
+async def _latest_sitting(store: LightningStore, since: float) -> Rollout | None:
+    held = [each for each in await sittings(store) if (each.end_time or math.inf) >= since]
+    return max(held, key=lambda each: each.start_time, default=None)
 
 
 @dataclass

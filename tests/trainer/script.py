@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import agentlightning as agl
 
@@ -79,6 +80,12 @@ def make_agent():
         print("[Rollout]", prompt_template.template, flush=True)
         if "kind" in prompt_template.template and "GO" not in os.environ:
             time.sleep(60)
+        return score(task, prompt_template)
+
+    def waits_for_a_file(task, prompt_template):
+        print("[Rollout]", prompt_template.template, flush=True)
+        while "helpful" in prompt_template.template and not Path("go").exists():
+            time.sleep(0.05)
         return score(task, prompt_template)
 
     def hangs(task, prompt_template):

@@ -15,7 +15,7 @@ from agentlightning.errors import Conflict
 from agentlightning.trainer.keyed_store import KeyedStore
 from agentlightning.trainer.run_folder import RunFolder, folders, new_folder, unfinished
 from agentlightning.types import EnqueueRolloutRequest
-from tests.processes import Program
+from tests.processes import Program, free_port
 from tests.trainer.conftest import Run
 
 Start = Callable[..., Run]
@@ -43,17 +43,25 @@ def test_agl_resume_goes_on_without_doing_again_what_was_done(run: Start, tmp_pa
     assert CliRunner().invoke(agl_command, ["resume", str(folder.path)]).exit_code == 1
 
 
-def test_resume_finds_the_latest_unfinished_run_of_the_same_algorithm_and_agent(run: Start, tmp_path: Path):
-    script = run("cs", "waits_before_the_third")
-    script.wait_for_line(r"^\[Rollout\] Be kind")
-    script.kill()
-    assert script.leaves_nothing()
+def test_the_latest_unfinished_run_is_gone_on_with_by_the_same_runners(run: Start, tmp_path: Path):
+    place = {"AGL_SERVER_PORT": str(free_port()), "AGL_TOKEN": "a secret of some length"}
+    runners = run("cs", "waits_for_a_file", AGL_CURRENT_ROLE="runner", **place)
+    algorithm = run("cs", "waits_for_a_file", AGL_CURRENT_ROLE="algorithm", AGL_SERVER_HOST="0.0.0.0", **place)
+    runners.wait_for_line(r"^\[Rollout\] You are helpful")
+    algorithm.kill()
 
-    again = run("cs", "waits_before_the_third", "resume=yes", GO="yes")
+    again = run(
+        "cs", "waits_for_a_file", "resume=yes", AGL_CURRENT_ROLE="algorithm", AGL_SERVER_HOST="0.0.0.0", **place
+    )
+    again.wait_for_line(r"^\[Algo\] Queued")
+    (tmp_path / "go").touch()
 
     assert again.wait() == 0, again.output
-    assert again.output.count("[Rollout]") == 1
+    assert runners.wait() == 0, runners.output
+    assert runners.output.count("[Rollout]") == 3
+    again.wait_for_line(r"^\[Result\] finished \[\('succeeded', 3\)\]")
     assert len(list(folders(tmp_path / "runs"))) == 1
+    assert runners.leaves_nothing()
 
 
 def test_a_folder_that_holds_a_run_is_not_run_over(run: Start, tmp_path: Path):

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HOUSE = Path(__file__).parents[2]
@@ -22,11 +25,20 @@ def python_of(name: str) -> Path:
     digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]
     folder = CACHE / f"{name}-{digest}"
     python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        _uv("venv", "--clear", "--python", sys.executable, str(folder))
-        _uv("pip", "install", "--python", str(python), "-r", str(lock))
-        (folder / "complete").touch()
+    with _alone_with(folder):
+        if not (folder / "complete").exists():
+            _uv("venv", "--clear", "--python", sys.executable, str(folder))
+            _uv("pip", "install", "--python", str(python), "-r", str(lock))
+            (folder / "complete").touch()
     return python
+
+
+@contextmanager
+def _alone_with(folder: Path) -> Iterator[None]:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def lock(name: str) -> None:

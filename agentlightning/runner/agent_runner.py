@@ -130,7 +130,7 @@ class LitAgentRunner(Runner[T]):
             "running": len(self._held),
             "finished": self._finished,
         }
-        held = list(self._held)
+        held = self._unreported()
         worker = await bench.store.update_worker(bench.worker.worker_id, stats, attempts=held)
         self._told = set(held)
         for ref in worker.stale_attempts:
@@ -152,7 +152,11 @@ class LitAgentRunner(Runner[T]):
 
     def _has_news(self) -> bool:
         """Whether it holds an attempt that the store has not been told of."""
-        return not self._told.issuperset(list(self._held))
+        return not self._told.issuperset(self._unreported())
+
+    def _unreported(self) -> list[AttemptRef]:
+        """What it still works on; a heartbeat that named a lost attempt would bring it back to life."""
+        return [ref for ref, run in list(self._held.items()) if not run.is_reported]
 
     def _begin(self, rollout: AttemptedRollout) -> tuple[AttemptRun, asyncio.Task[None]]:
         run = AttemptRun(self._bench, rollout)

@@ -57,6 +57,8 @@ class Halt:
     reason: str
     reported: bool = False
     """The store knows already, and wants to hear nothing more of it."""
+    lost: bool = False
+    """Its runner leaves it, which says nothing of the agent: `unresponsive`, as if the runner had died."""
 
 
 class AttemptRun:
@@ -71,6 +73,8 @@ class AttemptRun:
         self._halted: asyncio.Future[Halt] = self._loop.create_future()
         self._called = False
         self._spans: list[Span] = []
+        self.is_reported = False
+        """The store has been told how it ended; a heartbeat that names it now would bring it back to life."""
         self._who = bench.worker.about(rollout.rollout_id)
 
     def halt(self, cause: Halt) -> None:
@@ -154,7 +158,8 @@ class AttemptRun:
         return Outcome("timeout", error=TimeoutError(reason), reason=reason)
 
     def _broken_off(self) -> Outcome:
-        return Outcome("failed", reason=self._halted.result().reason)
+        halt = self._halted.result()
+        return Outcome("unresponsive" if halt.lost else "failed", reason=halt.reason)
 
     def _halt(self, cause: Halt) -> None:
         if not self._halted.done():
@@ -199,6 +204,7 @@ class AttemptRun:
                 await self._give_back(halt)
             else:
                 await self._update(outcome)
+                self.is_reported = True
                 self._log(outcome)
         except (Conflict, NotFound) as error:
             logger.warning("%s Its result comes too late and is not kept: %s", self._who, error)

@@ -113,7 +113,7 @@ class ClaimLoop:
 
     async def _halt(self, reason: str) -> None:
         for run in list(self._held.values()):
-            run.halt(Halt(reason))
+            run.halt(Halt(reason, lost=True))
         if self._slots:
             await asyncio.wait(self._slots, timeout=GIVE_BACK_SECONDS)
         for slot in list(self._slots):

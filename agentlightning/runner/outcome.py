@@ -30,7 +30,7 @@ PACKAGE = str(Path(__file__).parent.parent)
 class Outcome:
     """How an attempt ended, and what is to be stored of it."""
 
-    status: Literal["succeeded", "failed", "timeout"]
+    status: Literal["succeeded", "failed", "timeout", "unresponsive"]
     reward: float | None = None
     spans: Sequence[AnySpan] = ()
     error: BaseException | None = None

@@ -12,7 +12,7 @@ from typing import Any, Final
 from ..errors import Conflict
 from ..store import LightningStore
 from ..store.contract import AnyRollout, Capabilities, Route, forwarding
-from ..types import EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
+from ..types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
 
 KEY: Final = "key"
 PAGE: Final = 1000
@@ -45,12 +45,12 @@ class KeyedStore(_Forwarding):
         return self.inner.otlp_traces_endpoint()
 
     async def recall(self) -> None:
-        """Learn the keys of the rollouts that are there; cancelled ones are enqueued anew."""
+        """Learn the keys of the rollouts that are there; cancelled and lost ones are enqueued anew."""
         offset = 0
         while page := await self.inner.query_rollouts(limit=PAGE, offset=offset, cut_at=1):
             for rollout in page:
-                if rollout.status != "cancelled" and (key := _key_of(rollout.metadata)) is not None:
-                    self._by_key[key] = rollout.rollout_id
+                if not _is_lost(rollout):
+                    self._remember(rollout)
             offset += PAGE
 
     async def enqueue_rollout(
@@ -86,6 +86,13 @@ class KeyedStore(_Forwarding):
     def _remember(self, rollout: Rollout) -> None:
         if (key := _key_of(rollout.metadata)) is not None:
             self._by_key[key] = rollout.rollout_id
+
+
+def _is_lost(rollout: AnyRollout) -> bool:
+    """Nothing came of it that says anything of the agent: cancelled, or its only attempt ended with its runner."""
+    if rollout.status != "failed" or not isinstance(rollout, AttemptedRollout):
+        return rollout.status == "cancelled"
+    return rollout.attempt.status == "unresponsive" and rollout.config.max_attempts == 1
 
 
 def _key_of(metadata: dict[str, Any] | None) -> str | None:

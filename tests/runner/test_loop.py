@@ -200,8 +200,32 @@ async def test_an_agent_that_does_not_finish_in_time_is_ended_with_a_reason(work
         await running
 
     [ended] = await workshop.store.wait_for_rollouts([rollout.rollout_id])
-    assert ended.status == "failed"
+    assert (ended.status, ended.attempt.status) == ("failed", "unresponsive")
     assert ended.attempt.metadata["reason"] == "its runner was stopped: its stop event was set"
+
+
+async def test_an_attempt_that_ends_with_its_runner_is_retried_like_one_that_was_lost(workshop: Workshop):
+    event, begun = threading.Event(), asyncio.Event()
+
+    async def agent(task):
+        begun.set()
+        await asyncio.Event().wait()
+
+    class BeatsAtTheEnd(agl.Hook):
+        async def on_rollout_end(self, *, agent, runner, rollout, spans):
+            await runner.beat()
+
+    config = agl.RolloutConfig(max_attempts=2, retry_condition=["unresponsive"])
+    rollout = await workshop.store.enqueue_rollout("task", config=config)
+    runner = workshop.runner(drain_seconds=0.01)
+    with runner.run_context(agent=agent, store=workshop.store, hooks=[BeatsAtTheEnd()]):
+        running = asyncio.create_task(runner.iter(event))
+        await begun.wait()
+        event.set()
+        await running
+
+    waiting = await workshop.store.get_rollout_by_id(rollout.rollout_id)
+    assert (waiting.status, waiting.attempt.status) == ("requeuing", "unresponsive")
 
 
 async def test_a_cancelled_runner_ends_what_it_holds_and_passes_the_cancellation_on(workshop: Workshop):

@@ -30,7 +30,7 @@ async def find_best_prompt(store: agl.LightningStore) -> str:
             resources_id=resources.resources_id,
             metadata={"key": prompt},
             config=agl.RolloutConfig(
-                max_attempts=3,
+                max_attempts=int(options.get("attempts", 3)),
                 retry_condition=["unresponsive"],
                 timeout_seconds=float(options.get("timeout", 60)),
             ),

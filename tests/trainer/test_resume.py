@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,19 @@ def test_the_latest_unfinished_run_is_gone_on_with_by_the_same_runners(run: Star
     again.wait_for_line(r"^\[Result\] finished \[\('succeeded', 3\)\]")
     assert len(list(folders(tmp_path / "runs"))) == 1
     assert runners.leaves_nothing()
+
+
+def test_what_was_broken_off_by_ctrl_c_is_run_again(run: Start):
+    first = run("fork", "waits_for_a_file", "attempts=1")
+    first.wait_for_line(r"^\[Rollout\] You are helpful")
+    first.send_signal(signal.SIGINT)
+    first.wait()
+
+    again = run("fork", "score", "attempts=1", "run_dir=" + first.lines[-1].rpartition(" ")[2], "resume=yes")
+
+    assert again.wait() == 0, again.output
+    again.wait_for_line(r"^\[Algo\] Best prompt found: 'You are a knowledgeable AI")
+    again.wait_for_line(r"^\[Result\] finished \[\('failed', 1\), \('succeeded', 3\)\]")
 
 
 def test_a_folder_that_holds_a_run_is_not_run_over(run: Start, tmp_path: Path):

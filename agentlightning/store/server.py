@@ -104,10 +104,11 @@ class LightningStoreServer(LightningStore):
         listening = self._listen()
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.start)
-        self._server = _Uvicorn(self._app(), self._release, self._limits)
+        answering = threading.Event()
+        self._server = _Uvicorn(self._app(), self._release, self._limits, answering.set)
         self._thread = threading.Thread(target=self._server.run, args=([listening],), name="agl-serve", daemon=True)
         self._thread.start()
-        await asyncio.to_thread(self._server.answering.wait)
+        await asyncio.to_thread(answering.wait)
 
     async def stop(self) -> None:
         """Answer what is under way, and stop serving. The store itself stays open."""
@@ -119,16 +120,15 @@ class LightningStoreServer(LightningStore):
             await asyncio.to_thread(self._exporter.stop)
         self._server = self._thread = None
 
-    def run_forever(self, on_listening: Callable[[], None] = lambda: None) -> None:
+    def run_forever(self, on_answering: Callable[[], None] = lambda: None) -> None:
         """Serve from this thread until SIGINT or SIGTERM, then drain. Raises `StoreUnavailable`.
 
-        `on_listening` is called when `endpoint` is known to be ours.
+        `on_answering` is called once `endpoint` answers, and a signal ends it cleanly.
         """
         listening = self._listen()
         if self._exporter is not None:
             self._exporter.start()
-        on_listening()
-        _Uvicorn(self._app(), self._release, self._limits).run([listening])
+        _Uvicorn(self._app(), self._release, self._limits, on_answering).run([listening])
         if self._exporter is not None:
             self._exporter.stop()
 
@@ -410,7 +410,9 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
 class _Uvicorn(uvicorn.Server):
     """uvicorn, with our way of ending: long polls are sent home first, and signals are not raised again."""
 
-    def __init__(self, app: ASGIApp, release: Callable[[], None], limits: Limits) -> None:
+    def __init__(
+        self, app: ASGIApp, release: Callable[[], None], limits: Limits, on_answering: Callable[[], None]
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -425,12 +427,12 @@ class _Uvicorn(uvicorn.Server):
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
         )
-        self.answering = threading.Event()
+        self._on_answering = on_answering
         self._release = release
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.answering.set()
+        self._on_answering()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._release()

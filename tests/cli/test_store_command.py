@@ -48,12 +48,11 @@ async def test_a_signal_ends_it_cleanly_even_while_somebody_waits(number: signal
             assert program.wait(timeout=10) == 0
 
 
-async def test_nothing_of_it_stays_behind(tmp_path: Path) -> None:
+def test_nothing_of_it_stays_behind(tmp_path: Path) -> None:
     port = free_port()
     for _ in range(2):  # the second one needs the same port, and the lock of the same file
         with store("--port", str(port), cwd=tmp_path) as program:
-            async with LightningStoreClient(f"http://127.0.0.1:{port}") as client:
-                await client.enqueue_rollout("task")
+            program.wait_for_line("Store at")
             program.send_signal(signal.SIGTERM)
 
             assert program.wait(timeout=10) == 0

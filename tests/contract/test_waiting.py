@@ -13,6 +13,7 @@ from agentlightning.errors import NotFound
 from agentlightning.store import LightningStore
 from agentlightning.types import EnqueueRolloutRequest
 
+from ..conftest import Figure
 from .making import RETRYING, claimed, ended, found, soon
 
 
@@ -108,17 +109,22 @@ async def test_waiting_for_the_unknown_is_an_error_and_not_a_wait(store: Lightni
             await soon(store.wait_for_rollouts([rollout.rollout_id, "ro-unknown"], timeout))
 
 
-async def test_a_thousand_rollouts_are_waited_for_within_the_second_given(store: LightningStore) -> None:
+async def test_a_thousand_rollouts_are_waited_for_within_the_second_given(
+    store: LightningStore, way: str, figure: Figure
+) -> None:
     rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(1_000)])
     ended_ones = await store.dequeue_many_rollouts(limit=3)
     for each in ended_ones:
         await store.update_attempt(each.rollout_id, each.attempt.attempt_id, status="succeeded")
-    began = time.monotonic()
+    seconds: list[float] = []
+    while len(seconds) < 3 and min(seconds, default=2.0) > 1.1:  # a machine with other things to do gets another try
+        began = time.monotonic()
+        waited = await store.wait_for_rollouts([rollout.rollout_id for rollout in rollouts], timeout=1)
+        seconds.append(time.monotonic() - began)
+        assert [each.rollout_id for each in waited] == [each.rollout_id for each in ended_ones]
 
-    waited = await store.wait_for_rollouts([rollout.rollout_id for rollout in rollouts], timeout=1)
-
-    assert 1.0 <= time.monotonic() - began < 2
-    assert [each.rollout_id for each in waited] == [each.rollout_id for each in ended_ones]
+    figure(f"{way}: waiting 1 s for 1,000 rollouts takes {min(seconds):.3f} s")
+    assert 1.0 <= min(seconds) <= 1.1
 
 
 async def test_whoever_stops_waiting_disturbs_nobody(store: LightningStore) -> None:

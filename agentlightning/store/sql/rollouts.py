@@ -33,6 +33,7 @@ _ROLLOUT_SORT = {
         "reward",
     )
 } | {"failed_first": "CASE r.status WHEN 'failed' THEN 0 ELSE 1 END"}
+_ENDED = f"r.status IN ({', '.join(repr(status) for status in sorted(lifecycle.FINAL))})"
 
 
 class Rollouts(SqlBase):
@@ -126,8 +127,8 @@ class Rollouts(SqlBase):
                     break
                 # An end is announced once and is final, so a topic that woke us is done with.
                 unfinished -= {topic.partition(":")[2] for topic in await waiter.wait(left)}
-        by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids)}
-        return [by_id[rollout_id] for rollout_id in ids if by_id[rollout_id].status in lifecycle.FINAL]
+        by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids, ended_only=True)}
+        return [by_id[rollout_id] for rollout_id in ids if rollout_id in by_id]
 
     async def _set_by_hand(self, moves: Moves, before: AnyRollout, status: RolloutStatus) -> None:
         attempt = before.attempt.status if isinstance(before, AttemptedRollout) else None
@@ -150,12 +151,13 @@ class Rollouts(SqlBase):
             "UPDATE attempts SET deadline = ?2 WHERE ordinal = ?1 AND deadline IS NOT NULL", row.ordinal, due
         )
 
-    async def _rollouts(self, ids: Sequence[str]) -> list[AnyRollout]:
+    async def _rollouts(self, ids: Sequence[str], *, ended_only: bool = False) -> list[AnyRollout]:
         if not ids:
             return []
         condition, values = self._database.dialect.any_of(ids, 1)
         found = await self._fetch(
-            f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id {condition}",
+            f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id {condition}"
+            + (f" AND {_ENDED}" if ended_only else ""),
             *values,
             brief=len(ids) <= FEW,
         )

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Final
 
 from ..litagent import LitAgent, as_agent
 from ..store import LightningStore
@@ -23,6 +23,8 @@ from .stop import listening
 from .worker import name_worker
 
 logger = logging.getLogger(__name__)
+
+LEAVE_LOOK_SECONDS: Final = 0.01
 
 
 class LitAgentRunner(Runner[T]):
@@ -53,6 +55,7 @@ class LitAgentRunner(Runner[T]):
         self._life = ExitStack()
         self._held: dict[AttemptRef, AttemptRun] = {}
         self._told: set[AttemptRef] = set()
+        self._beats_under_way = 0
         self._finished = 0
 
     # Life
@@ -130,14 +133,24 @@ class LitAgentRunner(Runner[T]):
             "running": len(self._held),
             "finished": self._finished,
         }
-        held = self._unreported()
-        worker = await bench.store.update_worker(bench.worker.worker_id, stats, attempts=held)
+        self._beats_under_way += 1
+        try:
+            held = self._not_left()
+            worker = await bench.store.update_worker(bench.worker.worker_id, stats, attempts=held)
+        finally:
+            self._beats_under_way -= 1
         self._told = set(held)
         for ref in worker.stale_attempts:
             if run := self._held.get(ref):
                 run.halt(
                     Halt("the store has given up this attempt (cancelled, timed out or superseded)", reported=True)
                 )
+
+    async def leave(self, run: AttemptRun) -> None:
+        """Name the attempt in no heartbeat any more: one that came after its end would bring it back to life."""
+        run.is_left = True
+        while self._beats_under_way:  # noqa: ASYNC110 - beats are sent by another thread
+            await asyncio.sleep(LEAVE_LOOK_SECONDS)
 
     @property
     def worker_id(self) -> str:
@@ -152,11 +165,10 @@ class LitAgentRunner(Runner[T]):
 
     def _has_news(self) -> bool:
         """Whether it holds an attempt that the store has not been told of."""
-        return not self._told.issuperset(self._unreported())
+        return not self._told.issuperset(self._not_left())
 
-    def _unreported(self) -> list[AttemptRef]:
-        """What it still works on; a heartbeat that named a lost attempt would bring it back to life."""
-        return [ref for ref, run in list(self._held.items()) if not run.is_reported]
+    def _not_left(self) -> list[AttemptRef]:
+        return [ref for ref, run in list(self._held.items()) if not run.is_left]
 
     def _begin(self, rollout: AttemptedRollout) -> tuple[AttemptRun, asyncio.Task[None]]:
         run = AttemptRun(self._bench, rollout)

@@ -203,8 +203,9 @@ class AttemptRun:
             if halt and not self._called:
                 await self._give_back(halt)
             else:
+                if outcome.status == "unresponsive":
+                    await self._bench.runner.leave(self)
                 await self._update(outcome)
-                self.is_reported = True
                 self._log(outcome)
         except (Conflict, NotFound) as error:
             logger.warning("%s Its result comes too late and is not kept: %s", self._who, error)

@@ -1,4 +1,4 @@
-"""A child process that ends when its parent does, however the parent ends.
+"""Child processes that end when their parent does, however the parent ends.
 
 The child's standard input is a pipe whose other end the parent holds. When that end closes, because the parent stops
 the child or because the parent is gone (`kill -9` included), the child stops as on SIGTERM, and after a few seconds of
@@ -15,11 +15,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
 GRACE_SECONDS = 5.0
+
+# In the program's own process group, and there before the program is.
+_GUARD = """exec 3<&0 </dev/null
+{ trap '' TERM INT HUP; read -r _ <&3; kill -s KILL 0; } &
+exec "$@" 3<&-"""
+
+
+def guarded(arguments: Sequence[str]) -> list[str]:
+    """The command of a program that is killed, with its whole process group, when its standard input ends.
+
+    That is to be a pipe whose other end the parent holds; the program itself has nothing to read. It is to be started
+    in a session of its own, and what is left of its group killed after its end, the guard being part of it.
+    """
+    return ["/bin/sh", "-c", _GUARD, "sh", *arguments]
 
 
 @contextmanager

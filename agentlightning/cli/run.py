@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def command(
     from ..errors import AgentLightningError
     from ..litagent import CommandAgent
     from ..logs import setup_logging
+    from ..runner.stop import SIGTERM_EXIT
 
     setup_logging("warning")
     agent = CommandAgent(
@@ -61,6 +63,8 @@ def command(
     try:
         upstreams = model_list(models, keys, ()) if models else []
         done = asyncio.run(_run_all(agent, _tasks(texts, tasks), upstreams, jobs, store_url, db))
+    except asyncio.CancelledError:
+        raise SystemExit(SIGTERM_EXIT) from None
     except (AgentLightningError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if any(rollout.status != "succeeded" for rollout in done):
@@ -96,6 +100,7 @@ async def _run_all(
     from ..runner import LitAgentRunner
     from ..tracer import OtelTracer
 
+    _end_on_sigterm()
     slots = asyncio.Semaphore(jobs)
     async with _store(store_url, db) as store, _model(upstreams, store):
         runner = LitAgentRunner[Any](OtelTracer())
@@ -108,6 +113,14 @@ async def _run_all(
                     return rollout
 
             return list(await asyncio.gather(*(one(task) for task in tasks)))
+
+
+def _end_on_sigterm() -> None:
+    """End as with Ctrl-C: the programs first."""
+    task = asyncio.current_task()
+    assert task is not None
+    with suppress(NotImplementedError):  # on Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 async def _tell(store: LightningStoreClient, rollout: Rollout) -> None:

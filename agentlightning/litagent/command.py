@@ -12,16 +12,18 @@ import functools
 import inspect
 import json
 import os
+import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from .. import semconv
 from ..errors import AgentError
+from ..leash import guarded
 from ..tracer import get_active_tracer
 from ..types import AttemptedRollout, NamedResources, RolloutMode
 from .environment import environment_for
@@ -167,27 +169,32 @@ async def _traced(arguments: list[str], files: Files, environment: Callable[[], 
 
 
 async def _run(arguments: list[str], files: Files, environment: Mapping[str, str]) -> int:
+    if shutil.which(arguments[0], path=environment.get("PATH")) is None:
+        raise AgentError(f"{arguments[0]} cannot be started: there is no such program")
     # To files, not pipes: what a program leaves behind in the background may hold a pipe open for ever.
     stdout, stderr = files.streams()
-    with stdout.open("wb") as out, stderr.open("wb") as err:
+    with stdout.open("wb") as out, stderr.open("wb") as err, _lifeline() as stdin:
+        process = await asyncio.create_subprocess_exec(
+            *guarded(arguments), stdin=stdin, stdout=out, stderr=err, env=environment, start_new_session=True
+        )
         try:
-            process = await asyncio.create_subprocess_exec(
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise AgentError(f"{arguments[0]} cannot be started: {error.strerror}") from None
+            return await process.wait()
+        except asyncio.CancelledError:
+            await _ask_to_end(process)
+            raise
+        finally:
+            _signal(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _lifeline() -> Generator[int]:
+    """The reading end of a pipe that ends with this context, or with this process."""
+    reading, writing = os.pipe()
     try:
-        return await process.wait()
-    except asyncio.CancelledError:
-        await _ask_to_end(process)
-        raise
+        yield reading
     finally:
-        _signal(process.pid, signal.SIGKILL)
+        os.close(reading)
+        os.close(writing)
 
 
 async def _ask_to_end(process: asyncio.subprocess.Process) -> None:

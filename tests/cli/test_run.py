@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+import pytest
+
 import agentlightning as agl
+from tests.processes import Program
 from tests.scripted_model import ScriptedModel
 
 
@@ -49,6 +54,23 @@ def test_a_run_that_fails_ends_with_1(tmp_path: Path) -> None:
 
     assert ran.returncode == 1
     assert "failed, reward none" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=lambda each: str(each)
+)
+def test_however_it_ends_no_program_of_an_agent_stays_behind(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    script = f"sleep 300 & echo $! > {tmp_path}/child; echo up > {tmp_path}/there; sleep 300"
+    os.mkfifo(tmp_path / "there")
+    with Program("agentlightning.cli", "run", "--", "sh", "-c", script, cwd=tmp_path) as program:
+        assert (tmp_path / "there").read_text() == "up\n"
+        left = psutil.Process(int((tmp_path / "child").read_text()))
+        program.send_signal(number)
+        assert program.wait() == code
+
+    _, alive = psutil.wait_procs([left], timeout=30)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    assert "Traceback" not in program.output
 
 
 def test_a_reward_outside_of_a_run_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -192,22 +192,28 @@ class Result:
         )
 
 
-async def kill_again_and_again(path: Path, cycles: int, seed: int) -> Result:
-    """Load, kill, compare, start again; at the end let the load finish and compare all of it."""
+async def kill_again_and_again(path: Path, cycles: int, seed: int, *, hasty: bool = False) -> Result:
+    """Load, kill, compare, start again; at the end let the load finish and compare all of it.
+
+    The first kill that costs something is the last. A `hasty` store answers before it commits.
+    """
     began, chance, journal = time.monotonic(), random.Random(seed), Journal()
     wrong: list[str] = []
     reopened: list[float] = []
-    async with StoreProcess(path) as process:
+    async with StoreProcess(path, hasty=hasty) as process:
         load = Load(process.endpoint, journal)
         running = asyncio.create_task(load.run())
-        for _ in range(cycles):
-            await _kill_after(journal, chance.randint(5, 100), process, running)
+        for cycle in range(cycles):
+            wrong += await _kill_after(journal, chance.randint(5, 100), process, running)
             opening = time.monotonic()
             async with SqliteLightningStore(path) as store:
                 await store.statistics()
                 reopened.append((time.monotonic() - opening) * 1000)
                 fresh, journal.fresh = journal.fresh, set()
                 wrong += await journal.differences(store, fresh)
+            if wrong:  # the clients cannot go on without what they were told is there
+                await _give_up(running)
+                return Result(cycle + 1, seed, dict(journal.acknowledged), wrong, reopened, time.monotonic() - began)
             await process.start()
         load.stop()
         await running
@@ -221,8 +227,8 @@ async def kill_again_and_again(path: Path, cycles: int, seed: int) -> Result:
     return Result(cycles, seed, dict(journal.acknowledged), wrong, reopened, time.monotonic() - began)
 
 
-async def _kill_after(journal: Journal, news: int, process: StoreProcess, running: asyncio.Task[None]) -> None:
-    """Kill the store in the very moment of its `news`th acknowledgement from now."""
+async def _kill_after(journal: Journal, news: int, process: StoreProcess, running: asyncio.Task[None]) -> list[str]:
+    """Kill the store in the very moment of its `news`th acknowledgement from now; what the clients missed before."""
     at = journal.acknowledged.total() + news
     killed = asyncio.Event()
 
@@ -234,10 +240,23 @@ async def _kill_after(journal: Journal, news: int, process: StoreProcess, runnin
     journal.on_news = kill
     waiting = asyncio.create_task(killed.wait())
     await asyncio.wait([waiting, running], return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        waiting.cancel()
-        await running
+    if not running.done():
+        await process.gone()
+        return []
+    waiting.cancel()
+    if not killed.is_set():
+        process.kill()
     await process.gone()
+    return [f"lost: {error}" for error in _errors_in(running.exception())]
+
+
+def _errors_in(error: BaseException | None) -> Sequence[BaseException | None]:
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else [error]
+
+
+async def _give_up(running: asyncio.Task[None]) -> None:
+    running.cancel()
+    await asyncio.wait([running])
 
 
 def main() -> None:

@@ -12,8 +12,11 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from agentlightning.store import LightningStoreServer, SqliteLightningStore
+from agentlightning.store.jobs import Job, deliver
+from agentlightning.store.sqlite import SqliteDatabase
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,8 +24,10 @@ ROOT = Path(__file__).parents[2]
 class StoreProcess:
     """A store on a file and a port that it keeps when it is started again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, hasty: bool = False) -> None:
         self.path = path
+        self._arguments = ["hasty"] if hasty else []
+        """What shows that a kill can be noticed: this one answers before it commits."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self._port}"
@@ -52,6 +57,7 @@ class StoreProcess:
 
     async def __aenter__(self) -> StoreProcess:
         command = sys.executable, "-m", "tests.faults.store_process", str(self.path), str(self._port)
+        command = *command, *self._arguments
         self._nursery = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=-1, stdout=-1)
         await self.start()
         return self
@@ -82,5 +88,19 @@ async def serve(path: str, port: int) -> None:
     await asyncio.Event().wait()
 
 
+def make_hasty() -> None:
+    """Let the store answer each call before its commit."""
+    attempt = SqliteDatabase._attempt
+
+    def hasty(database: SqliteDatabase, job: Job) -> Any:
+        announced = attempt(database, job)
+        deliver([job])
+        return announced
+
+    SqliteDatabase._attempt = hasty
+
+
 if __name__ == "__main__":
+    if sys.argv[3:] == ["hasty"]:
+        make_hasty()
     nurse(sys.argv[1], int(sys.argv[2]))

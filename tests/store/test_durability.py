@@ -112,6 +112,7 @@ async def test_whoever_waits_goes_on_waiting_while_the_store_is_killed_and_start
         assert (await soon(wanting)).rollout_id == wanted.rollout_id
 
 
+@pytest.mark.timeout(300)
 async def test_what_was_acknowledged_survives_kill_9_at_any_instant(path: Path, figure: Figure) -> None:
     result = await kill_again_and_again(path, cycles=50, seed=1)
 
@@ -119,3 +120,11 @@ async def test_what_was_acknowledged_survives_kill_9_at_any_instant(path: Path, 
     assert result.wrong == []
     assert set(result.acknowledged) == {"enqueue", "claim", "spans", "finish", "resources"}
     assert max(result.reopened_in_ms) < 2_000
+
+
+async def test_the_kills_find_a_store_that_answers_before_it_commits(path: Path, figure: Figure) -> None:
+    """What shows that the test above can fail."""
+    result = await kill_again_and_again(path, cycles=50, seed=1, hasty=True)
+
+    figure(f"seeded bug, answers before it commits: {result}")
+    assert result.wrong

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from agentlightning.store import SqliteLightningStore
 from agentlightning.store.sqlite import SqliteDatabase
 
 from ..conftest import Figure
+from ..faults.disk import Disk
 from ..faults.failing_disk import POINTS, fail_at_every_point, fail_in_another_process
+from ..faults.lossy import served
 from ..faults.power_cut import cut_again_and_again
+from .raw import Raw
 
 CUTS = 200
 
@@ -48,6 +52,19 @@ async def test_a_failing_disk_yields_no_acknowledgement_and_loses_none(
 
     figure(result)
     assert (result.operations, result.refused, result.wrong) == (POINTS, POINTS, [])
+
+
+async def test_a_call_that_the_disk_cannot_keep_is_answered_with_503(tmp_path: Path) -> None:
+    disk = Disk()
+    with disk.used():
+        async with served(SqliteLightningStore(tmp_path / "agl.db")) as server, Raw(server.endpoint) as raw:
+            disk.broken = "sync"
+            refused = await raw.call("enqueue_rollout", {"input": 1})
+            disk.broken = None
+            accepted = await raw.call("enqueue_rollout", {"input": 2})
+
+            assert (refused.status, refused.headers["Retry-After"], accepted.status) == (503, "1", 200)
+            assert [rollout.input for rollout in await server.query_rollouts()] == [2]
 
 
 async def test_a_kernel_that_refuses_to_write_costs_nothing_that_was_acknowledged(

@@ -73,8 +73,8 @@ class AttemptRun:
         self._halted: asyncio.Future[Halt] = self._loop.create_future()
         self._called = False
         self._spans: list[Span] = []
-        self.is_reported = False
-        """The store has been told how it ended; a heartbeat that names it now would bring it back to life."""
+        self.is_left = False
+        """Its runner leaves it unfinished."""
         self._who = bench.worker.about(rollout.rollout_id)
 
     def halt(self, cause: Halt) -> None:

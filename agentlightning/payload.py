@@ -43,26 +43,26 @@ def dumps_fields(fields: dict[str, Any]) -> bytes:
         raise
 
 
-def loads(text: bytes | str, *, field: str | None = None) -> Any:
+def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH) -> Any:
     """The value of JSON text that came from outside. Raises `InvalidInput`."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"{field or 'the text'} is not valid JSON: {error}", field=field) from None
-    if check(value, field=field):
+    if check(value, field=field, depth=depth):
         _refuse_long_integers(text, field)
     return value
 
 
-def check(value: Any, *, field: str | None = None) -> bool:
-    """Raise `InvalidInput` where `value` nests deeper than `MAX_DEPTH` or holds NaN or an infinity.
+def check(value: Any, *, field: str | None = None, depth: int = MAX_DEPTH) -> bool:
+    """Raise `InvalidInput` where `value` nests deeper than `depth` or holds NaN or an infinity.
 
     True when it holds a float so large that it may have been written as an integer beyond 64 bits.
     """
     # A loop with its own stack: recursion would meet Python's limit before ours, and be slower.
     level: list[Any] = [value]
     huge = False
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(depth + 1):
         below: list[Any] = []
         for item in level:
             if type(item) in _LEAVES:
@@ -80,7 +80,7 @@ def check(value: Any, *, field: str | None = None) -> bool:
         if not below:
             return huge
         level = below
-    raise InvalidInput(f"{field or 'the value'} nests deeper than {MAX_DEPTH} levels", field=field)
+    raise InvalidInput(f"{field or 'the value'} nests deeper than {depth} levels", field=field)
 
 
 MAX_ID_LENGTH = 256

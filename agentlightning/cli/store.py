@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 import click
 
 from . import store_care
+from .limit_options import limit_options
 from .named_options import in_environment, pairs
 
 if TYPE_CHECKING:
@@ -45,6 +47,24 @@ LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Serve only those who send this token.")
 @click.option(
+    "--runner-token",
+    envvar="AGL_RUNNER_TOKEN",
+    show_envvar=True,
+    help="Let those who send this one carry rollouts out and do nothing else; needs --token.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Without a token: another name than localhost that requests may be addressed to; may be given several times.",
+)
+@click.option(
+    "--keep-keys",
+    is_flag=True,
+    help="Keep what looks like an API key in spans; it is [redacted] otherwise. AGL_KEEP_KEYS=1 does the same.",
+)
+@click.option(
     "--export-otlp",
     "targets",
     envvar="AGL_EXPORT_OTLP",
@@ -61,6 +81,7 @@ LEVELS = ("debug", "info", "warning", "error")
     help="The headers of that receiver, its key for instance, are in this environment variable: name=value,name=value.",
 )
 @click.option("--export-past", is_flag=True, help="Send receivers that are new what the store holds already, too.")
+@limit_options
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
 @click.pass_context
 def command(
@@ -70,10 +91,14 @@ def command(
     db: str,
     durability: Durability,
     token: str | None,
+    runner_token: str | None,
+    hosts: tuple[str, ...],
+    keep_keys: bool,
     targets: tuple[str, ...],
     headers: tuple[str, ...],
     export_past: bool,
     log_level: str,
+    **limits: Any,
 ) -> None:
     """Serve the store, where algorithms and runners meet.
 
@@ -82,16 +107,29 @@ def command(
     """
     from ..errors import AgentLightningError
     from ..logs import setup_logging
+    from ..redaction import KEEP
     from ..store import LightningStoreServer, open_store
+    from ..store.limits import Limits
 
     if context.invoked_subcommand is not None:
         return
     setup_logging(log_level)
+    if keep_keys:
+        os.environ[KEEP] = "1"
     try:
         found = _targets(targets, headers)
         store = open_store(db, durability=durability)
         exporter = _exporter(store, found, past=export_past)
-        server = LightningStoreServer(store, host, port, token=token, exporter=exporter)
+        server = LightningStoreServer(
+            store,
+            host,
+            port,
+            token=token,
+            runner_token=runner_token,
+            allowed_hosts=hosts,
+            limits=Limits(**{name: limit for name, limit in limits.items() if limit is not None}),
+            exporter=exporter,
+        )
         server.run_forever(lambda: _greet(server.endpoint, db, durability, found))
         asyncio.run(server.close())
     except (AgentLightningError, OSError) as error:

@@ -24,6 +24,7 @@ from yarl import URL
 
 from ..attempt_tokens import attempt_token, secret_of
 from ..errors import AgentLightningError, InvalidInput, StoreUnavailable
+from ..types import PaginatedResult
 from . import lifecycle
 from .contract import AnyRollout, Capabilities, LightningStore, Route, forwarding
 from .wire import IDEMPOTENCY_KEY, JSON, LONGEST_WAIT, Arguments, Operation, Request, from_problem, table
@@ -47,7 +48,8 @@ def _remote(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[...
     operation = table()[route.name]
 
     async def call(self: LightningStoreClient, *args: Any, **kwargs: Any) -> Any:
-        return await self._ask(operation, operation.bind(args, kwargs))  # pyright: ignore[reportPrivateUsage]
+        ask = self._ask_for_pages if operation.lists else self._ask  # pyright: ignore[reportPrivateUsage]
+        return await ask(operation, operation.bind(args, kwargs))
 
     return call
 
@@ -137,6 +139,19 @@ class LightningStoreClient(_RemoteStore):
             answer = await ask(max(0.0, min(left, LONGEST_WAIT)))
             if answer or (deadline is not None and deadline <= time.monotonic()):
                 return answer
+
+    # Lists come in pages
+
+    async def _ask_for_pages(self, operation: Operation, arguments: Arguments) -> PaginatedResult[Any]:
+        """All that was asked for, in as many pages as the server makes of it."""
+        limit: int = arguments.get("limit", -1)
+        page: PaginatedResult[Any] = await self._ask(operation, arguments)
+        items = list(page.items)
+        while page.items and page.offset + len(page.items) < page.total and len(items) != limit:
+            rest = {"offset": page.offset + len(page.items), "limit": -1 if limit < 0 else limit - len(items)}
+            page = await self._ask(operation, {**arguments, **rest})
+            items += page.items
+        return page.model_copy(update={"items": items, "limit": limit, "offset": arguments.get("offset", 0)})
 
     # One call
 

@@ -348,7 +348,10 @@ class LightningStore:
         limit: int = -1,
         offset: int = 0,
     ) -> PaginatedResult[ResourcesUpdate]:
-        """Every version of every bundle, in the order they were stored unless `sort_by` names a field."""
+        """Every version of every bundle, in the order they were stored unless `sort_by` names a field.
+
+        API keys are hidden (`***`); `get_resources_by_id` and `get_latest_resources` give them.
+        """
         raise NotImplementedError
 
     @route("GET /get_resources_by_id/{resources_id}")

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..errors import StoreBusy, TooSlow
+from ..payload import MAX_DEPTH
 from .security import MAX_BODY, read_body
 
 _MIB = 1024 * 1024
@@ -21,12 +22,18 @@ class Limits:
 
     body: int = MAX_BODY
     """Bytes of one request's body."""
+    unpacked: int = 20 * _MIB
+    """Bytes of a request's body after decompression."""
     bodies: int = 256 * _MIB
     """Bytes of all bodies that are being read or worked on; beyond it 429 with Retry-After."""
     requests: int = 4_096
     """Requests being worked on, those that only wait left out; beyond it 429 with Retry-After."""
     head: int = 64 * 1024
     """Bytes of a request's line and headers."""
+    depth: int = MAX_DEPTH
+    """Levels of nesting in a body's JSON; no more than the default."""
+    page: int = 1_000
+    """Items in one page of a list. Who asks for more, or for all, gets a page, and asks for the next."""
     head_seconds: float = 10.0
     """From a connection's first moment, or a request's first byte, until its headers are complete."""
     body_seconds: float = 60.0
@@ -41,6 +48,11 @@ class Gate:
         self.bytes = 0
         self.requests = 0
         self.refused = 0
+
+    @property
+    def limits(self) -> Limits:
+        """What it goes by."""
+        return self._limits
 
     async def enter(self, scope: Scope, receive: Receive) -> bytes:
         """The request's body; call `leave` with its size when it is dealt with. Raises `StoreBusy` or `TooSlow`."""

@@ -23,15 +23,12 @@ from starlette.routing import Route
 
 from ..errors import InvalidInput, NotFound, StoreUnavailable, TooLarge
 from .encoded_span import EncodedSpan
-from .limits import Gate
+from .limits import Gate, Limits
 from .otlp_spans import Arrived, AttemptIds, Refused, ids_in, parse, read
 from .security import SPEAKS_FOR
 from .sql import SqlStore
 
 PATH = "/v1/traces"
-MAX_UNPACKED = 20 * 1024 * 1024
-"""Bytes of a request's body after decompression."""
-
 _JSON = "application/json"
 _PROTOBUF = "application/x-protobuf"
 _PIECE = 256 * 1024
@@ -69,7 +66,7 @@ class Otlp:
     async def _store_body(self, request: Request, kind: str) -> list[str]:
         body = await self._gate.enter(request.scope, request.receive)
         try:
-            return await self._store_all(await _arrivals(body, request, kind), request)
+            return await self._store_all(await _arrivals(body, request, kind, self._gate.limits), request)
         finally:
             self._gate.leave(len(body))
 
@@ -123,21 +120,21 @@ def _baggage(request: Request) -> AttemptIds | None:
 # The body
 
 
-async def _arrivals(body: bytes, request: Request, kind: str) -> list[Arrived | Refused]:
+async def _arrivals(body: bytes, request: Request, kind: str, limits: Limits) -> list[Arrived | Refused]:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    work = partial(_read, body, encoding, as_json=kind == _JSON)
+    work = partial(_read, body, encoding, as_json=kind == _JSON, most=limits.unpacked)
     return await asyncio.to_thread(work) if len(body) >= _LARGE else work()
 
 
-def _read(body: bytes, encoding: str, *, as_json: bool) -> list[Arrived | Refused]:
+def _read(body: bytes, encoding: str, *, as_json: bool, most: int) -> list[Arrived | Refused]:
     if encoding == "gzip":
-        body = unpacked(body)
+        body = unpacked(body, most)
     elif encoding != "identity":
         raise InvalidInput(f"{PATH} takes gzip or nothing as content encoding, not {encoding}", field="body")
     return list(read(parse(body, as_json=as_json)))
 
 
-def unpacked(body: bytes, limit: int = MAX_UNPACKED) -> bytes:
+def unpacked(body: bytes, limit: int) -> bytes:
     """What gzip has packed. Raises `TooLarge` once it is more than `limit`, `InvalidInput` if it is none."""
     # Gzip ends with its own size. Who tells the truth is refused at once, who lies when the limit is reached.
     if int.from_bytes(body[-4:], "little") > limit:

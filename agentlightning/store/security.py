@@ -151,7 +151,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY) -> by
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {limit // (1024 * 1024)} MiB", field="body")
+    size = f"{limit >> 20} MiB" if limit >= 2**20 else f"{limit >> 10} KiB"
+    return TooLarge(f"the body is larger than {size}", field="body")
 
 
 def _name(host: str) -> str:

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote
@@ -71,6 +71,7 @@ class LightningStoreServer(LightningStore):
         *,
         token: str | None = None,
         runner_token: str | None = None,
+        allowed_hosts: Iterable[str] = (),
         limits: Limits | None = None,
         exporter: OtlpExporter | None = None,
     ) -> None:
@@ -79,7 +80,7 @@ class LightningStoreServer(LightningStore):
         self.host = host
         self.port = DEFAULT_PORT if port is None else port
         self._limits = limits or Limits()
-        self._guard = Guard(host, token, runner_token=runner_token)
+        self._guard = Guard(host, token, allowed_hosts, runner_token=runner_token)
         self._exporter = exporter
         self._server: _Uvicorn | None = None
         self._thread: threading.Thread | None = None
@@ -236,7 +237,8 @@ class _Operations:
     ) -> Response:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         path = dict(zip(operation.route.path_parameters, ids, strict=True))
-        arguments = operation.arguments(path, query, body)
+        limits = self._gate.limits
+        arguments = operation.page(operation.arguments(path, query, body, limits.depth), limits.page)
         _ask_once(operation, scope)
         try:
             waits = _WAITS.get(operation.route.name)

@@ -54,7 +54,10 @@ class Operation:
         self.doc = inspect.getdoc(method) or ""
         self.signature = inspect.signature(method)
         hints = get_type_hints(method, include_extras=True)
-        self.result = TypeAdapter[Any](hints.pop("return"))
+        answer: Any = hints.pop("return")
+        self.lists = "PaginatedResult" in getattr(answer, "__name__", "")
+        """Whether its result comes in pages."""
+        self.result = TypeAdapter[Any](answer)
         self.model = self._request_model(hints)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -80,14 +83,23 @@ class Operation:
 
     # The server's side
 
-    def arguments(self, path: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Arguments:
+    def arguments(
+        self, path: Mapping[str, str], query: Mapping[str, str], body: bytes, depth: int = payload.MAX_DEPTH
+    ) -> Arguments:
         """What a request asks for. Raises `InvalidInput` naming the field."""
-        given = dict(query) if self.route.method == "GET" else self.object_in(body)
+        given = dict(query) if self.route.method == "GET" else self.object_in(body, depth)
         return self.validate(given | dict(path))
 
-    def object_in(self, body: bytes) -> Arguments:
+    def page(self, arguments: Arguments, most: int) -> Arguments:
+        """The arguments for one page of at most `most` items, where the result comes in pages."""
+        if not self.lists:
+            return arguments
+        limit = arguments.get("limit", -1)
+        return {**arguments, "limit": most if limit == -1 else min(limit, most)}
+
+    def object_in(self, body: bytes, depth: int) -> Arguments:
         """The body's JSON object. Raises `InvalidInput` where it is none, or not sound."""
-        given: Any = payload.loads(body, field="body") if body else {}
+        given: Any = payload.loads(body, field="body", depth=depth) if body else {}
         if not isinstance(given, dict):
             fields = ", ".join(self.model.model_fields)
             raise InvalidInput(f"the body of {self.route.path} is a JSON object of: {fields}", field="body")
@@ -125,8 +137,10 @@ class Operation:
 class _AddSpans(Operation):
     """Spans are stored as the bytes that came; the answer is only what was decided about each."""
 
-    def arguments(self, path: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Arguments:
-        self.object_in(body)
+    def arguments(
+        self, path: Mapping[str, str], query: Mapping[str, str], body: bytes, depth: int = payload.MAX_DEPTH
+    ) -> Arguments:
+        self.object_in(body, depth)
         try:
             arguments = self.spans_in(body)
         except msgspec.ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
@@ -14,6 +14,10 @@ from ..errors import InvalidInput, MissingExtra, PromptError
 from .rollouts import AttemptedRollout
 
 T_co = TypeVar("T_co", covariant=True)
+
+
+HIDDEN = "***"
+"""What is shown of an API key."""
 
 
 class Resource(BaseModel):
@@ -32,6 +36,11 @@ class LLM(Resource):
     model: str
     api_key: str | None = Field(default=None, repr=False)
     sampling_parameters: dict[str, Any] = Field(default_factory=dict)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        yield from super().__repr_args__()
+        if self.api_key is not None:
+            yield "api_key", HIDDEN
 
     def get_base_url(self) -> str:
         """What an OpenAI client takes as `base_url`."""
@@ -150,6 +159,15 @@ ResourceUnion = Annotated[
 ]
 NamedResources: TypeAlias = dict[str, ResourceUnion]
 """Resources by name. A plain string stands for `PromptTemplate(template=…, engine="f-string")`."""
+
+
+def with_hidden_keys(resources: NamedResources) -> NamedResources:
+    """The resources as lists show them: API keys hidden."""
+    hide = {"api_key": HIDDEN}
+    return {
+        name: each.model_copy(update=hide) if isinstance(each, LLM) and each.api_key is not None else each
+        for name, each in resources.items()
+    }
 
 
 class ResourcesUpdate(BaseModel):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import signal
 import socket
+from dataclasses import asdict
 from pathlib import Path
 
 import aiohttp
+import click
 import psutil
 import pytest
 from click.testing import CliRunner
 
 import agentlightning as agl
 from agentlightning.cli import main
+from agentlightning.cli.limit_options import OPTIONS
 from agentlightning.cli.store import _shown
+from agentlightning.errors import Forbidden, TooLarge
 from agentlightning.store import LightningStoreClient
+from agentlightning.store.limits import Limits
 from tests.otlp_receiver import Receiver
 from tests.processes import Program, free_port
 
@@ -152,6 +157,43 @@ def test_what_is_said_wrongly_of_a_target_is_refused(options: tuple[str, ...], s
     assert refused.exit_code != 0
     assert said in refused.output
     assert refused.exception is None or isinstance(refused.exception, SystemExit)
+
+
+async def test_limits_and_the_runners_token_may_be_given(tmp_path: Path) -> None:
+    admin, runner, port = "a" * 32, "r" * 32, free_port()
+    options = ("--max-body", "4KiB", "--max-page", "2", "--keep-keys", "--db", "memory:", "--port", str(port))
+    with store(*options, cwd=tmp_path, AGL_TOKEN=admin, AGL_RUNNER_TOKEN=runner) as program:
+        program.wait_for_line("^Store at")
+        async with (
+            LightningStoreClient(f"http://127.0.0.1:{port}", token=admin) as admins,
+            LightningStoreClient(f"http://127.0.0.1:{port}", token=runner) as runners,
+        ):
+            with pytest.raises(TooLarge, match="4 KiB"):
+                await admins.enqueue_rollout("x" * 5_000)
+            with pytest.raises(Forbidden):
+                await runners.enqueue_rollout("task")
+            rollout = await admins.start_rollout("task")
+            key, ids = "sk-proj-" + "a1B2" * 8, (rollout.rollout_id, rollout.attempt.attempt_id)
+            named = {"rollout_id": ids[0], "attempt_id": ids[1]}
+            await runners.add_span(agl.Span.from_attributes(name="a", attributes={"key": key}, **named))
+            [span] = await admins.query_spans(rollout.rollout_id)
+
+    assert span.attributes["key"] == key
+    assert not any(token in program.output for token in (admin, runner))
+
+
+def test_every_limit_is_an_option_that_says_its_default() -> None:
+    defaults = {name: (kind or click.STRING).convert(text, None, None) for name, (_, kind, text, _) in OPTIONS.items()}
+
+    assert defaults == asdict(Limits())
+
+
+@pytest.mark.parametrize("size", ["-1", "4KB", "much", "1.5MiB"])
+def test_a_size_that_is_none_is_refused(size: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["store", "--max-body", size])
+
+    assert result.exit_code == 2
+    assert "is not a size such as 65536, 64KiB, 16MiB or 1GiB" in result.output
 
 
 def test_a_password_is_not_shown() -> None:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from agentlightning.errors import InvalidInput
 from agentlightning.store import LightningStore
 from agentlightning.types import LLM, Config, PromptTemplate, ProxyLLM, ResourcesUpdate, Weights
 
@@ -19,6 +20,28 @@ EVERY_KIND = {
     "settings": Config(value={"any": ["json", None, 1.5]}),
     "weights": Weights(uri="file:///w", format="safetensors", sha256="ab" * 32, metadata={"rank": 8}),
 }
+
+
+async def test_lists_hide_keys_and_who_asks_for_resources_gets_them(store: LightningStore) -> None:
+    update = await store.update_resources("rs", EVERY_KIND)
+
+    [listed] = await store.query_resources()
+    assert "sk-1" not in repr(listed)
+    assert "sk-1" not in listed.model_dump_json()
+    assert listed.resources["main_llm"] == EVERY_KIND["main_llm"].model_copy(update={"api_key": "***"})
+    assert {**listed.resources, "main_llm": None} == {**EVERY_KIND, "main_llm": None}
+    assert await store.get_resources_by_id("rs") == update == await store.get_latest_resources()
+    assert update.resources == EVERY_KIND
+
+    with pytest.raises(InvalidInput, match=r"'main_llm' has \*\*\* as its api_key: lists hide keys"):
+        await store.update_resources("rs", listed.resources)
+
+
+def test_a_key_is_not_in_what_is_printed_of_a_model() -> None:
+    text = "endpoint='http://h/v1', model='m', sampling_parameters={}, api_key='***'"
+    assert repr(LLM(endpoint="http://h/v1", model="m", api_key="secret")) == f"LLM(resource_type='llm', {text})"
+    assert "api_key" not in repr(LLM(endpoint="http://h/v1", model="m"))
+    assert "secret" not in str(ProxyLLM(endpoint="http://h/v1", model="m", api_key="secret"))
 
 
 async def test_the_tutorials_plain_string_is_a_prompt_template(store: LightningStore) -> None:

@@ -110,6 +110,7 @@ async def prepared(store: LightningStore) -> tuple[AttemptedRollout, dict[str, d
         "get_next_span_sequence_id": ids,
         "get_many_span_sequence_ids": {"rollout_attempt_ids": [list(ids.values())] * 2},
         "update_worker": {"worker_id": "worker-1", "heartbeat_stats": {"cpu": 1}},
+        "hold_lease": {"name": "trainer", "holder": "mine"},
     }
 
 
@@ -189,7 +190,16 @@ CALLS: dict[str, tuple[Act, Effect]] = {
         ),
         lambda store, it, answer: _equal(store.get_worker_by_id("worker-1"), answer),
     ),
+    "hold_lease": (
+        lambda store, it: store.hold_lease("trainer", "mine", 600),
+        lambda store, it, answer: _equal(_held(store), (answer["holder"], answer["since"], answer["seen"])),
+    ),
 }
+
+
+async def _held(store: LightningStore) -> tuple[str, float, float]:
+    lease = await store.hold_lease("trainer", "another")
+    return lease["holder"], lease["since"], lease["seen"]
 
 
 async def _equal(found: Awaitable[Any], expected: Any) -> bool:

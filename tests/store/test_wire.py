@@ -49,7 +49,7 @@ POSTS = [name for name, route in ROUTES.items() if route.method == "POST"]
 EVERY_ROUTE = pytest.mark.parametrize("name", ROUTES)
 EVERY_POST = pytest.mark.parametrize("name", POSTS)
 
-FREE = {"input", "metadata", "heartbeat_stats"}
+FREE = {"input", "metadata", "heartbeat_stats", "about"}
 """Parameters that take any JSON, or any JSON object."""
 
 
@@ -83,6 +83,8 @@ class Live:
             "attempt_id": attempt_id,
             "resources_id": "rs-mine",
             "worker_id": "worker-1",
+            "name": "trainer",
+            "holder": "somebody",
             "input": {"question": "why?"},
             "rollouts": [{"input": 1}],
             "rollout_ids": [rollout_id],

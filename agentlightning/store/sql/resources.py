@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ... import payload
-from ...errors import NotFound
-from ...types import NamedResources, PaginatedResult, ResourcesUpdate
+from ...errors import InvalidInput, NotFound
+from ...types import LLM, NamedResources, PaginatedResult, ResourcesUpdate
+from ...types.resources import HIDDEN, with_hidden_keys
 from ..contract import FilterLogic, SortOrder
-from ..database import Transaction
+from ..database import Row, Transaction
 from ..signals import news
 from . import rows
 from .base import SqlBase
@@ -41,7 +42,7 @@ class Resources(SqlBase):
         query.equals("resources_id", resources_id)
         query.contains("resources_id", resources_id_contains)
         query.sort(sort_by, sort_order, _RESOURCES_SORT)
-        return await self._page(query, rows.resources_update, filter_logic, sort_order, limit, offset)
+        return await self._page(query, _shown, filter_logic, sort_order, limit, offset)
 
     async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
         if version is None:
@@ -53,6 +54,7 @@ class Resources(SqlBase):
 
     async def _store_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
         valid, text = rows.resources_json(resources)
+        _refuse_hidden_keys(valid)
 
         async def body(transaction: Transaction) -> ResourcesUpdate:
             known = await transaction.fetch(
@@ -84,6 +86,20 @@ class Resources(SqlBase):
     async def _resources(self, which: str, *values: Any) -> ResourcesUpdate | None:
         found = await self._fetch(f"SELECT {rows.RESOURCES} FROM resources {which} LIMIT 1", *values, brief=True)
         return rows.resources_update(found[0]) if found else None
+
+
+def _shown(row: Row) -> ResourcesUpdate:
+    update = rows.resources_update(row)
+    return update.model_copy(update={"resources": with_hidden_keys(update.resources)})
+
+
+def _refuse_hidden_keys(resources: NamedResources) -> None:
+    for name, each in resources.items():
+        if isinstance(each, LLM) and each.api_key == HIDDEN:
+            raise InvalidInput(
+                f"resource {name!r} has {HIDDEN} as its api_key: lists hide keys, and get_resources_by_id gives them",
+                field=f"resources.{name}.api_key",
+            )
 
 
 async def version_of(transaction: Transaction, resources_id: str | None) -> tuple[str | None, int | None]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -14,8 +17,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--model", "models", metavar="NAME=URL", multiple=True, help="A model and where it is served.")
 @click.option(
-    "--model", "models", metavar="NAME=URL", multiple=True, required=True, help="A model and where it is served."
+    "--models",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A JSON file with models and all that may be said of them; read again on SIGHUP, and no call is dropped.",
 )
 @click.option(
     "--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Its API key is in this environment variable."
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
 def command(
     models: tuple[str, ...],
+    file: Path | None,
     keys: tuple[str, ...],
     serves: tuple[str, ...],
     host: str,
@@ -54,11 +62,17 @@ def command(
     from ..llm_proxy import LLMProxy
     from ..logs import setup_logging
 
+    if not models and file is None:
+        raise click.UsageError("name a model: --model NAME=URL, or --models FILE")
     setup_logging(log_level)
+
+    def found() -> list[dict[str, Any]]:
+        return model_list(models, keys, serves) + (models_in(file) if file else [])
+
     try:
-        proxy = LLMProxy(port, model_list(models, keys, serves), _store(store_url), host=host, token=token)
-        proxy.run_forever(lambda: click.echo(_announcement(proxy, store_url)))
-    except AgentLightningError as error:
+        proxy = LLMProxy(port, found(), _store(store_url), host=host, token=token)
+        proxy.run_forever(lambda: click.echo(_announcement(proxy, store_url)), found if file else None)
+    except (AgentLightningError, OSError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -85,3 +99,27 @@ def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str
         for name, url in urls.items()
     ]
     return [{key: value for key, value in entry.items() if value is not None} for entry in entries]
+
+
+def models_in(file: Path) -> list[dict[str, Any]]:
+    """Upstreams from a JSON file, where `"api_key": "$NAME"` names an environment variable. Raises `InvalidInput`."""
+    from ..errors import InvalidInput
+
+    try:
+        entries: Any = json.loads(file.read_text())
+    except ValueError as error:
+        raise InvalidInput(f"{file} is not JSON: {error}", field="models") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in cast("list[Any]", entries)):
+        raise InvalidInput(f"{file} holds no list of objects", field="models")
+    return [_with_key(entry) for entry in cast("list[dict[str, Any]]", entries)]
+
+
+def _with_key(entry: dict[str, Any]) -> dict[str, Any]:
+    from ..errors import InvalidInput
+
+    key = entry.get("api_key")
+    if not isinstance(key, str) or not key.startswith("$"):
+        return entry
+    if not (value := os.environ.get(key[1:])):
+        raise InvalidInput(f"the environment variable {key[1:]}, the key of {entry.get('name')!r}, is not set")
+    return {**entry, "api_key": value}

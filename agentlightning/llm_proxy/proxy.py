@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ..attempt_tokens import key_for_attempt
-from ..errors import InvalidInput, StoreUnavailable
+from ..errors import AgentLightningError, InvalidInput, StoreUnavailable
 from ..store.contract import LightningStore
 from ..types import LLM, ProxyLLM
 from .app import ProxyApp
@@ -90,12 +90,30 @@ class LLMProxy:
         """Whether it answers calls."""
         return self._serving is not None and self._serving.alive
 
-    def run_forever(self, announce: Callable[[], None] | None = None) -> None:
-        """Serve from this thread until SIGINT or SIGTERM, then drain; `announce` is called when the port is known."""
+    def run_forever(
+        self, announce: Callable[[], None] | None = None, reload: Callable[[], ModelList] | None = None
+    ) -> None:
+        """Serve from this thread until SIGINT or SIGTERM, then drain; `announce` is called when the port is known.
+
+        On SIGHUP `reload` is asked for the upstreams to go on with; where it raises, those there are stay.
+        """
         listening = self._listen()
         if announce is not None:
             announce()
-        _Serving(self._app).run(listening)
+        serving = _Serving(self._app)
+        if reload is not None and hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, lambda number, frame: self._reload(serving, reload))
+        serving.run(listening)
+
+    def _reload(self, serving: _Serving, reload: Callable[[], ModelList]) -> None:
+        """Called within the server's thread, in the middle of something."""
+        try:
+            self._upstreams = upstreams(reload())
+        except (AgentLightningError, OSError) as error:
+            logger.error("The models stay as they were: %s", error)
+        else:
+            serving.call_soon(serving.routing.exchange, self._upstreams)
+            logger.warning("The models are now: %s", ", ".join(one.name for one in self._upstreams))
 
     async def __aenter__(self) -> LLMProxy:
         await self.start()
@@ -249,6 +267,11 @@ class _Serving:
             await self._server.serve([listening])
             await recorder.flush(FLUSH_SECONDS)
 
+    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Have a function called in the server's event loop."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(function, *args)
+
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function in the server's event loop, from another thread."""
 
@@ -277,6 +300,7 @@ class _Uvicorn(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )

@@ -36,9 +36,9 @@ export function useLoaded(load, keys, concerns = () => false) {
   latest.current = { load, concerns };
   const running = useRef(/** @type {AbortController | null} */ (null));
 
-  const reload = useCallback(async () => {
-    running.current?.abort();
-    const abort = (running.current = new AbortController());
+  const loading = useRef(Promise.resolve());
+
+  const begin = useCallback(async (/** @type {AbortController} */ abort) => {
     const late = setTimeout(() => setSlow(true), SLOW);
     try {
       const data = await latest.current.load({ signal: abort.signal });
@@ -50,13 +50,27 @@ export function useLoaded(load, keys, concerns = () => false) {
       if (!abort.signal.aborted) setSlow(false);
     }
   }, []);
+  const reload = useCallback(() => {
+    running.current?.abort();
+    running.current = new AbortController();
+    loading.current = begin(running.current);
+    return loading.current;
+  }, []);
 
   useEffect(() => {
     setState((before) => ({ ...before, error: null }));
     reload();
     return () => running.current?.abort();
   }, keys);
-  useEffect(() => followChanges((change) => latest.current.concerns(change), reload), []);
+  useEffect(
+    () =>
+      followChanges(
+        (change) => latest.current.concerns(change),
+        // What is on its way is shown first: a store that is slow would never be done otherwise.
+        () => loading.current.then(reload),
+      ),
+    [],
+  );
   return { ...state, slow, reload };
 }
 

@@ -6,8 +6,9 @@ import { signal } from "./ui.js";
 export const helpShown = signal(false);
 
 export const KEYS = [
-  ["j / k", "next / previous row, span or rollout"],
-  ["Enter", "open the row"],
+  ["j / k", "next / previous row or span"],
+  ["[ / ]", "previous / next rollout of the list"],
+  ["Enter", "open the row; fold or unfold the span"],
   ["/", "search"],
   ["g o, g r, g s, g w", "overview, rollouts, resources, workers"],
   ["Esc", "close, or back to the list"],

@@ -24,10 +24,11 @@ export function full(value) {
   return typeof value === "string" ? visible(value) : visible(JSON.stringify(value, null, 2) ?? "");
 }
 
-/** `3.2 s`, `450 ms`, `2 min 5 s`. @param {number | null | undefined} seconds */
+/** `3.2 s`, `450 ms`, `1.4 ms`, `2 min 5 s`. @param {number | null | undefined} seconds */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
-  if (seconds < 0) return "0 ms";
+  if (seconds < 0.00005) return "0 ms";
+  if (seconds < 0.00995) return `${(seconds * 1000).toFixed(1)} ms`;
   if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
@@ -65,6 +66,11 @@ export function score(number) {
   if (number === null || number === undefined) return "–";
   const text = Math.abs(number) >= 1000 ? number.toPrecision(4) : number.toFixed(3).replace(/\.?0+$/, "");
   return text === "-0" ? "0" : text;
+}
+
+/** `$0.0123`. @param {number} dollars */
+export function money(dollars) {
+  return `$${dollars >= 100 ? dollars.toFixed(2) : Number(dollars.toPrecision(3))}`;
 }
 
 /** `1.2 kB`. @param {number} size */

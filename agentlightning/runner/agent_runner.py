@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
@@ -14,6 +12,7 @@ from ..litagent import LitAgent, as_agent
 from ..store import LightningStore
 from ..tracer import Tracer
 from ..types import AttemptedRollout, AttemptRef, Hook, NamedResources, Rollout, RolloutMode
+from . import host
 from .attempt import AttemptRun, Bench, Halt
 from .base import Runner, StopEvent, T
 from .claims import GIVE_BACK_SECONDS, ClaimLoop, Limits
@@ -127,12 +126,7 @@ class LitAgentRunner(Runner[T]):
     async def beat(self) -> None:
         """One heartbeat, for all attempts it holds; breaks off those that the store has given up."""
         bench = self._bench
-        stats = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "running": len(self._held),
-            "finished": self._finished,
-        }
+        stats = {**host.facts(), "running": len(self._held), "finished": self._finished}
         self._beats_under_way += 1
         try:
             held = self._not_left()

@@ -26,6 +26,9 @@ HOSTILE = f"{SCRIPT} {ANSI} {BACKWARDS}"
 LARGE = "large " * 180_000
 """A payload of a megabyte."""
 
+PAID = {"usage": {"prompt_tokens": 40, "completion_tokens": 3, "total_tokens": 43, "cost": 0.0002}}
+"""What every call takes, as a service tells it that has a price."""
+
 TOOLS = [
     {
         "type": "function",
@@ -44,11 +47,11 @@ def model() -> ScriptedModel:
     def answer(call: Call) -> Answer:
         said = call.body["messages"]
         if said[-1]["role"] != "tool":
-            return Answer(tool_calls=[("look_up", {"word": said[-1]["content"].split()[-6]})])
+            return Answer(tool_calls=[("look_up", {"word": said[-1]["content"].split()[-6]})], extra=PAID)
         question = said[0]["content"]
         word = next(word for word in WORDS if f" {word} " in question)
         right = "animal" if word in ANIMALS else "fruit"
-        return Answer(right if "You know" in question else "animal", logprobs=True)
+        return Answer(right if "You know" in question else "animal", logprobs=True, extra=PAID)
 
     return ScriptedModel(answer, takes_call=True)
 

@@ -1,7 +1,7 @@
 """A browser, a store with a finished run, and pages that must not complain.
 
 Every page of `look` is watched: an error in its console, a request that leaves this machine or one that fails make
-its test fail.
+its test fail. The browser knows no name of another machine.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, async_playwright
 
 from tests.processes import PATIENCE, Program, free_port
 
 from .a_run import whole_run
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
 AWAY = "Failed to load resource"
 """What Chromium says of a store that does not answer; a test that stops one expects it."""
 
@@ -100,16 +107,43 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     store.stop()
 
 
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def contexts(browser: Browser) -> AsyncIterator[Contexts]:
+    contexts = Contexts(browser)
+    yield contexts
+    await contexts.close()
+
+
+class Contexts:
+    """One context for each way to look, kept from test to test: its cache makes all but the first page quick."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._made: dict[str, BrowserContext] = {}
+
+    async def get(self, **given: Any) -> BrowserContext:
+        name = repr(sorted(given.items()))
+        if name not in self._made:
+            self._made[name] = await self._browser.new_context(**given)
+        return self._made[name]
+
+    async def close(self) -> None:
+        for context in self._made.values():
+            await context.close()
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def look(browser: Browser) -> AsyncIterator[Look]:
-    """`await look(url, **context)` opens a page; `expecting=` names what its console may say."""
+async def look(contexts: Contexts) -> AsyncIterator[Look]:
+    """`await look(url, **context)` opens a page; `expecting=` names what its console may say.
+
+    A page that shows a store keeps one of the six connections that a browser opens to it: close those done with.
+    """
     complaints: list[str] = []
-    opened: list[Any] = []
+    opened: list[Page] = []
 
     async def open_page(url: str, *, expecting: str = "nothing at all", **given: Any) -> Page:
-        context = await browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | given)
-        opened.append(context)
-        page = await context.new_page()
+        page = await (await contexts.get(**{"viewport": {"width": 1280, "height": 800}} | given)).new_page()
+        opened.append(page)
         page.set_default_timeout(10_000)
 
         def hear(message: ConsoleMessage) -> None:
@@ -127,6 +161,9 @@ async def look(browser: Browser) -> AsyncIterator[Look]:
         return page
 
     yield open_page
-    for context in opened:
-        await context.close()
+    for page in opened:
+        if not page.is_closed():
+            with suppress(Error):
+                await page.evaluate("localStorage.clear()")
+            await page.close()
     assert complaints == []

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +21,8 @@ from agentlightning.store.finished import FinishedRun
 from tests.processes import Program, free_port
 
 from .conftest import Look, Served, wait_until_served
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def rows_of(database: Path) -> list[tuple[int, int]]:
@@ -39,6 +45,21 @@ async def test_a_finished_run_is_looked_at_and_not_changed(finished: Served, loo
         await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
         await page.close()
     assert rows_of(finished.database) == before
+
+
+NAMESPACE = ["unshare", "--map-root-user", "--net"]
+
+
+def test_without_a_network_nothing_is_missing_from_any_page(finished: Served, browser: object) -> None:
+    if shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"], check=False).returncode:
+        pytest.skip("this machine makes no network namespaces; the other tests' browser knows no names of others")
+    command = [*NAMESPACE, sys.executable, "-m", "tests.dashboard.alone", str(finished.database)]
+
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    found = json.loads(printed)
+    assert len(found) == 9
+    assert {view: complaints for view, complaints in found.items() if complaints} == {}
 
 
 async def test_every_change_of_a_finished_run_is_refused(finished: Served) -> None:

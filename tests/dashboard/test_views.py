@@ -97,13 +97,40 @@ async def test_a_rollout_shows_its_trace_with_a_call_as_a_chat(finished: Served,
     await expect(tree.get_by_role("treeitem", name="look_up")).to_be_visible()
     await expect(page.locator(".said.user").first).to_contain_text("is cat an animal or a fruit?")
     await expect(page.locator(".said.answer")).to_contain_text("look_up")
-    await expect(page.get_by_text("1 tools offered")).to_be_visible()
+    await expect(page.get_by_text("1 tool offered")).to_be_visible()
 
     await page.get_by_role("button", name="Rewards").click()
     await expect(page.get_by_role("row", name="1 final")).to_be_visible()
     await page.get_by_role("button", name="annotation, span 4").click()
     await expect(page.get_by_role("article", name="Span annotation")).to_be_visible()
     assert "span=" in page.url
+
+
+async def test_a_rollout_says_what_it_took_and_where_its_reward_came_from(finished: Served, look: Look) -> None:
+    rollout = await rollout_of(finished, '"wolf"')
+    page = await look(f"{finished.url}#/rollouts/{rollout.rollout_id}")
+
+    facts = page.locator(".facts-list")
+    for name, value in {"Calls": "2", "Tokens in, out": "80, 6", "Cost": "$0.0004"}.items():
+        await expect(facts.locator("div", has=page.get_by_text(name, exact=True)).locator("dd")).to_have_text(value)
+    await expect(page.locator(".call .facts")).to_contain_text("40 tokens in")
+    await expect(page.locator(".call .facts")).to_contain_text("$0.0002")
+
+    await facts.get_by_role("button", name="by annotation").click()
+    await expect(page.get_by_role("article", name="Span annotation")).to_be_visible()
+
+
+async def test_what_is_pointed_at_in_a_curve_is_said_in_numbers(finished: Served, look: Look) -> None:
+    page = await look(finished.url)
+    card = page.locator("section[aria-labelledby=by-version]")
+    await expect(card.get_by_text("19 times out of 20")).to_be_visible()
+
+    await card.locator(".u-over").hover(position={"x": 20, "y": 40})
+    await expect(card.locator(".readout")).to_contain_text("0.556 ± 0.404 of 9 rewards")
+
+    await card.locator(".u-over").click(position={"x": 20, "y": 40})
+    await expect(page.get_by_role("heading", name="Resources", exact=True)).to_be_visible()
+    assert "right=rs-" in page.url
 
 
 async def test_the_chat_says_nothing_twice(finished: Served, look: Look) -> None:
@@ -158,6 +185,8 @@ async def test_next_and_previous_follow_the_list_that_was_left(finished: Served,
     await expect(page.locator("code.value, pre.value").first).to_contain_text("kiwi")
     await page.get_by_role("link", name="Previous").click()
     await expect(page.locator("code.value, pre.value").first).to_contain_text("cat")
+    await page.keyboard.press("]")
+    await expect(page.locator("code.value, pre.value").first).to_contain_text("kiwi")
     await page.keyboard.press("Escape")
     await expect(page.get_by_text("10 fit")).to_be_visible()
 
@@ -171,6 +200,18 @@ async def test_two_versions_are_compared_word_by_word_and_task_by_task(finished:
     assert await page.locator("section[aria-labelledby=same-tasks] tbody tr").count() == len(WORDS)
     await expect(page.locator("section[aria-labelledby=same-tasks] tbody tr").first).to_contain_text("+1")
 
+    await expect(page.get_by_text("10 tasks: 4 better, 0 worse, 6 the same")).to_be_visible()
+
+    await page.get_by_role("button", name='{"word":"kiwi"}').click()
+    sides = page.get_by_role("region", name="Side by side").get_by_role("article")
+    await expect(sides).to_have_count(2)
+    await expect(sides.first.locator(".said.answer").last).to_contain_text("animal")
+    await expect(sides.last.locator(".said.answer").last).to_contain_text("fruit")
+    await page.reload()
+    await expect(sides).to_have_count(2)
+    await page.keyboard.press("Escape")
+    await expect(sides).to_have_count(0)
+
     await page.get_by_role("radio", name="Compare to").nth(1).check()
     assert "right=" in page.url
 
@@ -178,7 +219,9 @@ async def test_two_versions_are_compared_word_by_word_and_task_by_task(finished:
 async def test_workers_show_their_heartbeat_and_what_they_say_of_themselves(finished: Served, look: Look) -> None:
     page = await look(finished.url + "#/workers")
 
-    await expect(page.get_by_role("cell", name="runner-1")).to_be_visible()
+    row = page.get_by_role("row", name="runner-1")
+    for fact in ("host", "python", "cores", "load", "memory_mb"):
+        await expect(row).to_contain_text(fact)
     await expect(page.locator("time").first).to_have_attribute("title", EXACT_TIME)
 
 
@@ -192,6 +235,7 @@ async def test_what_a_span_holds_is_shown_as_text(finished: Served, look: Look) 
         assert BACKWARDS not in await page.locator("body").inner_text()
         assert "owned" not in await page.title()
         assert await page.locator("main img, main script").count() == 0
+        await page.close()
 
 
 async def test_a_payload_of_a_megabyte_comes_when_it_is_asked_for(finished: Served, look: Look) -> None:
@@ -215,16 +259,19 @@ async def test_an_empty_store_names_the_next_command(served: Served, look: Look)
     for view, command in zip(VIEWS, ["agl demo", "enqueue_rollout", "add_resources", "runner.iter()"], strict=True):
         page = await look(served.url + view)
         await expect(page.locator(".empty pre")).to_contain_text(command)
+        await page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_nothing_keeps_a_screen_reader_or_weak_eyes_out(finished: Served, look: Look, scheme: Any) -> None:
     rollout = await rollout_of(finished, '"goat"')
-    for view in [*VIEWS, f"#/rollouts/{rollout.rollout_id}", f"#/rollouts/{rollout.rollout_id}?tab=chat"]:
+    both = f"#/resources?task={rollout.rollout_id},{(await rollout_of(finished, 'lime')).rollout_id}"
+    for view in [*VIEWS, f"#/rollouts/{rollout.rollout_id}", f"#/rollouts/{rollout.rollout_id}?tab=chat", both]:
         page = await look(finished.url + view, color_scheme=scheme)
         await expect(page.locator("main h1")).to_be_visible()
         await expect(page.locator(".waiting")).to_have_count(0)
         assert await violations(page) == [], view
+        await page.close()
 
 
 async def test_dark_and_light_follow_the_system_and_the_button(finished: Served, look: Look) -> None:
@@ -250,3 +297,4 @@ async def test_no_view_is_wider_than_the_screen(finished: Served, look: Look, wi
         await expect(page.locator(".waiting")).to_have_count(0)
         widest = "Math.max(...['html', 'main'].map((name) => document.querySelector(name).scrollWidth))"
         assert await page.evaluate(widest) <= width, view
+        await page.close()

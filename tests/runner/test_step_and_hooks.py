@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import re
 from typing import Any
 
@@ -204,4 +205,6 @@ async def test_the_worker_says_how_it_is_in_its_heartbeat(workshop: Workshop):
     [worker] = await workshop.store.query_workers()
     assert worker.heartbeat_stats is not None
     assert worker.heartbeat_stats["pid"] == os.getpid()
+    assert worker.heartbeat_stats["python"] == platform.python_version()
+    assert worker.heartbeat_stats["memory_mb"] > 10
     assert worker.status == "idle"

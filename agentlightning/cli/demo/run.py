@@ -64,6 +64,8 @@ async def _search(store_url: str, screen: Screen) -> list[Tried]:
     from ...store import LightningStoreClient
 
     async with LightningStoreClient(store_url) as store:
+        await store.statistics()  # which waits until the store answers
+        screen.may_be_watched(store_url)
         return await try_prompts(store, PROMPTS, TASKS, screen)
 
 

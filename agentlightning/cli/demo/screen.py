@@ -47,6 +47,10 @@ class Screen:
         self._since = time.monotonic()
         self._say(f"Ready after {self._since - self._started:.1f} s.")
 
+    def may_be_watched(self, url: str) -> None:
+        """The dashboard is up."""
+        self._say(f"Watch it in a browser, while it lasts: {url}/")
+
     @contextmanager
     def trying(self) -> Generator[None]:
         """While the prompts are tried; on a terminal, with a bar."""

@@ -5,10 +5,10 @@ import { html } from "../ui.js";
 import { brief, duration } from "../words.js";
 import { Status } from "./small.js";
 
-/** @param {{rollout: any, attempts: any[], chosen?: string, onChoose: (id: string) => void}} props */
-export function Attempts({ rollout, attempts, chosen, onChoose }) {
+/** @param {{attempts: any[], chosen?: string, onChoose: (id: string) => void}} props */
+export function Attempts({ attempts, chosen, onChoose }) {
   if (!attempts.length) return null;
-  const from = rollout.start_time;
+  const from = attempts[0].start_time;
   const to = Math.max(...attempts.map(endOf), from + 0.001);
   return html`<div class="attempts" role="group" aria-label="Attempts">
     ${attempts.map((attempt) => {
@@ -20,13 +20,17 @@ export function Attempts({ rollout, attempts, chosen, onChoose }) {
         aria-pressed=${attempt.attempt_id === chosen}
         onClick=${() => onChoose(attempt.attempt_id)}
       >
-        <span class="number">${attempt.sequence_id}</span>
+        <span class="number dim" title="Attempt ${attempt.sequence_id}">${attempt.sequence_id}</span>
         <${Status} status=${attempt.status} />
         <span class="line" aria-hidden="true"><span class=${attempt.status} style=${{ left: `${left}%`, width: `max(3px, ${width}%)` }}></span></span>
-        <span class="dim">${duration(endOf(attempt) - attempt.start_time)}</span>
+        <span class="number dim">${duration(endOf(attempt) - attempt.start_time)}</span>
         <span class="why">${brief(attempt.metadata?.reason ?? "", 200)}</span>
       </button>`;
     })}
+    ${
+      attempts.length > 1 &&
+      html`<div class="attempt scale dim" aria-hidden="true"><span></span><span></span><span class="ends"><span>0</span><span>${duration(to - from)}</span></span></div>`
+    }
   </div>`;
 }
 

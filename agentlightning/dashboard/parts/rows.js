@@ -24,7 +24,12 @@ export function usePages(fetchPage, query, patch) {
   const [, redraw] = useState(0);
   const [error, setError] = useState(/** @type {string | null} */ (null));
   const state = useMemo(
-    () => ({ pages: new Map(), asked: new Set(), seen: [0, 0], total: /** @type {number | null} */ (null) }),
+    () => ({
+      pages: new Map(),
+      asked: /** @type {Map<number, Promise<void>>} */ (new Map()),
+      seen: [0, 0],
+      total: /** @type {number | null} */ (null),
+    }),
     [query],
   );
   const current = useRef(state);
@@ -32,9 +37,7 @@ export function usePages(fetchPage, query, patch) {
   const fetcher = useRef(fetchPage);
   fetcher.current = fetchPage;
 
-  const load = useCallback(async (/** @type {number} */ page) => {
-    const mine = current.current;
-    mine.asked.add(page);
+  const fetchInto = useCallback(async (/** @type {typeof state} */ mine, /** @type {number} */ page) => {
     try {
       const { items, total } = await fetcher.current(page * PAGE, PAGE);
       mine.pages.set(page, items);
@@ -46,6 +49,11 @@ export function usePages(fetchPage, query, patch) {
       mine.asked.delete(page);
       if (mine === current.current) redraw((n) => n + 1);
     }
+  }, []);
+  const load = useCallback((/** @type {number} */ page) => {
+    const loading = fetchInto(current.current, page);
+    current.current.asked.set(page, loading);
+    return loading;
   }, []);
 
   /** Makes sure that rows `first` to `last` are here, or on their way. */
@@ -59,6 +67,7 @@ export function usePages(fetchPage, query, patch) {
 
   const reload = useCallback(async () => {
     const mine = current.current;
+    await Promise.all(mine.asked.values());
     for (const page of [...mine.pages.keys()]) {
       if (page < mine.seen[0] || page > mine.seen[1]) mine.pages.delete(page);
     }

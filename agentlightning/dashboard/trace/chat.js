@@ -1,8 +1,8 @@
 // A model's call as a chat: who said what, which tools were asked for and what they gave.
 
 import { Copy, Value } from "../parts/small.js";
-import { html } from "../ui.js";
-import { bytes, count, duration, full, visible } from "../words.js";
+import { html, useState } from "../ui.js";
+import { bytes, count, duration, full, money, plural, visible } from "../words.js";
 import { asCurl, asPython, callOf, textOf } from "./calls.js";
 import { secondsOf } from "./spans.js";
 
@@ -22,7 +22,7 @@ export function Call({ span, after = 0 }) {
     ${call.logprobs.length > 0 && html`<${Tokens} tokens=${call.logprobs} />`}
     ${
       call.tools.length > 0 &&
-      html`<details><summary>${count(call.tools.length)} tools offered</summary><${Value} value=${call.tools} label="tools" /></details>`
+      html`<details><summary>${plural(call.tools.length, "tool")} offered</summary><${Value} value=${call.tools} label="tools" /></details>`
     }
     <div class="actions">
       <${Copy} label="Copy as curl" text=${() => asCurl(call)} />
@@ -55,10 +55,10 @@ function Facts({ span, call }) {
   return html`<p class="facts">
     <strong>${visible(call.model)}</strong>
     <span title="latency">${duration(seconds)}</span>
-    ${asked !== null && html`<span>${count(asked)} tokens in</span>`}
+    ${asked !== null && html`<span>${plural(asked, "token")} in</span>`}
     ${answered !== null && html`<span>${count(answered)} out</span>`}
     ${answered && seconds && html`<span>${count(Math.round(answered / seconds))} tokens/s</span>`}
-    ${call.cost !== null && html`<span>$${Number(call.cost).toPrecision(3)}</span>`}
+    ${call.cost !== null && html`<span>${money(Number(call.cost))}</span>`}
     ${call.streamed && html`<span>streamed</span>`}
     ${settings.map((setting) => html`<span class="dim">${visible(setting)}</span>`)}
     ${call.incomplete && html`<span class="bad">ended before its end</span>`}
@@ -97,13 +97,15 @@ function Part({ part }) {
   }
 }
 
-const LONG = 6_000;
+const LONG = 1_500;
+const SHOWN_OF_LONG = 900;
 
-/** @param {{text: string}} props */
+/** A text, its beginning first where it is so long that it would hide what was answered. @param {{text: string}} props */
 function Text({ text }) {
-  if (text.length <= LONG) return html`<p class="text" dir="auto">${full(text)}</p>`;
-  return html`<p class="text" dir="auto">${full(text.slice(0, LONG))}…</p>
-    <details><summary>All ${bytes(text.length)}</summary><p class="text" dir="auto">${full(text)}</p></details>`;
+  const [whole, setWhole] = useState(false);
+  if (whole || text.length <= LONG) return html`<p class="text" dir="auto">${full(text)}</p>`;
+  return html`<p class="text" dir="auto">${full(text.slice(0, SHOWN_OF_LONG))}…</p>
+    <button class="small" onClick=${() => setWhole(true)}>Show all ${bytes(text.length)}</button>`;
 }
 
 /** The answer token by token, the unlikely ones darker. @param {{tokens: Array<{token: string, logprob: number}>}} props */

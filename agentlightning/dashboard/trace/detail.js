@@ -3,8 +3,8 @@
 import { call } from "../api.js";
 import { useLoaded } from "../data.js";
 import { Copy, Reward, Value, Waiting } from "../parts/small.js";
-import { html, useState } from "../ui.js";
-import { bytes, duration, exactTime, visible } from "../words.js";
+import { html, useLayoutEffect, useRef, useState } from "../ui.js";
+import { bytes, duration, exactTime, full, plural, visible } from "../words.js";
 import { Call } from "./chat.js";
 import { exceptionsOf, isCall, isError, rewardsOf, secondsOf, titleOf } from "./spans.js";
 
@@ -20,7 +20,7 @@ export function Detail({ span }) {
   return html`<article class="detail" aria-label=${`Span ${titleOf(span)}`}>
     <h2>${visible(titleOf(span))} <span class="dim id">${visible(span.span_id)}</span></h2>
     <p class="facts">
-      <span title=${exactTime(span.start_time ?? 0)}>${duration(secondsOf(span))}</span>
+      ${!isCall(span) && html`<span title=${exactTime(span.start_time ?? 0)}>${duration(secondsOf(span))}</span>`}
       <span class="dim">number ${span.sequence_id}</span>
       ${span.attributes["agentlightning.late"] && html`<span class="bad">came after its attempt had ended</span>`}
       ${cut && !whole && html`<button class="small" onClick=${() => setWhole(true)}>Fetch all of it (${bytes(cut)})</button>`}
@@ -46,8 +46,8 @@ function Body({ span }) {
     ${exceptionsOf(span).map((exception) => html`<${Exception} ...${exception} />`)}
     <${Rewards} span=${span} />
     ${isCall(span) && html`<${Call} span=${span} />`}
-    ${rest.length > 0 && html`<details open=${!isCall(span)}><summary>${rest.length} attributes</summary><${Attributes} entries=${rest} /></details>`}
-    ${span.events.length > 0 && html`<details><summary>${span.events.length} events</summary><${Value} value=${span.events} label="events" /></details>`}
+    ${rest.length > 0 && html`<details open=${!isCall(span)}><summary>${plural(rest.length, "attribute")}</summary><${Attributes} entries=${rest} /></details>`}
+    ${span.events.length > 0 && html`<details><summary>${plural(span.events.length, "event")}</summary><${Value} value=${span.events} label="events" /></details>`}
     <${Raw} span=${span} />
   `;
 }
@@ -56,8 +56,20 @@ function Body({ span }) {
 export function Exception({ type, message, stack }) {
   return html`<div class="exception">
     <p class="bad"><strong>${visible(type)}</strong> ${visible(message)}</p>
-    ${stack && html`<details open><summary>Stack</summary><${Value} value=${stack} label="stack" /></details>`}
+    ${stack && html`<details open><summary>Stack</summary><${Stack} text=${stack} /></details>`}
   </div>`;
+}
+
+const LONGEST_STACK = 100_000;
+
+/** A stack with its end in sight: that is where it went wrong. @param {{text: string}} props */
+function Stack({ text }) {
+  const place = useRef(/** @type {HTMLElement | null} */ (null));
+  useLayoutEffect(() => {
+    if (place.current) place.current.scrollTop = place.current.scrollHeight;
+  }, [text]);
+  const end = text.slice(-LONGEST_STACK);
+  return html`<pre class="value stack" tabindex="0" aria-label="stack" ref=${place}>${end === text ? "" : "…"}${full(end)}</pre>`;
 }
 
 /** @param {{span: any}} props */

@@ -1,7 +1,7 @@
 // The trace as a tree, with a waterfall beside it: what was within what, when, and for how long.
 
 import { html, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../ui.js";
-import { duration, score, visible } from "../words.js";
+import { duration, plural, score, visible } from "../words.js";
 import { isError, kindOf, rewardsOf, rowsOf, secondsOf, titleOf, treesOf } from "./spans.js";
 
 const ROW = 28;
@@ -32,7 +32,8 @@ export function Tree({ spans, chosen, onChoose, closed, onToggle }) {
 
   const first = Math.max(0, Math.floor(top / ROW) - MORE);
   const last = Math.min(rows.length, Math.ceil((top + height) / ROW) + MORE);
-  return html`<div class="tree" ref=${scroller} onScroll=${look} role="tree" aria-label="Spans" tabindex="0">
+  return html`<div class="tree-scale dim" aria-hidden="true"><span>${plural(rows.length, "span")}</span><span class="ends"><span>0</span><span>${duration(to - from)}</span></span><span>took</span></div>
+  <div class="tree" ref=${scroller} onScroll=${look} role="tree" aria-label="Spans" tabindex="0">
     <div style=${{ height: `${first * ROW}px` }}></div>
     ${rows.slice(first, last).map(
       (node) =>

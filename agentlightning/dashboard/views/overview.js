@@ -1,6 +1,7 @@
 // How the run is going, at a glance: rewards, what is done and what is left, what goes wrong, who works.
 
 import { useCall } from "../data.js";
+import { unchangeable } from "../live.js";
 import { Chart, interval, together } from "../parts/chart.js";
 import { Empty, ResourcesLink, Reward, Waiting } from "../parts/small.js";
 import { go, link } from "../route.js";
@@ -25,13 +26,14 @@ export function Overview() {
     <h1 id="title" class="aside">Overview</h1>
     <${Tiles} summary=${summary} total=${total} />
     <${Statuses} rollouts=${summary.rollouts} total=${total} />
-    <${Rewards} summary=${summary} />
     <div class="columns">
-      <${Errors} errors=${summary.errors} />
-      <${Workers} summary=${summary} />
+      <div class="stack"><${Steps} summary=${summary} /><${Errors} summary=${summary} /></div>
+      <div class="stack"><${Versions} summary=${summary} /><${Workers} summary=${summary} /></div>
     </div>
   </section>`;
 }
+
+const NOBODY = { ended_per_minute: null, seconds_left: null };
 
 /** @param {{summary: any, total: number}} props */
 function Tiles({ summary, total }) {
@@ -39,17 +41,19 @@ function Tiles({ summary, total }) {
   const ended = amount(rollouts, ["succeeded", "failed", "cancelled"]);
   const waiting = amount(rollouts, ["queuing", "requeuing"]);
   const running = amount(rollouts, ["preparing", "running"]);
+  // In a file that is only looked at, nobody works, whatever its last minute was like.
+  const { ended_per_minute: rate, seconds_left: left } = unchangeable.value ? NOBODY : summary;
   const all = summary.steps.length ? together(summary.steps) : null;
   return html`<dl class="tiles">
-    <${Tile} name="Mean reward" value=${all ? score(all.mean) : "–"} more=${all ? `± ${score(interval(all))}, ${count(all.count)} rewards` : "none given yet"} />
+    <${Tile} name="Mean reward" value=${all ? score(all.mean) : "–"} more=${all ? `± ${score(interval(all))} of ${plural(all.count, "reward")}` : "none given yet"} />
     <${Tile} name="Ended" value=${count(ended)} more=${`of ${count(total)}`} />
     <${Tile} name="In the queue" value=${count(waiting)} more=${running ? `${count(running)} running` : "none running"} />
     <${Tile}
       name="Rate"
-      value=${summary.ended_per_minute === null ? "–" : perMinute(summary.ended_per_minute)}
-      more=${summary.ended_per_minute === null ? "nothing is under way" : "rollouts a minute"}
+      value=${rate === null ? "–" : perMinute(rate)}
+      more=${rate === null ? "nothing is under way" : "a minute"}
     />
-    <${Tile} name="Time left" value=${duration(summary.seconds_left)} more=${summary.seconds_left === null ? "" : "at this rate"} />
+    <${Tile} name="Time left" value=${duration(left)} more=${left === null ? (waiting + running ? "nobody is at it" : "nothing to do") : "at this rate"} />
   </dl>`;
 }
 
@@ -57,7 +61,7 @@ function Tiles({ summary, total }) {
 function Tile({ name, value, more }) {
   return html`<div class="tile">
     <dt>${name}</dt>
-    <dd><span class="figure number">${value}</span> <span class="dim">${more}</span></dd>
+    <dd><span class="figure number">${value}</span> <span class="more dim">${more}</span></dd>
   </div>`;
 }
 
@@ -78,7 +82,7 @@ function Statuses({ rollouts, total }) {
 }
 
 /** @param {{summary: any}} props */
-function Rewards({ summary }) {
+function Steps({ summary }) {
   const modes = [...new Set(summary.steps.map((/** @type {any} */ step) => step.mode ?? NO_MODE))].sort();
   const [off, setOff] = useState(/** @type {Set<string>} */ (new Set()));
   const toggle = (/** @type {string} */ mode) =>
@@ -87,82 +91,111 @@ function Rewards({ summary }) {
       if (!next.delete(mode)) next.add(mode);
       return next;
     });
-  const shown = (/** @type {any} */ one) => !off.has(one.mode ?? NO_MODE);
-  const steps = useMemo(() => seriesByMode(summary.steps.filter(shown), (step) => step.rollout), [summary, off]);
-  const versions = useMemo(() => byVersion(summary.versions.filter(shown)), [summary, off]);
+  const series = useMemo(() => byMode(summary.steps, modes).filter(({ name }) => !off.has(name)), [summary, off]);
+  const place = (/** @type {number} */ at) => `Up to rollout ${count(at)}:`;
+  return html`<section class="card" aria-labelledby="by-step">
+    <h2 id="by-step">Reward by step</h2>
+    ${
+      modes.length > 1 &&
+      html`<p class="actions" role="group" aria-label="Modes">
+        ${modes.map((mode, n) => html`<button class="small" aria-pressed=${!off.has(mode)} onClick=${() => toggle(mode)}><span class="swatch colour-${n % 5}" aria-hidden="true"></span> ${mode}</button>`)}
+      </p>`
+    }
+    ${
+      summary.steps.length
+        ? html`<${Chart}
+            label="Mean reward by step"
+            hint="Each point is the mean of the rollouts made one after the other; in the band it lies 19 times out of 20."
+            ...${{ series, placeName: place }}
+            xName="rollouts, in the order they were made"
+          />`
+        : html`<${Empty} command="agl.emit_reward(1.0)">No rewards yet. An agent returns its reward, or says:<//>`
+    }
+  </section>`;
+}
+
+/** @param {{summary: any}} props */
+function Versions({ summary }) {
+  const versions = useMemo(() => byVersion(summary.versions), [summary]);
   const points = useMemo(
     () => [{ name: "reward", points: versions.map((version, at) => ({ ...version, at: at + 1 })) }],
     [versions],
   );
   const pick = (/** @type {number} */ at) => {
     const version = versions[at - 1];
-    if (version) go(link("rollouts", null, { resources: nameOf(version) }));
+    if (version) go(link("resources", null, { right: nameOf(version) }));
   };
-  if (!summary.steps.length)
-    return html`<${Empty} command="agl.emit_reward(1.0)">No rewards yet. An agent returns its reward, or says:<//>`;
-  return html`<div class="columns">
-    <section class="card" aria-labelledby="by-step">
-      <h2 id="by-step">Reward by step</h2>
-      ${
-        modes.length > 1 &&
-        html`<p class="actions">
-        ${modes.map((mode) => html`<button class="small" aria-pressed=${!off.has(mode)} onClick=${() => toggle(mode)}>${mode}</button>`)}
-      </p>`
-      }
-      <${Chart} label="Mean reward by step" series=${steps} xName="rollouts made" />
-    </section>
-    <section class="card" aria-labelledby="by-version">
-      <h2 id="by-version">Reward by resources</h2>
-      <${Chart} label="Mean reward by version of the resources" series=${points} xName="version, oldest first" line=${false} tickName=${String} onPick=${pick} />
-      <${Best} versions=${versions} />
-    </section>
-  </div>`;
+  const place = (/** @type {number} */ at) => `No. ${at}, ${versions[at - 1] ? nameOf(versions[at - 1]) : ""}:`;
+  return html`<section class="card" aria-labelledby="by-version">
+    <h2 id="by-version">Reward by resources</h2>
+    ${
+      versions.length
+        ? html`<${Chart}
+              label="Mean reward by version of the resources"
+              hint="Each version's mean, and the interval in which it lies 19 times out of 20. Click one to see what it says."
+              ...${{ series: points, placeName: place, tickName: String, onPick: pick, line: false }}
+              xName="versions, in the order they were stored"
+            />
+            <${Best} versions=${versions} />`
+        : html`<p class="dim">No rollout with a reward names the version of the resources that it used.</p>`
+    }
+  </section>`;
 }
 
 const BEST_SHOWN = 5;
+const ERRORS_SHOWN = 8;
 
 /** @param {{versions: any[]}} props */
 function Best({ versions }) {
   const best = versions.map((version, at) => ({ ...version, at: at + 1 })).sort((one, other) => other.mean - one.mean);
   return html`<table class="plain">
-    <thead><tr><th scope="col" class="narrow">No.</th><th scope="col">Best</th><th scope="col">Mean reward</th><th scope="col">Rollouts</th></tr></thead>
+    <thead><tr><th scope="col" class="narrow number">No.</th><th scope="col">Best</th><th scope="col">Mean reward</th><th scope="col" class="number">Rewards</th></tr></thead>
     <tbody>
       ${best.slice(0, BEST_SHOWN).map(
         (version) => html`<tr>
           <td class="number">${version.at}</td>
           <td><${ResourcesLink} id=${version.resources_id} version=${version.version} /></td>
           <td><${Reward} value=${version.mean} /> <span class="dim">± ${score(interval(version))}</span></td>
-          <td><a class="number" href=${link("rollouts", null, { resources: nameOf(version) })}>${count(version.count)}</a></td>
+          <td class="number"><a href=${link("rollouts", null, { resources: nameOf(version) })}>${count(version.count)}</a></td>
         </tr>`,
       )}
     </tbody>
   </table>`;
 }
 
-/** @param {{errors: any[]}} props */
-function Errors({ errors }) {
+/** @param {{summary: any}} props */
+function Errors({ summary: { errors, rollouts } }) {
+  const grouped = sum(
+    Object.fromEntries(errors.map((/** @type {any} */ error, /** @type {number} */ n) => [n, error.count])),
+  );
+  const failed = rollouts.failed ?? 0;
+  const most = errors[0]?.count ?? 1;
   return html`<section class="card" aria-labelledby="errors">
-    <h2 id="errors">What goes wrong</h2>
+    <h2 id="errors">What goes wrong ${failed > grouped && html`<span class="dim">the newest ${count(grouped)} of ${count(failed)} that failed</span>`}</h2>
     ${
       errors.length === 0
         ? html`<p class="dim">No rollout has failed.</p>`
         : html`<ul class="errors">
-          ${errors.map(
-            ({ message, count: many, rollout_id }) => html`<li>
+          ${errors.slice(0, ERRORS_SHOWN).map(
+            (/** @type {any} */ { message, count: many, rollout_id }) => html`<li>
               <span class="number">${count(many)} ×</span>
-              <a class="bad" href=${link("rollouts", rollout_id)}>${visible(message)}</a>
+              <span class="message">
+                <a class="bad" href=${link("rollouts", rollout_id)} title="The newest of them">${visible(message)}</a>
+                <span class="often" aria-hidden="true" style=${{ width: `${(100 * many) / most}%` }}></span>
+              </span>
             </li>`,
           )}
         </ul>`
     }
+    ${errors.length > ERRORS_SHOWN && html`<p class="dim">and ${plural(errors.length - ERRORS_SHOWN, "other message")}, each of them rarer.</p>`}
     ${errors.length > 0 && html`<p><a href=${link("rollouts", null, { status: "failed" })}>All that failed</a></p>`}
   </section>`;
 }
 
 /** @param {{summary: any}} props */
-function Workers({ summary }) {
-  const { workers } = summary;
+function Workers({ summary: { workers, ended_per_minute_by_worker: rates } }) {
   const total = sum(workers);
+  const fastest = Object.entries(rates).sort(([, one], [, other]) => other - one);
   return html`<section class="card" aria-labelledby="workers">
     <h2 id="workers">Workers</h2>
     ${
@@ -174,6 +207,15 @@ function Workers({ summary }) {
         </p>`
     }
     ${workers.unknown > 0 && html`<p class="bad">${plural(workers.unknown, "worker")} gave no sign of life for a while.</p>`}
+    ${
+      fastest.length > 0 &&
+      html`<table class="plain">
+        <thead><tr><th scope="col">At work</th><th scope="col" class="number">Rollouts a minute</th></tr></thead>
+        <tbody>
+          ${fastest.slice(0, BEST_SHOWN).map(([worker, rate]) => html`<tr><td class="id">${visible(worker)}</td><td class="number">${perMinute(rate)}</td></tr>`)}
+        </tbody>
+      </table>`
+    }
     <p><a href=${link("workers")}>All workers</a></p>
   </section>`;
 }
@@ -189,12 +231,12 @@ export function byVersion(scores) {
   return [...groups.values()].map((group) => ({ ...group[0], ...together(group) }));
 }
 
-/** @param {any[]} points @param {(point: any) => number} place */
-function seriesByMode(points, place) {
-  const groups = Map.groupBy(points, (point) => point.mode ?? NO_MODE);
-  return [...groups]
-    .sort()
-    .map(([name, group]) => ({ name, points: group.map((point) => ({ ...point, at: place(point) })) }));
+/** A curve for each mode, in the colour that it has whichever others are shown. @param {any[]} steps @param {string[]} modes */
+function byMode(steps, modes) {
+  return modes.map((name, colour) => {
+    const own = steps.filter(({ mode }) => (mode ?? NO_MODE) === name);
+    return { name, colour, points: own.map((step) => ({ ...step, at: step.rollout })) };
+  });
 }
 
 /** @param {number} rate */

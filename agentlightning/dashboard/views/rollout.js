@@ -8,12 +8,13 @@ import { unchangeable } from "../live.js";
 import { Attempts } from "../parts/attempts.js";
 import { Copy, Empty, Reward, ResourcesLink, Status, Time, Value, Waiting } from "../parts/small.js";
 import { change, go, link, route } from "../route.js";
+import { callOf } from "../trace/calls.js";
 import { Conversation } from "../trace/chat.js";
 import { Detail, Exception } from "../trace/detail.js";
 import { isCall, rewardsOf, rowsOf, titleOf, treesOf } from "../trace/spans.js";
 import { Tree } from "../trace/tree.js";
 import { html, useCallback, useEffect, useMemo, useRef, useState } from "../ui.js";
-import { duration, plural, visible } from "../words.js";
+import { brief, count, duration, money, plural, visible } from "../words.js";
 import { listOf, queryOf } from "./rollouts.js";
 
 const CUT_AT = 20_000;
@@ -45,24 +46,28 @@ export function Rollout({ id, params }) {
   const attempt = attempts.find((/** @type {any} */ one) => one.attempt_id === params.attempt) ?? attempts.at(-1);
   return html`<section class="rollout-view" aria-labelledby="title">
     <${Heading} rollout=${rollout} params=${params} />
-    <${Facts} rollout=${rollout} attempt=${attempt} />
+    <${Facts} ...${{ rollout, attempts, attempt }} spans=${traced.data?.items ?? []} />
     <${Attempts}
-      ...${{ rollout, attempts }}
+      attempts=${attempts}
       chosen=${attempt?.attempt_id}
       onChoose=${(/** @type {string} */ chosen) => change({ attempt: chosen, span: null })}
     />
-    <details class="input" open=${JSON.stringify(rollout.input).length < 400}>
-      <summary>Input</summary>
-      <${Value} value=${short(rollout.input)} label="input" />
-    </details>
+    <${Input} value=${rollout.input} />
     ${attempt ? html`<${Trace} key=${attempt.attempt_id} ...${{ attempt, traced, params }} />` : html`<${Empty}>It waits in the queue; no attempt has been made yet.<//>`}
   </section>`;
 }
 
-/** What fits on a line stays on one. @param {any} value */
-function short(value) {
-  const text = JSON.stringify(value);
-  return text.length < 120 ? text : value;
+const SHORT_INPUT = 120;
+const LONG_INPUT = 400;
+
+/** @param {{value: any}} props */
+function Input({ value }) {
+  const text = useMemo(() => JSON.stringify(value), [value]);
+  if (text.length < SHORT_INPUT) return html`<p class="input">Input <${Value} value=${text} label="input" /></p>`;
+  return html`<details class="input" open=${text.length < LONG_INPUT}>
+    <summary>Input <code class="dim">${brief(value, SHORT_INPUT)}</code></summary>
+    <${Value} value=${value} label="input" />
+  </details>`;
 }
 
 /** @param {{rollout: any, params: Record<string, string>}} props */
@@ -70,6 +75,12 @@ function Heading({ rollout, params }) {
   const { rollout_id, status } = rollout;
   const [doing, setDoing] = useState("");
   const neighbours = useNeighbours(rollout_id, params);
+  const steps = useRef(neighbours);
+  steps.current = neighbours;
+  useEffect(() => {
+    const step = (/** @type {string | null} */ to) => void (to && go(to));
+    return bind({ "[": () => step(steps.current.previous), "]": () => step(steps.current.next) });
+  }, []);
   const python = `from agentlightning import LightningStoreClient
 
 async with LightningStoreClient("${new URL(".", document.baseURI).href.replace(/\/$/, "")}") as store:
@@ -98,6 +109,27 @@ function Step({ to, label, arrow }) {
   return html`<a class="button" href=${to} aria-label=${label} title=${`${label} rollout`}>${arrow}</a>`;
 }
 
+/** The span that gave the reward which counts: the last primary one. @param {{spans: any[]}} props */
+function RewardSource({ spans }) {
+  const source = useMemo(() => spans.findLast((span) => rewardsOf(span).length > 0), [spans]);
+  if (!source) return null;
+  return html`<button class="link" title="The span that gave it" onClick=${() => change({ tab: null, span: source.span_id })}>by ${brief(titleOf(source), 40)}</button>`;
+}
+
+/** What the attempt's calls took of what is paid for. @param {{spans: any[]}} props */
+function Spent({ spans }) {
+  const calls = useMemo(() => spans.filter(isCall).map(callOf), [spans]);
+  if (!calls.length) return null;
+  const sum = (/** @type {(call: ReturnType<typeof callOf>) => any} */ read) =>
+    calls.reduce((total, call) => total + Number(read(call) ?? 0), 0);
+  const costs = calls.filter(({ cost }) => cost !== null);
+  return html`
+    <div><dt>Calls</dt><dd class="number">${count(calls.length)}</dd></div>
+    <div><dt>Tokens in, out</dt><dd class="number">${count(sum(({ tokens }) => tokens.asked))}, ${count(sum(({ tokens }) => tokens.answered))}</dd></div>
+    ${costs.length > 0 && html`<div><dt>Cost</dt><dd class="number">${money(sum(({ cost }) => cost))}</dd></div>`}
+  `;
+}
+
 /** The links to the rollouts before and after this one in the list it was opened from. @param {string} id @param {Record<string, string>} params */
 function useNeighbours(id, params) {
   const at = Number(params.at ?? NaN);
@@ -119,17 +151,20 @@ function useNeighbours(id, params) {
   return loaded.data ?? { previous: null, next: null };
 }
 
-/** @param {{rollout: any, attempt: any}} props */
-function Facts({ rollout, attempt }) {
+/** @param {{rollout: any, attempts: any[], attempt: any, spans: any[]}} props */
+function Facts({ rollout, attempts, attempt, spans }) {
   const { start_time, end_time, status } = rollout;
-  const took = (FINAL.has(status) ? end_time : now.value) - start_time;
+  const ended = FINAL.has(status);
+  const begun = attempts[0]?.start_time ?? (ended ? end_time : now.value);
   const metadata = Object.entries(rollout.metadata ?? {});
   return html`<dl class="facts-list">
-    <div><dt>Reward</dt><dd><${Reward} value=${rollout.reward} /></dd></div>
+    <div><dt>Reward</dt><dd><${Reward} value=${rollout.reward} /> <${RewardSource} spans=${spans} /></dd></div>
     <div><dt>Mode</dt><dd>${rollout.mode ?? "–"}</dd></div>
     <div><dt>Resources</dt><dd><${ResourcesLink} id=${rollout.resources_id} version=${rollout.resources_version} /></dd></div>
     <div><dt>Made</dt><dd><${Time} at=${start_time} /></dd></div>
-    <div><dt>${FINAL.has(status) ? "Took" : "Since"}</dt><dd>${duration(took)}</dd></div>
+    <div><dt>Waited</dt><dd class="number">${duration(begun - start_time)}</dd></div>
+    ${attempts.length > 0 && html`<div><dt>${ended ? "Took" : "At it for"}</dt><dd class="number">${duration((ended ? end_time : now.value) - begun)}</dd></div>`}
+    <${Spent} spans=${spans} />
     <div><dt>Worker</dt><dd class="id">${visible(attempt?.worker_id ?? "–")}</dd></div>
     ${metadata.map(([name, value]) => html`<div><dt>${visible(name)}</dt><dd>${visible(typeof value === "string" ? value : JSON.stringify(value))}</dd></div>`)}
   </dl>`;
@@ -186,7 +221,7 @@ function TraceTab({ spans, chosen }) {
     return bind({ j: () => step(1), k: () => step(-1), Enter: () => state.current.toggle(state.current.span.span_id) });
   }, []);
   return html`<div class="trace">
-    <${Tree} ...${{ spans, closed }} chosen=${span.span_id} onChoose=${choose} onToggle=${toggle} />
+    <div><${Tree} ...${{ spans, closed }} chosen=${span.span_id} onChoose=${choose} onToggle=${toggle} /></div>
     <${Detail} key=${span.span_id} span=${span} />
   </div>`;
 }

@@ -31,7 +31,7 @@ export function Workers() {
           <thead>
             <tr>
               <th scope="col">Worker</th><th scope="col">Status</th><th scope="col">Heartbeat</th>
-              <th scope="col">At work on</th><th scope="col">Rollouts a minute</th><th scope="col">Says of itself</th>
+              <th scope="col">At work on</th><th scope="col" class="number">Rollouts a minute</th><th scope="col">Host and process</th>
             </tr>
           </thead>
           <tbody>${workers.items.map((/** @type {any} */ worker) => html`<${Worker} key=${worker.worker_id} worker=${worker} rate=${rates[worker.worker_id]} />`)}</tbody>
@@ -49,7 +49,7 @@ function Worker({ worker, rate }) {
     <td data-name="Heartbeat"><${Time} at=${worker.last_heartbeat_time ?? worker.last_dequeue_time} /></td>
     <td data-name="At work on">${worker.current_rollout_id ? html`<${RolloutLink} id=${worker.current_rollout_id} />` : html`<span class="dim">nothing, since <${Time} at=${worker.last_idle_time} /></span>`}</td>
     <td data-name="Rollouts a minute" class="number">${rate === undefined ? "–" : rate.toFixed(1)}</td>
-    <td data-name="Says of itself">
+    <td data-name="Host and process">
       ${stats.length === 0 && html`<span class="dim">–</span>`}
       ${stats.map(([name, value]) => html`<span class="fact"><span class="dim">${visible(name)}</span> ${visible(typeof value === "string" ? value : JSON.stringify(value))}</span>`)}
     </td>

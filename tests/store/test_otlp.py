@@ -254,6 +254,8 @@ async def test_an_attempts_token_adds_spans_to_its_own_attempt_and_opens_nothing
     assert not await locked.store.query_spans(another.rollout_id)
     assert len(await locked.spans()) == 1
     assert (await locked.raw.send("GET", "/statistics", Authorization=bearer)).status == 401
+    for path in ("/add_span", "/add_many_spans", "/update_attempt", "/update_rollout", "/enqueue_rollout"):
+        assert (await locked.raw.send("POST", path, b"{}", Authorization=bearer)).status == 401
     assert (await locked.send(span(**locked.ids))).status == 401
 
 

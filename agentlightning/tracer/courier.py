@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,8 +84,8 @@ class Courier:
         path, safe = self._spool.path, 0
         for kept in self._kept:
             safe += kept.count if path and kept.parcel is None else 0
-            if kept.answer:
-                settle(kept.answer, None, StoreUnavailable("the tracer ended before the store was back"))
+            for answer in kept.answers:
+                settle(answer, None, StoreUnavailable("the tracer ended before the store was back"))
         if safe:
             logger.warning("%d spans and results wait in %s; the next runner here sends them", safe, path)
         self._spool.close()
@@ -115,15 +115,14 @@ class Courier:
             raise
 
     def _keep(self, parcel: Parcel) -> bool:
-        answer = parcel.report.answer if parcel.report else None
         try:
             first = not self._kept
             self._spool.add(parcel.line())
         except (OSError, AgentLightningError) as error:
             logger.error("The store is away, and what it is to get cannot be written to disk: %s", error)
-            self._kept.append(_Kept(parcel.count, answer, parcel))
+            self._kept.append(_Kept(parcel.count, parcel.answers, parcel))
             return False
-        self._kept.append(_Kept(parcel.count, answer))
+        self._kept.append(_Kept(parcel.count, parcel.answers))
         if first and self._spool.path:
             logger.warning("The store does not answer. What is to be sent waits in %s", self._spool.path)
         return True
@@ -140,7 +139,7 @@ class Courier:
 
     def _first(self) -> Parcel:
         kept = self._kept[0]
-        return kept.parcel or unpacked(self._spool.first(), count=kept.count, answer=kept.answer)
+        return kept.parcel or unpacked(self._spool.first(), count=kept.count, answers=kept.answers)
 
     def _drop_first(self) -> None:
         if self._kept.popleft().parcel is None:
@@ -178,15 +177,13 @@ class _Kept:
     """A parcel that waits: in the spool, unless it is here."""
 
     count: int
-    answer: Future[Attempt] | None
+    answers: Sequence[Future[Attempt]]
     parcel: Parcel | None = None
 
 
-def _arrived(parcel: Parcel) -> bool:
-    """Whether the parcel has a report that the store has taken; one that it has not is told of."""
-    if parcel.report is None:
-        return False
-    error = parcel.report.answer.exception()
-    if error is not None:
+def _arrived(parcel: Parcel) -> int:
+    """How many of the parcel's reports the store has taken; those that it has not are told of."""
+    errors = [error for answer in parcel.answers if (error := answer.exception())]
+    for error in errors:
         logger.warning("A result that an earlier process left is not kept: %s", error)
-    return error is None
+    return len(parcel.reports) - len(errors)

@@ -1,8 +1,8 @@
-"""What travels to a store together: spans, and behind them perhaps the report of how their attempt ended."""
+"""What travels to a store together: spans, and behind them reports of how attempts ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,43 +48,46 @@ Item = EndedSpan | Report
 
 @dataclass(frozen=True)
 class Parcel:
-    """Spans in their order, then at most one report."""
+    """Spans in their order, then reports, which are of different attempts and may arrive side by side."""
 
     spans: Sequence[Span]
-    report: Report | None
+    reports: Sequence[Report]
     count: int
     """Items it was made of; spans that could not be converted are among them."""
 
+    @property
+    def answers(self) -> list[Future[Attempt]]:
+        """What is waited for, by report."""
+        return [report.answer for report in self.reports]
+
     def line(self) -> bytes:
         """The parcel as a line of JSON."""
-        report = self.report.fields if self.report else None
-        return payload.dumps({"spans": list(self.spans), "report": report}) + b"\n"
+        return payload.dumps({"spans": list(self.spans), "reports": [each.fields for each in self.reports]}) + b"\n"
 
 
-def packed(items: Iterable[Item], convert: Callable[[EndedSpan], Span | None]) -> Iterator[Parcel]:
-    """The items as parcels: each report ends one."""
-    spans: list[EndedSpan] = []
+def packed(items: Iterable[Item], convert: Callable[[EndedSpan], Span | None]) -> Parcel:
+    """The items as one parcel: whatever was put before a report is in it, before the report."""
+    spans: list[Span] = []
+    reports: list[Report] = []
+    count = 0
     for item in items:
+        count += 1
         if isinstance(item, Report):
-            yield Parcel(_converted(spans, convert), item, len(spans) + 1)
-            spans = []
-        else:
-            spans.append(item)
-    if spans:
-        yield Parcel(_converted(spans, convert), None, len(spans))
+            reports.append(item)
+        elif (span := convert(item)) is not None:
+            spans.append(span)
+    return Parcel(spans, reports, count)
 
 
-def unpacked(line: bytes, *, count: int = 0, answer: Future[Attempt] | None = None) -> Parcel:
+def unpacked(line: bytes, *, count: int = 0, answers: Sequence[Future[Attempt]] | None = None) -> Parcel:
     """The parcel that `line` was made of. Raises ValueError for what is no parcel."""
     read: dict[str, Any] = orjson.loads(line)
     spans = [Span.model_validate(each) for each in read["spans"]]
-    said: dict[str, Any] | None = read["report"]
-    if said is None:
-        return Parcel(spans, None, count)
-    metadata: dict[str, Any] = said.get("metadata", {})
-    answer = answer or Future[Attempt]()
-    return Parcel(spans, Report(said["rollout_id"], said["attempt_id"], said["status"], metadata, answer), count)
+    said: list[dict[str, Any]] = read.get("reports", [])
+    told = answers or [Future[Attempt]() for _ in said]
+    reports = [_report(each, answer) for each, answer in zip(said, told, strict=True)]
+    return Parcel(spans, reports, count)
 
 
-def _converted(ended: list[EndedSpan], convert: Callable[[EndedSpan], Span | None]) -> list[Span]:
-    return [span for item in ended if (span := convert(item)) is not None]
+def _report(said: dict[str, Any], answer: Future[Attempt]) -> Report:
+    return Report(said["rollout_id"], said["attempt_id"], said["status"], said.get("metadata", {}), answer)

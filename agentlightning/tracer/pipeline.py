@@ -306,8 +306,7 @@ class _Exporter:
 
     async def _bring(self, batch: list[tuple[Item, LightningStore]]) -> None:
         for store, items in groupby(batch, key=lambda item: item[1]):
-            for parcel in packed((item for item, _ in items), self._pipeline.convert):
-                await self._courier(store).bring(parcel)
+            await self._courier(store).bring(packed((item for item, _ in items), self._pipeline.convert))
 
     async def _sleep_until_woken(self) -> None:
         self.asleep = True

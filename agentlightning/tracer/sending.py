@@ -39,11 +39,12 @@ class Sender:
                 await self._deliver(store, spans)
 
     async def deliver(self, store: LightningStore, parcel: Parcel) -> None:
-        """Return when the parcel's spans are stored or dropped and its report is answered; never raise over them."""
+        """Return when the parcel's spans are stored or dropped and its reports are answered; never raise over them."""
         if parcel.spans:
             await self._deliver(store, list(parcel.spans))
-        if parcel.report:
-            await self._report(store, parcel.report)
+        if parcel.reports:
+            # Side by side, so that the store commits them together.
+            await asyncio.gather(*(self._report(store, report) for report in parcel.reports))
 
     def convert(self, ended: EndedSpan) -> Span | None:
         """The span in our form; one that has none is dropped."""

@@ -189,7 +189,7 @@ def _left_for(store: agl.LightningStoreClient, spans: list[agl.Span]) -> Path:
     assert folder
     folder.mkdir(parents=True)
     path = folder / f"{socket.gethostname()}-1-0.jsonl"
-    path.write_bytes(orjson.dumps({"spans": [span.model_dump() for span in spans], "report": None}) + b"\n")
+    path.write_bytes(orjson.dumps({"spans": [span.model_dump() for span in spans], "reports": []}) + b"\n")
     return path
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from agentlightning.store.sql.sharing import REMEMBERED, Shared
+from agentlightning.store.sql.sharing import LONGEST_REST, REMEMBERED, Shared
 
 
 class Counting:
@@ -43,6 +44,18 @@ async def test_an_answer_is_never_older_than_its_question() -> None:
     work.may_end.set()
 
     assert (await early, await late) == (1, 2)
+
+
+async def test_who_asks_alone_never_waits() -> None:
+    shared = Shared()
+
+    async def slow() -> None:
+        await asyncio.sleep(0.1)
+
+    for _ in range(3):
+        began = time.monotonic()
+        await shared.answer("rows", slow)
+        assert time.monotonic() - began < LONGEST_REST
 
 
 async def test_other_questions_do_not_wait() -> None:

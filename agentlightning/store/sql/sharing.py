@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-REST = 20
-"""After an answer comes a rest of as long as it took, times this: 5 % of one core for each question."""
-SHORTEST_REST = 0.1
-LONGEST_REST = 1.0
+CROWD_SECONDS = 5.0
+"""Who asks what somebody else is asking makes a crowd, which lasts so long. Who asks alone never waits."""
 GATHER = 0.03
-"""Where several were given the last answer, the first who asks again waits so long for the others."""
+"""In a crowd, the first who asks waits so long for the others."""
+REST = 20
+"""In a crowd, after an answer comes a rest of as long as it took, times this: 5 % of one core for each question."""
+LONGEST_REST = 1.0
 REMEMBERED = 64
 """Questions; of more, those whose rest is over are forgotten."""
 
@@ -29,11 +30,12 @@ class Shared:
     async def answer(self, question: Hashable, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` gives. All who ask during a rest are given the answer that follows it."""
         turn = self._turn(question)
+        if turn.following or turn.under_way:
+            turn.crowded_until = time.monotonic() + CROWD_SECONDS
         following = turn.following
         if following is None or following.get_loop() is not asyncio.get_running_loop():
             following = turn.following = asyncio.ensure_future(_in_turn(turn, work))
             following.add_done_callback(_noticed)
-        turn.asked += 1
         return await asyncio.shield(following)
 
     def _turn(self, question: Hashable) -> _Turn:
@@ -49,23 +51,25 @@ class Shared:
 class _Turn:
     following: asyncio.Future[Any] | None = None
     """The answer that is about to be worked out."""
-    asked: int = 0
-    """How many will be given that."""
-    gather: float = 0.0
+    under_way: int = 0
+    """Answers that are being worked out."""
+    crowded_until: float = 0.0
     rests_until: float = 0.0
 
 
 async def _in_turn(turn: _Turn, work: Callable[[], Awaitable[T]]) -> T:
-    await asyncio.sleep(max(turn.gather, turn.rests_until - time.monotonic()))
+    now = time.monotonic()
+    await asyncio.sleep(max(GATHER, turn.rests_until - now) if now < turn.crowded_until else 0)
     # Who asks from now on may know of something that this answer does not.
     turn.following = None
-    turn.asked, turn.gather = 0, GATHER if turn.asked > 1 else 0.0
+    turn.under_way += 1
     began = time.monotonic()
     try:
         return await work()
     finally:
         ended = time.monotonic()
-        turn.rests_until = ended + min(max(SHORTEST_REST, REST * (ended - began)), LONGEST_REST)
+        turn.under_way -= 1
+        turn.rests_until = ended + min(REST * (ended - began), LONGEST_REST)
 
 
 def _noticed(answer: asyncio.Future[Any]) -> None:

@@ -102,6 +102,9 @@ def test_the_room_selector_learns_to_take_the_smallest_room_that_fits(tmp_path: 
     script.wait_for_line(r"^Improvement shown: seed 0\.\d+ .*, best 1\.000")
     script.wait_for_line("^{request} Look the rooms up, and take the smallest free room that fits.")
     assert any('"taken": true' in result for result in receptionist.tool_results)
+    asked = next(call.question for call in model.calls if call.body["model"] == "gpt-5-mini")
+    # Each run has two calls, of which the second repeats the first: the critic is told once.
+    assert asked.count("user: Find a meeting room") == asked.count("<run ") == 4
 
 
 def test_one_request_can_be_tried(tmp_path: Path):

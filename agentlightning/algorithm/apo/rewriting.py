@@ -87,12 +87,22 @@ def _told(number: int, seen: Seen) -> str:
     rollout = seen.rollout
     lines = [f'<run number="{number}" status="{rollout.status}" reward="{rollout.reward}">']
     lines.append(f"Task: {_short(json.dumps(rollout.input, ensure_ascii=False, default=str))}")
-    for conversation in TraceToMessages().adapt(seen.spans):
-        lines += [f"{message.get('role')}: {_short(_content(message))}" for message in conversation["messages"]]
+    for messages in _conversations(seen.spans):
+        lines += [f"{message.get('role')}: {_short(_content(message))}" for message in messages]
     lines += [f"Note: {_short(note)}" for span in seen.spans if (note := get_message_value(span))]
     if isinstance(rollout, AttemptedRollout) and (reason := (rollout.attempt.metadata or {}).get("reason")):
         lines.append(f"It ended because: {_short(str(reason))}")
     return "\n".join(lines)[:LONGEST_RUN] + "\n</run>"
+
+
+def _conversations(spans: Sequence[Span]) -> list[list[dict[str, Any]]]:
+    """Each conversation once, as it stood in the end: a later call repeats what was said before it."""
+    said = [each["messages"] for each in TraceToMessages().adapt(spans)]
+    return [
+        messages
+        for place, messages in enumerate(said)
+        if not any(later[: len(messages)] == messages for later in said[place + 1 :])
+    ]
 
 
 def _content(message: dict[str, Any]) -> str:

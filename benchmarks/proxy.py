@@ -241,7 +241,8 @@ def running(*command: str, core: int | None = None) -> Iterator[tuple[psutil.Pro
         process.communicate()
 
 
-def _at_a_free_port() -> tuple[str, ...]:
+def at_a_free_port() -> tuple[str, ...]:
+    """Options for a server; the port is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return "--port", str(listening.getsockname()[1]), "--log-level", "warning"
 
@@ -262,10 +263,8 @@ def main() -> None:
     with ExitStack() as stack:
         database = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "agl.db"
         _, model = stack.enter_context(running("benchmarks.proxy", "model"))
-        _, store = stack.enter_context(
-            running("agentlightning.cli", "store", *_at_a_free_port(), "--db", str(database))
-        )
-        command = ("agentlightning.cli", "proxy", *_at_a_free_port(), "--model", f"m={model}", "--store", store)
+        _, store = stack.enter_context(running("agentlightning.cli", "store", *at_a_free_port(), "--db", str(database)))
+        command = ("agentlightning.cli", "proxy", *at_a_free_port(), "--model", f"m={model}", "--store", store)
         proxy, endpoint = stack.enter_context(running(*command, core=PROXY_CORE))
         own = endpoint.replace("/v1", f"{asyncio.run(an_attempt(store))}/v1")
         urls = {"direct": model, "passed": endpoint, "recorded": own}

@@ -59,6 +59,10 @@ class WrongMethod(AgentLightningError):
 
     status = 405
 
+    def __init__(self, message: str | None = None, *, field: str | None = None, allowed: str = "GET") -> None:
+        super().__init__(message, field=field)
+        self.allowed = allowed
+
 
 class Conflict(AgentLightningError, ValueError):
     """The change does not fit the state things are in."""

@@ -1,7 +1,8 @@
 """LightningStoreClient: the contract, remote.
 
 Every call may be repeated: mutations carry an idempotency key, so that one whose answer was lost has still happened
-once. While the store is away the client waits and tries again, and says so in one line; when it is back, in another.
+once. Calls made at the same time travel together. While the store is away the client waits and tries again, and says
+so in one line; when it is back, in another.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from yarl import URL
 from ..attempt_tokens import attempt_token, secret_of
 from ..errors import AgentLightningError, InvalidInput, StoreUnavailable
 from ..types import PaginatedResult
-from . import lifecycle
+from . import batches, lifecycle
+from .carrier import Carried, Carrier, Outgoing
 from .contract import AnyRollout, Capabilities, LightningStore, Route, forwarding
 from .wire import IDEMPOTENCY_KEY, JSON, LONGEST_WAIT, Arguments, Operation, Request, from_problem, table
 
@@ -76,6 +78,7 @@ class LightningStoreClient(_RemoteStore):
         self._give_up_after = give_up_after
         self._connections = _Connections(self._token)
         self._presence = _Presence(self.url)
+        self._carriers: WeakKeyDictionary[asyncio.AbstractEventLoop, Carrier] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"LightningStoreClient({self.url!r})"
@@ -156,14 +159,12 @@ class LightningStoreClient(_RemoteStore):
     # One call
 
     async def _ask(self, operation: Operation, arguments: Arguments) -> Any:
-        request = operation.request(arguments)
-        headers = {"Content-Type": JSON} if request.body is not None else {}
-        if operation.route.mutates:
-            headers[IDEMPOTENCY_KEY] = os.urandom(12).hex()
-        patience = aiohttp.ClientTimeout(total=_waits(arguments) + ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
+        key = _fresh_key() if operation.route.mutates else None
+        outgoing = Outgoing(operation, arguments, operation.request(arguments), key)
+        alone = _waits(arguments) > 0 or not operation.route.brief
         started = time.monotonic()
         for tries in count():
-            answered = await self._try(operation.route.method, request, headers, patience)
+            answered = await (self._alone(outgoing) if alone else self._carrier().carry(outgoing))
             if isinstance(answered, StoreUnavailable):
                 await self._pause(tries, answered, started)
                 continue
@@ -176,27 +177,48 @@ class LightningStoreClient(_RemoteStore):
             await asyncio.sleep(_pause(tries))
         raise AssertionError("counting never ends")
 
-    async def _try(
-        self, method: str, request: Request, headers: dict[str, str], patience: aiohttp.ClientTimeout
-    ) -> tuple[int, bytes] | StoreUnavailable:
+    def _carrier(self) -> Carrier:
+        loop = asyncio.get_running_loop()
+        carrier = self._carriers.get(loop)
+        if carrier is None:
+            carrier = self._carriers[loop] = Carrier(self._alone, self._together)
+        return carrier
+
+    async def _alone(self, outgoing: Outgoing) -> Carried:
+        headers = {} if outgoing.idempotency_key is None else {IDEMPOTENCY_KEY: outgoing.idempotency_key}
+        patience = _waits(outgoing.arguments) + ANSWER_SECONDS
+        return await self._try(outgoing.operation.route.method, outgoing.request, headers, patience)
+
+    async def _together(self, group: Sequence[Outgoing]) -> Sequence[Carried]:
+        request = Request(batches.PATH, {}, batches.encode_calls([outgoing.call() for outgoing in group]))
+        answered = await self._try("POST", request, {}, ANSWER_SECONDS)
+        if isinstance(answered, StoreUnavailable):
+            return [answered] * len(group)
+        status, text = answered
+        if status != 200:  # what is refused as a whole may pass one by one
+            return await asyncio.gather(*(self._alone(outgoing) for outgoing in group))
+        return [_carried(*answer) for answer in batches.answers_in(text)]
+
+    async def _try(self, method: str, request: Request, headers: dict[str, str], patience: float) -> Carried:
         """Status and body of the answer, or why there is none yet."""
         session = await self._connections.session()
+        if request.body is not None:
+            headers["Content-Type"] = JSON
         try:
             async with session.request(
                 method,
                 URL(self.url + request.path, encoded=True).with_query(request.query),
                 data=_sendable(request.body),
                 headers=headers,
-                timeout=patience,
+                timeout=aiohttp.ClientTimeout(total=patience, sock_connect=CONNECT_SECONDS),
             ) as response:
                 text = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return StoreUnavailable(str(error) or type(error).__name__)
-        if response.status in _AWAY:
-            error = from_problem(response.status, text)
-            return error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
-        self._presence.seen()
-        return response.status, text
+        carried = _carried(response.status, text)
+        if not isinstance(carried, StoreUnavailable):
+            self._presence.seen()
+        return carried
 
     async def _pause(self, tries: int, why: StoreUnavailable, started: float) -> None:
         if self._give_up_after is not None and time.monotonic() - started > self._give_up_after:
@@ -206,6 +228,13 @@ class LightningStoreClient(_RemoteStore):
         if tries > 0:  # a connection that was just closed is no news
             self._presence.missed(why)
         await asyncio.sleep(_pause(tries))
+
+
+def _carried(status: int, text: bytes) -> Carried:
+    if status not in _AWAY:
+        return status, text
+    error = from_problem(status, text)
+    return error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
 
 
 def _connect(url: str, token: str | None, give_up_after: float | None) -> LightningStoreClient:
@@ -277,6 +306,11 @@ class _Presence:
 def _sendable(body: bytes | None) -> bytes | BytesIO | None:
     """Large bodies go in pieces, so that the event loop is not held up by one."""
     return body if body is None or len(body) <= LARGE_BODY else BytesIO(body)
+
+
+def _fresh_key() -> str:
+    # Beginning with the time, so that the store's index of keys grows at its end.
+    return f"{time.time_ns():x}{os.urandom(8).hex()}"
 
 
 def _waits(arguments: Arguments) -> float:

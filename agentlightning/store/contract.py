@@ -151,6 +151,11 @@ class Route:
     mutates: bool
 
     @property
+    def brief(self) -> bool:
+        """A matter of a moment, so that it may travel in one request with others."""
+        return self.mutates or self.name.startswith("get_")
+
+    @property
     def path_parameters(self) -> list[str]:
         """Names between braces in the path, in order."""
         return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]

@@ -30,7 +30,7 @@ RUNNERS_MAY = frozenset(
         *("dequeue_rollout", "dequeue_many_rollouts", "start_rollout", "start_attempt", "update_attempt"),
         *("get_rollout_by_id", "get_latest_attempt", "query_attempts", "wait_for_rollouts", "query_spans"),
         *("get_resources_by_id", "get_latest_resources", "update_worker", "get_worker_by_id"),
-        *("add_span", "add_many_spans", "get_next_span_sequence_id", "get_many_span_sequence_ids", "v1"),
+        *("add_span", "add_many_spans", "get_next_span_sequence_id", "get_many_span_sequence_ids", "v1", "batch"),
     }
 )
 """What the runners' token opens: to carry rollouts out, not to make, change or list them."""
@@ -39,6 +39,9 @@ ATTEMPTS_MAY = frozenset({"/v1/traces"})
 """What an attempt's own token opens; whoever answers there asks `SPEAKS_FOR`."""
 SPEAKS_FOR = "agentlightning.speaks_for"
 """In the scope of a request with an attempt's token: tells of two ids whether the token is that attempt's."""
+
+_RUNNERS = "agentlightning.runners"
+"""In the scope of a request with the runners' token."""
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -111,7 +114,8 @@ class Guard:
         if hmac.compare_digest(given.strip(), self._token):
             return
         if self._runner_token is not None and hmac.compare_digest(given.strip(), self._runner_token):
-            _check_runner(scope["path"])
+            scope[_RUNNERS] = True
+            check_operation(scope, scope["path"][1:].partition("/")[0])
             return
         if scope["path"] not in ATTEMPTS_MAY or not given.strip().startswith(ATTEMPT_TOKEN.encode()):
             raise Unauthorized()
@@ -119,9 +123,9 @@ class Guard:
         scope[SPEAKS_FOR] = partial(_is_token_of, given.strip(), [secret_of(token.decode()) for token in makers])
 
 
-def _check_runner(path: str) -> None:
-    operation = path[1:].partition("/")[0]
-    if operation not in RUNNERS_MAY:
+def check_operation(scope: Scope, operation: str) -> None:
+    """Raise `Forbidden` where the token of this request, which has been let in, does not open an operation."""
+    if _RUNNERS in scope and operation not in RUNNERS_MAY:
         raise Forbidden(f"a runner's token does not open {operation}; ask with the admin's", field="Authorization")
 
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qsl, unquote
 
 import orjson
 import uvicorn
@@ -24,18 +23,17 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .. import payload
 from ..errors import AgentLightningError, NotFound, StoreUnavailable, WrongMethod
 from .contract import Capabilities, LightningStore, Route, forwarding
 from .events import Events
 from .limits import Gate, Limits, patient_protocol
 from .metrics import KIND, Metrics
+from .operations import ANSWERED, OUR_FAULT, Operations, problem_response
 from .otlp import Otlp
 from .pages import page_routes
 from .security import Guard, check_exposure
 from .sql import SqlStore
-from .sql.answers import AlreadyAnswered, Question, asked
-from .wire import IDEMPOTENCY_KEY, JSON, PROBLEM, Arguments, Operation, openapi, problem, table
+from .wire import JSON, openapi
 
 if TYPE_CHECKING:
     from .otlp_export import OtlpExporter
@@ -158,7 +156,7 @@ class LightningStoreServer(LightningStore):
         store = cast("SqlStore", self.store)
         gate = Gate(self._limits)
         metrics = Metrics(store, gate, self._exporter)
-        return _FrontDoor(_Operations(store, build_app(store, metrics, gate), gate), self._guard, metrics)
+        return _FrontDoor(Operations(store, build_app(store, metrics, gate), gate), self._guard, metrics)
 
 
 def build_app(store: SqlStore, metrics: Metrics, gate: Gate) -> Starlette:
@@ -201,162 +199,25 @@ def _description() -> bytes:
     return orjson.dumps(openapi(version("agentlightning")))
 
 
-class _Operations:
-    """The contract's routes, found by the first part of their path; ids in the rest may hold any character."""
-
-    def __init__(self, store: SqlStore, otherwise: ASGIApp, gate: Gate) -> None:
-        self._store = store
-        self._gate = gate
-        self._otherwise = otherwise
-        self._table = {f"/{name}": operation for name, operation in table().items()}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _, name, *rest = scope["raw_path"].decode("latin-1").split("/")
-        operation = self._table.get(f"/{name}")
-        if operation is None or len(rest) != len(operation.route.path_parameters):
-            await self._otherwise(scope, receive, send)
-            return
-        try:
-            response = await self._answer(operation, [unquote(part) for part in rest], scope, receive)
-        except ConnectionResetError:
-            response = Response(status_code=499)
-        await response(scope, receive, send)
-
-    async def _answer(self, operation: Operation, ids: list[str], scope: Scope, receive: Receive) -> Response:
-        if scope["method"] != operation.route.method:
-            return _wrong_method(operation.route.path, operation.route.method)
-        body = await self._gate.enter(scope, receive)
-        room = _Room(self._gate, len(body))
-        try:
-            return await self._answer_to(operation, ids, scope, receive, body, room)
-        finally:
-            room.leave()
-
-    async def _answer_to(
-        self, operation: Operation, ids: list[str], scope: Scope, receive: Receive, body: bytes, room: _Room
-    ) -> Response:
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        path = dict(zip(operation.route.path_parameters, ids, strict=True))
-        limits = self._gate.limits
-        arguments = operation.page(operation.arguments(path, query, body, limits.depth), limits.page)
-        _ask_once(operation, scope)
-        try:
-            waits = _WAITS.get(operation.route.name)
-            if waits is None:
-                result = await operation.call(self._store, arguments)
-            else:
-                room.leave()  # who waits takes no room
-                result = await _long_poll(operation, self._store, arguments, receive, *waits)
-        except AlreadyAnswered as earlier:
-            return Response(earlier.answer, media_type=JSON)
-        return Response(operation.encode(result), media_type=JSON)
-
-
-class _Room:
-    """What one request takes of a gate, until it leaves; it may do so twice."""
-
-    __slots__ = ("_gate", "_size")
-
-    def __init__(self, gate: Gate, size: int) -> None:
-        self._gate: Gate | None = gate
-        self._size = size
-
-    def leave(self) -> None:
-        if self._gate is not None:
-            self._gate.leave(self._size)
-            self._gate = None
-
-
-def _ask_once(operation: Operation, scope: Scope) -> None:
-    key = next((value for name, value in scope["headers"] if name == _IDEMPOTENCY_KEY), None)
-    question = None
-    if key is not None and operation.route.mutates:
-        payload.check_id(key.decode("latin-1"), IDEMPOTENCY_KEY)
-        question = Question(f"{operation.route.name}:{key.decode('latin-1')}", operation.encode)
-    asked.set(question)
-
-
-_IDEMPOTENCY_KEY = IDEMPOTENCY_KEY.lower().encode()
-
-
-# Operations that may wait: the parameter that says how long, and whether a result is worth an answer yet
-_WAITS: dict[str, tuple[str, Callable[[Any, Arguments], bool]]] = {
-    "dequeue_rollout": ("wait", lambda claimed, _: claimed is not None),
-    "dequeue_many_rollouts": ("wait", lambda claimed, _: bool(claimed)),
-    "wait_for_rollouts": (
-        "timeout",
-        lambda finished, arguments: len(finished) == len(set(arguments["rollout_ids"])),
-    ),
-}
-
-
-async def _long_poll(
-    operation: Operation,
-    store: SqlStore,
-    arguments: Arguments,
-    receive: Receive,
-    parameter: str,
-    enough: Callable[[Any, Arguments], bool],
-) -> Any:
-    """Answer at once if there is an answer; else wait, but not for a caller that has gone away."""
-    result = await operation.call(store, {**arguments, parameter: 0.0})
-    seconds = arguments.get(parameter, None if parameter == "timeout" else 0.0)
-    if seconds == 0.0 or enough(result, arguments):
-        return result
-    waiting = asyncio.ensure_future(operation.call(store, arguments))
-    gone = asyncio.ensure_future(_disconnected(receive))
-    await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-    gone.cancel()
-    if not waiting.done():
-        waiting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await waiting
-        raise ConnectionResetError("the caller went away")
-    return waiting.result()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 async def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return _wrong_method(request.url.path, (error.headers or {}).get("Allow", "GET"))
-    return _problem(NotFound(f"there is nothing at {request.url.path}; /openapi.json lists what there is"))
+        allowed = (error.headers or {}).get("Allow", "GET")
+        return problem_response(WrongMethod(f"{request.url.path} takes {allowed}", allowed=allowed))
+    return problem_response(NotFound(f"there is nothing at {request.url.path}; /openapi.json lists what there is"))
 
 
 async def _what_went_wrong(_: Request, error: Exception) -> Response:
     assert isinstance(error, AgentLightningError)
-    return _problem(error)
+    return problem_response(error)
 
 
 async def _our_fault(_: Request, __: Exception) -> Response:
-    return _problem(_OUR_FAULT)
-
-
-_OUR_FAULT = AgentLightningError("the store failed; its log says why")
+    return problem_response(OUR_FAULT)
 
 
 def _json(value: Any) -> Response:
     return Response(orjson.dumps(value), media_type=JSON)
-
-
-def _wrong_method(path: str, allowed: str) -> Response:
-    return _problem(WrongMethod(f"{path} takes {allowed}"), {"Allow": allowed})
-
-
-def _problem(error: AgentLightningError, headers: dict[str, str] | None = None) -> Response:
-    headers = {**(headers or {}), **_HEADERS.get(error.status, {})}
-    return Response(orjson.dumps(problem(error)), status_code=error.status, headers=headers, media_type=PROBLEM)
-
-
-_HEADERS = {
-    401: {"WWW-Authenticate": "Bearer"},
-    429: {"Retry-After": "1"},
-    503: {"Retry-After": "1"},
-}
 
 
 class _FrontDoor:
@@ -383,18 +244,19 @@ class _FrontDoor:
             self._guard.check(scope)
             await self._app(scope, receive, noting)
         except AgentLightningError as error:
-            await _problem(error)(scope, receive, noting)
+            await problem_response(error)(scope, receive, noting)
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             if not status:
-                await _problem(_OUR_FAULT)(scope, receive, noting)
+                await problem_response(OUR_FAULT)(scope, receive, noting)
         finally:
             seconds = time.perf_counter() - started
-            self._metrics.note(scope["path"], status, seconds)
-            _log(scope, status, seconds)
+            for path, each in scope.get(ANSWERED, ((scope["path"], status),)):
+                self._metrics.note(path, each, seconds)
+                _log(scope, path, each, seconds)
 
 
-def _log(scope: Scope, status: int, seconds: float) -> None:
+def _log(scope: Scope, path: str, status: int, seconds: float) -> None:
     if access.isEnabledFor(logging.INFO):
         client = scope.get("client") or ("-", 0)
         access.info(
@@ -402,7 +264,7 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
             client[0],
             client[1],
             scope["method"],
-            scope["path"],
+            path,
             scope["http_version"],
             status,
             seconds * 1000,

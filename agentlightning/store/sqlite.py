@@ -149,35 +149,61 @@ class SqliteDatabase:
         return group
 
     def _commit(self, group: list[Job]) -> list[tuple[str, int | None]]:
-        announced: list[tuple[str, int | None]] = []
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            for job in group:
-                announced += self._attempt(job)
+            announced = self._run_all(group)
+            if announced is None:
+                announced = self._run_each_in_a_savepoint(group)
             self._connection.execute("COMMIT")
         except apsw.Error as error:
             self._give_up(group, error)
             return []
         return announced
 
-    def _attempt(self, job: Job) -> list[tuple[str, int | None]]:
-        """Run one body in a savepoint, so that its failure is its own."""
-        transaction = _SqliteTransaction(self._connection)
+    def _run_all(self, group: list[Job]) -> list[tuple[str, int | None]] | None:
+        """Run the bodies in one transaction; None, with nothing done, when one failed that had changed something.
+
+        Savepoints are left out, because each makes SQLite keep a copy of every page that is changed after it.
+        """
+        self._connection.execute("BEGIN IMMEDIATE")
+        announced: list[tuple[str, int | None]] = []
+        for job in group:
+            transaction = _SqliteTransaction(self._connection)
+            before = self._connection.total_changes()
+            if self._run(job, transaction):
+                announced += transaction.announced
+            elif self._connection.total_changes() != before:
+                self._connection.execute("ROLLBACK")
+                return None
+        return announced
+
+    def _run_each_in_a_savepoint(self, group: list[Job]) -> list[tuple[str, int | None]]:
+        """Run the bodies in one transaction, so that each one's failure is its own."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        announced: list[tuple[str, int | None]] = []
+        for job in group:
+            transaction = _SqliteTransaction(self._connection)
+            self._connection.execute("SAVEPOINT body")
+            if self._run(job, transaction):
+                announced += transaction.announced
+            else:
+                self._connection.execute("ROLLBACK TO body")
+            self._connection.execute("RELEASE body")
+        return announced
+
+    def _run(self, job: Job, transaction: _SqliteTransaction) -> bool:
+        """Run one body; whether it succeeded."""
         if job.future.cancelled():
-            return []
-        self._connection.execute("SAVEPOINT body")
+            return True
         try:
-            job.result = _drive(job.body(transaction))
+            job.result, job.error = _drive(job.body(transaction)), None
         except _DISK_ERRORS:
             raise
         except Exception as error:
             if not isinstance(error, AgentLightningError):
                 logger.exception("A transaction failed")
             job.error = error
-            self._connection.execute("ROLLBACK TO body")
-            transaction.announced.clear()
-        self._connection.execute("RELEASE body")
-        return transaction.announced
+            return False
+        return True
 
     def _give_up(self, group: list[Job], error: apsw.Error) -> None:
         logger.error("The database cannot write: %s", error)
@@ -239,6 +265,8 @@ def _connect(path: Path | None, durability: Durability, *, reader: bool = False)
     except apsw.CantOpenError:
         raise StoreUnavailable(f"the database {path} cannot be opened: is the folder there, and writable?") from None
     connection.set_busy_timeout(BUSY_MILLISECONDS)
+    # Else SQLite plans a statement anew whenever a value might matter to a partial index: most of a query's time.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     if path is not None and not reader:
         try:
             connection.execute("PRAGMA journal_mode = WAL")

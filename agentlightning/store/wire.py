@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
-from pydantic_core import to_json
 
 from .. import errors, payload
 from ..errors import AgentLightningError, InvalidInput
@@ -33,6 +32,8 @@ LONGEST_WAIT = 25.0
 """Seconds of one long poll; proxies and firewalls let a silent connection live for at least 30."""
 
 Arguments = dict[str, Any]
+Answer = tuple[int, bytes]
+"""Status and body."""
 
 
 class Request:
@@ -87,8 +88,13 @@ class Operation:
         self, path: Mapping[str, str], query: Mapping[str, str], body: bytes, depth: int = payload.MAX_DEPTH
     ) -> Arguments:
         """What a request asks for. Raises `InvalidInput` naming the field."""
-        given = dict(query) if self.route.method == "GET" else self.object_in(body, depth)
-        return self.validate(given | dict(path))
+        if self.route.method == "GET":
+            return self.validate({**query, **path})
+        return self.arguments_in(body, depth)
+
+    def arguments_in(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
+        """What a JSON object of all arguments asks for. Raises `InvalidInput` naming the field."""
+        return self.validate(self.object_in(body, depth))
 
     def page(self, arguments: Arguments, most: int) -> Arguments:
         """The arguments for one page of at most `most` items, where the result comes in pages."""
@@ -123,7 +129,7 @@ class Operation:
 
     def encode(self, result: Any) -> bytes:
         """A result as the body of a response."""
-        return to_json(result)
+        return payload.dumps_sound(result)
 
     def _request_model(self, hints: dict[str, Any]) -> type[BaseModel]:
         fields: dict[str, Any] = {}
@@ -137,9 +143,7 @@ class Operation:
 class _AddSpans(Operation):
     """Spans are stored as the bytes that came; the answer is only what was decided about each."""
 
-    def arguments(
-        self, path: Mapping[str, str], query: Mapping[str, str], body: bytes, depth: int = payload.MAX_DEPTH
-    ) -> Arguments:
+    def arguments_in(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
         self.object_in(body, depth)
         try:
             arguments = self.spans_in(body)
@@ -319,9 +323,49 @@ _OTLP = {
     "application/json": {"schema": _OBJECT},
     "application/x-protobuf": {"schema": {"type": "string", "format": "binary"}},
 }
+_BATCH: dict[str, Any] = {
+    "type": "object",
+    "required": ["operations"],
+    "properties": {
+        "operations": {
+            "type": "array",
+            "maxItems": 256,
+            "items": {
+                "type": "object",
+                "required": ["operation"],
+                "properties": {
+                    "operation": {"type": "string", "description": "Its name, as in its path."},
+                    "arguments": {"type": "object", "description": "All of them by name."},
+                    "idempotency_key": {"type": ["string", "null"], "description": "As the header of that name."},
+                },
+            },
+        }
+    },
+}
+_BATCH_ANSWERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "answers": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"status": {"type": "integer"}, "body": {"description": "As of a request of its own."}},
+            },
+        }
+    },
+}
 _BESIDE: dict[str, Any] = {
     "/health": _beside("get", "health", "Whether the server answers.", _content("It does.", _OBJECT, JSON)),
     "/ready": _beside("get", "ready", "Whether the database answers too.", _content("It does.", _OBJECT, JSON)),
+    "/batch": _beside(
+        "post",
+        "batch",
+        "Several operations at once, each carried out and answered for itself.",
+        _content("The answers, in the order of the operations.", _BATCH_ANSWERS, JSON),
+        description="Any operation that changes something or looks one thing up, and does not wait. They are "
+        "concurrent, in no order.",
+        requestBody={"required": True, **_content("", _BATCH, JSON)},
+    ),
     "/v1/traces": _beside(
         "post",
         "otlp_traces",

@@ -18,13 +18,15 @@ T = TypeVar("T")
 KEPT_SECONDS = 3_600.0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Question:
     """A mutation, asked under a key that its caller made up."""
 
     key: str
     encode: Callable[[Any], bytes]
     """The answer as it will be given."""
+    answer: bytes | None = None
+    """That answer, once it is kept."""
 
 
 asked: ContextVar[Question | None] = ContextVar("asked", default=None)
@@ -46,16 +48,19 @@ def once(question: Question, body: Body[T], now: float) -> Body[T | AlreadyAnswe
         if found:
             return AlreadyAnswered(found[0][0])
         result = await body(transaction)
-        if result not in (None, []):  # a claim that found nothing has changed nothing
+        if _changed_something(result):
+            question.answer = question.encode(result)
             await transaction.execute(
-                "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)",
-                question.key,
-                question.encode(result),
-                now,
+                "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)", question.key, question.answer, now
             )
         return result
 
     return answering
+
+
+def _changed_something(result: Any) -> bool:
+    """A claim that found nothing has not."""
+    return result is not None and not (isinstance(result, list) and not result)
 
 
 async def forget(transaction: Transaction, key: str) -> None:

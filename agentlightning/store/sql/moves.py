@@ -84,16 +84,18 @@ class Moves:
         rollout = rows.rollout(row)
         following = lifecycle.claim(rollout.status)
         assert following.attempt is not None
-        attempt = Attempt.model_construct(
-            rollout_id=rollout.rollout_id,
-            attempt_id=await self._fresh_attempt_id(rollout.rollout_id, earlier_attempts),
-            sequence_id=earlier_attempts + 1,
-            start_time=self.now,
-            end_time=None,
-            status=following.attempt,
-            worker_id=worker_id,
-            last_heartbeat_time=None,
-            metadata=None,
+        attempt = rows.attempt(
+            (
+                rollout.rollout_id,
+                await self._fresh_attempt_id(rollout.rollout_id, earlier_attempts),
+                earlier_attempts + 1,
+                self.now,
+                None,
+                following.attempt,
+                worker_id,
+                None,
+                None,
+            )
         )
         await self._insert_attempt(attempt, lifecycle.deadlines(rollout.config, self.lease, self.lease).next)
         await self.transaction.execute(
@@ -108,7 +110,7 @@ class Moves:
         if worker_id is not None:
             await self._worker_took(worker_id, attempt)
         fields: dict[str, Any] = {**rollout.__dict__, "status": following.rollout, "reward": None, "attempt": attempt}
-        return AttemptedRollout.model_construct(None, **fields)
+        return rows.built(AttemptedRollout, fields)
 
     async def enqueue(self, rollout_id: str, status: str) -> None:
         """Put a rollout at the queue's tail."""

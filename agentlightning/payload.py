@@ -99,7 +99,7 @@ def check_id(value: str, field: str) -> str:
         raise InvalidInput(f"{field} is empty", field=field)
     if len(value) > MAX_ID_LENGTH:
         raise InvalidInput(f"{field} is longer than {MAX_ID_LENGTH} characters", field=field)
-    if _NOT_IN_AN_ID.search(value):
+    if not value.isprintable() and _NOT_IN_AN_ID.search(value):
         raise InvalidInput(f"{field} {value!r} holds a control character", field=field)
     return value
 

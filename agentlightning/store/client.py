@@ -231,6 +231,8 @@ class LightningStoreClient(_RemoteStore):
 
 
 def _carried(status: int, text: bytes) -> Carried:
+    if status == 408 and not text:  # the headers came too late: this side was held up, the call has not begun
+        return StoreUnavailable("the request's headers took too long")
     if status not in _AWAY:
         return status, text
     error = from_problem(status, text)

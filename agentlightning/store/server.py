@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import signal
 import socket
@@ -127,6 +128,7 @@ class LightningStoreServer(LightningStore):
         listening = self._listen()
         if self._exporter is not None:
             self._exporter.start()
+        _collect_less_garbage()
         _Uvicorn(self._app(), self._release, self._limits, on_answering).run([listening])
         if self._exporter is not None:
             self._exporter.stop()
@@ -191,6 +193,14 @@ def build_app(store: SqlStore, metrics: Metrics, gate: Gate) -> Starlette:
             Exception: _our_fault,
         },
     )
+
+
+def _collect_less_garbage() -> None:
+    # Requests leave hardly any cycles behind; looking for them among all modules every few hundred spans cost a tenth
+    # of the server's time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @functools.cache

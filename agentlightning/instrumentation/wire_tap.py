@@ -22,6 +22,11 @@ _TAPS = {"httpx": "httpx_tap", "httpx2": "httpx_tap", "aiohttp": "aiohttp_tap", 
 """Which file taps which library."""
 
 
+def is_on() -> bool:
+    """Whether this process's calls are to be seen on the wire."""
+    return os.environ.get(SWITCH) != "off"
+
+
 class WireTap(Patches):
     """The hooks, and the calls whose answers are still on their way."""
 
@@ -33,10 +38,8 @@ class WireTap(Patches):
 
 
 def _patches() -> Iterator[Patch]:
-    if os.environ.get(SWITCH) == "off":
-        return
     for library, tap in _TAPS.items():
-        if find_spec(library):
+        if is_on() and find_spec(library):
             yield from import_module(f".{tap}", __package__).patches(import_module(library))
 
 

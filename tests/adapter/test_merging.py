@@ -147,6 +147,14 @@ def test_of_calls_at_the_same_time_beside_each_other_each_finds_its_own():
     assert [call.span_ids for call in calls] == [[wires[0].span_id, first.span_id], [wires[1].span_id, second.span_id]]
 
 
+def test_calls_beside_each_other_that_ask_different_things_stay_apart():
+    step = span("step", at=(0, 9))
+    elsewhere = _framework("One", within=step, at=(1, 8))
+    wire = wire_span("Two", "Well", within=step, at=(2, 7))
+
+    assert len(llm_calls([wire, elsewhere, step])) == 2
+
+
 def test_a_call_that_goes_on_from_an_answer_the_server_remembers_shows_the_whole_conversation():
     def responses(asked: str, said: str, id: str, **more: str):
         output = [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": said}]}]

@@ -33,8 +33,12 @@ class Conflicting(Instrumentor):
         raise ImportError("what it instruments is missing")
 
 
-def test_installed_instrumentors_are_applied_and_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("wire_tap", "applied"), [("on", 1), ("off", 2)])
+def test_installed_instrumentors_are_applied_and_undone_those_of_tapped_sdks_only_without_the_tap(
+    monkeypatch: pytest.MonkeyPatch, wire_tap: str, applied: int
+) -> None:
     Instrumentor.log.clear()
+    monkeypatch.setenv("AGL_WIRE_TAP", wire_tap)
     names = {
         "langchain": "Instrumentor",
         "mcp": "Applied",
@@ -46,5 +50,5 @@ def test_installed_instrumentors_are_applied_and_undone(monkeypatch: pytest.Monk
     monkeypatch.setattr(openinference, "entry_points", lambda group: found)
 
     with LightningTracer().lifespan():
-        assert Instrumentor.log == ["instrument Instrumentor"]
-    assert Instrumentor.log == ["instrument Instrumentor", "uninstrument Instrumentor"]
+        assert Instrumentor.log == ["instrument Instrumentor"] * applied
+    assert Instrumentor.log[applied:] == ["uninstrument Instrumentor"] * applied

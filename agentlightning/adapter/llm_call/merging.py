@@ -135,11 +135,17 @@ def _join_beside(calls: list[LLMCall], groups: _Groups) -> None:
             if calls[other].parent_id == inner.parent_id
             and _contains(calls[other], inner)
             and _may_be_one(calls[other], inner)
+            and not _ask_different_things(calls[other], inner)
         ]
         if around:
             outer = min(around, key=lambda other: _length(calls[other]) or 0.0)
             elsewhere.remove(outer)
             groups.join(outer, index)
+
+
+def _ask_different_things(one: LLMCall, other: LLMCall) -> bool:
+    asked = [call.messages[-1].get("content") for call in (one, other) if call.messages]
+    return len(asked) == 2 and all(isinstance(text, str) for text in asked) and asked[0] != asked[1]
 
 
 def _length(call: LLMCall) -> float | None:

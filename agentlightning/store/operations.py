@@ -95,7 +95,8 @@ class Operations:
         try:
             check_operation(scope, call.operation)
             operation = self._brief(call.operation)
-            arguments = operation.arguments_in(bytes(call.arguments), self._gate.limits.depth)
+            limits = self._gate.limits
+            arguments = operation.page(operation.arguments_in(bytes(call.arguments), limits.depth), limits.page)
             _check_does_not_wait(operation, arguments)
             _ask_once(operation, call.idempotency_key)
             return 200, _encoded(operation, await operation.call(self._store, arguments))

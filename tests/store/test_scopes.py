@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -16,12 +17,12 @@ ADMIN, RUNNER = "agl-admin-" + "a" * 40, "agl-runner-" + "r" * 40
 ATTEMPT = attempt_token(secret_of(ADMIN), "ro-1", "at-1")
 BESIDE = {name: ("GET", f"/{name}") for name in ("metrics", "openapi.json", "events")}
 EVERYTHING = {name: (route.method, route.path.replace("{", "").replace("}", "")) for name, route in ROUTES.items()}
-EVERYTHING |= BESIDE | {"v1": ("POST", "/v1/traces")}
+EVERYTHING |= BESIDE | {"v1": ("POST", "/v1/traces"), "batch": ("POST", "/batch")}
 RUNNERS_NEED = {
     *("dequeue_rollout", "dequeue_many_rollouts", "start_rollout", "start_attempt", "update_attempt", "update_worker"),
     *("add_span", "add_many_spans", "get_next_span_sequence_id", "get_many_span_sequence_ids", "v1"),
     *("get_resources_by_id", "get_latest_resources", "get_rollout_by_id", "get_latest_attempt", "get_worker_by_id"),
-    *("query_attempts", "query_spans", "wait_for_rollouts"),
+    *("query_attempts", "query_spans", "wait_for_rollouts", "batch"),
 }
 
 
@@ -62,6 +63,15 @@ async def test_a_runners_token_opens_what_runners_need_and_nothing_else(guarded:
         answer = await ask(guarded, name, Authorization=f"Bearer {RUNNER}")
         assert (answer.status != 403) == (name in RUNNERS_NEED), name
         assert answer.status != 401, name
+
+
+async def test_a_runners_token_opens_no_more_when_operations_travel_together(guarded: Raw) -> None:
+    asked = [name for name in ROUTES if name != "wait_for_rollouts"]
+    body = json.dumps({"operations": [{"operation": name} for name in asked]}).encode()
+    answer = await guarded.send("POST", "/batch", body, Authorization=f"Bearer {RUNNER}")
+
+    statuses = dict(zip(asked, [each["status"] for each in answer.json["answers"]], strict=True))
+    assert {name for name, status in statuses.items() if status == 403} == set(asked) - RUNNERS_NEED
 
 
 async def test_an_attempts_token_opens_nothing_but_the_way_for_its_spans(guarded: Raw) -> None:

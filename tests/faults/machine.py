@@ -208,6 +208,11 @@ class Machine(RuleBasedStateMachine):
         update = self.run(self.store.update_resources(name, {"n": Config(value=1)}))
         assert (update.resources_id, update.version) == self.model.update_resources(name)
 
+    @rule(holder=st.sampled_from(["a", "b"]), seconds=st.sampled_from([600.0, 0.0]))
+    def hold_lease(self, holder: str, seconds: float) -> None:
+        lease = self.run(self.store.hold_lease("trainer", holder, seconds))
+        assert lease["holder"] == self.model.hold_lease(holder, seconds)
+
     # What must hold
 
     @invariant()

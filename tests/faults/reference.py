@@ -51,6 +51,8 @@ class Reference:
         self.jobs: list[Job] = []
         self.queue: list[Job] = []
         self.resources: list[tuple[str, int]] = []
+        self.holder: str | None = None
+        """Of the one lease there is."""
         self.lost: set[str | None] = set()
         """Workers that have not been heard of: whether they hold anything, nobody knows."""
         self._names = count()
@@ -131,6 +133,12 @@ class Reference:
     def update_resources(self, name: str) -> tuple[str, int]:
         self.resources.append((name, 1 + sum(each == name for each, _ in self.resources)))
         return self.resources[-1]
+
+    def hold_lease(self, holder: str, seconds: float) -> str:
+        if self.holder not in (None, holder):
+            return self.holder
+        self.holder = holder if seconds else None
+        return holder
 
     def busy(self) -> set[str]:
         return {it.worker for job in self.jobs for it in job.tries if it.live and it.worker}

@@ -40,7 +40,7 @@ async def test_a_second_trainer_is_refused_and_told_who_holds_the_store(store: a
     await store.hold_lease(LEASE, **somebody())
 
     with pytest.raises(
-        StoreInUse, match="run theirs of process 7 on far-away holds this store, and was heard of [0-9] s ago"
+        StoreInUse, match=r"run theirs of process 7 on far-away holds this store, and was heard of [0-9] s ago"
     ):
         await asyncio.to_thread(train, store)
 

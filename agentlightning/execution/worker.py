@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import multiprocessing
 import os
@@ -11,10 +12,12 @@ import sys
 import threading
 import time
 import traceback
+import types
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import cloudpickle
 
@@ -37,7 +40,27 @@ class Job:
 
     def packed(self) -> bytes:
         """With everything it names, also what lives in `__main__`. Raises whatever cannot be pickled."""
-        return cloudpickle.dumps(Job(self.runner, _spoken_level()))
+        file = io.BytesIO()
+        _Pickler(file).dump(Job(self.runner, _spoken_level()))
+        return file.getvalue()
+
+
+_reducers: Any = cloudpickle.Pickler.dispatch_table
+
+
+def _reduced(code: types.CodeType) -> tuple[Any, ...]:
+    make, arguments = _reducers[types.CodeType](code)
+    return _made_in_file, (code.co_filename, make, arguments)
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Code knows which file it comes from, so that tracebacks of a fresh process can be read."""
+
+    dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduced}, _reducers)
+
+
+def _made_in_file(file: str, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]) -> types.CodeType:
+    return make(*arguments).replace(co_filename=file)
 
 
 @dataclass(frozen=True)

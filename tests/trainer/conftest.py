@@ -17,10 +17,10 @@ SCRIPT = Path(__file__).with_name("script.py")
 class Run(Program):
     """The script, with a mark in its environment that all its children have too."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, script: Path = SCRIPT, **environment: str) -> None:
         self.mark = str(uuid.uuid4())
         super().__init__(
-            SCRIPT,
+            script,
             *arguments,
             cwd=folder,
             environment={"MARK": self.mark, "PYTHONPATH": str(Path.cwd()), **environment},

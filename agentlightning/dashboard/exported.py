@@ -20,7 +20,7 @@ from pydantic_core import to_json
 from ..store import LightningStore
 
 HERE = Path(__file__).parent
-STYLES = ("vendor/uplot.css", "style/base.css", "style/parts.css", "style/views.css")
+STYLES = ("vendor/uplot.css", "style/base.css", "style/parts.css", "style/rollouts.css", "style/views.css")
 START = 'import "agl/main.js";'
 
 _IMPORT = re.compile(r"""(\bfrom\s*|\bimport\s*)["'](\.{1,2}/[^"']+)["']""")

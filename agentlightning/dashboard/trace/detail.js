@@ -42,7 +42,7 @@ function Body({ span }) {
     ([name]) => !KNOWN.has(name) && !(isCall(span) && SHOWN_ELSEWHERE.test(name)),
   );
   return html`
-    ${isError(span) && html`<p class="problem">${visible(span.status.description ?? "It failed, and does not say why.")}</p>`}
+    ${isError(span) && !exceptionsOf(span).length && html`<p class="problem">${visible(span.status.description ?? "It failed, and does not say why.")}</p>`}
     ${exceptionsOf(span).map((exception) => html`<${Exception} ...${exception} />`)}
     <${Rewards} span=${span} />
     ${isCall(span) && html`<${Call} span=${span} />`}

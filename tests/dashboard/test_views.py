@@ -144,7 +144,7 @@ async def test_the_chat_says_nothing_twice(finished: Served, look: Look) -> None
         "tool",
         "assistant",
     ]
-    await page.get_by_text("tokens and how likely each was").click()
+    await page.get_by_text("1 token and how likely each was").click()
     await expect(page.locator(".token").first).to_be_visible()
 
 

@@ -91,7 +91,7 @@ function Part({ part }) {
         <${Value} value=${part.arguments} label="arguments" />
       </div>`;
     case "tool_call_response":
-      return html`<div class="tool"><span class="dim">gave, for ${visible(part.id ?? "")}</span><${Value} value=${part.response} label="result" /></div>`;
+      return html`<div class="tool"><span class="dim">gave, for ${visible(part.id ?? "")} </span><${Value} value=${part.response} label="result" /></div>`;
     default:
       return html`<div class="tool"><span class="dim">${visible(part.type)}</span><${Value} value=${part} label=${part.type} /></div>`;
   }
@@ -111,7 +111,7 @@ function Text({ text }) {
 /** The answer token by token, the unlikely ones darker. @param {{tokens: Array<{token: string, logprob: number}>}} props */
 function Tokens({ tokens }) {
   return html`<details class="tokens">
-    <summary>${count(tokens.length)} tokens and how likely each was</summary>
+    <summary>${plural(tokens.length, "token")} and how likely each was</summary>
     <p>
       ${tokens.map(({ token, logprob }) => {
         const share = Math.exp(logprob);

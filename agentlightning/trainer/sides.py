@@ -132,6 +132,14 @@ class AlgorithmSide:
         await self._end(store, journal, monitor, None, returned)
         return returned
 
+    def blame(self, error: Exception) -> None:
+        """Say in the result that a crash has ended the run, where the algorithm was only stopped or had not begun."""
+        result = self.result or RunResult(name=self.folder.name, folder=self.folder.path, status="stopped")
+        if result.status == "stopped":
+            told = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            self.result = result.model_copy(update=told)
+            self.folder.end(self.result)
+
     async def _surround(self, store: LightningStore, journal: Journal, monitor: Monitor) -> None:
         initial = self.initial_resources
         if initial and not (self.resume and await store.get_resources_by_id(INITIAL)):

@@ -155,6 +155,9 @@ class Trainer:
             except KeyboardInterrupt:
                 # Anew, without the event loop's frames: whoever pressed Ctrl-C wants to know how to go on.
                 raise KeyboardInterrupt(f"to go on with it: agl resume {folder.path}") from None
+            except Exception as error:
+                side.blame(error)
+                raise
         assert side.result is not None
         return side.result
 

@@ -71,13 +71,16 @@ def test_an_algorithm_that_raises_ends_the_run_with_its_own_traceback(run: Start
 
 
 @pytest.mark.parametrize("where", ["fork", "spawn", "shm"])
-def test_a_runner_that_raises_ends_the_run_with_its_own_traceback(run: Start, where: str):
+def test_a_runner_that_raises_ends_the_run_with_its_own_traceback(run: Start, where: str, tmp_path: Path):
     script = run(where, "score", "broken=yes", "runners=2")
 
     assert script.wait() == 1
     script.wait_for_line('raise LookupError\\("the runner has a mistake"\\)')
     script.wait_for_line("^LookupError: the runner has a mistake")
     assert script.leaves_nothing()
+    [folder] = folders(tmp_path / "runs")
+    assert folder.result().status == "failed"
+    assert folder.result().error == "LookupError: the runner has a mistake"
 
 
 @pytest.mark.parametrize("where", ["fork", "spawn", "forkserver"])

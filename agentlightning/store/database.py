@@ -66,6 +66,15 @@ class Transaction(Protocol):
         """The same statement once for each of `rows`."""
         ...
 
+    async def answer_to(self, key: str) -> bytes | None:
+        """What was answered to the question asked under `key`, if it was asked before."""
+        found = await self.fetch("SELECT answer FROM answers WHERE key = ?1", key)
+        return found[0][0] if found else None
+
+    async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
+        """Keep what is answered, with what the question has changed."""
+        await self.execute("INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)", key, answer, time)
+
     def announce(self, topic: str, count: int | None = None) -> None:
         """Wake those who wait for `topic` after the commit: `count` of them, or all."""
         ...
@@ -83,8 +92,10 @@ class Database(Protocol):
     durability: str
     """What an acknowledged change survives: `full` a power cut, `process` the end of the process, `none` neither."""
 
-    async def write(self, body: Body[T]) -> T:
+    async def write(self, body: Body[T], *, key: str | None = None) -> T:
         """Run `body` in a transaction; its result comes back after the commit is on disk.
+
+        `key` is the one whose answer it will look for.
 
         Raises `StoreUnavailable` when the database cannot write just now, and nothing was changed then.
         """

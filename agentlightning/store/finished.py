@@ -52,7 +52,7 @@ class _ReadOnlyDatabase:
         _check_version(self._connect())
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
 
-    async def write(self, body: Body[T]) -> T:
+    async def write(self, body: Body[T], *, key: str | None = None) -> T:
         raise _refused()
 
     async def read(self, body: Body[T], *, brief: bool = False) -> T:

@@ -22,16 +22,18 @@ class Job:
     body: Body[Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    key: str | None = None
+    """Whose answer the body will look for."""
     result: Any = None
     error: BaseException | None = None
 
     @classmethod
-    def of(cls, body: Body[Any], waiting: int = 0) -> Job:
+    def of(cls, body: Body[Any], waiting: int = 0, key: str | None = None) -> Job:
         """`body`, for whoever calls from the running loop. Raises `StoreBusy` where too many wait already."""
         if waiting > MOST_WAITING:
             raise StoreBusy()
         loop = asyncio.get_running_loop()
-        return cls(body, loop, loop.create_future())
+        return cls(body, loop, loop.create_future(), key)
 
     def settle(self) -> None:
         """Tell the caller; in the loop it came from."""

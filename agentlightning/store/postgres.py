@@ -105,8 +105,8 @@ class PostgresDatabase:
             self._end_thread()
             raise StoreUnavailable(f"the PostgreSQL database cannot be opened: {error}") from None
 
-    async def write(self, body: Body[T]) -> T:
-        job = Job.of(body, self._jobs.qsize())
+    async def write(self, body: Body[T], *, key: str | None = None) -> T:
+        job = Job.of(body, self._jobs.qsize(), key)
         self._in_loop(self._jobs.put_nowait, job)
         return await job.future
 
@@ -253,6 +253,7 @@ class PostgresDatabase:
         while jobs:
             transaction = _PostgresTransaction(self._writer)
             await self._writer.execute("BEGIN")
+            await transaction.look_for_answers([job.key for job in jobs if job.key is not None])
             spoiler = await _first_to_spoil(transaction, jobs)
             if spoiler is None:
                 await self._notify(transaction.announced)
@@ -391,8 +392,22 @@ class _PostgresTransaction(Transaction):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._held_back = HeldBack()
+        self._answers: dict[str, bytes] = {}
         self.announced: list[tuple[str, int | None]] = []
         self.wrote = 0
+
+    async def look_for_answers(self, keys: list[str]) -> None:
+        """What was answered to the questions of a whole group, in one look."""
+        if keys:
+            sql = "SELECT key, answer FROM answers WHERE key = ANY($1)"
+            self._answers = {row[0]: row[1] for row in await self._connection.fetch(sql, keys)}
+
+    async def answer_to(self, key: str) -> bytes | None:
+        return self._answers.get(key)
+
+    async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
+        self._answers[key] = answer  # the same question may be in this group twice
+        await super().keep_answer(key, answer, time)
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         if self._held_back.concern(sql):

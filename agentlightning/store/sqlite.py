@@ -80,7 +80,7 @@ class SqliteDatabase:
         self._writer = threading.Thread(target=self._work, name="agl-write", daemon=True)
         self._writer.start()
 
-    async def write(self, body: Body[T]) -> T:
+    async def write(self, body: Body[T], *, key: str | None = None) -> T:
         if self._closed.is_set():
             raise StoreUnavailable("the store is closed")
         job = Job.of(body, self._jobs.qsize())

@@ -44,15 +44,13 @@ def once(question: Question, body: Body[T], now: float) -> Body[T | AlreadyAnswe
     """`body`, unless the question was answered before; its answer is kept with what it changed."""
 
     async def answering(transaction: Transaction) -> T | AlreadyAnswered:
-        found = await transaction.fetch("SELECT answer FROM answers WHERE key = ?1", question.key)
-        if found:
-            return AlreadyAnswered(found[0][0])
+        earlier = await transaction.answer_to(question.key)
+        if earlier is not None:
+            return AlreadyAnswered(earlier)
         result = await body(transaction)
         if _changed_something(result):
             question.answer = question.encode(result)
-            await transaction.execute(
-                "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)", question.key, question.answer, now
-            )
+            await transaction.keep_answer(question.key, question.answer, now)
         return result
 
     return answering

@@ -261,27 +261,20 @@ class Moves:
 
     async def _worker_let_go(self, worker_id: str, attempt: int, status: AttemptStatus) -> None:
         self.transaction.announce(news("workers"))
-        held = await self.transaction.fetch(
-            "SELECT rollout_id, attempt_id FROM attempts WHERE worker_id = ?1 AND deadline IS NOT NULL "
-            "AND ordinal <> ?2 ORDER BY ordinal DESC LIMIT 1",
-            worker_id,
-            attempt,
-        )
         if status == "unresponsive":
             await self.transaction.execute("UPDATE workers SET status = 'unknown' WHERE worker_id = ?1", worker_id)
-        elif held:
-            await self.transaction.execute(
-                "UPDATE workers SET current_rollout_id = ?2, current_attempt_id = ?3 WHERE worker_id = ?1",
-                worker_id,
-                *held[0],
-            )
         else:
-            await self.transaction.execute(
-                "UPDATE workers SET status = 'idle', last_idle_time = ?2, current_rollout_id = NULL, "
-                "current_attempt_id = NULL WHERE worker_id = ?1",
-                worker_id,
-                self.now,
-            )
+            await self.transaction.execute(_LET_GO, worker_id, attempt, self.now)
+
+
+_HELD = "FROM attempts WHERE worker_id = ?1 AND deadline IS NOT NULL AND ordinal <> ?2"
+_LET_GO = (
+    f"UPDATE workers SET status = CASE WHEN EXISTS (SELECT 1 {_HELD}) THEN status ELSE 'idle' END, "
+    f"last_idle_time = CASE WHEN EXISTS (SELECT 1 {_HELD}) THEN last_idle_time ELSE ?3 END, "
+    f"current_rollout_id = (SELECT rollout_id {_HELD} ORDER BY ordinal DESC LIMIT 1), "
+    f"current_attempt_id = (SELECT attempt_id {_HELD} ORDER BY ordinal DESC LIMIT 1) WHERE worker_id = ?1"
+)
+"""A worker that has let go of one attempt is idle, unless it holds another."""
 
 
 def _with_reason(metadata: bytes | None, reason: str) -> bytes:

@@ -103,7 +103,7 @@ def test_a_function_that_asks_for_something_is_an_algorithm_itself():
         {"runner": {"type": agl.LitAgentRunner, "poll_interval": 1.0}, "llm_proxy": "agentlightning:LLMProxy"},
         {"runner": lambda: agl.LitAgentRunner(agl.OtelTracer()), "llm_proxy": {"type": agl.LLMProxy}},
     ],
-    ids=repr,
+    ids=" ".join,
 )
 def test_so_does_every_other_component(component: dict[str, Any]):
     NOTICED.clear()

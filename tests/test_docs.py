@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentlightning.store import lifecycle
+from benchmarks.page import PAGE, page as benchmarks_page
 from tests.scripted_model import ScriptedModel
 
 HOUSE = Path(__file__).parent.parent
@@ -114,3 +115,7 @@ def test_readme_and_docs_name_the_two_commands_that_do_all_the_set_up() -> None:
     readme = (HOUSE / "README.md").read_text()
 
     assert re.findall(r"^\$ (scripts/\w+)$", readme, re.MULTILINE) == ["scripts/demo", "scripts/test"]
+
+
+def test_the_page_of_benchmarks_tells_what_was_measured() -> None:
+    assert PAGE.read_text() == benchmarks_page() + "\n", "python -m benchmarks.page writes it anew"

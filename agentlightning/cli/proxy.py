@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option("--serves", metavar="NAME=MODEL", multiple=True, help="The server knows the model by this name.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a token.")
-@click.option("--port", default=4748, show_default=True, help="Port to listen on; 0 is any free one.")
+@click.option("--port", default=4749, show_default=True, help="Port to listen on; 0 is any free one.")
 @click.option(
     "--store",
     "store_url",

@@ -1,0 +1,138 @@
+"""Writes docs/reference/benchmarks.md from what the benchmarks have measured: benchmarks/results/*.json.
+
+    python -m benchmarks.page
+
+Run it after a benchmark; a test tells when the page is behind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs/reference/benchmarks.md"
+
+Row = tuple[str, str, str]
+"""What was measured, the figure, and the one wanted."""
+
+
+def page() -> str:
+    """The page, as it should stand."""
+    return "\n".join(["# Benchmarks", "", _INTRODUCTION, *_sections()])
+
+
+_INTRODUCTION = """\
+What the parts cost, as last measured on two cores shared by everything: client, server and database. Machines are
+noisy, so look at CPU and ratios before times. Each section's command measures again and writes the file it names;
+`python -m benchmarks.page` then writes this page."""
+
+
+def _sections() -> Iterator[str]:
+    yield from _section("Install and start", "footprint", _footprint)
+    yield from _section("The store", "store", _store)
+    yield from _section("Tracing", "tracing", _tracing)
+    yield from _section("The trainer's loop", "trainer", _trainer)
+    yield from _section("The proxy", "proxy", _proxy)
+    yield from _section("The dashboard", "dashboard", _dashboard)
+
+
+def _section(title: str, name: str, rows: Any) -> Iterator[str]:
+    results: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    yield from ("", f"## {title}", "", f"`python -m benchmarks.{name}` → `benchmarks/results/{name}.json`", "")
+    yield from ("| | measured | wanted |", "|---|---|---|")
+    yield from (f"| {what} | {figure} | {wanted} |" for what, figure, wanted in rows(results))
+
+
+def _footprint(results: dict[str, Any]) -> Iterator[Row]:
+    yield "`import agentlightning`", f"{results['import_cpu_seconds']} s CPU", "≤ 0.3"
+    yield "`agl --help`", f"{results['help_cpu_seconds']} s CPU", "≤ 0.5"
+    yield "direct dependencies", f"{results['direct_dependencies']}", "≤ 15"
+    yield "base install, as it comes", f"{results['site_packages_MB']} MB", "≤ 60"
+    yield "base install, with Python's byte code", f"{results['site_packages_with_bytecode_MB']} MB", ""
+    yield "an idle store", f"{results['idle_store_MB']} MB", "≤ 90"
+
+
+_WANTED = {"32x6": "≥ 500", "100x10": "≥ 350", "256x4 queue": "≥ 500", "512x20": "≥ 200"}
+_DATABASES = {
+    "full": "SQLite",
+    "process": "SQLite, `--durability process`",
+    "memory": "in memory",
+    "postgres": "PostgreSQL",
+}
+
+
+def _store(results: dict[str, Any]) -> Iterator[Row]:
+    for backend, parts in results["ours"].items():
+        wanted = _WANTED if backend == "full" else {"32x6": "≥ 250"} if backend == "postgres" else {}
+        for load, measured in parts.get("lifecycle", {}).items():
+            yield f"{_DATABASES[backend]}: life cycles at {load}", _lifecycle(measured), wanted.get(load, "")
+        for load, measured in parts.get("wake", {}).items():
+            limit = {"full": "≤ 12 ms", "process": "≤ 3 ms"}.get(backend, "")
+            yield f"{_DATABASES[backend]}: a runner is woken, {load}", f"{measured['p50_ms']} ms", limit
+    yield from _growth(results["ours"]["full"].get("growth", {}))
+
+
+def _lifecycle(measured: dict[str, Any]) -> str:
+    cpu = f"CPU {measured['server_cpu_ms']} ms server, {measured['client_cpu_ms']} ms client"
+    database = f", {measured['database_cpu_ms']} ms database" if "database_cpu_ms" in measured else ""
+    return f"{measured['per_second']:.0f} a second; {cpu}{database}"
+
+
+def _growth(growth: dict[str, Any]) -> Iterator[Row]:
+    if not growth:
+        return
+    empty, *_, full = growth.values()
+    rollouts = f"{int(list(growth)[-1]):,}"
+    for call in ("enqueue", "claim", "add", "finish", "rollout", "spans"):
+        ratio = full[call] / empty[call]
+        yield f"`{call}` with {rollouts} rollouts", f"{full[call]} ms, {ratio:.1f} × an empty store's", "≤ 2 ×"
+    for listed in ("page", "page newest", "page failed", "workers"):
+        yield f"first page, `{listed}`, with {rollouts} rollouts", f"{full[listed]} ms", "≤ 50 ms"
+    yield f"memory with {rollouts} rollouts of ten spans", f"{full['server_mb']} MB", "≤ 512 MB"
+    yield "on disk, a span of 4.9 KB", f"{full['bytes_per_span']} bytes", ""
+
+
+def _tracing(results: dict[str, Any]) -> Iterator[Row]:
+    for call, measured in results["wire tap, per call"].items():
+        share = f"{measured['added_us'] / measured['bare_us']:.1%} of {measured['bare_us'] / 1000:.1f} ms"
+        wanted = "≤ 5 %" if "stream" in call else "≤ 300 µs"
+        yield f"wire tap, added to a call ({call})", f"{measured['added_us']:.0f} µs, {share}", wanted
+    end = results["end of a span in the agent's thread"]
+    yield "end of a span in the agent's thread, median", f"{end['p50_us']} µs", "≤ 20 µs"
+
+
+def _trainer(results: dict[str, Any]) -> Iterator[Row]:
+    for strategy in ("cs", "shm"):
+        measured = results[strategy]
+        yield f"{strategy}: rollouts a second", f"{measured['rollouts_per_second']}", "≥ 150"
+        yield f"{strategy}: from `fit` to the first rollout", f"{measured['seconds_until_first_rollout_runs']} s", "≤ 3"
+        alone = measured["median_milliseconds_of_a_rollout_alone"]
+        yield f"{strategy}: a rollout alone, median", f"{alone} ms", "≤ 10"
+    yield "`shm` against `cs`, in turn", f"{results['shm_is_so_many_times_as_fast']} ×", "≥ 1"
+
+
+def _proxy(results: dict[str, Any]) -> Iterator[Row]:
+    call = results["milliseconds_a_call"]
+    yield "added to a call, passed on only", f"{call['added_when_passed']} ms", ""
+    yield "added to a call, recorded in a store on disk", f"{call['added_when_recorded']} ms", "≤ 3"
+    first = results["milliseconds_to_a_streams_first_byte"]
+    yield "first streamed byte, later than direct", f"{first['added_when_recorded']} ms", "≤ 5"
+    recorded = results["at_once"]["recorded"]
+    yield "recorded calls a second, 32 at once", f"{recorded['calls_a_second']}", "≥ 300"
+    yield "the same by the proxy's CPU alone", f"{recorded['calls_a_second_of_a_whole_core']}", "≥ 300"
+    streams = results["streams_at_once"]
+    yield "streams at once, all whole", f"{streams['recorded']['whole']} of {streams['streams']}", "500"
+
+
+def _dashboard(results: dict[str, Any]) -> Iterator[Row]:
+    for what, measured in results["seconds"].items():
+        yield f"{what}, {results['rollouts']:,} rollouts", f"{measured['median']:.2f} s", f"≤ {measured['budget']:g} s"
+    for view, measured in results["core share with 20 open pages"].items():
+        yield f"20 open pages of {view}", f"{measured['pages']:.1%} of a core", "≤ 5 %"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page() + "\n")

@@ -105,16 +105,17 @@ class Carrier:
 
     async def _travel(self, group: list[_Waiting]) -> None:
         calls = [outgoing for outgoing, _ in group]
+        answers = [answer for _, answer in group]
         try:
             carried = [await self._alone(calls[0])] if len(calls) == 1 else await self._together(calls)
-        except Exception as error:
-            for _, answer in group:
-                if not answer.done():
-                    answer.set_exception(error)
-        else:
-            for (_, answer), came in zip(group, carried, strict=True):
+            for answer, came in zip(answers, carried, strict=True):
                 if not answer.done():
                     answer.set_result(came)
+        except Exception as error:
+            _fail(answers, error)
+        except asyncio.CancelledError:
+            _fail(answers, StoreUnavailable("the call was broken off"))
+            raise
 
     def _arrived(self, journey: asyncio.Task[None], late: asyncio.TimerHandle) -> None:
         late.cancel()
@@ -124,3 +125,9 @@ class Carrier:
     def _let_others_go(self, journey: asyncio.Task[None]) -> None:
         self._under_way.discard(journey)
         self._leave_soon()
+
+
+def _fail(answers: Sequence[asyncio.Future[Carried]], error: Exception) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(error)

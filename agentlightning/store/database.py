@@ -66,14 +66,18 @@ class Transaction(Protocol):
         """The same statement once for each of `rows`."""
         ...
 
-    async def answer_to(self, key: str) -> bytes | None:
-        """What was answered to the question asked under `key`, if it was asked before."""
+    async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
+        """What was answered to the question asked under `key`, if it was asked before; `anew`: by this very moment."""
         found = await self.fetch("SELECT answer FROM answers WHERE key = ?1", key)
         return found[0][0] if found else None
 
     async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
         """Keep what is answered, with what the question has changed."""
         await self.execute("INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)", key, answer, time)
+
+    async def forget_answer(self, key: str) -> None:
+        """As if the question had not been asked."""
+        await self.execute("DELETE FROM answers WHERE key = ?1", key)
 
     def announce(self, topic: str, count: int | None = None) -> None:
         """Wake those who wait for `topic` after the commit: `count` of them, or all."""

@@ -402,12 +402,16 @@ class _PostgresTransaction(Transaction):
             sql = "SELECT key, answer FROM answers WHERE key = ANY($1)"
             self._answers = {row[0]: row[1] for row in await self._connection.fetch(sql, keys)}
 
-    async def answer_to(self, key: str) -> bytes | None:
-        return self._answers.get(key)
+    async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
+        return await super().answer_to(key) if anew else self._answers.get(key)
 
     async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
         self._answers[key] = answer  # the same question may be in this group twice
         await super().keep_answer(key, answer, time)
+
+    async def forget_answer(self, key: str) -> None:
+        self._answers.pop(key, None)
+        await super().forget_answer(key)
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         if self._held_back.concern(sql):

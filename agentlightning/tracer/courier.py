@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -59,10 +58,15 @@ class Courier:
         """Return when the parcel has arrived, or is in the spool behind what waits there."""
         if self._catching_up is None:
             sending = asyncio.create_task(self._send(parcel))
-            if await self._arrives_soon(sending):
-                return
+            try:
+                if await self._arrives_soon(sending):
+                    return
+            except asyncio.CancelledError:
+                if not sending.done() or sending.cancelled():
+                    self.keep(parcel)  # it may have arrived all the same; the store knows then
+                raise
             self._catching_up = asyncio.create_task(self._catch_up(sending))
-        if not self._keep(parcel):
+        if not self.keep(parcel):
             # Neither the store nor the disk takes it: nobody goes on before one of them does.
             await asyncio.wait({self._catching_up})
 
@@ -76,8 +80,7 @@ class Courier:
         for task in (self._catching_up, self._leftovers):
             if task is not None:
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait({task})
         return self._let_go()
 
     def _let_go(self) -> int:
@@ -114,7 +117,8 @@ class Courier:
             await asyncio.wait({sending})
             raise
 
-    def _keep(self, parcel: Parcel) -> bool:
+    def keep(self, parcel: Parcel) -> bool:
+        """Put the parcel into the spool; False when the disk does not take it, so that it waits in memory."""
         try:
             first = not self._kept
             self._spool.add(parcel.line())
@@ -152,10 +156,18 @@ class Courier:
             for path in left_behind(folder):
                 with adopted(path) as file:
                     if file is not None:
-                        await self._send_file(path, file)
+                        await self._send_or_set_aside(path, file)
         except OSError as error:
             logger.warning("What an earlier process left for the store could not be read: %s", error)
-        self._leftovers = None
+        finally:
+            self._leftovers = None
+
+    async def _send_or_set_aside(self, path: Path, file: IO[bytes]) -> None:
+        try:
+            await self._send_file(path, file)
+        except ValueError as error:  # damaged, or written by a release with other spans: it must not hold up the rest
+            aside = sent(path, set_aside=True)
+            logger.warning("What an earlier process left in %s is not ours to read: %s", aside, error)
 
     async def _send_file(self, path: Path, file: IO[bytes]) -> None:
         spans = reports = 0

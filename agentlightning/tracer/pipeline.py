@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from contextvars import Context
@@ -29,7 +30,7 @@ from ..store.contract import LightningStore
 from ..types import Attempt, AttemptStatus, Span
 from .courier import Courier
 from .ended import EndedSpan
-from .parcel import Item, Report, packed, settle
+from .parcel import Item, Parcel, Report, packed, settle
 from .sending import Sender, logger
 from .spool import folder_of, left_behind
 
@@ -259,7 +260,8 @@ class _Exporter:
     @property
     def is_idle(self) -> bool:
         """Whatever was taken is with its store, or safe on disk."""
-        return self.asleep and all(courier.is_idle for courier in list(self._couriers.values()))
+        couriers = list(self._couriers.values())
+        return self.asleep and self._pipeline.is_empty and all(courier.is_idle for courier in couriers)
 
     @property
     def is_this_thread(self) -> bool:
@@ -301,12 +303,23 @@ class _Exporter:
                 while not self._pipeline.is_empty:
                     await self._bring(self._pipeline.take())
         finally:
+            self._keep_the_rest()
             for courier in self._couriers.values():
                 self._safe += await courier.stop()
 
+    def _keep_the_rest(self) -> None:
+        """What the store had no time for goes to disk."""
+        while not self._pipeline.is_empty:
+            for courier, parcel in self._parcels(self._pipeline.take()):
+                courier.keep(parcel)
+
     async def _bring(self, batch: list[tuple[Item, LightningStore]]) -> None:
+        for courier, parcel in self._parcels(batch):
+            await courier.bring(parcel)
+
+    def _parcels(self, batch: list[tuple[Item, LightningStore]]) -> Iterator[tuple[Courier, Parcel]]:
         for store, items in groupby(batch, key=lambda item: item[1]):
-            await self._courier(store).bring(packed((item for item, _ in items), self._pipeline.convert))
+            yield self._courier(store), packed((item for item, _ in items), self._pipeline.convert)
 
     async def _sleep_until_woken(self) -> None:
         self.asleep = True

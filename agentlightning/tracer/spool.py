@@ -111,7 +111,14 @@ def left_behind(folder: Path) -> list[Path]:
     """Files that may have been left behind, oldest first."""
     if sys.platform == "win32" or not folder.is_dir():
         return []
-    return sorted(folder.glob(f"{_OURS}*.jsonl"), key=lambda path: path.stat().st_mtime)
+    return sorted(folder.glob(f"{_OURS}*.jsonl"), key=_written)
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # its owner, or another adopter, was quicker
+        return 0.0
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import stat
@@ -168,6 +169,31 @@ async def test_what_another_store_does_not_know_is_set_aside_and_told_of(
     assert aside.name == spool.with_suffix(".refused").name
     assert "ro-x" in caplog.text
     assert str(aside) in caplog.text
+
+
+async def test_a_damaged_file_is_set_aside_and_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path))
+    server = agl.LightningStoreServer(agl.InMemoryLightningStore(), port=0)
+    await server.start()
+    async with agl.LightningStoreClient(server.endpoint) as client:
+        started = await client.start_rollout("task")
+        ids = {"rollout_id": started.rollout_id, "attempt_id": started.attempt.attempt_id}
+        sound = _left_for(client, [agl.Span.from_attributes(name="a", attributes={}, **ids)])
+        damaged = sound.with_name(sound.name.replace("-1-0", "-1-1"))
+        damaged.write_bytes(b'{"spans": [\x00\x00\x00\n')
+        os.utime(damaged, (0, 0))  # it comes first
+        tracer = agl.OtelTracer()
+        tracer.init_worker(0, client)
+        await eventually(lambda: not sound.exists())
+        tracer.teardown_worker()
+        spans = await client.query_spans(started.rollout_id)
+    await server.close()
+
+    assert [span.name for span in spans] == ["a"]
+    assert [path.name for path in sound.parent.iterdir()] == [damaged.with_suffix(".refused").name]
+    assert damaged.with_suffix(".refused").name in caplog.text
 
 
 async def test_a_spool_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,3 +241,18 @@ async def test_a_store_that_is_away_is_away_for_each_of_them() -> None:
     answers = await asyncio.gather(*(carrier.carry(outgoing(number)) for number in range(3)))
 
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+
+
+async def test_a_short_answer_leaves_nobody_waiting() -> None:
+    async def short(calls: Sequence[Outgoing]) -> Sequence[Carried]:
+        return [(200, b"1")]
+
+    async def alone(call: Outgoing) -> Carried:
+        return 200, b"1"
+
+    carrier = Carrier(alone, short)
+
+    answers = await asyncio.gather(*(carrier.carry(outgoing(n)) for n in range(3)), return_exceptions=True)
+
+    assert answers[0] == (200, b"1")
+    assert [type(answer) for answer in answers[1:]] == [ValueError, ValueError]

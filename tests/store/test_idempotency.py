@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentlightning.errors import Conflict
 from agentlightning.store import (
     InMemoryLightningStore,
     LightningStoreClient,
     LightningStoreServer,
     SqliteLightningStore,
 )
+from agentlightning.store.database import Transaction
 from agentlightning.store.sql import schema
+from agentlightning.store.sql.answers import AlreadyAnswered, Question, once
 
 from ..conftest import Figure
 from ..contract.making import everything, soon
@@ -187,3 +191,56 @@ ONE_SPAN = "UNIQUE (rollout_id, attempt_id, span_id)"
 def without_a_memory(question: Any, body: Any, now: float) -> Any:
     """`answers.once` with the deduplication left out."""
     return body
+
+
+async def test_an_answer_that_was_rolled_back_is_given_to_nobody() -> None:
+    question = Question("a claim", encode=lambda claimed: b"".join(claimed))
+    finds = iter([[b"a rollout"], [], []])  # the first run is rolled back, and the second
+
+    async def claim(transaction: Transaction) -> list[bytes]:
+        return next(finds)
+
+    answering = once(question, claim, 0.0)
+
+    async def spoiled(transaction: Transaction) -> None:
+        await answering(transaction)
+        raise Conflict("another in its group failed")
+
+    async with InMemoryLightningStore() as store:
+        with pytest.raises(Conflict):
+            await store._database.write(spoiled)  # pyright: ignore[reportPrivateUsage]
+        assert await store._database.write(answering) == []  # pyright: ignore[reportPrivateUsage]
+
+    assert question.answer is None
+
+
+async def test_a_question_whose_answer_came_in_the_meantime_gets_it_instead_of_a_conflict() -> None:
+    question = Question("a report", encode=lambda told: told)
+
+    async def report(transaction: Transaction) -> bytes:
+        await transaction.keep_answer(question.key, b"as told to another server", 0.0)
+        raise Conflict("it has already ended")
+
+    async with InMemoryLightningStore() as store:
+        told = await store._database.write(once(question, report, 0.0))  # pyright: ignore[reportPrivateUsage]
+
+    assert isinstance(told, AlreadyAnswered)
+    assert told.answer == b"as told to another server"
+
+
+async def test_a_question_may_be_asked_again_after_a_store_was_away_for_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> tuple[Any, int]:
+        store = SqliteLightningStore(tmp_path / "agl.db")
+        async with served(store) as server, Raw(server.endpoint) as raw:
+            await store.tidy()
+            answer = await raw.call("enqueue_rollout", {"input": 1}, Idempotency_Key="mine")
+            return answer.json, (await store.query_rollouts()).total
+
+    first = await ask()
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + 7_200)
+
+    assert await ask() == first
+    assert first[1] == 1

@@ -68,4 +68,4 @@ class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Traces, Ex
 
     async def tidy(self) -> None:
         """Drop what is kept only for a while: answers that nobody will ask for again."""
-        await self._database.write(lambda transaction: forget_old(transaction, self._clock.now()))
+        await self._database.write(lambda transaction: forget_old(transaction, self._clock.lease()))

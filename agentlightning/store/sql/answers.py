@@ -11,11 +11,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ...errors import Conflict
 from ..database import Body, Transaction
 
 T = TypeVar("T")
 
 KEPT_SECONDS = 3_600.0
+"""By the store's own clock: while it is closed, nobody can ask again."""
 
 
 @dataclass(slots=True)
@@ -40,17 +42,24 @@ class AlreadyAnswered(Exception):
         self.answer = answer
 
 
-def once(question: Question, body: Body[T], now: float) -> Body[T | AlreadyAnswered]:
+def once(question: Question, body: Body[T], lease: float) -> Body[T | AlreadyAnswered]:
     """`body`, unless the question was answered before; its answer is kept with what it changed."""
 
     async def answering(transaction: Transaction) -> T | AlreadyAnswered:
+        question.answer = None  # this may be the second time, and the first came to nothing
         earlier = await transaction.answer_to(question.key)
         if earlier is not None:
             return AlreadyAnswered(earlier)
-        result = await body(transaction)
+        try:
+            result = await body(transaction)
+        except Conflict:
+            # Another server may just have done what is asked here: then its answer is there by now.
+            if (earlier := await transaction.answer_to(question.key, anew=True)) is None:
+                raise
+            return AlreadyAnswered(earlier)
         if _changed_something(result):
             question.answer = question.encode(result)
-            await transaction.keep_answer(question.key, question.answer, now)
+            await transaction.keep_answer(question.key, question.answer, lease)
         return result
 
     return answering
@@ -61,11 +70,6 @@ def _changed_something(result: Any) -> bool:
     return result is not None and not (isinstance(result, list) and not result)
 
 
-async def forget(transaction: Transaction, key: str) -> None:
-    """As if the question had not been asked."""
-    await transaction.execute("DELETE FROM answers WHERE key = ?1", key)
-
-
-async def forget_old(transaction: Transaction, now: float) -> None:
+async def forget_old(transaction: Transaction, lease: float) -> None:
     """Drop the answers that nobody will ask for again."""
-    await transaction.execute("DELETE FROM answers WHERE time < ?1", now - KEPT_SECONDS)
+    await transaction.execute("DELETE FROM answers WHERE time < ?1", lease - KEPT_SECONDS)

@@ -48,7 +48,7 @@ class SqlBase(LightningStore):
         question = asked.get()
         if question is None:
             return await self._database.write(body)
-        result = await self._database.write(once(question, body, self._clock.now()), key=question.key)
+        result = await self._database.write(once(question, body, self._clock.lease()), key=question.key)
         if isinstance(result, AlreadyAnswered):
             raise result
         return result

@@ -13,7 +13,7 @@ from ...types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutCo
 from ..database import Body, Transaction
 from ..signals import QUEUE, news
 from . import rows
-from .answers import asked, forget
+from .answers import asked
 from .base import SqlBase, check_worker
 from .moves import TAIL
 from .resources import version_of
@@ -171,7 +171,7 @@ class Queue(SqlBase):
 
         async def body(transaction: Transaction) -> None:
             if question is not None:
-                await forget(transaction, question.key)
+                await transaction.forget_answer(question.key)
             for rollout in rollouts:
                 await _undo_claim(transaction, rollout)
 

@@ -116,6 +116,10 @@ STEPS: list[list[str]] = [
         )
         """,
     ],
+    [
+        # Their times were the wall's; from here on they are the store's own.
+        "DELETE FROM answers",
+    ],
 ]
 
 

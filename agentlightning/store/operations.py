@@ -25,7 +25,7 @@ from .wire import IDEMPOTENCY_KEY, JSON, PROBLEM, Answer, Arguments, Operation, 
 logger = logging.getLogger(__name__)
 
 ANSWERED = "agentlightning.answered"
-"""In the scope of a request that carried several operations: path and status of each."""
+"""In the scope of a request that carried several operations: method, path and status of each."""
 
 
 class Operations:
@@ -88,7 +88,7 @@ class Operations:
             answers = await asyncio.gather(*(self._answer_one(call, scope) for call in calls))
         finally:
             self._gate.leave(len(body))
-        scope[ANSWERED] = [(self._path(call), status) for call, (status, _) in zip(calls, answers, strict=True)]
+        scope[ANSWERED] = [(*self._asked(call), status) for call, (status, _) in zip(calls, answers, strict=True)]
         return 200, batches.encode_answers(answers)
 
     async def _answer_one(self, call: batches.Call, scope: Scope) -> Answer:
@@ -108,8 +108,9 @@ class Operations:
             logger.exception("%s failed", call.operation)
             return OUR_FAULT.status, _problem(OUR_FAULT)
 
-    def _path(self, call: batches.Call) -> str:
-        return f"/{call.operation}" if call.operation in self._table else batches.PATH
+    def _asked(self, call: batches.Call) -> tuple[str, str]:
+        operation = self._table.get(call.operation)
+        return ("POST", batches.PATH) if operation is None else (operation.route.method, f"/{call.operation}")
 
     def _brief(self, name: str) -> Operation:
         operation = self._table.get(name)

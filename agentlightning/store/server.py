@@ -261,19 +261,19 @@ class _FrontDoor:
                 await problem_response(OUR_FAULT)(scope, receive, noting)
         finally:
             seconds = time.perf_counter() - started
-            for path, each in scope.get(ANSWERED, ((scope["path"], status),)):
+            for method, path, each in scope.get(ANSWERED, ((scope["method"], scope["path"], status),)):
                 self._metrics.note(path, each, seconds)
-                _log(scope, path, each, seconds)
+                _log(scope, method, path, each, seconds)
 
 
-def _log(scope: Scope, path: str, status: int, seconds: float) -> None:
+def _log(scope: Scope, method: str, path: str, status: int, seconds: float) -> None:
     if access.isEnabledFor(logging.INFO):
         client = scope.get("client") or ("-", 0)
         access.info(
             '%s:%s "%s %s HTTP/%s" %d %.1fms',
             client[0],
             client[1],
-            scope["method"],
+            method,
             path,
             scope["http_version"],
             status,

@@ -125,6 +125,7 @@ async def test_the_log_and_the_counters_know_each_operation(
             server,
             {"operation": "enqueue_rollout", "arguments": {"input": 1}},
             {"operation": "update_rollout", "arguments": {"rollout_id": "nobody"}},
+            {"operation": "get_rollout_by_id", "arguments": {"rollout_id": "nobody"}},
             {"operation": "no\nsuch"},
         )
         async with Raw(server.endpoint) as raw:
@@ -132,9 +133,10 @@ async def test_the_log_and_the_counters_know_each_operation(
         await server.stop()  # its lines follow its answers
 
     lines = [record.getMessage() for record in caplog.records]
-    assert [line.split('"')[1] for line in lines[:3]] == [
+    assert [line.split('"')[1] for line in lines[:4]] == [
         "POST /enqueue_rollout HTTP/1.1",
         "POST /update_rollout HTTP/1.1",
+        "GET /get_rollout_by_id HTTP/1.1",
         "POST /batch HTTP/1.1",
     ]
     assert 'agl_requests_total{operation="update_rollout",status="404"} 1' in counted

@@ -90,14 +90,14 @@ async def serve(path: str, port: int) -> None:
 
 def make_hasty() -> None:
     """Let the store answer each call before its commit."""
-    attempt = SqliteDatabase._attempt
+    run = SqliteDatabase._run
 
-    def hasty(database: SqliteDatabase, job: Job) -> Any:
-        announced = attempt(database, job)
+    def hasty(database: SqliteDatabase, job: Job, transaction: Any) -> bool:
+        succeeded = run(database, job, transaction)
         deliver([job])
-        return announced
+        return succeeded
 
-    SqliteDatabase._attempt = hasty
+    SqliteDatabase._run = hasty
 
 
 if __name__ == "__main__":

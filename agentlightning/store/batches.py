@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from ..errors import InvalidInput
-from .wire import Answer
+from .wire import MOST_CALLS, Answer
 
 PATH = "/batch"
-MOST_CALLS = 256
-"""Operations in one request."""
 
 
 class Call(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

@@ -15,8 +15,8 @@ import msgspec
 
 from .. import payload
 from ..errors import StoreUnavailable
-from .batches import MOST_CALLS, Call
-from .wire import Answer, Arguments, Operation, Request
+from .batches import Call
+from .wire import MOST_CALLS, Answer, Arguments, Operation, Request
 
 MOST_UNDER_WAY = 2
 """Requests on their way before calls gather: while the store works on one, this side works on the other."""

@@ -31,6 +31,9 @@ PROBLEM = "application/problem+json"
 LONGEST_WAIT = 25.0
 """Seconds of one long poll; proxies and firewalls let a silent connection live for at least 30."""
 
+MOST_CALLS = 256
+"""Operations that travel together in one request."""
+
 Arguments = dict[str, Any]
 Answer = tuple[int, bytes]
 """Status and body."""
@@ -329,7 +332,7 @@ _BATCH: dict[str, Any] = {
     "properties": {
         "operations": {
             "type": "array",
-            "maxItems": 256,
+            "maxItems": MOST_CALLS,
             "items": {
                 "type": "object",
                 "required": ["operation"],

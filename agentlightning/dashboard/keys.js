@@ -1,6 +1,6 @@
 // The keyboard: one place that knows which key does what, and the list of them that `?` shows.
 
-import { signal } from "./ui.js";
+import { signal, useLayoutEffect, useRef } from "./ui.js";
 
 /** True while the list of keys is shown. */
 export const helpShown = signal(false);
@@ -15,17 +15,22 @@ export const KEYS = [
   ["?", "this list"],
 ];
 
-/** @type {Array<Record<string, () => void>>} */
+/** @type {Array<{current: Record<string, () => void>}>} */
 const layers = [];
 let pending = "";
 
 /**
- * Bind keys while a view is shown; the newest binding of a key counts. Returns how to let go of them.
+ * What keys do while a part is shown, from the moment it stands in the page; of the parts that know a key, the newest
+ * counts.
  * @param {Record<string, () => void>} bindings
  */
-export function bind(bindings) {
-  layers.push(bindings);
-  return () => void layers.splice(layers.indexOf(bindings), 1);
+export function useKeys(bindings) {
+  const layer = useRef(bindings);
+  layer.current = bindings;
+  useLayoutEffect(() => {
+    layers.push(layer);
+    return () => void layers.splice(layers.indexOf(layer), 1);
+  }, []);
 }
 
 addEventListener("keydown", (event) => {
@@ -36,7 +41,7 @@ addEventListener("keydown", (event) => {
   if (writing) target.blur();
   const stroke = pending + event.key;
   pending = event.key === "g" && !pending ? "g " : "";
-  const action = [...layers].reverse().find((bindings) => stroke in bindings)?.[stroke];
+  const action = layers.findLast(({ current }) => stroke in current)?.current[stroke];
   if (!action) return;
   event.preventDefault();
   action();

@@ -3,14 +3,16 @@
 // `#/rollouts/ro-1?span=…` is { view: "rollouts", id: "ro-1", params: { span: … } }. Behind `#` because a page that
 // was exported to a file has no other place for it, and because it never reaches the store's log.
 
-import { signal } from "./ui.js";
+import { computed, signal } from "./ui.js";
 
 /** @typedef {{view: string, id: string | null, params: Record<string, string>}} Route */
 
-/** @type {import("./vendor/signals.js").Signal<Route>} */
-export const route = signal(read(location.hash));
+const hash = signal(location.hash);
+const look = () => (hash.value = location.hash);
+addEventListener("hashchange", look);
 
-addEventListener("hashchange", () => (route.value = read(location.hash)));
+/** @type {{readonly value: Route}} */
+export const route = computed(() => read(hash.value));
 
 /**
  * The URL of a view, a thing in it, and how it is shown; parameters that say nothing are left out.
@@ -25,9 +27,10 @@ export function link(view, id = null, params = {}) {
   return query.size ? `${path}?${query}` : path;
 }
 
-/** Go there, as a click on a link would. @param {string} hash */
-export function go(hash) {
-  location.hash = hash;
+/** Go there, as a click on a link would. @param {string} to */
+export function go(to) {
+  location.hash = to;
+  look();
 }
 
 /**
@@ -37,13 +40,10 @@ export function go(hash) {
  */
 export function change(changes, { replace = true } = {}) {
   const { view, id, params } = route.value;
-  const hash = link(view, id, { ...params, ...changes });
-  if (replace) {
-    history.replaceState(null, "", hash);
-    route.value = read(hash);
-  } else {
-    go(hash);
-  }
+  const to = link(view, id, { ...params, ...changes });
+  if (!replace) return go(to);
+  history.replaceState(null, "", to);
+  look();
 }
 
 /** @param {string} hash @returns {Route} */

@@ -6,9 +6,11 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Error, Page, Route, expect
 
 from agentlightning.store import LightningStoreClient
 
@@ -164,6 +166,58 @@ async def test_keys_count_that_are_pressed_faster_than_the_page_is_drawn(finishe
     await expect(page.get_by_role("treeitem")).to_have_count(4)
     await page.evaluate(KEYS_OF_ONE_FRAME, ["j", "j", "j"])
     await expect(page.locator('[role=treeitem][aria-selected="true"]')).to_contain_text("annotation")
+
+
+async def test_a_step_asked_for_before_the_list_is_here_is_taken_when_it_comes(finished: Served, look: Look) -> None:
+    page = await look(finished.url + "#/rollouts?mode=val&sort=start_time")
+    words = page.locator("code.value, pre.value").first
+    await page.locator("tbody tr").first.locator("a").first.click()
+    await expect(page.get_by_role("link", name="Next")).to_have_attribute("href", re.compile("at=1"))
+
+    async with held(page, "**/query_rollouts") as asked:
+        await page.keyboard.press("]")
+        await expect(words).to_contain_text("kiwi")
+        await asked.wait()
+        await page.keyboard.press("]")
+        await page.keyboard.press("]")
+        await page.keyboard.press("[")
+        await expect(page.get_by_role("link", name="Next")).to_have_attribute("aria-disabled", "true")
+    await expect(words).to_contain_text("wolf")
+
+    # Two in one frame: the second is a step from where the first one leads.
+    await expect(page.get_by_role("link", name="Next")).to_have_attribute("href", re.compile("at=3"))
+    await page.evaluate(KEYS_OF_ONE_FRAME, ["]", "]"])
+    await expect(words).to_contain_text("bear")
+
+
+async def test_a_row_is_opened_when_it_comes(finished: Served, look: Look) -> None:
+    page = await look(finished.url)
+    await expect(page.get_by_text("live", exact=True)).to_be_visible()
+
+    async with held(page, "**/query_rollouts") as asked:
+        await page.keyboard.press("g")
+        await page.keyboard.press("r")
+        await asked.wait()
+        for key in ("j", "j", "Enter"):
+            await page.keyboard.press(key)
+    await expect(page.locator(".input")).to_contain_text("waiting")
+
+
+@asynccontextmanager
+async def held(page: Page, path: str) -> AsyncIterator[asyncio.Event]:
+    """Until it is left, requests for `path` wait on their way; the event is set when the first of them is asked for."""
+    asked, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        asked.set()
+        await let_go.wait()
+        with suppress(Error):  # The page may have given the request up meanwhile.
+            await route.continue_()
+
+    await page.route(path, hold)
+    yield asked
+    let_go.set()
+    await page.unroute_all(behavior="wait")
 
 
 async def test_what_is_typed_stays_while_the_page_changes(served: Served, look: Look) -> None:

@@ -1,16 +1,14 @@
 // What is asked or told before anything else: the token, the keys.
 
 import { giveToken, tokenRefused } from "../api.js";
-import { KEYS, bind, helpShown } from "../keys.js";
-import { html, useEffect, useRef } from "../ui.js";
+import { KEYS, helpShown, useKeys } from "../keys.js";
+import { html, useLayoutEffect, useRef } from "../ui.js";
 
 /** @param {{title: string, close?: () => void, children?: any}} props */
 function Dialog({ title, close, children }) {
   const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
-  useEffect(() => {
-    dialog.current?.showModal();
-    return close && bind({ Escape: close });
-  }, []);
+  useKeys(close ? { Escape: close } : {});
+  useLayoutEffect(() => dialog.current?.showModal(), []);
   return html`<dialog ref=${dialog} aria-label=${title} onCancel=${close} onClose=${close}>
     <h2>${title}</h2>
     ${children}

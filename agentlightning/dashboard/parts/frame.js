@@ -2,7 +2,7 @@
 
 import { tokenWanted } from "../api.js";
 import { carriedRun } from "../carried.js";
-import { bind, helpShown } from "../keys.js";
+import { helpShown, useKeys } from "../keys.js";
 import { connection, unchangeable } from "../live.js";
 import { go, link, route } from "../route.js";
 import { nextTheme, theme } from "../theme.js";
@@ -27,14 +27,10 @@ const THEME = { system: "◐", light: "☀", dark: "☾" };
 
 /** @param {{children?: any}} props */
 export function Frame({ children }) {
-  useEffect(
-    () =>
-      bind({
-        ...Object.fromEntries(VIEWS.map(([view, , key]) => [key, () => go(link(view))])),
-        "?": () => (helpShown.value = true),
-      }),
-    [],
-  );
+  useKeys({
+    ...Object.fromEntries(VIEWS.map(([view, , key]) => [key, () => go(link(view))])),
+    "?": () => (helpShown.value = true),
+  });
   const { view } = route.value;
   useEffect(() => {
     document.title = `${VIEWS.find(([name]) => name === view)?.[1] ?? "Page"} · Agent Lightning`;

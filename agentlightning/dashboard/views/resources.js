@@ -4,7 +4,7 @@ import { call } from "../api.js";
 import { useCall, useLoaded } from "../data.js";
 import { interval } from "../parts/chart.js";
 import { Difference } from "../parts/difference.js";
-import { bind } from "../keys.js";
+import { useKeys } from "../keys.js";
 import { Empty, ResourcesLink, Reward, RolloutLink, Status, Time, Value, Waiting } from "../parts/small.js";
 import { change, link } from "../route.js";
 import { Conversation } from "../trace/chat.js";
@@ -205,7 +205,7 @@ function SideBySide({ ids }) {
   const section = useRef(/** @type {HTMLElement | null} */ (null));
   useEffect(() => section.current?.scrollIntoView({ block: "start" }), []);
   const close = () => change({ task: null });
-  useEffect(() => bind({ Escape: close }), []);
+  useKeys({ Escape: close });
   return html`<section class="card" aria-labelledby="side-by-side" ref=${section}>
     <div class="toolbar">
       <h2 id="side-by-side">Side by side</h2><span class="spacer"></span>

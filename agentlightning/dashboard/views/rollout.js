@@ -3,7 +3,7 @@
 import { FINAL, cancelled, exported, retried } from "../actions.js";
 import { call } from "../api.js";
 import { now, useCall, useLoaded } from "../data.js";
-import { bind } from "../keys.js";
+import { useKeys } from "../keys.js";
 import { unchangeable } from "../live.js";
 import { Attempts } from "../parts/attempts.js";
 import { Copy, Empty, Reward, ResourcesLink, Status, Time, Value, Waiting } from "../parts/small.js";
@@ -13,12 +13,12 @@ import { Conversation } from "../trace/chat.js";
 import { Detail, Exception } from "../trace/detail.js";
 import { isCall, rewardsOf, rowsOf, titleOf, treesOf } from "../trace/spans.js";
 import { Tree } from "../trace/tree.js";
-import { html, useCallback, useEffect, useMemo, useRef, useState } from "../ui.js";
+import { html, useCallback, useMemo, useState } from "../ui.js";
 import { brief, count, duration, money, plural, visible } from "../words.js";
-import { listOf, queryOf } from "./rollouts.js";
+import { listOf } from "./rollouts.js";
+import { useSteps } from "./steps.js";
 
 const CUT_AT = 20_000;
-const AROUND = 30;
 
 /** @param {{id: string, params: Record<string, string>}} props */
 export function Rollout({ id, params }) {
@@ -38,14 +38,15 @@ export function Rollout({ id, params }) {
     { rollout_id: id, attempt_id: params.attempt ?? "latest", cut_at: CUT_AT },
     (news) => news.spans.includes(id),
   );
-  useEffect(() => bind({ Escape: () => go(link("rollouts", null, listOf(params))) }), [JSON.stringify(params)]);
+  const steps = useSteps(id, params);
+  useKeys({ Escape: () => go(link("rollouts", null, listOf(params))) });
   if (!loaded.data) return html`<${Waiting} of=${loaded} what="the rollout" />`;
   const { rollout, attempts } = loaded.data;
   if (!rollout)
     return html`<${Empty}>There is no rollout <code>${visible(id)}</code> in this store. <a href=${link("rollouts")}>All rollouts</a><//>`;
   const attempt = attempts.find((/** @type {any} */ one) => one.attempt_id === params.attempt) ?? attempts.at(-1);
   return html`<section class="rollout-view" aria-labelledby="title">
-    <${Heading} rollout=${rollout} params=${params} />
+    <${Heading} rollout=${rollout} steps=${steps} />
     <${Facts} ...${{ rollout, attempts, attempt }} spans=${traced.data?.items ?? []} />
     <${Attempts}
       attempts=${attempts}
@@ -70,17 +71,10 @@ function Input({ value }) {
   </details>`;
 }
 
-/** @param {{rollout: any, params: Record<string, string>}} props */
-function Heading({ rollout, params }) {
+/** @param {{rollout: any, steps: ReturnType<typeof useSteps>}} props */
+function Heading({ rollout, steps }) {
   const { rollout_id, status } = rollout;
   const [doing, setDoing] = useState("");
-  const neighbours = useNeighbours(rollout_id, params);
-  const steps = useRef(neighbours);
-  steps.current = neighbours;
-  useEffect(() => {
-    const step = (/** @type {string | null} */ to) => void (to && go(to));
-    return bind({ "[": () => step(steps.current.previous), "]": () => step(steps.current.next) });
-  }, []);
   const python = `from agentlightning import LightningStoreClient
 
 async with LightningStoreClient("${new URL(".", document.baseURI).href.replace(/\/$/, "")}") as store:
@@ -91,8 +85,8 @@ async with LightningStoreClient("${new URL(".", document.baseURI).href.replace(/
     <h1 id="title" class="id">${visible(rollout_id)}</h1>
     <${Status} status=${status} />
     <span class="steps">
-      <${Step} to=${neighbours.previous} label="Previous" arrow="←" />
-      <${Step} to=${neighbours.next} label="Next" arrow="→" />
+      <${Step} to=${steps.previous} label="Previous" arrow="←" />
+      <${Step} to=${steps.next} label="Next" arrow="→" />
     </span>
     <span class="spacer"></span>
     <span class="dim">${doing}</span>
@@ -128,27 +122,6 @@ function Spent({ spans }) {
     <div><dt>Tokens in, out</dt><dd class="number">${count(sum(({ tokens }) => tokens.asked))}, ${count(sum(({ tokens }) => tokens.answered))}</dd></div>
     ${costs.length > 0 && html`<div><dt>Cost</dt><dd class="number">${money(sum(({ cost }) => cost))}</dd></div>`}
   `;
-}
-
-/** The links to the rollouts before and after this one in the list it was opened from. @param {string} id @param {Record<string, string>} params */
-function useNeighbours(id, params) {
-  const at = Number(params.at ?? NaN);
-  const loaded = useLoaded(
-    async (options) => {
-      if (Number.isNaN(at)) return { previous: null, next: null };
-      // The list may have grown since: the rollout is looked for around where it was.
-      const offset = Math.max(0, at - AROUND);
-      const { items } = await call("query_rollouts", { ...queryOf(params), offset, limit: 2 * AROUND + 1 }, options);
-      const index = items.findIndex((/** @type {any} */ rollout) => rollout.rollout_id === id);
-      const to = (/** @type {number} */ place) =>
-        index >= 0 && items[place]
-          ? link("rollouts", items[place].rollout_id, { ...listOf(params), at: offset + place })
-          : null;
-      return { previous: to(index - 1), next: to(index + 1) };
-    },
-    [id, JSON.stringify(listOf(params)), at],
-  );
-  return loaded.data ?? { previous: null, next: null };
 }
 
 /** @param {{rollout: any, attempts: any[], attempt: any, spans: any[]}} props */
@@ -208,18 +181,13 @@ function TraceTab({ spans, chosen }) {
   const rows = useMemo(() => rowsOf(treesOf(spans), closed), [spans, closed]);
   const span =
     spans.find(({ span_id }) => span_id === chosen) ?? rows.find(({ span }) => isCall(span))?.span ?? rows[0].span;
-  const state = useRef({ rows, span, toggle });
-  state.current = { rows, span, toggle };
-  useEffect(() => {
-    const step = (/** @type {number} */ by) => {
-      // From what the URL says: a key may be pressed before the one before it is drawn.
-      const { rows, span } = state.current;
-      const from = route.value.params.span ?? span.span_id;
-      const index = rows.findIndex((row) => row.span.span_id === from);
-      choose(rows[Math.max(0, Math.min(rows.length - 1, index + by))].span.span_id);
-    };
-    return bind({ j: () => step(1), k: () => step(-1), Enter: () => state.current.toggle(state.current.span.span_id) });
-  }, []);
+  const step = (/** @type {number} */ by) => {
+    // From what the URL says: a key may be pressed before the one before it is drawn.
+    const from = route.value.params.span ?? span.span_id;
+    const index = rows.findIndex((row) => row.span.span_id === from);
+    choose(rows[Math.max(0, Math.min(rows.length - 1, index + by))].span.span_id);
+  };
+  useKeys({ j: () => step(1), k: () => step(-1), Enter: () => toggle(span.span_id) });
   return html`<div class="trace">
     <div><${Tree} ...${{ spans, closed }} chosen=${span.span_id} onChoose=${choose} onToggle=${toggle} /></div>
     <${Detail} key=${span.span_id} span=${span} />

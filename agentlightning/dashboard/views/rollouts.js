@@ -3,12 +3,12 @@
 import { cancelled, exported, retried, FINAL } from "../actions.js";
 import { call } from "../api.js";
 import { now } from "../data.js";
-import { bind } from "../keys.js";
+import { useKeys } from "../keys.js";
 import { unchangeable } from "../live.js";
 import { Empty, Reward, ResourcesLink, RolloutLink, Status, Time } from "../parts/small.js";
 import { Rows, usePages } from "../parts/rows.js";
 import { change, go, link } from "../route.js";
-import { html, signal, useEffect, useMemo, useRef, useState } from "../ui.js";
+import { html, signal, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../ui.js";
 import { brief, count, duration, visible } from "../words.js";
 
 export const STATUSES = ["queuing", "requeuing", "preparing", "running", "succeeded", "failed", "cancelled"];
@@ -168,25 +168,27 @@ function nextSort(/** @type {string} */ sort, /** @type {string} */ field) {
 
 /** @param {ReturnType<typeof usePages>} pages @param {import("../vendor/signals.js").Signal<number>} selected @param {(rollout: any, index: number) => void} open */
 function useRowKeys(pages, selected, open) {
-  const state = useRef({ pages, selected, open });
-  state.current = { pages, selected, open };
-  useEffect(() => {
-    const step = (/** @type {number} */ by) => {
-      const { pages, selected } = state.current;
-      selected.value = Math.max(0, Math.min((pages.total ?? 1) - 1, selected.value + by));
-    };
-    return bind({
-      j: () => step(1),
-      k: () => step(-1),
-      Enter: () => {
-        const { pages, selected, open } = state.current;
-        const rollout = pages.row(selected.value);
-        if (rollout) open(rollout, selected.value);
-      },
-      "/": () => /** @type {HTMLElement | null} */ (document.querySelector("#search"))?.focus(),
-      Escape: () => (state.current.selected.value = -1),
-    });
-  }, []);
+  // True from an Enter until the row that it opens is here.
+  const opening = useRef(false);
+  const openSelected = () => {
+    const rollout = pages.row(selected.value);
+    opening.current = !rollout && selected.value >= 0;
+    if (rollout) open(rollout, selected.value);
+  };
+  useLayoutEffect(() => {
+    if (opening.current) openSelected();
+  });
+  const step = (/** @type {number} */ by) => {
+    opening.current = false;
+    selected.value = Math.max(0, Math.min((pages.total ?? Infinity) - 1, selected.value + by));
+  };
+  useKeys({
+    j: () => step(1),
+    k: () => step(-1),
+    Enter: openSelected,
+    "/": () => /** @type {HTMLElement | null} */ (document.querySelector("#search"))?.focus(),
+    Escape: () => (selected.value = -1),
+  });
 }
 
 const TYPING = 200;

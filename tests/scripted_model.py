@@ -8,7 +8,8 @@
     model.script("first answer", Answer(tool_calls=[("add", {"a": 1})]), Answer(status=500))
 
 It speaks OpenAI chat completions, completions, responses and embeddings and Anthropic messages, each whole and
-streamed, on a free port in a thread of its own. `model.calls` holds every request it has seen, in order.
+streamed, on a free port in a thread of its own. `model.calls` holds every request it has seen, in order; a test that
+gives a call up waits for it with `await model.seen(1)` first, or the next test would find it among its own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from tests.processes import PATIENCE
 
 
 @dataclass
@@ -92,6 +95,7 @@ class ScriptedModel:
         self._port = port
         self._script: deque[Answer] = deque()
         self.calls: list[Call] = []
+        self._called = threading.Condition()
 
     @property
     def url(self) -> str:
@@ -112,6 +116,16 @@ class ScriptedModel:
         self._script.clear()
         self.calls.clear()
         return self
+
+    async def seen(self, calls: int) -> None:
+        """Return once so many requests have come."""
+
+        def wait() -> None:
+            with self._called:
+                if not self._called.wait_for(lambda: len(self.calls) >= calls, timeout=PATIENCE):
+                    raise TimeoutError(f"The model has seen {len(self.calls)} of {calls} calls.")
+
+        await asyncio.to_thread(wait)
 
     def start(self) -> ScriptedModel:
         """Listen; return once connections are accepted."""
@@ -148,7 +162,9 @@ class ScriptedModel:
             call = Call(
                 len(self.calls) + 1, request.url.path, dict(request.headers), body, (await request.body()).decode()
             )
-            self.calls.append(call)
+            with self._called:
+                self.calls.append(call)
+                self._called.notify_all()
             answer = self._answer(call)
             await asyncio.sleep(answer.delay)
             if answer.status != 200:

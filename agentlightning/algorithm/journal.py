@@ -16,7 +16,7 @@ import orjson
 
 from .. import payload
 from ..store import LightningStore
-from ..types import AttemptedRollout, AttemptStatus, Rollout, RolloutConfig, Span
+from ..types import AttemptedRollout, AttemptStatus, Rollout, RolloutConfig, Span, trace_of
 
 STEP: Final = "agentlightning.journal.step"
 KEY: Final = "agentlightning.journal.key"
@@ -92,7 +92,7 @@ class Journal:
                 name=STEP,
                 rollout_id=self._sitting.rollout_id,
                 attempt_id=self._sitting.attempt.attempt_id,
-                trace_id=hashlib.sha256(self._sitting.rollout_id.encode()).hexdigest()[:32],
+                trace_id=trace_of(self._sitting.rollout_id, self._sitting.attempt.attempt_id),
                 span_id=hashlib.sha256(key.encode()).hexdigest()[:16],
                 attributes={KEY: key, VALUE: text},
             )

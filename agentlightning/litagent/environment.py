@@ -41,11 +41,12 @@ def environment_for(
     rollout: AttemptedRollout, resources: NamedResources, more: Iterable[str] | Mapping[str, str] = ()
 ) -> dict[str, str]:
     """The whole environment of a program that carries out this attempt."""
+    trace = _trace()
     return {
         **_of_ours(PASSED_ON),
         "PATH": f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}",
-        **_model(rollout, resources),
-        **_trace(),
+        **_model(rollout, resources, trace.get("TRACEPARENT")),
+        **trace,
         **_store(rollout),
         "AGL_ROLLOUT_ID": rollout.rollout_id,
         "AGL_ATTEMPT_ID": rollout.attempt.attempt_id,
@@ -57,13 +58,16 @@ def _of_ours(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def _model(rollout: AttemptedRollout, resources: NamedResources) -> dict[str, str]:
-    """Where the first model among the resources is: behind a proxy, at this attempt's own address."""
+def _model(rollout: AttemptedRollout, resources: NamedResources, traceparent: str | None) -> dict[str, str]:
+    """Where the first model among the resources is: behind a proxy, at this attempt's own address.
+
+    The address says within which span the program runs, since few programs send that along.
+    """
     llm = next((resource for resource in resources.values() if isinstance(resource, LLM)), None)
     if llm is None:
         return {}
     if isinstance(llm, ProxyLLM):
-        llm = llm.with_attempted_rollout(rollout)
+        llm = llm.with_attempted_rollout(rollout, traceparent)
     key = llm.api_key or "none"  # the SDKs refuse to begin without one
     return {
         "OPENAI_BASE_URL": llm.endpoint,

@@ -14,7 +14,10 @@ from ..attempt_tokens import attempt_token, secret_of
 from ..errors import Forbidden, InvalidInput, Unauthorized
 from ..store.security import MIN_TOKEN_BYTES, is_loopback
 
-_ADDRESS = re.compile(r"(?:/rollout/(?P<rollout>[^/]+)/attempt/(?P<attempt>[^/]+))?(?:/v1)?/(?P<path>.*)")
+_ADDRESS = re.compile(
+    r"(?:/rollout/(?P<rollout>[^/]+)/attempt/(?P<attempt>[^/]+)(?:/trace/(?P<traceparent>[0-9a-f-]+))?)?"
+    r"(?:/v1)?/(?P<path>.*)"
+)
 
 Headers = dict[bytes, bytes]
 
@@ -27,6 +30,8 @@ class Address:
     """Without `/v1`: chat/completions, messages, models."""
     rollout_id: str | None = None
     attempt_id: str | None = None
+    traceparent: str = ""
+    """The span within which it is asked, as W3C writes it, where the path names one."""
 
     @property
     def names_attempt(self) -> bool:
@@ -42,7 +47,8 @@ def address_of(raw_path: str) -> Address:
     if match["rollout"] is None:
         return Address(match["path"].rstrip("/"))
     rollout_id = payload.check_id(unquote(match["rollout"]), "rollout_id")
-    return Address(match["path"].rstrip("/"), rollout_id, payload.check_id(unquote(match["attempt"]), "attempt_id"))
+    attempt_id = payload.check_id(unquote(match["attempt"]), "attempt_id")
+    return Address(match["path"].rstrip("/"), rollout_id, attempt_id, match["traceparent"] or "")
 
 
 class Door:

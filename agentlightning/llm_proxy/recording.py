@@ -6,7 +6,6 @@ A call is read and redacted as the tracer does it, so it looks the same whether 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
 import secrets
@@ -22,7 +21,7 @@ from ..instrumentation.llm_call import LARGEST_STREAM
 from ..store.contract import LightningStore
 from ..tracer.ended import EndedSpan
 from ..tracer.sending import Sender
-from ..types import OtelResource, Span, TraceStatus
+from ..types import OtelResource, Span, TraceStatus, trace_of
 from .door import Address, Headers
 from .server import Server
 
@@ -97,7 +96,7 @@ class Record:
         self._address = address
         self._name = name
         self._attributes = attributes
-        self._traceparent = headers.get(b"traceparent", b"").decode("latin-1")
+        self._traceparent = headers.get(b"traceparent", b"").decode("latin-1") or address.traceparent
         self._started = time.time()
         self._status = TraceStatus()
         self._chunks: list[bytes] = []
@@ -162,8 +161,7 @@ class Record:
         span = Span(
             rollout_id=rollout_id,
             attempt_id=attempt_id,
-            # Calls of one attempt are one trace, also when the agent says nothing of its own.
-            trace_id=parent["trace"] if parent else _trace_of(rollout_id, attempt_id),
+            trace_id=parent["trace"] if parent else trace_of(rollout_id, attempt_id),
             span_id=secrets.token_hex(8),
             parent_id=parent["span"] if parent else None,
             name=self._name,
@@ -174,10 +172,6 @@ class Record:
             resource=OtelResource(attributes={"service.name": "agl-proxy"}),
         )
         return EndedSpan(span, rollout_id, attempt_id)
-
-
-def _trace_of(rollout_id: str, attempt_id: str) -> str:
-    return hashlib.sha256(f"{rollout_id}/{attempt_id}".encode()).hexdigest()[:32]
 
 
 def _place(address: Address, headers: Headers, server: Server) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -128,7 +127,7 @@ class Tracer:
         An async context manager. On leaving, every span that has ended is in the store; with `flush=False`, on its way
         there. Without a store or ids, spans are only kept for `get_last_trace`.
         """
-        scope = Scope(rollout_id, attempt_id, store or self._store, self._pipeline, secrets.randbits(128) or 1)
+        scope = Scope(rollout_id, attempt_id, store or self._store, self._pipeline)
         return TraceContext(self, scope, name, flush=flush)
 
     async def flush(self, rollout_id: str | None = None, attempt_id: str | None = None) -> None:

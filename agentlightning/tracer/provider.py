@@ -94,7 +94,7 @@ class ScopeProcessor(SpanProcessor):
 class _OneTraceAScope(RandomIdGenerator):
     def generate_trace_id(self) -> int:
         scope = current_scope()
-        return scope.trace_id if scope and scope.trace_id else super().generate_trace_id()
+        return scope.trace_id if scope else super().generate_trace_id()
 
 
 class _OwnProvider(TracerProvider):

@@ -105,7 +105,7 @@ class Recording:
             self._core.model_copy(update={"attributes": {**scope.stamp, **self._core.attributes}}),
             rollout_id=scope.rollout_id or "",
             attempt_id=scope.attempt_id or "",
-            trace_id=f"{scope.trace_id:032x}" if scope.trace_id else None,
+            trace_id=f"{scope.trace_id:032x}",
             parent_id=f"{parent.span_id:016x}" if parent.is_valid else None,
         )
 

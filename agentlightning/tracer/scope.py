@@ -6,6 +6,7 @@ rollouts that run side by side never mix. Its ids are in the baggage as well, fo
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from opentelemetry.trace import Tracer as OtelTracer
 
 from ..instrumentation.listening import SCOPE
 from ..semconv import ATTEMPT_ID, ROLLOUT_ID
+from ..types import trace_of
 from .ended import EndedSpan
 
 if TYPE_CHECKING:
@@ -35,8 +37,6 @@ class Scope:
     store: LightningStore | None = None
     pipeline: Pipeline | None = None
     """Carries spans to the store; None keeps them here."""
-    trace_id: int = 0
-    """All spans of the scope share it, where the tracer provider is ours."""
     takes_opentelemetry: bool = False
     """Whether spans that others make are wanted too."""
     instrument_with: OtelTracer | None = None
@@ -44,6 +44,13 @@ class Scope:
     read_at_once: bool = False
     """Whether others listen to those spans too, so that all there is to say must be on them when they end."""
     ended: list[EndedSpan] = field(default_factory=list[EndedSpan])
+
+    @cached_property
+    def trace_id(self) -> int:
+        """All spans of the scope share it, where the tracer provider is ours."""
+        if self.rollout_id and self.attempt_id:
+            return int(trace_of(self.rollout_id, self.attempt_id), 16)
+        return secrets.randbits(128) or 1
 
     @cached_property
     def stamp(self) -> dict[str, str]:

@@ -29,7 +29,7 @@ from .rollouts import (
     Worker,
     WorkerStatus,
 )
-from .spans import Event, Link, OtelResource, Span, SpanContext, SpanCoreFields, TraceStatus
+from .spans import Event, Link, OtelResource, Span, SpanContext, SpanCoreFields, TraceStatus, trace_of
 
 __all__ = [
     "LLM",
@@ -64,4 +64,5 @@ __all__ = [
     "Weights",
     "Worker",
     "WorkerStatus",
+    "trace_of",
 ]

@@ -52,10 +52,13 @@ class ProxyLLM(LLM):
 
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def get_base_url(self, rollout_id: str | None = None, attempt_id: str | None = None) -> str:
+    def get_base_url(
+        self, rollout_id: str | None = None, attempt_id: str | None = None, traceparent: str | None = None
+    ) -> str:
         """The endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` before a trailing `/v1`.
 
-        Raises ValueError when only one of the two ids is given.
+        With a `traceparent`, as W3C writes it, calls that carry none themselves are made within that span. Raises
+        ValueError when only one of the two ids is given.
         """
         if rollout_id is None and attempt_id is None:
             return self.endpoint
@@ -63,13 +66,14 @@ class ProxyLLM(LLM):
             raise ValueError("give both rollout_id and attempt_id, or neither")
         root = self.endpoint.rstrip("/")
         version = "/v1" if root.endswith("/v1") else ""
-        return f"{root.removesuffix('/v1')}/rollout/{rollout_id}/attempt/{attempt_id}{version}"
+        within = f"/trace/{traceparent}" if traceparent else ""
+        return f"{root.removesuffix('/v1')}/rollout/{rollout_id}/attempt/{attempt_id}{within}{version}"
 
-    def with_attempted_rollout(self, attempted: AttemptedRollout) -> LLM:
+    def with_attempted_rollout(self, attempted: AttemptedRollout, traceparent: str | None = None) -> LLM:
         """The plain LLM through which this attempt's calls are known as its own, with a key for this attempt only."""
         rollout_id, attempt_id = attempted.rollout_id, attempted.attempt.attempt_id
         return LLM(
-            endpoint=self.get_base_url(rollout_id, attempt_id),
+            endpoint=self.get_base_url(rollout_id, attempt_id, traceparent),
             model=self.model,
             api_key=key_for_attempt(self.api_key, rollout_id, attempt_id),
             sampling_parameters=self.sampling_parameters,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,11 @@ class SpanContext(BaseModel):
     span_id: str
     is_remote: bool = False
     trace_state: dict[str, str] = Field(default_factory=dict)
+
+
+def trace_of(rollout_id: str, attempt_id: str) -> str:
+    """The trace id of an attempt: the same for all who make spans of it, without their having to meet."""
+    return hashlib.sha256(f"{rollout_id}/{attempt_id}".encode()).hexdigest()[:32]
 
 
 class Event(BaseModel):

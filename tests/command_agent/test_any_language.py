@@ -60,7 +60,12 @@ async def test_a_shell_script_with_curl_is_an_agent(tmp_path: Path) -> None:
         [rollout] = await store.query_rollouts()
         spans = list(await store.query_spans(rollout.rollout_id))
     assert agl.find_final_reward(spans) == 1.0
-    assert [call.messages for call in llm_calls(spans)] == [[{"role": "user", "content": TASK}]]
+    [call] = llm_calls(spans)
+    assert call.messages == [{"role": "user", "content": TASK}]
+    [program] = [span for span in spans if span.name == "agentlightning.operation"]
+    assert (call.trace_id, call.parent_id) == (program.trace_id, program.span_id)
+    assert {span.trace_id for span in spans} == {program.trace_id}
+    assert [span.sequence_id for span in spans] == [1, 2, 3]
 
 
 @pytest.mark.timeout(300)

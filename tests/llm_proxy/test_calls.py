@@ -260,23 +260,6 @@ async def test_calls_that_are_nobodys_are_answered_and_not_recorded(proxy: agl.L
     assert await attempt.spans() == []
 
 
-async def test_the_agents_trace_goes_on_in_the_proxys_span(proxy: agl.LLMProxy, attempt: Attempt):
-    async with attempt.openai(proxy, default_headers={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}) as client:
-        await client.chat.completions.create(model="m", messages=HELLO)
-
-    [span] = await attempt.spans()
-    assert (span.trace_id, span.parent_id) == ("a" * 32, "b" * 16)
-
-
-async def test_without_a_trace_of_the_agents_calls_of_one_attempt_share_one(proxy: agl.LLMProxy, attempt: Attempt):
-    async with attempt.openai(proxy) as client:
-        for _ in range(2):
-            await client.chat.completions.create(model="m", messages=HELLO)
-
-    first, second = await attempt.spans()
-    assert first.trace_id == second.trace_id
-
-
 async def test_a_proxy_whose_store_does_not_know_the_attempt_still_answers(proxy: agl.LLMProxy):
     url = proxy.as_resource("ro-unknown", "at-unknown").endpoint
 

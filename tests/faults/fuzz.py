@@ -27,8 +27,10 @@ from agentlightning.store import LightningStoreClient
 
 from ..contract.making import claimed, ended, span
 from ..processes import Program
-from .results import record
+from .results import on_record
 
+AT_ONCE = 5_000
+"""Requests from which each operation gets its share, so that a run that is broken off has tried them all."""
 UNSOUND_SHARE = 0.4
 KNOWN_IDS_SHARE = 0.7
 WAITS = {"wait", "timeout"}
@@ -38,6 +40,7 @@ WAITS = {"wait", "timeout"}
 class Fuzzed:
     """What the store answered."""
 
+    tried: int = 0
     statuses: Counter[int] = field(default_factory=Counter[int])
     operations: int = 0
     broken: list[str] = field(default_factory=list[str])
@@ -45,33 +48,36 @@ class Fuzzed:
 
     def __str__(self) -> str:
         return (
-            f"{self.statuses.total()} made-up requests to {self.operations} operations: {len(self.broken)} answers of "
+            f"{self.tried} made-up requests to {self.operations} operations: {len(self.broken)} answers of "
             f"500 or more {dict(sorted(self.statuses.items()))}"
         )
 
 
-def fuzz(folder: Path, many: int, *, first_seed: int = 1) -> Fuzzed:
+def fuzz(folder: Path, many: int, *, first_seed: int = 1, result: Fuzzed | None = None) -> Fuzzed:
     """So many requests, and then a look whether all is in order."""
+    result = result or Fuzzed()
     with Program("agentlightning.cli", "store", "--port", "0", "--db", str(folder / "agl.db")) as store:
         url = store.wait_for_line(r"(http://\S+?),? ")[1].rstrip(",")
         ids = asyncio.run(_filled(url))
-        result = _send(url, ids, many, first_seed)
+        while (missing := many - result.tried) > 0:
+            _send(url, ids, result, result.tried + min(missing, AT_ONCE), first_seed + result.tried)
         asyncio.run(_all_can_be_listed(url))
     return result
 
 
-def _send(url: str, ids: dict[str, list[str]], many: int, number: int) -> Fuzzed:
+def _send(url: str, ids: dict[str, list[str]], result: Fuzzed, until: int, number: int) -> None:
+    """Made-up requests until so many have been tried."""
     page = requests.get(f"{url}/openapi.json", timeout=10).json()
     operations = [each.ok() for each in schemathesis.openapi.from_dict(page).get_all_operations()]
-    result, chance = Fuzzed(operations=len(operations)), random.Random(number)
+    result.operations, chance = len(operations), random.Random(number)
     with requests.Session() as session:
 
         def send(case: Case) -> None:
-            if result.statuses.total() < many:
+            if result.tried < until:
                 _aim(case, ids, chance)
                 _note(case, url, session, result)
 
-        while (missing := many - result.statuses.total() - len(result.broken)) > 0:  # some have little to vary
+        while (missing := until - result.tried) > 0:  # some have little to vary
             share = -(-missing // len(operations))
             for operation in operations:
                 number += 1
@@ -79,7 +85,6 @@ def _send(url: str, ids: dict[str, list[str]], many: int, number: int) -> Fuzzed
                 _draw(operation, GenerationMode.POSITIVE, share - unsound, number, send)
                 _draw(operation, GenerationMode.NEGATIVE, unsound, number, send)
             operations = [each for each in operations if each.body]
-    return result
 
 
 def _draw(operation: Any, mode: GenerationMode, many: int, number: int, send: Callable[[Case], None]) -> None:
@@ -101,6 +106,8 @@ def _note(case: Case, url: str, session: requests.Session, result: Fuzzed) -> No
     except requests.RequestException as error:
         result.broken.append(f"{case.method} {case.path}: {error!r}")
         return
+    finally:
+        result.tried += 1
     result.statuses[answer.status_code] += 1
     if answer.status_code >= 500:
         result.broken.append(f"{answer.status_code}: {case.as_curl_command()}")
@@ -154,10 +161,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        result = fuzz(Path(folder), asked.requests, first_seed=asked.seed)
-    print(result, *result.broken, sep="\n")
-    record("fuzz", {"seed": asked.seed, **vars(result)})
+    result = Fuzzed()
+    with on_record("fuzz", result, seed=asked.seed), TemporaryDirectory() as folder:
+        fuzz(Path(folder), asked.requests, first_seed=asked.seed, result=result)
+    print(*result.broken, sep="\n")
     raise SystemExit(bool(result.broken))
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from agentlightning.store import LightningStore, LightningStoreClient, SqliteLightningStore
 from agentlightning.types import Config, RolloutConfig, Span
 
-from .results import record
+from .results import on_record
 from .store_process import StoreProcess
 
 PATIENT = RolloutConfig(unresponsive_seconds=3600)
@@ -176,44 +176,47 @@ class Load:
 class Result:
     """How it went."""
 
-    cycles: int
-    seed: int
-    acknowledged: dict[str, int]
-    wrong: list[str]
-    reopened_in_ms: list[float]
-    seconds: float
+    cycles: int = 0
+    acknowledged: Counter[str] = field(default_factory=Counter[str])
+    wrong: list[str] = field(default_factory=list[str])
+    slowest_reopening_in_ms: float = 0.0
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         lost = sum(not each.startswith("phantom") for each in self.wrong)
-        slowest = max(self.reopened_in_ms, default=0.0)
         return (
-            f"{self.cycles} kills, {sum(self.acknowledged.values())} acknowledged operations {self.acknowledged}: "
-            f"{lost} lost, {len(self.wrong) - lost} phantom; slowest reopening {slowest:.0f} ms; {self.seconds:.0f} s"
+            f"{self.cycles} kills, {self.acknowledged.total()} acknowledged operations {dict(self.acknowledged)}: "
+            f"{lost} lost, {len(self.wrong) - lost} phantom; slowest reopening {self.slowest_reopening_in_ms:.0f} ms; "
+            f"{self.seconds:.0f} s"
         )
 
 
-async def kill_again_and_again(path: Path, cycles: int, seed: int, *, hasty: bool = False) -> Result:
+async def kill_again_and_again(
+    path: Path, cycles: int, seed: int, *, hasty: bool = False, result: Result | None = None
+) -> Result:
     """Load, kill, compare, start again; at the end let the load finish and compare all of it.
 
     The first kill that costs something is the last. A `hasty` store answers before it commits.
     """
-    began, chance, journal = time.monotonic(), random.Random(seed), Journal()
-    wrong: list[str] = []
-    reopened: list[float] = []
+    began, chance, journal, result = time.monotonic(), random.Random(seed), Journal(), result or Result()
+    result.acknowledged, wrong = journal.acknowledged, result.wrong
     async with StoreProcess(path, hasty=hasty) as process:
         load = Load(process.endpoint, journal)
         running = asyncio.create_task(load.run())
-        for cycle in range(cycles):
+        while result.cycles < cycles:
+            result.cycles += 1
             wrong += await _kill_after(journal, chance.randint(5, 100), process, running)
             opening = time.monotonic()
             async with SqliteLightningStore(path) as store:
                 await store.statistics()
-                reopened.append((time.monotonic() - opening) * 1000)
+                took = (time.monotonic() - opening) * 1000
+                result.slowest_reopening_in_ms = max(result.slowest_reopening_in_ms, took)
                 fresh, journal.fresh = journal.fresh, set()
                 wrong += await journal.differences(store, fresh)
+            result.seconds = time.monotonic() - began
             if wrong:  # the clients cannot go on without what they were told is there
                 await _give_up(running)
-                return Result(cycle + 1, seed, dict(journal.acknowledged), wrong, reopened, time.monotonic() - began)
+                return result
             await process.start()
         load.stop()
         await running
@@ -224,7 +227,7 @@ async def kill_again_and_again(path: Path, cycles: int, seed: int, *, hasty: boo
     async with SqliteLightningStore(path) as store:
         wrong += await journal.differences(store, journal.enqueued.values())
         wrong += await journal.duplicates(store)
-    return Result(cycles, seed, dict(journal.acknowledged), wrong, reopened, time.monotonic() - began)
+    return result
 
 
 async def _kill_after(journal: Journal, news: int, process: StoreProcess, running: asyncio.Task[None]) -> list[str]:
@@ -264,10 +267,10 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        result = asyncio.run(kill_again_and_again(Path(folder) / "agl.db", given.cycles, given.seed))
-    print(result, *result.wrong, sep="\n")
-    record("kill_store", vars(result) | {"reopened_in_ms": {"slowest": max(result.reopened_in_ms)}})
+    result = Result()
+    with on_record("kill_store", result, seed=given.seed), TemporaryDirectory() as folder:
+        asyncio.run(kill_again_and_again(Path(folder) / "agl.db", given.cycles, given.seed, result=result))
+    print(*result.wrong, sep="\n")
     sys.exit(bool(result.wrong))
 
 

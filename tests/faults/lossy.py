@@ -21,7 +21,7 @@ from agentlightning.types import AttemptedRollout, AttemptRef, Config, EnqueueRo
 
 from ..contract.making import claimed, soon, span
 from .proxy import Fault, Proxy
-from .results import record
+from .results import on_record
 
 AT_ONCE, MOST_IN_A_ROW = 5, 3
 
@@ -41,11 +41,11 @@ class Lossy:
         )
 
 
-async def meet_every_fault(times: int, *, seed: int = 1) -> Lossy:
+async def meet_every_fault(times: int, *, seed: int = 1, result: Lossy | None = None) -> Lossy:
     """Every call meets every fault so many times: alone, and several in a row."""
-    result, chance = Lossy(), random.Random(seed)
-    for fault in get_args(Fault):
-        for done in range(0, times, AT_ONCE):
+    result, chance = result or Lossy(), random.Random(seed)
+    for done in range(0, times, AT_ONCE):
+        for fault in get_args(Fault):
             # What comes twice is answered, so it is not tried again.
             in_a_row = [
                 1 if fault == "twice" or number == 0 else chance.randint(1, MOST_IN_A_ROW)
@@ -215,9 +215,10 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    result = asyncio.run(meet_every_fault(given.times, seed=given.seed))
-    print(result, *result.wrong, sep="\n")
-    record("lossy", {"seed": given.seed, **vars(result)})
+    result = Lossy()
+    with on_record("lossy", result, seed=given.seed):
+        asyncio.run(meet_every_fault(given.times, seed=given.seed, result=result))
+    print(*result.wrong, sep="\n")
     raise SystemExit(bool(result.wrong))
 
 

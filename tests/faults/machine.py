@@ -1,6 +1,6 @@
 """Whatever is done to a store, in whatever order, it agrees with the reference, whichever way it is reached.
 
-    python -m tests.faults.machine --runs 20000
+    python -m tests.faults.machine --runs 20000 --seed 1
 
 A run is a store of its own and fifty steps that Hypothesis chooses; each step's answer is compared with the
 reference's, and so is all that can be listed.
@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import time
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import Coroutine, Generator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
-from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis import HealthCheck, seed, settings, strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
@@ -35,9 +38,11 @@ from agentlightning.types import AttemptedRollout, AttemptRef, Config, EnqueueRo
 from ..contract.conftest import WAYS
 from ..contract.making import span
 from .reference import Job, Reference, Refused, Try
-from .results import record
+from .results import on_record
 
 REPORTS = ["preparing", "running", "succeeded", "failed", "timeout", "unresponsive"]
+AT_ONCE = 100
+"""Runs of one way before the next way's turn, so that a run that is broken off has tried them all."""
 STATUSES = ["queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing"]
 WORKERS = [None, "worker-1", "worker-2"]
 
@@ -56,11 +61,14 @@ class Machine(RuleBasedStateMachine):
     """Steps between looks at all there is; one more look is at the end."""
     runs: ClassVar[int] = 0
     steps: ClassVar[int] = 0
+    breaks_off: ClassVar[bool] = False
     jobs = Bundle("jobs")
     tries = Bundle("tries")
 
     def __init__(self) -> None:
         super().__init__()
+        if self.breaks_off:
+            raise KeyboardInterrupt
         type(self).runs += 1
         self.step = 0
         self.model = Reference()
@@ -301,21 +309,59 @@ def run(machine: type[Machine], runs: int, **given: Any) -> str:
     return f"{machine.way}: {machine.runs} runs, {machine.steps} steps compared with the reference, 0 differences"
 
 
+@dataclass
+class Agreed:
+    """How often store and reference did the same, by the way the store was reached."""
+
+    runs: Counter[str] = field(default_factory=Counter[str])
+    steps: Counter[str] = field(default_factory=Counter[str])
+    seconds: Counter[str] = field(default_factory=Counter[str])
+    differences: int = 0
+
+    def __str__(self) -> str:
+        steps = self.steps.total()
+        return f"{dict(self.runs)} runs, {steps} steps compared with the reference, {self.differences} differences"
+
+
+def run_all(runs: int, first_seed: int, result: Agreed) -> None:
+    """So many runs of each way, in turns; Ctrl-C ends it after the run that it comes in."""
+    with _between_runs():
+        for done in range(0, runs, AT_ONCE):
+            for machine in MACHINES:
+                began = time.monotonic()
+                try:
+                    run(seed(f"{first_seed} {done} {machine.way}")(machine), min(AT_ONCE, runs - done))
+                except AssertionError:
+                    result.differences += 1
+                    raise
+                finally:
+                    result.runs[machine.way] += machine.runs
+                    result.steps[machine.way] += machine.steps
+                    result.seconds[machine.way] += round(time.monotonic() - began)
+
+
+@contextmanager
+def _between_runs() -> Generator[None]:
+    """Ctrl-C waits for the end of a run: in the middle of one, store and reference differ."""
+
+    def break_off(*_: object) -> None:
+        Machine.breaks_off = True
+
+    before = signal.signal(signal.SIGINT, break_off)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20_000, help="for each way to reach a store")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
     given = parser.parse_args()
-    found: dict[str, Any] = {}
-    for machine in MACHINES:
-        began = time.monotonic()
-        print(run(machine, given.runs), flush=True)
-        found[machine.way] = {
-            "runs": machine.runs,
-            "steps": machine.steps,
-            "differences": 0,
-            "seconds": round(time.monotonic() - began),
-        }
-    record("machine", found)
+    result = Agreed()
+    with on_record("machine", result, seed=given.seed):
+        run_all(given.runs, given.seed, result)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import psutil
 from agentlightning.store import SqliteLightningStore
 from agentlightning.types import Span
 
-from .results import record
+from .results import on_record
 
 ROOT = Path(__file__).parents[2]
 OF_A_ROLLOUT, BYTES = 10, 2_000
@@ -43,11 +43,11 @@ class Recovered:
         )
 
 
-async def fill_and_kill(path: Path, spans: int) -> Recovered:
-    """Kill the store at its `spans`th acknowledgement, and open it again."""
-    result = Recovered()
+async def fill_and_kill(path: Path, spans: int, result: Recovered | None = None) -> Recovered:
+    """Kill the store at its `spans`th acknowledgement, or where this is cancelled, and open it again."""
+    result = result or Recovered()
     command = sys.executable, "-m", "tests.faults.many_spans", "--fill", str(path)
-    filling = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=-1)
+    filling = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=-1, start_new_session=True)
     assert filling.stdout
     acknowledged: list[str] = []
     try:
@@ -62,7 +62,7 @@ async def fill_and_kill(path: Path, spans: int) -> Recovered:
     finally:
         filling.kill()
         await filling.communicate()
-    await _reopen(path, acknowledged, result)
+        await _reopen(path, acknowledged, result)
     return result
 
 
@@ -110,10 +110,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.fill:
         asyncio.run(fill(given.fill))
-    with TemporaryDirectory() as folder:
-        result = asyncio.run(fill_and_kill(Path(folder) / "agl.db", given.spans))
-    print(result)
-    record("many_spans", vars(result))
+    result = Recovered()
+    with on_record("many_spans", result), TemporaryDirectory() as folder:
+        asyncio.run(fill_and_kill(Path(folder) / "agl.db", given.spans, result))
     raise SystemExit(bool(result.lost))
 
 

@@ -23,7 +23,7 @@ from agentlightning.store.care import check
 from agentlightning.types import Span
 
 from .disk import Disk, restore
-from .results import record
+from .results import on_record
 
 TASKS, ROUNDS = 4, 4
 LONGEST_RUN = 330
@@ -56,9 +56,10 @@ async def cut_again_and_again(
     seed: int = 1,
     durability: Literal["full", "process"] = "full",
     honest: bool = True,
+    result: Cuts | None = None,
 ) -> Cuts:
     """So many cuts; with `honest=False` the disk's syncs do nothing, as on drives that lie."""
-    result = Cuts()
+    result = result or Cuts()
     before, sqlite_module.CHECKPOINT_PAGES = sqlite_module.CHECKPOINT_PAGES, SMALL_LOG
     try:
         for number in range(cuts):
@@ -142,10 +143,9 @@ def main() -> None:
     parser.add_argument("--cuts", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        result = asyncio.run(cut_again_and_again(Path(folder), arguments.cuts, seed=arguments.seed))
-    print(result)
-    record("power_cut", {"seed": arguments.seed, **vars(result)})
+    result = Cuts()
+    with on_record("power_cut", result, seed=arguments.seed), TemporaryDirectory() as folder:
+        asyncio.run(cut_again_and_again(Path(folder), arguments.cuts, seed=arguments.seed, result=result))
     raise SystemExit(bool(result.lost or result.damaged))
 
 

@@ -1,4 +1,4 @@
-"""What a long run found, on record in `benchmarks/results/`."""
+"""What a long run found, on record in `benchmarks/results/`, however far it came."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@contextmanager
+def on_record(name: str, found: Any, **about: Any) -> Generator[None]:
+    """Print and write what `found` holds when the run is over, or broken off by Ctrl-C or an error."""
+    broken_off = True
+    try:
+        yield
+        broken_off = False
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    finally:
+        print(f"{found}{'; broken off' * broken_off}", flush=True)
+        record(name, {**about, "broken_off": broken_off, **vars(found)})
 
 
 def record(name: str, found: Mapping[str, Any]) -> None:

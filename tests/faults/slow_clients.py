@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from .results import record
+from .results import on_record
 from .store_process import StoreProcess
 
 SLOW, ASKED = 100, 200
@@ -27,17 +27,18 @@ HEAD = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10
 class Crowd:
     """How it was to ask beside them."""
 
-    idle: int
-    slow: int
-    asked: int
-    p99_in_ms: float
+    idle: int = 0
+    slow: int = 0
+    asked: int = 0
+    p99_in_ms: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.idle} idle and {self.slow} slow connections: /health p99 {self.p99_in_ms:.1f} ms of {self.asked}"
 
 
-async def ask_beside(folder: Path, idle: int) -> Crowd:
+async def ask_beside(folder: Path, idle: int, crowd: Crowd | None = None) -> Crowd:
     """How long `/health` takes beside so many idle connections, and a hundred slow ones."""
+    crowd, times = crowd or Crowd(), list[float]()
     _let_open(idle + SLOW + 500)
     writers: list[asyncio.StreamWriter] = []
     async with StoreProcess(folder / "agl.db") as store:
@@ -46,12 +47,16 @@ async def ask_beside(folder: Path, idle: int) -> Crowd:
             for number in range(idle + SLOW):
                 writers.append((await asyncio.open_connection(where.hostname, where.port))[1])
                 writers[-1].write(HEAD if number < SLOW else b"")
+            crowd.idle, crowd.slow = idle, SLOW
             async with aiohttp.ClientSession() as session:
-                times = [await _one(session, store.endpoint) for _ in range(ASKED)]
+                while crowd.asked < ASKED:
+                    crowd.asked += 1
+                    times.append(await _one(session, store.endpoint))
+                    crowd.p99_in_ms = sorted(times)[int(len(times) * 0.99)] * 1000
         finally:
             for writer in writers:
                 writer.transport.abort()
-    return Crowd(idle, SLOW, ASKED, sorted(times)[int(ASKED * 0.99)] * 1000)
+    return crowd
 
 
 async def _one(session: aiohttp.ClientSession, endpoint: str) -> float:
@@ -71,10 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--idle", type=int, default=10_000)
     given = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        result = asyncio.run(ask_beside(Path(folder), given.idle))
-    print(result)
-    record("slow_clients", vars(result))
+    crowd = Crowd()
+    with on_record("slow_clients", crowd), TemporaryDirectory() as folder:
+        asyncio.run(ask_beside(Path(folder), given.idle, crowd))
 
 
 if __name__ == "__main__":

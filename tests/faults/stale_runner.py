@@ -21,7 +21,7 @@ from agentlightning.errors import Conflict
 from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
 from agentlightning.types import AttemptRef, EnqueueRolloutRequest, RolloutConfig, Span
 
-from .results import record
+from .results import on_record
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 20
@@ -42,9 +42,9 @@ class Stale:
         return f"{self.schedules} stale runners: {self.refused} reports refused, {len(self.effective)} effective"
 
 
-async def stop_again_and_again(schedules: int, *, seed: int = 1) -> Stale:
+async def stop_again_and_again(schedules: int, *, seed: int = 1, result: Stale | None = None) -> Stale:
     """So many schedules, some at once."""
-    result, chance = Stale(), random.Random(seed)
+    result, chance = result or Stale(), random.Random(seed)
     server = LightningStoreServer(InMemoryLightningStore(), port=0)
     await server.start()
     try:
@@ -59,7 +59,7 @@ async def _some(server: LightningStoreServer, many: int, chance: random.Random, 
     requests = [EnqueueRolloutRequest(input=chance.choice(WAYS), config=LEASE) for _ in range(many)]
     await server.enqueue_many_rollouts(requests)
     command = sys.executable, "-m", "tests.faults.stale_runner", "--runner", server.endpoint, str(many)
-    runner = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=-1, stdout=-1)
+    runner = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=-1, stdout=-1, start_new_session=True)
     assert runner.stdin and runner.stdout  # noqa: PT018
     try:
         assert (await runner.stdout.readline()).strip() == b"claimed"
@@ -148,9 +148,9 @@ def main() -> None:
     if arguments.runner:
         asyncio.run(run_runner(arguments.runner[0], int(arguments.runner[1])))
         return
-    result = asyncio.run(stop_again_and_again(arguments.schedules, seed=arguments.seed))
-    print(result)
-    record("stale_runner", {"seed": arguments.seed, **vars(result)})
+    result = Stale()
+    with on_record("stale_runner", result, seed=arguments.seed):
+        asyncio.run(stop_again_and_again(arguments.schedules, seed=arguments.seed, result=result))
     raise SystemExit(bool(result.effective))
 
 

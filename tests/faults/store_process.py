@@ -58,7 +58,9 @@ class StoreProcess:
     async def __aenter__(self) -> StoreProcess:
         command = sys.executable, "-m", "tests.faults.store_process", str(self.path), str(self._port)
         command = *command, *self._arguments
-        self._nursery = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=-1, stdout=-1)
+        self._nursery = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, stdin=-1, stdout=-1, start_new_session=True
+        )
         await self.start()
         return self
 

@@ -30,8 +30,8 @@ class LitAgentRunner(Runner[T]):
     """Runs agents: up to `max_concurrency` rollouts at once, async agents as tasks and sync ones in threads.
 
     `poll_interval` is how long one claim waits at the store. When it is to stop, running agents get `drain_seconds` to
-    finish. A heartbeat every `heartbeat_interval` seconds tells the store that it lives, and brings back which
-    attempts to break off.
+    finish. A heartbeat every `heartbeat_interval` seconds tells the store that it lives. The replies, and those to an
+    attempt's spans, say which attempts to break off.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class LitAgentRunner(Runner[T]):
             life.callback(worker.release)
             self._tracer.init_worker(worker.label, store)
             life.callback(self._tracer.teardown_worker)
+            life.enter_context(self._tracer.telling(self._break_off))
             self._bench_now = Bench(
                 self, self._agent, self._tracer, store, self._hooks, worker, Patience(worker.about())
             )
@@ -135,10 +136,7 @@ class LitAgentRunner(Runner[T]):
             self._beats_under_way -= 1
         self._told = set(held)
         for ref in worker.stale_attempts:
-            if run := self._held.get(ref):
-                run.halt(
-                    Halt("the store has given up this attempt (cancelled, timed out or superseded)", reported=True)
-                )
+            self._break_off(ref)
 
     async def leave(self, run: AttemptRun) -> None:
         """Name the attempt in no heartbeat any more: one that came after its end would bring it back to life."""
@@ -163,6 +161,10 @@ class LitAgentRunner(Runner[T]):
 
     def _not_left(self) -> list[AttemptRef]:
         return [ref for ref, run in list(self._held.items()) if not run.is_left]
+
+    def _break_off(self, given_up: AttemptRef) -> None:
+        if run := self._held.get(given_up):
+            run.halt(Halt("the store has given up this attempt (cancelled, timed out or superseded)", reported=True))
 
     def _begin(self, rollout: AttemptedRollout) -> tuple[AttemptRun, asyncio.Task[None]]:
         run = AttemptRun(self._bench, rollout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
 
-from ..types import Attempt, AttemptStatus, Span, SpanCoreFields, TraceStatus
+from ..types import Attempt, AttemptRef, AttemptStatus, Span, SpanCoreFields, TraceStatus
 from .active import clear_active_tracer, get_active_tracer, set_active_tracer
 from .pipeline import Pipeline
 from .recording import Recording
@@ -147,6 +147,13 @@ class Tracer:
         While the store is away, spans and report wait on disk. Raises what the store raises.
         """
         return await self._pipeline.report(store, rollout_id, attempt_id, status, metadata or {})
+
+    def telling(self, listener: Callable[[AttemptRef], None]) -> AbstractContextManager[None]:
+        """Within it, `listener` hears of attempts that the store has given up, as its answers to their spans say so.
+
+        It is called in another thread.
+        """
+        return self._pipeline.telling(listener)
 
     @property
     def dropped(self) -> int:

@@ -18,7 +18,7 @@ from typing import IO
 
 from ..errors import AgentLightningError, StoreUnavailable
 from ..store.contract import LightningStore
-from ..types import Attempt
+from ..types import Attempt, AttemptRef
 from .parcel import Parcel, settle, unpacked
 from .sending import Sender
 from .spool import Spool, adopted, folder_of, left_behind, sent
@@ -32,12 +32,17 @@ LOOK_SECONDS = 0.05
 
 
 class Courier:
-    """Works for one store. Lives in one event loop; calls `done` with the number of items that have arrived."""
+    """Works for one store. Lives in one event loop.
 
-    def __init__(self, store: LightningStore, done: Callable[[int], None]) -> None:
+    Calls `done` with the number of items that have arrived, and `on_late` with attempts that the store has given up.
+    """
+
+    def __init__(
+        self, store: LightningStore, done: Callable[[int], None], on_late: Callable[[AttemptRef], None]
+    ) -> None:
         self._store = store
         self._done = done
-        self._sender = Sender()
+        self._sender = Sender(on_late)
         self._folder = folder_of(store)
         self._spool = Spool(self._folder)
         self._kept: deque[_Kept] = deque()

@@ -15,9 +15,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, TimeoutError as FutureTimeoutError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from itertools import groupby
 from typing import Any
@@ -27,7 +27,7 @@ from opentelemetry import context
 from ..errors import StoreUnavailable
 from ..instrumentation.listening import SUPPRESSED
 from ..store.contract import LightningStore
-from ..types import Attempt, AttemptStatus, Span
+from ..types import Attempt, AttemptRef, AttemptStatus, Span
 from .courier import Courier
 from .ended import EndedSpan
 from .parcel import Item, Parcel, Report, packed, settle
@@ -55,6 +55,7 @@ class Pipeline:
 
     def __init__(self) -> None:
         self._running = False
+        self._listeners: tuple[Callable[[AttemptRef], None], ...] = ()
         self._begin()
         _pipelines.add(self)
 
@@ -137,6 +138,20 @@ class Pipeline:
         self._resolve_all()
         self._begin()
         self._sender.dropped = dropped
+
+    @contextmanager
+    def telling(self, listener: Callable[[AttemptRef], None]) -> Generator[None]:
+        """Within it, `listener` hears of attempts whose spans came too late; from the exporter's thread."""
+        self._listeners = (*self._listeners, listener)
+        try:
+            yield
+        finally:
+            self._listeners = tuple(each for each in self._listeners if each != listener)
+
+    def late(self, attempt: AttemptRef) -> None:
+        """For the couriers: the store has given the attempt up, and says so in its answer to spans."""
+        for listener in self._listeners:
+            listener(attempt)
 
     def take(self) -> list[tuple[Item, LightningStore]]:
         """For the exporter: the next batch, oldest first."""
@@ -275,7 +290,7 @@ class _Exporter:
 
     def _courier(self, store: LightningStore) -> Courier:
         if store not in self._couriers:
-            self._couriers[store] = Courier(store, self._pipeline.done)
+            self._couriers[store] = Courier(store, self._pipeline.done, self._pipeline.late)
         return self._couriers[store]
 
     def _start(self) -> None:

@@ -10,8 +10,9 @@ from itertools import groupby
 from typing import TypeVar
 
 from ..errors import Conflict, NotFound
+from ..semconv import LATE
 from ..store.contract import LightningStore
-from ..types import Span
+from ..types import AttemptRef, Span
 from .ended import EndedSpan
 from .parcel import Parcel, Report, settle
 
@@ -26,7 +27,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 class Sender:
     """Sends what it is given, in order, and counts what can never be stored."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_late: Callable[[AttemptRef], None] = lambda _: None) -> None:
+        self._on_late = on_late
+        """Called with each attempt whose spans the store calls late: it has given the attempt up."""
         self.dropped = 0
         self.waits = False
         """The store is away, and asked again and again."""
@@ -61,11 +64,14 @@ class Sender:
 
     async def _deliver(self, store: LightningStore, spans: list[Span]) -> None:
         try:
-            await self._when_there(lambda: store.add_many_spans(spans))
+            stored = await self._when_there(lambda: store.add_many_spans(spans))
         except (NotFound, Conflict) as error:
             await self._refused(store, _by_attempt(spans), error)
         except Exception as error:
             await self._refused(store, _halves(spans), error)
+        else:
+            for late in _by_attempt([span for span in stored if LATE in span.attributes]):
+                self._on_late(AttemptRef(rollout_id=late[0].rollout_id, attempt_id=late[0].attempt_id))
 
     async def _refused(self, store: LightningStore, parts: list[list[Span]], error: Exception) -> None:
         if len(parts) > 1:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import agentlightning as agl
+from agentlightning.errors import Conflict
 from agentlightning.runner import calling
 
 from .conftest import Workshop, eventually, everywhere
@@ -82,6 +83,41 @@ async def test_cancelling_a_rollout_frees_the_slot_of_its_sync_agent(workshop: W
 
     statuses = [each.status for each in await workshop.store.query_rollouts([stuck.rollout_id, other.rollout_id])]
     assert statuses == ["cancelled", "succeeded"]
+
+
+async def test_an_agent_is_cancelled_after_its_next_span_however_far_the_next_heartbeat_is(
+    workshop: Workshop, caplog: pytest.LogCaptureFixture
+):
+    begun, ended, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def agent(task):
+        agl.emit_message("before")
+        begun.set()
+        await go_on.wait()
+        agl.emit_message("after")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    rollout = await workshop.store.enqueue_rollout("task")
+    runner = workshop.runner(max_rollouts=1, heartbeat_interval=3600.0)
+    with caplog.at_level(logging.INFO), runner.run_context(agent=agent, store=workshop.store):
+        running = asyncio.create_task(runner.iter())
+        await begun.wait()
+        await eventually(lambda: _busy_heartbeats(workshop.store))
+        await workshop.store.update_rollout(rollout.rollout_id, status="cancelled")
+        go_on.set()
+        await asyncio.wait_for(ended.wait(), 20)
+        await running
+
+    final = await workshop.store.get_rollout_by_id(rollout.rollout_id)
+    assert final.status == "cancelled"
+    with pytest.raises(Conflict):
+        await workshop.store.update_attempt(rollout.rollout_id, final.attempt.attempt_id, status="succeeded")
+    about_it = [record.getMessage() for record in caplog.records if rollout.rollout_id in record.getMessage()]
+    assert len(about_it) == 1
+    assert about_it[0].endswith("the store has given up this attempt (cancelled, timed out or superseded)")
 
 
 async def test_a_blocked_event_loop_does_not_hold_up_the_heartbeat(workshop: Workshop):
@@ -195,3 +231,8 @@ async def test_a_superseded_attempt_is_broken_off(workshop: Workshop):
     now = await workshop.store.get_rollout_by_id(rollout.rollout_id)
     assert now.attempt.attempt_id == second.attempt.attempt_id
     assert now.attempt.status == "preparing"
+
+
+async def _busy_heartbeats(store: agl.LightningStore) -> list[Any]:
+    """Workers whose last heartbeat told of an attempt; the next is an hour away."""
+    return [each for each in await store.query_workers() if (each.heartbeat_stats or {}).get("running")]

@@ -6,6 +6,7 @@ A transaction's body is an `async def` that awaits nothing but its transaction, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -54,6 +55,9 @@ class Dialect:
 class Transaction(Protocol):
     """Statements that take effect together, or not at all."""
 
+    counted: dict[str, int]
+    """What the body that runs has counted."""
+
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         """All rows of a statement."""
         ...
@@ -67,21 +71,30 @@ class Transaction(Protocol):
         ...
 
     async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
-        """What was answered to the question asked under `key`, if it was asked before; `anew`: by this very moment."""
-        found = await self.fetch("SELECT answer FROM answers WHERE key = ?1", key)
-        return found[0][0] if found else None
+        """What was answered to the question asked under `key`, if it was asked before; `anew`: by this very moment.
+
+        Whoever is given it holds on to it: it is not taken back any more.
+        """
+        if not await self.fetch("SELECT 1 FROM answers WHERE key = ?1", key):
+            return None
+        found = await self.fetch("UPDATE answers SET time = time + 1 WHERE key = ?1 RETURNING answer", key)
+        return found[0][0] if found else None  # another server may have taken it back in between
 
     async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
         """Keep what is answered, with what the question has changed."""
         await self.execute("INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)", key, answer, time)
 
-    async def forget_answer(self, key: str) -> None:
-        """As if the question had not been asked."""
-        await self.execute("DELETE FROM answers WHERE key = ?1", key)
+    async def take_back_answer(self, key: str, time: float) -> bool:
+        """As if the question had not been asked at `time`; False when it was asked again, and answered so."""
+        return bool(await self.fetch("DELETE FROM answers WHERE key = ?1 AND time = ?2 RETURNING 1", key, time))
 
     def announce(self, topic: str, count: int | None = None) -> None:
         """Wake those who wait for `topic` after the commit: `count` of them, or all."""
         ...
+
+    def count(self, what: str, times: int = 1) -> None:
+        """Add to the counter of `what` after the commit."""
+        self.counted[what] = self.counted.get(what, 0) + times
 
 
 Body = Callable[[Transaction], Awaitable[T]]
@@ -93,6 +106,8 @@ class Database(Protocol):
     dialect: Dialect
     signals: Signals
     durable: bool
+    counters: Counter[str]
+    """What was counted in commits since the database was opened."""
     durability: str
     """What an acknowledged change survives: `full` a power cut, `process` the end of the process, `none` neither."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,6 +47,7 @@ class _ReadOnlyDatabase:
 
     def __init__(self, path: Path) -> None:
         self.signals = Signals()
+        self.counters = Counter[str]()
         self._path = path
         self._connections: list[apsw.Connection] = []
         self._reading = threading.local()
@@ -98,6 +100,7 @@ class _Reading(Transaction):
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
+        self.counted = {}
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         return cast("list[Row]", self._connection.execute(sql, values).fetchall())

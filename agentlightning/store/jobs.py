@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import StoreBusy
@@ -24,6 +25,8 @@ class Job:
     future: asyncio.Future[Any]
     key: str | None = None
     """Whose answer the body will look for."""
+    counted: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What the body has counted, to be added up once it is committed."""
     result: Any = None
     error: BaseException | None = None
 
@@ -43,6 +46,13 @@ class Job:
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.result)
+
+
+def add_up(group: Sequence[Job], counters: Counter[str]) -> None:
+    """Count what the bodies of a committed group have counted."""
+    for job in group:
+        if job.counted and job.error is None:
+            counters.update(job.counted)
 
 
 def deliver(group: Sequence[Job]) -> None:

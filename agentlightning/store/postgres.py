@@ -12,13 +12,14 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from ..errors import AgentLightningError, InvalidInput, MissingExtra, StoreUnavailable
 from .database import Body, Dialect, Row, Transaction
-from .jobs import Job, deliver
+from .jobs import Job, add_up, deliver
 from .merging import HeldBack, changed_table, dollars
 from .signals import QUEUE, Signals
 from .sql.schema import migrate
@@ -91,6 +92,7 @@ class PostgresDatabase:
 
     def __init__(self, dsn: str) -> None:
         self.signals = Signals()
+        self.counters = Counter[str]()
         self._dsn = dsn
         self._name = os.urandom(6).hex()
         self._closed = threading.Event()
@@ -218,6 +220,7 @@ class PostgresDatabase:
         while (group := await self._next_group()) is not None:
             for topic, count in await self._commit(group):
                 self.signals.wake(topic, count)
+            add_up(group, self.counters)
             deliver(group)
 
     async def _next_group(self) -> list[Job] | None:
@@ -392,26 +395,23 @@ class _PostgresTransaction(Transaction):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._held_back = HeldBack()
-        self._answers: dict[str, bytes] = {}
+        self._answered = set[str]()
         self.announced: list[tuple[str, int | None]] = []
+        self.counted: dict[str, int] = {}
         self.wrote = 0
 
     async def look_for_answers(self, keys: list[str]) -> None:
-        """What was answered to the questions of a whole group, in one look."""
+        """Which questions of a whole group were answered before, in one look."""
         if keys:
-            sql = "SELECT key, answer FROM answers WHERE key = ANY($1)"
-            self._answers = {row[0]: row[1] for row in await self._connection.fetch(sql, keys)}
+            found = await self._connection.fetch("SELECT key FROM answers WHERE key = ANY($1)", keys)
+            self._answered = {row[0] for row in found}
 
     async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
-        return await super().answer_to(key) if anew else self._answers.get(key)
+        return await super().answer_to(key) if anew or key in self._answered else None
 
     async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
-        self._answers[key] = answer  # the same question may be in this group twice
+        self._answered.add(key)  # the same question may be in this group twice
         await super().keep_answer(key, answer, time)
-
-    async def forget_answer(self, key: str) -> None:
-        self._answers.pop(key, None)
-        await super().forget_answer(key)
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         if self._held_back.concern(sql):
@@ -452,6 +452,7 @@ async def _first_to_spoil(transaction: _PostgresTransaction, jobs: list[Job]) ->
     """Run the bodies in turn up to one after whose failure nothing can be committed; None if there is none."""
     for job in jobs:
         job.error = None
+        job.counted = transaction.counted = {}
         wrote, announced = transaction.wrote, len(transaction.announced)
         try:
             job.result = await job.body(transaction)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,7 +21,7 @@ import apsw
 
 from ..errors import AgentLightningError, StoreInUse, StoreUnavailable
 from .database import Body, Dialect, Row, Transaction
-from .jobs import Job, deliver
+from .jobs import Job, add_up, deliver
 from .signals import Signals
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class SqliteDatabase:
 
     def __init__(self, path: str | Path | None, *, durability: Durability = "full", owner: bool = True) -> None:
         self.signals = Signals()
+        self.counters = Counter[str]()
         self.durable = path is not None
         self.durability = "none" if path is None else durability
         self.path = None if path is None else Path(path).absolute()
@@ -132,6 +134,7 @@ class SqliteDatabase:
             announced = self._commit(group)
             for topic, count in announced:
                 self.signals.wake(topic, count)
+            add_up(group, self.counters)
             deliver(group)
 
     def _next_group(self) -> list[Job] | None:
@@ -192,6 +195,7 @@ class SqliteDatabase:
 
     def _run(self, job: Job, transaction: _SqliteTransaction) -> bool:
         """Run one body; whether it succeeded."""
+        job.counted = transaction.counted  # anew, where this is the second time
         if job.future.cancelled():
             return True
         try:
@@ -233,6 +237,7 @@ class _SqliteTransaction(Transaction):
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self.announced: list[tuple[str, int | None]] = []
+        self.counted: dict[str, int] = {}
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         return cast("list[Row]", self._connection.execute(sql, values).fetchall())

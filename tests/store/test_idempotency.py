@@ -19,12 +19,15 @@ from agentlightning.store import (
 )
 from agentlightning.store.database import Transaction
 from agentlightning.store.sql import schema
-from agentlightning.store.sql.answers import AlreadyAnswered, Question, once
+from agentlightning.store.sql.answers import AlreadyAnswered, Question, asked, once
+from agentlightning.types import AttemptedRollout
 
 from ..conftest import Figure
+from ..contract.conftest import WAYS
 from ..contract.making import everything, soon
 from ..faults.lossy import CALLS, happens_once, meet_every_fault, prepared, served
 from ..faults.proxy import Fault
+from .held_up import a_few_turns, held_up
 from .raw import ROUTES, Raw
 
 MUTATING = [name for name, route in ROUTES.items() if route.mutates]
@@ -152,6 +155,52 @@ async def test_one_enqueue_whose_first_three_answers_are_lost_makes_one_rollout(
 async def test_a_lost_answer_to_a_claim_orphans_nothing() -> None:
     assert await happens_once("dequeue_rollout", "lost answer", 3) is None
     assert await happens_once("dequeue_rollout, waiting", "lost answer", 3) is None
+
+
+@pytest.mark.parametrize("way", ["memory", "file", "postgres"])
+async def test_a_claim_that_its_caller_asks_for_again_is_not_taken_back(way: str, tmp_path: Path) -> None:
+    async with WAYS[way](tmp_path) as store:
+        rollout = await store.enqueue_rollout("task")
+        async with held_up(store):
+            gone = asyncio.ensure_future(claim_under_a_key(store))
+            again = asyncio.ensure_future(claim_under_a_key(store))
+            await a_few_turns()
+            gone.cancel()
+            await a_few_turns()
+
+        told = await soon(again)
+        await soon(asyncio.wait([gone]))
+
+        live = await store.get_latest_attempt(rollout.rollout_id)
+        assert gone.cancelled()
+        assert (live.attempt_id, live.status) == (told.attempt.attempt_id, "preparing")
+        assert await store.dequeue_rollout() is None
+
+
+@pytest.mark.parametrize("way", ["memory", "file", "postgres"])
+async def test_who_asks_again_after_a_claim_was_taken_back_gets_another(way: str, tmp_path: Path) -> None:
+    async with WAYS[way](tmp_path) as store:
+        rollout = await store.enqueue_rollout("task")
+        async with held_up(store):
+            gone = asyncio.ensure_future(claim_under_a_key(store))
+            await a_few_turns()
+            gone.cancel()
+            await a_few_turns()
+        await soon(asyncio.wait([gone]))
+        assert list(await store.query_attempts(rollout.rollout_id)) == []
+
+        told = await claim_under_a_key(store)
+
+        assert [each.attempt_id for each in await store.query_attempts(rollout.rollout_id)] == [told.attempt.attempt_id]
+
+
+async def claim_under_a_key(store: Any) -> AttemptedRollout:
+    """What the server does for a claim that comes with an idempotency key."""
+    asked.set(Question("a claim", encode=lambda claimed: claimed.model_dump_json().encode()))
+    try:
+        return await store.dequeue_rollout()
+    except AlreadyAnswered as earlier:
+        return AttemptedRollout.model_validate_json(earlier.answer)
 
 
 # What shows that the tests above can fail

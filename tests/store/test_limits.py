@@ -15,16 +15,18 @@ import aiohttp
 import psutil
 import pytest
 
-from agentlightning.errors import Forbidden, InvalidInput, StoreBusy, Unauthorized
+from agentlightning.errors import Forbidden, InvalidInput, NotFound, StoreBusy, Unauthorized
 from agentlightning.redaction import without_keys_in
 from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
 from agentlightning.store.limits import Limits
 from agentlightning.types import LLM, RolloutConfig
 
 from ..conftest import Figure
+from ..contract.conftest import WAYS
 from ..contract.making import claimed, ended, soon, span
 from ..faults.lossy import served
 from ..faults.slow_clients import ask_beside
+from .held_up import a_few_turns, held_up
 from .raw import ROUTES, Raw, bytes_to
 
 ADMIN, RUNNER = "agl-admin-" + "a" * 40, "agl-runner-" + "r" * 40
@@ -331,6 +333,29 @@ async def test_lost_runners_timeouts_and_what_they_left_undone_are_counted(serve
         'agl_rollouts{status="preparing"} 1',
     ):
         assert line in lines
+
+
+@pytest.mark.parametrize("way", ["memory", "file", "postgres"])
+async def test_what_is_begun_anew_since_another_call_failed_counts_once(way: str, tmp_path: Path) -> None:
+    async with WAYS[way](tmp_path) as made:
+        store: Any = made
+        running: Any = await claimed(store)
+        over: Any = await ended(store)
+        await store.add_span(span(running, 1))
+        unknown = span(running, 3).model_copy(update={"attempt_id": "at-unknown"})
+        before = store.counters.copy()
+        async with held_up(store):
+            calls = [
+                store.add_many_spans([span(running, 1)]),
+                store.add_many_spans([span(over, 1)]),
+                store.add_many_spans([span(running, 2), unknown]),  # fails when it has changed something
+            ]
+            answers = [asyncio.ensure_future(call) for call in calls]
+            await a_few_turns()
+        await soon(asyncio.wait(answers))
+
+        assert [type(answer.exception()) for answer in answers] == [type(None), type(None), NotFound]
+        assert store.counters - before == {"duplicate_spans": 1, "late_spans": 1}
 
 
 async def test_the_writers_queue_has_an_end() -> None:

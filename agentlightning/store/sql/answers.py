@@ -29,6 +29,8 @@ class Question:
     """The answer as it will be given."""
     answer: bytes | None = None
     """That answer, once it is kept."""
+    time: float = 0.0
+    """When it was kept, by the store's own clock."""
 
 
 asked: ContextVar[Question | None] = ContextVar("asked", default=None)
@@ -58,7 +60,7 @@ def once(question: Question, body: Body[T], lease: float) -> Body[T | AlreadyAns
                 raise
             return AlreadyAnswered(earlier)
         if _changed_something(result):
-            question.answer = question.encode(result)
+            question.answer, question.time = question.encode(result), lease
             await transaction.keep_answer(question.key, question.answer, lease)
         return result
 

@@ -10,7 +10,6 @@ from ...types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
 from .. import lifecycle
 from ..contract import UNSET, SortOrder, Unset
 from ..database import Transaction
-from ..lifecycle import Following, Standing
 from . import rows
 from .base import SqlBase, check_worker
 from .query import Query
@@ -82,7 +81,7 @@ class Attempts(SqlBase):
         async def body(transaction: Transaction) -> Attempt:
             moves = self._moves(transaction)
             row = await moves.attempt_row(rollout_id, attempt_id)
-            following = self._follows(row.standing, row.standing.attempt if isinstance(status, Unset) else status)
+            following = lifecycle.report(row.standing, row.standing.attempt if isinstance(status, Unset) else status)
             if not isinstance(text, Unset):
                 row.metadata = text
                 await transaction.execute("UPDATE attempts SET metadata = ?2 WHERE ordinal = ?1", row.ordinal, text)
@@ -98,11 +97,8 @@ class Attempts(SqlBase):
             found = await transaction.fetch(f"SELECT {rows.ATTEMPT} FROM attempts a WHERE ordinal = ?1", row.ordinal)
             return rows.attempt(found[0])
 
-        return await self._write(body)
-
-    def _follows(self, now: Standing, status: AttemptStatus) -> Following:
         try:
-            return lifecycle.report(now, status)
+            return await self._write(body)
         except Conflict:
             self.counters["stale_reports"] += 1
             raise
@@ -127,7 +123,7 @@ class Attempts(SqlBase):
             if status is None or row.standing.attempt not in lifecycle.LIVE:
                 continue
             following = lifecycle.report(row.standing, status)
-            self.counters["timeouts" if status == "timeout" else "lost_runners"] += 1
-            self.counters["incomplete_traces"] += 1
+            transaction.count("timeouts" if status == "timeout" else "lost_runners")
+            transaction.count("incomplete_traces")
             await moves.follow(row, following, reason=lifecycle.why(status, row.config))
         return len(overdue)

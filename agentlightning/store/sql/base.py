@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -32,7 +31,7 @@ class SqlBase(LightningStore):
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self.counters = Counter[str]()
+        self.counters = database.counters
         """What happened since the store was opened; `metrics.py` says what is counted."""
         self._shared = Shared()
 
@@ -42,7 +41,7 @@ class SqlBase(LightningStore):
         return self._database.signals
 
     def _moves(self, transaction: Transaction) -> Moves:
-        return Moves(transaction, self._database.dialect, self._clock.now(), self._clock.lease(), self.counters)
+        return Moves(transaction, self._database.dialect, self._clock.now(), self._clock.lease())
 
     async def _write(self, body: Body[T]) -> T:
         question = asked.get()

@@ -6,7 +6,6 @@ database with many writers two moves of one rollout cannot overlap.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import orjson
@@ -28,13 +27,10 @@ TAIL = "(SELECT coalesce(max(queue_position), 0) + 1 FROM rollouts WHERE queue_p
 class Moves:
     """Moves within one transaction, at one moment: `now` on the wall, `lease` on the store's own clock."""
 
-    def __init__(
-        self, transaction: Transaction, dialect: Dialect, now: float, lease: float, counters: Counter[str]
-    ) -> None:
+    def __init__(self, transaction: Transaction, dialect: Dialect, now: float, lease: float) -> None:
         self.transaction = transaction
         self.now = now
         self.lease = lease
-        self.counters = counters
         self.dialect = dialect
         self._for_update = dialect.for_update
         self._skip_locked = dialect.skip_locked
@@ -203,7 +199,7 @@ class Moves:
         if following.rollout in lifecycle.FINAL:
             await self.end_rollout(rollout_id, following.rollout)
         elif following.rollout in lifecycle.QUEUED:
-            self.counters["requeues"] += 1
+            self.transaction.count("requeues")
             await self.enqueue(rollout_id, following.rollout)
         else:
             await self.transaction.execute(

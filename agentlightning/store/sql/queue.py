@@ -170,8 +170,8 @@ class Queue(SqlBase):
         question = asked.get()
 
         async def body(transaction: Transaction) -> None:
-            if question is not None:
-                await transaction.forget_answer(question.key)
+            if question and not await transaction.take_back_answer(question.key, question.time):
+                return  # its caller has asked again meanwhile, and was told
             for rollout in rollouts:
                 await _undo_claim(transaction, rollout)
 

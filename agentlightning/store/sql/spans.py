@@ -191,7 +191,7 @@ async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, En
     for index, span in batch:
         if span.span_id in known:
             kept[index] = None
-            moves.counters["duplicate_spans"] += 1
+            moves.transaction.count("duplicate_spans")
             continue
         known.add(span.span_id)
         number = span.sequence_id or row.last_sequence_id + 1
@@ -200,7 +200,8 @@ async def _insert_spans(moves: Moves, row: AttemptRow, batch: list[tuple[int, En
         reward = reward if (said := reward_in(span)) is None else said
         new.append(_span_row(span, standing.attempt_id, number, late))
     await moves.transaction.execute_many(_INSERT_SPAN, new)
-    moves.counters["late_spans"] += len(new) if late else 0
+    if late:
+        moves.transaction.count("late_spans", len(new))
     if reward is not None:
         await moves.note_reward(standing, reward)
     moves.transaction.announce(news("spans", standing.rollout_id))

@@ -1,18 +1,21 @@
 """A disk that fails at every point of a script: full, unwritable, or unable to sync, once at each operation.
 
 Each operation is tried while the disk fails, and must be refused; then again when it works.
-`python -m tests.faults.failing_disk FILE` does it where the kernel itself refuses to write (RLIMIT_FSIZE).
+`python -m tests.faults.failing_disk FILE HOW` does it where the kernel itself refuses to write: at a limit of the
+process (RLIMIT_FSIZE), or on a file system without a free page (tmpfs).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from ..contract.making import span
 from .disk import Disk
 
 POINTS = 100
+SMALL_DISK = "8m"
+NOT_MOUNTED = 77
 
 
 @dataclass
@@ -60,13 +65,40 @@ async def fail_at_every_point(path: Path, how: str) -> Failures:
         return await _run(path, how, failing)
 
 
-async def fail_in_another_process(path: Path) -> Failures:
+class CannotMount(Exception):
+    """This system lets us have no file system of our own."""
+
+
+async def fail_by_limit(path: Path) -> Failures:
     """Where the kernel refuses every write: a limit that is the whole process's."""
-    command = sys.executable, "-m", "tests.faults.failing_disk", str(path)
-    process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[2], stdout=-1)
-    said, _ = await process.communicate()
-    assert process.returncode == 0
+    status, said, complaint = await _output_of(*_ITSELF, str(path), "RLIMIT_FSIZE")
+    assert status == 0, complaint
     return Failures(**json.loads(said))
+
+
+async def fail_on_small_disk(folder: Path) -> Failures:
+    """On a file system of a few megabytes, which only the process that fills it sees. Raises `CannotMount`."""
+    mounting = f'mount -t tmpfs -o size={SMALL_DISK} tmpfs "$0" || exit {NOT_MOUNTED}; exec "$@"'
+    alone = [] if os.geteuid() == 0 else ["--map-root-user"]
+    command = "unshare", *alone, "--mount", "sh", "-c", mounting, str(folder)
+    try:
+        status, said, complaint = await _output_of(*command, *_ITSELF, str(folder / "agl.db"), "tmpfs")
+    except FileNotFoundError as error:
+        raise CannotMount(f"there is no {error.filename} here") from None
+    if status == NOT_MOUNTED or complaint.startswith("unshare:"):
+        raise CannotMount(complaint)
+    assert status == 0, complaint
+    return Failures(**json.loads(said))
+
+
+_PIECE = bytes(2**20)
+_ITSELF = sys.executable, "-m", "tests.faults.failing_disk"
+
+
+async def _output_of(*command: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[2], stdout=-1, stderr=-1)
+    said, complaint = await process.communicate()
+    return process.returncode, said.decode(), complaint.decode().strip()
 
 
 @contextmanager
@@ -77,6 +109,18 @@ def no_file_may_be_written() -> Generator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def no_page_is_free(disk: Path) -> Generator[None]:
+    rest = disk / "rest"
+    try:
+        with rest.open("wb", buffering=0) as file, suppress(OSError):
+            while True:  # what there is room for is written of each piece, so nothing is left
+                file.write(_PIECE)
+        yield
+    finally:
+        rest.unlink()
 
 
 async def _run(path: Path, how: str, failing: Any) -> Failures:
@@ -125,5 +169,6 @@ async def _differences(path: Path, kept: dict[str, int]) -> list[str]:
 
 
 if __name__ == "__main__":
-    how = "RLIMIT_FSIZE"
-    print(json.dumps(asdict(asyncio.run(_run(Path(sys.argv[1]), how, no_file_may_be_written)))))
+    path, how = Path(sys.argv[1]), sys.argv[2]
+    failing = no_file_may_be_written if how == "RLIMIT_FSIZE" else partial(no_page_is_free, path.parent)
+    print(json.dumps(asdict(asyncio.run(_run(path, how, failing)))))

@@ -12,7 +12,7 @@ from agentlightning.store.sqlite import SqliteDatabase
 
 from ..conftest import Figure
 from ..faults.disk import Disk
-from ..faults.failing_disk import POINTS, fail_at_every_point, fail_in_another_process
+from ..faults.failing_disk import POINTS, CannotMount, fail_at_every_point, fail_by_limit, fail_on_small_disk
 from ..faults.lossy import served
 from ..faults.power_cut import cut_again_and_again
 from .raw import Raw
@@ -70,7 +70,17 @@ async def test_a_call_that_the_disk_cannot_keep_is_answered_with_503(tmp_path: P
 async def test_a_kernel_that_refuses_to_write_costs_nothing_that_was_acknowledged(
     tmp_path: Path, figure: Figure
 ) -> None:
-    result = await fail_in_another_process(tmp_path / "agl.db")
+    result = await fail_by_limit(tmp_path / "agl.db")
+
+    figure(result)
+    assert (result.operations, result.refused, result.wrong) == (POINTS, POINTS, [])
+
+
+async def test_a_small_disk_that_is_full_costs_nothing_that_was_acknowledged(tmp_path: Path, figure: Figure) -> None:
+    try:
+        result = await fail_on_small_disk(tmp_path)
+    except CannotMount as error:
+        pytest.skip(f"a tmpfs cannot be mounted here: {error}")
 
     figure(result)
     assert (result.operations, result.refused, result.wrong) == (POINTS, POINTS, [])

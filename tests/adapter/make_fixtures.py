@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent.parent))
 
 SDKS = ["openai==3.54.0", "anthropic==2.12.0", "starlette", "uvicorn"]
 LIBRARIES = {
@@ -52,6 +52,7 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
     },
 }
+OTHER_TOOL = {"type": "function", "function": {**TOOL["function"], "name": "add_slowly"}}
 RESPONSES_TOOL = {"type": "function", "strict": False, **TOOL["function"]}
 ANTHROPIC_TOOL = {
     "name": "add",
@@ -121,12 +122,105 @@ def picture(openai: Any, _: Any) -> None:
     openai.chat.completions.create(model="m", messages=[{"role": "user", "content": content}])
 
 
+def several_turns(openai: Any, _: Any) -> None:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
+    for said in ("Hello there", "And today?"):
+        messages.append({"role": "user", "content": said})
+        answer = openai.chat.completions.create(model="m", messages=messages)
+        messages.append({"role": "assistant", "content": answer.choices[0].message.content})
+
+
+def any_script(openai: Any, _: Any) -> None:
+    said = 'Grüße, 世界! \U0001f44b\U0001f3fd שלום "quoted" \\ back\n\tand a new line'
+    openai.chat.completions.create(model="m", messages=[{"role": "user", "content": said}])
+
+
+def json_mode(openai: Any, _: Any) -> None:
+    openai.chat.completions.create(
+        model="m",
+        messages=[{"role": "user", "content": '{"task": "JSON"}'}],
+        response_format={"type": "json_object"},
+    )
+
+
+def parameters(openai: Any, _: Any) -> None:
+    openai.chat.completions.create(
+        model="m",
+        messages=[{"role": "user", "content": "Hello there"}],
+        temperature=0.0,
+        top_p=0.5,
+        max_completion_tokens=20,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        stop=["END"],
+        user="someone",
+    )
+
+
+def two_choices(openai: Any, _: Any) -> None:
+    openai.chat.completions.create(model="m", messages=[{"role": "user", "content": "Say it twice"}], n=2)
+
+
+def refusal(openai: Any, _: Any) -> None:
+    openai.chat.completions.create(model="m", messages=[{"role": "user", "content": "Do something bad"}])
+
+
+def cut_short(openai: Any, _: Any) -> None:
+    openai.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "Count to a million"}], max_tokens=5
+    )
+
+
+def long_text(openai: Any, _: Any) -> None:
+    openai.chat.completions.create(model="m", messages=[{"role": "user", "content": "A long way. " * 400}])
+
+
+def developer(openai: Any, _: Any) -> None:
+    messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hello there"}]
+    openai.chat.completions.create(model="m", messages=messages, reasoning_effort="low")
+
+
+def text_parts(openai: Any, _: Any) -> None:
+    content = [{"type": "text", "text": "Hello "}, {"type": "text", "text": "there"}]
+    openai.chat.completions.create(model="m", messages=[{"role": "user", "content": content}])
+
+
+def several_tools(openai: Any, _: Any) -> None:
+    """Two tools called in one turn, both answered in the next."""
+    messages: list[Any] = [{"role": "user", "content": "What is 2 + 3, and 4 + 5?"}]
+    tools = [TOOL, OTHER_TOOL]
+    answer = openai.chat.completions.create(model="m", messages=messages, tools=tools, parallel_tool_calls=True)
+    said = answer.choices[0].message
+    messages.append(said.model_dump(include={"role", "content", "tool_calls"}))
+    messages += [
+        {"role": "tool", "tool_call_id": call.id, "content": f"from {call.function.name}"} for call in said.tool_calls
+    ]
+    openai.chat.completions.create(model="m", messages=messages, tools=tools)
+
+
+def several_tools_stream(openai: Any, _: Any) -> None:
+    messages = [{"role": "user", "content": "What is 2 + 3, and 4 + 5?"}]
+    for _chunk in openai.chat.completions.create(model="m", messages=messages, tools=[TOOL, OTHER_TOOL], stream=True):
+        pass
+
+
 def responses(openai: Any, _: Any) -> None:
     openai.responses.create(model="m", instructions="Be brief.", input="Hello there", temperature=0.5)
 
 
 def responses_stream(openai: Any, _: Any) -> None:
     for _event in openai.responses.create(model="m", input=[{"role": "user", "content": "Hello there"}], stream=True):
+        pass
+
+
+def responses_turns(openai: Any, _: Any) -> None:
+    said = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "Who are you?"},
+        {"role": "assistant", "content": "A model."},
+        {"role": "user", "content": "And today?"},
+    ]
+    for _event in openai.responses.create(model="m", input=said, stream=True):
         pass
 
 
@@ -142,6 +236,20 @@ def responses_tools(openai: Any, _: Any) -> None:
         ],
         tools=[RESPONSES_TOOL],
     )
+
+
+def anthropic(_: Any, anthropic: Any) -> None:
+    messages = [{"role": "user", "content": "Hello there"}]
+    anthropic.messages.create(model="m", messages=messages, max_tokens=20)
+
+
+def anthropic_turns(_: Any, anthropic: Any) -> None:
+    messages = [
+        {"role": "user", "content": "Who are you?"},
+        {"role": "assistant", "content": "A model."},
+        {"role": "user", "content": [{"type": "text", "text": "And today?"}]},
+    ]
+    anthropic.messages.create(model="m", messages=messages, max_tokens=20)
 
 
 def anthropic_stream(_: Any, anthropic: Any) -> None:
@@ -176,10 +284,25 @@ SCENARIOS: dict[str, Callable[[Any, Any], None]] = {
         tool_call,
         tool_result,
         tool_call_stream,
+        several_turns,
+        any_script,
+        json_mode,
+        parameters,
+        two_choices,
+        refusal,
+        cut_short,
+        long_text,
+        developer,
+        text_parts,
+        several_tools,
+        several_tools_stream,
         picture,
         responses,
         responses_stream,
+        responses_turns,
         responses_tools,
+        anthropic,
+        anthropic_turns,
         anthropic_stream,
         anthropic_tools,
     )
@@ -187,13 +310,31 @@ SCENARIOS: dict[str, Callable[[Any, Any], None]] = {
 
 
 def _answer(call: Any) -> Any:
-    from scripted_model import Answer
+    from tests.scripted_model import Answer
 
     said = str(call.body.get("messages") or call.body.get("input"))
     answered = any(sign in said for sign in ("'tool'", "tool_result", "function_call_output"))
+    if len(call.body.get("tools", ())) > 1 and not answered:
+        return Answer(tool_calls=[("add", {"a": 2, "b": 3}), ("add_slowly", {"a": 4, "b": 5})])
     if call.body.get("tools") and not answered:
         return Answer(tool_calls=[("add", {"a": 2, "b": 3})])
-    return Answer("It is 5, I think.")
+    if call.question in ANSWERS:
+        return Answer(extra={"choices": [_choice(n, **choice) for n, choice in enumerate(ANSWERS[call.question])]})
+    return Answer(call.question if call.question.startswith("Gr") else "It is 5, I think.")
+
+
+ANSWERS: dict[str, list[dict[str, Any]]] = {
+    '{"task": "JSON"}': [{"content": '{"answer": [5, {"sure": false}]}'}],
+    "Say it twice": [{"content": "It is 5."}, {"content": "It is five."}],
+    "Do something bad": [{"content": None, "refusal": "I will not."}],
+    "Count to a million": [{"content": "1, 2, 3,", "finish_reason": "length"}],
+    "A long way. " * 400: [{"content": "On and on. " * 400}],
+}
+"""What is answered to some questions; to all others, something short."""
+
+
+def _choice(index: int, *, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    return {"index": index, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}
 
 
 # The libraries
@@ -305,7 +446,8 @@ def make(library: str) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-    from scripted_model import ScriptedModel
+
+    from tests.scripted_model import ScriptedModel
 
     os.environ["ANTHROPIC_OPEN_TELEMETRY"] = "false"
     exporter = InMemorySpanExporter()

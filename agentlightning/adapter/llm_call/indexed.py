@@ -39,7 +39,7 @@ def _chat(messages: list[Json], role: str) -> list[Json]:
 
 
 def _message(message: Json, role: str) -> Json:
-    kept = {key: message[key] for key in ("name", "tool_call_id") if key in message}
+    kept = {key: message[key] for key in ("name", "tool_call_id", "refusal") if key in message}
     content = from_json(message.get("content"))
     # Content with pictures is written as JSON; text that merely looks like JSON is text.
     parts = content if items(content) and all("type" in part for part in items(content)) else message.get("content")
@@ -47,7 +47,7 @@ def _message(message: Json, role: str) -> Json:
 
 
 def _speaks(message: Json) -> bool:
-    return bool(message.get("content") or message.get("tool_calls"))
+    return any(message.get(key) for key in ("content", "tool_calls", "refusal"))
 
 
 def _tools(attributes: Attributes) -> list[Json] | None:

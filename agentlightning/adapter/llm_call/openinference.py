@@ -23,7 +23,7 @@ def read(span: Span) -> LLMCall | None:
     answered = object_in(attributes, "output.value")
     choice = tokens.first_of(answered.get("choices"))
     finish = attributes.get("llm.finish_reason") or choice.get("finish_reason") or _of_responses(answered)
-    said = _messages(attributes, "llm.output_messages")
+    said = _with_refusals(_messages(attributes, "llm.output_messages"), items(answered.get("choices")))
     return LLMCall(
         dialect="openinference",
         operation="embeddings" if kind == _EMBEDDING else "chat",
@@ -46,6 +46,14 @@ def read(span: Span) -> LLMCall | None:
 def _messages(attributes: Attributes, prefix: str) -> list[Json]:
     numbered = items(nested(attributes, prefix))
     return chat_format.tidied(_message(as_object(entry.get("message"))) for entry in numbered)
+
+
+def _with_refusals(said: list[Json], choices: list[Json]) -> list[Json]:
+    """What was said, with the refusals that only the raw answer has."""
+    refusals = [as_object(choice.get("message")).get("refusal") for choice in choices]
+    if len(refusals) != len(said):
+        return said
+    return [{**one, "refusal": refusal} if refusal else one for one, refusal in zip(said, refusals, strict=True)]
 
 
 def _message(message: Json) -> Json:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +16,11 @@ def own_spools(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What a test's runner could not send is no business of the next test, on the same port."""
     pytest.MonkeyPatch().setenv("AGL_SPOOL_DIR", str(tmp_path_factory.mktemp("spools")))
 
+
+# Where the tests are started in the background Ctrl-C is ignored, which all processes of a test would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    with suppress(ValueError):  # in another thread than the main one
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "fast",

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-PATIENCE = 15.0
+from tests.processes import PATIENCE, free_port
 
 Answer = tuple[int, bytes]
 Rule = Callable[[list[Span]], Answer]
@@ -25,9 +25,9 @@ Rule = Callable[[list[Span]], Answer]
 class Receiver:
     """Started and stopped with `with`; `spans` are those that it answered with 200, in the order they came."""
 
-    def __init__(self, rule: Rule | None = None, port: int = 0) -> None:
+    def __init__(self, rule: Rule | None = None, port: int | None = None) -> None:
         self.rule = rule or (lambda spans: taken())
-        self.port = port
+        self.port = port or free_port()
         self.spans: list[Span] = []
         self.resources: list[Resource] = []
         self.headers: list[dict[str, str]] = []
@@ -55,7 +55,6 @@ class Receiver:
 
     def __enter__(self) -> Receiver:
         listening = socket.create_server(("127.0.0.1", self.port))
-        self.port = listening.getsockname()[1]
         config = uvicorn.Config(
             self._take,
             log_config=None,

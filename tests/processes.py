@@ -6,6 +6,7 @@ with Program("agentlightning.cli", "store", "--port", "0") as store:
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 PATIENCE = 60.0
@@ -106,7 +108,18 @@ class Program:
             self._more.notify_all()
 
 
+_ports = itertools.cycle(range(10_000, 30_000))
+for _ in range(os.getpid() * 97 % 20_000):
+    next(_ports)
+
+
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+    """A port that nobody listens on, to be given back and taken again.
+
+    The system gives ports from 32768 on to any connection that asks for one, so that one of those may be taken while
+    nobody listens on it: while a test's store is down, for example.
+    """
+    while True:
+        port = next(_ports)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

@@ -11,8 +11,11 @@ from agentlightning.types import AttemptedRollout, Rollout, RolloutConfig, Span
 
 RETRYING = RolloutConfig(max_attempts=3, retry_condition=["failed", "timeout", "unresponsive"])
 
-WHILE = 20.0
+WHILE = 60.0
 """Longer than anything takes that is going to happen; only what fails waits that long."""
+
+DEADLINES = (0.2, 2.0, 15.0)
+"""Seconds of a deadline that a test has to be ahead of: where a busy machine is late, it is tried with more."""
 
 
 async def claimed(store: LightningStore, input: Any = "task", *, worker_id: str | None = None, **given: Any) -> Any:
@@ -76,7 +79,7 @@ async def everything(store: LightningStore) -> dict[str, Any]:
 
 
 async def eventually(
-    store: LightningStore, rollout: Rollout, holds: Callable[[Any], bool], *, within: float = 5.0
+    store: LightningStore, rollout: Rollout, holds: Callable[[Any], bool], *, within: float = WHILE
 ) -> Any:
     """The rollout as soon as `holds` is true of it, for states that no call of the store waits for."""
 

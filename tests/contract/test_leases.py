@@ -10,12 +10,14 @@ import pytest
 from agentlightning.errors import InvalidInput
 from agentlightning.store import LightningStore
 
+from .making import WHILE
+
 
 async def test_a_lease_is_its_holders_until_it_lets_go(store: LightningStore) -> None:
     mine = await store.hold_lease("trainer", "a", about={"run": "first"})
     theirs = await store.hold_lease("trainer", "b", about={"run": "second"})
     assert (mine["holder"], theirs["holder"], theirs["about"]) == ("a", "a", {"run": "first"})
-    assert (theirs["since"], 29 < theirs["seconds_left"] <= 30) == (mine["since"], True)
+    assert (theirs["since"], 10 < theirs["seconds_left"] <= 30) == (mine["since"], True)
     assert (await store.hold_lease("another", "b"))["holder"] == "b"
 
     await store.hold_lease("trainer", "b", seconds=0)
@@ -28,7 +30,7 @@ async def test_a_lease_is_its_holders_until_it_lets_go(store: LightningStore) ->
 async def test_a_lease_whose_holder_falls_silent_goes_to_another(store: LightningStore) -> None:
     await store.hold_lease("trainer", "a", seconds=0.2)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WHILE):
         while (await store.hold_lease("trainer", "b"))["holder"] != "b":
             await store.dequeue_rollout(wait=0.02)
 
@@ -41,7 +43,7 @@ async def test_to_hold_on_keeps_what_is_known_of_the_holder(store: LightningStor
     again = await store.hold_lease("trainer", "a", seconds=60)
 
     assert (again["about"], again["since"]) == ({"pid": 1}, first["since"])
-    assert again["seconds_left"] > 59
+    assert again["seconds_left"] > 10
 
 
 async def test_of_many_who_ask_at_once_one_gets_it(store: LightningStore) -> None:

@@ -300,10 +300,10 @@ async def test_a_waiting_worker_gets_a_rollout_that_is_retried(store: LightningS
 async def test_waiting_in_vain_gives_none_after_the_time_given(store: LightningStore) -> None:
     began = time.monotonic()
 
-    assert await store.dequeue_rollout(wait=0.3) is None
-    assert await store.dequeue_many_rollouts(limit=2, wait=0.3) == []
+    assert await soon(store.dequeue_rollout(wait=0.3)) is None
+    assert await soon(store.dequeue_many_rollouts(limit=2, wait=0.3)) == []
 
-    assert 0.6 <= time.monotonic() - began < 3
+    assert time.monotonic() - began >= 0.6
 
 
 async def test_a_worker_that_stops_waiting_takes_nothing_with_it(store: LightningStore) -> None:

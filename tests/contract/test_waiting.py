@@ -14,6 +14,7 @@ from agentlightning.store import LightningStore
 from agentlightning.types import EnqueueRolloutRequest
 
 from ..conftest import Figure
+from ..timing import quickest
 from .making import RETRYING, claimed, ended, found, soon
 
 
@@ -48,15 +49,17 @@ async def test_waiting_ends_when_the_last_one_has_ended(store: LightningStore, t
 
 
 async def test_waiting_is_prompt(store: LightningStore) -> None:
-    attempted = await claimed(store)
-    waiting = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
-    assert await store.wait_for_rollouts([attempted.rollout_id], timeout=0.2) == []
+    async def seconds_after_the_end() -> float:
+        attempted = await claimed(store)
+        waiting = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
+        assert await store.wait_for_rollouts([attempted.rollout_id], timeout=0.2) == []
 
-    await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
-    over = time.monotonic()
-    await soon(waiting)
+        await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+        over = time.monotonic()
+        await soon(waiting)
+        return time.monotonic() - over
 
-    assert time.monotonic() - over < 0.5
+    assert await quickest(seconds_after_the_end, 0.5) < 0.5
 
 
 @pytest.mark.parametrize("how", ["report", "by hand", "cancelled"])
@@ -79,10 +82,10 @@ async def test_a_timeout_gives_those_that_have_ended(store: LightningStore) -> N
     open_ = await store.enqueue_rollout("open")
     began = time.monotonic()
 
-    waited = await store.wait_for_rollouts([open_.rollout_id, done.rollout_id], timeout=0.3)
+    waited = await soon(store.wait_for_rollouts([open_.rollout_id, done.rollout_id], timeout=0.3))
 
     assert waited == [done]
-    assert 0.3 <= time.monotonic() - began < 2
+    assert time.monotonic() - began >= 0.3
 
 
 async def test_a_retried_rollout_has_not_ended(store: LightningStore) -> None:
@@ -116,15 +119,17 @@ async def test_a_thousand_rollouts_are_waited_for_within_the_second_given(
     ended_ones = await store.dequeue_many_rollouts(limit=3)
     for each in ended_ones:
         await store.update_attempt(each.rollout_id, each.attempt.attempt_id, status="succeeded")
-    seconds: list[float] = []
-    while len(seconds) < 3 and min(seconds, default=2.0) > 1.1:  # a machine with other things to do gets another try
+
+    async def waiting_a_second() -> float:
         began = time.monotonic()
         waited = await store.wait_for_rollouts([rollout.rollout_id for rollout in rollouts], timeout=1)
-        seconds.append(time.monotonic() - began)
         assert [each.rollout_id for each in waited] == [each.rollout_id for each in ended_ones]
+        return time.monotonic() - began
 
-    figure(f"{way}: waiting 1 s for 1,000 rollouts takes {min(seconds):.3f} s")
-    assert 1.0 <= min(seconds) <= 1.1
+    seconds = await quickest(waiting_a_second, 1.1)
+
+    figure(f"{way}: waiting 1 s for 1,000 rollouts takes {seconds:.3f} s")
+    assert 1.0 <= seconds <= 1.1
 
 
 async def test_whoever_stops_waiting_disturbs_nobody(store: LightningStore) -> None:

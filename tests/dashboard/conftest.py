@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, async_playwright, expect
 
 from tests.processes import PATIENCE, Program, free_port
 
@@ -37,6 +37,8 @@ AWAY = "Failed to load resource"
 """What Chromium says of a store that does not answer; a test that stops one expects it."""
 
 Look = Callable[..., Awaitable[Page]]
+
+expect.set_options(timeout=PATIENCE * 1_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -144,7 +146,7 @@ async def look(contexts: Contexts) -> AsyncIterator[Look]:
     async def open_page(url: str, *, expecting: str = "nothing at all", **given: Any) -> Page:
         page = await (await contexts.get(**{"viewport": {"width": 1280, "height": 800}} | given)).new_page()
         opened.append(page)
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(PATIENCE * 1_000)
 
         def hear(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning") and expecting not in message.text:

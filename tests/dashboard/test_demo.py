@@ -16,7 +16,6 @@ from tests.scripted_model import Call, ScriptedModel
 
 from .conftest import AWAY, Look
 
-SOON = PATIENCE * 1_000
 LABELS = {task["word"]: task["label"] for task in TASKS}
 ALL = len(PROMPTS) * len(TASKS)
 HALF = ALL // 2
@@ -54,7 +53,7 @@ async def test_a_demo_is_watched_while_it_works_and_its_curve_moves(
     ):
         url = demo.wait_for_line(r"^Watch it in a browser, while it lasts: (\S+)")[1]
         page = await look(url, expecting=AWAY)
-        await expect(page.get_by_role("link", name=re.compile("succeeded 5[6-9]$"))).to_be_visible(timeout=SOON)
+        await expect(page.get_by_role("link", name=re.compile("succeeded 5[6-9]$"))).to_be_visible()
         await expect(
             page.get_by_role("img", name=re.compile("Mean reward by step: no mode from 0 to 0$"))
         ).to_be_visible()
@@ -62,7 +61,7 @@ async def test_a_demo_is_watched_while_it_works_and_its_curve_moves(
 
         patient.seen[HALF].set()
 
-        await expect(page.get_by_role("link", name=re.compile("succeeded 11[6-9]$"))).to_be_visible(timeout=SOON)
+        await expect(page.get_by_role("link", name=re.compile("succeeded 11[6-9]$"))).to_be_visible()
         await expect(
             page.get_by_role("img", name=re.compile("Mean reward by step: no mode from 0 to 1$"))
         ).to_be_visible()

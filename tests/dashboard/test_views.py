@@ -42,7 +42,7 @@ async def test_the_overview_shows_rewards_statuses_errors_and_workers(finished: 
     await expect(page.get_by_role("img", name="Mean reward by version of the resources")).to_be_visible()
     await expect(page.get_by_role("link", name="succeeded 19")).to_be_visible()
     await expect(page.get_by_text("1 worker:")).to_be_visible()
-    assert await page.title() == "Overview · Agent Lightning"
+    await expect(page).to_have_title("Overview · Agent Lightning")
 
 
 async def test_rollouts_are_filtered_sorted_and_searched_in_the_url(finished: Served, look: Look) -> None:
@@ -52,8 +52,7 @@ async def test_rollouts_are_filtered_sorted_and_searched_in_the_url(finished: Se
     await page.get_by_label("Search ids and inputs").fill("lime")
     await expect(page.get_by_text("2 fit")).to_be_visible()
     await page.get_by_role("button", name="Mode").click()
-    assert "q=lime" in page.url
-    assert "sort=mode" in page.url
+    await expect(page).to_have_url(re.compile("q=lime.*sort=mode|sort=mode.*q=lime"))
 
     await page.reload()
     await expect(page.get_by_text("2 fit")).to_be_visible()
@@ -103,7 +102,7 @@ async def test_a_rollout_shows_its_trace_with_a_call_as_a_chat(finished: Served,
     await expect(page.get_by_role("row", name="1 final")).to_be_visible()
     await page.get_by_role("button", name="annotation, span 4").click()
     await expect(page.get_by_role("article", name="Span annotation")).to_be_visible()
-    assert "span=" in page.url
+    await expect(page).to_have_url(re.compile("span="))
 
 
 async def test_a_rollout_says_what_it_took_and_where_its_reward_came_from(finished: Served, look: Look) -> None:
@@ -130,20 +129,14 @@ async def test_what_is_pointed_at_in_a_curve_is_said_in_numbers(finished: Served
 
     await card.locator(".u-over").click(position={"x": 20, "y": 40})
     await expect(page.get_by_role("heading", name="Resources", exact=True)).to_be_visible()
-    assert "right=rs-" in page.url
+    await expect(page).to_have_url(re.compile("right=rs-"))
 
 
 async def test_the_chat_says_nothing_twice(finished: Served, look: Look) -> None:
     rollout = await rollout_of(finished, '"wolf"')
     page = await look(f"{finished.url}#/rollouts/{rollout.rollout_id}?tab=chat")
 
-    await expect(page.locator(".said")).to_have_count(4)
-    assert [await role.inner_text() for role in await page.locator(".said .role").all()] == [
-        "user",
-        "assistant",
-        "tool",
-        "assistant",
-    ]
+    await expect(page.locator(".said .role")).to_have_text(["user", "assistant", "tool", "assistant"])
     await page.get_by_text("1 token and how likely each was").click()
     await expect(page.locator(".token").first).to_be_visible()
 
@@ -156,7 +149,7 @@ async def test_attempts_stand_on_a_time_line_with_why_each_ended(finished: Serve
     await expect(attempts).to_have_count(2)
     await expect(attempts.first).to_contain_text("ValueError: no label for 'lime'")
     await attempts.first.click()
-    assert "attempt=" in page.url
+    await expect(page).to_have_url(re.compile("attempt="))
     await expect(page.locator("pre", has_text="Traceback (most recent call last)").first).to_be_visible()
 
 
@@ -167,11 +160,13 @@ async def test_a_call_is_copied_as_curl_and_as_python(finished: Served, look: Lo
     )
 
     await page.get_by_role("button", name="Copy as curl").click()
+    await expect(page.get_by_text("Copied: copy as curl")).to_be_visible()
     curl = await page.evaluate("navigator.clipboard.readText()")
     assert curl.startswith('curl "$OPENAI_BASE_URL/chat/completions"')
     assert json.loads(curl.partition("-d '")[2].rstrip("'"))["model"] == "scripted"
 
     await page.locator(".call").get_by_role("button", name="Copy as Python").click()
+    await expect(page.get_by_text("Copied: copy as python")).to_be_visible()
     python = await page.evaluate("navigator.clipboard.readText()")
     compile(python, "copied", "exec")
 
@@ -197,7 +192,7 @@ async def test_two_versions_are_compared_word_by_word_and_task_by_task(finished:
     await expect(page.locator(".difference")).to_contain_text("You know every animal and every fruit.")
     await expect(page.locator(".difference ins").first).to_be_visible()
     await expect(page.get_by_text("The same task under both")).to_be_visible()
-    assert await page.locator("section[aria-labelledby=same-tasks] tbody tr").count() == len(WORDS)
+    await expect(page.locator("section[aria-labelledby=same-tasks] tbody tr")).to_have_count(len(WORDS))
     await expect(page.locator("section[aria-labelledby=same-tasks] tbody tr").first).to_contain_text("+1")
 
     await expect(page.get_by_text("10 tasks: 4 better, 0 worse, 6 the same")).to_be_visible()
@@ -213,7 +208,7 @@ async def test_two_versions_are_compared_word_by_word_and_task_by_task(finished:
     await expect(sides).to_have_count(0)
 
     await page.get_by_role("radio", name="Compare to").nth(1).check()
-    assert "right=" in page.url
+    await expect(page).to_have_url(re.compile("right="))
 
 
 async def test_workers_show_their_heartbeat_and_what_they_say_of_themselves(finished: Served, look: Look) -> None:

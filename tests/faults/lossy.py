@@ -76,9 +76,9 @@ async def happens_once(name: str, fault: Fault, times: int) -> str | None:
 
 
 @asynccontextmanager
-async def served(store: LightningStore) -> AsyncIterator[LightningStoreServer]:
+async def served(store: LightningStore, **settings: Any) -> AsyncIterator[LightningStoreServer]:
     async with store:
-        server = LightningStoreServer(store, port=0)
+        server = LightningStoreServer(store, port=0, **settings)
         await server.start()
         try:
             yield server

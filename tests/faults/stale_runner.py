@@ -26,6 +26,7 @@ from .results import on_record
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 20
 LEASE = RolloutConfig(unresponsive_seconds=0.5, max_attempts=2, retry_condition=["unresponsive"])
+PATIENT = RolloutConfig(unresponsive_seconds=600)
 WAYS = ("report", "span, report", "heartbeat, report", "report of failure")
 
 
@@ -82,15 +83,19 @@ async def _some(server: LightningStoreServer, many: int, chance: random.Random, 
 
 async def _finish_for_it(server: LightningStoreServer, many: int, chance: random.Random) -> list[str]:
     """Take over what its leases have lost; some of it succeeds, some fails, some is cancelled."""
+    while (await server.statistics())["queue_depth"] < many:  # noqa: ASYNC110 (the store's clock is waited for)
+        await asyncio.sleep(0.02)
+    for rollout in await server.query_rollouts(status_in=["requeuing"]):
+        await server.update_rollout(rollout.rollout_id, config=PATIENT)
     finished: list[str] = []
     while len(finished) < many:
-        attempted = await asyncio.wait_for(server.dequeue_rollout(worker_id="quick", wait=20), 20)
+        attempted = await server.dequeue_rollout(worker_id="quick")
         assert attempted is not None
         match chance.choice(("succeeded", "failed", "cancelled", "live")):
             case "cancelled":
                 await server.update_rollout(attempted.rollout_id, status="cancelled")
-            case "live":  # which a heartbeat keeps alive
-                await server.update_rollout(attempted.rollout_id, config=RolloutConfig(unresponsive_seconds=600))
+            case "live":
+                pass
             case status:
                 await server.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status=status)
         finished.append(attempted.rollout_id)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 from agentlightning.store import LightningStoreServer, SqliteLightningStore
 from agentlightning.store.jobs import Job, deliver
 from agentlightning.store.sqlite import SqliteDatabase
+
+from ..processes import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,8 +29,7 @@ class StoreProcess:
         self.path = path
         self._arguments = ["hasty"] if hasty else []
         """What shows that a kill can be noticed: this one answers before it commits."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.endpoint = f"http://127.0.0.1:{self._port}"
         self.pid: int | None = None
 

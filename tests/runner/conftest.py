@@ -10,6 +10,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.store import LightningStore
+from tests.processes import PATIENCE
 
 
 class Workshop:
@@ -69,7 +70,7 @@ async def workshop(request: pytest.FixtureRequest) -> AsyncIterator[Workshop]:
 
 async def eventually(condition: Callable[[], Any]) -> Any:
     """What `condition` returns, once that is true: for what nobody announces."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             found = condition()
             if asyncio.iscoroutine(found):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 import agentlightning as agl
 from agentlightning.errors import Conflict
 from agentlightning.runner import calling
+from tests.processes import PATIENCE
 
 from .conftest import Workshop, eventually, everywhere
 
@@ -28,7 +28,7 @@ class Stubborn:
 
     def blocking(self, task: Any) -> float:
         self.begun.set()
-        self.go_on.wait(30)
+        self.go_on.wait(PATIENCE)
         return 1.0
 
 
@@ -54,7 +54,7 @@ async def test_cancelling_a_rollout_cancels_its_async_agent(workshop: Workshop, 
         running = asyncio.create_task(runner.iter())
         await begun.wait()
         await workshop.store.update_rollout(rollout.rollout_id, status="cancelled")
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), PATIENCE)
         await running
 
     final = await workshop.store.get_rollout_by_id(rollout.rollout_id)
@@ -76,7 +76,7 @@ async def test_cancelling_a_rollout_frees_the_slot_of_its_sync_agent(workshop: W
     runner = workshop.runner(max_rollouts=2)
     with runner.run_context(agent=agent, store=workshop.store):
         running = asyncio.create_task(runner.iter())
-        await asyncio.to_thread(stubborn.begun.wait, 5)
+        await asyncio.to_thread(stubborn.begun.wait, PATIENCE)
         await workshop.store.update_rollout(stuck.rollout_id, status="cancelled")
         await running
     stubborn.go_on.set()
@@ -121,14 +121,22 @@ async def test_an_agent_is_cancelled_after_its_next_span_however_far_the_next_he
 
 
 async def test_a_blocked_event_loop_does_not_hold_up_the_heartbeat(workshop: Workshop):
+    heard: set[float | None] = set()
+
+    async def heard_again_and_again() -> bool:
+        [worker] = await workshop.store.query_workers()
+        heard.add(worker.last_heartbeat_time)
+        return len(heard) > 3
+
     async def agent(task):
-        time.sleep(1.0)  # noqa: ASYNC251 - the misbehaviour under test
+        listening = threading.Thread(target=lambda: asyncio.run(eventually(heard_again_and_again)))
+        listening.start()
+        listening.join()  # the misbehaviour under test
         return 1.0
 
-    config = agl.RolloutConfig(unresponsive_seconds=0.3)
-    rollout = await workshop.run_one(agent, config=config)
+    rollout = await workshop.run_one(agent)
 
-    assert rollout.status == "succeeded"
+    assert (rollout.status, len(heard)) == ("succeeded", 4)
 
 
 async def test_a_rollout_is_soon_seen_to_run_although_the_next_heartbeat_is_far(workshop: Workshop):
@@ -146,9 +154,10 @@ async def test_a_rollout_is_soon_seen_to_run_although_the_next_heartbeat_is_far(
 
 @pytest.mark.parametrize("kind", ["async", "sync", "ignoring its cancellation"])
 async def test_an_agent_that_takes_too_long_is_cancelled_and_reported(workshop: Workshop, kind: str):
-    stubborn, cancelled = Stubborn(), []
+    stubborn, begun, cancelled = Stubborn(), [], []
 
     async def waiting(task):
+        begun.append(task)
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -156,6 +165,7 @@ async def test_an_agent_that_takes_too_long_is_cancelled_and_reported(workshop: 
             raise
 
     async def ignoring(task):
+        begun.append(task)
         while not stubborn.go_on.is_set():
             try:
                 await asyncio.sleep(0.01)
@@ -163,12 +173,12 @@ async def test_an_agent_that_takes_too_long_is_cancelled_and_reported(workshop: 
                 cancelled.append(task)
 
     agents = {"async": waiting, "sync": stubborn.blocking, "ignoring its cancellation": ignoring}
-    rollout = await workshop.run_one(agents[kind], config=agl.RolloutConfig(timeout_seconds=0.05))
+    rollout = await workshop.run_one(agents[kind], config=agl.RolloutConfig(timeout_seconds=0.3))
     stubborn.go_on.set()
 
     assert (rollout.status, rollout.attempt.status) == ("failed", "timeout")
-    assert rollout.attempt.metadata["reason"] == "took longer than timeout_seconds=0.05"
-    assert cancelled == ([] if kind == "sync" else ["task"])
+    assert rollout.attempt.metadata["reason"] == "took longer than timeout_seconds=0.3"
+    assert cancelled == begun  # on a machine with other things to do it may not have begun
     if kind == "ignoring its cancellation":
         await eventually(lambda: not calling._left_behind)
 
@@ -182,7 +192,7 @@ async def test_a_timed_out_rollout_is_retried_where_that_is_configured(workshop:
             await asyncio.Event().wait()
         return 1.0
 
-    config = agl.RolloutConfig(timeout_seconds=0.05, max_attempts=2, retry_condition=["timeout"])
+    config = agl.RolloutConfig(timeout_seconds=1, max_attempts=2, retry_condition=["timeout"])
     rollout = await workshop.store.enqueue_rollout("task", config=config)
     runner = workshop.runner(max_rollouts=2)
     with runner.run_context(agent=agent, store=workshop.store):

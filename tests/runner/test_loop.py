@@ -16,6 +16,7 @@ from opentelemetry import trace
 
 import agentlightning as agl
 from agentlightning.errors import StoreUnavailable, Unauthorized
+from tests.processes import PATIENCE
 
 from .conftest import Workshop, eventually, everywhere
 
@@ -156,7 +157,7 @@ async def test_a_stop_event_ends_a_waiting_runner(workshop: Workshop, kind: Any)
         await eventually(lambda: workshop.store.get_worker_by_id(runner.worker_id))
 
         event.set()
-        await asyncio.wait_for(running, 5)
+        await asyncio.wait_for(running, PATIENCE)
 
     # Its withdrawn claim takes nothing any more.
     rollout = await workshop.store.enqueue_rollout("later")

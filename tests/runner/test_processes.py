@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import agentlightning as agl
+from tests.processes import PATIENCE
 
 SCRIPT = """
 import asyncio, sys, time
@@ -48,7 +49,7 @@ class RunnerProcess:
     async def says(self, pattern: str) -> str:
         """Wait for a line with this in it."""
         assert self.process.stdout
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while line := (await self.process.stdout.readline()).decode():
                 self.lines.append(line.rstrip())
                 if re.search(pattern, line):
@@ -57,7 +58,7 @@ class RunnerProcess:
 
     async def ended(self) -> int:
         """Its exit code, soon."""
-        return await asyncio.wait_for(self.process.wait(), 10)
+        return await asyncio.wait_for(self.process.wait(), PATIENCE)
 
 
 @pytest.fixture
@@ -135,14 +136,14 @@ async def test_a_signal_ends_a_runner_whose_agent_hangs_in_a_thread(
 async def test_a_killed_runner_is_noticed_and_its_rollout_given_to_another(
     served: agl.LightningStoreServer, runner: RunnerProcess
 ):
-    rollout = await enqueue(served, "hang", unresponsive_seconds=0.5, max_attempts=2, retry_condition=["unresponsive"])
+    rollout = await enqueue(served, "hang", unresponsive_seconds=2, max_attempts=2, retry_condition=["unresponsive"])
     await runner.says(r"^\[Rollout\]")
 
     os.kill(runner.process.pid, signal.SIGKILL)
 
     second = agl.LitAgentRunner[str](agl.OtelTracer(), max_rollouts=1)
     with second.run_context(agent=lambda task: 0.5, store=served):
-        await asyncio.wait_for(second.iter(), 10)
+        await asyncio.wait_for(second.iter(), PATIENCE)
     [ended] = await served.wait_for_rollouts([rollout.rollout_id])
     assert ended.status == "succeeded"
     assert [each.status for each in await served.query_attempts(rollout.rollout_id)] == ["unresponsive", "succeeded"]
@@ -170,7 +171,7 @@ async def test_a_runner_goes_on_when_its_store_was_restarted(tmp_path: Path, cap
 
             second = agl.LightningStoreServer(agl.SqliteLightningStore(path), port=first.port)
             await second.start()
-            await asyncio.wait_for(running, 20)
+            await asyncio.wait_for(running, PATIENCE)
 
     [ended] = await second.wait_for_rollouts([rollout.rollout_id])
     assert ended.status == "succeeded"

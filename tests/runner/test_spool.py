@@ -16,7 +16,7 @@ import pytest
 import agentlightning as agl
 from agentlightning.tracer import pipeline as pipelines
 from agentlightning.tracer.spool import Spool, adopted, folder_of, left_behind
-from tests.processes import Program, free_port
+from tests.processes import PATIENCE, Program, free_port
 
 from .conftest import eventually
 
@@ -108,7 +108,7 @@ async def test_a_store_that_is_away_for_long_costs_no_span_and_no_result(
             go_on.set()
             await eventually(lambda: sum(path.read_bytes().count(b'"status":"succ') for path in place.spools()) == 8)
             with place.store():
-                await asyncio.wait_for(running, 30)
+                await asyncio.wait_for(running, PATIENCE)
                 ended = await store.wait_for_rollouts(ids)
                 stored = [await store.query_spans(rollout_id) for rollout_id in ids]
 
@@ -140,7 +140,7 @@ async def test_what_a_runner_could_not_send_is_sent_by_the_next(place: Place, en
             runner.wait_for_line(f"{SPANS + 2} spans and results wait in {where}; the next runner here sends them")
 
         with place.store(), place.runner() as second:
-            [ended] = await client.wait_for_rollouts([rollout.rollout_id], timeout=30)
+            [ended] = await client.wait_for_rollouts([rollout.rollout_id], timeout=PATIENCE)
             spans = await client.query_spans(rollout.rollout_id)
             second.wait_for_line(f"had left in {where}: {SPANS + 1} spans, 1 results")
             await eventually(lambda: place.spools() == [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -41,7 +42,7 @@ class Raw:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
 
     async def __aenter__(self) -> Raw:
         return self
@@ -74,13 +75,21 @@ def request(name: str, arguments: Mapping[str, Any]) -> tuple[str, str, bytes | 
     return "POST", path, json.dumps(rest).encode()
 
 
+def bomb_of(size: int) -> bytes:
+    """Zeros, packed with gzip; made of one packed piece again and again, which is the same to whoever unpacks it."""
+    piece, packer = bytes(2**24), zlib.compressobj(9, wbits=31)
+    packed = [packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
+    end, checksum = b"\x03\x00", bytes(4)
+    return packed[0] + packed[1] * (size // len(piece) - 1) + end + checksum + size.to_bytes(4, "little")
+
+
 async def bytes_to(endpoint: str, sent: bytes) -> bytes:
     """What a store answers to bytes that need not be HTTP, up to the end of the connection or of the answer's head."""
     where = urlsplit(endpoint)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     try:
         writer.write(sent)
-        return await asyncio.wait_for(reader.read(65536), 20)
+        return await asyncio.wait_for(reader.read(65536), 60)
     except ConnectionError:
         return b""
     finally:

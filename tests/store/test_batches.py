@@ -185,7 +185,7 @@ class Store:
         return [asyncio.create_task(self.carrier.carry(outgoing(number))) for number in numbers]
 
     async def journey(self) -> list[int]:
-        return await asyncio.wait_for(self.journeys.get(), 20)
+        return await asyncio.wait_for(self.journeys.get(), 60)
 
     async def fill(self) -> list[asyncio.Task[Carried]]:
         """As many requests under way as go before calls gather."""

@@ -13,7 +13,7 @@ from agentlightning.store import LightningStoreClient, SqliteLightningStore
 from agentlightning.types import Config, RolloutConfig
 
 from ..conftest import Figure
-from ..contract.making import RETRYING, claimed, ended, everything, soon, span, statuses
+from ..contract.making import RETRYING, WHILE, claimed, ended, everything, soon, span
 from ..faults.kill_store import kill_again_and_again
 from ..faults.store_process import StoreProcess
 
@@ -62,9 +62,10 @@ async def test_a_deadline_is_kept_by_the_store_that_is_opened_next(path: Path) -
         attempted = await claimed(store, config=config)
 
     async with SqliteLightningStore(path) as store:
-        again = await soon(store.dequeue_rollout(wait=10))
-        assert again.rollout_id == attempted.rollout_id
-        assert await statuses(store, attempted) == ("preparing", "timeout", "preparing")
+        again = await soon(store.dequeue_rollout(wait=WHILE))
+        assert (again.rollout_id, again.attempt.sequence_id) == (attempted.rollout_id, 2)
+        first, _ = await store.query_attempts(attempted.rollout_id)
+        assert first.status == "timeout"
 
 
 async def test_two_stores_cannot_open_one_file(path: Path) -> None:

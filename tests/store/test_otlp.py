@@ -25,10 +25,10 @@ from agentlightning.store.limits import Limits
 from agentlightning.store.otlp import unpacked
 from agentlightning.types import AttemptedRollout
 
-from .raw import Answer, Raw
+from .raw import Answer, Raw, bomb_of
 
 TRACE, SPAN = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174"
-BOMB = gzip.compress(bytes(1_000_000_000), compresslevel=9)
+BOMB = bomb_of(2**30)
 TOKEN, RUNNER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 
 

@@ -155,10 +155,9 @@ async def test_a_target_that_is_busy_slows_nobody_and_gets_everything_later(
 ) -> None:
     receiver.rule = lambda spans: (503, b"")
     async with exporting(receiver) as live:
-        began = time.monotonic()
         for number in range(20):
             await live.add(f"span {number}")
-        assert time.monotonic() - began < 5
+        assert receiver.spans == []  # nobody has waited for it to take them
         receiver.wait_until(lambda receiver: receiver.refusals >= 2)
         seen = await live.metrics()
         assert seen['agl_export_waiting_spans{target="there"}'] == 20

@@ -127,6 +127,8 @@ trainer = agl.Trainer(
         if strategy == "shm"
         else strategy
         if strategy == "cs"
+        else agl.ClientServerExecutionStrategy(graceful_timeout=110)
+        if strategy == "patient"
         else agl.ClientServerExecutionStrategy(start_method=strategy, graceful_timeout=3, max_restarts=3)
     ),
     runner=make_runner,

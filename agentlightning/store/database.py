@@ -52,6 +52,9 @@ class Dialect:
         return "IN (" + ", ".join(f"?{first + index}" for index in range(size)) + ")", padded
 
 
+KEEP_ANSWER = "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)"
+
+
 class Transaction(Protocol):
     """Statements that take effect together, or not at all."""
 
@@ -82,7 +85,7 @@ class Transaction(Protocol):
 
     async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
         """Keep what is answered, with what the question has changed."""
-        await self.execute("INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)", key, answer, time)
+        await self.execute(KEEP_ANSWER, key, answer, time)
 
     async def take_back_answer(self, key: str, time: float) -> bool:
         """As if the question had not been asked at `time`; False when it was asked again, and answered so."""

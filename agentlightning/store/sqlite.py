@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, cast
 import apsw
 
 from ..errors import AgentLightningError, StoreInUse, StoreUnavailable
-from .database import Body, Dialect, Row, Transaction
+from .database import KEEP_ANSWER, Body, Dialect, Row, Transaction
 from .jobs import Job, add_up, deliver
 from .signals import Signals
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Durability = Literal["full", "process"]
+_Answer = tuple[str, bytes, float]
+"""Key, answer, time."""
 
 MAX_GROUP = 256
 """Bodies in one commit: beyond this, groups gain nothing and only add latency."""
@@ -85,7 +87,7 @@ class SqliteDatabase:
     async def write(self, body: Body[T], *, key: str | None = None) -> T:
         if self._closed.is_set():
             raise StoreUnavailable("the store is closed")
-        job = Job.of(body, self._jobs.qsize())
+        job = Job.of(body, self._jobs.qsize(), key)
         self._jobs.put(job)
         return await job.future
 
@@ -168,30 +170,47 @@ class SqliteDatabase:
         Savepoints are left out, because each makes SQLite keep a copy of every page that is changed after it.
         """
         self._connection.execute("BEGIN IMMEDIATE")
+        answers = self._answers_of(group)
         announced: list[tuple[str, int | None]] = []
         for job in group:
-            transaction = _SqliteTransaction(self._connection)
+            transaction = _SqliteTransaction(self._connection, answers)
             before = self._connection.total_changes()
             if self._run(job, transaction):
                 announced += transaction.announced
+                answers.add(transaction.kept)
             elif self._connection.total_changes() != before:
                 self._connection.execute("ROLLBACK")
                 return None
+        self._keep(answers)
         return announced
 
     def _run_each_in_a_savepoint(self, group: list[Job]) -> list[tuple[str, int | None]]:
         """Run the bodies in one transaction, so that each one's failure is its own."""
         self._connection.execute("BEGIN IMMEDIATE")
+        answers = self._answers_of(group)
         announced: list[tuple[str, int | None]] = []
         for job in group:
-            transaction = _SqliteTransaction(self._connection)
+            transaction = _SqliteTransaction(self._connection, answers)
             self._connection.execute("SAVEPOINT body")
             if self._run(job, transaction):
                 announced += transaction.announced
+                answers.add(transaction.kept)
             else:
                 self._connection.execute("ROLLBACK TO body")
             self._connection.execute("RELEASE body")
+        self._keep(answers)
         return announced
+
+    def _answers_of(self, group: list[Job]) -> _Answers:
+        keys = [job.key for job in group if job.key is not None]
+        if not keys:
+            return _Answers({})
+        condition, values = DIALECT.any_of(keys, 1)
+        found = self._connection.execute(f"SELECT key, answer FROM answers WHERE key {condition}", values)
+        return _Answers(dict(cast("list[tuple[str, bytes]]", found.fetchall())))
+
+    def _keep(self, answers: _Answers) -> None:
+        self._connection.executemany(KEEP_ANSWER, answers.new)
 
     def _run(self, job: Job, transaction: _SqliteTransaction) -> bool:
         """Run one body; whether it succeeded."""
@@ -234,8 +253,10 @@ class SqliteDatabase:
 class _SqliteTransaction(Transaction):
     """Statements on a connection, at once; `async` only because other databases need it."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, answers: _Answers | None = None) -> None:
         self._connection = connection
+        self._answers = answers or _Answers({})
+        self.kept: list[_Answer] = []
         self.announced: list[tuple[str, int | None]] = []
         self.counted: dict[str, int] = {}
 
@@ -248,8 +269,34 @@ class _SqliteTransaction(Transaction):
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         self._connection.executemany(sql, rows)
 
+    async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
+        kept = next((answer for each, answer, _ in self.kept if each == key), None)
+        return self._answers.known.get(key) if kept is None else kept
+
+    async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
+        self.kept.append((key, answer, time))
+
+    async def forget_answer(self, key: str) -> None:
+        self._answers.known.pop(key, None)
+        await super().forget_answer(key)
+
     def announce(self, topic: str, count: int | None = None) -> None:
         self.announced.append((topic, count))
+
+
+class _Answers:
+    """What the questions of a group were answered before, and what they are answered now: each is one statement."""
+
+    __slots__ = ("known", "new")
+
+    def __init__(self, known: dict[str, bytes]) -> None:
+        self.known = known
+        self.new: list[_Answer] = []
+
+    def add(self, kept: list[_Answer]) -> None:
+        """What a body has answered; the same question may be in its group once more."""
+        self.new += kept
+        self.known.update({key: answer for key, answer, _ in kept})
 
 
 def _drive(body: Any) -> Any:

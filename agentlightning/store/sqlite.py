@@ -276,10 +276,6 @@ class _SqliteTransaction(Transaction):
     async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
         self.kept.append((key, answer, time))
 
-    async def forget_answer(self, key: str) -> None:
-        self._answers.known.pop(key, None)
-        await super().forget_answer(key)
-
     def announce(self, topic: str, count: int | None = None) -> None:
         self.announced.append((topic, count))
 

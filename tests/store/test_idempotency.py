@@ -18,7 +18,7 @@ from agentlightning.store import (
     SqliteLightningStore,
 )
 from agentlightning.store.database import Transaction
-from agentlightning.store.sql import schema
+from agentlightning.store.sql import answers, schema
 from agentlightning.store.sql.answers import AlreadyAnswered, Question, asked, once
 from agentlightning.types import AttemptedRollout
 
@@ -293,3 +293,22 @@ async def test_a_question_may_be_asked_again_after_a_store_was_away_for_hours(
 
     assert await ask() == first
     assert first[1] == 1
+
+
+async def test_answers_that_nobody_will_ask_for_again_are_dropped_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "FORGOTTEN_AT_ONCE", 3)
+    monkeypatch.setattr(answers, "KEPT_SECONDS", 0.0)
+    store = SqliteLightningStore(tmp_path / "agl.db")
+    async with served(store) as server, Raw(server.endpoint) as raw:
+        for number in range(7):
+            await raw.call("enqueue_rollout", {"input": number}, Idempotency_Key=f"key-{number}")
+        assert await kept_answers(store) == 7
+        await store.tidy()
+        assert await kept_answers(store) == 0
+
+
+async def kept_answers(store: SqliteLightningStore) -> int:
+    found = await store._fetch("SELECT count(*) FROM answers")  # pyright: ignore[reportPrivateUsage]
+    return found[0][0]

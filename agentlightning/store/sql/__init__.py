@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..contract import Capabilities, Statistics
 from ..database import Transaction
-from .answers import forget_old
+from .answers import forget_some_old
 from .attempts import Attempts
 from .deleting import Deleting
 from .exports import Exports
@@ -68,4 +68,5 @@ class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Traces, Ex
 
     async def tidy(self) -> None:
         """Drop what is kept only for a while: answers that nobody will ask for again."""
-        await self._database.write(lambda transaction: forget_old(transaction, self._clock.lease()))
+        while await self._database.write(lambda transaction: forget_some_old(transaction, self._clock.lease())):
+            pass

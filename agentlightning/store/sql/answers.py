@@ -19,6 +19,9 @@ T = TypeVar("T")
 KEPT_SECONDS = 3_600.0
 """By the store's own clock: while it is closed, nobody can ask again."""
 
+FORGOTTEN_AT_ONCE = 1_000
+"""In one transaction: others wait for it, some milliseconds."""
+
 
 @dataclass(slots=True)
 class Question:
@@ -72,6 +75,10 @@ def _changed_something(result: Any) -> bool:
     return result is not None and not (isinstance(result, list) and not result)
 
 
-async def forget_old(transaction: Transaction, lease: float) -> None:
-    """Drop the answers that nobody will ask for again."""
-    await transaction.execute("DELETE FROM answers WHERE time < ?1", lease - KEPT_SECONDS)
+async def forget_some_old(transaction: Transaction, lease: float) -> bool:
+    """Drop answers that nobody will ask for again; False when there are no more of them."""
+    some = "SELECT key FROM answers WHERE time < ?1 ORDER BY time LIMIT ?2"
+    gone = await transaction.fetch(
+        f"DELETE FROM answers WHERE key IN ({some}) RETURNING 1", lease - KEPT_SECONDS, FORGOTTEN_AT_ONCE
+    )
+    return len(gone) == FORGOTTEN_AT_ONCE

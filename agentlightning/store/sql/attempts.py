@@ -94,8 +94,8 @@ class Attempts(SqlBase):
                 await moves.sign_of_life(row)
             if following.attempt != row.standing.attempt:
                 await moves.follow(row, following)
-            found = await transaction.fetch(f"SELECT {rows.ATTEMPT} FROM attempts a WHERE ordinal = ?1", row.ordinal)
-            return rows.attempt(found[0])
+            row.worker = row.worker if isinstance(worker_id, Unset) else worker_id
+            return row.attempt()
 
         try:
             return await self._write(body)

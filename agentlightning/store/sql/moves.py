@@ -129,11 +129,12 @@ class Moves:
         if row.standing.attempt == "unresponsive" and row.worker is not None:
             await self._worker_is_back(row.worker, row.standing)
         due = lifecycle.deadlines(row.config, row.lease_start, self.lease).next
+        row.status, row.end_time, row.last_heartbeat_time = following.attempt or row.status, None, self.now
         await self.transaction.execute(
             "UPDATE attempts SET status = ?2, last_heartbeat_time = ?3, lease_seen = ?4, deadline = ?5, "
             "end_time = NULL, last_sequence_id = ?6 WHERE ordinal = ?1",
             row.ordinal,
-            following.attempt,
+            row.status,
             self.now,
             self.lease,
             due,
@@ -158,7 +159,8 @@ class Moves:
         if status == "running":
             await self.sign_of_life(row)
             return
-        metadata = row.metadata if reason is None else _with_reason(row.metadata, reason)
+        row.status, row.end_time = status, self.now
+        row.metadata = row.metadata if reason is None else _with_reason(row.metadata, reason)
         if row.worker is not None:
             await self._worker_let_go(row.worker, row.ordinal, status)
         await self.transaction.execute(
@@ -166,7 +168,7 @@ class Moves:
             row.ordinal,
             status,
             self.now,
-            metadata,
+            row.metadata,
         )
         await self._set_rollout(row, following)
 
@@ -263,12 +265,13 @@ class Moves:
             await self.transaction.execute(_LET_GO, worker_id, attempt, self.now)
 
 
-_HELD = "FROM attempts WHERE worker_id = ?1 AND deadline IS NOT NULL AND ordinal <> ?2"
 _LET_GO = (
-    f"UPDATE workers SET status = CASE WHEN EXISTS (SELECT 1 {_HELD}) THEN status ELSE 'idle' END, "
-    f"last_idle_time = CASE WHEN EXISTS (SELECT 1 {_HELD}) THEN last_idle_time ELSE ?3 END, "
-    f"current_rollout_id = (SELECT rollout_id {_HELD} ORDER BY ordinal DESC LIMIT 1), "
-    f"current_attempt_id = (SELECT attempt_id {_HELD} ORDER BY ordinal DESC LIMIT 1) WHERE worker_id = ?1"
+    "UPDATE workers SET (status, last_idle_time, current_rollout_id, current_attempt_id) = ("
+    "SELECT CASE WHEN held.attempt_id IS NULL THEN 'idle' ELSE status END, "
+    "CASE WHEN held.attempt_id IS NULL THEN ?3 ELSE last_idle_time END, held.rollout_id, held.attempt_id "
+    "FROM (SELECT 1) AS one LEFT JOIN (SELECT rollout_id, attempt_id FROM attempts "
+    "WHERE worker_id = ?1 AND deadline IS NOT NULL AND ordinal <> ?2 ORDER BY ordinal DESC LIMIT 1) AS held ON true"
+    ") WHERE worker_id = ?1"
 )
 """A worker that has let go of one attempt is idle, unless it holds another."""
 

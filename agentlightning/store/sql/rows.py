@@ -14,6 +14,7 @@ from ...types import (
     Attempt,
     AttemptedRollout,
     AttemptRef,
+    AttemptStatus,
     NamedResources,
     ResourcesUpdate,
     Rollout,
@@ -45,7 +46,8 @@ WORKER = (
 )
 STANDING = (
     "r.rollout_id, r.status, a.attempt_id, a.status, r.attempt_id, a.sequence_id, r.config, "
-    "a.worker_id, a.lease_start, a.lease_seen, a.last_sequence_id, a.metadata, a.ordinal"
+    "a.worker_id, a.lease_start, a.lease_seen, a.last_sequence_id, a.metadata, a.ordinal, "
+    "a.start_time, a.end_time, a.last_heartbeat_time"
 )
 # The rollout first: a database that locks rows locks them in this order.
 STANDINGS = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
@@ -143,9 +145,25 @@ def worker(row: Row) -> Worker:
 
 
 class AttemptRow:
-    """What the rules, and the statements that follow from them, need to know of an attempt."""
+    """What the rules, and the statements that follow from them, need to know of an attempt.
 
-    __slots__ = ("config", "last_sequence_id", "lease_seen", "lease_start", "metadata", "ordinal", "standing", "worker")
+    Whoever changes the row in the database changes it here too; only `standing` remains what it was.
+    """
+
+    __slots__ = (
+        "config",
+        "end_time",
+        "last_heartbeat_time",
+        "last_sequence_id",
+        "lease_seen",
+        "lease_start",
+        "metadata",
+        "ordinal",
+        "standing",
+        "start_time",
+        "status",
+        "worker",
+    )
 
     def __init__(self, row: Row) -> None:
         self.config = config(row[6])
@@ -164,6 +182,27 @@ class AttemptRow:
         self.last_sequence_id: int = row[10]
         self.metadata: bytes | None = row[11]
         self.ordinal: int = row[12]
+        self.start_time: float = row[13]
+        self.end_time: float | None = row[14]
+        self.last_heartbeat_time: float | None = row[15]
+        self.status: AttemptStatus = self.standing.attempt
+
+    def attempt(self) -> Attempt:
+        """The attempt as it stands now."""
+        standing = self.standing
+        return attempt(
+            (
+                standing.rollout_id,
+                standing.attempt_id,
+                standing.sequence_id,
+                self.start_time,
+                self.end_time,
+                self.status,
+                self.worker,
+                self.last_heartbeat_time,
+                self.metadata,
+            )
+        )
 
 
 def config(text: bytes) -> RolloutConfig:

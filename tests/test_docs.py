@@ -11,6 +11,7 @@ import pytest
 
 from agentlightning.store import lifecycle
 from benchmarks.page import PAGE, page as benchmarks_page
+from docs import command_line
 from tests.scripted_model import ScriptedModel
 
 HOUSE = Path(__file__).parent.parent
@@ -119,3 +120,16 @@ def test_readme_and_docs_name_the_two_commands_that_do_all_the_set_up() -> None:
 
 def test_the_page_of_benchmarks_tells_what_was_measured() -> None:
     assert PAGE.read_text() == benchmarks_page() + "\n", "python -m benchmarks.page writes it anew"
+
+
+def test_the_page_of_the_command_line_says_what_the_commands_say() -> None:
+    assert command_line.PAGE.read_text() == command_line.page(), "python -m docs.command_line writes it anew"
+
+
+def test_the_page_of_the_environment_names_every_variable_of_ours() -> None:
+    code = "".join(file.read_text() for file in (HOUSE / "agentlightning").rglob("*.py"))
+    said = text_of("docs/reference/environment.md")
+
+    ours = set(re.findall(r"\bAGL_[A-Z_]+\b", code))
+    assert ours == set(re.findall(r"\bAGL_[A-Z_]+\b", said))
+    assert len(ours) > 15

@@ -13,6 +13,7 @@ import click
     "--db",
     required=True,
     envvar="AGL_DB",
+    show_envvar=True,
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False),
     help="The run's database.",

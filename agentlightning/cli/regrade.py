@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--grader", required=True, metavar="FILE.py:FUNCTION", help="Called with the task and the output.")
 @click.option("--store", "store_url", envvar="AGL_STORE_URL", show_envvar=True, metavar="URL")
-@click.option("--db", envvar="AGL_DB", default="./agl.db", show_default=True, help="The store, where no --store is.")
+@click.option(
+    "--db",
+    envvar="AGL_DB",
+    show_envvar=True,
+    default="./agl.db",
+    show_default=True,
+    help="The store, where no --store is.",
+)
 @click.argument("rollout_ids", nargs=-1)
 def command(grader: str, store_url: str | None, db: str, rollout_ids: tuple[str, ...]) -> None:
     """Show the rewards that another grader gives to stored rollouts, beside those they had.

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--agent", metavar="FILE.py:AGENT", help="The agent; or give a COMMAND, as to agl run.")
 @click.option("--store", "store_url", envvar="AGL_STORE_URL", show_envvar=True, metavar="URL")
-@click.option("--db", envvar="AGL_DB", default="./agl.db", show_default=True, help="The store, where no --store is.")
+@click.option(
+    "--db",
+    envvar="AGL_DB",
+    show_envvar=True,
+    default="./agl.db",
+    show_default=True,
+    help="The store, where no --store is.",
+)
 @click.argument("rollout_id")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def command(agent: str | None, store_url: str | None, db: str, rollout_id: str, program: tuple[str, ...]) -> None:

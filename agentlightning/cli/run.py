@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 @click.option("--timeout", type=float, help="Seconds until a run is killed, with all it has started.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
 @click.option("--store", "store_url", envvar="AGL_STORE_URL", show_envvar=True, metavar="URL")
-@click.option("--db", envvar="AGL_DB", default="./agl.db", show_default=True, help="The store, where no --store is.")
+@click.option(
+    "--db",
+    envvar="AGL_DB",
+    show_envvar=True,
+    default="./agl.db",
+    show_default=True,
+    help="The store, where no --store is.",
+)
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def command(
     texts: tuple[str, ...],

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Durability = Literal["full", "process"]
-_Answer = tuple[str, bytes, float]
-"""Key, answer, time."""
+_Answer = tuple[bytes, float]
+"""The answer, and when it was given."""
 
 MAX_GROUP = 256
 """Bodies in one commit: beyond this, groups gain nothing and only add latency."""
@@ -177,7 +177,7 @@ class SqliteDatabase:
             before = self._connection.total_changes()
             if self._run(job, transaction):
                 announced += transaction.announced
-                answers.add(transaction.kept)
+                answers.new |= transaction.kept
             elif self._connection.total_changes() != before:
                 self._connection.execute("ROLLBACK")
                 return None
@@ -194,7 +194,7 @@ class SqliteDatabase:
             self._connection.execute("SAVEPOINT body")
             if self._run(job, transaction):
                 announced += transaction.announced
-                answers.add(transaction.kept)
+                answers.new |= transaction.kept
             else:
                 self._connection.execute("ROLLBACK TO body")
             self._connection.execute("RELEASE body")
@@ -204,13 +204,13 @@ class SqliteDatabase:
     def _answers_of(self, group: list[Job]) -> _Answers:
         keys = [job.key for job in group if job.key is not None]
         if not keys:
-            return _Answers({})
+            return _Answers(set())
         condition, values = DIALECT.any_of(keys, 1)
-        found = self._connection.execute(f"SELECT key, answer FROM answers WHERE key {condition}", values)
-        return _Answers(dict(cast("list[tuple[str, bytes]]", found.fetchall())))
+        found = self._connection.execute(f"SELECT key FROM answers WHERE key {condition}", values)
+        return _Answers({row[0] for row in found})
 
     def _keep(self, answers: _Answers) -> None:
-        self._connection.executemany(KEEP_ANSWER, answers.new)
+        self._connection.executemany(KEEP_ANSWER, ((key, *answer) for key, answer in answers.new.items()))
 
     def _run(self, job: Job, transaction: _SqliteTransaction) -> bool:
         """Run one body; whether it succeeded."""
@@ -255,8 +255,8 @@ class _SqliteTransaction(Transaction):
 
     def __init__(self, connection: apsw.Connection, answers: _Answers | None = None) -> None:
         self._connection = connection
-        self._answers = answers or _Answers({})
-        self.kept: list[_Answer] = []
+        self._answers = answers or _Answers(set())
+        self.kept: dict[str, _Answer] = {}
         self.announced: list[tuple[str, int | None]] = []
         self.counted: dict[str, int] = {}
 
@@ -270,29 +270,35 @@ class _SqliteTransaction(Transaction):
         self._connection.executemany(sql, rows)
 
     async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
-        kept = next((answer for each, answer, _ in self.kept if each == key), None)
-        return self._answers.known.get(key) if kept is None else kept
+        if key in self._answers.new:
+            return self._answers.given_again(key)
+        return await super().answer_to(key) if anew or key in self._answers.known else None
 
     async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
-        self.kept.append((key, answer, time))
+        self.kept[key] = (answer, time)
+
+    async def take_back_answer(self, key: str, time: float) -> bool:
+        self._answers.known.discard(key)
+        return await super().take_back_answer(key, time)
 
     def announce(self, topic: str, count: int | None = None) -> None:
         self.announced.append((topic, count))
 
 
 class _Answers:
-    """What the questions of a group were answered before, and what they are answered now: each is one statement."""
+    """Which questions of a group were answered before, and what is answered to them now: each is one statement."""
 
     __slots__ = ("known", "new")
 
-    def __init__(self, known: dict[str, bytes]) -> None:
+    def __init__(self, known: set[str]) -> None:
         self.known = known
-        self.new: list[_Answer] = []
+        self.new: dict[str, _Answer] = {}
 
-    def add(self, kept: list[_Answer]) -> None:
-        """What a body has answered; the same question may be in its group once more."""
-        self.new += kept
-        self.known.update({key: answer for key, answer, _ in kept})
+    def given_again(self, key: str) -> bytes:
+        """The answer to a question that is in its group twice; as in the table, its time tells that it was."""
+        answer, time = self.new[key]
+        self.new[key] = (answer, time + 1)
+        return answer
 
 
 def _drive(body: Any) -> Any:

@@ -17,7 +17,7 @@ from agentlightning.store import (
     LightningStoreServer,
     SqliteLightningStore,
 )
-from agentlightning.store.database import Transaction
+from agentlightning.store.database import KEEP_ANSWER, Transaction
 from agentlightning.store.sql import answers, schema
 from agentlightning.store.sql.answers import AlreadyAnswered, Question, asked, once
 from agentlightning.types import AttemptedRollout
@@ -267,7 +267,7 @@ async def test_a_question_whose_answer_came_in_the_meantime_gets_it_instead_of_a
     question = Question("a report", encode=lambda told: told)
 
     async def report(transaction: Transaction) -> bytes:
-        await transaction.keep_answer(question.key, b"as told to another server", 0.0)
+        await transaction.execute(KEEP_ANSWER, question.key, b"as told to another server", 0.0)
         raise Conflict("it has already ended")
 
     async with InMemoryLightningStore() as store:

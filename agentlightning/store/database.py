@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from .signals import Signals
 
@@ -65,6 +65,10 @@ class Transaction(Protocol):
         """All rows of a statement."""
         ...
 
+    async def take(self, sql: str, limit: int) -> Sequence[Row]:
+        """The rows of a statement whose only value is how many at most, and which takes them from all others."""
+        return await self.fetch(sql, limit)
+
     async def execute(self, sql: str, *values: Any) -> None:
         """A statement whose rows do not matter."""
         ...
@@ -103,6 +107,24 @@ class Transaction(Protocol):
 Body = Callable[[Transaction], Awaitable[T]]
 
 
+class Place(NamedTuple):
+    """Where in the store a body does its work: two in one part, but not about the same id, have nothing in common."""
+
+    part: Literal["new", "queue", "attempts"]
+    id: str | None = None
+
+    @classmethod
+    def attempts_of(cls, rollout_id: str) -> Place:
+        """The attempts of a rollout, their spans, and what follows for it."""
+        return cls("attempts", rollout_id)
+
+
+NEW = Place("new")
+"""Rollouts that come into being."""
+HEAD = Place("queue")
+"""The queue's head, of which each takes its own."""
+
+
 class Database(Protocol):
     """A place where rows live."""
 
@@ -114,10 +136,10 @@ class Database(Protocol):
     durability: str
     """What an acknowledged change survives: `full` a power cut, `process` the end of the process, `none` neither."""
 
-    async def write(self, body: Body[T], *, key: str | None = None) -> T:
+    async def write(self, body: Body[T], *, key: str | None = None, place: Place | None = None) -> T:
         """Run `body` in a transaction; its result comes back after the commit is on disk.
 
-        `key` is the one whose answer it will look for.
+        `key` is the one whose answer it will look for; `place` is where it does all of its work, if that can be said.
 
         Raises `StoreUnavailable` when the database cannot write just now, and nothing was changed then.
         """

@@ -18,7 +18,7 @@ import apsw
 
 from ..errors import Forbidden, StoreUnavailable
 from .clock import Clock
-from .database import Body, Row, Transaction
+from .database import Body, Place, Row, Transaction
 from .signals import Signals
 from .sql import SqlStore
 from .sql.schema import STEPS
@@ -54,7 +54,7 @@ class _ReadOnlyDatabase:
         _check_version(self._connect())
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
 
-    async def write(self, body: Body[T], *, key: str | None = None) -> T:
+    async def write(self, body: Body[T], *, key: str | None = None, place: Place | None = None) -> T:
         raise _refused()
 
     async def read(self, body: Body[T], *, brief: bool = False) -> T:

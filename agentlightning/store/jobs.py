@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import StoreBusy
-from .database import Body
+from .database import Body, Place
 
 MOST_WAITING = 20_000
 """Bodies that wait for a writer; a store that is so far behind says so, and takes no more."""
@@ -25,18 +25,20 @@ class Job:
     future: asyncio.Future[Any]
     key: str | None = None
     """Whose answer the body will look for."""
+    place: Place | None = None
+    """Where it does its work."""
     counted: Mapping[str, int] = field(default_factory=dict[str, int])
     """What the body has counted, to be added up once it is committed."""
     result: Any = None
     error: BaseException | None = None
 
     @classmethod
-    def of(cls, body: Body[Any], waiting: int = 0, key: str | None = None) -> Job:
+    def of(cls, body: Body[Any], waiting: int = 0, key: str | None = None, place: Place | None = None) -> Job:
         """`body`, for whoever calls from the running loop. Raises `StoreBusy` where too many wait already."""
         if waiting > MOST_WAITING:
             raise StoreBusy()
         loop = asyncio.get_running_loop()
-        return cls(body, loop, loop.create_future(), key)
+        return cls(body, loop, loop.create_future(), key, place)
 
     def settle(self) -> None:
         """Tell the caller; in the loop it came from."""

@@ -13,14 +13,16 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 from ..errors import AgentLightningError, InvalidInput, MissingExtra, StoreUnavailable
-from .database import Body, Dialect, Row, Transaction
+from .bulk import Bulk
+from .database import Body, Dialect, Place, Row, Transaction
 from .jobs import Job, add_up, deliver
-from .merging import HeldBack, changed_table, dollars
+from .merging import Values
+from .side_by_side import Group, waves
 from .signals import QUEUE, Signals
 from .sql.schema import migrate
 
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Connection = Any
 """asyncpg brings no types along."""
+Topic = tuple[str, int | None]
 
 MAX_GROUP = 64
 """Bodies in one commit. Their rows stay locked until it: more would keep other servers waiting."""
@@ -107,8 +110,8 @@ class PostgresDatabase:
             self._end_thread()
             raise StoreUnavailable(f"the PostgreSQL database cannot be opened: {error}") from None
 
-    async def write(self, body: Body[T], *, key: str | None = None) -> T:
-        job = Job.of(body, self._jobs.qsize(), key)
+    async def write(self, body: Body[T], *, key: str | None = None, place: Place | None = None) -> T:
+        job = Job.of(body, self._jobs.qsize(), key, place)
         self._in_loop(self._jobs.put_nowait, job)
         return await job.future
 
@@ -180,7 +183,7 @@ class PostgresDatabase:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _open(self) -> None:
-        self._writer: Connection = await self._connect()
+        await self._connect_writer()
         schema: str | None = await self._writer.fetchval("SELECT current_schema()")
         if schema is None:
             raise ValueError("the schema that its search_path names does not exist")
@@ -236,53 +239,79 @@ class PostgresDatabase:
             group.append(job)
         return group
 
-    async def _commit(self, group: list[Job]) -> list[tuple[str, int | None]]:
+    async def _commit(self, jobs: list[Job]) -> list[Topic]:
         try:
             if self._writer is None or self._writer.is_closed():
-                self._writer = await self._connect()
-            return await self._together([job for job in group if not job.future.cancelled()])
+                await self._connect_writer()
+            return await self._together([job for job in jobs if not job.future.cancelled()])
         except Exception as error:
             if not isinstance(error, _AWAY):
                 logger.exception("The store's writer failed")
             logger.error("The database cannot write: %s", error)
             self._drop_writer()
-            for job in group:
+            for job in jobs:
                 job.error = _unavailable(error)
             return []
 
-    async def _together(self, jobs: list[Job]) -> list[tuple[str, int | None]]:
+    async def _together(self, jobs: list[Job]) -> list[Topic]:
         """All in one transaction. A body that spoils it leaves or waits its turn, and the others begin anew."""
-        tries = 0
+        tries, alone = 0, False
         while jobs:
-            transaction = _PostgresTransaction(self._writer)
-            await self._writer.execute("BEGIN")
-            await transaction.look_for_answers([job.key for job in jobs if job.key is not None])
-            spoiler = await _first_to_spoil(transaction, jobs)
-            if spoiler is None:
-                await self._notify(transaction.announced)
-                await self._writer.execute("COMMIT")
-                return transaction.announced
-            await self._writer.execute("ROLLBACK")
-            if isinstance(spoiler.error, _CAME_IN_THE_WAY) and (tries := tries + 1) < TRIES:
-                continue
-            spoiler.error = _for_caller(spoiler.error)
-            jobs.remove(spoiler)
+            try:
+                return await self._try(jobs, [[job] for job in jobs] if alone else waves(jobs))
+            except _Spoiled as spoiled:
+                await self._writer.execute("ROLLBACK")
+                if isinstance(spoiled.error, _CAME_IN_THE_WAY) and tries + 1 < TRIES:
+                    tries += 1
+                    alone = tries > 1
+                elif len(spoiled.by) > 1 and not alone:
+                    alone = True  # then it shows whose fault it is
+                else:
+                    for job in spoiled.by:
+                        job.error = _for_caller(spoiled.error)
+                    jobs = [job for job in jobs if job not in spoiled.by]
         return []
 
-    async def _notify(self, announced: list[tuple[str, int | None]]) -> None:
-        """Tell other servers, at the commit."""
-        waiting, size = list[tuple[str, int | None]](), 0
+    async def _try(self, jobs: list[Job], waves: Iterable[list[Job]]) -> list[Topic]:
+        """Run the bodies and commit. Raises `_Spoiled`, and the transaction is open then."""
+        await self._writer.execute("BEGIN")
+        group = Group(self._bulk, await self._answered([job.key for job in jobs if job.key is not None]))
+        for wave in waves:
+            with _spoiled_by(wave):
+                spoiler = await group.run(wave)
+            if spoiler is not None:
+                raise _Spoiled(spoiler.error, [spoiler])
+        with _spoiled_by(jobs):
+            await self._keep_and_tell(list(group.kept.values()), self._notes(group.announced))
+        await self._writer.execute("COMMIT")
+        return group.announced
+
+    async def _answered(self, keys: list[str]) -> set[str]:
+        """Which questions of a whole group were answered before, in one look."""
+        if not keys:
+            return set()
+        return {row[0] for row in await self._writer.fetch("SELECT key FROM answers WHERE key = ANY($1)", keys)}
+
+    async def _keep_and_tell(self, answers: Sequence[Values], notes: list[str]) -> None:
+        """Keep what was answered, and tell other servers at the commit, in one trip."""
+        if answers or notes:
+            columns = list(zip(*answers, strict=True)) or [(), (), ()]
+            await self._writer.fetch(_KEEP_AND_TELL, *columns, self._channel, notes)
+
+    def _notes(self, announced: list[Topic]) -> list[str]:
+        """What is said to other servers, each short enough."""
+        notes, topics, size = list[str](), list[Topic](), 0
         for topic in dict.fromkeys(announced):
-            waiting.append(topic)
+            topics.append(topic)
             size += len(topic[0].encode()) + 20
             if size > LONGEST_NOTE // 2:
-                await self._note(waiting)
-                waiting, size = [], 0
-        if waiting:
-            await self._note(waiting)
+                notes.append(json.dumps([self._name, topics]))
+                topics, size = [], 0
+        return [*notes, json.dumps([self._name, topics])] if topics else notes
 
-    async def _note(self, topics: list[tuple[str, int | None]]) -> None:
-        await self._writer.fetch("SELECT pg_notify($1, $2)", self._channel, json.dumps([self._name, topics]))
+    async def _connect_writer(self) -> None:
+        self._writer: Connection = await self._connect()
+        self._bulk = Bulk(self._writer)
 
     def _drop_writer(self) -> None:
         if self._writer is not None:
@@ -299,7 +328,7 @@ class PostgresDatabase:
     async def _read(self, job: Job) -> None:
         for tries in range(READERS + 2):  # each connection may turn out to be broken
             try:
-                job.error, job.result = None, await self._read_once(job.body)
+                await self._read_once(job)
             except _AWAY as error:
                 job.error = _unavailable(error)
                 if tries and isinstance(error, OSError):
@@ -310,12 +339,12 @@ class PostgresDatabase:
             break
         deliver([job])
 
-    async def _read_once(self, body: Body[T]) -> T:
+    async def _read_once(self, job: Job) -> None:
         async with (
             self._readers.acquire(timeout=ANSWER_SECONDS) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            return await body(_PostgresTransaction(connection))
+            await Group(Bulk(connection), set()).run([job])
 
     # Listening
 
@@ -346,10 +375,10 @@ class PostgresDatabase:
             connection.terminate()
 
     def _heard(self, _: Any, __: int, ___: str, note: str) -> None:
-        name, topics = json.loads(note)
-        if name != self._name:
-            for topic, count in topics:
-                self.signals.wake(topic, count)
+        if note.startswith(json.dumps([self._name])[:-1]):
+            return
+        for topic, count in json.loads(note)[1]:
+            self.signals.wake(topic, count)
 
     async def _catch_up(self, connection: Connection) -> None:
         """What was said while nobody listened: something may be in the queue, and rollouts may have ended."""
@@ -389,87 +418,30 @@ async def _choose_storage(transaction: Transaction) -> None:
     await transaction.execute(f"ALTER TABLE spans ALTER COLUMN payload {choice}")
 
 
-class _PostgresTransaction(Transaction):
-    """Statements on a connection; changes that nobody looks at yet go together."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._held_back = HeldBack()
-        self._answered = set[str]()
-        self.announced: list[tuple[str, int | None]] = []
-        self.counted: dict[str, int] = {}
-        self.wrote = 0
-
-    async def look_for_answers(self, keys: list[str]) -> None:
-        """Which questions of a whole group were answered before, in one look."""
-        if keys:
-            found = await self._connection.fetch("SELECT key FROM answers WHERE key = ANY($1)", keys)
-            self._answered = {row[0] for row in found}
-
-    async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
-        return await super().answer_to(key) if anew or key in self._answered else None
-
-    async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
-        self._answered.add(key)  # the same question may be in this group twice
-        await super().keep_answer(key, answer, time)
-
-    async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
-        if self._held_back.concern(sql):
-            await self.flush()
-        self.wrote += changed_table(sql) is not None
-        return cast("list[Row]", await self._connection.fetch(dollars(sql), *values))
-
-    async def execute(self, sql: str, *values: Any) -> None:
-        if self._held_back.concern(sql):
-            await self.flush()
-        self.wrote += 1
-        if changed_table(sql) is None:
-            await self._connection.execute(dollars(sql), *values)
-        else:
-            self._held_back.add(sql, values)
-
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        if self._held_back.concern(sql):
-            await self.flush()
-        self.wrote += 1
-        await self._connection.executemany(dollars(sql), rows)
-
-    def announce(self, topic: str, count: int | None = None) -> None:
-        self.announced.append((topic, count))
-
-    async def flush(self) -> None:
-        """Send what is held back."""
-        if self._held_back:
-            sql, values = self._held_back.taken()
-            await self._connection.fetch(sql, *values)
-
-    def forget(self) -> None:
-        """Never send what is held back."""
-        self._held_back = HeldBack()
+_KEEP_AND_TELL = (
+    "WITH kept AS (INSERT INTO answers (key, answer, time) "
+    "SELECT * FROM unnest($1::text[], $2::bytea[], $3::float8[])) "
+    "SELECT pg_notify($4, note) FROM unnest($5::text[]) AS note"
+)
 
 
-async def _first_to_spoil(transaction: _PostgresTransaction, jobs: list[Job]) -> Job | None:
-    """Run the bodies in turn up to one after whose failure nothing can be committed; None if there is none."""
-    for job in jobs:
-        job.error = None
-        job.counted = transaction.counted = {}
-        wrote, announced = transaction.wrote, len(transaction.announced)
-        try:
-            job.result = await job.body(transaction)
-            await transaction.flush()
-        except _AWAY:
-            raise
-        except asyncpg.PostgresError as error:
-            job.error = error
-            return job
-        except Exception as error:
-            job.error = error
-            if transaction.wrote > wrote:
-                return job
-            del transaction.announced[announced:]
-            if not isinstance(error, AgentLightningError):
-                logger.exception("A transaction failed")
-    return None
+class _Spoiled(Exception):
+    """Nothing of this transaction can be committed, because of what one of these did."""
+
+    def __init__(self, error: BaseException | None, by: list[Job]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.by = by
+
+
+@contextmanager
+def _spoiled_by(jobs: list[Job]) -> Generator[None]:
+    try:
+        yield
+    except _AWAY:
+        raise
+    except asyncpg.PostgresError as error:
+        raise _Spoiled(error, jobs) from None
 
 
 async def _leave_as_it_is(_: Connection) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, cast
 import apsw
 
 from ..errors import AgentLightningError, StoreInUse, StoreUnavailable
-from .database import KEEP_ANSWER, Body, Dialect, Row, Transaction
+from .database import KEEP_ANSWER, Body, Dialect, Place, Row, Transaction
 from .jobs import Job, add_up, deliver
 from .signals import Signals
 
@@ -84,7 +84,7 @@ class SqliteDatabase:
         self._writer = threading.Thread(target=self._work, name="agl-write", daemon=True)
         self._writer.start()
 
-    async def write(self, body: Body[T], *, key: str | None = None) -> T:
+    async def write(self, body: Body[T], *, key: str | None = None, place: Place | None = None) -> T:
         if self._closed.is_set():
             raise StoreUnavailable("the store is closed")
         job = Job.of(body, self._jobs.qsize(), key)

@@ -18,7 +18,6 @@ from agentlightning.store import (
     PostgresLightningStore,
     open_store,
 )
-from agentlightning.store.merging import HeldBack, merge
 from agentlightning.store.sql import schema
 from agentlightning.types import EnqueueRolloutRequest, RolloutConfig
 
@@ -190,26 +189,6 @@ async def test_many_servers_that_start_at_once_make_the_tables_once(url: str) ->
 async def test_a_database_that_is_not_there_is_an_error_of_one_line(url: str) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
         open_store(url)
-
-
-def test_statements_are_merged_with_their_own_values() -> None:
-    statements = ("UPDATE a SET x = ?2 WHERE y = ?1", "INSERT INTO b (z) VALUES (?1)", "DELETE FROM c WHERE z = ?1")
-
-    assert merge(statements, (2, 1, 1)) == (
-        "WITH s0 AS (UPDATE a SET x = $2 WHERE y = $1), s1 AS (INSERT INTO b (z) VALUES ($3)) "
-        "DELETE FROM c WHERE z = $4"
-    )
-
-
-def test_a_change_waits_until_its_table_is_looked_at() -> None:
-    waiting = HeldBack()
-    waiting.add("UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1", ["ro-1", "failed"])
-
-    assert not waiting.concern("SELECT status FROM workers")
-    assert waiting.concern("SELECT 1 FROM attempts a JOIN rollouts r ON true")
-    assert waiting.concern("UPDATE rollouts SET mode = ?1")
-    assert waiting.taken() == ("UPDATE rollouts SET status = $2 WHERE rollout_id = $1", ["ro-1", "failed"])
-    assert not waiting
 
 
 _RETRYING: dict[str, Any] = {"max_attempts": 2, "retry_condition": ["unresponsive"]}

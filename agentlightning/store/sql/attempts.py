@@ -9,7 +9,7 @@ from ...errors import Conflict, FinalStatus
 from ...types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
 from .. import lifecycle
 from ..contract import UNSET, SortOrder, Unset
-from ..database import Transaction
+from ..database import Place, Transaction
 from . import rows
 from .base import SqlBase, check_worker
 from .query import Query
@@ -98,7 +98,7 @@ class Attempts(SqlBase):
             return row.attempt()
 
         try:
-            return await self._write(body)
+            return await self._write(body, Place.attempts_of(rollout_id))
         except Conflict:
             self.counters["stale_reports"] += 1
             raise

@@ -9,7 +9,7 @@ from ... import payload
 from ...types import PaginatedResult
 from ..clock import Clock
 from ..contract import FilterLogic, LightningStore, SortOrder
-from ..database import Body, Database, Row, Transaction
+from ..database import Body, Database, Place, Row, Transaction
 from ..signals import Signals
 from .answers import AlreadyAnswered, asked, once
 from .moves import Moves
@@ -43,11 +43,12 @@ class SqlBase(LightningStore):
     def _moves(self, transaction: Transaction) -> Moves:
         return Moves(transaction, self._database.dialect, self._clock.now(), self._clock.lease())
 
-    async def _write(self, body: Body[T]) -> T:
+    async def _write(self, body: Body[T], place: Place | None = None) -> T:
         question = asked.get()
         if question is None:
-            return await self._database.write(body)
-        result = await self._database.write(once(question, body, self._clock.lease()), key=question.key)
+            return await self._database.write(body, place=place)
+        answering = once(question, body, self._clock.lease())
+        result = await self._database.write(answering, key=question.key, place=place)
         if isinstance(result, AlreadyAnswered):
             raise result
         return result

@@ -68,7 +68,7 @@ class Moves:
     async def next_queued(self, limit: int) -> list[Row]:
         """Rollouts at the queue's head, oldest first."""
         return list(
-            await self.transaction.fetch(
+            await self.transaction.take(
                 f"SELECT {rows.ROLLOUT}, r.queue_position, r.attempts FROM rollouts r WHERE queue_position IS NOT NULL "
                 f"ORDER BY queue_position, ordinal LIMIT ?1{self._skip_locked}",
                 limit,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from ... import payload
 from ...errors import InvalidInput
 from ...types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
-from ..database import Body, Transaction
+from ..database import HEAD, NEW, Body, Transaction
 from ..signals import QUEUE, news
 from . import rows
 from .answers import asked
@@ -41,7 +41,7 @@ class Queue(SqlBase):
             row = await self._moves(transaction).rollout_row(rollout.rollout_id)
             return await self._moves(transaction).begin(row, 0, worker_id)
 
-        return await self._write(body)
+        return await self._write(body, NEW)
 
     async def enqueue_rollout(
         self,
@@ -56,7 +56,7 @@ class Queue(SqlBase):
         async def body(transaction: Transaction) -> Rollout:
             return await self._enqueue(transaction, request)
 
-        return await self._write(body)
+        return await self._write(body, NEW)
 
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> list[Rollout]:
         requests = [
@@ -66,7 +66,7 @@ class Queue(SqlBase):
         async def body(transaction: Transaction) -> list[Rollout]:
             return [await self._enqueue(transaction, request) for request in requests]
 
-        return await self._write(body)
+        return await self._write(body, NEW)
 
     async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> AttemptedRollout | None:
         async def one(transaction: Transaction) -> AttemptedRollout | None:
@@ -112,7 +112,7 @@ class Queue(SqlBase):
             )
         ):
             rollout_id = rows.new_id("ro", 12)  # 48 random bits meet now and then among millions
-        resources_id, version = made[0]
+        _, resources_id, version = made[0]
         return rows.rollout(
             (
                 rollout_id,
@@ -144,7 +144,7 @@ class Queue(SqlBase):
 
     async def _claim_safely(self, claim: Body[T]) -> T:
         """A claim whose caller is cancelled meanwhile goes back to where it was in the queue."""
-        claiming = asyncio.ensure_future(self._write(claim))
+        claiming = asyncio.ensure_future(self._write(claim, HEAD))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -183,7 +183,7 @@ def _insert_sql(resources: str) -> str:
         "INSERT INTO rollouts (rollout_id, input, start_time, mode, config, metadata, status, attempts, "
         "resources_id, resources_version, queue_position) "
         f"VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'queuing', 0, {resources}, {{position}}) "
-        "ON CONFLICT (rollout_id) DO NOTHING RETURNING resources_id, resources_version"
+        "ON CONFLICT (rollout_id) DO NOTHING RETURNING rollout_id, resources_id, resources_version"
     )
 
 

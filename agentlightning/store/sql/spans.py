@@ -12,7 +12,7 @@ from ...redaction import without_keys_in
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..contract import FilterLogic, SortOrder
-from ..database import Row, Transaction
+from ..database import Place, Row, Transaction
 from ..encoded_span import EncodedSpan, Kept
 from ..looks import cut_span, reward_in
 from ..signals import news
@@ -58,7 +58,7 @@ class Spans(SqlBase):
         async def body(transaction: Transaction) -> list[Kept | None]:
             return await _insert(self._moves(transaction), spans)
 
-        return await self._write(body) if spans else []
+        return await self._write(body, _place(spans)) if spans else []
 
     async def add_encoded_span(self, span: EncodedSpan) -> Kept | None:
         """The same of one."""
@@ -66,13 +66,13 @@ class Spans(SqlBase):
         async def body(transaction: Transaction) -> Kept | None:
             return (await _insert(self._moves(transaction), [span]))[0]
 
-        return await self._write(body)
+        return await self._write(body, _place([span]))
 
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
         async def body(transaction: Transaction) -> int:
             return await _next_number(self._moves(transaction), rollout_id, attempt_id)
 
-        return await self._write(body)
+        return await self._write(body, Place.attempts_of(rollout_id))
 
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> list[int]:
         async def body(transaction: Transaction) -> list[int]:
@@ -157,6 +157,12 @@ async def _insert(moves: Moves, spans: Sequence[EncodedSpan]) -> list[Kept | Non
         row = await moves.attempt_row(rollout_id, attempt_id)
         kept |= await _insert_spans(moves, row, batch)
     return [kept[index] for index in range(len(spans))]
+
+
+def _place(spans: Sequence[EncodedSpan]) -> Place | None:
+    """Where spans go, if that is one place."""
+    first, *others = {span.rollout_id for span in spans}
+    return None if others else Place.attempts_of(first)
 
 
 def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tuple[int, EncodedSpan]]]:

@@ -1,0 +1,160 @@
+"""Several statements as one, and bodies side by side: what PostgreSQL is sent, and that nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from agentlightning.errors import Conflict
+from agentlightning.store import LightningStore, PostgresLightningStore
+from agentlightning.store.database import HEAD, NEW, Body, Place
+from agentlightning.store.jobs import Job
+from agentlightning.store.merging import HeldBack, for_many, suits_many, together
+from agentlightning.store.side_by_side import waves
+from agentlightning.types import AttemptedRollout, AttemptStatus
+
+from ..contract.making import claimed, span
+from ..postgres import empty_database, run
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    async with empty_database() as url:
+        yield url
+
+
+def test_statements_are_merged_with_their_own_values() -> None:
+    statements = ("UPDATE a SET x = ?2 WHERE y = ?1", "INSERT INTO b (z) VALUES (?1)", "DELETE FROM c WHERE z = ?1")
+
+    assert together(statements, (2, 1, 1)) == (
+        "WITH s0 AS (UPDATE a SET x = $2 WHERE y = $1), s1 AS (INSERT INTO b (z) VALUES ($3)) "
+        "DELETE FROM c WHERE z = $4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sql", "for_all"),
+    [
+        (
+            "SELECT x FROM a WHERE y = ?1 FOR UPDATE",
+            (
+                "SELECT v.n, q.* FROM unnest($1::text[]) WITH ORDINALITY AS v(p1, n) "
+                "CROSS JOIN LATERAL (SELECT x FROM a WHERE y = v.p1 FOR UPDATE) q"
+            ),
+        ),
+        (
+            "UPDATE a SET x = (SELECT max(x) FROM b) WHERE y = ?1 AND z IS NOT NULL RETURNING x",
+            (
+                "UPDATE a SET x = (SELECT max(x) FROM b) FROM unnest($1::text[]) WITH ORDINALITY AS v(p1, n) "
+                "WHERE y = v.p1 AND z IS NOT NULL RETURNING v.n, x"
+            ),
+        ),
+        (
+            "INSERT INTO a (y, x) VALUES (?1, (SELECT max(x) FROM a)) ON CONFLICT (y) DO NOTHING RETURNING y, x",
+            (
+                "INSERT INTO a (y, x) SELECT v.p1, (SELECT max(x) FROM a) "
+                "FROM unnest($1::text[]) WITH ORDINALITY AS v(p1, n) ORDER BY v.n "
+                "ON CONFLICT (y) DO NOTHING RETURNING y, x"
+            ),
+        ),
+    ],
+)
+def test_a_statement_is_said_for_many_values_at_once(sql: str, for_all: str) -> None:
+    assert suits_many(sql)
+    assert for_many(sql, ("text",)) == for_all
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT x FROM a LIMIT ?1",
+        "DELETE FROM a WHERE y = ?1",
+        "UPDATE a SET x = 1 WHERE y < ?1",
+        "INSERT INTO a (y, x) VALUES (?1, ?2) RETURNING x",
+        "INSERT INTO a (y) SELECT 1",
+    ],
+)
+def test_other_statements_are_sent_one_after_another(sql: str) -> None:
+    assert not suits_many(sql)
+
+
+def test_a_change_waits_until_its_table_is_looked_at() -> None:
+    waiting = HeldBack()
+    waiting.add("UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1", [["ro-1", "failed"]])
+
+    assert not waiting.concern("SELECT status FROM workers")
+    assert waiting.concern("SELECT 1 FROM attempts a JOIN rollouts r ON true")
+    assert waiting.concern("UPDATE rollouts SET mode = ?1")
+    assert waiting.taken() == {"UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1": [["ro-1", "failed"]]}
+    assert not waiting
+
+
+async def test_bodies_about_different_things_are_side_by_side_and_others_follow_in_turn() -> None:
+    first, second = Place.attempts_of("ro-1"), Place.attempts_of("ro-2")
+    places = [first, NEW, second, HEAD, first, HEAD, None, NEW, None]
+    jobs = [Job.of(cast("Body[Any]", None), place=place) for place in places]
+
+    assert [[jobs.index(job) for job in wave] for wave in waves(jobs)] == [[0, 2], [1], [3, 5], [4], [6], [7], [8]]
+
+
+async def test_the_same_question_is_never_asked_side_by_side() -> None:
+    jobs = [Job.of(cast("Body[Any]", None), key=key, place=HEAD) for key in ("a", "a", "b")]
+
+    assert list(waves(jobs)) == [[jobs[0], jobs[2]], [jobs[1]]]
+
+
+async def test_one_that_fails_in_a_group_leaves_the_others_alone(url: str) -> None:
+    async with PostgresLightningStore(url) as store:
+        attempts = [await claimed(store, worker_id=f"worker-{n}") for n in range(6)]
+        await _end(store, attempts[_ONE], "failed")
+
+        ends = [_end(store, attempted, "succeeded") for attempted in attempts]
+        answers = await asyncio.gather(*ends, return_exceptions=True)
+
+        assert [isinstance(answer, Conflict) for answer in answers] == [n == _ONE for n in range(6)]
+        assert (await store.statistics())["rollouts"] == {"failed": 1, "succeeded": 5}
+
+
+async def test_one_that_the_database_refuses_in_a_group_leaves_the_others_alone(url: str) -> None:
+    async with PostgresLightningStore(url) as store:
+        attempts = [await claimed(store) for _ in range(6)]
+        await run(url, "ALTER TABLE spans ADD CONSTRAINT picky CHECK (name <> 'bad')")
+
+        names = ["bad" if n == _ONE else "good" for n in range(6)]
+        adds = [store.add_span(span(each, name=name)) for each, name in zip(attempts, names, strict=True)]
+        answers = await asyncio.gather(*adds, return_exceptions=True)
+
+        assert [isinstance(answer, Exception) for answer in answers] == [n == _ONE for n in range(6)]
+        stored = [await store.query_spans(attempted.rollout_id) for attempted in attempts]
+        assert [len(spans) for spans in stored] == [n != _ONE for n in range(6)]
+
+
+async def test_a_worker_that_lets_go_of_two_attempts_in_one_group_is_idle(url: str) -> None:
+    async with PostgresLightningStore(url) as store:
+        attempts = [await claimed(store, worker_id="busy") for _ in range(6)]
+
+        await asyncio.gather(*(_end(store, attempted, "succeeded") for attempted in attempts))
+
+        (worker,) = await store.query_workers()
+        assert (worker.status, worker.current_rollout_id) == ("idle", None)
+
+
+async def test_claims_in_one_group_take_one_each_from_the_front(url: str) -> None:
+    async with PostgresLightningStore(url) as store:
+        enqueued = [await store.enqueue_rollout(n) for n in range(5)]
+
+        taken = await asyncio.gather(*(store.dequeue_rollout(worker_id=f"worker-{n}") for n in range(7)))
+
+        assert [each.rollout_id for each in taken if each] == [rollout.rollout_id for rollout in enqueued]
+        assert taken[5:] == [None, None]
+
+
+_ONE = 3
+"""Not the first: that begins alone, and the others gather while it is under way."""
+
+
+async def _end(store: LightningStore, attempted: AttemptedRollout, status: AttemptStatus) -> None:
+    await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status=status)

@@ -39,8 +39,6 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 TRIES_OF_A_BROKEN_CALL = 3
 """How often a call is made that the store answers with 500, before it is raised."""
-READINGS = 3
-"""How often a list of several pages is read when it changes under the reader."""
 ANSWER_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
 LARGE_BODY = 2**20
@@ -150,25 +148,16 @@ class LightningStoreClient(_RemoteStore):
     async def _ask_for_pages(self, operation: Operation, arguments: Arguments) -> PaginatedResult[Any]:
         """All that was asked for, in as many pages as the server makes of it.
 
-        What comes or goes meanwhile shifts the pages that follow: they are then read again, a few times at most.
+        What comes or goes meanwhile shifts nothing: each page begins behind the one before.
         """
-        for reading in count(1):
-            listed, steady = await self._read_pages(operation, arguments)
-            if steady or reading == READINGS:
-                return listed
-        raise AssertionError("counting never ends")
-
-    async def _read_pages(self, operation: Operation, arguments: Arguments) -> tuple[PaginatedResult[Any], bool]:
-        """The list, and whether it stayed as long as it was while it was read."""
-        limit: int = arguments.get("limit", -1)
+        limit, offset = arguments.get("limit", -1), arguments.get("offset", 0)
         page: PaginatedResult[Any] = await self._ask(operation, arguments)
-        items, total = list(page.items), page.total
-        while page.items and page.offset + len(page.items) < page.total and len(items) != limit:
-            rest = {"offset": page.offset + len(page.items), "limit": -1 if limit < 0 else limit - len(items)}
+        items = list(page.items)
+        while page.cursor is not None and len(items) != limit:
+            rest = {"cursor": page.cursor, "offset": 0, "limit": -1 if limit < 0 else limit - len(items)}
             page = await self._ask(operation, {**arguments, **rest})
             items += page.items
-        listed = page.model_copy(update={"items": items, "limit": limit, "offset": arguments.get("offset", 0)})
-        return listed, page.total == total
+        return page.model_copy(update={"items": items, "limit": limit, "offset": offset})
 
     # One call
 

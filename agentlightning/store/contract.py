@@ -256,12 +256,14 @@ class LightningStore:
         resources_version: int | None = None,
         text_contains: str | None = None,
         cut_at: int | None = None,
+        cursor: str | None = None,
     ) -> PaginatedResult[AnyRollout]:
         """Rollouts that fit the filters, in the order they were made unless `sort_by` names a field.
 
         `limit` -1 is all, 0 none. None sorts last; `sort_by="failed_first"` is what it says. `text_contains` is a
         literal part of the id or of the input's JSON text. With `cut_at`, an input whose JSON text is longer comes as
-        the beginning of that text. `status` and `rollout_ids` are older names of `status_in` and `rollout_id_in`.
+        the beginning of that text. With the `cursor` of a page in this order, the items that come behind that page.
+        `status` and `rollout_ids` are older names of `status_in` and `rollout_id_in`.
         Raises `InvalidInput` naming the allowed fields where `sort_by` is not one.
         """
         raise NotImplementedError
@@ -304,6 +306,7 @@ class LightningStore:
         sort_order: SortOrder = "asc",
         limit: int = -1,
         offset: int = 0,
+        cursor: str | None = None,
     ) -> PaginatedResult[Attempt]:
         """All attempts of a rollout, first to latest."""
         raise NotImplementedError
@@ -352,6 +355,7 @@ class LightningStore:
         sort_order: SortOrder = "asc",
         limit: int = -1,
         offset: int = 0,
+        cursor: str | None = None,
     ) -> PaginatedResult[ResourcesUpdate]:
         """Every version of every bundle, in the order they were stored unless `sort_by` names a field.
 
@@ -420,6 +424,7 @@ class LightningStore:
         limit: int = -1,
         offset: int = 0,
         cut_at: int | None = None,
+        cursor: str | None = None,
     ) -> PaginatedResult[Span]:
         """Spans of a rollout, or of one of its attempts (`"latest"` for the latest), in their order.
 
@@ -454,6 +459,7 @@ class LightningStore:
         sort_order: SortOrder = "asc",
         limit: int = -1,
         offset: int = 0,
+        cursor: str | None = None,
     ) -> PaginatedResult[Worker]:
         """Workers that the store has heard of."""
         raise NotImplementedError

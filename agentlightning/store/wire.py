@@ -190,8 +190,8 @@ class _QuerySpans(Operation):
 
     def encode(self, result: Any) -> bytes:
         page: PaginatedResult[bytes] = result
-        head = b'{"limit":%d,"offset":%d,"total":%d,"items":[' % (page.limit, page.offset, page.total)
-        return head + b",".join(page.items) + b"]}"
+        about = {"limit": page.limit, "offset": page.offset, "total": page.total, "cursor": page.cursor}
+        return msgspec.json.encode(about)[:-1] + b',"items":[' + b",".join(page.items) + b"]}"
 
 
 class _Summary(Operation):

@@ -18,7 +18,13 @@ class PaginatedResult(BaseModel, Sequence[T], Generic[T]):
     """What was asked for; -1 is all."""
     offset: int
     total: int
-    """How many there are on all pages together."""
+    """How many there are on all pages together; on those that a cursor leads to, as it was for the first."""
+    cursor: str | None = None
+    """Where the next page begins, for the same call; None when this is the last.
+
+    Unlike an offset it stays right while the list changes: what is there all the time comes once, on one page. Only
+    what changes its place, in an order by something that changes, may come twice or not at all.
+    """
 
     def __len__(self) -> int:
         return len(self.items)

@@ -124,9 +124,9 @@ async def test_filters_are_all_met_or_with_or_any(store: LightningStore) -> None
 async def test_rollouts_come_in_pages(store: LightningStore, limit: int, offset: int, picked: slice) -> None:
     rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(5)])
 
-    assert await store.query_rollouts(limit=limit, offset=offset) == PaginatedResult(
-        items=rollouts[picked], limit=limit, offset=offset, total=5
-    )
+    page = await store.query_rollouts(limit=limit, offset=offset)
+
+    assert (page.items, page.limit, page.offset, page.total) == (rollouts[picked], limit, offset, 5)
 
 
 async def test_all_means_all_however_many_there_are(store: LightningStore) -> None:
@@ -297,9 +297,9 @@ async def test_spans_come_in_pages(store: LightningStore, limit: int, offset: in
     attempted = await claimed(store)
     stored = await store.add_many_spans([span(attempted, n) for n in range(5)])
 
-    assert await store.query_spans(attempted.rollout_id, limit=limit, offset=offset) == PaginatedResult(
-        items=stored[picked], limit=limit, offset=offset, total=5
-    )
+    page = await store.query_spans(attempted.rollout_id, limit=limit, offset=offset)
+
+    assert (page.items, page.limit, page.offset, page.total) == (stored[picked], limit, offset, 5)
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
@@ -342,7 +342,7 @@ async def test_attempts_come_in_pages(store: LightningStore, limit: int, offset:
     page = await store.query_attempts(rollout.rollout_id, limit=limit, offset=offset)
     backwards = await store.query_attempts(rollout.rollout_id, sort_order="desc", limit=limit, offset=offset)
 
-    assert page == PaginatedResult(items=attempts[picked], limit=limit, offset=offset, total=5)
+    assert (page.items, page.limit, page.offset, page.total) == (attempts[picked], limit, offset, 5)
     assert backwards.items == attempts[::-1][picked]
     assert [attempt.sequence_id for attempt in attempts] == [1, 2, 3, 4, 5]
 
@@ -351,9 +351,9 @@ async def test_attempts_come_in_pages(store: LightningStore, limit: int, offset:
 async def test_resources_come_in_pages(store: LightningStore, limit: int, offset: int, picked: slice) -> None:
     updates = [await store.update_resources(f"rs {n % 2}", {"config": Config(value=n)}) for n in range(5)]
 
-    assert await store.query_resources(limit=limit, offset=offset) == PaginatedResult(
-        items=updates[picked], limit=limit, offset=offset, total=5
-    )
+    page = await store.query_resources(limit=limit, offset=offset)
+
+    assert (page.items, page.limit, page.offset, page.total) == (updates[picked], limit, offset, 5)
 
 
 async def test_resources_are_found_and_sorted(store: LightningStore) -> None:
@@ -379,7 +379,7 @@ async def test_workers_come_in_pages(store: LightningStore, limit: int, offset: 
 
     page = await store.query_workers(sort_by="worker_id", limit=limit, offset=offset)
 
-    assert page == PaginatedResult(items=workers[picked], limit=limit, offset=offset, total=5)
+    assert (page.items, page.limit, page.offset, page.total) == (workers[picked], limit, offset, 5)
 
 
 async def test_workers_are_found_and_sorted(store: LightningStore) -> None:

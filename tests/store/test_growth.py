@@ -70,6 +70,9 @@ async def work_of_each_call(store: InMemoryLightningStore) -> dict[str, int]:
         taken["rollout"], _ = await work(lambda: store.get_rollout_by_id(ids[0]))
         taken["spans of one"], _ = await work(lambda: store.query_spans(ids[0]))
         taken["latest spans"], _ = await work(lambda: store.query_spans(ids[0], "latest"))
+        await store.start_rollout("the last")
+        here = await store.query_rollouts(limit=1, offset=(await store.query_rollouts(limit=0)).total - 2)
+        taken["last page"], _ = await work(lambda: store.query_rollouts(limit=1, cursor=here.cursor))
         taken["deadlines"], _ = await work(store.give_up_overdue)
         return taken
     finally:

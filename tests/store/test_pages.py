@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -43,6 +44,44 @@ async def test_a_client_gets_what_it_asked_for_as_one(server: Any, limit: int, o
 
     assert far == near
     assert len(far) == len(range(ROLLOUTS)[offset:] if limit < 0 else range(ROLLOUTS)[offset : offset + limit])
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_list_that_changes_while_it_is_read_holds_what_was_there_all_the_time_once(
+    server: Any, order: Any
+) -> None:
+    store = server.store
+    for number in range(6):
+        over = await store.start_rollout("goes")
+        await store.update_attempt(over.rollout_id, "latest", status="failed")
+        await store.enqueue_rollout(ROLLOUTS + number)
+
+    async def change() -> None:
+        await store.enqueue_rollout("new")
+        await store.delete_ended_before(time.time() + 60, 1)
+
+    async with Watched(server.endpoint, change) as client:
+        listed = await client.query_rollouts(sort_by="start_time", sort_order=order)
+
+    assert client.asked >= 6
+    there = [rollout.input for rollout in listed if isinstance(rollout.input, int)]
+    assert there == sorted(range(ROLLOUTS + 6), reverse=order == "desc")
+    assert len({rollout.rollout_id for rollout in listed}) == len(listed)
+
+
+class Watched(LightningStoreClient):
+    """A client that lets something happen after each of its requests."""
+
+    def __init__(self, url: str, between: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(url)
+        self._between = between
+        self.asked = 0
+
+    async def _ask(self, operation: Any, arguments: Any) -> Any:
+        answer = await super()._ask(operation, arguments)
+        self.asked += 1
+        await self._between()
+        return answer
 
 
 async def test_every_list_comes_whole(server: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from agentlightning.errors import AgentLightningError, Conflict, FinalStatus, InvalidInput, NotFound, StaleAttempt
 from agentlightning.store import InMemoryLightningStore, LightningStore, LightningStoreClient, LightningStoreServer
-from agentlightning.types import AttemptedRollout, Config, Span
+from agentlightning.types import AttemptedRollout, Config, RolloutConfig, Span
 
 from ..contract.making import claimed, everything
 from .raw import ROUTES, SIGNATURES, Answer, Raw, bytes_to
@@ -65,7 +65,8 @@ class Live:
         self.server = LightningStoreServer(self.store, port=0)
         await self.server.start()
         await self.store.update_resources("rs-mine", {"config": Config(value=1)})
-        self.running = await claimed(self.store, worker_id="worker-1")
+        patient = RolloutConfig(unresponsive_seconds=3600)  # these tests take as long as they take
+        self.running = await claimed(self.store, worker_id="worker-1", config=patient)
         await self.store.update_attempt(self.running.rollout_id, "latest", status="running")
         await self.store.enqueue_rollout("queued")
 

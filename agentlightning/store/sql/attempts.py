@@ -12,24 +12,17 @@ from ..contract import UNSET, SortOrder, Unset
 from ..database import Place, Transaction
 from . import rows
 from .base import SqlBase, check_worker
-from .query import Query
+from .query import Query, sorts
 
 GIVEN_UP_AT_ONCE = 500
 """Deadlines handled in one transaction; the rest come in the next."""
 
-_ATTEMPT_SORT = {
-    field: f"a.{field}"
-    for field in (
-        "attempt_id",
-        "end_time",
-        "last_heartbeat_time",
-        "rollout_id",
-        "sequence_id",
-        "start_time",
-        "status",
-        "worker_id",
-    )
-}
+_ATTEMPT_SORT = sorts(
+    "a.",
+    texts=("attempt_id", "rollout_id", "status", "worker_id"),
+    floats=("end_time", "last_heartbeat_time", "start_time"),
+    integers=("sequence_id",),
+)
 
 
 class Attempts(SqlBase):
@@ -57,11 +50,12 @@ class Attempts(SqlBase):
         sort_order: SortOrder = "asc",
         limit: int = -1,
         offset: int = 0,
+        cursor: str | None = None,
     ) -> PaginatedResult[Attempt]:
         query = Query(self._database.dialect, rows.ATTEMPT, "attempts a", order="a.ordinal")
         query.always("a.rollout_id = {}", rollout_id)
         query.sort(sort_by, sort_order, _ATTEMPT_SORT)
-        return await self._page(query, rows.attempt, "and", sort_order, limit, offset, brief=True)
+        return await self._page(query, rows.attempt, "and", sort_order, limit, offset, cursor, brief=True)
 
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         rollout = await self.get_rollout_by_id(rollout_id)

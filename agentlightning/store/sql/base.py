@@ -13,7 +13,7 @@ from ..database import Body, Database, Place, Row, Transaction
 from ..signals import Signals
 from .answers import AlreadyAnswered, asked, once
 from .moves import Moves
-from .query import Query, check_page
+from .query import Query, Rows, check_page
 from .sharing import Shared
 
 T = TypeVar("T")
@@ -67,17 +67,20 @@ class SqlBase(LightningStore):
         order: SortOrder,
         limit: int,
         offset: int,
+        cursor: str | None,
         *,
         brief: bool = False,
     ) -> PaginatedResult[T]:
-        check_page(limit, offset, logic, order)
+        check_page(limit, offset, logic, order, cursor)
+        if cursor is not None:
+            query.after(cursor)
 
-        async def body(transaction: Transaction) -> tuple[Sequence[Row], int]:
+        async def body(transaction: Transaction) -> Rows:
             return await query.page(transaction, logic=logic, limit=limit, offset=offset)
 
-        found, total = await self._database.read(body, brief=brief)
+        page = await self._database.read(body, brief=brief)
         return PaginatedResult[Any].model_construct(
-            items=[noun(row) for row in found], limit=limit, offset=offset, total=total
+            items=[noun(row) for row in page.rows], limit=limit, offset=offset, total=page.total, cursor=page.cursor
         )
 
 

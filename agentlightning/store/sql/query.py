@@ -5,12 +5,41 @@ Columns come from lists written here, values only as parameters: nothing a calle
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ...errors import InvalidInput
 from ..contract import FilterLogic, SortOrder
 from ..database import Dialect, Row, Transaction
+from .cursors import Place, cursor_at, place_at
+
+
+class Sort(NamedTuple):
+    """What a list can be sorted by."""
+
+    column: str
+    kind: type
+
+
+Sorts = Mapping[str, Sort]
+"""By the name of the field."""
+
+
+def sorts(
+    of: str = "", *, texts: Sequence[str] = (), floats: Sequence[str] = (), integers: Sequence[str] = ()
+) -> Sorts:
+    """Columns that a list can be sorted by, each under its own name; `of` is the table's name in the statement."""
+    kinds: tuple[tuple[type, Sequence[str]], ...] = ((str, texts), (float, floats), (int, integers))
+    return {name: Sort(f"{of}{name}", kind) for kind, names in kinds for name in names}
+
+
+class Rows(NamedTuple):
+    """A page's rows."""
+
+    rows: Sequence[Row]
+    """Each with the value it is sorted by and its key at the end."""
+    total: int
+    cursor: str | None
 
 
 class Query:
@@ -25,6 +54,9 @@ class Query:
         self._columns = columns
         self._source = source
         self._key = self._order = order
+        self._sort: tuple[str | None, SortOrder] = (None, "asc")
+        self._by = Sort("NULL", type(None))
+        self._after: Place | None = None
         self._table = table or source
         self._always: list[str] = []
         self._filters: list[str] = []
@@ -62,8 +94,9 @@ class Query:
         self._filters.append(f"{column} {condition}")
         self._values += parameters
 
-    def sort(self, by: str | None, order: SortOrder, columns: dict[str, str]) -> None:
+    def sort(self, by: str | None, order: SortOrder, columns: Sorts) -> None:
         """By a field of `columns`; rows that are equal in it, or all of them with None, in the order they came."""
+        self._sort = by, order
         if by is None:
             self._order += " DESC" if order == "desc" else ""
             return
@@ -72,26 +105,53 @@ class Query:
                 f"cannot sort by {by!r}; sort_by is one of: {', '.join(sorted(columns))}", field="sort_by"
             )
         direction = "DESC" if order == "desc" else "ASC"
-        self._order = f"{columns[by]} {direction} NULLS LAST, {self._order}"
+        self._by = columns[by]
+        self._order = f"{self._by.column} {direction} NULLS LAST, {self._order}"
 
-    async def page(
-        self, transaction: Transaction, *, logic: FilterLogic, limit: int, offset: int
-    ) -> tuple[Sequence[Row], int]:
-        """The rows of the page, and how many there are in all."""
+    def after(self, cursor: str) -> None:
+        """Only what comes behind the page that came with `cursor`. Raises `InvalidInput` where none did."""
+        by, order = self._sort
+        place = self._after = place_at(cursor, by, order, self._by.kind)
+        key = self._parameter(place.key)
+        if by is None:
+            self._always.append(f"{self._key} {_BEHIND[order]} {key}")
+        elif place.value is None:
+            self._always.append(f"({self._by.column} IS NULL AND {self._key} > {key})")
+        else:
+            column, value = self._by.column, self._parameter(place.value)
+            behind = f"{column} {_BEHIND[order]} {value} OR ({column} = {value} AND {self._key} > {key})"
+            self._always.append(f"({behind} OR {column} IS NULL)")
+
+    async def page(self, transaction: Transaction, *, logic: FilterLogic, limit: int, offset: int) -> Rows:
+        """The rows of the page, how many there are in all, and where the next page begins."""
+        rows = await self._rows(transaction, logic, limit, offset)
+        full = 0 < limit <= len(rows)
+        if self._after is not None:
+            total = self._after.total
+        elif limit != 0 and not full and (rows or offset == 0):
+            total = offset + len(rows)
+        else:
+            sql = f"SELECT count(*) FROM {self._table}{self._where(logic)}"
+            total = (await transaction.fetch(sql, *self._values))[0][0]
+        goes_on = full and (self._after is not None or offset + len(rows) < total)
+        return Rows(rows, total, self._cursor(rows[-1], total) if goes_on else None)
+
+    def _cursor(self, last: Row, total: int) -> str:
+        (by, order), (value, key) = self._sort, last[-2:]
+        return cursor_at(Place(by, order, value, key, total))
+
+    async def _rows(self, transaction: Transaction, logic: FilterLogic, limit: int, offset: int) -> Sequence[Row]:
+        if limit == 0:
+            return []
         where = self._where(logic)
-        rows: Sequence[Row] = []
-        if limit != 0:
-            # Never without a LIMIT: it is what lets SQLite take an OFFSET.
-            page = f"ORDER BY {self._order} LIMIT ?{len(self._values) + 1} OFFSET ?{len(self._values) + 2}"
-            sql = f"SELECT {self._columns} FROM {self._source}{where} {page}"
-            if self._table != self._source and limit > 0:
-                keys = f"SELECT {self._key} FROM {self._table}{where} {page}"
-                sql = f"SELECT {self._columns} FROM {self._source} WHERE {self._key} IN ({keys}) ORDER BY {self._order}"
-            rows = await transaction.fetch(sql, *self._values, _ALL if limit < 0 else limit, offset)
-        if (limit < 0 or len(rows) < limit) and (rows or offset == 0) and limit != 0:
-            return rows, offset + len(rows)
-        counted = await transaction.fetch(f"SELECT count(*) FROM {self._table}{where}", *self._values)
-        return rows, counted[0][0]
+        # Never without a LIMIT: it is what lets SQLite take an OFFSET.
+        page = f"ORDER BY {self._order} LIMIT ?{len(self._values) + 1} OFFSET ?{len(self._values) + 2}"
+        selected = f"SELECT {self._columns}, {self._by.column}, {self._key} FROM {self._source}"
+        sql = f"{selected}{where} {page}"
+        if self._table != self._source and limit > 0:
+            keys = f"SELECT {self._key} FROM {self._table}{where} {page}"
+            sql = f"{selected} WHERE {self._key} IN ({keys}) ORDER BY {self._order}"
+        return await transaction.fetch(sql, *self._values, _ALL if limit < 0 else limit, offset)
 
     def question(self, logic: FilterLogic) -> Hashable:
         """The same for queries that find the same in the same order."""
@@ -108,14 +168,17 @@ class Query:
 
 
 _ALL = 2**62
+_BEHIND: dict[SortOrder, str] = {"asc": ">", "desc": "<"}
 
 
-def check_page(limit: int, offset: int, logic: str = "and", order: str = "asc") -> None:
+def check_page(limit: int, offset: int, logic: str = "and", order: str = "asc", cursor: str | None = None) -> None:
     """Raise `InvalidInput` for what cannot be a page."""
     if limit < -1:
         raise InvalidInput("limit is -1 for all, 0 for none, or a number of items", field="limit")
     if offset < 0:
         raise InvalidInput("offset cannot be negative", field="offset")
+    if offset and cursor is not None:
+        raise InvalidInput("a cursor says where the page begins; no offset goes with it", field="offset")
     if logic not in ("and", "or"):
         raise InvalidInput(f"filter_logic is 'and' or 'or', not {logic!r}", field="filter_logic")
     if order not in ("asc", "desc"):

@@ -13,9 +13,9 @@ from ..database import Row, Transaction
 from ..signals import news
 from . import rows
 from .base import SqlBase
-from .query import Query
+from .query import Query, sorts
 
-_RESOURCES_SORT = {field: field for field in ("create_time", "resources_id", "update_time", "version")}
+_RESOURCES_SORT = sorts(texts=("resources_id",), floats=("create_time", "update_time"), integers=("version",))
 
 
 class Resources(SqlBase):
@@ -37,12 +37,13 @@ class Resources(SqlBase):
         sort_order: SortOrder = "asc",
         limit: int = -1,
         offset: int = 0,
+        cursor: str | None = None,
     ) -> PaginatedResult[ResourcesUpdate]:
         query = Query(self._database.dialect, rows.RESOURCES, "resources", order="ordinal")
         query.equals("resources_id", resources_id)
         query.contains("resources_id", resources_id_contains)
         query.sort(sort_by, sort_order, _RESOURCES_SORT)
-        return await self._page(query, _shown, filter_logic, sort_order, limit, offset)
+        return await self._page(query, _shown, filter_logic, sort_order, limit, offset, cursor)
 
     async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
         if version is None:

@@ -17,22 +17,18 @@ from ..signals import ended, news
 from . import rows
 from .base import FEW, SqlBase
 from .moves import LATEST, Moves
-from .query import Query
+from .query import Query, Sort, sorts
 from .resources import version_of
 
 _ROLLOUT_SORT = {
-    field: f"r.{field}"
-    for field in (
-        "rollout_id",
-        "start_time",
-        "end_time",
-        "mode",
-        "resources_id",
-        "resources_version",
-        "status",
-        "reward",
-    )
-} | {"failed_first": "CASE r.status WHEN 'failed' THEN 0 ELSE 1 END"}
+    **sorts(
+        "r.",
+        texts=("rollout_id", "mode", "resources_id", "status"),
+        floats=("start_time", "end_time", "reward"),
+        integers=("resources_version",),
+    ),
+    "failed_first": Sort("CASE r.status WHEN 'failed' THEN 0 ELSE 1 END", int),
+}
 _ENDED = f"r.status IN ({', '.join(repr(status) for status in sorted(lifecycle.FINAL))})"
 
 
@@ -57,6 +53,7 @@ class Rollouts(SqlBase):
         resources_version: int | None = None,
         text_contains: str | None = None,
         cut_at: int | None = None,
+        cursor: str | None = None,
     ) -> PaginatedResult[AnyRollout]:
         query = Query(
             self._database.dialect, rows.ROLLOUT_AND_ATTEMPT, rows.ROLLOUTS, order="r.ordinal", table="rollouts r"
@@ -70,11 +67,11 @@ class Rollouts(SqlBase):
         query.any_contains(["r.rollout_id"], ["r.input"], text_contains)
         query.sort(sort_by, sort_order, _ROLLOUT_SORT)
         noun = partial(rows.any_rollout, cut_at=cut_at)
-        work = partial(self._page, query, noun, filter_logic, sort_order, limit, offset)
+        work = partial(self._page, query, noun, filter_logic, sort_order, limit, offset, cursor)
         if cut_at is None or rollout_id_in is not None:
             return await work()
         # Who wants a list with its inputs cut looks on, and there may be many who do.
-        return await self._shared.answer((query.question(filter_logic), limit, offset, cut_at), work)
+        return await self._shared.answer((query.question(filter_logic), limit, offset, cursor, cut_at), work)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
         found = await self._rollouts([rollout_id])

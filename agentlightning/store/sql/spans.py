@@ -18,22 +18,16 @@ from ..looks import cut_span, reward_in
 from ..signals import news
 from .base import FEW, SqlBase
 from .moves import LATEST, Moves
-from .query import Query
+from .query import Query, Sort, sorts
 from .rows import AttemptRow
 
 _SPAN_SORT = {
-    field: field
-    for field in (
-        "attempt_id",
-        "end_time",
-        "name",
-        "parent_id",
-        "rollout_id",
-        "sequence_id",
-        "span_id",
-        "start_time",
-        "trace_id",
-    )
+    **sorts(
+        texts=("attempt_id", "parent_id", "rollout_id", "span_id", "trace_id"),
+        floats=("end_time", "start_time"),
+        integers=("sequence_id",),
+    ),
+    "name": Sort("substr(name, 1, 1000)", str),  # it stands in cursors, and may be of any length
 }
 _INSERT_SPAN = (
     "INSERT INTO spans (rollout_id, attempt_id, sequence_id, trace_id, span_id, parent_id, name, start_time, end_time, "
@@ -90,6 +84,7 @@ class Spans(SqlBase):
             limit=page.limit,
             offset=page.offset,
             total=page.total,
+            cursor=page.cursor,
         )
 
     async def query_encoded_spans(
@@ -111,6 +106,7 @@ class Spans(SqlBase):
         limit: int = -1,
         offset: int = 0,
         cut_at: int | None = None,
+        cursor: str | None = None,
     ) -> PaginatedResult[bytes]:
         """`query_spans`, each span as its JSON text."""
         query = Query(self._database.dialect, "payload", "spans", order="ordinal")
@@ -129,7 +125,7 @@ class Spans(SqlBase):
         query.sort(sort_by, sort_order, _SPAN_SORT)
         brief = await self._has_few_spans(rollout_id)
         noun = partial(_payload, cut_at=cut_at)
-        return await self._page(query, noun, filter_logic, sort_order, limit, offset, brief=brief)
+        return await self._page(query, noun, filter_logic, sort_order, limit, offset, cursor, brief=brief)
 
     async def _has_few_spans(self, rollout_id: str) -> bool:
         found = await self._fetch(

@@ -14,11 +14,14 @@ from ..signals import news
 from . import rows
 from .base import SqlBase, check_worker
 from .moves import Moves
-from .query import Query
+from .query import Query, sorts
 
 WORKER_SILENCE_SECONDS = lifecycle.DEFAULT_UNRESPONSIVE_SECONDS
 
-_WORKER_SORT = {field: field for field in rows.WORKER.split(", ") if field != "heartbeat_stats"}
+_WORKER_SORT = sorts(
+    texts=("worker_id", "status", "current_rollout_id", "current_attempt_id"),
+    floats=("last_heartbeat_time", "last_dequeue_time", "last_busy_time", "last_idle_time"),
+)
 
 
 class Workers(SqlBase):
@@ -53,12 +56,13 @@ class Workers(SqlBase):
         sort_order: SortOrder = "asc",
         limit: int = -1,
         offset: int = 0,
+        cursor: str | None = None,
     ) -> PaginatedResult[Worker]:
         query = Query(self._database.dialect, rows.WORKER, "workers", order="ordinal")
         query.among("status", status_in)
         query.contains("worker_id", worker_id_contains)
         query.sort(sort_by, sort_order, _WORKER_SORT)
-        return await self._page(query, rows.worker, filter_logic, sort_order, limit, offset)
+        return await self._page(query, rows.worker, filter_logic, sort_order, limit, offset, cursor)
 
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
         found = await self._fetch(f"SELECT {rows.WORKER} FROM workers WHERE worker_id = ?1", worker_id, brief=True)

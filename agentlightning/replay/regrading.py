@@ -62,8 +62,10 @@ async def _rollouts(store: LightningStore, rollout_ids: Sequence[str] | None) ->
                 raise NotFound(f"there is no rollout {rollout_id} in this store")
             yield rollout
         return
-    offset = 0
-    while page := list(await store.query_rollouts(status_in=["succeeded"], limit=PAGE, offset=offset)):
+    cursor: str | None = None
+    while True:
+        page = await store.query_rollouts(status_in=["succeeded"], limit=PAGE, cursor=cursor)
         for rollout in page:
             yield rollout
-        offset += PAGE
+        if (cursor := page.cursor) is None:
+            return

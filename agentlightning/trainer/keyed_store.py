@@ -46,12 +46,14 @@ class KeyedStore(_Forwarding):
 
     async def recall(self) -> None:
         """Learn the keys of the rollouts that are there; cancelled and lost ones are enqueued anew."""
-        offset = 0
-        while page := await self.inner.query_rollouts(limit=PAGE, offset=offset, cut_at=1):
+        cursor: str | None = None
+        while True:
+            page = await self.inner.query_rollouts(limit=PAGE, cursor=cursor, cut_at=1)
             for rollout in page:
                 if not _is_lost(rollout):
                     self._remember(rollout)
-            offset += PAGE
+            if (cursor := page.cursor) is None:
+                return
 
     async def enqueue_rollout(
         self,

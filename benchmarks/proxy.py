@@ -1,10 +1,12 @@
 """What the proxy adds to a call, how many it carries on one core, and how streams fare.
 
-    python -m benchmarks.proxy [--pairs 400] [--streams 500]
+    python -m benchmarks.proxy [--pairs 400] [--streams 500] [--rounds 10]
 
 A model server that answers at once, `agl proxy`, and `agl store` with its database on disk run as processes of their
-own; the proxy is held to one core. Calls go directly and through the proxy in turn, so that whatever else the machine
-does falls on both alike, and what is reported are differences of medians. Writes benchmarks/results/proxy.json.
+own; the proxy is held to one core. Beside them runs an `LLMProxy` that has its store in its own process. Calls go
+directly and through the proxies in turn, so that whatever else the machine does falls on all alike, and what is
+reported are differences of medians. Memory is looked at after each of several equal rounds of streams and calls.
+Writes benchmarks/results/proxy.json.
 """
 
 from __future__ import annotations
@@ -43,29 +45,24 @@ STREAMED = {**ASKED, "stream": True}
 STREAMED_SHORT = {**STREAMED, "max_tokens": 5}
 
 Urls = dict[str, str]
-"""The same calls' URLs: direct, passed (through the proxy, nobody's) and recorded (through it, an attempt's)."""
+"""The same calls' URLs: direct, passed (through the proxy, nobody's), recorded (through it, an attempt's), and recorded
+by the proxy that has its store within."""
 
 
 async def measure(
-    urls: Urls, store: agl.LightningStore, proxy: psutil.Process, pairs: int, streams: int
+    urls: Urls, store: agl.LightningStore, proxy: psutil.Process, pairs: int, streams: int, rounds: int
 ) -> dict[str, Any]:
     """All figures, in one run."""
     async with store, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         client = Client(session, urls, store, await _recorded_span(urls, store, session))
         await client.in_turn(client.call, 20)  # everybody is warm
-        memory = {"at_first": _memory(proxy)}
         figures: dict[str, Any] = {
             "milliseconds_a_call": _compared(await client.in_turn(client.call, pairs, "stored")),
             "milliseconds_to_a_streams_first_byte": _compared(await client.in_turn(client.first_byte, pairs // 4)),
             "at_once": {"calls": AT_ONCE, **{name: await client.rate(name, proxy) for name in ("passed", "recorded")}},
         }
-        memory["after_calls_at_once"] = _memory(proxy)
         figures["streams_at_once"] = await client.many_streams(streams, proxy)
-        memory["after_streams_at_once"] = _memory(proxy)
-        await client.many_streams(streams, proxy)
-        await client.rate("recorded", proxy)
-        memory["after_both_again"] = _memory(proxy)
-        return {**figures, "proxys_memory_MB": memory}
+        return {**figures, "proxys_memory_MB": await client.memory(rounds, streams // 2, proxy)}
 
 
 class Client:
@@ -141,6 +138,20 @@ class Client:
             }
         return result
 
+    async def memory(self, rounds: int, each: int, proxy: psutil.Process) -> dict[str, Any]:
+        """What the proxy holds after each of so many equal rounds, of as many streams at once and then calls."""
+        after: list[float] = []
+        for _ in range(rounds):
+            await asyncio.gather(*(self._stream("recorded") for _ in range(each)))
+            for _ in range(max(1, each // AT_ONCE)):
+                await asyncio.gather(*(self.call("recorded") for _ in range(AT_ONCE)))
+            after.append(_memory(proxy))
+        return {
+            "streams_and_calls_each": each,
+            "after_each_round": after,
+            "growth_of_the_last_half": round(after[-1] - after[(len(after) - 1) // 2], 1),
+        }
+
     async def _stream(self, name: str) -> tuple[bool, float]:
         started, first, last = time.perf_counter(), 0.0, b""
         async with self._session.post(self._urls[name], json=STREAMED) as response:
@@ -155,9 +166,11 @@ def _compared(taken: dict[str, list[float]]) -> dict[str, Any]:
     return {
         "pairs": len(taken["direct"]),
         **{name: round(median, 2) for name, median in medians.items()},
-        "added_when_passed": round(medians["passed"] - medians["direct"], 2),
-        "added_when_recorded": round(medians["recorded"] - medians["direct"], 2),
+        **{f"added_when_{name}": round(medians[name] - medians["direct"], 2) for name in _THROUGH},
     }
+
+
+_THROUGH = ("passed", "recorded", "recorded_within")
 
 
 async def _recorded_span(urls: Urls, store: agl.LightningStore, session: aiohttp.ClientSession) -> agl.Span:
@@ -219,6 +232,18 @@ def serve_model() -> None:
     uvicorn.Server(config).run([listening])
 
 
+# The proxy that has its store within
+
+
+async def serve_proxy(model: str, database: str) -> None:
+    """This process is a proxy and its store."""
+    async with agl.SqliteLightningStore(database) as store:
+        attempted = await store.start_rollout("a task")
+        async with agl.LLMProxy(model_list={"m": model}, store=store) as proxy:
+            print(proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint, flush=True)
+            await asyncio.Event().wait()
+
+
 # All of it
 
 
@@ -259,18 +284,24 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--pairs", type=int, default=400)
     options.add_argument("--streams", type=int, default=500)
+    options.add_argument("--rounds", type=int, default=10)
     given = options.parse_args()
     with ExitStack() as stack:
-        database = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "agl.db"
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        database = folder / "agl.db"
         _, model = stack.enter_context(running("benchmarks.proxy", "model"))
         _, store = stack.enter_context(running("agentlightning.cli", "store", *at_a_free_port(), "--db", str(database)))
         command = ("agentlightning.cli", "proxy", *at_a_free_port(), "--model", f"m={model}", "--store", store)
         proxy, endpoint = stack.enter_context(running(*command, core=PROXY_CORE))
         own = endpoint.replace("/v1", f"{asyncio.run(an_attempt(store))}/v1")
-        urls = {"direct": model, "passed": endpoint, "recorded": own}
+        within = ("benchmarks.proxy", "within", model, str(folder / "within.db"))
+        _, there = stack.enter_context(running(*within, core=PROXY_CORE))
+        urls = {"direct": model, "passed": endpoint, "recorded": own, "recorded_within": there}
         urls = {name: f"{url}/chat/completions" for name, url in urls.items()}
         load = os.getloadavg()
-        figures = asyncio.run(measure(urls, agl.LightningStoreClient(store), proxy, given.pairs, given.streams))
+        figures = asyncio.run(
+            measure(urls, agl.LightningStoreClient(store), proxy, given.pairs, given.streams, given.rounds)
+        )
     machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load": [round(one, 1) for one in load]}
     result = {"machine": machine, **figures}
     print(json.dumps(result, indent=2))
@@ -278,4 +309,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    serve_model() if sys.argv[1:] == ["model"] else main()
+    match sys.argv[1:]:
+        case ["model"]:
+            serve_model()
+        case ["within", model, database]:
+            asyncio.run(serve_proxy(model, database))
+        case _:
+            main()

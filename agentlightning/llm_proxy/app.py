@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
@@ -76,18 +77,8 @@ class ProxyApp:
             return
         headers = headers_of(scope)
         asked = Asked(address, headers, content, _object(content), None if self._door.locked else key_in(headers))
-        going = asyncio.ensure_future(self._carry_out(asked, send))
-        gone = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait({going, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not going.done():  # nobody is there any more, so the server need not go on either
-                going.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await going
-        if not going.cancelled():
-            going.result()
+        async with _while_there(receive):
+            await self._carry_out(asked, send)
 
     async def _carry_out(self, asked: Asked, send: Send) -> None:
         async with self._routing.admitted(_model(asked.body)) as server:
@@ -130,6 +121,32 @@ class _Answering:
 
 def _raw_path(scope: Scope) -> str:
     return scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+
+
+@contextlib.asynccontextmanager
+async def _while_there(receive: Receive) -> AsyncGenerator[None]:
+    """Break the block off when the agent goes away: the server need not go on either."""
+    asking = asyncio.current_task()
+    assert asking is not None
+    gone = asyncio.create_task(_disconnected(receive))
+    left = asking.cancelling()
+
+    def break_off(gone: asyncio.Task[None]) -> None:
+        if not gone.cancelled():
+            asking.cancel()
+
+    gone.add_done_callback(break_off)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone.done() or asking.uncancel() > left:  # another wants it to end
+            raise
+    except Exception:
+        if not gone.done():  # else nobody hears of it
+            raise
+    finally:
+        gone.remove_done_callback(break_off)
+        gone.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -8,7 +8,7 @@ Run it after a benchmark; a test tells when the page is behind.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def _sections() -> Iterator[str]:
     yield from _section("The trainer's loop", "trainer", _trainer)
     yield from _section("The proxy", "proxy", _proxy)
     yield from _section("The dashboard", "dashboard", _dashboard)
+    yield from _long_runs()
 
 
 def _section(title: str, name: str, rows: Any) -> Iterator[str]:
@@ -44,6 +45,70 @@ def _section(title: str, name: str, rows: Any) -> Iterator[str]:
     yield from ("", f"## {title}", "", f"`python -m benchmarks.{name}` → `benchmarks/results/{name}.json`", "")
     yield from ("| | measured | wanted |", "|---|---|---|")
     yield from (f"| {what} | {figure} | {wanted} |" for what, figure, wanted in rows(results))
+
+
+def _long_runs() -> Iterator[str]:
+    yield from ("", "## Long runs", "")
+    yield "What the [promises](../explanation/promises.md) are tried with for longer than in each run of the tests."
+    yield from ("", "| `python -m tests.faults.…` | what came of it | wanted |", "|---|---|---|")
+    for name, (told, wanted) in _TOLD.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            results: dict[str, Any] = json.loads(path.read_text())
+            yield f"| `{name}` | {told(results)} | {wanted} |"
+
+
+def _kills(found: dict[str, Any]) -> str:
+    acknowledged = f"of {sum(found['acknowledged'].values()):,} acknowledged operations"
+    return f"{found['cycles']:,} times `kill -9` under load: {acknowledged} {len(found['wrong'])} lost or done twice"
+
+
+def _power_cuts(found: dict[str, Any]) -> str:
+    lost = f"of {found['acknowledged']:,} acknowledged operations {len(found['lost'])} lost"
+    return f"{found['cuts']:,} power cuts: {lost}, {len(found['damaged'])} databases damaged"
+
+
+def _stale_runners(found: dict[str, Any]) -> str:
+    return f"{found['schedules']:,} runners back from beyond their lease: {len(found['effective'])} changed anything"
+
+
+def _machine(found: dict[str, Any]) -> str:
+    runs = ", ".join(f"{way} {runs:,}" for way, runs in found["runs"].items())
+    steps = sum(found["steps"].values())
+    return f"runs against the reference: {runs}; {steps:,} steps compared, {found['differences']} differences"
+
+
+def _lossy(found: dict[str, Any]) -> str:
+    wrong = len(found["wrong"])
+    return f"{found['calls']:,} changing calls met {found['faults']:,} faults: {wrong} did not happen exactly once"
+
+
+def _fuzz(found: dict[str, Any]) -> str:
+    return f"{found['tried']:,} made-up requests: {len(found['broken'])} answers of 500 or more"
+
+
+def _slow_clients(found: dict[str, Any]) -> str:
+    crowd = f"{found['idle']:,} idle and {found['slow']} slow connections"
+    return f"`/health` beside {crowd}: 99th percentile {found['p99_in_ms']:.0f} ms of {found['asked']} calls"
+
+
+def _many_spans(found: dict[str, Any]) -> str:
+    back = f"back {found['reopened_in_ms'] / 1000:.1f} s after `kill -9`"
+    return (
+        f"{found['acknowledged']:,} spans in {found['megabytes']:.0f} MB of memory: {back}, {len(found['lost'])} lost"
+    )
+
+
+_TOLD: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
+    "kill_store": (_kills, "0 of 1,000 kills"),
+    "power_cut": (_power_cuts, "0 of 10,000 cuts"),
+    "stale_runner": (_stale_runners, "0 of 1,000"),
+    "machine": (_machine, "0 of 20,000 runs each"),
+    "lossy": (_lossy, "0, each of 17 calls × 8 faults × 200"),
+    "fuzz": (_fuzz, "0 of 200,000"),
+    "slow_clients": (_slow_clients, "< 100 ms beside 10,000"),
+    "many_spans": (_many_spans, "≤ 2 s with 1,000,000"),
+}
 
 
 def _footprint(results: dict[str, Any]) -> Iterator[Row]:

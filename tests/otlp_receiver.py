@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import uvicorn
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -16,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from agentlightning.serving import Uvicorn
 from tests.processes import PATIENCE, free_port
 
 Answer = tuple[int, bytes]
@@ -55,22 +55,13 @@ class Receiver:
 
     def __enter__(self) -> Receiver:
         listening = socket.create_server(("127.0.0.1", self.port))
-        config = uvicorn.Config(
-            self._take,
-            log_config=None,
-            log_level="critical",
-            lifespan="off",
-            ws="none",
-            interface="asgi3",
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
+        self._server = Uvicorn(self._take, drain_seconds=1)
         self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join()
 
     async def _take(self, scope: Any, receive: Any, send: Any) -> None:

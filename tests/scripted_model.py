@@ -24,12 +24,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from agentlightning.serving import Uvicorn
 from tests.processes import PATIENCE
 
 
@@ -131,10 +131,7 @@ class ScriptedModel:
         """Listen; return once connections are accepted."""
         listening = socket.create_server(("127.0.0.1", self._port), backlog=512)
         self._port = listening.getsockname()[1]
-        config = uvicorn.Config(
-            self._app(), log_config=None, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1
-        )
-        self._server = uvicorn.Server(config)
+        self._server = Uvicorn(self._app(), drain_seconds=1)
         self._thread = threading.Thread(
             target=self._server.run, args=([listening],), name="scripted-model", daemon=True
         )
@@ -143,7 +140,7 @@ class ScriptedModel:
 
     def stop(self) -> None:
         """Stop listening, and wait until the server's thread has ended."""
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join()
 
     def __enter__(self) -> ScriptedModel:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
-import uvicorn
 from starlette.types import ASGIApp
 
 from ..attempt_tokens import key_for_attempt
 from ..errors import AgentLightningError, InvalidInput, StoreUnavailable
+from ..serving import Uvicorn
 from ..store.contract import LightningStore
 from ..types import LLM, ProxyLLM
 from .app import ProxyApp
@@ -237,7 +236,7 @@ class _Serving:
         self._make_app = app
         self.answering = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: _Uvicorn | None = None
+        self._server: Uvicorn | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -251,7 +250,7 @@ class _Serving:
     def stop(self) -> None:
         assert self._server is not None
         assert self._thread is not None
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join()
 
     def run(self, listening: socket.socket) -> None:
@@ -263,7 +262,7 @@ class _Serving:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         async with aiohttp.ClientSession(connector=connector, auto_decompress=True) as session:
             app, self.routing, recorder = self._make_app(session)
-            self._server = _Uvicorn(app, self.answering)
+            self._server = Uvicorn(app, drain_seconds=DRAIN_SECONDS, on_answering=self.answering.set)
             await self._server.serve([listening])
             await recorder.flush(FLUSH_SECONDS)
 
@@ -285,43 +284,6 @@ class _Serving:
         """Await something in the server's event loop, from another one."""
         assert self._loop is not None
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn, that says when it answers, and does not raise signals again."""
-
-    def __init__(self, app: ASGIApp, answering: threading.Event) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=DRAIN_SECONDS,
-            )
-        )
-        self._answering = answering
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._answering.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

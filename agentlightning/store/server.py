@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import logging
-import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,6 +22,7 @@ from starlette.routing import Route as HttpRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import AgentLightningError, NotFound, StoreUnavailable, WrongMethod
+from ..serving import Uvicorn
 from .contract import Capabilities, LightningStore, Route, forwarding
 from .events import Events
 from .limits import Gate, Limits, patient_protocol
@@ -81,7 +79,7 @@ class LightningStoreServer(LightningStore):
         self._limits = limits or Limits()
         self._guard = Guard(host, token, allowed_hosts, runner_token=runner_token)
         self._exporter = exporter
-        self._server: _Uvicorn | None = None
+        self._server: Uvicorn | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -105,7 +103,7 @@ class LightningStoreServer(LightningStore):
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.start)
         answering = threading.Event()
-        self._server = _Uvicorn(self._app(), self._release, self._limits, answering.set)
+        self._server = self._uvicorn(answering.set)
         self._thread = threading.Thread(target=self._server.run, args=([listening],), name="agl-serve", daemon=True)
         self._thread.start()
         await asyncio.to_thread(answering.wait)
@@ -114,7 +112,7 @@ class LightningStoreServer(LightningStore):
         """Answer what is under way, and stop serving. The store itself stays open."""
         if self._server is None or self._thread is None:
             return
-        self._server.should_exit = True
+        self._server.end()
         await asyncio.to_thread(self._thread.join)
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.stop)
@@ -129,7 +127,7 @@ class LightningStoreServer(LightningStore):
         if self._exporter is not None:
             self._exporter.start()
         _collect_less_garbage()
-        _Uvicorn(self._app(), self._release, self._limits, on_answering).run([listening])
+        self._uvicorn(on_answering).run([listening])
         if self._exporter is not None:
             self._exporter.stop()
 
@@ -150,7 +148,17 @@ class LightningStoreServer(LightningStore):
         self.port = listening.getsockname()[1]
         return listening
 
+    def _uvicorn(self, on_answering: Callable[[], None]) -> Uvicorn:
+        return Uvicorn(
+            self._app(),
+            http=patient_protocol(self._limits),
+            drain_seconds=DRAIN_SECONDS,
+            on_answering=on_answering,
+            on_ending=self._release,
+        )
+
     def _release(self) -> None:
+        """Long polls are sent home first."""
         if isinstance(self.store, SqlStore):
             self.store.release_waiters()
 
@@ -279,47 +287,3 @@ def _log(scope: Scope, method: str, path: str, status: int, seconds: float) -> N
             status,
             seconds * 1000,
         )
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn, with our way of ending: long polls are sent home first, and signals are not raised again."""
-
-    def __init__(
-        self, app: ASGIApp, release: Callable[[], None], limits: Limits, on_answering: Callable[[], None]
-    ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=patient_protocol(limits),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=DRAIN_SECONDS,
-            )
-        )
-        self._on_answering = on_answering
-        self._release = release
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_answering()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._release()
-        await super().shutdown(sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -29,7 +29,8 @@ async def memory(_: Path) -> AsyncIterator[LightningStore]:
 
 @asynccontextmanager
 async def file(path: Path) -> AsyncIterator[LightningStore]:
-    async with SqliteLightningStore(path / "agl.db") as store:
+    # What these tests are about is never the disk.
+    async with SqliteLightningStore(path / "agl.db", durability="process") as store:
         yield store
 
 

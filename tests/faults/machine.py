@@ -13,7 +13,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +89,14 @@ class Machine(RuleBasedStateMachine):
 
     def run(self, call: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(call)
+
+    def all_of(self, calls: Iterable[Awaitable[Any]]) -> list[Any]:
+        """What several calls made at the same time give."""
+
+        async def together() -> list[Any]:
+            return await asyncio.gather(*calls)
+
+        return self.run(together())
 
     def agree(self, expected: Any, call: Coroutine[Any, Any, Any]) -> Any:
         """The store's answer, which is an error exactly where the reference refuses."""
@@ -231,7 +239,10 @@ class Machine(RuleBasedStateMachine):
             self.all_that_is_listed_agrees()
 
     def all_that_is_listed_agrees(self) -> None:
-        rollouts, found, busy = self.run(self.all_there_is())
+        store = self.store
+        rollouts, found, busy = self.all_of(
+            [store.query_rollouts(), store.statistics(), store.query_workers(status_in=["busy"])]
+        )
 
         assert [(each.rollout_id, each.status) for each in rollouts] == [
             (self.ids[job.name], job.status) for job in self.model.jobs
@@ -243,10 +254,6 @@ class Machine(RuleBasedStateMachine):
         assert {worker.worker_id for worker in busy} - self.model.lost == self.model.busy() - self.model.lost
         assert {worker.worker_id for worker in busy} <= self.model.busy()
 
-    async def all_there_is(self) -> tuple[Any, Any, Any]:
-        store = self.store
-        return await asyncio.gather(store.query_rollouts(), store.statistics(), store.query_workers(status_in=["busy"]))
-
     @invariant()
     def nobody_works_on_what_is_not_under_way(self) -> None:
         for job in self.model.jobs:
@@ -254,15 +261,17 @@ class Machine(RuleBasedStateMachine):
             assert bool(job.tries and job.tries[-1].live) == (job.status in ("preparing", "running"))
 
     def spans_are_in_place(self) -> None:
-        for job in self.model.jobs:
-            attempts = self.run(self.store.query_attempts(self.ids[job.name]))
-            assert [attempt.status for attempt in attempts] == [it.status for it in job.tries]
-            for it in job.tries:
-                spans = self.run(self.store.query_spans(self.ids[job.name], self.ids[it.name]))
-                assert sorted(
-                    (each.sequence_id, int(each.span_id, 16), "agentlightning.late" in each.attributes)
-                    for each in spans
-                ) == sorted((place, number, late) for number, (place, late) in it.spans.items())
+        jobs, store, ids = self.model.jobs, self.store, self.ids
+        attempts = self.all_of(store.query_attempts(ids[job.name]) for job in jobs)
+        assert [[attempt.status for attempt in each] for each in attempts] == [
+            [it.status for it in job.tries] for job in jobs
+        ]
+        tries = [(job, it) for job in jobs for it in job.tries]
+        found = self.all_of(store.query_spans(ids[job.name], ids[it.name]) for job, it in tries)
+        for (_, it), spans in zip(tries, found, strict=True):
+            assert sorted(
+                (each.sequence_id, int(each.span_id, 16), "agentlightning.late" in each.attributes) for each in spans
+            ) == sorted((place, number, late) for number, (place, late) in it.spans.items())
         latest = self.run(self.store.get_latest_resources())
         assert (latest and (latest.resources_id, latest.version)) == (self.model.resources or [None])[-1]
 

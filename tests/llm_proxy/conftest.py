@@ -14,10 +14,10 @@ import aiohttp
 import anthropic
 import openai
 import pytest
-import uvicorn
 
 import agentlightning as agl
 from agentlightning.adapter import LLMCall, llm_calls
+from agentlightning.serving import Uvicorn
 from tests.scripted_model import ScriptedModel
 
 
@@ -81,16 +81,13 @@ async def attempt(store: agl.LightningStore) -> Attempt:
 async def serving(app: Any) -> AsyncIterator[str]:
     """Serve an ASGI app from a thread of its own; the value is its base URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, log_config=None, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    server = Uvicorn(app, drain_seconds=1)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
     finally:
-        server.should_exit = True
+        server.end()
         await asyncio.to_thread(thread.join)
 
 

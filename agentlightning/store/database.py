@@ -65,6 +65,10 @@ class Transaction(Protocol):
         """All rows of a statement."""
         ...
 
+    async def fetch_each(self, sql: str, values: Sequence[Sequence[Any]]) -> Sequence[Sequence[Row]]:
+        """All rows of a statement, for each of `values`."""
+        return [await self.fetch(sql, *each) for each in values]
+
     async def take(self, sql: str, limit: int) -> Sequence[Row]:
         """The rows of a statement whose only value is how many at most, and which takes them from all others."""
         return await self.fetch(sql, limit)

@@ -78,19 +78,19 @@ class Group:
         for body in bodies:
             by_kind.setdefault((type(body.asks), body.asks.sql), []).append(body)
         for (kind, sql), alike in by_kind.items():
-            values = [body.asks.values for body in alike]
+            values = [each for body in alike for each in body.asks.values]
             if kind is _Sending:
                 await self._send([body.transaction for body in alike])
             elif kind is _Taking:
                 limits: list[int] = [limit for (limit,) in values]
                 self._share_out(await self._bulk.fetch(sql, sum(limits)), alike, limits)
             else:
-                for body, rows in zip(alike, await self._bulk.fetch_each(sql, values), strict=True):
-                    body.answer = rows
+                sizes = [len(body.asks.values) for body in alike]
+                self._share_out(await self._bulk.fetch_each(sql, values), alike, sizes)
 
-    def _share_out(self, taken: Sequence[Row], bodies: list[_Running], limits: list[int]) -> None:
-        for body, limit in zip(bodies, limits, strict=True):
-            body.answer, taken = taken[:limit], taken[limit:]
+    def _share_out(self, found: Sequence[Any], bodies: list[_Running], sizes: list[int]) -> None:
+        for body, size in zip(bodies, sizes, strict=True):
+            body.answer, found = found[:size], found[size:]
 
     async def _send(self, transactions: Iterable[_Transaction]) -> None:
         await self._bulk.send([each.held_back.taken() for each in transactions if each.held_back])
@@ -127,13 +127,13 @@ class _Running:
 
 
 class _Fetching:
-    """What a body waits for: the rows of a statement."""
+    """What a body waits for: the rows of a statement, for each of these values."""
 
-    def __init__(self, sql: str, values: Values) -> None:
+    def __init__(self, sql: str, values: Sequence[Values]) -> None:
         self.sql = sql
         self.values = values
 
-    def __await__(self) -> Generator[_Fetching, Sequence[Row], Sequence[Row]]:
+    def __await__(self) -> Generator[_Fetching, Any, Any]:
         return (yield self)
 
 
@@ -157,13 +157,16 @@ class _Transaction(Transaction):
         self.counted: dict[str, int] = {}
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
+        return (await self.fetch_each(sql, [values]))[0]
+
+    async def fetch_each(self, sql: str, values: Sequence[Values]) -> Sequence[Sequence[Row]]:
         await self._send_what_concerns(sql)
         self.has_changed |= changed_table(sql) is not None
         return await _Fetching(sql, values)
 
     async def take(self, sql: str, limit: int) -> Sequence[Row]:
         await self._send_what_concerns(sql)
-        return await _Taking(sql, (limit,))
+        return await _Taking(sql, [(limit,)])
 
     async def execute(self, sql: str, *values: Any) -> None:
         await self.execute_many(sql, [values])
@@ -174,8 +177,7 @@ class _Transaction(Transaction):
             self.held_back.add(sql, list(rows))
             return
         self.has_changed = True
-        for values in rows:
-            await _Fetching(sql, values)
+        await _Fetching(sql, list(rows))
 
     async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
         if key in self._group.kept:  # the same question is in this group twice

@@ -11,7 +11,14 @@ import pytest
 
 from agentlightning.errors import NotFound
 from agentlightning.store import LightningStore
-from agentlightning.types import Attempt, AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig
+from agentlightning.types import (
+    Attempt,
+    AttemptedRollout,
+    EnqueueRolloutRequest,
+    PromptTemplate,
+    Rollout,
+    RolloutConfig,
+)
 
 from .making import RETRYING, claimed, everything, found, soon, statuses
 
@@ -24,6 +31,21 @@ async def drained(store: LightningStore) -> list[str]:
     while rollout := await store.dequeue_rollout():
         ids.append(rollout.rollout_id)
     return ids
+
+
+async def test_many_are_queued_in_their_order_whatever_resources_they_ask_for(store: LightningStore) -> None:
+    given = (await store.add_resources({"prompt": PromptTemplate(template="first")})).resources_id
+    latest = (await store.add_resources({"prompt": PromptTemplate(template="second")})).resources_id
+    asked = [None, given, given, None, latest]
+
+    enqueued = await store.enqueue_many_rollouts(
+        [EnqueueRolloutRequest(input=n, resources_id=resources_id) for n, resources_id in enumerate(asked)]
+    )
+
+    assert [rollout.resources_id for rollout in enqueued] == [latest, given, given, latest, latest]
+    claimed = await store.dequeue_many_rollouts(limit=9, worker_id="worker-1")
+    assert [rollout.input for rollout in claimed] == list(range(5))
+    assert [rollout.rollout_id for rollout in claimed] == [rollout.rollout_id for rollout in enqueued]
 
 
 async def test_a_task_waits_in_the_queue_with_the_defaults(store: LightningStore) -> None:

@@ -38,7 +38,8 @@ class Attempts(SqlBase):
                 raise FinalStatus(f"rollout {rollout_id} has already ended ({rollout.status}); enqueue a new one")
             await moves.end_live_attempt(rollout_id, "failed", "superseded by an attempt started by hand")
             made = await transaction.fetch("SELECT attempts FROM rollouts WHERE rollout_id = ?1", rollout_id)
-            return await moves.begin(await moves.rollout_row(rollout_id), made[0][0], worker_id)
+            (begun,) = await moves.begin([(await moves.rollout_row(rollout_id), made[0][0])], worker_id)
+            return begun
 
         return await self._write(body)
 

@@ -6,6 +6,7 @@ database with many writers two moves of one rollout cannot overlap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -75,38 +76,20 @@ class Moves:
             )
         )
 
-    async def begin(self, row: Row, earlier_attempts: int, worker_id: str | None) -> AttemptedRollout:
-        """A new attempt of the rollout in `row`, which thereby leaves the queue."""
-        rollout = rows.rollout(row)
-        following = lifecycle.claim(rollout.status)
-        assert following.attempt is not None
-        attempt = rows.attempt(
-            (
-                rollout.rollout_id,
-                await self._fresh_attempt_id(rollout.rollout_id, earlier_attempts),
-                earlier_attempts + 1,
-                self.now,
-                None,
-                following.attempt,
-                worker_id,
-                None,
-                None,
-            )
-        )
-        await self._insert_attempt(attempt, lifecycle.deadlines(rollout.config, self.lease, self.lease).next)
-        await self.transaction.execute(
+    async def begin(self, queued: Sequence[tuple[Row, int]], worker_id: str | None) -> list[AttemptedRollout]:
+        """A new attempt of each rollout, which thereby leaves the queue; beside each is how many it had."""
+        begun = [await self._begun(row, earlier_attempts, worker_id) for row, earlier_attempts in queued]
+        await self._insert_attempts(begun)
+        await self.transaction.execute_many(
             "UPDATE rollouts SET status = ?2, attempt_id = ?3, attempts = ?4, queue_position = NULL, reward = NULL "
             "WHERE rollout_id = ?1",
-            rollout.rollout_id,
-            following.rollout,
-            attempt.attempt_id,
-            attempt.sequence_id,
+            [(each.rollout_id, each.status, each.attempt.attempt_id, each.attempt.sequence_id) for each in begun],
         )
-        self.transaction.announce(news("rollout", rollout.rollout_id))
-        if worker_id is not None:
-            await self._worker_took(worker_id, attempt)
-        fields: dict[str, Any] = {**rollout.__dict__, "status": following.rollout, "reward": None, "attempt": attempt}
-        return rows.built(AttemptedRollout, fields)
+        for each in begun:
+            self.transaction.announce(news("rollout", each.rollout_id))
+        if worker_id is not None and begun:
+            await self._worker_took(worker_id, begun[-1].attempt)
+        return begun
 
     async def enqueue(self, rollout_id: str, status: str) -> None:
         """Put a rollout at the queue's tail."""
@@ -211,6 +194,25 @@ class Moves:
             )
             self.transaction.announce(news("rollout", rollout_id))
 
+    async def _begun(self, row: Row, earlier_attempts: int, worker_id: str | None) -> AttemptedRollout:
+        rollout = rows.rollout(row)
+        following = lifecycle.claim(rollout.status)
+        attempt = rows.attempt(
+            (
+                rollout.rollout_id,
+                await self._fresh_attempt_id(rollout.rollout_id, earlier_attempts),
+                earlier_attempts + 1,
+                self.now,
+                None,
+                following.attempt,
+                worker_id,
+                None,
+                None,
+            )
+        )
+        fields: dict[str, Any] = {**rollout.__dict__, "status": following.rollout, "reward": None, "attempt": attempt}
+        return rows.built(AttemptedRollout, fields)
+
     async def _fresh_attempt_id(self, rollout_id: str, earlier_attempts: int) -> str:
         attempt_id = rows.new_id("at", 8)
         while earlier_attempts and await self.transaction.fetch(
@@ -219,19 +221,24 @@ class Moves:
             attempt_id = rows.new_id("at", 8)
         return attempt_id
 
-    async def _insert_attempt(self, attempt: Attempt, deadline: float) -> None:
-        await self.transaction.execute(
+    async def _insert_attempts(self, begun: Sequence[AttemptedRollout]) -> None:
+        await self.transaction.execute_many(
             "INSERT INTO attempts (rollout_id, attempt_id, sequence_id, start_time, status, worker_id, "
             "lease_start, lease_seen, deadline, last_sequence_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)",
-            attempt.rollout_id,
-            attempt.attempt_id,
-            attempt.sequence_id,
-            attempt.start_time,
-            attempt.status,
-            attempt.worker_id,
-            self.lease,
-            self.lease,
-            deadline,
+            [
+                (
+                    each.rollout_id,
+                    each.attempt.attempt_id,
+                    each.attempt.sequence_id,
+                    each.attempt.start_time,
+                    each.attempt.status,
+                    each.attempt.worker_id,
+                    self.lease,
+                    self.lease,
+                    lifecycle.deadlines(each.config, self.lease, self.lease).next,
+                )
+                for each in begun
+            ],
         )
 
     async def _worker_took(self, worker_id: str, attempt: Attempt) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
+from itertools import groupby
 from typing import Any, TypeVar, cast
 
 from ... import payload
@@ -37,9 +38,10 @@ class Queue(SqlBase):
         check_worker(worker_id)
 
         async def body(transaction: Transaction) -> AttemptedRollout:
-            rollout = await self._insert(transaction, request, "NULL")
-            row = await self._moves(transaction).rollout_row(rollout.rollout_id)
-            return await self._moves(transaction).begin(row, 0, worker_id)
+            (rollout,) = await self._insert(transaction, [request], "NULL")
+            moves = self._moves(transaction)
+            (begun,) = await moves.begin([(await moves.rollout_row(rollout.rollout_id), 0)], worker_id)
+            return begun
 
         return await self._write(body, NEW)
 
@@ -54,7 +56,7 @@ class Queue(SqlBase):
         request = _Request(input, mode, resources_id, config, metadata)
 
         async def body(transaction: Transaction) -> Rollout:
-            return await self._enqueue(transaction, request)
+            return (await self._enqueue(transaction, [request]))[0]
 
         return await self._write(body, NEW)
 
@@ -64,7 +66,7 @@ class Queue(SqlBase):
         ]
 
         async def body(transaction: Transaction) -> list[Rollout]:
-            return [await self._enqueue(transaction, request) for request in requests]
+            return await self._enqueue(transaction, requests)
 
         return await self._write(body, NEW)
 
@@ -87,47 +89,29 @@ class Queue(SqlBase):
             raise InvalidInput("limit cannot be negative", field="limit")
         return await self._claim_or_wait(many, wait) if limit else []
 
-    async def _enqueue(self, transaction: Transaction, request: _Request) -> Rollout:
-        rollout = await self._insert(transaction, request, TAIL)
-        transaction.announce(QUEUE, 1)
-        transaction.announce(news("rollout", rollout.rollout_id))
-        return rollout
+    async def _enqueue(self, transaction: Transaction, requests: Sequence[_Request]) -> list[Rollout]:
+        enqueued = list[Rollout]()
+        for _, alike in groupby(requests, lambda request: request.resources_id):
+            enqueued += await self._insert(transaction, list(alike), TAIL)
+        for rollout in enqueued:
+            transaction.announce(QUEUE, 1)
+            transaction.announce(news("rollout", rollout.rollout_id))
+        return enqueued
 
-    async def _insert(self, transaction: Transaction, request: _Request, position: str) -> Rollout:
-        resources_id, version = request.resources_id, None
-        if resources_id is not None:
-            _, version = await version_of(transaction, resources_id)
-        rollout_id = rows.new_id("ro", 12)
-        now = self._clock.now()
-        while not (
-            made := await transaction.fetch(
-                _INSERT[resources_id is None].format(position=position),
-                rollout_id,
-                request.input_json,
-                now,
-                request.mode,
-                request.config_json,
-                request.metadata_json,
-                *([] if resources_id is None else [resources_id, version]),
-            )
-        ):
-            rollout_id = rows.new_id("ro", 12)  # 48 random bits meet now and then among millions
-        _, resources_id, version = made[0]
-        return rows.rollout(
-            (
-                rollout_id,
-                request.input_json,
-                now,
-                None,
-                request.mode,
-                resources_id,
-                version,
-                "queuing",
-                request.config_json,
-                request.metadata_json,
-                None,
-            )
-        )
+    async def _insert(self, transaction: Transaction, requests: Sequence[_Request], position: str) -> list[Rollout]:
+        """New rollouts, which have the resources they ask for in common."""
+        resources_id = requests[0].resources_id
+        given = () if resources_id is None else await version_of(transaction, resources_id)
+        sql = _INSERT[resources_id is None].format(position=position)
+        now, made = self._clock.now(), dict[int, Rollout]()
+        while missing := [place for place in range(len(requests)) if place not in made]:
+            # More than once now and then, since 48 random bits meet among millions.
+            wanted = [requests[place].columns(now) for place in missing]
+            inserted = await transaction.fetch_each(sql, [(*columns, *given) for columns in wanted])
+            for place, columns, found in zip(missing, wanted, inserted, strict=True):
+                for _, resources_id, version in found:
+                    made[place] = _made(columns, resources_id, version)
+        return [made[place] for place in range(len(requests))]
 
     async def _claim_or_wait(self, claim: Body[T], wait: float) -> T:
         """Claim now, or when word comes that there is something, until `wait` seconds have passed."""
@@ -163,7 +147,7 @@ class Queue(SqlBase):
                 worker_id,
                 self._clock.now(),
             )
-        return [await moves.begin(row, row[-1], worker_id) for row in queued]
+        return await moves.begin([(row, row[-1]) for row in queued], worker_id)
 
     async def _give_back(self, claimed: Any) -> None:
         rollouts = cast("list[AttemptedRollout]", claimed if isinstance(claimed, list) else [claimed])
@@ -195,6 +179,9 @@ _INSERT = {
 """A new rollout in one statement; with the latest resources, or with those given."""
 
 
+_Columns = tuple[str, bytes, float, RolloutMode | None, bytes, bytes]
+
+
 class _Request:
     """A rollout to be made, as the columns it will fill."""
 
@@ -209,10 +196,33 @@ class _Request:
         if mode not in (None, "train", "val", "test"):
             raise InvalidInput(f"mode is 'train', 'val', 'test' or None, not {mode!r}", field="mode")
         self.input_json = payload.dumps(input, field="input")
-        self.mode = mode
+        self.mode: RolloutMode | None = mode
         self.resources_id = resources_id
         self.config_json = rows.NO_CONFIG if config is None else rows.config_json(config)
         self.metadata_json = payload.dumps(metadata or {}, field="metadata")
+
+    def columns(self, now: float) -> _Columns:
+        """What `_INSERT` begins with; under a new id each time."""
+        return rows.new_id("ro", 12), self.input_json, now, self.mode, self.config_json, self.metadata_json
+
+
+def _made(columns: _Columns, resources_id: str | None, version: int | None) -> Rollout:
+    rollout_id, input_json, start_time, mode, config_json, metadata_json = columns
+    return rows.rollout(
+        (
+            rollout_id,
+            input_json,
+            start_time,
+            None,
+            mode,
+            resources_id,
+            version,
+            "queuing",
+            config_json,
+            metadata_json,
+            None,
+        )
+    )
 
 
 async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> None:

@@ -1,13 +1,16 @@
-"""Spans as the store keeps them, written as OTLP's protobuf."""
+"""Spans as the store keeps them, written as OTLP's protobuf.
+
+Each span is written out by itself, and a request is put together from those bytes: one call that wrote a whole batch
+would hold the interpreter for many milliseconds, and with it whoever waits for the store.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span as OtlpSpan, Status
@@ -18,31 +21,60 @@ from ..types.spans import NANOSECONDS
 JsonObject = dict[str, Any]
 
 _STATUS = {"OK": Status.STATUS_CODE_OK, "ERROR": Status.STATUS_CODE_ERROR}
-_SCOPE = InstrumentationScope(name="agentlightning")
+_WITH_SCOPE = ScopeSpans(scope=InstrumentationScope(name="agentlightning")).SerializeToString()
 _SERVICE = "service.name"
 
 
-def encoded(payload: bytes) -> ResourceSpans:
+class Encoded(NamedTuple):
+    """One span in bytes."""
+
+    resource: bytes
+    """Fields of a `ResourceSpans`: what made the span."""
+    span: bytes
+    """A field of a `ScopeSpans`."""
+
+
+def encoded(payload: bytes) -> Encoded:
     """One span's JSON text as OTLP; its resource says what made it, its attributes whose it is."""
     span: JsonObject = orjson.loads(payload)
-    return ResourceSpans(
+    resource = ResourceSpans(
         resource=Resource(attributes=_pairs({_SERVICE: "agentlightning", **span["resource"]["attributes"]})),
-        scope_spans=[ScopeSpans(scope=_SCOPE, spans=[_span(span)])],
         schema_url=span["resource"]["schema_url"],
     )
+    scope = ScopeSpans(spans=[_span(span)])
+    return Encoded(resource.SerializeToString(deterministic=True), scope.SerializeToString())
 
 
-def request_of(spans: Iterable[ResourceSpans]) -> bytes:
+def request_of(spans: Iterable[Encoded]) -> bytes:
     """A request with these spans; those of one resource stand together."""
-    groups: dict[bytes, ResourceSpans] = {}
+    groups: dict[bytes, list[bytes]] = {}
     for each in spans:
-        key = each.resource.SerializeToString(deterministic=True)
-        if group := groups.get(key):
-            group.scope_spans[0].spans.extend(each.scope_spans[0].spans)
-        else:
-            groups[key] = ResourceSpans()
-            groups[key].CopyFrom(each)
-    return ExportTraceServiceRequest(resource_spans=groups.values()).SerializeToString()
+        groups.setdefault(each.resource, [_WITH_SCOPE]).append(each.span)
+    return b"".join(part for resource, fields in groups.items() for part in _group(resource, fields))
+
+
+def _group(resource: bytes, fields: list[bytes]) -> list[bytes]:
+    """The spans of one resource, in pieces."""
+    # Fields of a message may come in any order and from several hands: protobuf reads them as one.
+    within = [resource, *_field(_SCOPE_SPANS, fields)]
+    return _field(_RESOURCE_SPANS, within)
+
+
+_RESOURCE_SPANS, _SCOPE_SPANS = 1, 2
+"""Numbers of the fields: of a request, and of a `ResourceSpans`."""
+
+
+def _field(number: int, message: list[bytes]) -> list[bytes]:
+    """A message within another, as protobuf writes it, both in pieces."""
+    return [bytes([number << 3 | 2]), _varint(sum(map(len, message))), *message]
+
+
+def _varint(number: int) -> bytes:
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
 
 
 def _span(span: JsonObject) -> OtlpSpan:

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 MOST_SPANS = 256
 MOST_BYTES = 1024 * 1024
 """Of a batch's JSON text; a span that is larger goes alone."""
-GATHER_SECONDS = 0.1
-"""How long what follows a span closely is waited for."""
+GATHER_SECONDS = 1.0
+"""How long what follows a span is waited for: each batch costs a commit, which others may have to wait for."""
 LOOK_SECONDS = 5.0
 """Between looks for spans that nobody announced."""
 SETTLE_SECONDS = 0.05

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import aiohttp
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
-from .otlp_encoding import encoded, request_of
+from .otlp_encoding import Encoded, encoded, request_of
 from .otlp_target import Target
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Sender:
     async def send(self, payloads: Sequence[bytes]) -> int:
         """Return when each span is sent or rejected: how many were sent. Raises `Away`."""
         rejected_before = self.rejected
-        spans: list[ResourceSpans] = []
+        spans: list[Encoded] = []
         for payload in payloads:
             try:
                 spans.append(encoded(payload))
@@ -56,7 +55,7 @@ class Sender:
             await self._deliver(spans)
         return len(payloads) - (self.rejected - rejected_before)
 
-    async def _deliver(self, spans: Sequence[ResourceSpans]) -> None:
+    async def _deliver(self, spans: Sequence[Encoded]) -> None:
         status, answer, retry_after = await self._post(gzip.compress(request_of(spans), compresslevel=1))
         if status == 200:
             self._note_partial(answer)

@@ -13,11 +13,13 @@ from typing import Any
 import aiohttp
 import asyncpg
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 import agentlightning as agl
 from agentlightning.errors import InvalidInput
-from agentlightning.store import PostgresLightningStore
+from agentlightning.store import PostgresLightningStore, otlp_export
+from agentlightning.store.otlp_encoding import encoded, request_of
 from agentlightning.store.otlp_export import OtlpExporter
 from agentlightning.store.otlp_target import Target, headers_in
 from agentlightning.types import Event, Link, OtelResource, SpanContext, TraceStatus
@@ -32,6 +34,12 @@ PLANTED = "sk-lf-planted-0123456789abcdef"
 def receiver() -> Iterator[Receiver]:
     with Receiver() as receiver:
         yield receiver
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was stored is sent on at once: tests would wait for it."""
+    monkeypatch.setattr(otlp_export, "GATHER_SECONDS", 0.02)
 
 
 class Live:
@@ -137,6 +145,23 @@ async def test_a_span_arrives_with_all_that_it_says(receiver: Receiver) -> None:
         ("ab" * 16, {"why": "because"})
     ]
     assert attributes(resource.attributes) == {"service.name": "agent", "host": "here"}
+
+
+def test_many_spans_are_written_as_protobuf_itself_would_write_them() -> None:
+    spans = [agl.Span.from_attributes(rollout_id="ro", attempt_id="at", attributes={"n": n}) for n in range(300)]
+    for number, span in enumerate(spans):
+        span.resource.attributes["service.name"] = f"service {number % 2}"
+
+    request = ExportTraceServiceRequest.FromString(
+        request_of(encoded(span.model_dump_json().encode()) for span in spans)
+    )
+
+    groups = {attributes(group.resource.attributes)["service.name"]: group for group in request.resource_spans}
+    assert list(groups) == ["service 0", "service 1"]
+    for number, group in enumerate(groups.values()):
+        [scope] = group.scope_spans
+        assert scope.scope.name == "agentlightning"
+        assert [attributes(span.attributes)["n"] for span in scope.spans] == list(range(number, 300, 2))
 
 
 async def test_ids_that_are_not_opentelemetrys_become_such_and_still_belong_together(receiver: Receiver) -> None:

@@ -2,9 +2,10 @@
 
     python -m benchmarks.otlp_export [--pairs 700]
 
-Two stores with their databases on disk, one of which sends every span on to a receiver, are processes of their own, as
-is the receiver. Spans the size of a model call's are stored one by one in both, in turn, so that whatever else the
-machine does falls on both alike. Writes benchmarks/results/otlp_export.json.
+Four stores with their databases on disk are processes of their own: a plain one, and three that send every span on, to
+a receiver that takes it, to one that takes seconds over each request, and to one that is away. Spans the size of a
+model call's are stored one by one, in the stores in turn and each time in another order, so that whatever else the
+machine does falls on all alike. Writes benchmarks/results/otlp_export.json.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import json
 import os
 import platform
+import random
 import sys
 import tempfile
 import threading
@@ -26,9 +28,12 @@ import aiohttp
 
 import agentlightning as agl
 from benchmarks.proxy import at_a_free_port, running
-from tests.otlp_receiver import Receiver
+from tests.otlp_receiver import Receiver, taken
+from tests.processes import free_port
 
 RESULTS = Path(__file__).parent / "results/otlp_export.json"
+PLAIN = "plain"
+SLOW_SECONDS = 3.0
 LIKE_A_CALL = {
     **{f"gen_ai.prompt.{number}.content": "x" * 80 for number in range(15)},
     "agentlightning.request": "y" * 1_500,
@@ -41,13 +46,14 @@ async def measure(urls: dict[str, str], pairs: int) -> dict[str, Any]:
     taken: dict[str, list[float]] = {name: [] for name in urls}
     stores = {name: agl.LightningStoreClient(url) for name, url in urls.items()}
     attempts = {name: await store.start_rollout("a task") for name, store in stores.items()}
-    for number in range(pairs):
-        for name in sorted(stores, reverse=bool(number % 2)):
+    names = list(stores)
+    for _ in range(pairs):
+        for name in random.sample(names, len(names)):
             span = _span(attempts[name])
             started = time.perf_counter()
             await stores[name].add_many_spans([span])
             taken[name].append(time.perf_counter() - started)
-    waiting = await _waiting(urls["exporting"])
+    waiting = {name: await _waiting(urls[name]) for name in names if name != PLAIN}
     for store in stores.values():
         await store.close()
     figures = {f"milliseconds_{name}": _quantiles(seconds) for name, seconds in sorted(taken.items())}
@@ -75,9 +81,14 @@ def _quantiles(seconds: list[float]) -> dict[str, float]:
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 
 
-def receive() -> None:
-    """This process is the receiver."""
-    with Receiver() as receiver:
+def receive(seconds: float) -> None:
+    """This process is a receiver that takes so many seconds over each request."""
+
+    def rule(spans: list[Any]) -> tuple[int, bytes]:
+        time.sleep(seconds)
+        return taken()
+
+    with Receiver(rule) as receiver:
         print(receiver.url, flush=True)
         threading.Event().wait()
 
@@ -89,8 +100,12 @@ def main() -> None:
     given = options.parse_args()
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        _, target = stack.enter_context(running("benchmarks.otlp_export", "receiver"))
-        more = {"plain": (), "exporting": ("--export-otlp", target)}
+        targets = {
+            f"to_{which}": stack.enter_context(running("benchmarks.otlp_export", "receiver", str(seconds)))[1]
+            for which, seconds in {"a_receiver": 0.0, "a_slow_one": SLOW_SECONDS}.items()
+        }
+        targets["to_one_that_is_away"] = f"http://127.0.0.1:{free_port()}"
+        more = {PLAIN: (), **{name: ("--export-otlp", target) for name, target in targets.items()}}
         urls = {
             name: stack.enter_context(
                 running(
@@ -107,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    receive() if sys.argv[1:] == ["receiver"] else main()
+    receive(float(sys.argv[2])) if sys.argv[1:2] == ["receiver"] else main()

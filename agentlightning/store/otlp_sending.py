@@ -40,10 +40,14 @@ class Sender:
         self.rejected = 0
         self._session = session
         self._target = target
+        self._has_taken = False
+        """Whether it has ever taken a span: until then, a refusal may be about the request and not about the span."""
+        self._refusals: list[str] = []
+        """What it said of spans that it did not take alone."""
 
     async def send(self, payloads: Sequence[bytes]) -> int:
         """Return when each span is sent or rejected: how many were sent. Raises `Away`."""
-        rejected_before = self.rejected
+        rejected_before, self._refusals = self.rejected, []
         spans: list[Encoded] = []
         for payload in payloads:
             try:
@@ -53,11 +57,13 @@ class Sender:
             await asyncio.sleep(0)  # lets go of the interpreter: whoever serves requests goes first
         if spans:
             await self._deliver(spans)
+            self._judge()
         return len(payloads) - (self.rejected - rejected_before)
 
     async def _deliver(self, spans: Sequence[Encoded]) -> None:
         status, answer, retry_after = await self._post(gzip.compress(request_of(spans), compresslevel=1))
         if status == 200:
+            self._has_taken = True
             self._note_partial(answer)
         elif status not in _REFUSED:
             raise Away(f"it answers {status}", retry_after)
@@ -66,7 +72,14 @@ class Sender:
             await self._deliver(spans[:middle])
             await self._deliver(spans[middle:])
         else:
-            self._reject(1, f"{status}: {answer[:300].decode(errors='replace')}")
+            self._refusals.append(f"{status}: {answer[:300].decode(errors='replace')}")
+
+    def _judge(self) -> None:
+        """Give up the spans that were refused; all wait where none was ever taken, for then a header may be missing."""
+        if self._refusals and not self._has_taken:
+            raise Away(f"it takes none of them, {self._refusals[0]}")
+        for why in self._refusals:
+            self._reject(1, why)
 
     async def _post(self, body: bytes) -> tuple[int, bytes, float]:
         headers = {**self._target.headers, "Content-Type": _KIND, "Content-Encoding": "gzip"}

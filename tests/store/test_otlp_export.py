@@ -260,6 +260,22 @@ async def test_one_span_that_is_refused_costs_no_other(receiver: Receiver, caplo
     assert "there does not take 1 span: 400: no poison" in caplog.text
 
 
+async def test_a_target_that_has_never_taken_any_costs_none(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.rule = lambda spans: (422, b"the header x-experiment is missing")
+    async with exporting(receiver) as live:
+        await live.add("a", "b", "c")
+        receiver.wait_until(lambda receiver: receiver.refusals >= 5)  # all, halves, each
+        receiver.rule = lambda spans: taken()
+        receiver.wait_for(3)
+        seen = await live.metrics()
+
+    assert receiver.names == ["a", "b", "c"]
+    assert seen['agl_export_rejected_spans_total{target="there"}'] == 0
+    assert "Spans for there wait in the store: it takes none of them, 422: the header x-experiment" in caplog.text
+
+
 async def test_what_a_target_rejects_of_a_batch_is_counted(receiver: Receiver) -> None:
     receiver.rule = lambda spans: taken(1, "too old") if spans[0].name == "a" else taken()
     async with exporting(receiver) as live:

@@ -22,6 +22,8 @@ class Page:
     """A page of the docs whose agents are carried out."""
 
     name: str
+    rollouts: int = 20
+    """How many at once."""
     calls: int = 2
     """How often an agent asks the model in one rollout."""
     parents: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ ENVIRONMENTS = {
         Page("langgraph", parents=("LangGraph", "model"), tool="add"),
         Page("openai-agents", parents=("Calculator",), tool="add"),
         Page("pydantic-ai", parents=("invoke_agent",), tool="execute_tool add"),
+        Page("mcp", rollouts=3, tool="call_tool"),  # each starts a server of its own
     ],
     "mcp": [Page("mcp", tool="call_tool")],
     "litellm": [

@@ -1,4 +1,4 @@
-"""Carries out a page's agents within its environment, twenty rollouts at once, and says what is not as it should be.
+"""Carries out a page's agents within its environment, many rollouts at once, and says what is not as it should be.
 
 python -m tests.frameworks.carry_out ENVIRONMENT      # prints a line of JSON for each agent
 """
@@ -21,8 +21,6 @@ from tests.frameworks import model as script
 from tests.frameworks.agents import ENVIRONMENTS, Page
 from tests.frameworks.seen import Expected, problems
 from tests.scripted_model import ScriptedModel
-
-ROLLOUTS = 20
 
 
 @dataclass
@@ -70,7 +68,7 @@ def _reports(page: Page, model: ScriptedModel) -> list[Report]:
 
 
 def _report(page: Page, name: str, agent: Any, model: ScriptedModel) -> Report:
-    report, begun = Report(page.name, name, ROLLOUTS), time.monotonic()
+    report, begun = Report(page.name, name, page.rollouts), time.monotonic()
     try:
         asyncio.run(_try(page, agent, model, report))
     except Exception:
@@ -81,8 +79,8 @@ def _report(page: Page, name: str, agent: Any, model: ScriptedModel) -> Report:
 
 async def _try(page: Page, agent: Any, model: ScriptedModel, report: Report) -> None:
     async with InMemoryLightningStore() as store:
-        ids = [await _enqueue(store, number) for number in range(ROLLOUTS)]
-        runner = LitAgentRunner[Any](LightningTracer(), max_rollouts=ROLLOUTS, max_concurrency=ROLLOUTS)
+        ids = [await _enqueue(store, number) for number in range(page.rollouts)]
+        runner = LitAgentRunner[Any](LightningTracer(), max_rollouts=page.rollouts, max_concurrency=page.rollouts)
         with runner.run_context(agent=agent, store=store):
             await runner.iter()
         rollouts = {rollout.rollout_id: rollout for rollout in await store.query_rollouts(rollout_ids=ids)}
@@ -92,8 +90,8 @@ async def _try(page: Page, agent: Any, model: ScriptedModel, report: Report) -> 
             expected = Expected(page, script.question(number), script.solution(number), reward=_reward(number))
             report.problems += problems(rollouts[rollout_id], spans, expected, model)
         report.calls = len(model.calls)
-        if report.calls != ROLLOUTS * page.calls:
-            report.problems.append(f"the model was called {report.calls} times, not {ROLLOUTS * page.calls}")
+        if report.calls != page.rollouts * page.calls:
+            report.problems.append(f"the model was called {report.calls} times, not {page.rollouts * page.calls}")
 
 
 async def _enqueue(store: LightningStore, number: int) -> str:

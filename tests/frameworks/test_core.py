@@ -13,7 +13,7 @@ from .run import reports
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("environment", CORE)
-def test_twenty_rollouts_at_once_leave_their_own_calls_tools_and_rewards(environment: str) -> None:
+def test_rollouts_at_once_leave_their_own_calls_tools_and_rewards(environment: str) -> None:
     ran = list(reports(environment))
 
     assert [problem for report in ran for problem in report["problems"]] == []

@@ -1,4 +1,4 @@
-"""For all tests: the figures they print, how thoroughly Hypothesis looks, and whose spools are sent."""
+"""For all tests: which begin, the figures they print, how thoroughly Hypothesis looks, and whose spools are sent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first: at the end no worker is to wait for one that has just begun with them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from agentlightning.leash import leashed
-from tests.processes import Program
+from tests.processes import PATIENCE, Program
 
 POLITE = """
 import signal, sys, threading
@@ -77,4 +77,4 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         orphan = psutil.Process(int(parent.wait_for_line("child (.*)")[1]))
         parent.kill()
 
-    assert psutil.wait_procs([orphan], timeout=20)[0] == [orphan]
+    assert psutil.wait_procs([orphan], timeout=PATIENCE)[0] == [orphan]

@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from agentlightning import local_model
 from agentlightning.local_model import LocalModel, LocalModelError, serve_local_model
-from tests.processes import Program
+from tests.processes import PATIENCE, Program
 
 SMALL = LocalModel(threads=1, slots=2, context=256)
 
@@ -135,7 +135,7 @@ def test_the_served_model_ends_with_a_parent_that_is_killed(tmp_path: Path) -> N
         child = psutil.Process(int(parent.wait_for_line("child (.*)")[1]))
         parent.kill()
 
-    assert psutil.wait_procs([child], timeout=20)[0] == [child]
+    assert psutil.wait_procs([child], timeout=PATIENCE)[0] == [child]
 
 
 _SERVE_AND_WAIT = """

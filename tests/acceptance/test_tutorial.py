@@ -129,7 +129,7 @@ def test_it_runs_on_the_local_model(tmp_path: Path) -> None:
         stage.runner()
         algo = stage.algo()
 
-        assert algo.wait(timeout=100) == 0
+        assert algo.wait(timeout=250) == 0
 
     finished(algo)
     algo.wait_for_line(r"""Span\(name='openai.chat.completion', .*'gen_ai.completion.0.content': ["'].{10}""")

@@ -13,7 +13,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.cli.demo.task import PROMPTS, TASKS, messages
-from tests.processes import Program
+from tests.processes import PATIENCE, Program
 from tests.scripted_model import Answer, Call, ScriptedModel
 
 LABELS = {task["word"]: task["label"] for task in TASKS}
@@ -69,9 +69,10 @@ def test_a_part_that_dies_ends_the_demo_with_its_last_words(model: ScriptedModel
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_on_the_local_model_worked_examples_win(tmp_path: Path) -> None:
     with demo("--folder", str(tmp_path)) as program:
-        assert program.wait(timeout=110) == 0
+        assert program.wait(timeout=250) == 0
 
     assert float(program.wait_for_line(r"just ask +mean reward (\S+)")[1]) <= 0.2
     assert float(program.wait_for_line(r"^Best prompt: .* as a chat, mean reward (\S+)")[1]) >= 0.9
@@ -95,6 +96,7 @@ def test_a_ctrl_c_leaves_no_process_behind(moment: str, tmp_path: Path) -> None:
         os.killpg(program.pid, signal.SIGINT)
         code = program.wait()
 
+    psutil.wait_procs(marked(mark), timeout=PATIENCE)
     assert marked(mark) == []
     assert code == 130 or moment == "at once"
     assert "Traceback" not in program.output or moment == "at once"
@@ -109,7 +111,7 @@ def test_a_demo_that_is_killed_while_its_parts_start_leaves_none_behind(number: 
         program.send_signal(number)
         program.wait()
 
-    psutil.wait_procs(marked(mark), timeout=20)
+    psutil.wait_procs(marked(mark), timeout=PATIENCE)
     assert marked(mark) == []
 
 
@@ -123,7 +125,7 @@ def test_a_demo_that_is_killed_amid_the_work_leaves_no_process_behind(
         program.send_signal(number)
         program.wait()
 
-    psutil.wait_procs(marked(mark), timeout=20)
+    psutil.wait_procs(marked(mark), timeout=PATIENCE)
     assert marked(mark) == []
 
 
@@ -136,7 +138,7 @@ def test_a_ctrl_c_for_the_impatient_leaves_no_process_behind(model: ScriptedMode
         os.killpg(program.pid, signal.SIGINT)
         program.wait()
 
-    psutil.wait_procs(marked(mark), timeout=20)
+    psutil.wait_procs(marked(mark), timeout=PATIENCE)
     assert marked(mark) == []
 
 

@@ -68,7 +68,6 @@ async def test_a_shell_script_with_curl_is_an_agent(tmp_path: Path) -> None:
     assert [span.sequence_id for span in spans] == [1, 2, 3]
 
 
-@pytest.mark.timeout(300)
 async def test_a_node_program_with_openais_package_is_an_agent(node_modules: Path, tmp_path: Path) -> None:
     ran = run("node", str(node_modules.parent / "agent.mjs"), cwd=tmp_path)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.llm_proxy import LLMProxy
+from tests.processes import PATIENCE
 from tests.scripted_model import ScriptedModel
 
 TOKEN = "agl-secret-" + "0123456789abcdef" * 3
@@ -115,7 +117,7 @@ async def test_a_program_that_is_not_there_fails_the_attempt(workshop: Workshop)
 
 
 async def test_a_timeout_ends_the_program_and_all_it_has_started(workshop: Workshop, tmp_path: Path) -> None:
-    @agl.command_agent(timeout=1.0)
+    @agl.command_agent(timeout=2.0)
     def agent(task: Any) -> str:
         return f"sleep 300 & echo $! > {tmp_path}/pid; trap '' TERM; while true; do sleep 300; done"
 
@@ -172,8 +174,11 @@ async def test_a_shell_script_with_curl_is_traced_rewarded_and_cannot_speak_for_
 
 
 def gone(pid: int) -> bool:
-    """Whether the process has ended; one that nobody has taken note of yet counts as ended."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return not Path(f"/proc/{pid}").exists() or os.name == "nt"
+    """Whether the process ends, soon; one that nobody has taken note of yet counts as ended."""
+    deadline = time.monotonic() + PATIENCE
+    with suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+    return True

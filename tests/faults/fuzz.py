@@ -102,7 +102,7 @@ def _draw(operation: Any, mode: GenerationMode, many: int, number: int, send: Ca
 
 def _note(case: Case, url: str, session: requests.Session, result: Fuzzed) -> None:
     try:
-        answer = case.call(base_url=url, session=session, timeout=10)
+        answer = case.call(base_url=url, session=session, timeout=60)
     except requests.RequestException as error:
         result.broken.append(f"{case.method} {case.path}: {error!r}")
         return

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 import agentlightning as agl
 from agentlightning.cli import main
+from tests.processes import PATIENCE
 from tests.scripted_model import Answer, ScriptedModel
 
 from .conftest import started
@@ -60,7 +61,7 @@ async def test_it_serves_records_and_ends_cleanly_on_sigterm(model: ScriptedMode
             with openai.OpenAI(base_url=own, api_key="none") as client:
                 client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hello"}])
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=PATIENCE)
 
         assert process.returncode == 0
         assert '"POST /rollout/' in errors
@@ -118,7 +119,7 @@ def test_models_in_a_file_are_exchanged_on_sighup_and_a_bad_file_changes_nothing
         process.send_signal(signal.SIGHUP)
         assert "The models are now: m" in next_line(process, "models")
         under_way = threads.submit(ask, endpoint)
-        assert arrived.wait(20)
+        assert arrived.wait(PATIENCE)
         write([{"name": "m", "url": model.base_url}])
         process.send_signal(signal.SIGHUP)
         assert "The models are now: m" in next_line(process, "models")

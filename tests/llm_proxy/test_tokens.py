@@ -118,7 +118,6 @@ def llama() -> Iterator[str]:
 
 
 @pytest.mark.model
-@pytest.mark.timeout(300)
 async def test_llama_cpps_token_ids_and_logprobs_are_recorded_exactly(
     llama: str, proxy: agl.LLMProxy, attempt: Attempt
 ):
@@ -126,7 +125,6 @@ async def test_llama_cpps_token_ids_and_logprobs_are_recorded_exactly(
 
 
 @pytest.mark.model
-@pytest.mark.timeout(300)
 async def test_a_conversation_is_one_sequence_without_a_token_that_was_not_read_or_sampled(
     llama: str, proxy: agl.LLMProxy, attempt: Attempt
 ):

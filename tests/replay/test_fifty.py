@@ -116,7 +116,6 @@ async def messages(task: int, sdks: SDKs, say: Say, then: str) -> None:
         say(await stream.get_final_text())
 
 
-@pytest.mark.timeout(300)
 async def test_fifty_rollouts_replay_to_the_last_word_and_the_one_that_was_changed_is_found(sdks: SDKs) -> None:
     first, again, changed = Agent(sdks), Agent(sdks), Agent(sdks, changed=True)
     async with agl.InMemoryLightningStore() as store:

@@ -113,7 +113,7 @@ async def test_whoever_waits_goes_on_waiting_while_the_store_is_killed_and_start
         assert (await soon(wanting)).rollout_id == wanted.rollout_id
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 async def test_what_was_acknowledged_survives_kill_9_at_any_instant(path: Path, figure: Figure) -> None:
     result = await kill_again_and_again(path, cycles=50, seed=1)
 

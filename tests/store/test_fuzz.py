@@ -12,6 +12,7 @@ from ..faults.fuzz import fuzz
 REQUESTS = 2_000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_no_made_up_request_breaks_the_store(tmp_path: Path, figure: Figure) -> None:
     result = fuzz(tmp_path, REQUESTS)

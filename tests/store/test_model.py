@@ -14,8 +14,7 @@ from ..faults.machine import MACHINES, Machine, run
 
 RUNS = 200
 
-pytestmark = pytest.mark.timeout(600)
-"""What fails is also shrunk to a few steps, which takes its time."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # what fails is also shrunk to a few steps
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.way)

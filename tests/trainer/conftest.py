@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import Program
+from tests.processes import PATIENCE, Program
 
 SCRIPT = Path(__file__).with_name("script.py")
 
@@ -33,7 +33,7 @@ class Run(Program):
 
     def leaves_nothing(self) -> bool:
         """Whether all of them are gone, soon."""
-        psutil.wait_procs(self.descendants, timeout=20)
+        psutil.wait_procs(self.descendants, timeout=PATIENCE)
         return not self.descendants
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any, cast
 
 import orjson
@@ -134,8 +135,15 @@ def _dumps(value: Any, field: str | None) -> bytes:
 
 def _plain(value: Any) -> Any:
     # Our own nouns are their fields; orjson walks those several times faster than pydantic writes them out.
-    if type(value).__module__.startswith("agentlightning.types."):
+    if _is_noun(cast("type[Any]", type(value))):
         return value.__dict__
     plain = to_jsonable_python(value)
     check(plain)
     return plain
+
+
+@lru_cache(1_000)
+def _is_noun(kind: type[Any]) -> bool:
+    # A generic one with its parameters belongs to whichever module named it so first.
+    origin = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin") or kind
+    return origin.__module__.startswith("agentlightning.types.")

@@ -13,7 +13,8 @@ from hypothesis import given, strategies as st
 from pydantic import BaseModel
 
 from agentlightning.errors import InvalidInput
-from agentlightning.payload import MAX_DEPTH, check, dumps, loads
+from agentlightning.payload import MAX_DEPTH, check, dumps, dumps_sound, loads
+from agentlightning.types import PaginatedResult
 
 
 class Task(BaseModel):
@@ -133,6 +134,16 @@ def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond(kind: type) -> N
 def test_deep_json_text_is_refused(depth: int) -> None:
     with pytest.raises(InvalidInput):
         loads("[" * depth + "0" + "]" * depth)
+
+
+Page = PaginatedResult[Item]
+"""Named in this module first, so that pydantic takes it for one of this module's own."""
+
+
+def test_a_page_is_its_fields_whoever_names_its_kind_first() -> None:
+    page = Page.model_construct(items=[nested(MAX_DEPTH)], limit=1, offset=0, total=1)
+
+    assert json.loads(dumps_sound(page))["items"] == [nested(MAX_DEPTH)]
 
 
 def test_a_list_that_holds_itself_is_refused() -> None:

@@ -149,10 +149,11 @@ class Database(Protocol):
         """
         ...
 
-    async def read(self, body: Body[T], *, brief: bool = False) -> T:
+    async def read(self, body: Body[T], *, brief: bool = False, single: bool = False) -> T:
         """Run `body`, which changes nothing, on one consistent state.
 
-        A `brief` one is a look-up of microseconds, so that handing it to another thread would cost more than it does.
+        A `brief` one is a look-up of microseconds, so that handing it to another thread would cost more than it does;
+        a `single` one is one statement, which sees one state by itself.
         """
         ...
 

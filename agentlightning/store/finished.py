@@ -57,7 +57,7 @@ class _ReadOnlyDatabase:
     async def write(self, body: Body[T], *, key: str | None = None, place: Place | None = None) -> T:
         raise _refused()
 
-    async def read(self, body: Body[T], *, brief: bool = False) -> T:
+    async def read(self, body: Body[T], *, brief: bool = False, single: bool = False) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, body)
 
     async def close(self) -> None:

@@ -14,7 +14,8 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from ..errors import AgentLightningError, InvalidInput, MissingExtra, StoreUnavailable
@@ -115,9 +116,9 @@ class PostgresDatabase:
         self._in_loop(self._jobs.put_nowait, job)
         return await job.future
 
-    async def read(self, body: Body[T], *, brief: bool = False) -> T:
+    async def read(self, body: Body[T], *, brief: bool = False, single: bool = False) -> T:
         job = Job.of(body)
-        self._in_loop(self._begin_reading, job)
+        self._in_loop(partial(self._begin_reading, single=single), job)
         return await job.future
 
     def run(self, body: Body[T]) -> T:
@@ -320,15 +321,15 @@ class PostgresDatabase:
 
     # Reading
 
-    def _begin_reading(self, job: Job) -> None:
-        task = asyncio.create_task(self._read(job))
+    def _begin_reading(self, job: Job, *, single: bool) -> None:
+        task = asyncio.create_task(self._read(job, single))
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
 
-    async def _read(self, job: Job) -> None:
+    async def _read(self, job: Job, single: bool) -> None:
         for tries in range(READERS + 2):  # each connection may turn out to be broken
             try:
-                await self._read_once(job)
+                await self._read_once(job, single)
             except _AWAY as error:
                 job.error = _unavailable(error)
                 if tries and isinstance(error, OSError):
@@ -339,10 +340,10 @@ class PostgresDatabase:
             break
         deliver([job])
 
-    async def _read_once(self, job: Job) -> None:
+    async def _read_once(self, job: Job, single: bool) -> None:
         async with (
             self._readers.acquire(timeout=ANSWER_SECONDS) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
+            nullcontext() if single else connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             await Group(Bulk(connection), set()).run([job])
 

@@ -91,7 +91,7 @@ class SqliteDatabase:
         self._jobs.put(job)
         return await job.future
 
-    async def read(self, body: Body[T], *, brief: bool = False) -> T:
+    async def read(self, body: Body[T], *, brief: bool = False, single: bool = False) -> T:
         if self._readers is None:  # what is in memory has one connection
             return await self.write(body)
         if self._closed.is_set():

@@ -57,7 +57,7 @@ class SqlBase(LightningStore):
         async def body(transaction: Transaction) -> Sequence[Row]:
             return await transaction.fetch(sql, *values)
 
-        return await self._database.read(body, brief=brief)
+        return await self._database.read(body, brief=brief, single=True)
 
     async def _page(
         self,

@@ -21,6 +21,9 @@ from .merging import (
 
 Types = tuple[str, ...]
 
+MOST_BYTES = 8 * 2**20
+"""Beside which nothing else goes into one statement."""
+
 
 class Bulk:
     """What can be said at once, on one connection."""
@@ -55,7 +58,7 @@ class Bulk:
             alike.setdefault(tuple(changes), []).append(changes)
         for statements, same in alike.items():
             types = [await self._types_of(sql) for sql in statements] if _are_many(same) else [None]
-            if None in types:
+            if None in types or not all(_are_apart(*each) for changes in same for each in changes.items()):
                 for changes in same:
                     await self._send_one(changes)
             else:
@@ -94,15 +97,26 @@ def _are_apart(sql: str, values: Iterable[Values]) -> bool:
 
 
 def _batches(several: list[Changes]) -> Iterator[Changes]:
-    """As many as can be made at once: in one statement, no row can be changed twice."""
-    batch: Changes = {sql: [] for sql in several[0]}
+    """As many as one statement may make: it changes no row twice, and has to be held in memory."""
+    batch: Changes = {}
+    keys: set[tuple[str, Any]] = set()
+    size = 0
     for changes in several:
-        if not all(_are_apart(sql, [*batch[sql], *values]) for sql, values in changes.items()):
+        more = {(sql, each[0]) for sql, values in changes.items() if once_a_row(sql) for each in values}
+        larger = _size(changes)
+        if batch and (size + larger > MOST_BYTES or not keys.isdisjoint(more)):
             yield batch
-            batch = {sql: [] for sql in several[0]}
+            batch, keys, size = {}, more, 0
         for sql, values in changes.items():
-            batch[sql] += values
+            batch.setdefault(sql, []).extend(values)
+        keys |= more
+        size += larger
     yield batch
+
+
+def _size(changes: Changes) -> int:
+    everything = (value for values in changes.values() for each in values for value in each)
+    return sum(len(value) for value in everything if isinstance(value, bytes))
 
 
 def _order(sql: str, values: list[Values]) -> Sequence[int]:

@@ -39,7 +39,7 @@ Connection = Any
 """asyncpg brings no types along."""
 Topic = tuple[str, int | None]
 
-MAX_GROUP = 64
+MAX_GROUP = 128
 """Bodies in one commit. Their rows stay locked until it: more would keep other servers waiting."""
 READERS = 4
 TRIES = 5

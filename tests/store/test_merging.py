@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from agentlightning.errors import Conflict
-from agentlightning.store import LightningStore, PostgresLightningStore
+from agentlightning.store import LightningStore, PostgresLightningStore, bulk
 from agentlightning.store.database import HEAD, NEW, Body, Place
 from agentlightning.store.jobs import Job
 from agentlightning.store.merging import HeldBack, for_many, suits_many, together
@@ -150,6 +150,19 @@ async def test_claims_in_one_group_take_one_each_from_the_front(url: str) -> Non
 
         assert [each.rollout_id for each in taken if each] == [rollout.rollout_id for rollout in enqueued]
         assert taken[5:] == [None, None]
+
+
+async def test_spans_of_a_group_that_are_too_many_for_one_statement_are_all_there(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "MOST_BYTES", 2_000)
+    async with PostgresLightningStore(url) as store:
+        attempts = [await claimed(store) for _ in range(6)]
+
+        await asyncio.gather(*(store.add_many_spans([span(each, n) for n in range(1, 4)]) for each in attempts))
+
+        stored = [await store.query_spans(attempted.rollout_id) for attempted in attempts]
+        assert [[each.sequence_id for each in spans] for spans in stored] == [[1, 2, 3]] * 6
 
 
 _ONE = 3

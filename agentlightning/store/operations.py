@@ -36,6 +36,8 @@ class Operations:
         self._gate = gate
         self._otherwise = otherwise
         self._table = table()
+        self.ending = False
+        """Nobody may wait any more."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["raw_path"].decode("latin-1")
@@ -75,8 +77,35 @@ class Operations:
             result = await operation.call(self._store, arguments)
         else:
             room.leave()  # who waits takes no room
-            result = await _long_poll(operation, self._store, arguments, receive, *waits)
+            result = await self._long_poll(operation, arguments, receive, *waits)
         return 200, _encoded(operation, result)
+
+    async def _long_poll(
+        self,
+        operation: Operation,
+        arguments: Arguments,
+        receive: Receive,
+        parameter: str,
+        enough: Callable[[Any, Arguments], bool],
+    ) -> Any:
+        """Answer at once if there is an answer; else wait, but not for a caller that has gone away."""
+        result = await operation.call(self._store, {**arguments, parameter: 0.0})
+        seconds = arguments.get(parameter, None if parameter == "timeout" else 0.0)
+        if seconds == 0.0 or self.ending or enough(result, arguments):
+            return result
+        waiting = asyncio.ensure_future(operation.call(self._store, arguments))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not waiting.done():
+                waiting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await waiting
+        if waiting.cancelled():
+            raise ConnectionResetError("the caller went away")
+        return waiting.result()
 
     # Several
 
@@ -203,31 +232,6 @@ def _check_does_not_wait(operation: Operation, arguments: Arguments) -> None:
     parameter, _ = _WAITS.get(operation.route.name, ("", None))
     if arguments.get(parameter):
         raise InvalidInput(f"{operation.route.name} that waits does not travel with others", field=parameter)
-
-
-async def _long_poll(
-    operation: Operation,
-    store: SqlStore,
-    arguments: Arguments,
-    receive: Receive,
-    parameter: str,
-    enough: Callable[[Any, Arguments], bool],
-) -> Any:
-    """Answer at once if there is an answer; else wait, but not for a caller that has gone away."""
-    result = await operation.call(store, {**arguments, parameter: 0.0})
-    seconds = arguments.get(parameter, None if parameter == "timeout" else 0.0)
-    if seconds == 0.0 or enough(result, arguments):
-        return result
-    waiting = asyncio.ensure_future(operation.call(store, arguments))
-    gone = asyncio.ensure_future(_disconnected(receive))
-    await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-    gone.cancel()
-    if not waiting.done():
-        waiting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await waiting
-        raise ConnectionResetError("the caller went away")
-    return waiting.result()
 
 
 async def _disconnected(receive: Receive) -> None:

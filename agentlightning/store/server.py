@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 access = logging.getLogger("agentlightning.store.access")
 
 DEFAULT_PORT = 4747
-DRAIN_SECONDS = 8
-"""How long requests under way may take after SIGTERM; the process is gone within ten."""
+DRAIN_SECONDS = 6
+"""How long requests under way may take after SIGTERM; with what else has to end, the process is gone within ten."""
 
 
 def _within(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -149,24 +149,23 @@ class LightningStoreServer(LightningStore):
         return listening
 
     def _uvicorn(self, on_answering: Callable[[], None]) -> Uvicorn:
-        return Uvicorn(
-            self._app(),
-            http=patient_protocol(self._limits),
-            drain_seconds=DRAIN_SECONDS,
-            on_answering=on_answering,
-            on_ending=self._release,
-        )
-
-    def _release(self) -> None:
-        """Long polls are sent home first."""
-        if isinstance(self.store, SqlStore):
-            self.store.release_waiters()
-
-    def _app(self) -> ASGIApp:
         store = cast("SqlStore", self.store)
         gate = Gate(self._limits)
         metrics = Metrics(store, gate, self._exporter)
-        return _FrontDoor(Operations(store, build_app(store, metrics, gate), gate), self._guard, metrics)
+        operations = Operations(store, build_app(store, metrics, gate), gate)
+
+        def send_home() -> None:
+            operations.ending = True
+            if isinstance(self.store, SqlStore):
+                self.store.release_waiters()
+
+        return Uvicorn(
+            _FrontDoor(operations, self._guard, metrics),
+            http=patient_protocol(self._limits),
+            drain_seconds=DRAIN_SECONDS,
+            on_answering=on_answering,
+            on_ending=send_home,
+        )
 
 
 def build_app(store: SqlStore, metrics: Metrics, gate: Gate) -> Starlette:
@@ -263,6 +262,11 @@ class _FrontDoor:
             await self._app(scope, receive, noting)
         except AgentLightningError as error:
             await problem_response(error)(scope, receive, noting)
+        except asyncio.CancelledError:  # only a server that ends gives up a request
+            if not status:
+                await problem_response(StoreUnavailable("the store ends, and has no time left for this"))(
+                    scope, receive, noting
+                )
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             if not status:

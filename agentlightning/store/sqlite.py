@@ -278,8 +278,10 @@ class _SqliteTransaction(Transaction):
         self.kept[key] = (answer, time)
 
     async def take_back_answer(self, key: str, time: float) -> bool:
-        self._answers.known.discard(key)
-        return await super().take_back_answer(key, time)
+        taken_back = await super().take_back_answer(key, time)
+        if taken_back:
+            self._answers.known.discard(key)
+        return taken_back
 
     def announce(self, topic: str, count: int | None = None) -> None:
         self.announced.append((topic, count))

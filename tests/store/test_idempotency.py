@@ -194,6 +194,26 @@ async def test_who_asks_again_after_a_claim_was_taken_back_gets_another(way: str
         assert [each.attempt_id for each in await store.query_attempts(rollout.rollout_id)] == [told.attempt.attempt_id]
 
 
+@pytest.mark.parametrize("way", ["memory", "file", "postgres"])
+async def test_who_asks_a_third_time_when_a_claim_was_not_taken_back_is_told_of_it(way: str, tmp_path: Path) -> None:
+    async with WAYS[way](tmp_path) as store:
+        for task in range(2):
+            await store.enqueue_rollout(task)
+        first = await claim_under_a_key(store)
+        question = asked.get()
+        assert question
+        await claim_under_a_key(store)
+        async with held_up(store):
+            taken_back = asyncio.ensure_future(
+                store._database.write(lambda transaction: transaction.take_back_answer(question.key, question.time))
+            )
+            third = asyncio.ensure_future(claim_under_a_key(store))
+            await a_few_turns()
+
+        assert await soon(taken_back) is False
+        assert (await soon(third)).attempt.attempt_id == first.attempt.attempt_id
+
+
 async def claim_under_a_key(store: Any) -> AttemptedRollout:
     """What the server does for a claim that comes with an idempotency key."""
     asked.set(Question("a claim", encode=lambda claimed: claimed.model_dump_json().encode()))

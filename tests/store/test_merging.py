@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from agentlightning.store.merging import HeldBack, for_many, suits_many, togethe
 from agentlightning.store.side_by_side import waves
 from agentlightning.types import AttemptedRollout, AttemptStatus
 
-from ..contract.making import claimed, span
+from ..contract.making import RETRYING, claimed, span
 from ..postgres import empty_database, run
 
 
@@ -150,6 +151,43 @@ async def test_claims_in_one_group_take_one_each_from_the_front(url: str) -> Non
 
         assert [each.rollout_id for each in taken if each] == [rollout.rollout_id for rollout in enqueued]
         assert taken[5:] == [None, None]
+
+
+async def test_whatever_gathers_in_a_group_leaves_what_it_would_have_left_in_turn(url: str) -> None:
+    async with PostgresLightningStore(url) as store:
+        await asyncio.gather(*(_runner(store, random.Random(seed)) for seed in range(_RUNNERS)))
+        await _carry_out_all(store, random.Random(_RUNNERS))  # what failed after the others had gone home
+
+        rollouts = await store.query_rollouts()
+        attempts = [(await store.query_attempts(rollout.rollout_id)).items for rollout in rollouts]
+        spans = [await store.query_spans(each.rollout_id, each.attempt_id) for several in attempts for each in several]
+        workers = await store.query_workers()
+
+    assert [rollout.status for rollout in rollouts] == ["succeeded"] * _RUNNERS * _ROUNDS
+    assert all([each.status for each in several][-1] == "succeeded" for several in attempts)
+    assert all([each.sequence_id for each in several] == [1, 2, 3][: len(several)] for several in attempts)
+    assert [[span.sequence_id for span in each] for each in spans] == [[1, 2, 3]] * len(spans)
+    assert {(worker.status, worker.current_rollout_id) for worker in workers} == {("idle", None)}
+
+
+_RUNNERS, _ROUNDS = 24, 3
+
+
+async def _runner(store: LightningStore, chance: random.Random) -> None:
+    for _ in range(_ROUNDS):
+        await store.enqueue_rollout(None, config=RETRYING)
+        await store.update_worker(f"worker-{chance.randrange(8)}")
+    await _carry_out_all(store, chance)
+
+
+async def _carry_out_all(store: LightningStore, chance: random.Random) -> None:
+    """Some attempts fail, which come back; spans come twice; and workers hold several attempts."""
+    while attempted := await store.dequeue_rollout(worker_id=f"worker-{chance.randrange(8)}"):
+        fails = attempted.attempt.sequence_id < 3 and chance.random() < 0.3
+        spans = [span(attempted, n) for n in (1, 2, 3)]
+        await asyncio.gather(*map(store.add_span, spans))
+        await store.add_many_spans(spans)
+        await _end(store, attempted, "failed" if fails else "succeeded")
 
 
 async def test_spans_of_a_group_that_are_too_many_for_one_statement_are_all_there(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
@@ -18,6 +15,7 @@ from ..instrumentation.dialects.base import Json, as_object
 from ..store.security import read_body
 from .door import Address, Door, address_of, headers_of, key_in
 from .exchange import Asked, Exchange
+from .leaving import while_there
 from .recording import Recorder
 from .refusals import Refused, as_response
 from .routing import Routing
@@ -77,7 +75,7 @@ class ProxyApp:
             return
         headers = headers_of(scope)
         asked = Asked(address, headers, content, _object(content), None if self._door.locked else key_in(headers))
-        async with _while_there(receive):
+        async with while_there(receive):
             await self._carry_out(asked, send)
 
     async def _carry_out(self, asked: Asked, send: Send) -> None:
@@ -121,37 +119,6 @@ class _Answering:
 
 def _raw_path(scope: Scope) -> str:
     return scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-
-
-@contextlib.asynccontextmanager
-async def _while_there(receive: Receive) -> AsyncGenerator[None]:
-    """Break the block off when the agent goes away: the server need not go on either."""
-    asking = asyncio.current_task()
-    assert asking is not None
-    gone = asyncio.create_task(_disconnected(receive))
-    left = asking.cancelling()
-
-    def break_off(gone: asyncio.Task[None]) -> None:
-        if not gone.cancelled():
-            asking.cancel()
-
-    gone.add_done_callback(break_off)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone.done() or asking.uncancel() > left:  # another wants it to end
-            raise
-    except Exception:
-        if not gone.done():  # else nobody hears of it
-            raise
-    finally:
-        gone.remove_done_callback(break_off)
-        gone.cancel()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _object(content: bytes) -> Json:

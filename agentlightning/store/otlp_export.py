@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 
 from ..errors import InvalidInput, StoreUnavailable
-from .otlp_sending import ANSWER_SECONDS, Away, Sender, spans_in_words
+from .otlp_sending import ANSWER_SECONDS, Away, Sender, TakesNone, spans_in_words
 from .otlp_target import Target
 from .sql import SqlStore
 
@@ -34,6 +34,8 @@ LOOK_SECONDS = 5.0
 SETTLE_SECONDS = 0.05
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds between tries while a target is away; doubled each time, with jitter."""
+LOOKS_AHEAD = 8
+"""How many of those that wait a target is offered at each try that refuses the oldest, until it has taken one."""
 LAST_SECONDS = 3.0
 """How long the end of the store waits for spans that are on their way."""
 
@@ -134,6 +136,8 @@ class _Export:
         self._target = target
         self._past = past
         self._place = 0
+        self._ahead: set[bytes] = set()
+        """Spans behind its place that are done with."""
         self._sent = self._rejected = self._failures = 0
         self._trouble: str | None = None
         self._pause = FIRST_PAUSE
@@ -173,12 +177,33 @@ class _Export:
             await asyncio.sleep(SETTLE_SECONDS)
         while self._place < horizon.ordinal:
             batch = await self._store.spans_between(self._place, horizon.ordinal, MOST_SPANS, MOST_BYTES)
+            payloads = [payload for _, payload in batch]
             try:
-                self._sent += await sender.send([payload for _, payload in batch])
-            finally:
-                self._rejected = sender.rejected
+                await self._send(sender, [payload for payload in payloads if payload not in self._ahead])
+            except TakesNone as refusal:
+                await self._look_ahead(sender, horizon.ordinal, refusal)
+                continue
+            self._ahead.difference_update(payloads)
             self._place = batch[-1][0] if batch else horizon.ordinal
             await self._store.note_exported(self._target.name, self._place)
+
+    async def _look_ahead(self, sender: Sender, newest: int, refusal: TakesNone) -> None:
+        """Find one that it takes: then its refusal was about the spans. Raises `TakesNone`."""
+        waiting = range(self._place + 1, newest)
+        for ordinal in [*sorted(random.sample(waiting, min(len(waiting), LOOKS_AHEAD - 1))), newest]:
+            payloads = [payload for _, payload in await self._store.spans_between(ordinal - 1, newest, 1, MOST_BYTES)]
+            with suppress(TakesNone):
+                await self._send(sender, payloads)
+                self._ahead.update(payloads)
+            if sender.has_taken:
+                return
+        raise refusal
+
+    async def _send(self, sender: Sender, payloads: Sequence[bytes]) -> None:
+        try:
+            self._sent += await sender.send(payloads)
+        finally:
+            self._rejected = sender.rejected
 
     async def _something_or(self, ending: asyncio.Event) -> None:
         await _first_of(self.news.wait(), ending.wait(), seconds=LOOK_SECONDS)

@@ -21,7 +21,8 @@ LARGEST_ANSWER = 64 * 1024
 LONGEST_RETRY_AFTER = 300.0
 
 _KIND = "application/x-protobuf"
-_REFUSED = frozenset({400, 413, 422})
+_TOO_LARGE = 413
+_REFUSED = frozenset({400, _TOO_LARGE, 422})
 """Statuses after which the same request would be refused again."""
 
 
@@ -33,53 +34,53 @@ class Away(Exception):
         self.retry_after = retry_after
 
 
+class TakesNone(Away):
+    """It refuses what it was sent, and has never taken any: this may be about the request, a missing header say."""
+
+
 class Sender:
     """Sends spans to one target, and counts those that it will never take."""
 
     def __init__(self, session: aiohttp.ClientSession, target: Target) -> None:
         self.rejected = 0
+        self.has_taken = False
+        """Whether it has taken a span since the start: only then is every refusal about the span."""
         self._session = session
         self._target = target
-        self._has_taken = False
-        """Whether it has ever taken a span: until then, a refusal may be about the request and not about the span."""
-        self._refusals: list[str] = []
-        """What it said of spans that it did not take alone."""
+        self._refusals: list[tuple[int, str]] = []
+        """How many spans of this batch it does not take, and what it said."""
 
     async def send(self, payloads: Sequence[bytes]) -> int:
         """Return when each span is sent or rejected: how many were sent. Raises `Away`."""
-        rejected_before, self._refusals = self.rejected, []
+        self._refusals = []
         spans: list[Encoded] = []
         for payload in payloads:
             try:
                 spans.append(encoded(payload))
             except Exception as error:
-                self._reject(1, f"a span cannot be written as OTLP: {error!r}")
+                self._refusals.append((1, f"a span cannot be written as OTLP: {error!r}"))
             await asyncio.sleep(0)  # lets go of the interpreter: whoever serves requests goes first
         if spans:
             await self._deliver(spans)
-            self._judge()
-        return len(payloads) - (self.rejected - rejected_before)
+        return len(payloads) - self._reject()
 
     async def _deliver(self, spans: Sequence[Encoded]) -> None:
         status, answer, retry_after = await self._post(gzip.compress(request_of(spans), compresslevel=1))
         if status == 200:
-            self._has_taken = True
+            self.has_taken = True
             self._note_partial(answer)
-        elif status not in _REFUSED:
+            return
+        why = f"{status}: {answer[:300].decode(errors='replace')}"
+        if status not in _REFUSED:
             raise Away(f"it answers {status}", retry_after)
-        elif len(spans) > 1:  # one bad span, or too many at once
+        if status != _TOO_LARGE and not self.has_taken:
+            raise TakesNone(f"it takes none of them, {why}")
+        if len(spans) > 1:  # one bad span, or too many at once
             middle = len(spans) // 2
             await self._deliver(spans[:middle])
             await self._deliver(spans[middle:])
         else:
-            self._refusals.append(f"{status}: {answer[:300].decode(errors='replace')}")
-
-    def _judge(self) -> None:
-        """Give up the spans that were refused; all wait where none was ever taken, for then a header may be missing."""
-        if self._refusals and not self._has_taken:
-            raise Away(f"it takes none of them, {self._refusals[0]}")
-        for why in self._refusals:
-            self._reject(1, why)
+            self._refusals.append((1, why))
 
     async def _post(self, body: bytes) -> tuple[int, bytes, float]:
         headers = {**self._target.headers, "Content-Type": _KIND, "Content-Encoding": "gzip"}
@@ -98,11 +99,15 @@ class Sender:
         except DecodeError:  # some answer 200 in JSON, or in words
             return
         if partial.rejected_spans > 0:
-            self._reject(partial.rejected_spans, partial.error_message)
+            self._refusals.append((partial.rejected_spans, partial.error_message))
 
-    def _reject(self, count: int, why: str) -> None:
-        self.rejected += count
-        logger.warning("%s does not take %s: %s", self._target.name, spans_in_words(count), why)
+    def _reject(self) -> int:
+        """Give up what it does not take of a batch that is done with: how many."""
+        for count, why in self._refusals:
+            logger.warning("%s does not take %s: %s", self._target.name, spans_in_words(count), why)
+        rejected = sum(count for count, _ in self._refusals)
+        self.rejected += rejected
+        return rejected
 
 
 def spans_in_words(count: int) -> str:

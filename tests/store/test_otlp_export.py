@@ -266,7 +266,7 @@ async def test_a_target_that_has_never_taken_any_costs_none(
     receiver.rule = lambda spans: (422, b"the header x-experiment is missing")
     async with exporting(receiver) as live:
         await live.add("a", "b", "c")
-        receiver.wait_until(lambda receiver: receiver.refusals >= 5)  # all, halves, each
+        receiver.wait_until(lambda receiver: receiver.refusals >= 4)  # all, each
         receiver.rule = lambda spans: taken()
         receiver.wait_for(3)
         seen = await live.metrics()
@@ -274,6 +274,40 @@ async def test_a_target_that_has_never_taken_any_costs_none(
     assert receiver.names == ["a", "b", "c"]
     assert seen['agl_export_rejected_spans_total{target="there"}'] == 0
     assert "Spans for there wait in the store: it takes none of them, 422: the header x-experiment" in caplog.text
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_bad_span_that_goes_first_and_alone_costs_no_other(
+    receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp_export, "MOST_SPANS", 1)  # as if each were large
+    receiver.rule = lambda spans: (status, b"") if spans[0].name == "poison" else taken()
+    async with exporting(receiver) as live:
+        await live.add("poison", "a", "b")
+        receiver.wait_for(2)
+        await live.add("c")
+        receiver.wait_for(3)
+        seen = await live.metrics()
+
+    assert receiver.names == ["a", "b", "c"]
+    assert seen['agl_export_rejected_spans_total{target="there"}'] == 1
+
+
+async def test_a_target_that_takes_none_is_asked_little_and_gets_each_once(receiver: Receiver) -> None:
+    sizes = list[int]()
+    receiver.rule = lambda spans: sizes.append(len(spans)) or (422, b"the header x-experiment is missing")
+    names = [f"span {number}" for number in range(300)]
+    async with exporting(receiver) as live:
+        await live.add(*names)
+        receiver.wait_until(lambda receiver: sizes.count(256) == 2)
+        assert sizes[: sizes.index(256, 1)] == [256, *[1] * otlp_export.LOOKS_AHEAD]
+
+        receiver.rule = lambda spans: (422, b"") if any(span.name == names[0] for span in spans) else taken()
+        receiver.wait_for(299)
+        seen = await live.metrics()
+
+    assert sorted(receiver.names) == sorted(names[1:])
+    assert seen['agl_export_rejected_spans_total{target="there"}'] == 1
 
 
 async def test_what_a_target_rejects_of_a_batch_is_counted(receiver: Receiver) -> None:

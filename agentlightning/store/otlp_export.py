@@ -177,6 +177,8 @@ class _Export:
             await asyncio.sleep(SETTLE_SECONDS)
         while self._place < horizon.ordinal:
             batch = await self._store.spans_between(self._place, horizon.ordinal, MOST_SPANS, MOST_BYTES)
+            if not batch:  # they were deleted
+                break
             payloads = [payload for _, payload in batch]
             try:
                 await self._send(sender, [payload for payload in payloads if payload not in self._ahead])
@@ -184,8 +186,7 @@ class _Export:
                 await self._look_ahead(sender, horizon.ordinal, refusal)
                 continue
             self._ahead.difference_update(payloads)
-            self._place = batch[-1][0] if batch else horizon.ordinal
-            await self._store.note_exported(self._target.name, self._place)
+            self._place = await self._store.note_exported(self._target.name, *batch[-1])
 
     async def _look_ahead(self, sender: Sender, newest: int, refusal: TakesNone) -> None:
         """Find one that it takes: then its refusal was about the spans. Raises `TakesNone`."""

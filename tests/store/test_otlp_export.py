@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -25,6 +27,7 @@ from agentlightning.store.otlp_target import Target, headers_in
 from agentlightning.types import Event, Link, OtelResource, SpanContext, TraceStatus
 from tests.otlp_receiver import Receiver, taken
 from tests.postgres import empty_database
+from tests.processes import PATIENCE
 
 TRACE = "5b8efff798038103d269b633813fc60c"
 PLANTED = "sk-lf-planted-0123456789abcdef"
@@ -360,6 +363,28 @@ async def test_spans_that_get_the_ordinals_of_deleted_ones_are_sent_too(receiver
         live.attempted = await live.store.start_rollout("another task")
         await live.add("d", "e")
         receiver.wait_for(5)
+
+    assert receiver.names == ["a", "b", "c", "d", "e"]
+
+
+async def test_spans_that_are_deleted_while_they_are_sent_cost_no_later_one(receiver: Receiver, tmp_path: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slowly(_: Any) -> Any:
+        asked.set()
+        assert go_on.wait(PATIENCE)
+        return taken()
+
+    receiver.rule = slowly
+    async with exporting(receiver, database=tmp_path / "agl.db") as live:
+        await live.add("a", "b", "c")
+        assert await asyncio.to_thread(asked.wait, PATIENCE)
+        await live.store.update_rollout(live.attempted.rollout_id, status="cancelled")
+        assert await live.store.delete_ended_before(time.time() + 60, 10) == 1
+        live.attempted = await live.store.start_rollout("another task")
+        await live.add("d", "e")
+        go_on.set()
+        receiver.wait_until(lambda receiver: "e" in receiver.names)
 
     assert receiver.names == ["a", "b", "c", "d", "e"]
 

@@ -34,13 +34,18 @@ class Exports(SqlBase):
         """The ordinal of the last span that a target knows."""
         return (await self._fetch("SELECT ordinal FROM exports WHERE target = ?1", target, brief=True))[0][0]
 
-    async def note_exported(self, target: str, ordinal: int) -> None:
-        """The target knows all spans up to this one."""
+    async def note_exported(self, target: str, ordinal: int, payload: bytes) -> int:
+        """The target knows all spans up to this one; the ordinal of the last that it is known to know.
 
-        async def body(transaction: Transaction) -> None:
-            await transaction.execute("UPDATE exports SET ordinal = ?2 WHERE target = ?1", target, ordinal)
+        That stays as it was where the span was deleted meanwhile: another one may get its ordinal.
+        """
 
-        await self._database.write(body)
+        async def body(transaction: Transaction) -> int:
+            if await transaction.fetch("SELECT 1 FROM spans WHERE ordinal = ?1 AND payload = ?2", ordinal, payload):
+                await transaction.execute("UPDATE exports SET ordinal = ?2 WHERE target = ?1", target, ordinal)
+            return (await transaction.fetch("SELECT ordinal FROM exports WHERE target = ?1", target))[0][0]
+
+        return await self._database.write(body)
 
     async def span_horizon(self) -> Horizon:
         """The newest span now."""

@@ -229,7 +229,10 @@ class LightningStore:
     async def dequeue_many_rollouts(
         self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
     ) -> list[AttemptedRollout]:
-        """Claim up to `limit` rollouts, oldest first; with `wait`, at least one unless so many seconds pass."""
+        """Claim up to `limit` rollouts, and no more than 10,000 at once, oldest first.
+
+        With `wait`, at least one unless so many seconds pass.
+        """
         raise NotImplementedError
 
     @route("POST /start_attempt", mutates=True)

@@ -17,6 +17,7 @@ Changes = dict[str, list[Values]]
 """Statements that change different tables, in order, and the values that each is wanted with."""
 
 _CHANGES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
+_NAMES_ITS_TABLES = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 _TABLES = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(\w+)")
 _PARAMETER = re.compile(r"\?(\d+)")
 _SELECT = re.compile(r"SELECT (?!.*LIMIT \?).*")
@@ -37,8 +38,9 @@ class HeldBack:
         return bool(self._changes)
 
     def concern(self, sql: str) -> bool:
-        """`sql` looks at what these change, so they go first."""
-        return bool(self._changes) and not self._tables.isdisjoint(tables(sql))
+        """`sql` looks at what these change, or may be about anything, as `ALTER TABLE …` is: so they go first."""
+        is_apart = _NAMES_ITS_TABLES.match(sql) and self._tables.isdisjoint(tables(sql))
+        return bool(self._changes) and not is_apart
 
     def add(self, sql: str, values: list[Values]) -> None:
         """A change, once with each of `values`."""
@@ -49,7 +51,7 @@ class HeldBack:
     def taken(self) -> Changes:
         """All of them; none are held back then."""
         changes = self._changes
-        self.__init__()
+        self._changes, self._tables = {}, set()
         return changes
 
 
@@ -61,7 +63,7 @@ def dollars(sql: str, offset: int = 0) -> str:
 
 @lru_cache(4096)
 def tables(sql: str) -> frozenset[str]:
-    """The tables that a statement reads or changes."""
+    """The tables that a statement reads or changes, if it is not about the schema."""
     return frozenset(_TABLES.findall(sql))
 
 

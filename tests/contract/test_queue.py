@@ -191,6 +191,14 @@ async def test_many_are_claimed_oldest_first_and_never_more_than_there_are(store
     assert [rollout.status for rollout in [*one, *two, *rest]] == ["preparing"] * 5
 
 
+async def test_claims_of_all_there_is_may_come_together(store: LightningStore) -> None:
+    ids = [(await store.enqueue_rollout(n)).rollout_id for n in range(3)]
+
+    several = await asyncio.gather(*(store.dequeue_many_rollouts(limit=2**63 - 1) for _ in range(6)))
+
+    assert [each.rollout_id for claimed in several for each in claimed] == ids
+
+
 async def test_a_limit_of_none_claims_nothing(store: LightningStore) -> None:
     rollout = await store.enqueue_rollout("task")
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+import asyncpg
 import pytest
 
 from agentlightning.errors import Conflict
@@ -91,6 +92,27 @@ def test_a_change_waits_until_its_table_is_looked_at() -> None:
     assert waiting.concern("UPDATE rollouts SET mode = ?1")
     assert waiting.taken() == {"UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1": [["ro-1", "failed"]]}
     assert not waiting
+
+
+@pytest.mark.parametrize("sql", ["ALTER TABLE rollouts ADD COLUMN mood text", "CREATE INDEX moods ON rollouts (mood)"])
+def test_what_changes_the_schema_waits_for_every_change(sql: str) -> None:
+    waiting = HeldBack()
+    assert not waiting.concern(sql)
+    waiting.add("UPDATE rollouts SET mood = ?1", [["fine"]])
+
+    assert waiting.concern(sql)
+
+
+async def test_a_row_that_is_changed_twice_is_as_the_last_change_says(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE TABLE things AS SELECT * FROM (VALUES ('a', 0), ('b', 0)) AS v(name, size)")
+    change = "UPDATE things SET size = ?2 WHERE name = ?1"
+
+    await bulk.Bulk(connection).send([{change: [("a", 1), ("a", 2)]}, {change: [("b", 3)]}])
+
+    found = await connection.fetch("SELECT name, size FROM things ORDER BY name")
+    assert list(map(tuple, found)) == [("a", 2), ("b", 3)]
+    await connection.close()
 
 
 async def test_bodies_about_different_things_are_side_by_side_and_others_follow_in_turn() -> None:

@@ -21,6 +21,9 @@ from .resources import version_of
 
 T = TypeVar("T")
 
+MOST_CLAIMED = 10_000
+"""At once: the answer is held in memory, and the limits of claims that gather in a group are added up."""
+
 
 class Queue(SqlBase):
     """The task queue: the rows of `rollouts` that have a place in it."""
@@ -82,7 +85,7 @@ class Queue(SqlBase):
         self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
     ) -> list[AttemptedRollout]:
         async def many(transaction: Transaction) -> list[AttemptedRollout]:
-            return await self._claim(transaction, limit, worker_id)
+            return await self._claim(transaction, min(limit, MOST_CLAIMED), worker_id)
 
         check_worker(worker_id)
         if limit < 0:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds between tries while a target is away; doubled each time, with jitter."""
 LOOKS_AHEAD = 8
 """How many of those that wait a target is offered at each try that refuses the oldest, until it has taken one."""
+RESTS = 2.0
+"""Of the thread's work on a batch, how many times as long it does nothing."""
 LAST_SECONDS = 3.0
 """How long the end of the store waits for spans that are on their way."""
 
@@ -153,7 +156,7 @@ class _Export:
         while not is_last:
             is_last = ending.is_set()
             try:
-                await self._catch_up(sender)
+                await self._catch_up(sender, ending)
             except (Away, StoreUnavailable) as error:
                 await self._fail(error, ending)
             except Exception as error:
@@ -167,7 +170,7 @@ class _Export:
         """Take a place among the spans, where there is none yet."""
         await self._store.begin_export(self._target.name, past=self._past)
 
-    async def _catch_up(self, sender: Sender) -> None:
+    async def _catch_up(self, sender: Sender, ending: asyncio.Event) -> None:
         self.news.clear()
         self.told = False  # before the look, so that nothing is missed
         await self.begin()
@@ -176,6 +179,7 @@ class _Export:
         while not await self._store.is_settled(horizon):  # noqa: ASYNC110 - no event tells of another server's commit
             await asyncio.sleep(SETTLE_SECONDS)
         while self._place < horizon.ordinal:
+            begun = time.thread_time()
             batch = await self._store.spans_between(self._place, horizon.ordinal, MOST_SPANS, MOST_BYTES)
             if not batch:  # they were deleted
                 break
@@ -187,6 +191,8 @@ class _Export:
                 continue
             self._ahead.difference_update(payloads)
             self._place = await self._store.note_exported(self._target.name, *batch[-1])
+            # Rests for longer than it has worked: a target that is back and has much to hear slows nobody either.
+            await _first_of(ending.wait(), seconds=RESTS * (time.thread_time() - begun))
 
     async def _look_ahead(self, sender: Sender, newest: int, refusal: TakesNone) -> None:
         """Find one that it takes: then its refusal was about the spans. Raises `TakesNone`."""

@@ -11,6 +11,7 @@ import pytest
 
 from agentlightning.errors import NotFound
 from agentlightning.store import LightningStore
+from agentlightning.store.sql import queue
 from agentlightning.types import (
     Attempt,
     AttemptedRollout,
@@ -191,12 +192,15 @@ async def test_many_are_claimed_oldest_first_and_never_more_than_there_are(store
     assert [rollout.status for rollout in [*one, *two, *rest]] == ["preparing"] * 5
 
 
-async def test_claims_of_all_there_is_may_come_together(store: LightningStore) -> None:
+async def test_claims_of_all_there_is_take_so_many_at_once(
+    store: LightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MOST_CLAIMED", 2)
     ids = [(await store.enqueue_rollout(n)).rollout_id for n in range(3)]
 
-    several = await asyncio.gather(*(store.dequeue_many_rollouts(limit=2**63 - 1) for _ in range(6)))
+    both = await asyncio.gather(*(store.dequeue_many_rollouts(limit=2**63 - 1) for _ in range(2)))
 
-    assert [each.rollout_id for claimed in several for each in claimed] == ids
+    assert sorted([rollout.rollout_id for rollout in claimed] for claimed in both) == sorted([ids[:2], ids[2:]])
 
 
 async def test_a_limit_of_none_claims_nothing(store: LightningStore) -> None:

@@ -105,7 +105,8 @@ def test_what_changes_the_schema_waits_for_every_change(sql: str) -> None:
 
 async def test_a_row_that_is_changed_twice_is_as_the_last_change_says(url: str) -> None:
     connection = await asyncpg.connect(url)
-    await connection.execute("CREATE TABLE things AS SELECT * FROM (VALUES ('a', 0), ('b', 0)) AS v(name, size)")
+    await connection.execute("CREATE TABLE things (name text PRIMARY KEY, size int)")
+    await connection.execute("INSERT INTO things VALUES ('a', 0), ('b', 0)")
     change = "UPDATE things SET size = ?2 WHERE name = ?1"
 
     await bulk.Bulk(connection).send([{change: [("a", 1), ("a", 2)]}, {change: [("b", 3)]}])

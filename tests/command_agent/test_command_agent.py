@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
+import os
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import agentlightning as agl
@@ -124,7 +123,7 @@ async def test_a_timeout_ends_the_program_and_all_it_has_started(workshop: Works
     rollout = await workshop.run(agent)
 
     assert rollout.status == "failed"
-    assert gone(int((tmp_path / "pid").read_text()))
+    assert await gone(int((tmp_path / "pid").read_text()))
 
 
 async def test_what_a_program_leaves_in_the_background_ends_with_it(workshop: Workshop, tmp_path: Path) -> None:
@@ -133,7 +132,7 @@ async def test_what_a_program_leaves_in_the_background_ends_with_it(workshop: Wo
         return f"sleep 300 & echo $! > {tmp_path}/pid; echo 1"
 
     assert await workshop.reward(await workshop.run(agent)) == 1.0
-    assert gone(int((tmp_path / "pid").read_text()))
+    assert await gone(int((tmp_path / "pid").read_text()))
 
 
 async def test_only_what_is_allowed_is_in_the_environment(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,12 +172,19 @@ async def test_a_shell_script_with_curl_is_traced_rewarded_and_cannot_speak_for_
     assert "sk-upstream" not in str([span.model_dump() for span in by_name.values()])
 
 
-def gone(pid: int) -> bool:
+async def gone(pid: int) -> bool:
     """Whether the process ends, soon; one that nobody has taken note of yet counts as ended."""
-    deadline = time.monotonic() + PATIENCE
-    with suppress(psutil.NoSuchProcess):
-        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-    return True
+    try:
+        watched = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(watched, ended.set)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await ended.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(watched)
+        os.close(watched)

@@ -107,11 +107,12 @@ async def test_what_is_there_all_the_time_comes_once_whatever_comes_and_goes(
     async def change() -> None:
         await store.enqueue_rollout("new", next(modes))
         if isinstance(store, SqlStore):  # who reaches it over HTTP deletes nothing
-            await store.delete_ended_before(time.time() + 60, 1)
+            await store.delete_ended_before(time.time() + 60, 2)
 
     found = await pages(store.query_rollouts, 2, change, sort_by=sort_by, sort_order=order)
 
     assert len(found) > 4
+    assert {page.total for page in found} == {16}  # as when the first was read, though there are more now, or fewer
     listed = [rollout for page in found for rollout in page]
     assert sorted(each.rollout_id for each in listed if each.input == "there all the time") == sorted(ids)
     assert len({each.rollout_id for each in listed}) == len(listed)
@@ -125,6 +126,7 @@ async def test_filters_hold_behind_a_cursor(store: LightningStore) -> None:
     )
 
     assert [rollout.input for page in found for rollout in page] == [0, 4, 5, 3]
+    assert {page.total for page in found} == {4}
 
 
 NO_PLACES: list[Any] = [

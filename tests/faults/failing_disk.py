@@ -96,7 +96,9 @@ _ITSELF = sys.executable, "-m", "tests.faults.failing_disk"
 
 
 async def _output_of(*command: str) -> tuple[int | None, str, str]:
-    process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[2], stdout=-1, stderr=-1)
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
     said, complaint = await process.communicate()
     return process.returncode, said.decode(), complaint.decode().strip()
 

@@ -47,7 +47,9 @@ async def fill_and_kill(path: Path, spans: int, result: Recovered | None = None)
     """Kill the store at its `spans`th acknowledgement, or where this is cancelled, and open it again."""
     result = result or Recovered()
     command = sys.executable, "-m", "tests.faults.many_spans", "--fill", str(path)
-    filling = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=-1, start_new_session=True)
+    filling = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
     assert filling.stdout
     acknowledged: list[str] = []
     try:

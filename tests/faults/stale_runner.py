@@ -60,7 +60,9 @@ async def _some(server: LightningStoreServer, many: int, chance: random.Random, 
     requests = [EnqueueRolloutRequest(input=chance.choice(WAYS), config=LEASE) for _ in range(many)]
     await server.enqueue_many_rollouts(requests)
     command = sys.executable, "-m", "tests.faults.stale_runner", "--runner", server.endpoint, str(many)
-    runner = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=-1, stdout=-1, start_new_session=True)
+    runner = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
     assert runner.stdin and runner.stdout  # noqa: PT018
     try:
         assert (await runner.stdout.readline()).strip() == b"claimed"

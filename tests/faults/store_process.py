@@ -59,7 +59,7 @@ class StoreProcess:
         command = sys.executable, "-m", "tests.faults.store_process", str(self.path), str(self._port)
         command = *command, *self._arguments
         self._nursery = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, stdin=-1, stdout=-1, start_new_session=True
+            *command, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
         )
         await self.start()
         return self

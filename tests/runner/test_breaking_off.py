@@ -108,7 +108,7 @@ async def test_an_agent_is_cancelled_after_its_next_span_however_far_the_next_he
         await eventually(lambda: _busy_heartbeats(workshop.store))
         await workshop.store.update_rollout(rollout.rollout_id, status="cancelled")
         go_on.set()
-        await asyncio.wait_for(ended.wait(), 20)
+        await asyncio.wait_for(ended.wait(), PATIENCE)
         await running
 
     final = await workshop.store.get_rollout_by_id(rollout.rollout_id)

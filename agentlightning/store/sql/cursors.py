@@ -11,11 +11,10 @@ import msgspec
 from ...errors import InvalidInput
 from ..contract import SortOrder
 
-Value = str | int | float | None
 _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class Place(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class Mark(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """A page's last row in its order, which need not be there any more."""
 
     sort_by: str | None
@@ -28,25 +27,25 @@ class Place(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """How many there were in all when the first page was read."""
 
 
-def cursor_at(place: Place) -> str:
-    """The place as text."""
-    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
+def cursor_at(mark: Mark) -> str:
+    """The mark as text."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(mark)).decode()
 
 
-def place_at(cursor: str, sort_by: str | None, order: SortOrder, kind: type) -> Place:
-    """The place that a cursor names in a list of this order, by values of this `kind`. Raises `InvalidInput`."""
+def mark_at(cursor: str, sort_by: str | None, order: SortOrder, kind: type) -> Mark:
+    """The mark that a cursor is of, in a list of this order, by values of this `kind`. Raises `InvalidInput`."""
     try:
-        place = _decoder.decode(base64.b64decode(cursor, altchars=b"-_", validate=True))
+        mark = _decoder.decode(base64.b64decode(cursor, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):  # msgspec's errors are ValueErrors too
         raise _foreign("it is not one that a page came with") from None
-    if (place.sort_by, place.order) != (sort_by, order):
+    if (mark.sort_by, mark.order) != (sort_by, order):
         raise _foreign("it is of a list in another order")
-    if not isinstance(place.value, (kind, type(None))):
+    if not isinstance(mark.value, (kind, type(None))):
         raise _foreign("it is not one that a page came with")
-    return place
+    return mark
 
 
-_decoder = msgspec.json.Decoder(Place)
+_decoder = msgspec.json.Decoder(Mark)
 
 
 def _foreign(why: str) -> InvalidInput:

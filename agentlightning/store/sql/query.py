@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ...errors import InvalidInput
 from ..contract import FilterLogic, SortOrder
 from ..database import Dialect, Row, Transaction
-from .cursors import Place, cursor_at, place_at
+from .cursors import Mark, cursor_at, mark_at
 
 
 class Sort(NamedTuple):
@@ -56,7 +56,7 @@ class Query:
         self._key = self._order = order
         self._sort: tuple[str | None, SortOrder] = (None, "asc")
         self._by = Sort("NULL", type(None))
-        self._after: Place | None = None
+        self._after: Mark | None = None
         self._table = table or source
         self._always: list[str] = []
         self._filters: list[str] = []
@@ -111,14 +111,14 @@ class Query:
     def after(self, cursor: str) -> None:
         """Only what comes behind the page that came with `cursor`. Raises `InvalidInput` where none did."""
         by, order = self._sort
-        place = self._after = place_at(cursor, by, order, self._by.kind)
-        key = self._parameter(place.key)
+        mark = self._after = mark_at(cursor, by, order, self._by.kind)
+        key = self._parameter(mark.key)
         if by is None:
             self._always.append(f"{self._key} {_BEHIND[order]} {key}")
-        elif place.value is None:
+        elif mark.value is None:
             self._always.append(f"({self._by.column} IS NULL AND {self._key} > {key})")
         else:
-            column, value = self._by.column, self._parameter(place.value)
+            column, value = self._by.column, self._parameter(mark.value)
             behind = f"{column} {_BEHIND[order]} {value} OR ({column} = {value} AND {self._key} > {key})"
             self._always.append(f"({behind} OR {column} IS NULL)")
 
@@ -138,7 +138,7 @@ class Query:
 
     def _cursor(self, last: Row, total: int) -> str:
         (by, order), (value, key) = self._sort, last[-2:]
-        return cursor_at(Place(by, order, value, key, total))
+        return cursor_at(Mark(by, order, value, key, total))
 
     async def _rows(self, transaction: Transaction, logic: FilterLogic, limit: int, offset: int) -> Sequence[Row]:
         if limit == 0:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs/reference/benchmarks.md"
@@ -26,8 +26,9 @@ def page() -> str:
 
 _INTRODUCTION = """\
 What the parts cost, as last measured on two cores shared by everything: client, server and database. Machines are
-noisy, so look at CPU and ratios before times. Each section's command measures again and writes the file it names;
-`python -m benchmarks.page` then writes this page."""
+noisy, so look at CPU and ratios before times. The load is the machine's average over a minute, as noted with
+the result: far above two, a time is the load's as much as ours, a 99th percentile above all. Each section's command
+measures again and writes the file it names; `python -m benchmarks.page` then writes this page."""
 
 
 def _sections() -> Iterator[str]:
@@ -46,17 +47,44 @@ def _section(title: str, name: str, rows: Any) -> Iterator[str]:
     yield from ("", f"## {title}", "", f"`python -m benchmarks.{name}` → `benchmarks/results/{name}.json`", "")
     yield from ("| | measured | wanted |", "|---|---|---|")
     yield from (f"| {what} | {figure} | {wanted} |" for what, figure, wanted in rows(results))
+    if load := _load(results):
+        yield from ("", f"The load was {load}.")
+
+
+def _load(results: dict[str, Any]) -> str:
+    """The load average while it was measured; nothing where it was not noted."""
+    machine = results["machine"] if isinstance(results.get("machine"), dict) else results
+    load = results.get("load") or machine.get("load") or machine.get("load_before")
+    one_minute = load[0] if isinstance(load, list) else load
+    return "" if one_minute is None else f"{one_minute:.1f}"
 
 
 def _long_runs() -> Iterator[str]:
     yield from ("", "## Long runs", "")
     yield "What the [promises](../explanation/promises.md) are tried with for longer than in each run of the tests."
-    yield from ("", "| `python -m tests.faults.…` | what came of it | wanted |", "|---|---|---|")
-    for name, (told, wanted) in _TOLD.items():
+    yield from ("", "| `python -m tests.faults.…` | what came of it | wanted | load |", "|---|---|---|---|")
+    for name, run in _LONG_RUNS.items():
         path = RESULTS / f"{name}.json"
         if path.exists():
             results: dict[str, Any] = json.loads(path.read_text())
-            yield f"| `{name}` | {told(results)} | {wanted} |"
+            told = run.told(results) + _what_is_missing(results, run)
+            yield f"| `{name}` | {told} | {run.wanted} | {_load(results)} |"
+
+
+class _LongRun(NamedTuple):
+    told: Callable[[dict[str, Any]], str]
+    wanted: str
+    done: Callable[[dict[str, Any]], int]
+    """How many times it was tried."""
+    wanted_times: int
+
+
+def _what_is_missing(found: dict[str, Any], run: _LongRun) -> str:
+    done = run.done(found)
+    if done >= run.wanted_times and not found.get("broken_off"):
+        return ""
+    why = "broken off after" if found.get("broken_off") else "only"
+    return f" (**{why} {done:,} of {run.wanted_times:,}**)"
 
 
 def _kills(found: dict[str, Any]) -> str:
@@ -100,15 +128,15 @@ def _many_spans(found: dict[str, Any]) -> str:
     )
 
 
-_TOLD: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
-    "kill_store": (_kills, "0 of 1,000 kills"),
-    "power_cut": (_power_cuts, "0 of 10,000 cuts"),
-    "stale_runner": (_stale_runners, "0 of 1,000"),
-    "machine": (_machine, "0 of 20,000 runs each"),
-    "lossy": (_lossy, "0, each of 17 calls × 8 faults × 200"),
-    "fuzz": (_fuzz, "0 of 200,000"),
-    "slow_clients": (_slow_clients, "< 100 ms beside 10,000"),
-    "many_spans": (_many_spans, "≤ 2 s with 1,000,000"),
+_LONG_RUNS = {
+    "kill_store": _LongRun(_kills, "0 of 1,000 kills", lambda found: found["cycles"], 1_000),
+    "power_cut": _LongRun(_power_cuts, "0 of 10,000 cuts", lambda found: found["cuts"], 10_000),
+    "stale_runner": _LongRun(_stale_runners, "0 of 1,000", lambda found: found["schedules"], 1_000),
+    "machine": _LongRun(_machine, "0 of 20,000 runs each", lambda found: min(found["runs"].values()), 20_000),
+    "lossy": _LongRun(_lossy, "0, each of 17 calls × 8 faults × 200", lambda found: found["calls"], 17 * 8 * 200),
+    "fuzz": _LongRun(_fuzz, "0 of 200,000", lambda found: found["tried"], 200_000),
+    "slow_clients": _LongRun(_slow_clients, "< 100 ms beside 10,000", lambda found: found["idle"], 10_000),
+    "many_spans": _LongRun(_many_spans, "≤ 2 s with 1,000,000", lambda found: found["acknowledged"], 1_000_000),
 }
 
 

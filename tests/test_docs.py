@@ -1,16 +1,19 @@
 """The docs run: each page's Python is one program, its links lead somewhere, its pictures are those of the tables."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import benchmarks.page
 from agentlightning.store import lifecycle
-from benchmarks.page import PAGE, page as benchmarks_page
 from docs import command_line
 from tests.scripted_model import ScriptedModel
 
@@ -119,7 +122,30 @@ def test_readme_and_docs_name_the_two_commands_that_do_all_the_set_up() -> None:
 
 
 def test_the_page_of_benchmarks_tells_what_was_measured() -> None:
-    assert PAGE.read_text() == benchmarks_page() + "\n", "python -m benchmarks.page writes it anew"
+    assert benchmarks.page.PAGE.read_text() == benchmarks.page.page() + "\n", "python -m benchmarks.page writes it anew"
+
+
+@pytest.mark.parametrize(
+    ("came", "said"),
+    [
+        ({"broken_off": True, "tried": 1_234}, "(**broken off after 1,234 of 200,000**) | 0 of 200,000 | 9.9 |"),
+        ({"broken_off": False, "tried": 1_234}, "(**only 1,234 of 200,000**) | 0 of 200,000 | 9.9 |"),
+        ({"broken_off": False, "tried": 200_000}, "200,000 made-up requests: 0 answers of 500 or more | 0 of"),
+    ],
+)
+def test_the_page_of_benchmarks_says_what_was_broken_off_and_how_busy_the_machine_was(
+    came: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(benchmarks.page.RESULTS, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "fuzz.json").write_text(json.dumps({"load": 9.9, "broken": [], **came}))
+    trainer = json.loads((tmp_path / "trainer.json").read_text())
+    (tmp_path / "trainer.json").write_text(json.dumps({**trainer, "load": 8.8}))
+    monkeypatch.setattr(benchmarks.page, "RESULTS", tmp_path)
+
+    page = benchmarks.page.page()
+
+    assert said in page
+    assert "\n\nThe load was 8.8.\n" in page
 
 
 def test_the_page_of_the_command_line_says_what_the_commands_say() -> None:

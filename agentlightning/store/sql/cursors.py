@@ -33,7 +33,7 @@ def cursor_at(mark: Mark) -> str:
 
 
 def mark_at(cursor: str, sort_by: str | None, order: SortOrder, kind: type) -> Mark:
-    """The mark that a cursor is of, in a list of this order, by values of this `kind`. Raises `InvalidInput`."""
+    """The mark in a cursor, for a list of this order by values of this `kind`. Raises `InvalidInput`."""
     try:
         mark = _decoder.decode(base64.b64decode(cursor, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):  # msgspec's errors are ValueErrors too

@@ -319,12 +319,12 @@ async def test_answers_that_nobody_will_ask_for_again_are_dropped_some_at_a_time
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "FORGOTTEN_AT_ONCE", 3)
-    monkeypatch.setattr(answers, "KEPT_SECONDS", 0.0)
     store = SqliteLightningStore(tmp_path / "agl.db")
     async with served(store) as server, Raw(server.endpoint) as raw:
         for number in range(7):
             await raw.call("enqueue_rollout", {"input": number}, Idempotency_Key=f"key-{number}")
         assert await kept_answers(store) == 7
+        monkeypatch.setattr(answers, "KEPT_SECONDS", 0.0)  # not before: the store tidies up by itself as well
         await store.tidy()
         assert await kept_answers(store) == 0
 

@@ -19,6 +19,11 @@ KINDS = [
 ]
 
 
+# What a server has in its cache changes the last bits of its sums, and so now and then a word. Only where the model
+# spells its words as its tokenizer does is there one sequence.
+_THE_SAME = {"extra_body": {"cache_prompt": False}}
+
+
 async def compare(base_url: str, proxy: agl.LLMProxy, attempt: Attempt, calls: int) -> dict[str, int]:
     """Make so many calls through the proxy, every kind in turn; how many agree in what, which is all of them."""
     tee = Tee(base_url)
@@ -53,7 +58,7 @@ async def converse(base_url: str, proxy: agl.LLMProxy, attempt: Attempt, turns: 
     async with attempt.openai(proxy, timeout=120) as client:
         for turn in range(turns):
             messages.append({"role": "user", "content": f"Say hello, for the {turn + 1}. time."})
-            asked: Any = {"model": "m", "messages": messages, "max_tokens": 8, "temperature": 0}
+            asked: Any = {"model": "m", "messages": messages, "max_tokens": 8, "temperature": 0, **_THE_SAME}
             if turn % 2:
                 stream = await client.chat.completions.create(**asked, stream=True)
                 said = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,13 @@ async def serve(path: str, port: int) -> None:
 
 
 def make_hasty() -> None:
-    """Let the store answer each call before its commit."""
+    """Let the store answer each call before its commit, on a disk that takes its time."""
     run = SqliteDatabase._run
 
     def hasty(database: SqliteDatabase, job: Job, transaction: Any) -> bool:
         succeeded = run(database, job, transaction)
         deliver([job])
+        time.sleep(0.01)
         return succeeded
 
     SqliteDatabase._run = hasty

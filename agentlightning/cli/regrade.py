@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .replay import store_at
+from .which_store import store_at, store_options
 
 if TYPE_CHECKING:
     from ..replay import Regraded
@@ -16,15 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--grader", required=True, metavar="FILE.py:FUNCTION", help="Called with the task and the output.")
-@click.option("--store", "store_url", envvar="AGL_STORE_URL", show_envvar=True, metavar="URL")
-@click.option(
-    "--db",
-    envvar="AGL_DB",
-    show_envvar=True,
-    default="./agl.db",
-    show_default=True,
-    help="The store, where no --store is.",
-)
+@store_options
 @click.argument("rollout_ids", nargs=-1)
 def command(grader: str, store_url: str | None, db: str, rollout_ids: tuple[str, ...]) -> None:
     """Show the rewards that another grader gives to stored rollouts, beside those they had.

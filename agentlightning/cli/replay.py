@@ -7,22 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .which_store import store_at, store_options
+
 if TYPE_CHECKING:
     from ..replay import Replayed
-    from ..store import LightningStore
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--agent", metavar="FILE.py:AGENT", help="The agent; or give a COMMAND, as to agl run.")
-@click.option("--store", "store_url", envvar="AGL_STORE_URL", show_envvar=True, metavar="URL")
-@click.option(
-    "--db",
-    envvar="AGL_DB",
-    show_envvar=True,
-    default="./agl.db",
-    show_default=True,
-    help="The store, where no --store is.",
-)
+@store_options
 @click.argument("rollout_id")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def command(agent: str | None, store_url: str | None, db: str, rollout_id: str, program: tuple[str, ...]) -> None:
@@ -56,13 +49,6 @@ def told(replayed: Replayed) -> str:
         f"Status {replayed.status} (was {replayed.was_status}), reward {replayed.reward} (was {replayed.was_reward})."
     )
     return "\n".join(lines)
-
-
-def store_at(url: str | None, db: str) -> LightningStore:
-    """The store served at `url`, or else the one in a database."""
-    from ..store import LightningStoreClient, open_store
-
-    return LightningStoreClient(url, give_up_after=10) if url else open_store(db)
 
 
 def _program(program: tuple[str, ...]) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .proxy import model_list
+from .which_store import store_options
 
 if TYPE_CHECKING:
     from ..store import LightningStoreClient
@@ -30,15 +31,7 @@ if TYPE_CHECKING:
 @click.option("--env", "environment", metavar="NAME", multiple=True, help="A variable the program gets besides ours.")
 @click.option("--timeout", type=float, help="Seconds until a run is killed, with all it has started.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
-@click.option("--store", "store_url", envvar="AGL_STORE_URL", show_envvar=True, metavar="URL")
-@click.option(
-    "--db",
-    envvar="AGL_DB",
-    show_envvar=True,
-    default="./agl.db",
-    show_default=True,
-    help="The store, where no --store is.",
-)
+@store_options
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def command(
     texts: tuple[str, ...],

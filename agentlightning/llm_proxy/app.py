@@ -12,10 +12,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import AgentLightningError
 from ..instrumentation.dialects.base import Json, as_object
+from ..leaving import while_there
 from ..store.security import read_body
 from .door import Address, Door, address_of, headers_of, key_in
 from .exchange import Asked, Exchange
-from .leaving import while_there
 from .recording import Recorder
 from .refusals import Refused, as_response
 from .routing import Routing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import payload
 from ..errors import AgentLightningError, InvalidInput, WrongMethod
+from ..leaving import while_there
 from . import batches
 from .limits import Gate
 from .security import check_operation
@@ -93,19 +93,9 @@ class Operations:
         seconds = arguments.get(parameter, None if parameter == "timeout" else 0.0)
         if seconds == 0.0 or self.ending or enough(result, arguments):
             return result
-        waiting = asyncio.ensure_future(operation.call(self._store, arguments))
-        gone = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not waiting.done():
-                waiting.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await waiting
-        if waiting.cancelled():
-            raise ConnectionResetError("the caller went away")
-        return waiting.result()
+        async with while_there(receive):
+            return await operation.call(self._store, arguments)
+        raise ConnectionResetError("the caller went away")
 
     # Several
 
@@ -232,8 +222,3 @@ def _check_does_not_wait(operation: Operation, arguments: Arguments) -> None:
     parameter, _ = _WAITS.get(operation.route.name, ("", None))
     if arguments.get(parameter):
         raise InvalidInput(f"{operation.route.name} that waits does not travel with others", field=parameter)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

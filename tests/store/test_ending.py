@@ -60,22 +60,28 @@ async def under_way(server: LightningStoreServer) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_poll_that_arrives_while_the_store_ends_is_answered_at_once(
-    told_to_end: asyncio.Event, caplog: pytest.LogCaptureFixture
-) -> None:
+@asynccontextmanager
+async def half_asked() -> AsyncIterator[tuple[LightningStoreServer, Caller]]:
+    """A server, and a caller of whose claim only the head has arrived there."""
     async with InMemoryLightningStore() as store:
         server = LightningStoreServer(store, port=0)
         await server.start()
         async with Caller.of(server) as caller:
             await caller.send(HEAD)
             await under_way(server)
+            yield server, caller
 
-            stopping = asyncio.ensure_future(server.stop())
-            await soon(told_to_end.wait())
-            await caller.send(CLAIM)
 
-            answer = await soon(caller.answer)
-            await soon(stopping)
+async def test_a_poll_that_arrives_while_the_store_ends_is_answered_at_once(
+    told_to_end: asyncio.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with half_asked() as (server, caller):
+        stopping = asyncio.ensure_future(server.stop())
+        await soon(told_to_end.wait())
+        await caller.send(CLAIM)
+
+        answer = await soon(caller.answer)
+        await soon(stopping)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"[]")
     assert "Gave up" not in caplog.text
@@ -85,16 +91,10 @@ async def test_a_request_that_does_not_arrive_before_the_store_has_ended_is_told
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("agentlightning.store.server.DRAIN_SECONDS", 0)
-    async with InMemoryLightningStore() as store:
-        server = LightningStoreServer(store, port=0)
-        await server.start()
-        async with Caller.of(server) as caller:
-            await caller.send(HEAD)
-            await under_way(server)
+    async with half_asked() as (server, caller):
+        await soon(server.stop())
 
-            await soon(server.stop())
-
-            answer = await soon(caller.answer)
+        answer = await soon(caller.answer)
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after: 1" in answer.lower()
     assert "Traceback" not in caplog.text

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentlightning.llm_proxy.leaving import while_there
+from agentlightning.leaving import while_there
 
 TURNS = range(6)
 """By the last of them the call has been broken off."""

@@ -1,4 +1,4 @@
-"""Agents that go away before their answer is there."""
+"""Callers that go away before their answer is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 @asynccontextmanager
 async def while_there(receive: Receive) -> AsyncGenerator[None]:
-    """Break the block off when the agent goes away: the server need not go on either."""
+    """Break the block off when the caller goes away: nothing need go on for it."""
     asking = asyncio.current_task()
     assert asking is not None
     gone = asyncio.create_task(_disconnected(receive))

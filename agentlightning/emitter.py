@@ -27,7 +27,7 @@ from .types import SpanCoreFields, TraceStatus
 
 if TYPE_CHECKING:
     from .tracer.base import Tracer
-    from .tracer.recording import Recording
+    from .tracer.manual_span import Recording
 
 __all__ = [
     "emit_annotation",
@@ -98,7 +98,7 @@ def emit_exception(
     error: BaseException, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True
 ) -> SpanCoreFields:
     """Note an exception that the agent has dealt with itself."""
-    from .tracer.recording import exception_attributes
+    from .tracer.manual_span import exception_attributes
 
     status = TraceStatus(status_code="ERROR", description=f"{type(error).__name__}: {error}")
     noted = {**exception_attributes(error), **_flat(attributes or {})}
@@ -203,7 +203,7 @@ def _emit(
 def _begin(attributes: Mapping[str, Any], *, propagate: bool) -> Recording:
     if propagate:
         return _tracer().operation_context(semconv.OPERATION, attributes)
-    from .tracer.recording import Recording
+    from .tracer.manual_span import Recording
 
     return Recording(semconv.OPERATION, attributes, tracer=None, scope=None)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import AgentLightningError
-from .leash import leashed
+from .processes import leashed
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

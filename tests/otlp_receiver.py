@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from agentlightning.serving import Uvicorn
+from agentlightning.http.server import Uvicorn
 from tests.processes import PATIENCE, free_port
 
 Answer = tuple[int, bytes]

@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 
 from agentlightning.store import PostgresLightningStore
-from agentlightning.store.database import Transaction
+from agentlightning.store.db.database import Transaction
 
 TABLES = ("answers", "attempts", "exports", "leases", "resources", "rollouts", "spans", "workers")
 

@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from agentlightning.serving import Uvicorn
+from agentlightning.http.server import Uvicorn
 from tests.processes import PATIENCE
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agentlightning.leash import leashed
+from agentlightning.processes import leashed
 from tests.processes import PATIENCE, Program
 
 POLITE = """
@@ -32,7 +32,7 @@ threading.Event().wait()
 
 PARENT = """
 import threading
-from agentlightning.leash import leashed
+from agentlightning.processes import leashed
 with leashed("child") as process:
     print("child", process.pid, flush=True)
     threading.Event().wait()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentlightning.leaving import while_there
+from agentlightning.http.disconnect import while_there
 
 TURNS = range(6)
 """By the last of them the call has been broken off."""

@@ -30,7 +30,7 @@ def command(db: str, host: str, port: int, token: str | None, open_browser: bool
     from ..errors import AgentLightningError
     from ..logs import setup_logging
     from ..store import LightningStoreServer
-    from ..store.finished import FinishedRun
+    from ..store.db.read_only import FinishedRun
 
     setup_logging("warning")
     try:

@@ -54,7 +54,7 @@ async def _export(run: str, html: Path, newest: int, token: str | None) -> tuple
 
 def _opened(run: str, token: str | None) -> LightningStore:
     from ..store import LightningStoreClient
-    from ..store.finished import FinishedRun
+    from ..store.db.read_only import FinishedRun
 
     if run.startswith(("http://", "https://")):
         return LightningStoreClient(run.rstrip("/"), token=token)

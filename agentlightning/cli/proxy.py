@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from .named_options import in_environment, pairs
+from .key_value_options import in_environment, pairs
 from .store import LEVELS
 
 if TYPE_CHECKING:

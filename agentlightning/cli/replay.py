@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .which_store import store_at, store_options
+from .store_options import store_at, store_options
 
 if TYPE_CHECKING:
     from ..replay import Replayed

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .proxy import model_list
-from .which_store import store_options
+from .store_options import store_options
 
 if TYPE_CHECKING:
     from ..store import LightningStoreClient
@@ -54,7 +54,7 @@ def command(
     from ..errors import AgentLightningError
     from ..litagent import CommandAgent
     from ..logs import setup_logging
-    from ..runner.stop import SIGTERM_EXIT
+    from ..runner.shutdown import SIGTERM_EXIT
 
     setup_logging("warning")
     agent = CommandAgent(

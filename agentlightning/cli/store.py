@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 import click
 
-from . import store_care
+from . import store_admin
+from .key_value_options import in_environment, pairs
 from .limit_options import limit_options
-from .named_options import in_environment, pairs
 
 if TYPE_CHECKING:
     from ..store import LightningStore
-    from ..store.otlp_export import OtlpExporter
-    from ..store.otlp_target import Target
+    from ..store.otlp.export import OtlpExporter
+    from ..store.otlp.target import Target
     from ..store.sql import SqlStore
 
 Durability = Literal["full", "process"]
@@ -106,10 +106,10 @@ def command(
     and started again at any time; whoever uses it waits and goes on.
     """
     from ..errors import AgentLightningError
+    from ..http.limits import Limits
     from ..logs import setup_logging
     from ..redaction import KEEP
     from ..store import LightningStoreServer, open_store
-    from ..store.limits import Limits
 
     if context.invoked_subcommand is not None:
         return
@@ -136,12 +136,12 @@ def command(
         raise click.ClickException(str(error)) from None
 
 
-for subcommand in (store_care.backup, store_care.check, store_care.gc, store_care.stats, store_care.token):
+for subcommand in (store_admin.backup, store_admin.check, store_admin.gc, store_admin.stats, store_admin.token):
     command.add_command(subcommand)
 
 
 def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[Target]:
-    from ..store.otlp_target import Target, headers_in
+    from ..store.otlp.target import Target, headers_in
 
     found = [Target.named(text) for text in targets]
     said = pairs(headers, "--export-headers")
@@ -153,7 +153,7 @@ def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[Target]
 def _exporter(store: LightningStore, targets: list[Target], *, past: bool) -> OtlpExporter | None:
     if not targets:
         return None
-    from ..store.otlp_export import OtlpExporter
+    from ..store.otlp.export import OtlpExporter
 
     return OtlpExporter(cast("SqlStore", store), targets, past=past)
 

@@ -1,1 +1,1 @@
-"""The dashboard: static files, a client of the same operations over HTTP as any other. `store/pages.py` serves them."""
+"""The dashboard: static files, a client of the same operations over HTTP as any other. `store/http/assets.py` serves them."""

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args
 from ..errors import InvalidInput
 from ..store import LightningStore, LightningStoreClient
 from .base import AlgorithmSide, ExecutionStrategy, OpenStore, Role, RunnerSide
-from .both_sides import admit, complain_when_rollouts_wait, until_algorithm_ends
-from .interrupts import run_to_the_end
-from .losses import MAX_RESTARTS, Losses
-from .nursery import Ended, Nursery, StartMethod
-from .worker import Job
+from .coordinator import admit, complain_when_rollouts_wait, until_algorithm_ends
+from .crash_recovery import MAX_RESTARTS, Losses
+from .runner_process import Job
+from .signals import run_to_the_end
+from .supervisor import Ended, Nursery, StartMethod
 
 if TYPE_CHECKING:
     from ..store import LightningStoreServer

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from ..store import LightningStore
 from .base import AlgorithmSide, ExecutionStrategy, OpenStore, RunnerSide
-from .both_sides import complain_when_rollouts_wait, until_algorithm_ends
-from .interrupts import run_to_the_end
+from .coordinator import complain_when_rollouts_wait, until_algorithm_ends
+from .signals import run_to_the_end
 
 logger = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from .openinference import OPENINFERENCE
     from .patches import Instrumentation
     from .pydantic_ai import PYDANTIC_AI
+    from .taps.wire_tap import WIRE_TAP
     from .threads import CONTEXT_IN_THREADS
-    from .wire_tap import WIRE_TAP
 
 _HOME = {
     "AGENTOPS": "agentops",
     "CONTEXT_IN_THREADS": "threads",
     "OPENINFERENCE": "openinference",
     "PYDANTIC_AI": "pydantic_ai",
-    "WIRE_TAP": "wire_tap",
+    "WIRE_TAP": "taps.wire_tap",
     "Instrumentation": "patches",
 }
 

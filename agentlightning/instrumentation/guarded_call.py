@@ -13,7 +13,7 @@ from typing import Any
 
 from opentelemetry import context, trace
 
-from .listening import CALL_SPAN, listening
+from .context import CALL_SPAN, listening
 
 logger = logging.getLogger("agentlightning.instrumentation")
 

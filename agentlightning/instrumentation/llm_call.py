@@ -19,9 +19,9 @@ from .. import semconv
 from . import langchain
 from .body_size import LARGEST_BODY, cut_to_size
 from .call_record import ERROR_MESSAGE, EVENTS, UNREAD, completed, error_message, read_object
+from .context import Listener, hosted_call_span
 from .dialects import Dialect, chat, dialect_of, may_be_call
 from .dialects.base import Json
-from .listening import Listener, hosted_call_span
 
 __all__ = ["OpenCall", "begin", "host_attributes", "may_be_call", "open_calls"]
 

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from .patches import Instrumentation
-from .wire_tap import is_on
+from .taps.wire_tap import is_on
 
 logger = logging.getLogger("agentlightning.instrumentation")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from opentelemetry import context
 
-from .listening import SCOPE
+from .context import SCOPE
 from .patches import Patch, Patches
 
 

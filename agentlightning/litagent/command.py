@@ -23,7 +23,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from .. import semconv
 from ..errors import AgentError
-from ..leash import guarded
+from ..processes import guarded
 from ..tracer import get_active_tracer
 from ..types import AttemptedRollout, NamedResources, RolloutMode
 from .environment import environment_for

@@ -11,13 +11,13 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import AgentLightningError
+from ..http.disconnect import while_there
 from ..instrumentation.dialects.base import Json, as_object
-from ..leaving import while_there
-from ..store.security import read_body
-from .door import Address, Door, address_of, headers_of, key_in
-from .exchange import Asked, Exchange
+from ..store.http.auth import read_body
+from .auth import Address, Door, address_of, headers_of, key_in
+from .forwarding import Asked, Exchange
+from .proxy_errors import Refused, as_response
 from .recording import Recorder
-from .refusals import Refused, as_response
 from .routing import Routing
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from starlette.types import ASGIApp
 
 from ..attempt_tokens import key_for_attempt
 from ..errors import AgentLightningError, InvalidInput, StoreUnavailable
-from ..serving import Uvicorn
+from ..http.server import Uvicorn
 from ..store.contract import LightningStore
 from ..types import LLM, ProxyLLM
 from .app import ProxyApp
-from .door import Door
+from .auth import Door
 from .recording import Recorder
 from .routing import Routing
 from .upstreams import ModelList, Upstream, upstreams

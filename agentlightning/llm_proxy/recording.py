@@ -19,11 +19,11 @@ from ..instrumentation.dialects import dialect_of
 from ..instrumentation.dialects.base import Json, written
 from ..instrumentation.llm_call import LARGEST_STREAM
 from ..store.contract import LightningStore
-from ..tracer.ended import EndedSpan
-from ..tracer.sending import Sender
+from ..tracer.delivery import Sender
+from ..tracer.finished_span import EndedSpan
 from ..types import OtelResource, Span, TraceStatus, trace_of
-from .door import Address, Headers
-from .server import Server
+from .auth import Address, Headers
+from .model_server import Server
 
 logger = logging.getLogger(__name__)
 

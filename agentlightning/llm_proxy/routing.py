@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from .refusals import Refused
-from .server import Server
+from .model_server import Server
+from .proxy_errors import Refused
 from .upstreams import ANY_NAME, Upstream
 
 

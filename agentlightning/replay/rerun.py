@@ -15,8 +15,8 @@ from ..runner import LitAgentRunner
 from ..store import InMemoryLightningStore, LightningStore
 from ..tracer import OtelTracer
 from ..types import LLM, NamedResources, Rollout
-from .player import Player
-from .tape import Tape
+from .cassette import Tape
+from .replay_server import Player
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from ..litagent import LitAgent, as_agent
 from ..store import LightningStore
 from ..tracer import Tracer
 from ..types import AttemptedRollout, AttemptRef, Hook, NamedResources, Rollout, RolloutMode
-from . import host
+from . import system_info
 from .attempt import AttemptRun, Bench, Halt
 from .base import Runner, StopEvent, T
-from .claims import GIVE_BACK_SECONDS, ClaimLoop, Limits
+from .claim_loop import GIVE_BACK_SECONDS, ClaimLoop, Limits
 from .heartbeat import Heartbeat
 from .patience import Patience
-from .stop import listening
-from .worker import name_worker
+from .shutdown import listening
+from .worker_name import name_worker
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class LitAgentRunner(Runner[T]):
     async def beat(self) -> None:
         """One heartbeat, for all attempts it holds; breaks off those that the store has given up."""
         bench = self._bench
-        stats = {**host.facts(), "running": len(self._held), "finished": self._finished}
+        stats = {**system_info.facts(), "running": len(self._held), "finished": self._finished}
         self._beats_under_way += 1
         try:
             held = self._not_left()

@@ -22,11 +22,11 @@ from ..store import LightningStore
 from ..store.lifecycle import why
 from ..tracer import Tracer
 from ..types import AttemptedRollout, AttemptRef, Hook, NamedResources, Span
-from .calling import Raised, Returned, call, let_go
+from .invoke import Raised, Returned, call, let_go
 from .outcome import Outcome, bound, raised, reason_of, returned
 from .patience import Patience
-from .resources import ResourceCache
-from .worker import WorkerName
+from .resource_cache import ResourceCache
+from .worker_name import WorkerName
 
 logger = logging.getLogger(__name__)
 

@@ -6,26 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backends import (
-        InMemoryLightningStore,
-        PostgresLightningStore,
-        SqliteLightningStore,
-        open_store,
-    )
-    from .client import LightningStoreClient
     from .contract import UNSET, LightningStore, Unset
-    from .server import LightningStoreServer
+    from .factory import InMemoryLightningStore, PostgresLightningStore, SqliteLightningStore, open_store
+    from .http.client import LightningStoreClient
+    from .http.server import LightningStoreServer
 
 _HOME = {
     "UNSET": "contract",
-    "InMemoryLightningStore": "backends",
+    "InMemoryLightningStore": "factory",
     "LightningStore": "contract",
-    "LightningStoreClient": "client",
-    "LightningStoreServer": "server",
-    "PostgresLightningStore": "backends",
-    "SqliteLightningStore": "backends",
+    "LightningStoreClient": "http.client",
+    "LightningStoreServer": "http.server",
+    "PostgresLightningStore": "factory",
+    "SqliteLightningStore": "factory",
     "Unset": "contract",
-    "open_store": "backends",
+    "open_store": "factory",
 }
 
 __all__ = [

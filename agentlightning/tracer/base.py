@@ -14,8 +14,8 @@ from opentelemetry import context, trace
 
 from ..types import Attempt, AttemptRef, AttemptStatus, Span, SpanCoreFields, TraceStatus
 from .active import clear_active_tracer, get_active_tracer, set_active_tracer
+from .manual_span import Recording
 from .pipeline import Pipeline
-from .recording import Recording
 from .scope import Scope, current_scope
 
 if TYPE_CHECKING:

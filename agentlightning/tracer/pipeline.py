@@ -25,14 +25,14 @@ from typing import Any
 from opentelemetry import context
 
 from ..errors import StoreUnavailable
-from ..instrumentation.listening import SUPPRESSED
+from ..instrumentation.context import SUPPRESSED
 from ..store.contract import LightningStore
 from ..types import Attempt, AttemptRef, AttemptStatus, Span
-from .courier import Courier
-from .ended import EndedSpan
-from .parcel import Item, Parcel, Report, packed, settle
-from .sending import Sender, logger
-from .spool import folder_of, left_behind
+from .delivery import Sender, logger
+from .disk_buffer import folder_of, left_behind
+from .exporter import Courier
+from .finished_span import EndedSpan
+from .span_batch import Item, Parcel, Report, packed, settle
 
 BATCH_SPANS = 256
 BATCH_BYTES = 1_000_000

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import baggage, context
 from opentelemetry.trace import Tracer as OtelTracer
 
-from ..instrumentation.listening import SCOPE
+from ..instrumentation.context import SCOPE
 from ..semconv import ATTEMPT_ID, ROLLOUT_ID
 from ..types import trace_of
-from .ended import EndedSpan
+from .finished_span import EndedSpan
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

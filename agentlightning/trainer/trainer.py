@@ -24,9 +24,9 @@ from .callbacks import Callback, JsonLines
 from .components import build, imported
 from .display import Display
 from .result import RunResult
+from .run_coordinator import AlgorithmSide, RunnerSide
 from .run_folder import RESUME_VARIABLE, RUNS, RunFolder, new_folder, unfinished
 from .run_log import RunLog
-from .sides import AlgorithmSide, RunnerSide
 
 DRAIN_SECONDS = 5.0
 """What a runner still holds when the algorithm is done, nobody waits for."""

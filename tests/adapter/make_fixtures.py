@@ -344,7 +344,7 @@ def _wire(provider: Any) -> None:
     from opentelemetry import context
 
     from agentlightning.instrumentation import WIRE_TAP
-    from agentlightning.instrumentation.listening import SCOPE
+    from agentlightning.instrumentation.context import SCOPE
 
     class Listener:
         instrument_with = provider.get_tracer("agentlightning")

@@ -19,8 +19,8 @@ from agentlightning.cli import main
 from agentlightning.cli.limit_options import OPTIONS
 from agentlightning.cli.store import _shown
 from agentlightning.errors import Forbidden, TooLarge
+from agentlightning.http.limits import Limits
 from agentlightning.store import LightningStoreClient
-from agentlightning.store.limits import Limits
 from tests.otlp_receiver import Receiver
 from tests.processes import Program, free_port
 

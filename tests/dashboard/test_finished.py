@@ -17,7 +17,7 @@ from playwright.async_api import expect
 
 from agentlightning.cli import main
 from agentlightning.errors import Forbidden, StoreUnavailable
-from agentlightning.store.finished import FinishedRun
+from agentlightning.store.db.read_only import FinishedRun
 from tests.processes import Program, free_port
 
 from .conftest import Look, Served, wait_until_served

@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 from agentlightning.store import InMemoryLightningStore, LightningStoreServer
-from agentlightning.store.events import GATHER_SECONDS, HELD_FOR_A_LISTENER, Events
-from agentlightning.store.pages import DASHBOARD, files
+from agentlightning.store.http.assets import DASHBOARD, files
+from agentlightning.store.http.events import GATHER_SECONDS, HELD_FOR_A_LISTENER, Events
 from tests.processes import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent

@@ -21,7 +21,7 @@ from typing import Any
 
 from agentlightning.errors import StoreUnavailable
 from agentlightning.store import SqliteLightningStore
-from agentlightning.store.care import check
+from agentlightning.store.maintenance import check
 
 from ..contract.making import span
 from .disk import Disk

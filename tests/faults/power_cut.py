@@ -18,8 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from agentlightning.errors import StoreUnavailable
-from agentlightning.store import LightningStore, SqliteLightningStore, sqlite as sqlite_module
-from agentlightning.store.care import check
+from agentlightning.store import LightningStore, SqliteLightningStore
+from agentlightning.store.db import sqlite as sqlite_module
+from agentlightning.store.maintenance import check
 from agentlightning.types import Span
 
 from .disk import Disk, restore

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from agentlightning.store import LightningStoreServer, SqliteLightningStore
-from agentlightning.store.jobs import Job, deliver
-from agentlightning.store.sqlite import SqliteDatabase
+from agentlightning.store.db.sqlite import SqliteDatabase
+from agentlightning.store.db.write_requests import Job, deliver
 
 from ..processes import free_port
 

@@ -11,7 +11,7 @@ from opentelemetry import context
 
 from agentlightning import semconv
 from agentlightning.instrumentation import body_size, call_record, llm_call
-from agentlightning.instrumentation.listening import SUPPRESSED
+from agentlightning.instrumentation.context import SUPPRESSED
 from tests.scripted_model import Answer, ScriptedModel
 
 from .conftest import raw, recorded

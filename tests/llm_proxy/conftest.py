@@ -17,7 +17,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.adapter import LLMCall, llm_calls
-from agentlightning.serving import Uvicorn
+from agentlightning.http.server import Uvicorn
 from tests.scripted_model import ScriptedModel
 
 

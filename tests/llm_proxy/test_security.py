@@ -142,7 +142,7 @@ def test_beyond_this_machine_a_token_is_required():
 
 
 async def test_ids_with_any_character_are_read_from_the_address(model: ScriptedModel, store: agl.LightningStore):
-    from agentlightning.llm_proxy.door import address_of
+    from agentlightning.llm_proxy.auth import address_of
 
     address = address_of("/rollout/a%2Fb/attempt/c%20d/v1/chat/completions")
 

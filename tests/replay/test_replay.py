@@ -13,7 +13,7 @@ import agentlightning as agl
 from agentlightning.errors import NotFound
 from agentlightning.llm_proxy import LLMProxy
 from agentlightning.replay import Replayed, Tape, regrade, replay
-from agentlightning.replay.tape import first_difference
+from agentlightning.replay.cassette import first_difference
 from tests.scripted_model import Answer, ScriptedModel
 
 Agent = Callable[..., Any]

@@ -11,7 +11,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.errors import Conflict
-from agentlightning.runner import calling
+from agentlightning.runner import invoke
 from tests.processes import PATIENCE
 
 from .conftest import Workshop, eventually, everywhere
@@ -34,7 +34,7 @@ class Stubborn:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calling, "CANCEL_SECONDS", 0.05)
+    monkeypatch.setattr(invoke, "CANCEL_SECONDS", 0.05)
 
 
 async def test_cancelling_a_rollout_cancels_its_async_agent(workshop: Workshop, caplog: pytest.LogCaptureFixture):
@@ -180,7 +180,7 @@ async def test_an_agent_that_takes_too_long_is_cancelled_and_reported(workshop: 
     assert rollout.attempt.metadata["reason"] == "took longer than timeout_seconds=0.3"
     assert cancelled == begun  # on a machine with other things to do it may not have begun
     if kind == "ignoring its cancellation":
-        await eventually(lambda: not calling._left_behind)
+        await eventually(lambda: not invoke._left_behind)
 
 
 async def test_a_timed_out_rollout_is_retried_where_that_is_configured(workshop: Workshop):

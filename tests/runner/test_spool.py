@@ -15,7 +15,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.tracer import pipeline as pipelines
-from agentlightning.tracer.spool import Spool, adopted, folder_of, left_behind
+from agentlightning.tracer.disk_buffer import Spool, adopted, folder_of, left_behind
 from tests.processes import PATIENCE, Program, free_port
 
 from .conftest import eventually

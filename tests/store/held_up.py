@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from agentlightning.store.database import Transaction
+from agentlightning.store.db.database import Transaction
 
 
 @asynccontextmanager

@@ -12,8 +12,8 @@ import pytest
 
 from agentlightning.errors import InvalidInput, StoreUnavailable
 from agentlightning.store import LightningStore, SqliteLightningStore
-from agentlightning.store.backup import backup
-from agentlightning.store.care import check, collect
+from agentlightning.store.db.backup import backup
+from agentlightning.store.maintenance import check, collect
 from agentlightning.store.sql import schema
 
 from ..conftest import Figure
@@ -153,7 +153,7 @@ async def test_an_older_database_is_copied_and_brought_up_to_date(path: Path, mo
         await ended(store)
         before = await everything(store)
     monkeypatch.setattr(schema, "STEPS", later := [*schema.STEPS, ["ALTER TABLE rollouts ADD COLUMN mood {text}"]])
-    monkeypatch.setattr("agentlightning.store.backends.STEPS", later)
+    monkeypatch.setattr("agentlightning.store.factory.STEPS", later)
 
     async with SqliteLightningStore(path) as store:
         assert await everything(store) == before
@@ -171,7 +171,7 @@ async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: p
         before = await everything(store)
     broken = [*schema.STEPS, ["ALTER TABLE rollouts ADD COLUMN mood {text}", "ALTER TABLE nowhere ADD COLUMN x"]]
     monkeypatch.setattr(schema, "STEPS", broken)
-    monkeypatch.setattr("agentlightning.store.backends.STEPS", broken)
+    monkeypatch.setattr("agentlightning.store.factory.STEPS", broken)
 
     with pytest.raises(apsw.SQLError):
         SqliteLightningStore(path)

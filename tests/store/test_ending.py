@@ -90,7 +90,7 @@ async def test_a_poll_that_arrives_while_the_store_ends_is_answered_at_once(
 async def test_a_request_that_does_not_arrive_before_the_store_has_ended_is_told_to_try_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("agentlightning.store.server.DRAIN_SECONDS", 0)
+    monkeypatch.setattr("agentlightning.store.http.server.DRAIN_SECONDS", 0)
     async with half_asked() as (server, caller):
         await soon(server.stop())
 

@@ -17,9 +17,9 @@ from agentlightning.store import (
     LightningStoreServer,
     SqliteLightningStore,
 )
-from agentlightning.store.database import KEEP_ANSWER, Transaction
-from agentlightning.store.sql import answers, schema
-from agentlightning.store.sql.answers import AlreadyAnswered, Question, asked, once
+from agentlightning.store.db.database import KEEP_ANSWER, Transaction
+from agentlightning.store.sql import schema
+from agentlightning.store.sql.idempotency import AlreadyAnswered, Question, asked, once
 from agentlightning.types import AttemptedRollout
 
 from ..conftest import Figure
@@ -258,7 +258,7 @@ ONE_SPAN = "UNIQUE (rollout_id, attempt_id, span_id)"
 
 
 def without_a_memory(question: Any, body: Any, now: float) -> Any:
-    """`answers.once` with the deduplication left out."""
+    """`idempotency.once` with the deduplication left out."""
     return body
 
 
@@ -318,13 +318,13 @@ async def test_a_question_may_be_asked_again_after_a_store_was_away_for_hours(
 async def test_answers_that_nobody_will_ask_for_again_are_dropped_some_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "FORGOTTEN_AT_ONCE", 3)
+    monkeypatch.setattr(idempotency, "FORGOTTEN_AT_ONCE", 3)
     store = SqliteLightningStore(tmp_path / "agl.db")
     async with served(store) as server, Raw(server.endpoint) as raw:
         for number in range(7):
             await raw.call("enqueue_rollout", {"input": number}, Idempotency_Key=f"key-{number}")
         assert await kept_answers(store) == 7
-        monkeypatch.setattr(answers, "KEPT_SECONDS", 0.0)  # not before: the store tidies up by itself as well
+        monkeypatch.setattr(idempotency, "KEPT_SECONDS", 0.0)  # not before: the store tidies up by itself as well
         await store.tidy()
         assert await kept_answers(store) == 0
 

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from agentlightning.errors import Forbidden, InvalidInput, NotFound, StoreBusy, Unauthorized
+from agentlightning.http.limits import Limits
 from agentlightning.redaction import without_keys_in
 from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
-from agentlightning.store.limits import Limits
 from agentlightning.types import LLM, RolloutConfig
 
 from ..conftest import Figure
@@ -364,12 +364,12 @@ async def test_what_is_begun_anew_since_another_call_failed_counts_once(way: str
 
 
 async def test_the_writers_queue_has_an_end() -> None:
-    from agentlightning.store.sqlite import SqliteDatabase
+    from agentlightning.store.db.sqlite import SqliteDatabase
 
     database = SqliteDatabase(None)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("agentlightning.store.jobs.MOST_WAITING", -1)
+            patch.setattr("agentlightning.store.db.write_requests.MOST_WAITING", -1)
             with pytest.raises(StoreBusy):
                 await database.write(lambda transaction: transaction.fetch("SELECT 1"))
         assert await database.write(lambda transaction: transaction.fetch("SELECT 1"))

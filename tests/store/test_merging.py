@@ -11,11 +11,12 @@ import asyncpg
 import pytest
 
 from agentlightning.errors import Conflict
-from agentlightning.store import LightningStore, PostgresLightningStore, bulk
-from agentlightning.store.database import HEAD, NEW, Body, Place
-from agentlightning.store.jobs import Job
-from agentlightning.store.merging import HeldBack, for_many, suits_many, together
-from agentlightning.store.side_by_side import waves
+from agentlightning.store import LightningStore, PostgresLightningStore
+from agentlightning.store.db.database import HEAD, NEW, Body, Place
+from agentlightning.store.db.postgres import row_batches
+from agentlightning.store.db.postgres.coalescing import HeldBack, for_many, suits_many, together
+from agentlightning.store.db.postgres.executor import waves
+from agentlightning.store.db.write_requests import Job
 from agentlightning.types import AttemptedRollout, AttemptStatus
 
 from ..contract.making import RETRYING, claimed, span
@@ -109,7 +110,7 @@ async def test_a_row_that_is_changed_twice_is_as_the_last_change_says(url: str) 
     await connection.execute("INSERT INTO things VALUES ('a', 0), ('b', 0)")
     change = "UPDATE things SET size = ?2 WHERE name = ?1"
 
-    await bulk.Bulk(connection).send([{change: [("a", 1), ("a", 2)]}, {change: [("b", 3)]}])
+    await row_batches.Bulk(connection).send([{change: [("a", 1), ("a", 2)]}, {change: [("b", 3)]}])
 
     found = await connection.fetch("SELECT name, size FROM things ORDER BY name")
     assert list(map(tuple, found)) == [("a", 2), ("b", 3)]
@@ -216,7 +217,7 @@ async def _carry_out_all(store: LightningStore, chance: random.Random) -> None:
 async def test_spans_of_a_group_that_are_too_many_for_one_statement_are_all_there(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(row_batches, "MOST_BYTES", 2_000)
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store) for _ in range(6)]
 

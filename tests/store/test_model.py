@@ -37,7 +37,7 @@ def test_the_reference_finds_a_store_without_fencing(monkeypatch: pytest.MonkeyP
 
 
 def test_the_reference_finds_a_store_that_serves_retries_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.store.sql.moves.TAIL", "0")
+    monkeypatch.setattr("agentlightning.store.sql.transitions.TAIL", "0")
 
     with pytest.raises(AssertionError):
         run(Machine, RUNS, derandomize=True, phases=[Phase.generate])

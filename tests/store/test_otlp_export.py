@@ -15,15 +15,16 @@ from typing import Any
 import aiohttp
 import asyncpg
 import pytest
+from agentlightning.store.otlp.receive.encode import encoded, request_of
+from agentlightning.store.otlp.receive.export import OtlpExporter
+from agentlightning.store.otlp.receive.target import Target, headers_in
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 import agentlightning as agl
 from agentlightning.errors import InvalidInput
-from agentlightning.store import PostgresLightningStore, otlp_export
-from agentlightning.store.otlp_encoding import encoded, request_of
-from agentlightning.store.otlp_export import OtlpExporter
-from agentlightning.store.otlp_target import Target, headers_in
+from agentlightning.store import PostgresLightningStore
+from agentlightning.store.otlp.receive import export
 from agentlightning.types import Event, Link, OtelResource, SpanContext, TraceStatus
 from tests.otlp_receiver import Receiver, taken
 from tests.postgres import empty_database
@@ -42,7 +43,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was stored is sent on at once: tests would wait for it."""
-    monkeypatch.setattr(otlp_export, "GATHER_SECONDS", 0.02)
+    monkeypatch.setattr(export, "GATHER_SECONDS", 0.02)
 
 
 class Live:
@@ -283,7 +284,7 @@ async def test_a_target_that_has_never_taken_any_costs_none(
 async def test_a_bad_span_that_goes_first_and_alone_costs_no_other(
     receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(otlp_export, "MOST_SPANS", 1)  # as if each were large
+    monkeypatch.setattr(export, "MOST_SPANS", 1)  # as if each were large
     receiver.rule = lambda spans: (status, b"") if spans[0].name == "poison" else taken()
     async with exporting(receiver) as live:
         await live.add("poison", "a", "b")
@@ -303,7 +304,7 @@ async def test_a_target_that_takes_none_is_asked_little_and_gets_each_once(recei
     async with exporting(receiver) as live:
         await live.add(*names)
         receiver.wait_until(lambda receiver: sizes.count(256) == 2)
-        assert sizes[: sizes.index(256, 1)] == [256, *[1] * otlp_export.LOOKS_AHEAD]
+        assert sizes[: sizes.index(256, 1)] == [256, *[1] * export.LOOKS_AHEAD]
 
         receiver.rule = lambda spans: (422, b"") if any(span.name == names[0] for span in spans) else taken()
         receiver.wait_for(299)

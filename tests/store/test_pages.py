@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from agentlightning.http.limits import Limits
 from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
-from agentlightning.store.limits import Limits
 
 from ..contract.making import span
 from .raw import Raw

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentlightning.store import SqliteLightningStore
-from agentlightning.store.sqlite import SqliteDatabase
+from agentlightning.store.db.sqlite import SqliteDatabase
 
 from ..conftest import Figure
 from ..faults.disk import Disk

@@ -9,7 +9,7 @@ import pytest
 
 from agentlightning.attempt_tokens import attempt_token, secret_of
 from agentlightning.store import InMemoryLightningStore, LightningStoreServer
-from agentlightning.store.security import RUNNERS_MAY
+from agentlightning.store.http.auth import RUNNERS_MAY
 
 from .raw import ROUTES, Answer, Raw
 

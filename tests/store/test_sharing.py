@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from agentlightning.store.sql.sharing import LONGEST_REST, REMEMBERED, Shared
+from agentlightning.store.sql.single_flight import LONGEST_REST, REMEMBERED, Shared
 
 from ..timing import quickest
 

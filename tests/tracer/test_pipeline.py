@@ -13,7 +13,7 @@ import pytest
 from agentlightning.errors import FinalStatus, InvalidInput, NotFound, StaleAttempt, StoreUnavailable
 from agentlightning.store import LightningStore
 from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer, pipeline as pipelines
-from agentlightning.tracer.spool import Spool
+from agentlightning.tracer.disk_buffer import Spool
 from agentlightning.types import Span
 
 from .conftest import ScriptedStore, ids
@@ -69,7 +69,7 @@ async def test_ending_a_span_never_waits_for_the_store(scripted_store: ScriptedS
 
 
 async def test_a_store_that_is_away_is_asked_again_until_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.tracer.sending.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.tracer.delivery.FIRST_PAUSE", 0.001)
 
     class Away(ScriptedStore):
         def refuse(self, spans: Sequence[Span]) -> None:
@@ -192,7 +192,7 @@ async def test_where_neither_store_nor_disk_takes_anything_spans_are_dropped_cou
 async def test_what_a_store_that_is_away_is_to_get_waits_on_disk_and_not_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agentlightning.tracer.sending.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("agentlightning.tracer.delivery.FIRST_PAUSE", 0.01)
     monkeypatch.setattr(pipelines, "QUEUE_SPANS", 100)
     tracer, store = OtelTracer(), Away()
     with tracer.lifespan(store):

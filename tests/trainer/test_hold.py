@@ -12,8 +12,8 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.errors import StoreInUse
-from agentlightning.trainer.hold import LEASE
 from agentlightning.trainer.run_folder import folders
+from agentlightning.trainer.store_lock import LEASE
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ async def test_a_trainer_of_this_machine_that_was_killed_is_not_waited_for(store
 async def test_a_trainer_that_was_given_up_stops_when_another_has_the_store(
     store: agl.LightningStore, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("agentlightning.trainer.hold.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("agentlightning.trainer.store_lock.BEAT_SECONDS", 0.05)
 
     @agl.algo
     async def loses_it(store: agl.LightningStore) -> None:

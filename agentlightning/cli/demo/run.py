@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ...errors import AgentLightningError, MissingExtra
-from ...leash import leashed
 from ...local_model import MODEL_NAME, LocalModel, serve_local_model
+from ...processes import leashed
 from .screen import Screen
 from .search import Tried, try_prompts
 from .task import PROMPTS, TASKS

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from ..contract import Capabilities, Statistics
-from ..database import Transaction
-from .answers import forget_some_old
+from ..db.database import Transaction
 from .attempts import Attempts
-from .deleting import Deleting
-from .exports import Exports
+from .export_progress import Exports
+from .idempotency import forget_some_old
 from .leases import Leases
 from .queue import Queue
 from .resources import Resources
+from .retention import Deleting
 from .rollouts import Rollouts
 from .spans import Spans
 from .summary import Summaries
-from .traces import Traces
+from .trace_owners import Traces
 from .workers import Workers
 
 __all__ = ["SqlStore"]

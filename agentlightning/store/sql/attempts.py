@@ -9,7 +9,7 @@ from ...errors import Conflict, FinalStatus
 from ...types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
 from .. import lifecycle
 from ..contract import UNSET, SortOrder, Unset
-from ..database import Place, Transaction
+from ..db.database import Place, Transaction
 from . import rows
 from .base import SqlBase, check_worker
 from .query import Query, sorts

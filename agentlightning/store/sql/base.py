@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 from ... import payload
 from ...types import PaginatedResult
-from ..clock import Clock
 from ..contract import FilterLogic, LightningStore, SortOrder
-from ..database import Body, Database, Place, Row, Transaction
-from ..signals import Signals
-from .answers import AlreadyAnswered, asked, once
-from .moves import Moves
+from ..db.clock import Clock
+from ..db.database import Body, Database, Place, Row, Transaction
+from ..db.signals import Signals
+from .idempotency import AlreadyAnswered, asked, once
 from .query import Query, Rows, check_page
-from .sharing import Shared
+from .single_flight import Shared
+from .transitions import Moves
 
 T = TypeVar("T")
 

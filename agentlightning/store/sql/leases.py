@@ -9,7 +9,7 @@ import orjson
 from ... import payload
 from ...errors import InvalidInput
 from ..contract import Lease
-from ..database import Row, Transaction
+from ..db.database import Row, Transaction
 from . import rows
 from .base import SqlBase
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from ...errors import InvalidInput
 from ..contract import FilterLogic, SortOrder
-from ..database import Dialect, Row, Transaction
-from .cursors import Mark, cursor_at, mark_at
+from ..db.database import Dialect, Row, Transaction
+from .pagination import Mark, cursor_at, mark_at
 
 
 class Sort(NamedTuple):

@@ -11,13 +11,13 @@ from typing import Any, TypeVar, cast
 from ... import payload
 from ...errors import InvalidInput
 from ...types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
-from ..database import HEAD, NEW, Body, Transaction
-from ..signals import QUEUE, news
+from ..db.database import HEAD, NEW, Body, Transaction
+from ..db.signals import QUEUE, news
 from . import rows
-from .answers import asked
 from .base import SqlBase, check_worker
-from .moves import TAIL
+from .idempotency import asked
 from .resources import version_of
+from .transitions import TAIL
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from ...errors import InvalidInput, NotFound
 from ...types import LLM, NamedResources, PaginatedResult, ResourcesUpdate
 from ...types.resources import HIDDEN, with_hidden_keys
 from ..contract import FilterLogic, SortOrder
-from ..database import Row, Transaction
-from ..signals import news
+from ..db.database import Row, Transaction
+from ..db.signals import news
 from . import rows
 from .base import SqlBase
 from .query import Query, sorts

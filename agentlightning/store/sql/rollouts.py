@@ -12,13 +12,13 @@ from ...errors import FinalStatus, NotFound
 from ...types import AttemptedRollout, PaginatedResult, RolloutConfig, RolloutMode, RolloutStatus
 from .. import lifecycle
 from ..contract import UNSET, AnyRollout, FilterLogic, SortOrder, Unset
-from ..database import Transaction
-from ..signals import ended, news
+from ..db.database import Transaction
+from ..db.signals import ended, news
 from . import rows
 from .base import FEW, SqlBase
-from .moves import LATEST, Moves
 from .query import Query, Sort, sorts
 from .resources import version_of
+from .transitions import LATEST, Moves
 
 _ROLLOUT_SORT = {
     **sorts(

@@ -22,9 +22,9 @@ from ...types import (
     Worker,
 )
 from ..contract import AnyRollout
-from ..database import Row
+from ..db.database import Row
 from ..lifecycle import Standing
-from ..looks import cut_value
+from ..partial_decode import cut_value
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import StoreUnavailable
-from ..database import Dialect, Transaction
+from ..db.database import Dialect, Transaction
 
 # Each entry takes the schema one version further. An entry that has been released is never edited.
 STEPS: list[list[str]] = [

@@ -12,14 +12,14 @@ from ...redaction import without_keys_in
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..contract import FilterLogic, SortOrder
-from ..database import Place, Row, Transaction
+from ..db.database import Place, Row, Transaction
+from ..db.signals import news
 from ..encoded_span import EncodedSpan, Kept
-from ..looks import cut_span, reward_in
-from ..signals import news
+from ..partial_decode import cut_span, reward_in
 from .base import FEW, SqlBase
-from .moves import LATEST, Moves
 from .query import Query, Sort, sorts
 from .rows import AttemptRow
+from .transitions import LATEST, Moves
 
 _SPAN_SORT = {
     **sorts(

@@ -15,7 +15,7 @@ from functools import lru_cache
 import orjson
 
 from ..contract import ErrorCount, RewardStep, Summary, VersionScore
-from ..database import Row, Transaction
+from ..db.database import Row, Transaction
 from .base import SqlBase
 from .sums import Sums, score
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...types import RolloutMode
-from ..database import Row
+from ..db.database import Row
 
 MOST_STEPS = 200
 """Points of the reward curve; each is an equal share of the rollouts. As the run grows, two become one."""

@@ -9,12 +9,12 @@ from ...errors import NotFound
 from ...types import AttemptRef, PaginatedResult, Worker, WorkerStatus
 from .. import lifecycle
 from ..contract import FilterLogic, SortOrder
-from ..database import Transaction
-from ..signals import news
+from ..db.database import Transaction
+from ..db.signals import news
 from . import rows
 from .base import SqlBase, check_worker
-from .moves import Moves
 from .query import Query, sorts
+from .transitions import Moves
 
 WORKER_SILENCE_SECONDS = lifecycle.DEFAULT_UNRESPONSIVE_SECONDS
 

@@ -1,0 +1,1 @@
+"""HTTP parts shared by the store and the LLM proxy: server, disconnects, limits."""

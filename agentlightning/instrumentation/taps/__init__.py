@@ -1,0 +1,1 @@
+"""Wire taps: record LLM calls in the HTTP clients that SDKs use."""

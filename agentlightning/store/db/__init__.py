@@ -1,0 +1,1 @@
+"""Databases: the interface that the store needs, and SQLite and PostgreSQL behind it."""

@@ -1,0 +1,1 @@
+"""The store over HTTP: routes, server and client."""

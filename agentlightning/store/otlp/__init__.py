@@ -1,0 +1,1 @@
+"""OpenTelemetry's OTLP/HTTP: receive spans, and export them to other backends."""

@@ -13,7 +13,7 @@ import pytest
 from agentlightning.errors import StoreUnavailable
 from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
 from agentlightning.store.http.batching import MOST_UNDER_WAY, Carried, Carrier, Outgoing
-from agentlightning.store.http.routes import table
+from agentlightning.store.operations import table
 
 from .raw import Answer, Raw
 

@@ -18,7 +18,7 @@ from agentlightning.store import (
     SqliteLightningStore,
 )
 from agentlightning.store.db.database import KEEP_ANSWER, Transaction
-from agentlightning.store.sql import schema
+from agentlightning.store.sql import idempotency, schema
 from agentlightning.store.sql.idempotency import AlreadyAnswered, Question, asked, once
 from agentlightning.types import AttemptedRollout
 

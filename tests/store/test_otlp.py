@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from agentlightning.store.otlp.receive.receive import unpacked
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -23,6 +22,7 @@ import agentlightning as agl
 from agentlightning.attempt_tokens import attempt_token, secret_of
 from agentlightning.errors import TooLarge
 from agentlightning.http.limits import Limits
+from agentlightning.store.otlp.receive import unpacked
 from agentlightning.types import AttemptedRollout
 
 from .raw import Answer, Raw, bomb_of

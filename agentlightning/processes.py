@@ -1,9 +1,9 @@
-"""Child processes that end when their parent does, however the parent ends.
+"""Child processes that end with their parent, also when the parent is killed.
 
-The child's standard input is a pipe whose other end the parent holds. When that end closes, because the parent stops
-the child or because the parent is gone (`kill -9` included), the child stops as on SIGTERM, and after a few seconds of
-grace in any case. It has a session of its own, so a Ctrl-C in the terminal reaches the parent alone, which stops its
-children in the order it wants.
+A child process watches its parent: by a pipe on its standard input whose other end the parent holds, or, in a process
+of `multiprocessing`, by the parent's process. When the parent ends, the child gets SIGTERM, and after some seconds its
+process group is killed. Each child has a session of its own, so that a Ctrl-C in the terminal reaches the parent only,
+and the parent stops its children in the right order.
 """
 
 from __future__ import annotations
@@ -15,36 +15,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO
 
 GRACE_SECONDS = 5.0
 
-# In the program's own process group, and there before the program is.
-_GUARD = """exec 3<&0 </dev/null
+# The watchdog is in the program's own process group, and starts before the program does.
+_WATCHDOG = """exec 3<&0 </dev/null
 { trap '' TERM INT HUP; read -r _ <&3; kill -s KILL 0; } &
 exec "$@" 3<&-"""
 
 
-def guarded(arguments: Sequence[str]) -> list[str]:
-    """The command of a program that is killed, with its whole process group, when its standard input ends.
-
-    That is to be a pipe whose other end the parent holds; the program itself has nothing to read. It is to be started
-    in a session of its own, and what is left of its group killed after its end, the guard being part of it.
-    """
-    return ["/bin/sh", "-c", _GUARD, "sh", *arguments]
-
-
 @contextmanager
-def leashed(
+def child_process(
     module: str,
     *arguments: str,
     stdout: int | IO[str] | None = None,
     stderr: int | IO[str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Generator[subprocess.Popen[str]]:
-    """Run `python -m module arguments…` for as long as the context lasts, with `environment` added to our own."""
+    """Run `python -m module arguments…` until the block ends, with `environment` added to this process's own."""
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, module, *arguments],
         stdin=subprocess.PIPE,
@@ -60,6 +51,55 @@ def leashed(
         _stop(process)
 
 
+def watchdog_command(arguments: Sequence[str]) -> list[str]:
+    """Return the command of a program that is killed with its process group when its standard input ends.
+
+    Its standard input must be a pipe whose other end the parent holds; the program itself has no input. Start it in a
+    session of its own, and kill its group after its end, because the watchdog belongs to the group.
+    """
+    return ["/bin/sh", "-c", _WATCHDOG, "sh", *arguments]
+
+
+def end_with_parent(wait_for_parent: Callable[[], object], grace: float) -> None:
+    """Terminate this process when `wait_for_parent` returns, and kill its process group `grace` seconds later."""
+
+    def watch() -> None:
+        wait_for_parent()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace)
+        kill_group(os.getpid())
+
+    threading.Thread(target=watch, name="agl-parent-watch", daemon=True).start()
+
+
+def kill_group(pid: int) -> None:
+    """Kill the process group of a process, at once."""
+    with suppress(ProcessLookupError):
+        if sys.platform == "win32":
+            os.kill(pid, signal.SIGTERM)
+            return
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except PermissionError:  # the process has no group of its own yet
+            os.kill(pid, signal.SIGTERM)
+
+
+def is_process_alive(pid: int) -> bool:
+    """Return True when another process of this machine has this id.
+
+    This process's own id counts as dead: whatever recorded it earlier was an earlier process with the same number.
+    """
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _stop(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.close()
@@ -72,19 +112,12 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def _run_leashed(module: str, arguments: list[str]) -> None:
-    threading.Thread(target=_end_with_parent, name="leash", daemon=True).start()
+def _run_child(module: str, arguments: list[str]) -> None:
+    # os.read, not sys.stdin.read: a buffered reader's lock, held by a daemon thread, makes the interpreter's exit fail.
+    end_with_parent(lambda: os.read(0, 1), GRACE_SECONDS)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _end_with_parent() -> None:
-    # Not sys.stdin.read(): a buffered reader's lock, held by a daemon thread, makes the interpreter's exit fail.
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE_SECONDS)
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    _run_leashed(sys.argv[1], sys.argv[2:])
+    _run_child(sys.argv[1], sys.argv[2:])

@@ -1,4 +1,4 @@
-"""Real processes for tests: started, watched line by line, and gone when the test is.
+"""Child processes for tests, whose output is read line by line.
 
 with Program("agentlightning.cli", "store", "--port", "0") as store:
     store.wait_for_line("Store at (.*),")
@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-PATIENCE = 60.0
-"""Seconds until an awaited line is given up: much, as the machine may be busy."""
+TIMEOUT = 15.0
+"""Seconds to wait for a line, an exit or another event before the test fails."""
 
 
 class Program:
-    """A Python program, a script or a module, with its output by the line."""
+    """A Python program, a script or a module, in a child process."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class Program:
 
     @property
     def output(self) -> str:
-        """All it has printed so far."""
+        """The output so far."""
         return "\n".join(self.lines)
 
-    def wait_for_line(self, pattern: str, *, timeout: float = PATIENCE) -> re.Match[str]:
-        """The first line that `pattern` is found in; waits for it, and fails when it can no longer come."""
+    def wait_for_line(self, pattern: str, *, timeout: float = TIMEOUT) -> re.Match[str]:
+        """Wait for the first line that matches `pattern`; fail when the program ends without it."""
         matched: list[re.Match[str]] = []
 
         def found() -> bool:
@@ -72,24 +72,24 @@ class Program:
 
         with self._more:
             self._more.wait_for(found, timeout)
-        assert matched, f"{self.name} has not printed {pattern!r}, but:\n{self.output}"
+        assert matched, f"{self.name} did not print {pattern!r}, but:\n{self.output}"
         return matched[0]
 
-    def wait(self, timeout: float = PATIENCE) -> int:
-        """Its exit code, when it has ended and all its output is read."""
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        """Wait for the exit, read the remaining output, and return the exit code."""
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} has not ended, but printed:\n{self.output}") from None
+            raise AssertionError(f"{self.name} is still running, and printed:\n{self.output}") from None
         self._reader.join(timeout)
         return code
 
     def send_signal(self, number: signal.Signals) -> None:
-        """As `kill` does, to this process alone."""
+        """Send a signal to this process only."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """`kill -9`, and wait until it is gone."""
+        """Kill the process and wait for its exit."""
         self._process.kill()
         self.wait()
 
@@ -114,10 +114,9 @@ for _ in range(os.getpid() * 97 % 20_000):
 
 
 def free_port() -> int:
-    """A port that nobody listens on, to be given back and taken again.
+    """Return a port without a listener, below the range from which the system assigns ports.
 
-    The system gives ports from 32768 on to any connection that asks for one, so that one of those may be taken while
-    nobody listens on it: while a test's store is down, for example.
+    Outgoing connections get ports from 32768 on, so such a port could be taken while a test's store is down.
     """
     while True:
         port = next(_ports)

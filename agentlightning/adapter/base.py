@@ -1,4 +1,4 @@
-"""Adapter: from what was recorded to what an algorithm learns from."""
+"""Adapter and TraceAdapter: the base classes of all adapters."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ To = TypeVar("To", covariant=True)
 
 
 class Adapter(Generic[From, To]):
-    """Makes one kind of data of another."""
+    """Converts one kind of data to another."""
 
     def adapt(self, source: From, /) -> To:
-        """What becomes of `source`."""
+        """Convert `source`."""
         raise NotImplementedError
 
     def __call__(self, source: From, /) -> To:
@@ -23,4 +23,4 @@ class Adapter(Generic[From, To]):
 
 
 class TraceAdapter(Adapter[Sequence[Span], To]):
-    """Makes data of the spans of one attempt, in the order in which the store gives them."""
+    """Converts the spans of one attempt, in the store's order."""

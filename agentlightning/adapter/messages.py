@@ -9,22 +9,22 @@ from typing_extensions import TypedDict
 
 from ..types import Span
 from .base import TraceAdapter
-from .llm_call import LLMCall, llm_calls
+from .llm_call import llm_calls
 
 
 class Conversation(TypedDict):
-    """One example in OpenAI's chat format: what was asked and, as the last message, what the model answered."""
+    """One example in OpenAI's chat format. The last message is the model's response."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
 
 
 class TraceToMessages(TraceAdapter[list[Conversation]]):
-    """One conversation for each call that was answered, in the order of the calls."""
+    """Returns one conversation per successful call, in the order of the calls."""
 
     def adapt(self, source: Sequence[Span], /) -> list[Conversation]:
-        return [_conversation(call) for call in llm_calls(source) if call.answered and not call.error]
-
-
-def _conversation(call: LLMCall) -> Conversation:
-    return {"messages": [*call.messages, call.output[0]], "tools": call.tools}
+        return [
+            {"messages": [*call.messages, call.output[0]], "tools": call.tools}
+            for call in llm_calls(source)
+            if call.answered and not call.error
+        ]

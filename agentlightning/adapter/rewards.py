@@ -1,4 +1,4 @@
-"""What user code said, read back from spans: rewards in every spelling they have had, messages, objects."""
+"""Readers of the spans that user code emits: rewards in all their notations, messages, and objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..rewards import Reward, rewards_in
 
 
 class SpanLike(Protocol):
-    """Anything with a name and attributes: our spans, and OpenTelemetry's."""
+    """Anything with a name and attributes, such as a `Span` or a span of OpenTelemetry."""
 
     @property
     def name(self) -> str: ...
@@ -24,49 +24,46 @@ S = TypeVar("S", bound=SpanLike)
 
 
 def is_reward_span(span: SpanLike) -> bool:
-    """Whether the span carries a reward, in whichever spelling."""
+    """Return whether the span has a reward, in any notation."""
     return bool(get_rewards_from_span(span))
 
 
 def find_reward_spans(spans: Sequence[S]) -> list[S]:
-    """Those of the spans that carry a reward, in their order."""
+    """Return the spans that have a reward, in their order."""
     return [span for span in spans if is_reward_span(span)]
 
 
 def find_final_reward(spans: Sequence[SpanLike]) -> float | None:
-    """The primary reward of the last span that carries one; None where none does."""
+    """Return the primary reward of the last span that has one, or None."""
     values = (get_reward_value(span) for span in reversed(spans))
     return next((value for value in values if value is not None), None)
 
 
 def get_reward_value(span: SpanLike) -> float | None:
-    """The span's primary reward."""
+    """Return the span's primary reward, or None."""
     rewards = get_rewards_from_span(span)
     return rewards[0].value if rewards else None
 
 
 def get_rewards_from_span(span: SpanLike) -> list[Reward]:
-    """All rewards the span carries, the primary one first."""
+    """Return all rewards of the span, the primary reward first."""
     return rewards_in(span.name, span.attributes or {})
 
 
 def get_message_value(span: SpanLike) -> str | None:
-    """The text of a message span; None of any other."""
-    said = (span.attributes or {}).get(semconv.MESSAGE_BODY)
-    return said if span.name == semconv.MESSAGE and isinstance(said, str) else None
+    """Return the text of a message span; None for any other span."""
+    body = (span.attributes or {}).get(semconv.MESSAGE_BODY)
+    return body if span.name == semconv.MESSAGE and isinstance(body, str) else None
 
 
 def get_object_value(span: SpanLike) -> Any:
-    """The value of an object span, as it was emitted; None of any other."""
+    """Return the value of an object span as it was emitted; None for any other span."""
     attributes = span.attributes or {}
     if span.name != semconv.OBJECT:
         return None
     if semconv.OBJECT_LITERAL in attributes:
         return attributes[semconv.OBJECT_LITERAL]
-    return _from_json(attributes.get(semconv.OBJECT_JSON))
-
-
-def _from_json(text: Any) -> Any:
+    text = attributes.get(semconv.OBJECT_JSON)
     try:
         return orjson.loads(text) if isinstance(text, (str, bytes)) else text
     except orjson.JSONDecodeError:

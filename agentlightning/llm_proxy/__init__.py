@@ -1,8 +1,8 @@
-"""The model's door: a gateway between agents and model servers that records every call as its attempt's.
+"""HTTP proxy between agents and model servers that records every call as a span of its attempt.
 
-`proxy.py` starts and stops it · `app.py` answers · `routing.py` says which server a call goes to, and when ·
-`server.py` is one of them · `exchange.py` is one call · `extras.py` what is asked beyond what the agent asked ·
-`recording.py` brings calls to the store · `door.py` checks who asks.
+`proxy.py` has the public class · `app.py` dispatches requests · `auth.py` authenticates them · `routing.py` selects a
+`model_server.py` · `forwarding.py` forwards one call · `injected_parameters.py` asks for token ids · `recording.py`
+stores the spans.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from .proxy import LLMProxy
     from .upstreams import Upstream
 
-_HOME = {"LLMProxy": "proxy", "Upstream": "upstreams"}
+_MODULES = {"LLMProxy": "proxy", "Upstream": "upstreams"}
 
 __all__ = ["LLMProxy", "Upstream"]
 
 
 def __getattr__(name: str) -> Any:
-    if home := _HOME.get(name):
-        return getattr(import_module(f".{home}", __name__), name)
+    if module := _MODULES.get(name):
+        return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The proxy's HTTP side: who asks for what, and what the models are."""
+"""The proxy's ASGI application: authenticates a request and forwards it, or lists the models."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import AgentLightningError
-from ..http.disconnect import while_there
+from ..http.auth import Headers
+from ..http.disconnect import cancel_on_disconnect
+from ..http.limits import read_body
 from ..instrumentation.dialects.base import Json, as_object
-from ..store.http.auth import read_body
-from .auth import Address, Door, address_of, headers_of, key_in
-from .forwarding import Asked, Exchange
-from .proxy_errors import Refused, as_response
-from .recording import Recorder
+from .auth import ProxyAuthenticator, RequestTarget, api_key_in, parse_target
+from .forwarding import ForwardedCall, ProxyRequest
+from .proxy_errors import ProxyError, error_response
+from .recording import CallRecorder
 from .routing import Routing
 
-logger = logging.getLogger(__name__)
 access = logging.getLogger("agentlightning.llm_proxy.access")
 
-CALLS = frozenset(
+CALL_PATHS = frozenset(
     {
         "chat/completions",
         "completions",
@@ -35,117 +35,101 @@ CALLS = frozenset(
     }
 )
 MAX_BODY = 64 * 1024 * 1024
-"""Bytes of a call: conversations with pictures are large."""
+"""Bytes of a request body: conversations with pictures are large."""
 
 
 class ProxyApp:
-    """Plain ASGI: the paths of OpenAI and Anthropic, each also under an attempt's address."""
+    """The paths of OpenAI and Anthropic, at the root and under the URL of each attempt."""
 
-    def __init__(self, routing: Routing, recorder: Recorder, door: Door) -> None:
+    def __init__(self, routing: Routing, recorder: CallRecorder, authenticator: ProxyAuthenticator) -> None:
         self._routing = routing
         self._recorder = recorder
-        self._door = door
+        self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        answering = _Answering(scope, send)
+        status, started = 0, time.perf_counter()
+
+        async def send_and_note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
         try:
-            await self._answer(scope, receive, answering)
+            await self._respond(scope, receive, send_and_note_status)
         except AgentLightningError as error:
-            if answering.status:
-                raise  # the agent sees a broken answer, as it would without us
-            await as_response(error)(scope, receive, answering)
+            if status:
+                raise  # the agent sees a broken response, as it would without the proxy
+            await error_response(error)(scope, receive, send_and_note_status)
         finally:
-            answering.log()
+            _log_access(scope, status, time.perf_counter() - started)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        address = address_of(_raw_path(scope))
-        headers = headers_of(scope)
-        self._door.check(headers, address)
-        if address.path in CALLS and scope["method"] == "POST":
-            await self._call(address, scope, receive, send)
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        target = parse_target(_raw_path(scope))
+        headers: Headers = dict(scope["headers"])
+        self._authenticator.authenticate(headers, target)
+        if target.path in CALL_PATHS and scope["method"] == "POST":
+            await self._forward(target, headers, scope, receive, send)
         else:
-            await self._other(address, scope["method"])(scope, receive, send)
+            await self._other(target.path, scope["method"])(scope, receive, send)
 
-    async def _call(self, address: Address, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(
+        self, target: RequestTarget, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
             content = await read_body(scope, receive, MAX_BODY)
         except ConnectionResetError:
             return
-        headers = headers_of(scope)
-        asked = Asked(address, headers, content, _object(content), None if self._door.locked else key_in(headers))
-        async with while_there(receive):
-            await self._carry_out(asked, send)
+        client_key = None if self._authenticator.requires_token else api_key_in(headers)
+        request = ProxyRequest(target, headers, content, _json_object(content), client_key)
+        async with cancel_on_disconnect(receive), self._routing.server_for(request.body.get("model")) as server:
+            await ForwardedCall(request, server, self._recorder).forward(send)
 
-    async def _carry_out(self, asked: Asked, send: Send) -> None:
-        async with self._routing.admitted(_model(asked.body)) as server:
-            await Exchange(asked, server, self._recorder).carry_out(send)
-
-    def _other(self, address: Address, method: str) -> Response:
-        match method, address.path:
+    def _other(self, path: str, method: str) -> Response:
+        models = self._routing.model_names
+        match method, path:
             case "GET", "health":
-                return _json({"status": "ok"})
+                return _json_response({"status": "ok"})
             case "GET", "models":
-                return _json(_models(self._routing.names))
-            case "GET", path if path.removeprefix("models/") in self._routing.names:
-                return _json(_model_entry(path.removeprefix("models/")))
-            case _, path if path in CALLS:
-                raise Refused(f"/v1/{path} takes POST, not {method}", 405)
+                return _json_response(_model_list(models))
+            case "GET", path if path.removeprefix("models/") in models:
+                return _json_response(_model_entry(path.removeprefix("models/")))
+            case _, path if path in CALL_PATHS:
+                raise ProxyError(f"/v1/{path} accepts POST, not {method}", 405)
             case _, path:
-                raise Refused(f"there is nothing at /v1/{path}; calls go to: {', '.join(sorted(CALLS))}", 404)
+                raise ProxyError(f"/v1/{path} does not exist; model calls go to {', '.join(sorted(CALL_PATHS))}", 404)
 
 
-class _Answering:
-    """Passes an answer on and remembers its status, for the log and for what may still be said."""
-
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
-        self._send = send
-        self._started = time.perf_counter()
-        self.status = 0
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        await self._send(message)
-
-    def log(self) -> None:
-        if access.isEnabledFor(logging.INFO):
-            seconds = time.perf_counter() - self._started
-            # As it came: a path with its escapes undone could forge a line of the log.
-            access.info('"%s %s" %d %.1fms', self._scope["method"], _raw_path(self._scope), self.status, seconds * 1000)
+def _log_access(scope: Scope, status: int, seconds: float) -> None:
+    if access.isEnabledFor(logging.INFO):
+        # The raw path: with its escapes decoded it could forge a line of the log.
+        access.info('"%s %s" %d %.1fms', scope["method"], _raw_path(scope), status, seconds * 1000)
 
 
 def _raw_path(scope: Scope) -> str:
     return scope.get("raw_path", scope["path"].encode()).decode("latin-1")
 
 
-def _object(content: bytes) -> Json:
+def _json_object(content: bytes) -> Json:
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise Refused(f"the body is not JSON: {error}", 400) from None
+        raise ProxyError(f"the request body is not JSON: {error}", 400) from None
     if not isinstance(body, dict):
-        raise Refused("the body is not a JSON object", 400)
+        raise ProxyError("the request body is not a JSON object", 400)
     return as_object(body)
 
 
-def _model(body: Json) -> str | None:
-    model = body.get("model")
-    return model if isinstance(model, str) else None
-
-
-def _models(names: list[str]) -> Json:
+def _model_list(names: list[str]) -> Json:
     first_and_last = {"first_id": names[0], "last_id": names[-1]} if names else {}
     return {"object": "list", "data": [_model_entry(name) for name in names], "has_more": False, **first_and_last}
 
 
 def _model_entry(name: str) -> Json:
-    """As both OpenAI's and Anthropic's SDKs read it."""
+    """Describe a model with the fields of both OpenAI and Anthropic."""
     openai = {"id": name, "object": "model", "created": 0, "owned_by": "agentlightning"}
     return {**openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-def _json(value: Any) -> Response:
+def _json_response(value: Any) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")

@@ -1,7 +1,7 @@
-"""What the proxy asks of a server beyond what the agent asked, and takes out of the answer again.
+"""Request parameters that the proxy adds to get token ids, and their removal from the response.
 
-Token ids and log probabilities are what training needs; agents get what they asked for and nothing else. A server is
-only asked for what it is known to give: one that is not known gets the agent's request as it is.
+Training needs token ids and log probabilities; an agent gets only what it asked for. The parameters are sent only to
+inference engines that are known to support them: any other server gets the agent's request unchanged.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 
 from ..instrumentation.dialects.base import Json, as_object, items
-from .model_server import Program
+from .model_server import Engine
 
-_ASKED: dict[tuple[str, Program], Json] = {
+_SUPPORTED: dict[tuple[str, Engine], Json] = {
     ("chat/completions", "vllm"): {"logprobs": True, "return_token_ids": True},
     ("completions", "vllm"): {"logprobs": 1, "return_token_ids": True},
-    # Without top_logprobs llama.cpp gives twenty alternatives for each token, with 0 no logprobs at all.
+    # Without top_logprobs llama.cpp returns twenty alternatives for each token, with 0 no logprobs at all.
     ("chat/completions", "llama.cpp"): {"logprobs": True, "top_logprobs": 1},
     ("completions", "llama.cpp"): {"logprobs": 1},
 }
@@ -25,32 +25,27 @@ _TOKEN_IDS = ("token_ids", "prompt_token_ids")
 
 
 @dataclass(frozen=True)
-class Extras:
-    """What was asked besides: to be added to a request, and hidden in its answer."""
+class InjectedParameters:
+    """Parameters added to a request, and hidden in its response."""
 
     fields: Json = field(default_factory=dict[str, Any])
 
     def __bool__(self) -> bool:
         return bool(self.fields)
 
-    def hide(self, answer: Json) -> Json:
-        """A whole answer, or a chunk of one, as the agent would have got it."""
-        if "return_token_ids" in self.fields:
-            for name in _TOKEN_IDS:
-                answer.pop(name, None)
-        for choice in items(answer.get("choices")):
-            self._hide_in_choice(choice)
-        return answer
-
-    def _hide_in_choice(self, choice: Json) -> None:
-        if "logprobs" in self.fields:
-            choice.pop("logprobs", None)
-        if "return_token_ids" in self.fields:
-            for name in _TOKEN_IDS:
+    def strip(self, response: Json) -> Json:
+        """Remove from a response, or from a chunk of one, the fields that the agent did not ask for."""
+        hidden = ("logprobs",) if "logprobs" in self.fields else ()
+        token_ids = _TOKEN_IDS if "return_token_ids" in self.fields else ()
+        for name in token_ids:
+            response.pop(name, None)
+        for choice in items(response.get("choices")):
+            for name in (*hidden, *token_ids):
                 choice.pop(name, None)
+        return response
 
-    def hide_in_event(self, event: bytes) -> bytes:
-        """An event of a stream as the agent would have got it; empty where it would not have got it."""
+    def strip_event(self, event: bytes) -> bytes:
+        """Do the same for an event of a stream; an event that only exists because of the parameters becomes empty."""
         head, mark, data = event.partition(b"data:")
         try:
             chunk = as_object(orjson.loads(data))
@@ -62,18 +57,18 @@ class Extras:
             if not chunk.get("choices"):
                 return b""
             del chunk["usage"]
-        return b"%b%b %b\n\n" % (head, mark, orjson.dumps(self.hide(chunk)))
+        return b"%b%b %b\n\n" % (head, mark, orjson.dumps(self.strip(chunk)))
 
 
-def extras(path: str, program: Program, asked: Json) -> Extras:
-    """What to ask besides, of a server that is this program."""
-    wanted = _ASKED.get((path, program))
-    if wanted is None:
-        return Extras()
-    fields = {name: value for name, value in wanted.items() if asked.get(name) is None}
-    if asked.get("logprobs") is not None:  # how the agent wants its own is its own business
+def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedParameters:
+    """Select the parameters to add to a request to this engine."""
+    supported = _SUPPORTED.get((path, engine))
+    if supported is None:
+        return InjectedParameters()
+    fields = {name: value for name, value in supported.items() if request.get(name) is None}
+    if request.get("logprobs") is not None:  # the agent has chosen its own number of alternatives
         fields.pop("top_logprobs", None)
-    options = as_object(asked.get("stream_options"))
-    if asked.get("stream") and not options.get("include_usage"):
+    options = as_object(request.get("stream_options"))
+    if request.get("stream") and not options.get("include_usage"):
         fields["stream_options"] = {**options, "include_usage": True}
-    return Extras(fields)
+    return InjectedParameters(fields)

@@ -1,4 +1,4 @@
-"""One model server behind the proxy: how it is reached, how many calls it takes, and what it can tell of tokens."""
+"""One model server behind the proxy: limits on its calls, HTTP requests, and the token ids of prompts."""
 
 from __future__ import annotations
 
@@ -11,96 +11,94 @@ from typing import Any, Literal, cast
 import aiohttp
 import orjson
 
+from ..http.auth import Headers
 from ..instrumentation.dialects.base import Json, as_object, items
-from .auth import Headers
-from .proxy_errors import Refused
+from .proxy_errors import ProxyError
 from .upstreams import Upstream
 
 logger = logging.getLogger(__name__)
 
-Program = Literal["vllm", "llama.cpp", "other"]
+Engine = Literal["vllm", "llama.cpp", "other"]
+"""The inference engine of a server, which determines the parameters for token ids."""
 
-PROBE_SECONDS = 2.0
-TOKENIZE_SECONDS = 10.0
-"""How long the prompt's token ids may hold up an answer's end."""
-_OWNERS: dict[str, Program] = {"vllm": "vllm", "llamacpp": "llama.cpp"}
-_PASSED_ON = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
-"""Beginnings of the headers that the server gets as the agent sent them."""
+PROBE_TIMEOUT = 2.0
+TOKENIZE_TIMEOUT = 10.0
+"""Seconds that the end of a response may wait for the token ids of its prompt."""
+_FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
+"""Prefixes of the agent's headers that are forwarded."""
+_REQUEST_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError)
 
 
-class Server:
-    """An upstream at work."""
+class ModelServer:
+    """An upstream with its calls in flight."""
 
     def __init__(self, upstream: Upstream, session: aiohttp.ClientSession) -> None:
         self.upstream = upstream
         self.session = session
-        self.under_way = 0
+        self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
         self._slots = asyncio.Semaphore(upstream.max_concurrency) if upstream.max_concurrency else None
         self._waiting = 0
-        self._pace = _Pace(upstream.requests_per_minute) if upstream.requests_per_minute else None
-        self._program: Program | None = None if upstream.server == "auto" else upstream.server
+        self._rate = _RateLimiter(upstream.requests_per_minute) if upstream.requests_per_minute else None
+        self._engine: Engine | None = None if upstream.server == "auto" else upstream.server
 
-    async def enter(self) -> None:
-        """Wait for this call's turn. Raises `Refused` where too many wait already."""
+    async def acquire(self) -> None:
+        """Wait until the server's limits admit one more call. Raises `ProxyError` if too many calls wait already."""
         if self._slots is not None and self._slots.locked():
             await self._wait(self._slots.acquire)
         elif self._slots is not None:
             await self._slots.acquire()
-        self.under_way += 1
+        self.in_flight += 1
         self.idle.clear()
-        if self._pace is not None:
+        if self._rate is not None:
             try:
-                await self._wait(self._pace.wait)
+                await self._wait(self._rate.wait)
             except BaseException:
-                self.leave()
+                self.release()
                 raise
 
-    def leave(self) -> None:
-        """The call is over."""
-        self.under_way -= 1
+    def release(self) -> None:
+        """End a call that `acquire` admitted."""
+        self.in_flight -= 1
         if self._slots is not None:
             self._slots.release()
-        if not self.under_way:
+        if not self.in_flight:
             self.idle.set()
 
-    async def _wait(self, turn: Callable[[], Awaitable[Any]]) -> None:
+    async def _wait(self, admission: Callable[[], Awaitable[Any]]) -> None:
         if self._waiting >= self.upstream.max_waiting:
-            raise Refused(
-                f"{self._waiting} calls already wait for the model {self.upstream.name!r}", 429, retry_after=1
-            )
+            message = f"{self._waiting} calls already wait for the model {self.upstream.name!r}; retry later"
+            raise ProxyError(message, 429, retry_after=1)
         self._waiting += 1
         try:
-            await turn()
+            await admission()
         finally:
             self._waiting -= 1
 
-    # How it is asked
+    # Requests
 
-    def post(self, path: str, body: bytes, headers: Headers, agents_key: str | None) -> Any:
-        """The request for an aiohttp response, to be entered with `async with`."""
+    def post(self, path: str, body: bytes, headers: Headers, client_key: str | None) -> Any:
+        """Send a call; `async with` gives the aiohttp response."""
         upstream = self.upstream
+        forwarded = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in headers.items()
+            if name.startswith(_FORWARDED_HEADERS)
+        }
+        own = {"content-type": "application/json", "accept-encoding": "identity", **self._key(client_key)}
         return self.session.post(
             upstream.endpoint(path),
             data=body,
-            headers=self._headers(headers, agents_key),
+            headers={**forwarded, **own},
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=upstream.connect_timeout, sock_read=upstream.timeout
             ),
             allow_redirects=False,
         )
 
-    def _headers(self, given: Headers, agents_key: str | None) -> dict[str, str]:
-        passed_on = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in given.items()
-            if name.startswith(_PASSED_ON)
-        }
-        return {**passed_on, "content-type": "application/json", "accept-encoding": "identity", **self._key(agents_key)}
-
-    def _key(self, agents_key: str | None) -> dict[str, str]:
-        key = self.upstream.api_key or agents_key
+    def _key(self, client_key: str | None = None) -> dict[str, str]:
+        key = self.upstream.api_key or client_key
         if not key:
             return {}
         match self.upstream.addressed_as:
@@ -111,66 +109,59 @@ class Server:
             case "azure":
                 return {"api-key": key}
 
-    # What it can tell of tokens
+    # Token ids
 
-    async def program(self) -> Program:
-        """Which program it is. Asked once; as long as it does not answer, it counts as any other."""
-        if self._program is None:
-            models = as_object(await self._get(self.upstream.endpoint("models")))
+    async def engine(self) -> Engine:
+        """Return the server's inference engine, detected once; `other` for as long as the server does not respond."""
+        if self._engine is None:
+            models = await self._models()
             if not models:
                 return "other"
-            self._program = _program(models)
-        return self._program
+            owners = {str(model.get("owned_by")) for model in items(models.get("data"))}
+            self._engine = "vllm" if "vllm" in owners else "llama.cpp" if "llamacpp" in owners else "other"
+        return self._engine
 
-    async def prompt_token_ids(self, path: str, asked: Json) -> list[int] | None:
-        """The token ids that a prompt has on a llama.cpp server, which gives them on request only."""
+    async def _models(self) -> Json:
+        url, timeout = self.upstream.endpoint("models"), aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
         try:
-            text: Any = asked.get("prompt")
+            async with self.session.get(url, headers=self._key(), timeout=timeout) as response:
+                return as_object(orjson.loads(await response.read()))
+        except _REQUEST_ERRORS as error:
+            logger.debug("Could not detect the inference engine at %s: %r", url, error)
+            return {}
+
+    async def prompt_token_ids(self, path: str, request: Json) -> list[int] | None:
+        """Ask a llama.cpp server, which does not return them with the response, for the token ids of a prompt."""
+        try:
+            text: Any = request.get("prompt")
             if path == "chat/completions":
-                whole = {key: value for key, value in asked.items() if key not in ("stream", "stream_options")}
-                text = (await self._ask("/apply-template", whole)).get("prompt")
+                conversation = {key: value for key, value in request.items() if key not in ("stream", "stream_options")}
+                text = (await self._post_json("/apply-template", conversation)).get("prompt")
             if not isinstance(text, str):
                 return None
-            ids = (await self._ask("/tokenize", {"content": text, "add_special": True, "parse_special": True})).get(
-                "tokens"
-            )
-            return cast("list[int]", ids) if isinstance(ids, list) else None
-        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
-            logger.debug("The prompt's token ids could not be had: %r", error)
+            options = {"content": text, "add_special": True, "parse_special": True}
+            token_ids = (await self._post_json("/tokenize", options)).get("tokens")
+            return cast("list[int]", token_ids) if isinstance(token_ids, list) else None
+        except _REQUEST_ERRORS as error:
+            logger.debug("Could not get the token ids of a prompt: %r", error)
             return None
 
-    async def _ask(self, path: str, body: Json) -> Json:
-        url, headers = f"{self.upstream.root}{path}", {"content-type": "application/json", **self._key(None)}
-        timeout = aiohttp.ClientTimeout(total=TOKENIZE_SECONDS)
+    async def _post_json(self, path: str, body: Json) -> Json:
+        url, headers = f"{self.upstream.root}{path}", {"content-type": "application/json", **self._key()}
+        timeout = aiohttp.ClientTimeout(total=TOKENIZE_TIMEOUT)
         async with self.session.post(url, data=orjson.dumps(body), headers=headers, timeout=timeout) as response:
             return as_object(orjson.loads(await response.read())) if response.status == 200 else {}
 
-    async def _get(self, url: str) -> Any:
-        try:
-            timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
-            async with self.session.get(url, headers=self._key(None), timeout=timeout) as response:
-                return orjson.loads(await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
-            logger.debug("%s did not say which program it is: %r", url, error)
-            return None
 
-
-def _program(models: Json) -> Program:
-    for model in items(models.get("data")):
-        if (owner := str(model.get("owned_by"))) in _OWNERS:
-            return _OWNERS[owner]
-    return "other"
-
-
-class _Pace:
-    """So many calls a minute, and no more than a second's worth of them at once."""
+class _RateLimiter:
+    """Limits the calls per minute, with bursts of at most one second's calls."""
 
     def __init__(self, per_minute: float) -> None:
-        self._gap = 60.0 / per_minute
-        self._burst = max(0.0, 1.0 - self._gap)
+        self._interval = 60.0 / per_minute
+        self._burst = max(0.0, 1.0 - self._interval)
         self._free_at = 0.0
 
     async def wait(self) -> None:
         now = time.monotonic()
-        self._free_at = max(now - self._burst, self._free_at) + self._gap
-        await asyncio.sleep(max(0.0, self._free_at - self._gap - now))
+        self._free_at = max(now - self._burst, self._free_at) + self._interval
+        await asyncio.sleep(max(0.0, self._free_at - self._interval - now))

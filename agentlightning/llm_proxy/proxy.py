@@ -1,4 +1,4 @@
-"""LLMProxy: the gateway's life, and what an algorithm does with it."""
+"""LLMProxy: start and stop of the proxy, its models, and its URLs."""
 
 from __future__ import annotations
 
@@ -6,42 +6,45 @@ import asyncio
 import logging
 import signal
 import socket
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from starlette.types import ASGIApp
 
-from ..attempt_tokens import key_for_attempt
+from ..attempt_tokens import api_key_for_attempt
+from ..concurrency import event_loop_thread, new_event_loop
 from ..errors import AgentLightningError, InvalidInput, StoreUnavailable
-from ..http.server import Uvicorn
+from ..http.server import GracefulServer
 from ..store.contract import LightningStore
 from ..types import LLM, ProxyLLM
 from .app import ProxyApp
-from .auth import Door
-from .recording import Recorder
+from .auth import ProxyAuthenticator
+from .recording import CallRecorder
 from .routing import Routing
-from .upstreams import ModelList, Upstream, upstreams
+from .upstreams import ModelList, Upstream, parse_model_list
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
 
 logger = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 8
-"""How long calls under way may take when the proxy is stopped."""
-FLUSH_SECONDS = 5.0
-
-T = TypeVar("T")
+DRAIN_TIMEOUT = 8
+"""Seconds that calls in flight may take when the proxy stops."""
+FLUSH_TIMEOUT = 5.0
+"""Seconds after that for the spans that are still queued."""
 
 
 class LLMProxy:
-    """A gateway between agents and model servers, in a thread of its own.
+    """HTTP proxy between agents and model servers, in a thread of its own.
 
-    Agents ask it as they would ask OpenAI or Anthropic; calls to an attempt's address are stored as that attempt's
-    spans, with token ids where the server can give them, before the agent has the end of its answer.
+    Agents call it as they call OpenAI or Anthropic. A call to the URL of an attempt is stored as a span of that
+    attempt, with token ids if the server can return them, before the agent receives the end of the response.
 
-    `port` None is any free one. `model_list` names the servers (`Upstream`s, dicts of their fields, or URLs by name).
-    With a `token`, callers need it, or the token made of it for their attempt; beyond this machine it is required.
+    `port` None selects a free one. `model_list` has the upstreams: `Upstream`s, dicts of their fields, or URLs by
+    model name. With a `token`, clients need it or the token derived from it for their attempt; a proxy that other
+    machines can reach requires one.
     """
 
     def __init__(
@@ -54,65 +57,63 @@ class LLMProxy:
         token: str | None = None,
     ) -> None:
         self.store = store
-        """Where calls are recorded; None records nothing. May be set while the proxy runs."""
+        """The store of the recorded calls; None records nothing. May be set while the proxy runs."""
         self.host = host
         self.port = port or 0
-        self._door = Door(host, token)
-        self._upstreams = upstreams(model_list)
-        self._serving: _Serving | None = None
+        self._authenticator = ProxyAuthenticator(host, token)
+        self._upstreams = parse_model_list(model_list)
+        self._server: _ServerThread | None = None
 
-    # Its life
+    # Start and stop
 
     async def start(self) -> None:
-        """Serve; returns when calls are answered. Does nothing while it is running already."""
-        if self._serving is None:
-            listening = self._listen()
-            serving = _Serving(self._app)
-            serving.start(listening)
-            await asyncio.to_thread(serving.answering.wait)
-            self._serving = serving
+        """Start the server and return once it accepts calls. Does nothing if the proxy is running."""
+        if self._server is None:
+            self._server = await asyncio.to_thread(_ServerThread, partial(self._serve, self._listen()))
 
     async def stop(self) -> None:
-        """Let the calls under way come to their end, store what is on record, and stop serving."""
-        serving, self._serving = self._serving, None
-        if serving is not None:
-            await asyncio.to_thread(serving.stop)
+        """Wait for the calls in flight, store their spans, and stop the server."""
+        server, self._server = self._server, None
+        if server is not None:
+            await asyncio.to_thread(server.stop)
 
     async def restart(self, model_list: ModelList | None = None) -> None:
-        """Stop and start again at the same port, with `model_list` where it is given."""
+        """Stop and start again at the same port, with `model_list` if it is given."""
         await self.stop()
         if model_list is not None:
-            self._upstreams = upstreams(model_list)
+            self._upstreams = parse_model_list(model_list)
         await self.start()
 
     def is_running(self) -> bool:
-        """Whether it answers calls."""
-        return self._serving is not None and self._serving.alive
+        """Return whether the proxy accepts calls."""
+        return self._server is not None and self._server.is_running
 
     def run_forever(
         self, announce: Callable[[], None] | None = None, reload: Callable[[], ModelList] | None = None
     ) -> None:
-        """Serve from this thread until SIGINT or SIGTERM, then drain; `announce` is called when the port is known.
+        """Serve from this thread until SIGINT or SIGTERM, then drain; call `announce` once calls are accepted.
 
-        On SIGHUP `reload` is asked for the upstreams to go on with; where it raises, those there are stay.
+        On SIGHUP, `reload` returns the new upstreams; if it raises, the upstreams stay as they are.
         """
-        listening = self._listen()
-        if announce is not None:
-            announce()
-        serving = _Serving(self._app)
-        if reload is not None and hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, lambda number, frame: self._reload(serving, reload))
-        serving.run(listening)
 
-    def _reload(self, serving: _Serving, reload: Callable[[], ModelList]) -> None:
-        """Called within the server's thread, in the middle of something."""
+        def on_started(_: GracefulServer, routing: Routing) -> None:
+            if reload is not None and hasattr(signal, "SIGHUP"):
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, routing, reload)
+            if announce is not None:
+                announce()
+
+        listening = self._listen()
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(self._serve(listening, on_started))
+
+    def _reload(self, routing: Routing, reload: Callable[[], ModelList]) -> None:
         try:
-            self._upstreams = upstreams(reload())
+            self._upstreams = parse_model_list(reload())
         except (AgentLightningError, OSError) as error:
-            logger.error("The models stay as they were: %s", error)
+            logger.error("The models are unchanged: %s", error)
         else:
-            serving.call_soon(serving.routing.exchange, self._upstreams)
-            logger.warning("The models are now: %s", ", ".join(one.name for one in self._upstreams))
+            routing.replace(self._upstreams)
+            logger.warning("The models are now: %s", ", ".join(upstream.name for upstream in self._upstreams))
 
     async def __aenter__(self) -> LLMProxy:
         await self.start()
@@ -121,95 +122,14 @@ class LLMProxy:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    # Its models
-
-    @property
-    def model_list(self) -> list[Upstream]:
-        """The upstreams it has now."""
-        return list(self._upstreams)
-
-    def update_model_list(self, model_list: ModelList) -> None:
-        """Put these in place of all upstreams. Calls under way end as they began; waiting ones go to the new ones."""
-        self._upstreams = upstreams(model_list)
-        if self._serving is not None:
-            self._serving.call(self._serving.routing.exchange, self._upstreams)
-
-    async def pause(self, *names: str, drain: bool = True) -> None:
-        """Hold back new calls to these models (all, when none is named); they wait. Return when none is under way."""
-        if self._serving is not None:
-            routing, which = self._serving.routing, names or None
-            await self._serving.ask(routing.pause(which))
-            if drain:
-                await self._serving.ask(routing.drained(which))
-
-    async def resume(self, *names: str, policy_version: str | None = None) -> None:
-        """Let calls go on; from now on stamped with `policy_version`, where it is given."""
-        if policy_version is not None:
-            self.set_policy_version(policy_version, *names)
-        if self._serving is not None:
-            await self._serving.ask(self._serving.routing.resume(names or None))
-
-    @asynccontextmanager
-    async def paused(self, *names: str, policy_version: str | None = None) -> AsyncGenerator[None]:
-        """No call is under way within the block, the place to change weights; afterwards all go on."""
-        await self.pause(*names)
-        try:
-            yield
-        finally:
-            await self.resume(*names, policy_version=policy_version)
-
-    def set_policy_version(self, policy_version: str, *names: str) -> None:
-        """Stamp the calls to these models (all, when none is named) that begin from now on."""
-        self.update_model_list(
-            [
-                one.model_copy(update={"policy_version": policy_version}) if not names or one.name in names else one
-                for one in self._upstreams
-            ]
-        )
-
-    # Its addresses
-
-    @property
-    def endpoint(self) -> str:
-        """What an OpenAI client takes as `base_url`; calls to it belong to nobody and are not recorded."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/v1"
-
-    def as_resource(
-        self,
-        rollout_id: str | None = None,
-        attempt_id: str | None = None,
-        model: str | None = None,
-        sampling_parameters: dict[str, Any] | None = None,
-    ) -> LLM:
-        """The proxy as a resource: a `ProxyLLM`, or with both ids the plain `LLM` of that attempt.
-
-        `model` is the only one there is when it is not given.
-        """
-        proxied = ProxyLLM(
-            endpoint=self.endpoint,
-            model=model or self._only_model(),
-            api_key=self._door.secret,
-            sampling_parameters=sampling_parameters or {},
-        )
-        if rollout_id is None and attempt_id is None:
-            return proxied
-        return LLM(
-            endpoint=proxied.get_base_url(rollout_id, attempt_id),
-            model=proxied.model,
-            api_key=key_for_attempt(proxied.api_key, rollout_id or "", attempt_id or ""),
-            sampling_parameters=proxied.sampling_parameters,
-        )
-
-    def attempt_token(self, rollout_id: str, attempt_id: str) -> str:
-        """The API key with which an agent speaks for this attempt and no other."""
-        return self._door.token_for(rollout_id, attempt_id)
-
-    def _only_model(self) -> str:
-        names = list(dict.fromkeys(one.name for one in self._upstreams))
-        if len(names) != 1:
-            raise InvalidInput(f"say which model: this proxy has {', '.join(names) or 'none'}", field="model")
-        return names[0]
+    async def _serve(self, listening: socket.socket, on_started: OnStarted) -> None:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            routing, recorder = Routing(self._upstreams, session), CallRecorder(lambda: self.store)
+            app = ProxyApp(routing, recorder, self._authenticator)
+            server = GracefulServer(app, drain_seconds=DRAIN_TIMEOUT, on_started=lambda: on_started(server, routing))
+            await server.serve([listening])
+            await recorder.flush(FLUSH_TIMEOUT)
 
     def _listen(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
@@ -222,73 +142,127 @@ class LLMProxy:
         self.port = listening.getsockname()[1]
         return listening
 
-    def _app(self, session: aiohttp.ClientSession) -> tuple[ASGIApp, Routing, Recorder]:
-        routing, recorder = Routing(self._upstreams, session), Recorder(lambda: self.store)
-        return ProxyApp(routing, recorder, self._door), routing, recorder
-
-
-class _Serving:
-    """One run of the server, with all that belongs to its event loop."""
-
-    routing: Routing
-
-    def __init__(self, app: Callable[[aiohttp.ClientSession], tuple[ASGIApp, Routing, Recorder]]) -> None:
-        self._make_app = app
-        self.answering = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: Uvicorn | None = None
-        self._thread: threading.Thread | None = None
+    # Models
 
     @property
-    def alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+    def model_list(self) -> list[Upstream]:
+        """The current upstreams."""
+        return list(self._upstreams)
 
-    def start(self, listening: socket.socket) -> None:
-        self._thread = threading.Thread(target=self.run, args=(listening,), name="agl-proxy", daemon=True)
-        self._thread.start()
+    def update_model_list(self, model_list: ModelList) -> None:
+        """Replace all upstreams. Calls in flight keep their server; waiting calls go to the new upstreams."""
+        self._upstreams = parse_model_list(model_list)
+        if self._server is not None:
+            self._server.call(self._server.routing.replace, self._upstreams)
+
+    async def pause(self, *names: str, drain: bool = True) -> None:
+        """Make new calls to these models wait (to all models if none is named), and wait for the calls in flight."""
+        if self._server is not None:
+            routing, which = self._server.routing, names or None
+            await self._server.run(routing.pause, which)
+            if drain:
+                await self._server.run(routing.drain, which)
+
+    async def resume(self, *names: str, policy_version: str | None = None) -> None:
+        """Admit calls again, with `policy_version` on their spans if it is given."""
+        if policy_version is not None:
+            self.set_policy_version(policy_version, *names)
+        if self._server is not None:
+            await self._server.run(self._server.routing.resume, names or None)
+
+    @asynccontextmanager
+    async def paused(self, *names: str, policy_version: str | None = None) -> AsyncGenerator[None]:
+        """Pause these models in the block, to change their weights while no call is in flight."""
+        await self.pause(*names)
+        try:
+            yield
+        finally:
+            await self.resume(*names, policy_version=policy_version)
+
+    def set_policy_version(self, policy_version: str, *names: str) -> None:
+        """Record this version with later calls to these models (to all models if none is named)."""
+        self.update_model_list(
+            [
+                upstream.model_copy(update={"policy_version": policy_version})
+                if not names or upstream.name in names
+                else upstream
+                for upstream in self._upstreams
+            ]
+        )
+
+    # URLs
+
+    @property
+    def endpoint(self) -> str:
+        """The `base_url` for an OpenAI client. Calls to it belong to no attempt and are not recorded."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
+
+    def as_resource(
+        self,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
+        model: str | None = None,
+        sampling_parameters: dict[str, Any] | None = None,
+    ) -> LLM:
+        """Return the proxy as a resource: a `ProxyLLM`, or the `LLM` of one attempt if both ids are given.
+
+        `model` may be left out if the proxy has only one.
+        """
+        proxied = ProxyLLM(
+            endpoint=self.endpoint,
+            model=model or self._only_model(),
+            api_key=self._authenticator.secret,
+            sampling_parameters=sampling_parameters or {},
+        )
+        if rollout_id is None and attempt_id is None:
+            return proxied
+        return LLM(
+            endpoint=proxied.get_base_url(rollout_id, attempt_id),
+            model=proxied.model,
+            api_key=api_key_for_attempt(proxied.api_key, rollout_id or "", attempt_id or ""),
+            sampling_parameters=proxied.sampling_parameters,
+        )
+
+    def attempt_token(self, rollout_id: str, attempt_id: str) -> str:
+        """Return the API key that is valid for this attempt only."""
+        return self._authenticator.attempt_token(rollout_id, attempt_id)
+
+    def _only_model(self) -> str:
+        names = list(dict.fromkeys(upstream.name for upstream in self._upstreams))
+        if len(names) != 1:
+            raise InvalidInput(f"choose a model: this proxy has {', '.join(names) or 'none'}", field="model")
+        return names[0]
+
+
+OnStarted = Callable[[GracefulServer, Routing], None]
+
+
+class _ServerThread:
+    """A running server in an event loop of its own."""
+
+    def __init__(self, serve: Callable[[OnStarted], Awaitable[None]]) -> None:
+        async def run(*, task_status: TaskStatus[tuple[GracefulServer, Routing]]) -> None:
+            await serve(lambda server, routing: task_status.started((server, routing)))
+
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(event_loop_thread("agl-proxy"))
+            self._finished, (self._server, self.routing) = self._portal.start_task(run)
+            self._stack = stack.pop_all()
+
+    @property
+    def is_running(self) -> bool:
+        return not self._finished.done()
 
     def stop(self) -> None:
-        assert self._server is not None
-        assert self._thread is not None
-        self._server.end()
-        self._thread.join()
+        with self._stack:
+            self._server.request_stop()
+            self._finished.result()
 
-    def run(self, listening: socket.socket) -> None:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(self._serve(listening))
-
-    async def _serve(self, listening: socket.socket) -> None:
-        self._loop = asyncio.get_running_loop()
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        async with aiohttp.ClientSession(connector=connector, auto_decompress=True) as session:
-            app, self.routing, recorder = self._make_app(session)
-            self._server = Uvicorn(app, drain_seconds=DRAIN_SECONDS, on_answering=self.answering.set)
-            await self._server.serve([listening])
-            await recorder.flush(FLUSH_SECONDS)
-
-    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
-        """Have a function called in the server's event loop."""
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(function, *args)
-
-    def call(self, function: Callable[..., T], *args: Any) -> T:
+    def call(self, function: Callable[..., Any], *args: Any) -> None:
         """Call a function in the server's event loop, from another thread."""
+        self._portal.call(function, *args)
 
-        async def there() -> T:
-            return function(*args)
-
-        assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(there(), self._loop).result()
-
-    async def ask(self, question: Coroutine[Any, Any, T]) -> T:
-        """Await something in the server's event loop, from another one."""
-        assert self._loop is not None
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # on Windows
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    async def run(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Await a coroutine function in the server's event loop, from another event loop."""
+        await asyncio.wrap_future(self._portal.start_task_soon(function, *args))

@@ -1,4 +1,4 @@
-"""Why the proxy does not pass a call on, said as the agent's own SDK expects to hear it."""
+"""Errors of the proxy, and error responses that the SDKs of OpenAI and Anthropic both parse."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from starlette.responses import Response
 from ..errors import AgentLightningError
 
 
-class Refused(AgentLightningError):
-    """The proxy cannot pass this call on."""
+class ProxyError(AgentLightningError):
+    """The proxy cannot forward this call."""
 
-    def __init__(self, message: str, status: int, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, http_status: int, *, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.http_status = status
+        self.http_status = http_status
         self.retry_after = retry_after
 
 
@@ -30,15 +30,12 @@ _TYPES = {
 }
 
 
-def as_response(error: AgentLightningError) -> Response:
-    """The error in a form that OpenAI's and Anthropic's SDKs both read."""
-    status = error.http_status if isinstance(error, Refused) else error.status
-    kind = _TYPES.get(status, "api_error")
-    body: dict[str, Any] = {
-        "type": "error",
-        "error": {"type": kind, "code": None, "param": error.field, "message": str(error)},
-    }
-    headers: dict[str, str] = {}
-    if isinstance(error, Refused) and error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
+def error_response(error: AgentLightningError) -> Response:
+    """Build the response for an error, in a form that both SDKs parse."""
+    status, retry_after = error.status, None
+    if isinstance(error, ProxyError):
+        status, retry_after = error.http_status, error.retry_after
+    details = {"type": _TYPES.get(status, "api_error"), "code": None, "param": error.field, "message": str(error)}
+    body: dict[str, Any] = {"type": "error", "error": details}
+    headers = {} if retry_after is None else {"retry-after": str(max(1, round(retry_after)))}
     return Response(orjson.dumps(body), status, headers, "application/json")

@@ -1,58 +1,60 @@
-"""Upstreams: what is said of the model servers behind the proxy, and how it may be written."""
+"""Upstreams: the configuration of the model servers behind the proxy, and its notations."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import InvalidInput
+from ..instrumentation.dialects.base import as_object
 
 Kind = Literal["openai", "anthropic", "azure"]
 
 ANY_NAME = "*"
-"""An upstream of this name takes calls for models that no other is named after."""
+"""The name of an upstream for all models without an upstream of their own."""
 
 
 class Upstream(BaseModel):
-    """A model server, by the name under which agents ask for its model."""
+    """A model server, by the name under which agents call its model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str
     url: str
-    """What an OpenAI client takes as `base_url`; a plain address gets `/v1`."""
+    """The `base_url` of an OpenAI client; an address without a path gets `/v1`."""
     model: str | None = None
-    """What the server calls the model, where that is not `name`."""
+    """The server's own name for the model, if it is not `name`."""
     api_key: str | None = Field(default=None, repr=False)
     kind: Kind | None = None
-    """How it is addressed and takes its key; None tells it from the URL."""
+    """The API provider, which determines how the key is sent; None derives it from the URL."""
     server: Literal["auto", "vllm", "llama.cpp", "other"] = "auto"
-    """Which program it is, and so how it is asked for token ids; `auto` asks it. `other` is asked for nothing more."""
+    """The inference engine, which determines the parameters for token ids; `auto` detects it, `other` has none."""
     policy_version: str | None = None
-    """Which weights it serves; written on every call's span."""
+    """The version of the weights that it serves, recorded on every call's span."""
 
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds without a byte of the answer after which the call has failed."""
+    """Seconds without a byte of the response after which the call fails."""
     connect_timeout: float = Field(default=10.0, gt=0)
     retries: int = Field(default=2, ge=0)
-    """How often a call is sent again that failed before the agent saw any of its answer."""
+    """Retries of a call that fails before the agent has received any of its response."""
     max_concurrency: int | None = Field(default=None, ge=1)
-    """Calls at once; more wait for their turn."""
+    """Calls in flight; further calls wait."""
     max_waiting: int = Field(default=1_000, ge=0)
-    """Calls that may wait; more are answered with 429."""
+    """Waiting calls; further calls are answered with 429."""
     requests_per_minute: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="before")
     @classmethod
-    def _older_spelling(cls, given: Any) -> Any:
-        return _from_litellm(cast("dict[str, Any]", given)) if _is_litellm(given) else given
+    def _convert_litellm_entry(cls, entry: Any) -> Any:
+        fields = as_object(entry)
+        return _from_litellm(fields) if "litellm_params" in fields else entry
 
     @model_validator(mode="after")
-    def _has_a_sound_url(self) -> Upstream:
+    def _check_url(self) -> Upstream:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"the url of {self.name!r} starts with http:// or https:// and names a host")
@@ -60,12 +62,12 @@ class Upstream(BaseModel):
 
     @property
     def host(self) -> str:
-        """Of its URL."""
+        """The host name in the URL."""
         return urlsplit(self.url).hostname or ""
 
     @property
     def addressed_as(self) -> Kind:
-        """Its kind, told from the URL where it was not given."""
+        """The API provider: `kind`, or the one derived from the URL."""
         if self.kind is not None:
             return self.kind
         if self.host.endswith("anthropic.com"):
@@ -73,71 +75,60 @@ class Upstream(BaseModel):
         return "azure" if self.host.endswith("azure.com") else "openai"
 
     def endpoint(self, path: str) -> str:
-        """The URL for a path such as `chat/completions`."""
+        """Return the URL for a path such as `chat/completions`."""
         parts = urlsplit(self.url)
         base = parts.path.rstrip("/") or "/v1"
         return parts._replace(path=f"{base}/{path}").geturl()
 
     @property
     def root(self) -> str:
-        """Its address without `/v1`."""
+        """The server's URL without `/v1`."""
         parts = urlsplit(self.url)
         return parts._replace(path=parts.path.rstrip("/").removesuffix("/v1"), query="").geturl()
 
 
 ModelList: TypeAlias = Sequence[Upstream | Mapping[str, Any]] | Mapping[str, str]
-"""Upstreams, as such or as dicts of their fields; or just URLs by name."""
+"""Upstreams, or dicts of their fields; or URLs by model name."""
 
 
-def upstreams(model_list: ModelList | None) -> list[Upstream]:
-    """The upstreams that a model list names. Raises `InvalidInput`."""
-    if model_list is None:
-        return []
-    given = (
-        [{"name": name, "url": url} for name, url in model_list.items()]
-        if isinstance(model_list, Mapping)
-        else model_list
-    )
-    return [_upstream(one) for one in given]
+def parse_model_list(model_list: ModelList | None) -> list[Upstream]:
+    """Convert a model list to upstreams. Raises `InvalidInput`."""
+    if isinstance(model_list, Mapping):
+        model_list = [{"name": name, "url": url} for name, url in model_list.items()]
+    return [entry if isinstance(entry, Upstream) else _parse_upstream(entry) for entry in model_list or []]
 
 
-def _upstream(given: Upstream | Mapping[str, Any]) -> Upstream:
-    if isinstance(given, Upstream):
-        return given
+def _parse_upstream(entry: Mapping[str, Any]) -> Upstream:
     try:
-        return Upstream.model_validate(dict(given))
+        return Upstream.model_validate(dict(entry))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise InvalidInput(f"model_list: {f'{field}: ' if field else ''}{first['msg']}", field=field or None) from None
 
 
-# LiteLLM's spelling, which older scripts have
+# LiteLLM's notation, which older scripts use
 
 _KINDS: dict[str, Kind] = {"anthropic": "anthropic", "azure": "azure"}
-_HOMES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
+_DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 _PROVIDERS = frozenset({"openai", "hosted_vllm", "vllm", "anthropic", "azure", "custom_openai"})
 
 
-def _is_litellm(given: Any) -> bool:
-    return isinstance(given, dict) and "litellm_params" in given
-
-
-def _from_litellm(given: dict[str, Any]) -> dict[str, Any]:
-    said = dict(given["litellm_params"])
-    provider, _, model = str(said.get("model", "")).partition("/")
+def _from_litellm(entry: dict[str, Any]) -> dict[str, Any]:
+    params = dict(entry["litellm_params"])
+    provider, _, model = str(params.get("model", "")).partition("/")
     if provider not in _PROVIDERS or not model:
-        provider, model = "openai", str(said.get("model", ""))
+        provider, model = "openai", str(params.get("model", ""))
     fields: dict[str, Any] = {
-        "name": given.get("model_name"),
-        "url": said.get("api_base") or said.get("base_url") or _HOMES.get(provider, _HOMES["openai"]),
+        "name": entry.get("model_name"),
+        "url": params.get("api_base") or params.get("base_url") or _DEFAULT_URLS.get(provider, _DEFAULT_URLS["openai"]),
         "model": model or None,
-        "api_key": _from_environment(said.get("api_key")),
+        "api_key": _resolve_key(params.get("api_key")),
         "kind": _KINDS.get(provider),
     }
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def _from_environment(key: Any) -> Any:
+def _resolve_key(key: Any) -> Any:
     prefix = "os.environ/"
     return os.environ.get(key[len(prefix) :]) if isinstance(key, str) and key.startswith(prefix) else key

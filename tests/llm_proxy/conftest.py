@@ -17,7 +17,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.adapter import LLMCall, llm_calls
-from agentlightning.http.server import Uvicorn
+from agentlightning.http.server import GracefulServer
 from tests.scripted_model import ScriptedModel
 
 
@@ -81,13 +81,13 @@ async def attempt(store: agl.LightningStore) -> Attempt:
 async def serving(app: Any) -> AsyncIterator[str]:
     """Serve an ASGI app from a thread of its own; the value is its base URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = Uvicorn(app, drain_seconds=1)
+    server = GracefulServer(app, drain_seconds=1)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
     finally:
-        server.end()
+        server.request_stop()
         await asyncio.to_thread(thread.join)
 
 

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 import agentlightning as agl
 from agentlightning.cli import main
-from tests.processes import PATIENCE
+from tests.processes import TIMEOUT
 from tests.scripted_model import Answer, ScriptedModel
 
 from .conftest import started
@@ -61,7 +61,7 @@ async def test_it_serves_records_and_ends_cleanly_on_sigterm(model: ScriptedMode
             with openai.OpenAI(base_url=own, api_key="none") as client:
                 client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hello"}])
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=PATIENCE)
+            _, errors = process.communicate(timeout=TIMEOUT)
 
         assert process.returncode == 0
         assert '"POST /rollout/' in errors
@@ -78,7 +78,7 @@ async def test_it_serves_records_and_ends_cleanly_on_sigterm(model: ScriptedMode
         (["--model", "m=gpu:8000"], "starts with http"),
         (["--model", "m=http://gpu", "--key", "x=KEY"], "no --model named 'x'"),
         (["--model", "m=http://gpu", "--key", "m=NOT_SET_AT_ALL"], "NOT_SET_AT_ALL"),
-        (["--model", "m=http://gpu", "--host", "0.0.0.0"], "needs a token"),
+        (["--model", "m=http://gpu", "--host", "0.0.0.0"], "requires a token"),
     ],
 )
 def test_what_is_wrong_with_its_arguments_is_said_in_one_line(arguments: list[str], message: str):
@@ -119,7 +119,7 @@ def test_models_in_a_file_are_exchanged_on_sighup_and_a_bad_file_changes_nothing
         process.send_signal(signal.SIGHUP)
         assert "The models are now: m" in next_line(process, "models")
         under_way = threads.submit(ask, endpoint)
-        assert arrived.wait(PATIENCE)
+        assert arrived.wait(TIMEOUT)
         write([{"name": "m", "url": model.base_url}])
         process.send_signal(signal.SIGHUP)
         assert "The models are now: m" in next_line(process, "models")
@@ -127,7 +127,7 @@ def test_models_in_a_file_are_exchanged_on_sighup_and_a_bad_file_changes_nothing
         assert under_way.result() == "slowly answered"
         write([{"name": "m"}])
         process.send_signal(signal.SIGHUP)
-        assert "The models stay as they were: model_list: url: Field required" in next_line(process, "models")
+        assert "The models are unchanged: model_list: url: Field required" in next_line(process, "models")
         assert ask(endpoint) == "You said: Hello"
 
     assert model.calls[0].headers["authorization"] == "Bearer sk-of-the-server"

@@ -110,7 +110,7 @@ class Away(agl.InMemoryLightningStore):
 async def test_a_store_that_is_away_holds_calls_up_a_while_and_loses_none(
     model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(recording, "STORE_PATIENCE", 0.2)
+    monkeypatch.setattr(recording, "STORE_TIMEOUT", 0.2)
     async with Away() as store, agl.LLMProxy(model_list={"m": model.base_url}, store=store) as proxy:
         attempt = await started(store)
         assert await ask(attempt.url(proxy)) == "You said: Hello"

@@ -213,7 +213,7 @@ async def test_a_server_that_does_not_answer_in_time_is_given_up(
     model.script(Answer("late", delay=5))
     proxy.update_model_list([Upstream(name="m", url=model.base_url, timeout=0.2, retries=0)])
 
-    with pytest.raises(openai.InternalServerError, match="did not answer in time") as refused:
+    with pytest.raises(openai.InternalServerError, match="did not respond in time") as refused:
         await said(client)
 
     assert refused.value.status_code == 504

@@ -135,16 +135,16 @@ async def test_web_pages_cannot_use_a_proxy_on_this_machine(proxy: agl.LLMProxy,
 
 
 def test_beyond_this_machine_a_token_is_required():
-    with pytest.raises(ValueError, match="needs a token"):
+    with pytest.raises(ValueError, match="requires a token"):
         agl.LLMProxy(host="0.0.0.0")
     with pytest.raises(ValueError, match="too short"):
         agl.LLMProxy(token="short")
 
 
 async def test_ids_with_any_character_are_read_from_the_address(model: ScriptedModel, store: agl.LightningStore):
-    from agentlightning.llm_proxy.auth import address_of
+    from agentlightning.llm_proxy.auth import parse_target
 
-    address = address_of("/rollout/a%2Fb/attempt/c%20d/v1/chat/completions")
+    address = parse_target("/rollout/a%2Fb/attempt/c%20d/v1/chat/completions")
 
     assert (address.rollout_id, address.attempt_id, address.path) == ("a/b", "c d", "chat/completions")
 

@@ -1,6 +1,6 @@
-"""One view of every call to a model, whichever library recorded it, and however many did.
+"""One view of every call to a model, independent of the library, or libraries, that recorded it.
 
-`llm_calls(spans)` is all that others need: adapters, dashboard and replay read calls, never a library's attributes.
+Adapters, dashboard and replay read calls through `llm_calls(spans)`, never through a library's attributes.
 """
 
 from .merging import llm_calls

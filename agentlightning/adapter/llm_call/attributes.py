@@ -1,4 +1,4 @@
-"""Reading span attributes: JSON text, numbered keys, and numbers that may be missing."""
+"""Parsing of span attributes: JSON text, numbered keys, and optional numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Attributes = Mapping[str, Any]
 
 
 def from_json(value: Any) -> Any:
-    """What JSON text says; anything else, and text that is not JSON, as it is."""
+    """Parse JSON text; return anything else, and text that is not JSON, unchanged."""
     if not isinstance(value, str) or value[:1] not in ("{", "["):
         return value
     try:
@@ -24,34 +24,34 @@ def from_json(value: Any) -> Any:
 
 
 def object_in(attributes: Attributes, name: str) -> Json:
-    """The JSON object that an attribute holds, empty where it does not."""
+    """Return the JSON object in an attribute, or an empty one."""
     return as_object(from_json(attributes.get(name)))
 
 
 def objects_in(attributes: Attributes, name: str) -> list[Json]:
-    """The JSON objects of the list that an attribute holds."""
+    """Return the JSON objects of the list in an attribute."""
     return items(from_json(attributes.get(name)))
 
 
 def nested(attributes: Attributes, prefix: str) -> Any:
-    """What is spread over `prefix.0.key`, `prefix.0.other.1` and so on, as lists and objects; None where nothing is."""
+    """Rebuild the lists and objects flattened into `prefix.0.key`, `prefix.0.other.1`, …; None if there are none."""
     tree: Json = {}
     for key, value in attributes.items():
         if key.startswith(f"{prefix}.") and value is not None:
-            _put(tree, key[len(prefix) + 1 :].split("."), value)
+            _insert(tree, key[len(prefix) + 1 :].split("."), value)
     return _with_lists(tree) if tree else None
 
 
-def usage(asked: Any, said: Any, total: Any = None) -> dict[str, int]:
-    """Token counts under OpenAI's names; those that are not known are left out."""
-    if total is None and isinstance(asked, int) and isinstance(said, int):
-        total = asked + said
-    counts = {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": total}
+def usage(prompt: Any, completion: Any, total: Any = None) -> dict[str, int]:
+    """Return token counts under OpenAI's names, without the missing ones."""
+    if total is None and isinstance(prompt, int) and isinstance(completion, int):
+        total = prompt + completion
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
     return {name: int(count) for name, count in counts.items() if isinstance(count, (int, float))}
 
 
 def usage_of(counts: Json) -> dict[str, int]:
-    """The same from a usage object of any API."""
+    """Return the same from the usage object of any API."""
     return usage(
         counts.get("prompt_tokens", counts.get("input_tokens")),
         counts.get("completion_tokens", counts.get("output_tokens")),
@@ -60,16 +60,16 @@ def usage_of(counts: Json) -> dict[str, int]:
 
 
 def first(attributes: Attributes, names: Iterable[str]) -> Any:
-    """The value of the first of these attributes that there is."""
+    """Return the first of these attributes that is present."""
     return next((attributes[name] for name in names if attributes.get(name) is not None), None)
 
 
-def _put(tree: Json, path: list[str], value: Any) -> None:
+def _insert(tree: Json, path: list[str], value: Any) -> None:
     for step in path[:-1]:
-        below = tree.setdefault(step, {})
-        if not isinstance(below, dict):  # a value stands where others have a branch
+        branch = tree.setdefault(step, {})
+        if not isinstance(branch, dict):  # one attribute has a value where another one has a branch
             return
-        tree = cast("Json", below)
+        tree = cast("Json", branch)
     tree.setdefault(path[-1], value)
 
 

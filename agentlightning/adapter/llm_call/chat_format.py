@@ -1,7 +1,7 @@
-"""OpenAI's chat format, into which every spelling of a conversation is brought.
+"""Conversion of every notation of a conversation to OpenAI's chat format.
 
-The same conversation gives the same messages whoever recorded it: absent and null fields are left out, text parts
-become one string, tool calls carry their arguments as JSON text, a tool's answer is a message of its own.
+The same conversation has the same messages for every library: absent and null fields are left out, text parts become
+one string, tool calls have their arguments as JSON text, and the result of a tool is a message of its own.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from ...instrumentation.dialects import Message
 from ...instrumentation.dialects.base import Part, as_object, items
 from .view import Json
 
-_FINISH = {
+_FINISH_REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "completed": "stop",
@@ -25,36 +26,39 @@ _FINISH = {
 }
 
 
-def finish_reason(said: Any) -> str | None:
-    """Why the model stopped, in OpenAI's words."""
-    if said is None:
-        return None
-    word = str(said).lower()
-    return _FINISH.get(word, word)
+def finish_reason(value: Any) -> str | None:
+    """Return a finish reason in OpenAI's terms."""
+    reason = None if value is None else str(value).lower()
+    return _FINISH_REASONS.get(reason, reason) if reason is not None else None
 
 
-# From OpenAI's chat format, as it comes
+# From OpenAI's chat format, in all its variants
 
 
-def tidied(messages: Iterable[Json]) -> list[Json]:
-    """Chat messages as they were sent, in the one form."""
-    return _joined([_tidy(message) for message in messages])
+def normalize(messages: Iterable[Json]) -> list[Json]:
+    """Normalize chat messages."""
+    return _join_tool_calls([_normalize(message) for message in messages])
 
 
-def _tidy(message: Json) -> Json:
+def _normalize(message: Json) -> Json:
     kept = {key: value for key, value in message.items() if value is not None and key not in _REWRITTEN}
-    tidy: Json = {"role": str(message.get("role") or "assistant"), "content": _content(message.get("content")), **kept}
-    if thought := message.get("reasoning_content") or message.get("reasoning"):
-        tidy["reasoning_content"] = thought
-    if calls := _tool_calls(message):
-        tidy["tool_calls"] = calls
-        tidy["content"] = tidy["content"] or None
-    return tidy
+    result: Json = {
+        "role": str(message.get("role") or "assistant"),
+        "content": _content(message.get("content")),
+        **kept,
+    }
+    if reasoning := message.get("reasoning_content") or message.get("reasoning"):
+        result["reasoning_content"] = reasoning
+    return _with_tool_calls(result, _tool_calls(message))
 
 
 _REWRITTEN = frozenset(
     {"role", "content", "tool_calls", "function_call", "reasoning", "reasoning_content", "annotations", "finish_reason"}
 )
+
+
+def _with_tool_calls(message: Json, calls: list[Json]) -> Json:
+    return {**message, "tool_calls": calls, "content": message["content"] or None} if calls else message
 
 
 def _tool_calls(message: Json) -> list[Json]:
@@ -65,25 +69,25 @@ def _tool_calls(message: Json) -> list[Json]:
 
 
 def _tool_call(call: Json) -> Json:
-    asked = as_object(call.get("function") or call.get("custom")) or call
-    return tool_call(call.get("id"), asked.get("name"), asked.get("arguments", asked.get("input")))
+    function = as_object(call.get("function") or call.get("custom")) or call
+    return tool_call(call.get("id"), function.get("name"), function.get("arguments", function.get("input")))
 
 
 def tool_call(id: Any, name: Any, arguments: Any) -> Json:
-    """A tool call as it stands in an assistant message."""
-    function = {"name": name, "arguments": arguments if isinstance(arguments, str) else json_text(arguments)}
+    """Build a tool call of an assistant message."""
+    function = {"name": name, "arguments": arguments if isinstance(arguments, str) else _json_text(arguments)}
     return {**({} if id is None else {"id": id}), "type": "function", "function": function}
 
 
-def json_text(value: Any) -> str:
-    """JSON as models and the standard library write it, for arguments that are only known as an object."""
+def _json_text(value: Any) -> str:
+    # As models and the standard library write JSON, for values that are known only as an object.
     return json.dumps({} if value is None else value, ensure_ascii=False)
 
 
 def _content(content: Any) -> Any:
     if not isinstance(content, list):
         return content
-    return joined_text([_content_part(part) for part in items(content)]) if items(content) else None
+    return _join_text([_content_part(part) for part in items(content)])
 
 
 def _content_part(part: Json) -> Json:
@@ -91,78 +95,75 @@ def _content_part(part: Json) -> Json:
         case "text" | "input_text" | "output_text":
             return {"type": "text", "text": part.get("text") or ""}
         case "image_url":
-            return {"type": "image_url", "image_url": _image(part.get("image_url"))}
+            image = as_object(part.get("image_url")) or {"url": part.get("image_url")}
+            return {"type": "image_url", "image_url": {key: value for key, value in image.items() if value is not None}}
         case _:
             return part
 
 
-def _image(image: Any) -> Json:
-    given = as_object(image) or {"url": image}
-    return {key: value for key, value in given.items() if value is not None}
-
-
-def joined_text(content: list[Json]) -> Any:
-    """Content parts, as one string where all are text; None where there are none."""
+def _join_text(content: list[Json]) -> Any:
+    """Join content parts into one string if all are text; None if there are none."""
     if all(part.get("type") == "text" for part in content):
         return "".join(str(part.get("text") or "") for part in content) if content else None
     return content
 
 
-def _joined(messages: list[Json]) -> list[Json]:
-    """Tool calls that were written one message each are one turn."""
-    turns: list[Json] = []
+def _join_tool_calls(messages: list[Json]) -> list[Json]:
+    """Join successive assistant messages of tool calls into one message."""
+    joined: list[Json] = []
     for message in messages:
-        before = turns[-1] if turns else {}
+        previous = joined[-1] if joined else {}
         only_calls = message.get("tool_calls") and not message.get("content") and "reasoning_content" not in message
-        if only_calls and before.get("role") == message["role"] == "assistant":
-            turns[-1] = {**before, "tool_calls": [*before.get("tool_calls", []), *message["tool_calls"]]}
-            turns[-1]["content"] = turns[-1]["content"] or None
+        if only_calls and previous.get("role") == message["role"] == "assistant":
+            joined[-1] = _with_tool_calls(previous, [*previous.get("tool_calls", []), *message["tool_calls"]])
         else:
-            turns.append(message)
-    return turns
+            joined.append(message)
+    return joined
 
 
-# From OpenTelemetry's messages, which are made of parts
+# From OpenTelemetry's messages, which consist of parts
+
+
+def from_messages(messages: Iterable[Message]) -> list[Json]:
+    """Convert the messages of a dialect."""
+    return from_parts((message.role, message.parts) for message in messages)
 
 
 def from_parts(messages: Iterable[tuple[str, list[Part]]]) -> list[Json]:
-    """Role and parts of each message, as chat messages; a tool's answer among the parts becomes a message."""
-    return _joined([turn for role, parts in messages for turn in _turns(role, parts)])
+    """Convert the role and parts of each message; a tool's result among the parts becomes a message of its own."""
+    return _join_tool_calls([message for role, parts in messages for message in _messages(role, parts)])
 
 
-def _turns(role: str, parts: list[Part]) -> list[Json]:
-    answers = [_tool_message(part) for part in parts if part.get("type") == "tool_call_response"]
+def _messages(role: str, parts: list[Part]) -> list[Json]:
+    results = [_tool_message(part) for part in parts if part.get("type") == "tool_call_response"]
     rest = [part for part in parts if part.get("type") != "tool_call_response"]
-    return answers if answers and not rest else [*answers, _turn(role, rest)]
+    return results if results and not rest else [*results, _message(role, rest)]
 
 
-def _turn(role: str, parts: list[Part]) -> Json:
+def _message(role: str, parts: list[Part]) -> Json:
     calls = [
         tool_call(part.get("id"), part.get("name"), part.get("arguments"))
         for part in parts
         if part.get("type") == "tool_call"
     ]
-    thoughts = [str(part["content"]) for part in parts if part.get("type") == "reasoning" and part.get("content")]
-    said = [_said(part) for part in parts if part.get("type") not in ("tool_call", "reasoning")]
-    message: Json = {"role": role, "content": joined_text(said)}
-    if thoughts:
-        message["reasoning_content"] = "\n".join(thoughts)
-    if calls:
-        message["tool_calls"] = calls
-        message["content"] = message["content"] or None
-    return message
+    reasoning = [str(part["content"]) for part in parts if part.get("type") == "reasoning" and part.get("content")]
+    content = [_from_part(part) for part in parts if part.get("type") not in ("tool_call", "reasoning")]
+    message: Json = {"role": role, "content": _join_text(content)}
+    if reasoning:
+        message["reasoning_content"] = "\n".join(reasoning)
+    return _with_tool_calls(message, calls)
 
 
 def _tool_message(part: Part) -> Json:
-    answer = part.get("response", part.get("result"))
-    if isinstance(answer, list):
-        answer = joined_text([_content_part(item) for item in items(answer)])
-    content = answer if isinstance(answer, str) else json_text(answer)
-    called = part.get("id")
-    return {"role": "tool", "content": content, **({} if called is None else {"tool_call_id": called})}
+    result = part.get("response", part.get("result"))
+    if isinstance(result, list):
+        result = _join_text([_content_part(item) for item in items(result)])
+    content = result if isinstance(result, str) else _json_text(result)
+    call_id = part.get("id")
+    return {"role": "tool", "content": content, **({} if call_id is None else {"tool_call_id": call_id})}
 
 
-def _said(part: Part) -> Json:
+def _from_part(part: Part) -> Json:
     match part.get("type"):
         case "text":
             return {"type": "text", "text": part.get("content") or ""}
@@ -178,9 +179,9 @@ def _said(part: Part) -> Json:
 # Tools
 
 
-def tools(given: Any) -> list[Json] | None:
-    """Tool definitions of any API, in OpenAI's chat form."""
-    return [_tool(tool) for tool in items(given)] or None
+def tools(definitions: Any) -> list[Json] | None:
+    """Convert the tool definitions of any API."""
+    return [_tool(tool) for tool in items(definitions)] or None
 
 
 def _tool(tool: Json) -> Json:

@@ -1,7 +1,12 @@
-"""Indexed attributes, `gen_ai.prompt.N.content`: what AgentOps and older instrumentations write."""
+"""Indexed attributes, `gen_ai.prompt.N.content`: the notation of AgentOps and of older instrumentations.
+
+AgentOps also records each tool call of a response as a span of its own, inside the call's span.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ... import semconv
@@ -9,33 +14,35 @@ from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
 from . import chat_format
 from .attributes import Attributes, from_json, nested, objects_in
-from .opentelemetry import common
+from .opentelemetry import build_call
 from .view import Json, LLMCall
 
 _OPERATIONS = {"completion": "text_completion", "embedding": "embeddings"}
+_TOOL_CALL_ID = "tool.call.id"
 
 
 def read(span: Span) -> LLMCall | None:
-    """The call, where the span holds numbered messages, or AgentOps says that it is one."""
+    """Parse a span with numbered messages, or one that AgentOps marks as a call."""
     attributes = span.attributes
-    asked = items(nested(attributes, semconv.GEN_AI_PROMPT))
-    said = items(nested(attributes, semconv.GEN_AI_COMPLETION))
+    prompt = items(nested(attributes, semconv.GEN_AI_PROMPT))
+    completion = items(nested(attributes, semconv.GEN_AI_COMPLETION))
     kind = attributes.get("gen_ai.request.type", attributes.get("llm.request.type"))
-    if not (asked or said or kind) or semconv.GEN_AI_REQUEST_MODEL not in attributes:
+    if not (prompt or completion or kind) or semconv.GEN_AI_REQUEST_MODEL not in attributes:
         return None
-    reason = next((message.get("finish_reason") for message in said if message.get("finish_reason")), None)
-    return LLMCall(
+    reason = next((message.get("finish_reason") for message in completion if message.get("finish_reason")), None)
+    return build_call(
+        attributes,
         dialect="indexed",
         operation=_OPERATIONS.get(str(kind), "chat"),
-        messages=_chat(asked, "user"),
+        messages=_chat(prompt, "user"),
         tools=_tools(attributes),
-        output=_chat([message for message in said if _speaks(message)], "assistant"),
-        **common(attributes, reason or attributes.get("gen_ai.response.finish_reason")),
+        output=_chat([message for message in completion if _has_content(message)], "assistant"),
+        finish=reason or attributes.get("gen_ai.response.finish_reason"),
     )
 
 
 def _chat(messages: list[Json], role: str) -> list[Json]:
-    return chat_format.tidied(_message(message, role) for message in messages)
+    return chat_format.normalize(_message(message, role) for message in messages)
 
 
 def _message(message: Json, role: str) -> Json:
@@ -46,7 +53,7 @@ def _message(message: Json, role: str) -> Json:
     return {"role": message.get("role") or role, **kept, "content": parts, "tool_calls": message.get("tool_calls")}
 
 
-def _speaks(message: Json) -> bool:
+def _has_content(message: Json) -> bool:
     return any(message.get(key) for key in ("content", "tool_calls", "refusal"))
 
 
@@ -57,3 +64,28 @@ def _tools(attributes: Attributes) -> list[Json] | None:
     return chat_format.tools(
         [{**function, "parameters": from_json(function.get("parameters"))} for function in items(functions)]
     )
+
+
+# Tool calls with a span of their own
+
+
+def tool_calls(spans: Sequence[Span]) -> dict[str, list[Json]]:
+    """Return the tool calls that have a span of their own, by the span of the LLM call."""
+    found: dict[str, list[Json]] = {}
+    for span in spans:
+        if span.name.startswith("tool_call.") and _TOOL_CALL_ID in span.attributes and span.parent_id:
+            attributes = span.attributes
+            name, arguments = attributes.get("tool.name"), attributes.get("tool.parameters")
+            tool_call = chat_format.tool_call(attributes[_TOOL_CALL_ID], name, arguments)
+            found.setdefault(span.parent_id, []).append(tool_call)
+    return found
+
+
+def add_tool_calls(call: LLMCall, by_span: Mapping[str, list[Json]]) -> LLMCall:
+    """Add the tool calls that were recorded beside a call, if its output has none."""
+    found = by_span.get(call.span_ids[0])
+    if not found or any(message.get("tool_calls") for message in call.output):
+        return call
+    message: Json = call.output[0] if call.output else {"role": "assistant", "content": None}
+    message = {**message, "content": message["content"] or None, "tool_calls": found}
+    return replace(call, output=[message, *call.output[1:]])

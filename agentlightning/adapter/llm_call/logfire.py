@@ -1,4 +1,4 @@
-"""logfire's own attributes: the request in `request_data`, the answer in `response_data`."""
+"""logfire's own attributes: the request in `request_data`, the response in `response_data`."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
 from . import chat_format
 from .attributes import object_in, usage_of
-from .opentelemetry import common
+from .opentelemetry import build_call
 from .view import Json, LLMCall
 
-_ASKED = ("messages", "input", "prompt")
+_PROMPT_KEYS = ("messages", "input", "prompt")
 
 
 def read(span: Span) -> LLMCall | None:
-    """The call, where the span holds logfire's record of one."""
-    asked, answered = object_in(span.attributes, "request_data"), object_in(span.attributes, "response_data")
-    if not any(key in asked for key in _ASKED):
+    """Parse a span with logfire's record of a call."""
+    request, response = object_in(span.attributes, "request_data"), object_in(span.attributes, "response_data")
+    if not any(key in request for key in _PROMPT_KEYS):
         return None
-    said = LLMCall(
+    call = build_call(
+        span.attributes,
         dialect="logfire",
-        messages=_messages(asked),
-        tools=chat_format.tools(asked.get("tools")),
-        output=_output(answered),
-        **common(span.attributes),
+        messages=_messages(request),
+        tools=chat_format.tools(request.get("tools")),
+        output=_output(response),
     )
-    return replace(said, model=asked.get("model"), usage=usage_of(as_object(answered.get("usage"))))
+    return replace(call, model=request.get("model"), usage=usage_of(as_object(response.get("usage"))))
 
 
-def _messages(asked: Json) -> list[Json]:
-    before = [{"role": "system", "content": said} for key in ("system", "instructions") if (said := asked.get(key))]
-    said: Any = next(asked[key] for key in _ASKED if key in asked)
-    messages = [{"role": "user", "content": said}] if isinstance(said, str) else items(said)
-    return chat_format.tidied([*before, *messages])
+def _messages(request: Json) -> list[Json]:
+    instructions = [
+        {"role": "system", "content": text} for key in ("system", "instructions") if (text := request.get(key))
+    ]
+    prompt: Any = next(request[key] for key in _PROMPT_KEYS if key in request)
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else items(prompt)
+    return chat_format.normalize([*instructions, *messages])
 
 
-def _output(answered: Json) -> list[Json]:
-    if message := as_object(answered.get("message")):
-        return chat_format.tidied([message])
-    said = answered.get("combined_chunk_content") or answered.get("text")
-    return [{"role": "assistant", "content": said}] if isinstance(said, str) else []
+def _output(response: Json) -> list[Json]:
+    if message := as_object(response.get("message")):
+        return chat_format.normalize([message])
+    text = response.get("combined_chunk_content") or response.get("text")
+    return [{"role": "assistant", "content": text}] if isinstance(text, str) else []

@@ -1,202 +1,212 @@
-"""Every call of a trace, once: what several spans tell of one call becomes one view.
+"""Merging of the spans of a trace into calls: each call once, however many spans recorded it.
 
-Spans tell of the same call when they carry the same response id; or when one is inside the other, in the trace and in
-time, and nothing contradicts; or beside the other under one parent, for libraries that keep their spans to themselves;
-or when they are the failed tries before the one that was answered.
+Spans record the same call if they have the same response id; or if one contains the other in the trace and in time,
+and nothing contradicts; or if they are siblings, for libraries that hide their spans from others; or if they are failed
+tries of the request that was answered later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...types import Span
-from . import agentops
-from .continued import continued
-from .reading import RANK, read
-from .view import LLMCall, merged
+from . import indexed
+from .readers import RANK, read
+from .view import Json, LLMCall, combine
 
-CLOCK_SLACK = 0.005
-"""Seconds by which a span may stand out of the one that contains it: they are measured by different clocks."""
+CLOCK_TOLERANCE = 0.005
+"""Seconds by which a span may exceed the span that contains it: different clocks measure them."""
+
+Parents = Mapping[str, str | None]
+"""Parent span ids by span id."""
 
 
 def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
-    """The calls to models that the spans of an attempt tell of, in the order of the spans."""
-    asked_for = agentops.tool_calls(spans)
-    calls = [agentops.completed(call, asked_for) for span in spans if (call := read(span))]
-    groups = _Groups(len(calls))
-    _join_by_response_id(calls, groups)
-    _join_nested(_Tree(spans, calls), groups)
-    _join_beside(calls, groups)
-    _join_what_was_sent_again(calls, groups)
+    """Return the calls to models that the spans of an attempt recorded, in the order of the spans."""
+    tool_calls = indexed.tool_calls(spans)
+    calls = [indexed.add_tool_calls(call, tool_calls) for span in spans if (call := read(span))]
     parents = {span.span_id: span.parent_id for span in spans}
-    return continued([_one([calls[index] for index in group], parents) for group in groups])
+    groups = _UnionFind(len(calls))
+    _join_by_response_id(calls, groups)
+    _join_nested(calls, parents, groups)
+    _join_siblings(calls, groups)
+    _join_retries(calls, groups)
+    return _with_history([_merge([calls[index] for index in group], parents) for group in groups])
 
 
-class _Groups:
-    """Which readings are of the same call."""
+def ancestors(span_id: str | None, parents: Parents) -> Iterator[str]:
+    """Yield a span id, its parent's, and so on. Ends if spans name each other as parents, as foreign ones may."""
+    visited: set[str] = set()
+    while span_id is not None and span_id not in visited:
+        visited.add(span_id)
+        yield span_id
+        span_id = parents.get(span_id)
+
+
+class _UnionFind:
+    """Disjoint groups of indexes; the smallest index of a group represents it."""
 
     def __init__(self, size: int) -> None:
-        self._leader = list(range(size))
+        self._representatives = list(range(size))
 
     def join(self, one: int, other: int) -> None:
-        first, second = sorted((self.of(one), self.of(other)))
-        self._leader[second] = first
+        first, second = sorted((self.find(one), self.find(other)))
+        self._representatives[second] = first
 
-    def of(self, index: int) -> int:
-        while self._leader[index] != index:
-            index = self._leader[index]
+    def find(self, index: int) -> int:
+        while self._representatives[index] != index:
+            index = self._representatives[index]
         return index
 
     def __iter__(self) -> Iterator[list[int]]:
         members: dict[int, list[int]] = {}
-        for index in range(len(self._leader)):
-            members.setdefault(self.of(index), []).append(index)
+        for index in range(len(self._representatives)):
+            members.setdefault(self.find(index), []).append(index)
         return iter(members.values())
 
 
-def _join_by_response_id(calls: list[LLMCall], groups: _Groups) -> None:
+def _join_by_response_id(calls: list[LLMCall], groups: _UnionFind) -> None:
     by_id: dict[str, list[int]] = {}
     for index, call in enumerate(calls):
         if call.response_id is None:
             continue
-        alike = by_id.setdefault(call.response_id, [])
-        same = next((other for other in alike if not _differ(calls[other], call)), None)
+        candidates = by_id.setdefault(call.response_id, [])
+        same = next((other for other in candidates if not _contradict(calls[other], call)), None)
         if same is not None:
             groups.join(same, index)
-        alike.append(index)
+        candidates.append(index)
 
 
-def _differ(one: LLMCall, other: LLMCall) -> bool:
-    """Some servers give every answer the same id; what was recorded on the wire is exact enough to tell."""
+def _contradict(one: LLMCall, other: LLMCall) -> bool:
+    # Some servers use one response id for all calls; only raw bodies are exact enough to tell two calls apart.
     both_exact = one.dialect == other.dialect == "wire"
     return both_exact and (one.messages != other.messages or one.output != other.output)
 
 
-class _Tree:
-    """The calls, and which of them is within which."""
-
-    def __init__(self, spans: Sequence[Span], calls: list[LLMCall]) -> None:
-        self.calls = calls
-        self._parents = {span.span_id: span.parent_id for span in spans}
-        self._call_at = {call.span_ids[0]: index for index, call in enumerate(calls)}
-
-    def within(self) -> dict[int, list[int]]:
-        """For each call, those directly inside it."""
-        inside: dict[int, list[int]] = {}
-        for index, call in enumerate(self.calls):
-            outer = self._around(call)
-            if outer is not None and _contains(self.calls[outer], call):
-                inside.setdefault(outer, []).append(index)
-        return inside
-
-    def _around(self, call: LLMCall) -> int | None:
-        passed = set(call.span_ids)  # spans from elsewhere may name each other as parents
-        parent = call.parent_id
-        while parent is not None and parent not in passed:
-            if parent in self._call_at:
-                return self._call_at[parent]
-            passed.add(parent)
-            parent = self._parents.get(parent)
-        return None
-
-
-def _contains(outer: LLMCall, inner: LLMCall) -> bool:
-    times = (outer.start_time, inner.start_time, inner.end_time, outer.end_time)
-    if None in times:
-        return True
-    began, begun, ended, over = (time or 0.0 for time in times)
-    return began - CLOCK_SLACK <= begun and ended <= over + CLOCK_SLACK
-
-
-def _join_nested(tree: _Tree, groups: _Groups) -> None:
-    for outer, inside in tree.within().items():
-        fitting = [index for index in inside if _may_be_one(tree.calls[outer], tree.calls[index])]
-        answered = [index for index in fitting if not tree.calls[index].error]
-        # A framework that asked several times within one span has taken the last answer.
-        for index in [*(index for index in fitting if tree.calls[index].error), *answered[-1:]]:
+def _join_nested(calls: list[LLMCall], parents: Parents, groups: _UnionFind) -> None:
+    for outer, nested in _nested(calls, parents).items():
+        matching = [index for index in nested if _may_be_same(calls[outer], calls[index])]
+        answered = [index for index in matching if not calls[index].error]
+        # A framework that sent several requests within one span has used the last response.
+        for index in [*(index for index in matching if calls[index].error), *answered[-1:]]:
             groups.join(outer, index)
 
 
-def _may_be_one(outer: LLMCall, inner: LLMCall) -> bool:
+def _nested(calls: list[LLMCall], parents: Parents) -> dict[int, list[int]]:
+    """Return the calls directly inside each call."""
+    index_of = {call.span_ids[0]: index for index, call in enumerate(calls)}
+    nested: dict[int, list[int]] = {}
+    for index, call in enumerate(calls):
+        around = (index_of[span_id] for span_id in ancestors(call.parent_id, parents) if span_id in index_of)
+        outer = next(around, index)
+        if outer != index and _contains(calls[outer], call):
+            nested.setdefault(outer, []).append(index)
+    return nested
+
+
+def _contains(outer: LLMCall, inner: LLMCall) -> bool:
+    if outer.start_time is None or outer.end_time is None or inner.start_time is None or inner.end_time is None:
+        return True
+    starts_after = outer.start_time - CLOCK_TOLERANCE <= inner.start_time
+    return starts_after and inner.end_time <= outer.end_time + CLOCK_TOLERANCE
+
+
+def _may_be_same(outer: LLMCall, inner: LLMCall) -> bool:
     known = outer.response_id is not None and inner.response_id is not None
     return outer.operation == inner.operation and (not known or outer.response_id == inner.response_id)
 
 
-def _join_beside(calls: list[LLMCall], groups: _Groups) -> None:
-    """What went over the wire with the shortest call around it that is known from elsewhere, under the same parent."""
-    alone = [group[0] for group in groups if len(group) == 1]
-    elsewhere = [index for index in alone if calls[index].dialect != "wire" and _length(calls[index]) is not None]
-    for index in (index for index in alone if calls[index].dialect == "wire" and calls[index].parent_id):
+def _join_siblings(calls: list[LLMCall], groups: _UnionFind) -> None:
+    """Join a call from the wire with the shortest call around it that another library recorded under its parent."""
+    single = [group[0] for group in groups if len(group) == 1]
+    foreign = [index for index in single if calls[index].dialect != "wire" and _duration(calls[index]) is not None]
+    for index in (index for index in single if calls[index].dialect == "wire" and calls[index].parent_id):
         inner = calls[index]
-        around = [
+        candidates = [
             other
-            for other in elsewhere
+            for other in foreign
             if calls[other].parent_id == inner.parent_id
             and _contains(calls[other], inner)
-            and _may_be_one(calls[other], inner)
-            and not _ask_different_things(calls[other], inner)
+            and _may_be_same(calls[other], inner)
+            and not _differ_in_last_message(calls[other], inner)
         ]
-        if around:
-            outer = min(around, key=lambda other: _length(calls[other]) or 0.0)
-            elsewhere.remove(outer)
+        if candidates:
+            outer = min(candidates, key=lambda other: _duration(calls[other]) or 0.0)
+            foreign.remove(outer)
             groups.join(outer, index)
 
 
-def _ask_different_things(one: LLMCall, other: LLMCall) -> bool:
-    asked = [call.messages[-1].get("content") for call in (one, other) if call.messages]
-    return len(asked) == 2 and all(isinstance(text, str) for text in asked) and asked[0] != asked[1]
+def _differ_in_last_message(one: LLMCall, other: LLMCall) -> bool:
+    contents = [call.messages[-1].get("content") for call in (one, other) if call.messages]
+    return len(contents) == 2 and all(isinstance(text, str) for text in contents) and contents[0] != contents[1]
 
 
-def _length(call: LLMCall) -> float | None:
+def _duration(call: LLMCall) -> float | None:
     return None if call.start_time is None or call.end_time is None else call.end_time - call.start_time
 
 
-def _join_what_was_sent_again(calls: list[LLMCall], groups: _Groups) -> None:
-    """A failed try with the try after it; a streamed call's span with the log of what came of it."""
-    waiting: dict[tuple[str | None, str, str], int] = {}
+def _join_retries(calls: list[LLMCall], groups: _UnionFind) -> None:
+    """Join a failed try with the try after it, and the span of a streamed call with the log record of its response."""
+    unanswered: dict[tuple[str | None, str, str], int] = {}
     for index, call in enumerate(calls):
-        asked = (call.parent_id, call.dialect, str(call.messages))
-        before = waiting.pop(asked, None)
-        if before is not None and (call.resent if calls[before].error else _is_afterword(call)):
-            groups.join(before, index)
+        request = (call.parent_id, call.dialect, str(call.messages))
+        previous = unanswered.pop(request, None)
+        if previous is not None and (call.resent if calls[previous].error else _duration(call) == 0):
+            groups.join(previous, index)
         if not call.answered:
-            waiting[asked] = index
+            unanswered[request] = index
 
 
-def _is_afterword(call: LLMCall) -> bool:
-    return call.start_time is not None and call.start_time == call.end_time
-
-
-def _one(readings: list[LLMCall], parents: dict[str, str | None]) -> LLMCall:
-    if len(readings) == 1:
-        return readings[0]
-    best_first = sorted(readings, key=lambda call: (bool(call.error), not call.answered, RANK[call.dialect]))
-    # Of a try that failed only its span is kept: what it was told is not what the answer is about.
-    told = [call for call in best_first if not call.error] or best_first
-    tries = [call for call in best_first if call not in told]
-    outermost = _outermost(readings, parents)
+def _merge(views: list[LLMCall], parents: Parents) -> LLMCall:
+    if len(views) == 1:
+        return views[0]
+    best_first = sorted(views, key=lambda call: (bool(call.error), not call.answered, RANK[call.dialect]))
+    # Of a failed try only the span ids are kept: its request and error are not those of the response.
+    successful = [call for call in best_first if not call.error] or best_first
+    failed = [call for call in best_first if call not in successful]
+    outermost = _outermost(views, parents)
     return replace(
-        merged(told),
-        span_ids=[span_id for call in (*told, *tries) for span_id in call.span_ids],
+        combine(successful),
+        span_ids=[span_id for call in (*successful, *failed) for span_id in call.span_ids],
         parent_id=outermost.parent_id,
         trace_id=outermost.trace_id,
-        sequence_id=min(call.sequence_id for call in readings),
-        start_time=min((call.start_time for call in readings if call.start_time is not None), default=None),
-        end_time=max((call.end_time for call in readings if call.end_time is not None), default=None),
+        sequence_id=min(call.sequence_id for call in views),
+        start_time=min((call.start_time for call in views if call.start_time is not None), default=None),
+        end_time=max((call.end_time for call in views if call.end_time is not None), default=None),
     )
 
 
-def _outermost(readings: list[LLMCall], parents: dict[str, str | None]) -> LLMCall:
-    mine = {span_id for reading in readings for span_id in reading.span_ids}
-    outer = [reading for reading in readings if not mine & set(_ancestors(reading.parent_id, parents))]
-    # The same call seen by the proxy has no parent in the agent's trace.
-    return next((reading for reading in outer if reading.parent_id in parents), (outer or readings)[0])
+def _outermost(views: list[LLMCall], parents: Parents) -> LLMCall:
+    own = {span_id for view in views for span_id in view.span_ids}
+    outer = [view for view in views if not own.intersection(ancestors(view.parent_id, parents))]
+    # The proxy's span of the same call has no parent in the agent's trace.
+    return next((view for view in outer if view.parent_id in parents), (outer or views)[0])
 
 
-def _ancestors(span_id: str | None, parents: dict[str, str | None]) -> Iterator[str]:
-    passed: set[str] = set()
-    while span_id is not None and span_id not in passed:
-        passed.add(span_id)
-        yield span_id
-        span_id = parents.get(span_id)
+# Calls that continue an earlier response by its id, and do not repeat the conversation before it
+
+
+def _with_history(calls: Sequence[LLMCall]) -> list[LLMCall]:
+    """Prepend the earlier conversation to calls that refer to it, if its calls are among these."""
+    by_id: dict[str, LLMCall] = {}
+    complete: list[LLMCall] = []
+    for call in calls:
+        previous = by_id.get(str(call.parameters.get("previous_response_id")))
+        if previous is not None:
+            call = replace(call, messages=_continued(previous, call.messages))
+        complete.append(call)
+        if call.response_id:
+            by_id[call.response_id] = call
+    return complete
+
+
+def _continued(previous: LLMCall, messages: list[Json]) -> list[Json]:
+    # Instructions apply to one call: those of the later call replace the earlier ones.
+    instructions = messages[:1] if _is_system(messages) else []
+    kept = previous.messages[1:] if instructions and _is_system(previous.messages) else previous.messages
+    return [*instructions, *kept, *previous.output, *messages[len(instructions) :]]
+
+
+def _is_system(messages: list[Json]) -> bool:
+    return bool(messages) and messages[0].get("role") == "system"

@@ -1,4 +1,4 @@
-"""OpenInference: `llm.input_messages.N.message.*`, with the raw answer in `output.value` where the SDK's is known."""
+"""OpenInference: `llm.input_messages.N.message.*`, with the SDK's raw response in `output.value` if it is known."""
 
 from __future__ import annotations
 
@@ -10,58 +10,61 @@ from . import chat_format, tokens
 from .attributes import Attributes, from_json, nested, object_in, usage
 from .view import Json, LLMCall
 
-_KIND = "openinference.span.kind"
 _EMBEDDING = "EMBEDDING"
+_NOT_PARAMETERS = frozenset({"model", "stream", "stream_options", "tools"})
 
 
 def read(span: Span) -> LLMCall | None:
-    """The call, where the span is one of OpenInference's for a model."""
+    """Parse a span of OpenInference for a model."""
     attributes = span.attributes
-    kind = str(attributes.get(_KIND, "")).upper()
+    kind = str(attributes.get("openinference.span.kind", "")).upper()
     if kind not in ("LLM", _EMBEDDING):
         return None
-    answered = object_in(attributes, "output.value")
-    choice = tokens.first_of(answered.get("choices"))
-    finish = attributes.get("llm.finish_reason") or choice.get("finish_reason") or _of_responses(answered)
-    said = _with_refusals(_messages(attributes, "llm.output_messages"), items(answered.get("choices")))
+    response = object_in(attributes, "output.value")
+    choice = tokens.first_of(response.get("choices"))
+    finish = attributes.get("llm.finish_reason") or choice.get("finish_reason") or _responses_finish(response)
+    output = _with_refusals(_messages(attributes, "llm.output_messages"), items(response.get("choices")))
     return LLMCall(
         dialect="openinference",
         operation="embeddings" if kind == _EMBEDDING else "chat",
         model=attributes.get("llm.response.model_name") or attributes.get("llm.model_name"),
         messages=_messages(attributes, "llm.input_messages") or _prompts(attributes),
         tools=_tools(attributes),
-        output=said,
-        finish_reason=chat_format.finish_reason(finish) if said else None,
+        output=output,
+        finish_reason=chat_format.finish_reason(finish) if output else None,
         usage=usage(
             attributes.get("llm.token_count.prompt"),
             attributes.get("llm.token_count.completion"),
             attributes.get("llm.token_count.total"),
         ),
-        response_id=_id(answered),
+        response_id=_response_id(response),
         parameters=_parameters(attributes),
-        **tokens.of_response(answered),
+        **tokens.of_response(response),
     )
 
 
 def _messages(attributes: Attributes, prefix: str) -> list[Json]:
     numbered = items(nested(attributes, prefix))
-    return chat_format.tidied(_message(as_object(entry.get("message"))) for entry in numbered)
+    return chat_format.normalize(_message(as_object(entry.get("message"))) for entry in numbered)
 
 
-def _with_refusals(said: list[Json], choices: list[Json]) -> list[Json]:
-    """What was said, with the refusals that only the raw answer has."""
+def _with_refusals(output: list[Json], choices: list[Json]) -> list[Json]:
+    """Add the refusals, which only the raw response has."""
     refusals = [as_object(choice.get("message")).get("refusal") for choice in choices]
-    if len(refusals) != len(said):
-        return said
-    return [{**one, "refusal": refusal} if refusal else one for one, refusal in zip(said, refusals, strict=True)]
+    if len(refusals) != len(output):
+        return output
+    return [
+        {**message, "refusal": refusal} if refusal else message
+        for message, refusal in zip(output, refusals, strict=True)
+    ]
 
 
 def _message(message: Json) -> Json:
     calls = [_tool_call(as_object(call.get("tool_call"))) for call in items(message.get("tool_calls"))]
     parts = [_part(as_object(part.get("message_content"))) for part in items(message.get("contents"))]
-    said = [part for part in parts if part]
+    content = [part for part in parts if part]
     kept = {key: message[key] for key in ("role", "name", "tool_call_id") if key in message}
-    return {**kept, "content": message.get("content", said or None), "tool_calls": calls or None}
+    return {**kept, "content": message.get("content", content or None), "tool_calls": calls or None}
 
 
 def _tool_call(call: Json) -> Json:
@@ -83,7 +86,7 @@ def _part(part: Json) -> Json | None:
 
 
 def _prompts(attributes: Attributes) -> list[Json]:
-    """Of an older text completion, whose prompt is no message."""
+    """Return the prompts of an older text completion, which are not messages."""
     prompts = items(nested(attributes, "llm.prompts"))
     return [{"role": "user", "content": as_object(entry.get("prompt")).get("text")} for entry in prompts]
 
@@ -94,30 +97,32 @@ def _tools(attributes: Attributes) -> list[Json] | None:
     return chat_format.tools(schemas)
 
 
-def _of_responses(answered: Json) -> str | None:
-    if answered.get("object") != "response":
+def _responses_finish(response: Json) -> str | None:
+    if response.get("object") != "response":
         return None
-    asks = any(item.get("type") == "function_call" for item in items(answered.get("output")))
-    why = as_object(answered.get("incomplete_details")).get("reason")
-    return "tool_calls" if asks else why or answered.get("status")
+    has_tool_calls = any(item.get("type") == "function_call" for item in items(response.get("output")))
+    reason = as_object(response.get("incomplete_details")).get("reason")
+    return "tool_calls" if has_tool_calls else reason or response.get("status")
 
 
-def _id(answered: Json) -> str | None:
-    # A model's own answer has an id beside what it says; a framework's output may have some other thing's.
-    own = any(key in answered for key in ("choices", "content", "output"))
-    found = answered.get("id") if own else _langchains(answered)
+def _response_id(response: Json) -> str | None:
+    # The id of a model's response is beside its content; the output of a framework may have an id of something else.
+    is_response = any(key in response for key in ("choices", "content", "output"))
+    found = response.get("id") if is_response else _langchain_id(response)
     return str(found) if found else None
 
 
-def _langchains(answered: Json) -> Any:
-    """The model's own id in what LangChain makes of an answer."""
-    match answered.get("generations"):
-        case [[{"message": {"kwargs": {"response_metadata": {"id": str(given)}}}}, *_], *_]:
-            return given
+def _langchain_id(output: Json) -> Any:
+    """Return the model's own response id in LangChain's form of a response."""
+    match output.get("generations"):
+        case [[{"message": {"kwargs": {"response_metadata": {"id": str(response_id)}}}}, *_], *_]:
+            return response_id
         case _:
             return None
 
 
 def _parameters(attributes: Attributes) -> Json:
-    given = object_in(attributes, "llm.invocation_parameters")
-    return {key: value for key, value in given.items() if key not in ("model", "stream", "stream_options", "tools")}
+    parameters = object_in(attributes, "llm.invocation_parameters")
+    return {
+        key: value for key, value in parameters.items() if key not in ("model", "stream", "stream_options", "tools")
+    }

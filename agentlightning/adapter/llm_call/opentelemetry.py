@@ -1,10 +1,8 @@
-"""OpenTelemetry's GenAI conventions: `gen_ai.input.messages` and their like, as attributes or in an event."""
+"""OpenTelemetry's GenAI conventions: `gen_ai.input.messages` and the like, as attributes or in an event."""
 
 from __future__ import annotations
 
 from typing import Any
-
-from typing_extensions import TypedDict
 
 from ... import semconv
 from ...instrumentation.dialects.base import as_object, items
@@ -13,52 +11,41 @@ from . import chat_format, tokens
 from .attributes import Attributes, first, from_json, nested, objects_in, usage
 from .view import Json, LLMCall
 
-_CALLS = {
+_OPERATIONS = {
     "chat": "chat",
     "generate_content": "chat",
     "text_completion": "text_completion",
     "completion": "text_completion",
     "embeddings": "embeddings",
 }
-"""Operations that are one call to a model; agents and tools have others."""
+"""Operations that are one call to a model; spans of agents and tools have others."""
 _DETAILS = "gen_ai.client.inference.operation.details"
-_SIGNS = (semconv.GEN_AI_INPUT_MESSAGES, semconv.GEN_AI_OUTPUT_MESSAGES, semconv.GEN_AI_OPERATION_NAME)
+_MARKERS = (semconv.GEN_AI_INPUT_MESSAGES, semconv.GEN_AI_OUTPUT_MESSAGES, semconv.GEN_AI_OPERATION_NAME)
 _NOT_PARAMETERS = frozenset({"model", "type", "streaming", "stream", "functions", "tools", "is_stream", "headers"})
 
 
 def read(span: Span) -> LLMCall | None:
-    """The call, where the span follows the conventions for one."""
+    """Parse a span that follows the conventions for a call."""
     attributes = _with_details(span)
     operation = str(attributes.get(semconv.GEN_AI_OPERATION_NAME, "chat"))
-    if operation not in _CALLS or not any(sign in attributes for sign in _SIGNS):
+    if operation not in _OPERATIONS or not any(marker in attributes for marker in _MARKERS):
         return None
-    said = objects_in(attributes, semconv.GEN_AI_OUTPUT_MESSAGES)
-    return LLMCall(
+    output = objects_in(attributes, semconv.GEN_AI_OUTPUT_MESSAGES)
+    return build_call(
+        attributes,
         dialect="opentelemetry",
-        operation=_CALLS[operation],
+        operation=_OPERATIONS[operation],
         messages=[*_instructions(attributes), *_chat(objects_in(attributes, semconv.GEN_AI_INPUT_MESSAGES))],
         tools=chat_format.tools(from_json(attributes.get(semconv.GEN_AI_TOOL_DEFINITIONS))),
-        output=_chat(said),
-        **common(attributes, said[0].get("finish_reason") if said else None),
+        output=_chat(output),
+        finish=output[0].get("finish_reason") if output else None,
     )
 
 
-class Common(TypedDict):
-    """The fields of a call that are spelled alike, whatever form the messages have."""
-
-    model: str | None
-    finish_reason: str | None
-    usage: dict[str, int]
-    response_id: str | None
-    parameters: Json
-    prompt_token_ids: list[int] | None
-    token_ids: list[int] | None
-    logprobs: list[float] | None
-
-
-def common(attributes: Attributes, finish: Any = None) -> Common:
-    """Those fields; `finish` is the reason given with the output."""
-    return Common(
+def build_call(attributes: Attributes, *, dialect: str, finish: Any = None, **fields: Any) -> LLMCall:
+    """Build a call from `fields`, and from the attributes that are the same for every form of the messages."""
+    return LLMCall(
+        dialect=dialect,
         model=first(attributes, (semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_REQUEST_MODEL)),
         finish_reason=chat_format.finish_reason(finish or _first_reason(attributes)),
         usage=usage(
@@ -69,6 +56,7 @@ def common(attributes: Attributes, finish: Any = None) -> Common:
         response_id=attributes.get(semconv.GEN_AI_RESPONSE_ID),
         parameters=_parameters(attributes),
         **tokens.of_span(attributes),
+        **fields,
     )
 
 
@@ -81,8 +69,8 @@ def _with_details(span: Span) -> Attributes:
 
 
 def _instructions(attributes: Attributes) -> list[Json]:
-    given = from_json(attributes.get(semconv.GEN_AI_SYSTEM_INSTRUCTIONS))
-    parts = items(given) or ([{"type": "text", "content": given}] if isinstance(given, str) else [])
+    value = from_json(attributes.get(semconv.GEN_AI_SYSTEM_INSTRUCTIONS))
+    parts = _parts({"content": value})
     return chat_format.from_parts([("system", parts)]) if parts else []
 
 
@@ -98,8 +86,8 @@ def _parts(message: Json) -> list[Json]:
 
 
 def _parameters(attributes: Attributes) -> Json:
-    given = as_object(nested(attributes, semconv.GEN_AI_REQUEST))
-    return {key: value for key, value in given.items() if key not in _NOT_PARAMETERS}
+    parameters = as_object(nested(attributes, semconv.GEN_AI_REQUEST))
+    return {key: value for key, value in parameters.items() if key not in _NOT_PARAMETERS}
 
 
 def _first_reason(attributes: Attributes) -> Any:

@@ -1,7 +1,7 @@
-"""Token ids and log probabilities, wherever a server puts them in its answer.
+"""Token ids and log probabilities, in all the places where servers return them.
 
-vLLM gives `prompt_token_ids` and `token_ids` when asked with `return_token_ids`; llama.cpp gives an `id` with each
-entry of `logprobs`; some write the id into the token's text, `token_id:42`.
+vLLM returns `prompt_token_ids` and `token_ids` if the request has `return_token_ids`; llama.cpp returns an `id` with
+each entry of `logprobs`; some servers write the id into the token's text, `token_id:42`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .view import Json
 
 T = TypeVar("T")
 
-_AS_TEXT = "token_id:"
+_ID_PREFIX = "token_id:"
 
 
 class Tokens(TypedDict):
-    """What training needs of an answer, each None where the server did not give it."""
+    """The token ids and log probabilities of a call, each None if the server did not return them."""
 
     prompt_token_ids: list[int] | None
     token_ids: list[int] | None
@@ -30,52 +30,49 @@ class Tokens(TypedDict):
 
 
 def of_span(attributes: Attributes) -> Tokens:
-    """As they stand in attributes of their own."""
+    """Read them from span attributes of their own."""
     choice = {"token_ids": semconv.TOKEN_IDS, "logprobs": semconv.LOGPROBS}
-    given = {key: from_json(attributes.get(name)) for key, name in choice.items()}
+    values = {key: from_json(attributes.get(name)) for key, name in choice.items()}
     prompt = from_json(attributes.get(semconv.PROMPT_TOKEN_IDS))
-    return of_response({"prompt_token_ids": prompt, "choices": [given]})
+    return of_response({"prompt_token_ids": prompt, "choices": [values]})
 
 
 def of_response(body: Json) -> Tokens:
-    """Of the first choice of a whole answer."""
+    """Read them from the first choice of a whole response."""
     choice = first_of(body.get("choices"))
     logprobs = as_object(choice.get("logprobs"))
-    entries = items(logprobs.get("content")) or _of_output(body)
+    entries = items(logprobs.get("content")) or _output_entries(body)
     return Tokens(
-        prompt_token_ids=numbers(body.get("prompt_token_ids") or choice.get("prompt_token_ids"), int),
-        token_ids=numbers(choice.get("token_ids"), int) or _ids_in(entries) or _ids_in_texts(logprobs.get("tokens")),
-        logprobs=numbers([entry.get("logprob") for entry in entries] or logprobs.get("token_logprobs"), float),
+        prompt_token_ids=_numbers(body.get("prompt_token_ids") or choice.get("prompt_token_ids"), int),
+        token_ids=_numbers(choice.get("token_ids"), int)
+        or _numbers([entry.get("id", entry.get("token_id")) for entry in entries], int)
+        or _ids_in_texts([entry.get("token") for entry in entries])
+        or _ids_in_texts(logprobs.get("tokens")),
+        logprobs=_numbers([entry.get("logprob") for entry in entries] or logprobs.get("token_logprobs"), float),
     )
 
 
-def numbers(value: Any, kind: Callable[[Any], T]) -> list[T] | None:
-    """The list of numbers that `value` is; None where it is empty, or anything else."""
-    several = cast("list[Any]", value) if isinstance(value, list) else []
-    if not several or not all(isinstance(one, (int, float)) for one in several):
-        return None
-    return [kind(one) for one in several]
-
-
 def first_of(value: Any) -> Json:
-    """The first object in what should be a list of them; empty where there is none."""
-    found = items(value)
-    return found[0] if found else {}
+    """Return the first object of a list of objects, or an empty object."""
+    return as_object(next(iter(items(value)), None))
 
 
-def _of_output(body: Json) -> list[Json]:
-    """Entries of a Responses answer, which has them with each piece of text."""
+def _numbers(value: Any, kind: Callable[[Any], T]) -> list[T] | None:
+    """Return a list of numbers; None if it is empty, or `value` is anything else."""
+    values = cast("list[Any]", value) if isinstance(value, list) else []
+    if not values or not all(isinstance(number, (int, float)) for number in values):
+        return None
+    return [kind(number) for number in values]
+
+
+def _output_entries(body: Json) -> list[Json]:
+    """Return the entries of a Responses body, which has them in each piece of text."""
     parts = [part for item in items(body.get("output")) for part in items(item.get("content"))]
     return [entry for part in parts for entry in items(part.get("logprobs"))]
 
 
-def _ids_in(entries: list[Json]) -> list[int] | None:
-    given = numbers([entry.get("id", entry.get("token_id")) for entry in entries], int)
-    return given or _ids_in_texts([entry.get("token") for entry in entries])
-
-
 def _ids_in_texts(tokens: Any) -> list[int] | None:
-    several = cast("list[Any]", tokens) if isinstance(tokens, list) else []
-    if not several or not all(isinstance(token, str) and token.startswith(_AS_TEXT) for token in several):
+    texts = cast("list[Any]", tokens) if isinstance(tokens, list) else []
+    if not texts or not all(isinstance(text, str) and text.startswith(_ID_PREFIX) for text in texts):
         return None
-    return [int(token[len(_AS_TEXT) :]) for token in several]
+    return [int(text[len(_ID_PREFIX) :]) for text in texts]

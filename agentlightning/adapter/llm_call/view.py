@@ -1,8 +1,8 @@
-"""LLMCall: one call to a model, whoever saw it and however they wrote it down."""
+"""LLMCall: one call to a model, in one form for all libraries."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
 
@@ -11,77 +11,76 @@ Json: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class LLMCall:
-    """What was asked, what was answered, and where that is on record.
+    """The request and response of a call, and the spans that recorded it.
 
-    Messages, output and tools are in OpenAI's chat format, whatever API was called. What
-    no span tells is empty or None.
+    Messages, output and tools are in OpenAI's chat format for every API. Missing fields are None or empty; nothing is
+    inferred.
     """
 
     dialect: str
-    """The richest of the spellings it was read from: wire, openinference, opentelemetry, indexed, logfire, langfuse."""
+    """The most complete of the notations: wire, openinference, opentelemetry, indexed, logfire, langfuse."""
     operation: str = "chat"
     """chat, text_completion or embeddings."""
     model: str | None = None
     messages: list[Json] = field(default_factory=list[Json])
     tools: list[Json] | None = None
     output: list[Json] = field(default_factory=list[Json])
-    """An assistant message for each choice."""
+    """One assistant message per choice."""
     finish_reason: str | None = None
     """Of the first choice: stop, length, tool_calls, …"""
     usage: dict[str, int] = field(default_factory=dict[str, int])
     """prompt_tokens, completion_tokens, total_tokens."""
     response_id: str | None = None
     parameters: Json = field(default_factory=dict[str, Any])
-    """How the model was asked to answer: temperature, max_tokens, …"""
+    """The request's other parameters: temperature, max_tokens, …"""
     prompt_token_ids: list[int] | None = None
     token_ids: list[int] | None = None
     """Of the first choice, as `logprobs` is."""
     logprobs: list[float] | None = None
     policy_version: str | None = None
-    """Which weights answered, where the proxy was told."""
+    """The version of the weights, if the proxy was configured with it."""
     error: str | None = None
-    """Why there is no answer."""
+    """The reason of a call that failed."""
     resent: int = 0
-    """How often the request had been sent before this one."""
+    """The number of earlier tries of the same request."""
 
     span_ids: list[str] = field(default_factory=list[str])
-    """The spans it was seen through, the richest first."""
+    """The spans that recorded the call, the most complete first."""
     names: list[str] = field(default_factory=list[str])
     """The names of those spans."""
     trace_id: str = ""
     parent_id: str | None = None
-    """The span within which the call was made; that of the outermost of `span_ids`."""
+    """The parent of the outermost of `span_ids`."""
     sequence_id: int = 0
     start_time: float | None = None
     end_time: float | None = None
 
     @property
     def answered(self) -> bool:
-        """Whether the model said anything."""
+        """True if the model returned any output."""
         return bool(self.output)
 
 
-# What is always the first reading's own, not filled in from others
-_OWN = frozenset({"dialect", "operation", "error", "span_ids", "names", "parent_id", "sequence_id"})
+_OF_FIRST = frozenset({"dialect", "operation", "error", "span_ids", "names", "parent_id", "sequence_id"})
+"""Fields that always come from the first view, and are not filled in from the others."""
 
 
-def merged(readings: Sequence[LLMCall]) -> LLMCall:
-    """One view of several readings of the same call: the first one's, completed from the others in turn."""
-    first, *others = readings
+def combine(views: Sequence[LLMCall]) -> LLMCall:
+    """Combine views of the same call: the first one, with its missing fields filled in from the others in turn."""
+    first, *others = views
     missing: dict[str, Any] = {}
-    for name in (each.name for each in fields(LLMCall) if each.name not in _OWN):
-        held = getattr(first, name)
-        if held in (None, "", [], {}):
-            missing[name] = next(
-                (value for other in others if (value := getattr(other, name)) not in (None, [], {})), held
-            )
+    for name in (each.name for each in fields(LLMCall) if each.name not in _OF_FIRST):
+        value = getattr(first, name)
+        if value in (None, "", [], {}):
+            found = (getattr(other, name) for other in others)
+            missing[name] = next((other for other in found if other not in (None, [], {})), value)
     return replace(
         first,
         **missing,
-        span_ids=_each_once(span_id for reading in readings for span_id in reading.span_ids),
-        names=_each_once(name for reading in readings for name in reading.names),
+        span_ids=_unique(span_id for view in views for span_id in view.span_ids),
+        names=_unique(name for view in views for name in view.names),
     )
 
 
-def _each_once(values: Any) -> list[str]:
+def _unique(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))

@@ -1,4 +1,4 @@
-"""One span as an LLM call: the readers of every spelling, the richest first."""
+"""Parsing of one span as an LLM call, with the readers of all notations."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from ... import semconv
 from ...types import Span
 from . import indexed, langfuse, logfire, openinference, opentelemetry, wire
 from .attributes import from_json
-from .view import LLMCall, merged
+from .view import LLMCall, combine
 
-READERS: tuple[Callable[[Span], LLMCall | None], ...] = (
-    wire.read,
-    openinference.read,
-    opentelemetry.read,
-    indexed.read,
-    logfire.read,
-    langfuse.read,
-)
-"""To read another spelling, write one file beside these and put its `read` where it belongs."""
+READERS: dict[str, Callable[[Span], LLMCall | None]] = {
+    "wire": wire.read,
+    "openinference": openinference.read,
+    "opentelemetry": opentelemetry.read,
+    "indexed": indexed.read,
+    "logfire": logfire.read,
+    "langfuse": langfuse.read,
+}
+"""By dialect, the most complete first. Another notation is one file beside these, and one entry here."""
 
-RANK = {"wire": 0, "openinference": 1, "opentelemetry": 2, "indexed": 3, "logfire": 4, "langfuse": 5}
+RANK = {dialect: rank for rank, dialect in enumerate(READERS)}
 
 
 def read(span: Span) -> LLMCall | None:
-    """The span's call to a model; None of a span that is something else."""
-    readings: list[LLMCall] = []
-    for reader in READERS:
-        reading = reader(span)
-        if reading is None:
+    """Parse the span as a call; None if it is something else."""
+    views: list[LLMCall] = []
+    for reader in READERS.values():
+        view = reader(span)
+        if view is None:
             continue
-        readings.append(reading)
-        if reading.messages and reading.output:  # poorer spellings have nothing to add
+        views.append(view)
+        if view.messages and view.output:  # less complete notations have nothing to add
             break
-    return _placed(merged(readings), span) if readings else None
+    return _with_span(combine(views), span) if views else None
 
 
-def _placed(call: LLMCall, span: Span) -> LLMCall:
+def _with_span(call: LLMCall, span: Span) -> LLMCall:
     attributes, failed = span.attributes, span.status.status_code == "ERROR"
     version = attributes.get(semconv.POLICY_VERSION)
     return replace(

@@ -1,4 +1,4 @@
-"""Several operations in one request: each is carried out, answered and refused for itself."""
+"""Batches: several operations in one request, each executed, answered and refused by itself."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from agentlightning.errors import StoreUnavailable
 from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
-from agentlightning.store.http.batching import MOST_UNDER_WAY, Carried, Carrier, Outgoing
-from agentlightning.store.operations import table
+from agentlightning.store.http.transport import MAX_IN_FLIGHT, Outcome, RequestBatcher, StoreCall
+from agentlightning.store.operations import operation_table
 
 from .raw import Answer, Raw
 
@@ -33,14 +33,14 @@ async def batch(server: LightningStoreServer, *operations: dict[str, Any], **hea
         return await raw.send("POST", "/batch", json.dumps({"operations": operations}).encode(), **headers)
 
 
-async def test_each_operation_is_answered_for_itself(server: LightningStoreServer) -> None:
+async def test_each_operation_gets_its_own_answer(server: LightningStoreServer) -> None:
     rollout = await server.enqueue_rollout("known")
 
     answer = await batch(
         server,
         {"operation": "enqueue_rollout", "arguments": {"input": "new"}},
         {"operation": "get_rollout_by_id", "arguments": {"rollout_id": rollout.rollout_id}},
-        {"operation": "update_rollout", "arguments": {"rollout_id": "nobody", "status": "cancelled"}},
+        {"operation": "update_rollout", "arguments": {"rollout_id": "unknown", "status": "cancelled"}},
         {"operation": "enqueue_rollout", "arguments": {"input": 1, "mode": "wrong"}},
     )
 
@@ -63,7 +63,7 @@ async def test_each_operation_is_answered_for_itself(server: LightningStoreServe
         ({"operation": "enqueue_rollout", "arguments": {"input": 1}, "idempotency_key": ""}, "Idempotency-Key"),
     ],
 )
-async def test_what_does_not_travel_with_others_is_refused_alone(
+async def test_operation_that_a_batch_cannot_hold_is_refused_alone(
     server: LightningStoreServer, operation: dict[str, Any], field: str
 ) -> None:
     answer = await batch(server, operation, {"operation": "enqueue_rollout", "arguments": {"input": "beside it"}})
@@ -74,21 +74,21 @@ async def test_what_does_not_travel_with_others_is_refused_alone(
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"operations": [1]}', b'{"operations": [{}]}', b"\xff"])
-async def test_what_is_no_batch_is_refused_as_a_whole(server: LightningStoreServer, body: bytes) -> None:
+async def test_malformed_batch_is_refused_as_a_whole(server: LightningStoreServer, body: bytes) -> None:
     async with Raw(server.endpoint) as raw:
         answer = await raw.send("POST", "/batch", body)
 
     assert (answer.status, answer.json["field"]) == (422, "body")
 
 
-async def test_too_many_operations_are_refused(server: LightningStoreServer) -> None:
+async def test_batch_of_too_many_operations_is_refused(server: LightningStoreServer) -> None:
     answer = await batch(server, *[{"operation": "enqueue_rollout", "arguments": {"input": 1}}] * 257)
 
     assert (answer.status, answer.json["field"]) == (422, "operations")
     assert (await server.query_rollouts()).total == 0
 
 
-async def test_an_operation_under_the_same_key_happens_once(server: LightningStoreServer) -> None:
+async def test_operation_repeated_under_the_same_key_is_executed_once(server: LightningStoreServer) -> None:
     call = {"operation": "enqueue_rollout", "arguments": {"input": 1}, "idempotency_key": "mine"}
 
     first = (await batch(server, call)).json["answers"]
@@ -101,7 +101,7 @@ async def test_an_operation_under_the_same_key_happens_once(server: LightningSto
     assert (await server.query_rollouts()).total == 1
 
 
-async def test_the_runners_token_opens_no_more_in_a_batch() -> None:
+async def test_runner_token_permits_no_more_in_a_batch() -> None:
     server = LightningStoreServer(InMemoryLightningStore(), port=0, token=ADMIN, runner_token=RUNNER)
     await server.start()
     try:
@@ -117,20 +117,20 @@ async def test_the_runners_token_opens_no_more_in_a_batch() -> None:
     assert [each["status"] for each in answer.json["answers"]] == [403, 200]
 
 
-async def test_the_log_and_the_counters_know_each_operation(
+async def test_access_log_and_metrics_list_each_operation_of_a_batch(
     server: LightningStoreServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "agentlightning.store.access"):
         await batch(
             server,
             {"operation": "enqueue_rollout", "arguments": {"input": 1}},
-            {"operation": "update_rollout", "arguments": {"rollout_id": "nobody"}},
-            {"operation": "get_rollout_by_id", "arguments": {"rollout_id": "nobody"}},
+            {"operation": "update_rollout", "arguments": {"rollout_id": "unknown"}},
+            {"operation": "get_rollout_by_id", "arguments": {"rollout_id": "unknown"}},
             {"operation": "no\nsuch"},
         )
         async with Raw(server.endpoint) as raw:
             counted = (await raw.send("GET", "/metrics")).text
-        await server.stop()  # its lines follow its answers
+        await server.stop()  # log lines are written after the answers
 
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split('"')[1] for line in lines[:4]] == [
@@ -142,13 +142,13 @@ async def test_the_log_and_the_counters_know_each_operation(
     assert 'agl_requests_total{operation="update_rollout",status="404"} 1' in counted
 
 
-async def test_calls_made_at_the_same_time_travel_in_one_request(
+async def test_concurrent_calls_share_one_request(
     server: LightningStoreServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with LightningStoreClient(server.endpoint) as client:
         with caplog.at_level(logging.INFO, "agentlightning.store.access"):
             made = await asyncio.gather(*(client.enqueue_rollout(number) for number in range(40)))
-            await server.stop()  # its lines follow its answers
+            await server.stop()  # log lines are written after the answers
 
     connections = {record.getMessage().split()[0] for record in caplog.records}
     assert sorted(rollout.input for rollout in made) == list(range(40))
@@ -156,105 +156,105 @@ async def test_calls_made_at_the_same_time_travel_in_one_request(
     assert len(connections) == 1
 
 
-# The carrier
+# The batcher
 
 
-def outgoing(number: int) -> Outgoing:
-    operation = table()["enqueue_rollout"]
+def store_call(number: int) -> StoreCall:
+    operation = operation_table()["enqueue_rollout"]
     arguments = {"input": number}
-    return Outgoing(operation, arguments, operation.request(arguments), None)
+    return StoreCall(operation, arguments, "/enqueue_rollout", {}, b'{"input":%d}' % number, None, 0.0)
 
 
-class Store:
-    """Notes what travels; answers when it is let."""
+class ScriptedStore:
+    """Records the requests of a batcher; responds when it is opened."""
 
     def __init__(self) -> None:
-        self.journeys: asyncio.Queue[list[int]] = asyncio.Queue()
-        self.open = asyncio.Event()
-        self.carrier = Carrier(self.alone, self.together)
+        self.requests: asyncio.Queue[list[int]] = asyncio.Queue()
+        self.is_open = asyncio.Event()
+        self.batcher = RequestBatcher(self.send_alone, self.send_batch)
 
-    async def alone(self, call: Outgoing) -> Carried:
-        return (await self.together([call]))[0]
+    async def send_alone(self, call: StoreCall) -> Outcome:
+        return (await self.send_batch([call]))[0]
 
-    async def together(self, calls: Sequence[Outgoing]) -> Sequence[Carried]:
-        self.journeys.put_nowait([call.arguments["input"] for call in calls])
-        await self.open.wait()
+    async def send_batch(self, calls: Sequence[StoreCall]) -> Sequence[Outcome]:
+        self.requests.put_nowait([call.arguments["input"] for call in calls])
+        await self.is_open.wait()
         return [(200, b"%d" % call.arguments["input"]) for call in calls]
 
-    def send(self, *numbers: int) -> list[asyncio.Task[Carried]]:
-        return [asyncio.create_task(self.carrier.carry(outgoing(number))) for number in numbers]
+    def send(self, *numbers: int) -> list[asyncio.Task[Outcome]]:
+        return [asyncio.create_task(self.batcher.send(store_call(number))) for number in numbers]
 
-    async def journey(self) -> list[int]:
-        return await asyncio.wait_for(self.journeys.get(), 60)
+    async def next_request(self) -> list[int]:
+        return await asyncio.wait_for(self.requests.get(), 15)
 
-    async def fill(self) -> list[asyncio.Task[Carried]]:
-        """As many requests under way as go before calls gather."""
-        sent: list[asyncio.Task[Carried]] = []
-        for number in range(MOST_UNDER_WAY):
+    async def fill(self) -> list[asyncio.Task[Outcome]]:
+        """Send as many requests as may be in flight before calls gather."""
+        sent: list[asyncio.Task[Outcome]] = []
+        for number in range(MAX_IN_FLIGHT):
             sent += self.send(number)
-            assert await self.journey() == [number]
+            assert await self.next_request() == [number]
         return sent
 
 
-async def test_calls_gather_while_others_are_under_way() -> None:
-    store = Store()
+async def test_calls_gather_while_requests_are_in_flight() -> None:
+    store = ScriptedStore()
     sent = [*await store.fill(), *store.send(7, 8, 9)]
-    store.open.set()
+    store.is_open.set()
 
     answers = await asyncio.gather(*sent)
 
-    assert await store.journey() == [7, 8, 9]
+    assert await store.next_request() == [7, 8, 9]
     assert answers == [(200, b"0"), (200, b"1"), (200, b"7"), (200, b"8"), (200, b"9")]
 
 
-async def test_a_request_that_takes_long_holds_up_no_others() -> None:
-    store = Store()
+async def test_slow_request_holds_back_no_others() -> None:
+    store = ScriptedStore()
     stuck = await store.fill()
     stuck += store.send(7)
 
-    assert await store.journey() == [7]
+    assert await store.next_request() == [7]
     assert not any(task.done() for task in stuck)
-    store.open.set()
+    store.is_open.set()
     await asyncio.gather(*stuck)
 
 
-async def test_a_call_whose_caller_was_cancelled_does_not_leave() -> None:
-    store = Store()
+async def test_call_whose_caller_was_cancelled_is_not_sent() -> None:
+    store = ScriptedStore()
     sent = await store.fill()
     cancelled, kept = store.send(7, 8)
     await asyncio.sleep(0)
     cancelled.cancel()
-    store.open.set()
+    store.is_open.set()
 
     assert await kept == (200, b"8")
-    assert await store.journey() == [8]
+    assert await store.next_request() == [8]
     await asyncio.gather(*sent)
 
 
-async def test_a_store_that_is_away_is_away_for_each_of_them() -> None:
-    async def away(calls: Sequence[Outgoing]) -> Sequence[Carried]:
-        return [StoreUnavailable("away")] * len(calls)
+async def test_every_call_of_a_batch_learns_that_the_store_is_unreachable() -> None:
+    async def send_batch(calls: Sequence[StoreCall]) -> Sequence[Outcome]:
+        return [StoreUnavailable("unreachable")] * len(calls)
 
-    async def alone(call: Outgoing) -> Carried:
-        return (await away([call]))[0]
+    async def send_alone(call: StoreCall) -> Outcome:
+        return (await send_batch([call]))[0]
 
-    carrier = Carrier(alone, away)
+    batcher = RequestBatcher(send_alone, send_batch)
 
-    answers = await asyncio.gather(*(carrier.carry(outgoing(number)) for number in range(3)))
+    outcomes = await asyncio.gather(*(batcher.send(store_call(number)) for number in range(3)))
 
-    assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
 
 
-async def test_a_short_answer_leaves_nobody_waiting() -> None:
-    async def short(calls: Sequence[Outgoing]) -> Sequence[Carried]:
+async def test_response_with_too_few_answers_leaves_no_call_waiting() -> None:
+    async def send_batch(calls: Sequence[StoreCall]) -> Sequence[Outcome]:
         return [(200, b"1")]
 
-    async def alone(call: Outgoing) -> Carried:
+    async def send_alone(call: StoreCall) -> Outcome:
         return 200, b"1"
 
-    carrier = Carrier(alone, short)
+    batcher = RequestBatcher(send_alone, send_batch)
 
-    answers = await asyncio.gather(*(carrier.carry(outgoing(n)) for n in range(3)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(batcher.send(store_call(n)) for n in range(3)), return_exceptions=True)
 
-    assert answers[0] == (200, b"1")
-    assert [type(answer) for answer in answers[1:]] == [ValueError, ValueError]
+    assert outcomes[0] == (200, b"1")
+    assert [type(outcome) for outcome in outcomes[1:]] == [ValueError, ValueError]

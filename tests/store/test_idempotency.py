@@ -17,9 +17,10 @@ from agentlightning.store import (
     LightningStoreServer,
     SqliteLightningStore,
 )
-from agentlightning.store.db.database import KEEP_ANSWER, Transaction
-from agentlightning.store.sql import idempotency, schema
-from agentlightning.store.sql.idempotency import AlreadyAnswered, Question, asked, once
+from agentlightning.store.db.database import INSERT_RESPONSE, Transaction
+from agentlightning.store.sql import SqlStore, idempotency, schema
+from agentlightning.store.sql.base import execute_once
+from agentlightning.store.sql.idempotency import IdempotentRequest
 from agentlightning.types import AttemptedRollout
 
 from ..conftest import Figure
@@ -162,8 +163,8 @@ async def test_a_claim_that_its_caller_asks_for_again_is_not_taken_back(way: str
     async with WAYS[way](tmp_path) as store:
         rollout = await store.enqueue_rollout("task")
         async with held_up(store):
-            gone = asyncio.ensure_future(claim_under_a_key(store))
-            again = asyncio.ensure_future(claim_under_a_key(store))
+            gone = asyncio.ensure_future(claim(store, claim_request()))
+            again = asyncio.ensure_future(claim(store, claim_request()))
             await a_few_turns()
             gone.cancel()
             await a_few_turns()
@@ -177,50 +178,54 @@ async def test_a_claim_that_its_caller_asks_for_again_is_not_taken_back(way: str
         assert await store.dequeue_rollout() is None
 
 
-@pytest.mark.parametrize("way", ["memory", "file", "postgres"])
-async def test_who_asks_again_after_a_claim_was_taken_back_gets_another(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["file", "postgres"])
+async def test_repeated_claim_gets_another_attempt_after_the_first_claim_was_undone(way: str, tmp_path: Path) -> None:
     async with WAYS[way](tmp_path) as store:
         rollout = await store.enqueue_rollout("task")
         async with held_up(store):
-            gone = asyncio.ensure_future(claim_under_a_key(store))
+            cancelled = asyncio.ensure_future(claim(store, claim_request()))
             await a_few_turns()
-            gone.cancel()
+            cancelled.cancel()
             await a_few_turns()
-        await soon(asyncio.wait([gone]))
+        await soon(asyncio.wait([cancelled]))
         assert list(await store.query_attempts(rollout.rollout_id)) == []
 
-        told = await claim_under_a_key(store)
+        repeated = await claim(store, claim_request())
 
-        assert [each.attempt_id for each in await store.query_attempts(rollout.rollout_id)] == [told.attempt.attempt_id]
+        attempts = await store.query_attempts(rollout.rollout_id)
+        assert [each.attempt_id for each in attempts] == [repeated.attempt.attempt_id]
 
 
-@pytest.mark.parametrize("way", ["memory", "file", "postgres"])
-async def test_who_asks_a_third_time_when_a_claim_was_not_taken_back_is_told_of_it(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["file", "postgres"])
+async def test_claim_is_not_undone_once_a_repeated_request_has_received_it(way: str, tmp_path: Path) -> None:
     async with WAYS[way](tmp_path) as store:
         for task in range(2):
             await store.enqueue_rollout(task)
-        first = await claim_under_a_key(store)
-        question = asked.get()
-        assert question
-        await claim_under_a_key(store)
+        request = claim_request()
+        first = await claim(store, request)
+        await claim(store, claim_request())
         async with held_up(store):
-            taken_back = asyncio.ensure_future(
-                store._database.write(lambda transaction: transaction.take_back_answer(question.key, question.time))
+            undone = asyncio.ensure_future(
+                store._database.write(lambda transaction: transaction.revoke_response(request.key, request.time))
             )
-            third = asyncio.ensure_future(claim_under_a_key(store))
+            third = asyncio.ensure_future(claim(store, claim_request()))
             await a_few_turns()
 
-        assert await soon(taken_back) is False
+        assert await soon(undone) is False
         assert (await soon(third)).attempt.attempt_id == first.attempt.attempt_id
 
 
-async def claim_under_a_key(store: Any) -> AttemptedRollout:
-    """What the server does for a claim that comes with an idempotency key."""
-    asked.set(Question("a claim", encode=lambda claimed: claimed.model_dump_json().encode()))
-    try:
-        return await store.dequeue_rollout()
-    except AlreadyAnswered as earlier:
-        return AttemptedRollout.model_validate_json(earlier.answer)
+def claim_request() -> IdempotentRequest:
+    return IdempotentRequest(
+        "a claim",
+        encode=lambda claimed: claimed.model_dump_json().encode(),
+        decode=AttemptedRollout.model_validate_json,
+    )
+
+
+async def claim(store: Any, request: IdempotentRequest) -> AttemptedRollout:
+    """Claim as the server does for a request with an idempotency key."""
+    return await SqlStore.dequeue_rollout(store.for_request(request))
 
 
 # What shows that the tests above can fail
@@ -232,7 +237,7 @@ CREATING = ["start_rollout", "enqueue_rollout", "enqueue_many_rollouts", "dequeu
 async def test_the_faults_find_a_store_that_carries_a_repeated_call_out_again(
     monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    monkeypatch.setattr("agentlightning.store.sql.base.once", without_a_memory)
+    monkeypatch.setattr("agentlightning.store.sql.base.execute_once", execute_always)
 
     found = [name for name in CREATING if await happens_once(name, fault, 1)]
 
@@ -246,7 +251,7 @@ async def test_the_faults_find_a_store_that_keeps_a_repeated_span_twice(monkeypa
         return set()
 
     tables = [[text.replace(ONE_SPAN, "UNIQUE (ordinal)") for text in step] for step in schema.STEPS]
-    monkeypatch.setattr("agentlightning.store.sql.base.once", without_a_memory)
+    monkeypatch.setattr("agentlightning.store.sql.base.execute_once", execute_always)
     monkeypatch.setattr("agentlightning.store.sql.spans._known", none)
     monkeypatch.setattr(schema, "STEPS", tables)
 
@@ -257,44 +262,43 @@ async def test_the_faults_find_a_store_that_keeps_a_repeated_span_twice(monkeypa
 ONE_SPAN = "UNIQUE (rollout_id, attempt_id, span_id)"
 
 
-def without_a_memory(question: Any, body: Any, now: float) -> Any:
-    """`idempotency.once` with the deduplication left out."""
+def execute_always(request: Any, body: Any, lease: float) -> Any:
+    """`execute_once` without deduplication."""
     return body
 
 
-async def test_an_answer_that_was_rolled_back_is_given_to_nobody() -> None:
-    question = Question("a claim", encode=lambda claimed: b"".join(claimed))
-    finds = iter([[b"a rollout"], [], []])  # the first run is rolled back, and the second
+async def test_response_of_a_rolled_back_transaction_is_discarded() -> None:
+    request = IdempotentRequest("a claim", encode=lambda claimed: b"".join(claimed), decode=lambda text: [text])
+    results = iter([[b"a rollout"], [], []])  # the first run is rolled back, and the second
 
     async def claim(transaction: Transaction) -> list[bytes]:
-        return next(finds)
+        return next(results)
 
-    answering = once(question, claim, 0.0)
+    once = execute_once(request, claim, 0.0)
 
-    async def spoiled(transaction: Transaction) -> None:
-        await answering(transaction)
-        raise Conflict("another in its group failed")
+    async def rolled_back(transaction: Transaction) -> None:
+        await once(transaction)
+        raise Conflict("another body in its group failed")
 
     async with InMemoryLightningStore() as store:
         with pytest.raises(Conflict):
-            await store._database.write(spoiled)  # pyright: ignore[reportPrivateUsage]
-        assert await store._database.write(answering) == []  # pyright: ignore[reportPrivateUsage]
+            await store._database.write(rolled_back)  # pyright: ignore[reportPrivateUsage]
+        assert await store._database.write(once) == []  # pyright: ignore[reportPrivateUsage]
 
-    assert question.answer is None
+    assert request.response is None
 
 
-async def test_a_question_whose_answer_came_in_the_meantime_gets_it_instead_of_a_conflict() -> None:
-    question = Question("a report", encode=lambda told: told)
+async def test_response_that_another_server_has_stored_replaces_a_conflict() -> None:
+    request = IdempotentRequest("a report", encode=lambda told: told, decode=lambda text: text)
 
     async def report(transaction: Transaction) -> bytes:
-        await transaction.execute(KEEP_ANSWER, question.key, b"as told to another server", 0.0)
-        raise Conflict("it has already ended")
+        await transaction.execute(INSERT_RESPONSE, request.key, b"of another server", 0.0)
+        raise Conflict("the attempt has already finished")
 
     async with InMemoryLightningStore() as store:
-        told = await store._database.write(once(question, report, 0.0))  # pyright: ignore[reportPrivateUsage]
+        result = await store._database.write(execute_once(request, report, 0.0))  # pyright: ignore[reportPrivateUsage]
 
-    assert isinstance(told, AlreadyAnswered)
-    assert told.answer == b"as told to another server"
+    assert result == request.response == b"of another server"
 
 
 async def test_a_question_may_be_asked_again_after_a_store_was_away_for_hours(
@@ -303,7 +307,7 @@ async def test_a_question_may_be_asked_again_after_a_store_was_away_for_hours(
     async def ask() -> tuple[Any, int]:
         store = SqliteLightningStore(tmp_path / "agl.db")
         async with served(store) as server, Raw(server.endpoint) as raw:
-            await store.tidy()
+            await store.prune()
             answer = await raw.call("enqueue_rollout", {"input": 1}, Idempotency_Key="mine")
             return answer.json, (await store.query_rollouts()).total
 
@@ -318,14 +322,14 @@ async def test_a_question_may_be_asked_again_after_a_store_was_away_for_hours(
 async def test_answers_that_nobody_will_ask_for_again_are_dropped_some_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency, "FORGOTTEN_AT_ONCE", 3)
+    monkeypatch.setattr(idempotency, "DELETED_PER_TRANSACTION", 3)
     store = SqliteLightningStore(tmp_path / "agl.db")
     async with served(store) as server, Raw(server.endpoint) as raw:
         for number in range(7):
             await raw.call("enqueue_rollout", {"input": number}, Idempotency_Key=f"key-{number}")
         assert await kept_answers(store) == 7
         monkeypatch.setattr(idempotency, "KEPT_SECONDS", 0.0)  # not before: the store tidies up by itself as well
-        await store.tidy()
+        await store.prune()
         assert await kept_answers(store) == 0
 
 

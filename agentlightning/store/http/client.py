@@ -1,85 +1,68 @@
-"""LightningStoreClient: the contract, remote.
+"""LightningStoreClient: the contract over HTTP.
 
-Every call may be repeated: mutations carry an idempotency key, so that one whose answer was lost has still happened
-once. Calls made at the same time travel together. While the store is away the client waits and tries again, and says
-so in one line; when it is back, in another.
+Every call may be retried: mutations carry an idempotency key, so that one whose response was lost is executed once.
+While the store is unreachable the client waits and retries; it logs one line then, and one when the store is back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
-import random
-import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from io import BytesIO
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Final
+from urllib.parse import quote
 
-import aiohttp
-from yarl import URL
-
-from ...attempt_tokens import attempt_token, secret_of
-from ...errors import AgentLightningError, InvalidInput, StoreUnavailable
+from ... import payload
+from ...attempt_tokens import attempt_token, derive_secret
+from ...errors import InvalidInput, StoreUnavailable
+from ...retry import RetryPolicy
 from ...types import PaginatedResult
 from .. import lifecycle
-from ..contract import AnyRollout, Capabilities, LightningStore, Route, forwarding
-from ..operations import IDEMPOTENCY_KEY, JSON, LONGEST_WAIT, Arguments, Operation, Request, from_problem, table
-from . import batch
-from .batching import Carried, Carrier, Outgoing
+from ..contract import AnyRollout, Capabilities, LightningStore, Route, implement_operations
+from ..operations import Arguments, Operation, error_from_problem, operation_table
+from .messages import LONG_POLL_SECONDS
+from .transport import StoreCall, Transport
 
-logger = logging.getLogger(__name__)
-
-DEFAULT_URL = "http://localhost:4747"
-
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 2.0
-TRIES_OF_A_BROKEN_CALL = 3
-"""How often a call is made that the store answers with 500, before it is raised."""
-ANSWER_SECONDS = 60.0
-CONNECT_SECONDS = 10.0
-LARGE_BODY = 2**20
-
-_AWAY = frozenset({429, 502, 503, 504})
+DEFAULT_URL: Final = "http://localhost:4747"
+RETRY: Final = RetryPolicy(first_delay=0.05, max_delay=2.0)
+MAX_TRIES_ON_ERROR: Final = 3
+"""Tries of a call that the store answers with an internal error, before the error is raised."""
 
 
 def _remote(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-    operation = table()[route.name]
+    operation = operation_table()[route.name]
 
     async def call(self: LightningStoreClient, *args: Any, **kwargs: Any) -> Any:
-        ask = self._ask_for_pages if operation.lists else self._ask  # pyright: ignore[reportPrivateUsage]
-        return await ask(operation, operation.bind(args, kwargs))
+        execute = self._fetch_pages if operation.is_paginated else self._execute  # pyright: ignore[reportPrivateUsage]
+        return await execute(operation, operation.bind(args, kwargs))
 
     return call
 
 
-@forwarding(_remote)
+@implement_operations(_remote)
 class _RemoteStore(LightningStore):
     """Every operation of the contract, as one call over HTTP."""
 
 
 class LightningStoreClient(_RemoteStore):
-    """A store that is served at `url`; may be used from several event loops and threads at once.
+    """The store that is served at `url`; usable from several event loops and threads at once.
 
-    Without `url` it is AGL_STORE_URL, else http://localhost:4747; without `token`, AGL_TOKEN. With `give_up_after`, a
-    call to a store that stays away raises `StoreUnavailable` after so many seconds; without, it waits as long as it
-    takes. Can be pickled and copied into child processes.
+    `url` defaults to AGL_STORE_URL, then to http://localhost:4747; `token` defaults to AGL_TOKEN. With
+    `give_up_after`, a call to a store that stays unreachable raises `StoreUnavailable` after that many seconds;
+    without, it retries until the store responds. Clients can be pickled and copied into child processes.
     """
 
     def __init__(self, url: str | None = None, *, token: str | None = None, give_up_after: float | None = None) -> None:
         url = url or os.environ.get("AGL_STORE_URL") or DEFAULT_URL
         if not url.startswith(("http://", "https://")):
-            raise InvalidInput(f"a store's URL starts with http:// or https://, not {url!r}", field="url")
+            raise InvalidInput(f"a store's URL must start with http:// or https://, not {url!r}", field="url")
         self.url = url.rstrip("/")
         self._token = token or os.environ.get("AGL_TOKEN")
         self._give_up_after = give_up_after
-        self._connections = _Connections(self._token)
-        self._presence = _Presence(self.url)
-        self._carriers: WeakKeyDictionary[asyncio.AbstractEventLoop, Carrier] = WeakKeyDictionary()
+        self._transport = Transport(self.url, self._token)
 
     def __repr__(self) -> str:
         return f"LightningStoreClient({self.url!r})"
@@ -92,21 +75,21 @@ class LightningStoreClient(_RemoteStore):
         return Capabilities(durable=True, thread_safe=True, async_safe=True, zero_copy=False, otlp_traces=True)
 
     @property
-    def is_away(self) -> bool:
-        return self._presence.is_away
+    def is_unreachable(self) -> bool:
+        return self._transport.connection.is_unreachable
 
     def otlp_traces_endpoint(self) -> str | None:
         return f"{self.url}/v1/traces"
 
     def attempt_token(self, rollout_id: str, attempt_id: str) -> str | None:
-        """A token with which an agent can add spans to this attempt and do nothing else; None at an open store."""
-        return attempt_token(secret_of(self._token), rollout_id, attempt_id) if self._token else None
+        """Return a token that permits an agent to add spans to this attempt only; None for a store without tokens."""
+        return attempt_token(derive_secret(self._token), rollout_id, attempt_id) if self._token else None
 
     async def close(self) -> None:
-        """Close the connections of this event loop; those of others close when their loops do."""
-        await self._connections.close()
+        """Close the connections of this event loop; those of other loops close when their loops do."""
+        await self._transport.close()
 
-    # Long waits are cut into polls; each poll is a call of its own
+    # Long waits are split into polls; each poll is a call of its own
 
     async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> Any:
         return await self._poll(
@@ -120,209 +103,97 @@ class LightningStoreClient(_RemoteStore):
         )
 
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
-        wanted = list(dict.fromkeys(rollout_ids))
+        ids = list(dict.fromkeys(rollout_ids))
         finished: dict[str, AnyRollout] = {}
 
-        async def ask(seconds: float) -> bool:
-            left = [rollout_id for rollout_id in wanted if rollout_id not in finished]
-            for rollout in await _RemoteStore.wait_for_rollouts(self, left, seconds):
+        async def poll(seconds: float) -> bool:
+            unfinished = [rollout_id for rollout_id in ids if rollout_id not in finished]
+            for rollout in await _RemoteStore.wait_for_rollouts(self, unfinished, seconds):
                 assert rollout.status in lifecycle.FINAL
                 finished[rollout.rollout_id] = rollout
-            return len(finished) == len(wanted)
+            return len(finished) == len(ids)
 
-        await self._poll(timeout, ask)
-        return [finished[rollout_id] for rollout_id in wanted if rollout_id in finished]
+        await self._poll(timeout, poll)
+        return [finished[rollout_id] for rollout_id in ids if rollout_id in finished]
 
-    async def _poll(self, wait: float | None, ask: Callable[[float], Awaitable[Any]]) -> Any:
-        """Ask until there is something or `wait` seconds have passed, at most `LONGEST_WAIT` at a time."""
+    async def _poll(self, wait: float | None, poll: Callable[[float], Awaitable[Any]]) -> Any:
+        """Poll until there is a result or `wait` seconds have passed."""
         if wait is not None and not math.isfinite(wait):
-            raise InvalidInput(f"cannot wait for {wait} seconds; None waits without end", field="wait, timeout")
+            raise InvalidInput(f"cannot wait for {wait} seconds; None waits without a limit", field="wait, timeout")
         deadline = None if wait is None else time.monotonic() + wait
         while True:
-            left = LONGEST_WAIT if deadline is None else deadline - time.monotonic()
-            answer = await ask(max(0.0, min(left, LONGEST_WAIT)))
-            if answer or (deadline is not None and deadline <= time.monotonic()):
-                return answer
+            left = LONG_POLL_SECONDS if deadline is None else deadline - time.monotonic()
+            result = await poll(max(0.0, min(left, LONG_POLL_SECONDS)))
+            if result or (deadline is not None and deadline <= time.monotonic()):
+                return result
 
-    # Lists come in pages
+    # Lists arrive in pages
 
-    async def _ask_for_pages(self, operation: Operation, arguments: Arguments) -> PaginatedResult[Any]:
-        """All that was asked for, in as many pages as the server makes of it.
+    async def _fetch_pages(self, operation: Operation, arguments: Arguments) -> PaginatedResult[Any]:
+        """Return all requested items, in as many pages as the server makes of them.
 
-        What comes or goes meanwhile shifts nothing: each page begins behind the one before.
+        Changes between the pages shift nothing: each page starts behind the last item of the one before.
         """
         limit, offset = arguments.get("limit", -1), arguments.get("offset", 0)
-        page: PaginatedResult[Any] = await self._ask(operation, arguments)
+        page: PaginatedResult[Any] = await self._execute(operation, arguments)
         items = list(page.items)
         while page.cursor is not None and len(items) != limit:
             rest = {"cursor": page.cursor, "offset": 0, "limit": -1 if limit < 0 else limit - len(items)}
-            page = await self._ask(operation, {**arguments, **rest})
+            page = await self._execute(operation, {**arguments, **rest})
             items += page.items
         return page.model_copy(update={"items": items, "limit": limit, "offset": offset})
 
     # One call
 
-    async def _ask(self, operation: Operation, arguments: Arguments) -> Any:
-        key = _fresh_key() if operation.route.mutates else None
-        outgoing = Outgoing(operation, arguments, operation.request(arguments), key)
-        alone = _waits(arguments) > 0 or not operation.route.brief
+    async def _execute(self, operation: Operation, arguments: Arguments) -> Any:
+        call = _call(operation, arguments)
         started = time.monotonic()
         for tries in count():
-            answered = await (self._alone(outgoing) if alone else self._carrier().carry(outgoing))
-            if isinstance(answered, StoreUnavailable):
-                await self._pause(tries, answered, started)
-                continue
-            status, text = answered
-            if status == 200:
-                return operation.decode(text, arguments)
-            error = from_problem(status, text)
-            if status < 500 or tries + 1 >= TRIES_OF_A_BROKEN_CALL:
-                raise error
-            await asyncio.sleep(_pause(tries))
-        raise AssertionError("counting never ends")
+            outcome = await self._transport.send(call)
+            if isinstance(outcome, StoreUnavailable):
+                self._note_failure(tries, outcome, started)
+            else:
+                status, text = outcome
+                if status == 200:
+                    return operation.decode(text, arguments)
+                if status < 500 or tries + 1 >= MAX_TRIES_ON_ERROR:
+                    raise error_from_problem(status, text)
+            await asyncio.sleep(RETRY.delay(tries))
+        raise AssertionError("count() never ends")
 
-    def _carrier(self) -> Carrier:
-        loop = asyncio.get_running_loop()
-        carrier = self._carriers.get(loop)
-        if carrier is None:
-            carrier = self._carriers[loop] = Carrier(self._alone, self._together)
-        return carrier
-
-    async def _alone(self, outgoing: Outgoing) -> Carried:
-        headers = {} if outgoing.idempotency_key is None else {IDEMPOTENCY_KEY: outgoing.idempotency_key}
-        patience = _waits(outgoing.arguments) + ANSWER_SECONDS
-        return await self._try(outgoing.operation.route.method, outgoing.request, headers, patience)
-
-    async def _together(self, group: Sequence[Outgoing]) -> Sequence[Carried]:
-        request = Request(batch.PATH, {}, batch.encode_calls([outgoing.call() for outgoing in group]))
-        answered = await self._try("POST", request, {}, ANSWER_SECONDS)
-        if isinstance(answered, StoreUnavailable):
-            return [answered] * len(group)
-        status, text = answered
-        if status != 200:  # what is refused as a whole may pass one by one
-            return await asyncio.gather(*(self._alone(outgoing) for outgoing in group))
-        return [_carried(*answer) for answer in batch.answers_in(text)]
-
-    async def _try(self, method: str, request: Request, headers: dict[str, str], patience: float) -> Carried:
-        """Status and body of the answer, or why there is none yet."""
-        session = await self._connections.session()
-        if request.body is not None:
-            headers["Content-Type"] = JSON
-        try:
-            async with session.request(
-                method,
-                URL(self.url + request.path, encoded=True).with_query(request.query),
-                data=_sendable(request.body),
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=patience, sock_connect=CONNECT_SECONDS),
-            ) as response:
-                text = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return StoreUnavailable(str(error) or type(error).__name__)
-        carried = _carried(response.status, text)
-        if not isinstance(carried, StoreUnavailable):
-            self._presence.seen()
-        return carried
-
-    async def _pause(self, tries: int, why: StoreUnavailable, started: float) -> None:
+    def _note_failure(self, tries: int, reason: StoreUnavailable, started: float) -> None:
         if self._give_up_after is not None and time.monotonic() - started > self._give_up_after:
-            raise StoreUnavailable(
-                f"the store at {self.url} has been away for {self._give_up_after:g} s: {why}"
-            ) from why
-        if tries > 0:  # a connection that was just closed is no news
-            self._presence.missed(why)
-        await asyncio.sleep(_pause(tries))
-
-
-def _carried(status: int, text: bytes) -> Carried:
-    if status == 408 and not text:  # the headers came too late: this side was held up, the call has not begun
-        return StoreUnavailable("the request's headers took too long")
-    if status not in _AWAY:
-        return status, text
-    error = from_problem(status, text)
-    return error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
+            message = f"the store at {self.url} has been unreachable for {self._give_up_after:g} s: {reason}"
+            raise StoreUnavailable(message) from reason
+        if tries > 0:  # a single failure is usually a connection that the server has just closed
+            self._transport.connection.note_failure(reason)
 
 
 def _connect(url: str, token: str | None, give_up_after: float | None) -> LightningStoreClient:
     return LightningStoreClient(url, token=token, give_up_after=give_up_after)
 
 
-class _Connections:
-    """An aiohttp session for each event loop, closed with its loop."""
-
-    def __init__(self, token: str | None) -> None:
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._sessions: WeakKeyDictionary[
-            asyncio.AbstractEventLoop, tuple[AsyncGenerator[aiohttp.ClientSession], aiohttp.ClientSession]
-        ] = WeakKeyDictionary()
-
-    async def session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        known = self._sessions.get(loop)
-        if known is None or known[1].closed:
-            life = self._session_life()
-            known = self._sessions[loop] = (life, await anext(life))
-        return known[1]
-
-    async def close(self) -> None:
-        known = self._sessions.pop(asyncio.get_running_loop(), None)
-        if known is not None:
-            await known[0].aclose()
-
-    async def _session_life(self) -> AsyncGenerator[aiohttp.ClientSession]:
-        # A generator, because loops finish theirs as they shut down: a program that never calls close() still closes
-        # its connections. No limit on connections: each waiting runner holds one.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
-        session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
-        try:
-            yield session
-        finally:
-            await session.close()
+def _call(operation: Operation, arguments: Arguments) -> StoreCall:
+    """Build the request of a call. Raises `InvalidInput` where JSON cannot hold an argument."""
+    rest = dict(arguments)
+    path = "".join(f"/{_path_part(name, rest.pop(name))}" for name in operation.path_parameters)
+    query: dict[str, str] = {}
+    body = None
+    if operation.route.method == "GET":
+        query = {name: _query_value(value) for name, value in rest.items() if value is not None}
+    else:
+        body = payload.dumps_fields(rest)
+    # The key begins with the time, so that the store's index of keys grows at its end.
+    key = f"{time.time_ns():x}{os.urandom(8).hex()}" if operation.route.mutates else None
+    wait = float(arguments.get("wait") or arguments.get("timeout") or 0.0)
+    return StoreCall(operation, arguments, f"/{operation.name}{path}", query, body, key, wait)
 
 
-class _Presence:
-    """Says once that the store is away, and once that it is back, however many calls notice."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        # Protects the flag from calls in several threads, so that each line is said once.
-        self._lock = threading.Lock()
-        self._away_since: float | None = None
-
-    @property
-    def is_away(self) -> bool:
-        return self._away_since is not None
-
-    def missed(self, why: AgentLightningError) -> None:
-        with self._lock:
-            first, self._away_since = self._away_since is None, self._away_since or time.monotonic()
-        if first:
-            logger.warning("The store at %s is away (%s); trying again until it is back.", self._url, why)
-
-    def seen(self) -> None:
-        if self._away_since is None:  # looked at without the lock: this is every call's path
-            return
-        with self._lock:
-            since = self._away_since
-            self._away_since = None
-        if since:  # another thread may have said it meanwhile
-            logger.warning("The store at %s is back after %.1f s.", self._url, time.monotonic() - since)
+def _path_part(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} must be a string, not {type(value).__name__}", field=name)
+    return quote(payload.check_id(value, name), safe="")
 
 
-def _sendable(body: bytes | None) -> bytes | BytesIO | None:
-    """Large bodies go in pieces, so that the event loop is not held up by one."""
-    return body if body is None or len(body) <= LARGE_BODY else BytesIO(body)
-
-
-def _fresh_key() -> str:
-    # Beginning with the time, so that the store's index of keys grows at its end.
-    return f"{time.time_ns():x}{os.urandom(8).hex()}"
-
-
-def _waits(arguments: Arguments) -> float:
-    return float(arguments.get("wait") or arguments.get("timeout") or 0.0)
-
-
-def _pause(tries: int) -> float:
-    """Twice as long each time, and never the same for two callers."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(tries, 10)) * random.uniform(0.5, 1.0)
+def _query_value(value: Any) -> str:
+    return value if isinstance(value, str) else payload.dumps(value).decode()

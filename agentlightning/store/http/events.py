@@ -1,9 +1,9 @@
-"""What changes in the store, told as it happens: `GET /events`, server-sent events for those who look on.
+"""`GET /events`: changes of the store as server-sent events.
 
-Commits tell which rollouts, spans, workers and resources they changed. That is gathered for a quarter of a second,
-made into one event, and the same bytes go to everybody: twenty open pages cost little more than one. Who was away for
-a moment says with Last-Event-ID what it heard last; who missed more than is kept, or reads too slowly, is told that
-everything may have changed.
+Each commit announces which rollouts, spans, workers and resources it changed. The feed coalesces the announcements of
+a quarter of a second into one event and sends the same bytes to every subscriber, so that twenty open dashboards cost
+little more than one. A client that reconnects with Last-Event-ID receives the events that it missed. If those are not
+kept any more, or if a client reads too slowly, it receives an event that says to reload everything.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ...errors import StoreBusy, StoreUnavailable
-from ..db.signals import CLOSED, Signals, kind_and_id
+from ..db.signals import CLOSED, parse_topic
 from ..sql import SqlStore
 
-GATHER_SECONDS = 0.25
-KEEP_ALIVE_SECONDS = 15.0
-MOST_ROLLOUTS = 100
-"""Rollouts told of one by one in an event; of more it says that everything may have changed."""
-MOST_LISTENERS = 200
-HELD_FOR_A_LISTENER = 16
-"""Events that wait for one slow reader; 16 quarters of a second, some 400 kB at the very most."""
-KEPT_FOR_RETURN = 240
-"""Events kept for those who come back: a minute of them."""
+COALESCE_SECONDS = 0.25
+KEEP_ALIVE_INTERVAL = 15.0
+MAX_IDS_PER_EVENT = 100
+"""Rollouts that one event names; beyond it, the event says to reload everything."""
+MAX_SUBSCRIBERS = 200
+MAX_PENDING_EVENTS = 16
+"""Events buffered for a slow subscriber: four seconds of changes, at most 400 kB."""
+MAX_REPLAYED_EVENTS = 240
+"""Events kept for clients that reconnect: one minute of changes."""
 
-_NOT_TOLD = {"input", "config", "metadata"}
-"""What does not change by itself, and may be large."""
+_OMITTED_FIELDS = {"input", "config", "metadata"}
+"""Fields that may be large and change only by `update_rollout`."""
 
 
 @dataclass
-class Change:
-    """What several commits changed, together."""
+class ChangeSet:
+    """The changes of one or more commits."""
 
     rollouts: set[str] = field(default_factory=set[str])
     spans: set[str] = field(default_factory=set[str])
@@ -50,11 +50,11 @@ class Change:
     resources: bool = False
 
     def add(self, topic: str) -> None:
-        """Note what a commit announced."""
-        match kind_and_id(topic):
-            case ("rollout" | "ended", rollout_id) if len(self.rollouts) <= MOST_ROLLOUTS:
+        """Add what a commit announced."""
+        match parse_topic(topic):
+            case ("rollout" | "ended", rollout_id) if len(self.rollouts) <= MAX_IDS_PER_EVENT:
                 self.rollouts.add(rollout_id)
-            case ("spans", rollout_id) if len(self.spans) <= MOST_ROLLOUTS:
+            case ("spans", rollout_id) if len(self.spans) <= MAX_IDS_PER_EVENT:
                 self.spans.add(rollout_id)
             case ("workers", _):
                 self.workers = True
@@ -66,162 +66,162 @@ class Change:
     def __bool__(self) -> bool:
         return bool(self.rollouts or self.spans or self.workers or self.resources)
 
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the changes are too many to be named one by one."""
+        return len(self.rollouts) > MAX_IDS_PER_EVENT or len(self.spans) > MAX_IDS_PER_EVENT
 
-class Events:
-    """Those who look on, and what they are told. Lives in one event loop; commits come from any thread."""
+
+class ChangeFeed:
+    """The stream of changes and its subscribers. Belongs to one event loop; commits come from any thread."""
 
     def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._epoch = os.urandom(4).hex()
         self._number = 0
-        self._kept: deque[tuple[int, bytes]] = deque(maxlen=KEPT_FOR_RETURN)
-        self._listeners: set[_Listener] = set()
-        self._gathering: asyncio.Task[None] | None = None
-        self._something: asyncio.Event
-        # Protects `_change` from the threads that commit.
+        self._recent: deque[tuple[int, bytes]] = deque(maxlen=MAX_REPLAYED_EVENTS)
+        self._subscribers: set[Subscriber] = set()
+        self._publisher: asyncio.Task[None] | None = None
+        self._has_changes: asyncio.Event
+        # Protects `_changes` from the threads that commit.
         self._lock = threading.Lock()
-        self._change = Change()
+        self._changes = ChangeSet()
 
     def routes(self) -> list[Route]:
         return [Route("/events", self._endpoint, methods=["GET"])]
 
     async def _endpoint(self, request: Request) -> Response:
-        if len(self._listeners) >= MOST_LISTENERS:
-            raise StoreBusy(f"{MOST_LISTENERS} listen to this store's events already")
+        if len(self._subscribers) >= MAX_SUBSCRIBERS:
+            raise StoreBusy(f"the store already has {MAX_SUBSCRIBERS} event subscribers; try again later")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        events = self._events(request.headers.get("last-event-id"))
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        stream = self.stream(request.headers.get("last-event-id"))
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
-    async def _events(self, last_id: str | None) -> AsyncGenerator[bytes]:
-        listener = _Listener()
-        self._join(listener)
+    async def stream(self, last_id: str | None) -> AsyncGenerator[bytes]:
+        """Yield the events after `last_id`, and comments that keep the connection alive."""
+        subscriber = Subscriber()
+        self._subscribe(subscriber)
         try:
-            for event in self._missed(last_id):
+            for event in self._missed_events(last_id):
                 yield event
-            while not listener.closed:
-                yield await listener.next() or b": still here\n\n"
+            while not subscriber.is_closed:
+                yield await subscriber.next_events() or b": keep-alive\n\n"
         finally:
-            self._leave(listener)
+            self._unsubscribe(subscriber)
 
-    def _missed(self, last_id: str | None) -> list[bytes]:
+    def _missed_events(self, last_id: str | None) -> list[bytes]:
         epoch, _, number = (last_id or "").partition("-")
         if epoch == self._epoch and number.isdigit():
-            heard, oldest = int(number), self._kept[0][0] if self._kept else self._number + 1
-            if oldest - 1 <= heard <= self._number:
-                return [event for at, event in self._kept if at > heard] or [b": nothing missed\n\n"]
-        return [self._everything()]
+            last, oldest = int(number), self._recent[0][0] if self._recent else self._number + 1
+            if oldest - 1 <= last <= self._number:
+                return [event for at, event in self._recent if at > last] or [b": up to date\n\n"]
+        return [self._reload_event()]
 
-    # Who listens
-
-    def _join(self, listener: _Listener) -> None:
-        if not self._listeners:
+    def _subscribe(self, subscriber: Subscriber) -> None:
+        if not self._subscribers:
             self._loop = asyncio.get_running_loop()
-            self._something = asyncio.Event()
-            # What was committed while nobody listened is not in what is kept.
-            self._change = Change()
+            self._has_changes = asyncio.Event()
+            # Commits without a subscriber are not recorded, so the events before them cannot be continued.
+            self._changes = ChangeSet()
             self._number += 1
-            self._kept.clear()
-            self._signals.tap(self._heard)
-            self._gathering = asyncio.create_task(self._gather())
-        self._listeners.add(listener)
+            self._recent.clear()
+            self._store.signals.subscribe(self._on_commit)
+            self._publisher = asyncio.create_task(self._publish_forever())
+        self._subscribers.add(subscriber)
 
-    def _leave(self, listener: _Listener) -> None:
-        self._listeners.discard(listener)
-        if not self._listeners and self._gathering:
-            self._signals.untap(self._heard)
-            self._gathering.cancel()
+    def _unsubscribe(self, subscriber: Subscriber) -> None:
+        self._subscribers.discard(subscriber)
+        if not self._subscribers and self._publisher:
+            self._store.signals.unsubscribe(self._on_commit)
+            self._publisher.cancel()
 
-    def _heard(self, topic: str) -> None:
-        """Called by the thread that commits, for each thing that a commit announces."""
+    def _on_commit(self, topic: str) -> None:
+        """Record one announcement of a commit. Called by the thread that commits."""
         with self._lock:
-            first = not self._change
-            self._change.add(topic)
-        if first or topic == CLOSED:
-            with suppress(RuntimeError):  # the loop has closed: nobody listens there any more
-                self._loop.call_soon_threadsafe(self._close if topic == CLOSED else self._something.set)
+            is_first = not self._changes
+            self._changes.add(topic)
+        if is_first or topic == CLOSED:
+            with suppress(RuntimeError):  # the loop is closed, and with it every subscription
+                self._loop.call_soon_threadsafe(self._close if topic == CLOSED else self._has_changes.set)
 
     def _close(self) -> None:
-        for listener in self._listeners:
-            listener.close()
+        for subscriber in self._subscribers:
+            subscriber.close()
 
-    @property
-    def _signals(self) -> Signals:
-        return self._store.signals
-
-    # What they are told
-
-    async def _gather(self) -> None:
+    async def _publish_forever(self) -> None:
         while True:
-            await self._something.wait()
-            self._something.clear()
-            await self._tell()
-            # The first change is told at once; what follows it closely comes together.
-            await asyncio.sleep(GATHER_SECONDS)
+            await self._has_changes.wait()
+            self._has_changes.clear()
+            await self.publish()
+            # The first change is published at once; those that follow it closely share an event.
+            await asyncio.sleep(COALESCE_SECONDS)
 
-    async def _tell(self) -> None:
+    async def publish(self) -> None:
+        """Send the recorded changes to every subscriber."""
         with self._lock:
-            change, self._change = self._change, Change()
-        if not change:
+            changes, self._changes = self._changes, ChangeSet()
+        if not changes:
             return
         self._number += 1
         try:
-            news = to_json(await self._news(change))
+            event = self._event(await self._describe(changes))
         except StoreUnavailable:
-            event = self._everything()
-        else:
-            event = b"id: %s-%d\ndata: %s\n\n" % (self._epoch.encode(), self._number, news)
-        self._kept.append((self._number, event))
-        for listener in self._listeners:
-            if not listener.offer(event):
-                listener.start_over(self._everything())
+            event = self._reload_event()
+        self._recent.append((self._number, event))
+        for subscriber in self._subscribers:
+            if not subscriber.offer(event):
+                subscriber.restart(self._reload_event())
 
-    async def _news(self, change: Change) -> dict[str, Any]:
-        everything = len(change.rollouts) > MOST_ROLLOUTS or len(change.spans) > MOST_ROLLOUTS
-        told = [] if everything else sorted(change.rollouts)
-        rollouts = (await self._store.query_rollouts(told, cut_at=0)).items if told else []
+    async def _describe(self, changes: ChangeSet) -> dict[str, Any]:
+        ids = [] if changes.is_too_large else sorted(changes.rollouts)
+        rollouts = (await self._store.query_rollouts(ids, cut_at=0)).items if ids else []
         return {
-            "rollouts": {rollout.rollout_id: rollout.model_dump(exclude=_NOT_TOLD) for rollout in rollouts},
-            "spans": sorted(change.spans),
-            "workers": change.workers,
-            "resources": change.resources,
-            "everything": everything,
+            "rollouts": {rollout.rollout_id: rollout.model_dump(exclude=_OMITTED_FIELDS) for rollout in rollouts},
+            "spans": sorted(changes.spans),
+            "workers": changes.workers,
+            "resources": changes.resources,
+            "everything": changes.is_too_large,
         }
 
-    def _everything(self) -> bytes:
-        news = to_json({"everything": True, "read_only": self._store.read_only})
-        return b"id: %s-%d\ndata: %s\n\n" % (self._epoch.encode(), self._number, news)
+    def _reload_event(self) -> bytes:
+        return self._event({"everything": True, "read_only": self._store.read_only})
+
+    def _event(self, data: dict[str, Any]) -> bytes:
+        return b"id: %s-%d\ndata: %s\n\n" % (self._epoch.encode(), self._number, to_json(data))
 
 
-class _Listener:
-    """One reader, and the events that wait for it."""
+class Subscriber:
+    """One client of the feed, and the events that it has not read yet."""
 
     def __init__(self) -> None:
-        self.closed = False
-        self._waiting: deque[bytes] = deque()
-        self._something = asyncio.Event()
+        self.is_closed = False
+        self._pending: deque[bytes] = deque()
+        self._wake_up = asyncio.Event()
 
     def offer(self, event: bytes) -> bool:
-        """False when too many wait already."""
-        if len(self._waiting) >= HELD_FOR_A_LISTENER:
+        """Add an event; return False if too many are pending already."""
+        if len(self._pending) >= MAX_PENDING_EVENTS:
             return False
-        self._waiting.append(event)
-        self._something.set()
+        self._pending.append(event)
+        self._wake_up.set()
         return True
 
-    def start_over(self, event: bytes) -> None:
-        self._waiting.clear()
+    def restart(self, event: bytes) -> None:
+        """Replace all pending events by `event`."""
+        self._pending.clear()
         self.offer(event)
 
     def close(self) -> None:
-        self.closed = True
-        self._something.set()
+        """End the stream after the pending events."""
+        self.is_closed = True
+        self._wake_up.set()
 
-    async def next(self) -> bytes:
-        """What waits; nothing after a while without anything."""
+    async def next_events(self) -> bytes:
+        """Wait for events and return all pending ones; nothing if none came within the keep-alive interval."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                await self._something.wait()
-        self._something.clear()
-        events = b"".join(self._waiting)
-        self._waiting.clear()
+            async with asyncio.timeout(KEEP_ALIVE_INTERVAL):
+                await self._wake_up.wait()
+        self._wake_up.clear()
+        events = b"".join(self._pending)
+        self._pending.clear()
         return events

@@ -1,101 +1,97 @@
-"""Counters of one server, as Prometheus reads them: `GET /metrics`."""
+"""`GET /metrics`: counters and gauges of one server in the Prometheus text format."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ...http.limits import Gate
+from ...http.limits import AdmissionControl
 from ..contract import Statistics
-from ..operations import table
+from ..operations import operation_table
 from ..sql import SqlStore
 
 if TYPE_CHECKING:
-    from ..otlp.export import Counts, OtlpExporter
+    from ..otlp.export import ExportCounts, OtlpExporter
 
-KIND = "text/plain; version=0.0.4"
+CONTENT_TYPE = "text/plain; version=0.0.4"
 
-COUNTED = {
-    "requeues": "Rollouts put back in the queue after an attempt that failed.",
-    "stale_reports": "Reports refused with 409: another attempt speaks, or it has ended.",
-    "duplicate_spans": "Spans that were there already.",
-    "lost_runners": "Attempts given up because their runner fell silent.",
-    "timeouts": "Attempts given up because they took too long.",
-    "late_spans": "Spans that came after their attempt had ended.",
-    "incomplete_traces": "Attempts that ended without their runner's report, so perhaps without all their spans.",
+STORE_COUNTERS = {
+    "requeues": "Rollouts returned to the queue after a failed attempt.",
+    "stale_reports": "Reports rejected with 409 because of a newer attempt or a final status.",
+    "duplicate_spans": "Spans that were already stored.",
+    "lost_runners": "Attempts ended because their runner sent no heartbeat.",
+    "timeouts": "Attempts ended because they exceeded their timeout.",
+    "late_spans": "Spans received after the end of their attempt.",
+    "incomplete_traces": "Attempts that ended without their runner's report and may lack spans.",
+}
+
+EXPORT_METRICS = {
+    "sent": ("exported_spans_total", "counter", "Spans that an OTLP target has accepted."),
+    "rejected": ("export_rejected_spans_total", "counter", "Spans that an OTLP target has rejected for good."),
+    "failures": ("export_failures_total", "counter", "Failed attempts to send spans; they are retried."),
+    "waiting": ("export_waiting_spans", "gauge", "Upper bound of the stored spans not yet sent to an OTLP target."),
 }
 
 
 class Metrics:
-    """What one server has answered, and what its store has counted since it started."""
+    """Counts the requests of one server, and renders them with the counters of its store."""
 
-    def __init__(self, store: SqlStore, gate: Gate, exporter: OtlpExporter | None = None) -> None:
+    def __init__(self, store: SqlStore, admission: AdmissionControl, exporter: OtlpExporter | None = None) -> None:
         self._store = store
         self._exporter = exporter
-        self._gate = gate
-        self._operations = {*table(), "health", "ready", "events", "metrics", "v1"}
-        self._answers: Counter[tuple[str, int]] = Counter()
-        self._seconds: dict[str, float] = {}
+        self._admission = admission
+        self._operations = {*operation_table(), "health", "ready", "events", "metrics", "v1"}
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
-    def note(self, path: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+    def record(self, path: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
         name = path[1:].partition("/")[0]
-        if name not in self._operations:  # strangers ask for anything; that is one line
+        if name not in self._operations:  # any other path shares one time series
             name = "other"
-        self._answers[name, status] += 1
-        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        self._requests[name, status] += 1
+        self._seconds[name] += seconds
 
-    async def text(self) -> str:
-        """All of it."""
-        held = await self._store.statistics()
+    async def render(self) -> str:
+        """Return all metrics as text."""
+        statistics = await self._store.statistics()
         exported = await self._exporter.counts() if self._exporter else []
-        lines = (*self._counted(), *self._answered(), *_held(held), *_exported(exported))
+        lines = (*self._store_counters(), *self._request_metrics(), *_gauges(statistics), *_export_metrics(exported))
         return "".join(f"{line}\n" for line in lines)
 
-    def _counted(self) -> Iterator[str]:
-        for name, meaning in COUNTED.items():
-            yield from _head(f"agl_{name}_total", "counter", meaning)
-            yield f"agl_{name}_total {self._store.counters[name]}"
-        yield from _head("agl_refused_total", "counter", "Requests refused with 429 because the store was full.")
-        yield f"agl_refused_total {self._gate.refused}"
+    def _store_counters(self) -> Iterator[str]:
+        for name, meaning in STORE_COUNTERS.items():
+            yield from _metric(f"agl_{name}_total", "counter", meaning, [("", self._store.counters[name])])
+        refused = [("", self._admission.refused)]
+        yield from _metric("agl_refused_total", "counter", "Requests refused with 429 because of the limits.", refused)
 
-    def _answered(self) -> Iterator[str]:
-        yield from _head("agl_requests_total", "counter", "Requests answered, by operation and status.")
-        for (name, status), count in sorted(self._answers.items()):
-            yield f'agl_requests_total{{operation="{name}",status="{status}"}} {count}'
-        yield from _head("agl_request_seconds_total", "counter", "Time spent on them, waiting included.")
-        for name, seconds in sorted(self._seconds.items()):
-            yield f'agl_request_seconds_total{{operation="{name}"}} {seconds:.6f}'
-        yield from _head("agl_bodies_bytes", "gauge", "Bytes of requests being worked on.")
-        yield f"agl_bodies_bytes {self._gate.bytes}"
+    def _request_metrics(self) -> Iterator[str]:
+        counts = [(f'operation="{name}",status="{status}"', count) for (name, status), count in self._requests.items()]
+        yield from _metric("agl_requests_total", "counter", "Requests answered, by operation and status.", counts)
+        seconds = [(f'operation="{name}"', f"{seconds:.6f}") for name, seconds in self._seconds.items()]
+        yield from _metric("agl_request_seconds_total", "counter", "Time spent on them, waiting included.", seconds)
+        held = [("", self._admission.bytes)]
+        yield from _metric("agl_bodies_bytes", "gauge", "Bytes of the requests being processed.", held)
 
 
-def _held(held: Statistics) -> Iterator[str]:
+def _gauges(statistics: Statistics) -> Iterator[str]:
     for kind in ("rollouts", "workers"):
-        yield from _head(f"agl_{kind}", "gauge", f"{kind.capitalize()} by status.")
-        yield from (f'agl_{kind}{{status="{status}"}} {count}' for status, count in held[kind].items())
+        counts = [(f'status="{status}"', count) for status, count in statistics[kind].items()]
+        yield from _metric(f"agl_{kind}", "gauge", f"{kind.capitalize()} by status.", counts)
     for name in ("attempts", "spans", "resources", "queue_depth"):
-        yield from _head(f"agl_{name}", "gauge", name.replace("_", " ").capitalize() + " in the store.")
-        yield f"agl_{name} {held[name]}"
+        meaning = name.replace("_", " ").capitalize() + " in the store."
+        yield from _metric(f"agl_{name}", "gauge", meaning, [("", statistics[name])])
 
 
-_EXPORTED = {
-    "sent": ("exported_spans_total", "counter", "Spans that an OTLP target has taken."),
-    "rejected": ("export_rejected_spans_total", "counter", "Spans that an OTLP target will never take."),
-    "failures": ("export_failures_total", "counter", "Tries to send spans that failed; they are sent again."),
-    "waiting": ("export_waiting_spans", "gauge", "Spans that wait in the store for an OTLP target, at most."),
-}
+def _export_metrics(counts: list[ExportCounts]) -> Iterator[str]:
+    for field, (name, kind, meaning) in EXPORT_METRICS.items() if counts else ():
+        samples = [(f'target="{each.target}"', getattr(each, field)) for each in counts]
+        yield from _metric(f"agl_{name}", kind, meaning, samples)
 
 
-def _exported(counts: list[Counts]) -> Iterator[str]:
-    if not counts:
-        return
-    for field, (name, kind, meaning) in _EXPORTED.items():
-        yield from _head(f"agl_{name}", kind, meaning)
-        yield from (f'agl_{name}{{target="{each.target}"}} {getattr(each, field)}' for each in counts)
-
-
-def _head(name: str, kind: str, meaning: str) -> Iterator[str]:
+def _metric(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, object]]) -> Iterator[str]:
+    """Yield a metric's description, and a line for each of its samples: labels and value."""
     yield f"# HELP {name} {meaning}"
     yield f"# TYPE {name} {kind}"
+    yield from (f"{name}{{{labels}}} {value}" if labels else f"{name} {value}" for labels, value in sorted(samples))

@@ -1,184 +1,217 @@
-"""The contract's operations, answered over ASGI: each in a request of its own, or many in one."""
+"""ASGI application of the store: authorises, executes, answers and logs every request."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Sequence
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 import orjson
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import Response as HttpResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import payload
-from ...errors import AgentLightningError, InvalidInput, WrongMethod
-from ...http.disconnect import while_there
-from ...http.limits import Gate
-from ..operations import IDEMPOTENCY_KEY, JSON, PROBLEM, Answer, Arguments, Operation, problem, table
+from ...errors import AgentLightningError, InvalidInput, StoreUnavailable, WrongMethod
+from ...http.disconnect import cancel_on_disconnect
+from ...http.limits import AdmissionControl, Permit
+from ..operations import Arguments, Operation, operation_table, problem
 from ..sql import SqlStore
-from ..sql.idempotency import AlreadyAnswered, Question, asked
-from . import batch
-from .auth import check_operation
+from ..sql.idempotency import IdempotentRequest
+from .auth import RequestAuthorizer, check_operation
+from .messages import (
+    BATCH_PATH,
+    IDEMPOTENCY_KEY,
+    JSON,
+    PROBLEM,
+    BatchCall,
+    Response,
+    decode_batch,
+    encode_answers,
+)
+from .metrics import Metrics
 
 logger = logging.getLogger(__name__)
+access = logging.getLogger("agentlightning.store.access")
 
-ANSWERED = "agentlightning.answered"
-"""In the scope of a request that carried several operations: method, path and status of each."""
+INTERNAL_ERROR: Final = AgentLightningError("internal error of the store; see its log")
+
+_KEY_HEADER = IDEMPOTENCY_KEY.lower().encode()
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
-class Operations:
-    """The contract's routes, found by the first part of their path; ids in the rest may hold any character."""
+class StoreApp:
+    """Executes the contract's operations, and passes other paths on to `other_routes`.
 
-    def __init__(self, store: SqlStore, otherwise: ASGIApp, gate: Gate) -> None:
+    The first part of a path names the operation; ids in the rest may hold any character.
+    """
+
+    def __init__(
+        self,
+        store: SqlStore,
+        other_routes: ASGIApp,
+        authorizer: RequestAuthorizer,
+        admission: AdmissionControl,
+        metrics: Metrics,
+    ) -> None:
         self._store = store
-        self._gate = gate
-        self._otherwise = otherwise
-        self._table = table()
-        self.ending = False
-        """Nobody may wait any more."""
+        self._other_routes = other_routes
+        self._authorizer = authorizer
+        self._admission = admission
+        self._metrics = metrics
+        self._operations = operation_table()
+        self.is_stopping = False
+        """Requests are answered at once, without waiting."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["raw_path"].decode("latin-1")
-        _, name, *rest = path.split("/")
-        operation = self._table.get(name)
+        if scope["type"] != "http":
+            return
+        started = time.perf_counter()
+        response = _Responder(send)
         try:
-            if path == batch.PATH:
-                await respond(send, await self._answer_many(scope, receive))
-            elif operation is None or len(rest) != len(operation.route.path_parameters):
-                await self._otherwise(scope, receive, send)
-            else:
-                await respond(send, await self._answer(operation, [unquote(part) for part in rest], scope, receive))
+            self._authorizer.authorize(scope)
+            await self._respond(scope, receive, response)
+        except AgentLightningError as error:
+            await problem_response(error)(scope, receive, response)
         except ConnectionResetError:
-            await respond(send, (499, b""))
+            await response.respond((499, b""))
+        except asyncio.CancelledError:  # only a server that stops cancels requests
+            await response.fail(StoreUnavailable("the store is stopping"), scope, receive)
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            await response.fail(INTERNAL_ERROR, scope, receive)
+        finally:
+            seconds = time.perf_counter() - started
+            for method, path, status in response.batch or ((scope["method"], scope["path"], response.status),):
+                self._metrics.record(path, status, seconds)
+                _log(scope, method, path, status, seconds)
+
+    async def _respond(self, scope: Scope, receive: Receive, response: _Responder) -> None:
+        path = scope["raw_path"].decode("latin-1")
+        _, name, *ids = path.split("/")
+        operation = self._operations.get(name)
+        if path == BATCH_PATH:
+            await response.respond(await self._execute_batch(scope, receive, response))
+        elif operation is None or len(ids) != len(operation.path_parameters):
+            await self._other_routes(scope, receive, response)
+        else:
+            await response.respond((200, await self._execute_request(operation, ids, scope, receive)))
 
     # One operation in one request
 
-    async def _answer(self, operation: Operation, ids: list[str], scope: Scope, receive: Receive) -> Answer:
+    async def _execute_request(self, operation: Operation, ids: Sequence[str], scope: Scope, receive: Receive) -> bytes:
         _check_method(scope, operation.route.path, operation.route.method)
-        body = await self._gate.enter(scope, receive)
-        room = _Room(self._gate, len(body))
-        try:
-            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-            path = dict(zip(operation.route.path_parameters, ids, strict=True))
-            limits = self._gate.limits
-            arguments = operation.page(operation.arguments(path, query, body, limits.depth), limits.page)
-            _ask_once(operation, _idempotency_key(scope))
-            return await self._carry_out(operation, arguments, receive, room)
-        except AlreadyAnswered as earlier:
-            return 200, earlier.answer
-        finally:
-            room.leave()
-
-    async def _carry_out(self, operation: Operation, arguments: Arguments, receive: Receive, room: _Room) -> Answer:
-        waits = _WAITS.get(operation.route.name)
-        if waits is None:
-            result = await operation.call(self._store, arguments)
-        else:
-            room.leave()  # who waits takes no room
-            result = await self._long_poll(operation, arguments, receive, *waits)
-        return 200, _encoded(operation, result)
+        with await self._admission.admit(scope, receive) as permit:
+            limits = self._admission.limits
+            if operation.route.method == "GET":
+                query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+                path = zip(operation.path_parameters, map(unquote, ids), strict=True)
+                arguments = operation.validate({**query, **dict(path)})
+            else:
+                arguments = operation.decode_arguments(permit.body, limits.depth)
+            if operation.is_paginated:
+                arguments = operation.limit_page(arguments, limits.page)
+            key = next((value.decode("latin-1") for name, value in scope["headers"] if name == _KEY_HEADER), None)
+            if operation.wait_parameter is not None:
+                return await self._long_poll(operation, arguments, key, receive, permit)
+            return await self._execute(operation, arguments, key)
 
     async def _long_poll(
-        self,
-        operation: Operation,
-        arguments: Arguments,
-        receive: Receive,
-        parameter: str,
-        enough: Callable[[Any, Arguments], bool],
-    ) -> Any:
-        """Answer at once if there is an answer; else wait, but not for a caller that has gone away."""
-        result = await operation.call(self._store, {**arguments, parameter: 0.0})
-        seconds = arguments.get(parameter, None if parameter == "timeout" else 0.0)
-        if seconds == 0.0 or self.ending or enough(result, arguments):
-            return result
-        async with while_there(receive):
-            return await operation.call(self._store, arguments)
-        raise ConnectionResetError("the caller went away")
+        self, operation: Operation, arguments: Arguments, key: str | None, receive: Receive, permit: Permit
+    ) -> bytes:
+        permit.release()  # a waiting request counts against no limit
+        if self.is_stopping:
+            arguments = {**arguments, str(operation.wait_parameter): 0.0}
+        if not _waits(operation, arguments):
+            return await self._execute(operation, arguments, key)
+        async with cancel_on_disconnect(receive):
+            return await self._execute(operation, arguments, key)
+        raise ConnectionResetError("the client disconnected")
 
-    # Several
+    async def _execute(self, operation: Operation, arguments: Arguments, key: str | None) -> bytes:
+        """Return the result as JSON text; under a key that was used before, the stored response."""
+        execute = getattr(SqlStore, operation.implementation)
+        if key is None or not operation.route.mutates:
+            return operation.encode(await execute(self._store, **arguments))
+        payload.check_id(key, IDEMPOTENCY_KEY)
+        request = IdempotentRequest(f"{operation.name}:{key}", operation.encode, operation.decode_stored)
+        result = await execute(self._store.for_request(request), **arguments)
+        return operation.encode(result) if request.response is None else request.response
 
-    async def _answer_many(self, scope: Scope, receive: Receive) -> Answer:
-        _check_method(scope, batch.PATH, "POST")
-        body = await self._gate.enter(scope, receive)
-        try:
-            calls = batch.calls_in(body)
-            answers = await asyncio.gather(*(self._answer_one(call, scope) for call in calls))
-        finally:
-            self._gate.leave(len(body))
-        scope[ANSWERED] = [(*self._asked(call), status) for call, (status, _) in zip(calls, answers, strict=True)]
-        return 200, batch.encode_answers(answers)
+    # Several operations in one request
 
-    async def _answer_one(self, call: batch.Call, scope: Scope) -> Answer:
+    async def _execute_batch(self, scope: Scope, receive: Receive, response: _Responder) -> Response:
+        _check_method(scope, BATCH_PATH, "POST")
+        with await self._admission.admit(scope, receive) as permit:
+            calls = decode_batch(permit.body)
+            answers = await asyncio.gather(*(self._execute_call(call, scope) for call in calls))
+        response.batch = [(*self._line(call), status) for call, (status, _) in zip(calls, answers, strict=True)]
+        return 200, encode_answers(answers)
+
+    async def _execute_call(self, call: BatchCall, scope: Scope) -> Response:
         try:
             check_operation(scope, call.operation)
-            operation = self._brief(call.operation)
-            limits = self._gate.limits
-            arguments = operation.page(operation.arguments_in(bytes(call.arguments), limits.depth), limits.page)
-            _check_does_not_wait(operation, arguments)
-            _ask_once(operation, call.idempotency_key)
-            return 200, _encoded(operation, await operation.call(self._store, arguments))
-        except AlreadyAnswered as earlier:
-            return 200, earlier.answer
+            operation = self._operations.get(call.operation)
+            if operation is None or not operation.batchable:
+                raise InvalidInput(f"{call.operation!r} is not an operation that a batch can hold", field="operation")
+            limits = self._admission.limits
+            arguments = operation.limit_page(
+                operation.decode_arguments(bytes(call.arguments), limits.depth), limits.page
+            )
+            if operation.wait_parameter and arguments.get(operation.wait_parameter):
+                raise InvalidInput(f"a batch cannot hold a waiting {call.operation}", field=operation.wait_parameter)
+            return 200, await self._execute(operation, arguments, call.idempotency_key)
         except AgentLightningError as error:
-            return error.status, _problem(error)
+            return error.status, _encode_problem(error)
         except Exception:
             logger.exception("%s failed", call.operation)
-            return OUR_FAULT.status, _problem(OUR_FAULT)
+            return INTERNAL_ERROR.status, _encode_problem(INTERNAL_ERROR)
 
-    def _asked(self, call: batch.Call) -> tuple[str, str]:
-        operation = self._table.get(call.operation)
-        return ("POST", batch.PATH) if operation is None else (operation.route.method, f"/{call.operation}")
-
-    def _brief(self, name: str) -> Operation:
-        operation = self._table.get(name)
-        if operation is None or not operation.route.brief:
-            raise InvalidInput(f"{name!r} is no operation that travels with others", field="operation")
-        return operation
+    def _line(self, call: BatchCall) -> tuple[str, str]:
+        """Return method and path under which a call of a batch is logged."""
+        operation = self._operations.get(call.operation)
+        return ("POST", BATCH_PATH) if operation is None else (operation.route.method, f"/{call.operation}")
 
 
-OUR_FAULT = AgentLightningError("the store failed; its log says why")
+class _Responder:
+    """Sends one response, and remembers its status."""
+
+    __slots__ = ("_send", "batch", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        self.batch: list[tuple[str, str, int]] = []
+        """Method, path and status of each operation of a batch."""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+    async def respond(self, response: Response) -> None:
+        """Send a whole response of JSON text."""
+        self.status, body = response
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", JSON.encode())]
+        await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def fail(self, error: AgentLightningError, scope: Scope, receive: Receive) -> None:
+        """Send an error, unless a response has begun."""
+        if not self.status:
+            await problem_response(error)(scope, receive, self)
 
 
-async def respond(send: Send, answer: Answer) -> None:
-    """Send an answer as the whole response."""
-    status, body = answer
-    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", JSON.encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def problem_response(error: AgentLightningError) -> Response:
-    """An error as problem+json."""
+def problem_response(error: AgentLightningError) -> HttpResponse:
+    """Return an error as problem+json."""
     headers = {"Allow": error.allowed} if isinstance(error, WrongMethod) else _HEADERS.get(error.status)
-    return Response(_problem(error), status_code=error.status, headers=headers, media_type=PROBLEM)
+    return HttpResponse(_encode_problem(error), status_code=error.status, headers=headers, media_type=PROBLEM)
 
 
-_HEADERS = {
-    401: {"WWW-Authenticate": "Bearer"},
-    429: {"Retry-After": "1"},
-    503: {"Retry-After": "1"},
-}
-
-
-def _problem(error: AgentLightningError) -> bytes:
+def _encode_problem(error: AgentLightningError) -> bytes:
     return orjson.dumps(problem(error))
-
-
-class _Room:
-    """What one request takes of a gate, until it leaves; it may do so twice."""
-
-    __slots__ = ("_gate", "_size")
-
-    def __init__(self, gate: Gate, size: int) -> None:
-        self._gate: Gate | None = gate
-        self._size = size
-
-    def leave(self) -> None:
-        if self._gate is not None:
-            self._gate.leave(self._size)
-            self._gate = None
 
 
 def _check_method(scope: Scope, path: str, allowed: str) -> None:
@@ -186,39 +219,14 @@ def _check_method(scope: Scope, path: str, allowed: str) -> None:
         raise WrongMethod(f"{path} takes {allowed}", allowed=allowed)
 
 
-def _idempotency_key(scope: Scope) -> str | None:
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == _IDEMPOTENCY_KEY), None)
+def _waits(operation: Operation, arguments: Arguments) -> bool:
+    default = None if operation.wait_parameter == "timeout" else 0.0
+    seconds: Any = arguments.get(str(operation.wait_parameter), default)
+    return seconds != 0.0
 
 
-_IDEMPOTENCY_KEY = IDEMPOTENCY_KEY.lower().encode()
-
-
-def _ask_once(operation: Operation, key: str | None) -> None:
-    question = None
-    if key is not None and operation.route.mutates:
-        payload.check_id(key, IDEMPOTENCY_KEY)
-        question = Question(f"{operation.route.name}:{key}", operation.encode)
-    asked.set(question)
-
-
-def _encoded(operation: Operation, result: Any) -> bytes:
-    question = asked.get()
-    kept = None if question is None else question.answer
-    return operation.encode(result) if kept is None else kept
-
-
-# Operations that may wait: the parameter that says how long, and whether a result is worth an answer yet
-_WAITS: dict[str, tuple[str, Callable[[Any, Arguments], bool]]] = {
-    "dequeue_rollout": ("wait", lambda claimed, _: claimed is not None),
-    "dequeue_many_rollouts": ("wait", lambda claimed, _: bool(claimed)),
-    "wait_for_rollouts": (
-        "timeout",
-        lambda finished, arguments: len(finished) == len(set(arguments["rollout_ids"])),
-    ),
-}
-
-
-def _check_does_not_wait(operation: Operation, arguments: Arguments) -> None:
-    parameter, _ = _WAITS.get(operation.route.name, ("", None))
-    if arguments.get(parameter):
-        raise InvalidInput(f"{operation.route.name} that waits does not travel with others", field=parameter)
+def _log(scope: Scope, method: str, path: str, status: int, seconds: float) -> None:
+    if access.isEnabledFor(logging.INFO):
+        host, port = scope.get("client") or ("-", 0)
+        line = (host, port, method, path, scope["http_version"], status, seconds * 1000)
+        access.info('%s:%s "%s %s HTTP/%s" %d %.1fms', *line)

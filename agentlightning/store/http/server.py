@@ -1,17 +1,15 @@
-"""LightningStoreServer: a store served over HTTP, and the life of that server."""
+"""LightningStoreServer: a store served over HTTP, and the lifetime of that server."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import gc
-import logging
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import orjson
 from starlette.applications import Starlette
@@ -19,45 +17,42 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import AgentLightningError, NotFound, StoreUnavailable, WrongMethod
-from ...http.limits import Gate, Limits, patient_protocol
-from ...http.server import Uvicorn
-from ..contract import Capabilities, LightningStore, Route, forwarding
-from ..operations import JSON, openapi
+from ...http.limits import AdmissionControl, Limits, TimeoutProtocol
+from ...http.server import GracefulServer
+from ..contract import Capabilities, LightningStore, Route, implement_operations
 from ..otlp.receive import Otlp
 from ..sql import SqlStore
 from .assets import page_routes
-from .auth import Guard, check_exposure
-from .events import Events
-from .metrics import KIND, Metrics
-from .routes import ANSWERED, OUR_FAULT, Operations, problem_response
+from .auth import RequestAuthorizer, check_tokens
+from .events import ChangeFeed
+from .messages import JSON
+from .metrics import CONTENT_TYPE, Metrics
+from .openapi import openapi
+from .routes import INTERNAL_ERROR, StoreApp, problem_response
 
 if TYPE_CHECKING:
     from ..otlp.export import OtlpExporter
 
-logger = logging.getLogger(__name__)
-access = logging.getLogger("agentlightning.store.access")
-
-DEFAULT_PORT = 4747
-DRAIN_SECONDS = 6
-"""How long requests under way may take after SIGTERM; with what else has to end, the process is gone within ten."""
+DEFAULT_PORT: Final = 4747
+DRAIN_SECONDS: Final = 6
+"""Time for requests in flight after SIGTERM; with everything else that has to stop, the process exits within ten."""
 
 
-def _within(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+def _local(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
     async def call(self: LightningStoreServer, *args: Any, **kwargs: Any) -> Any:
         return await getattr(self.store, route.name)(*args, **kwargs)
 
     return call
 
 
-@forwarding(_within)
+@implement_operations(_local)
 class LightningStoreServer(LightningStore):
-    """Serves a store at `endpoint`, and is that store itself for those in the same process.
+    """Serves a store at `endpoint`, and is that store for callers in the same process.
 
-    Beyond this machine (any `host` that is not loopback) it needs a `token`. `port` None is 4747, 0 any free one.
-    While it serves, an `exporter` sends the store's spans on to other places.
+    A `host` that other machines can reach requires a `token`. `port` None is 4747, 0 any free one. While the server
+    runs, an `exporter` sends the store's spans to OTLP targets.
     """
 
     def __init__(
@@ -72,19 +67,19 @@ class LightningStoreServer(LightningStore):
         limits: Limits | None = None,
         exporter: OtlpExporter | None = None,
     ) -> None:
-        check_exposure(host, token, runner_token)
+        check_tokens(host, token, runner_token)
         self.store = store
         self.host = host
         self.port = DEFAULT_PORT if port is None else port
         self._limits = limits or Limits()
-        self._guard = Guard(host, token, allowed_hosts, runner_token=runner_token)
+        self._authorizer = RequestAuthorizer(host, token, allowed_hosts, runner_token=runner_token)
         self._exporter = exporter
-        self._server: Uvicorn | None = None
+        self._server: GracefulServer | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def endpoint(self) -> str:
-        """The URL for a `LightningStoreClient`."""
+        """URL for a `LightningStoreClient`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
@@ -98,36 +93,36 @@ class LightningStoreServer(LightningStore):
         return f"{self.endpoint}/v1/traces"
 
     async def start(self) -> None:
-        """Serve from a thread of its own; returns when requests are answered. Raises `StoreUnavailable`."""
-        listening = self._listen()
+        """Serve from a thread; return when requests are answered. Raises `StoreUnavailable`."""
+        listener = self._listen()
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.start)
-        answering = threading.Event()
-        self._server = self._uvicorn(answering.set)
-        self._thread = threading.Thread(target=self._server.run, args=([listening],), name="agl-serve", daemon=True)
+        started = threading.Event()
+        self._server = self._make_server(started.set)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="agl-serve", daemon=True)
         self._thread.start()
-        await asyncio.to_thread(answering.wait)
+        await asyncio.to_thread(started.wait)
 
     async def stop(self) -> None:
-        """Answer what is under way, and stop serving. The store itself stays open."""
+        """Answer the requests in flight, and stop serving. The store itself stays open."""
         if self._server is None or self._thread is None:
             return
-        self._server.end()
+        self._server.request_stop()
         await asyncio.to_thread(self._thread.join)
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.stop)
         self._server = self._thread = None
 
-    def run_forever(self, on_answering: Callable[[], None] = lambda: None) -> None:
+    def run_forever(self, on_started: Callable[[], None] = lambda: None) -> None:
         """Serve from this thread until SIGINT or SIGTERM, then drain. Raises `StoreUnavailable`.
 
-        `on_answering` is called once `endpoint` answers, and a signal ends it cleanly.
+        `on_started` is called when requests are answered and signals are handled.
         """
-        listening = self._listen()
+        listener = self._listen()
         if self._exporter is not None:
             self._exporter.start()
-        _collect_less_garbage()
-        self._uvicorn(on_answering).run([listening])
+        _reduce_garbage_collection()
+        self._make_server(on_started).run([listener])
         if self._exporter is not None:
             self._exporter.stop()
 
@@ -139,71 +134,72 @@ class LightningStoreServer(LightningStore):
     def _listen(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
-            listening = socket.create_server((self.host, self.port), family=family, backlog=2048)
+            listener = socket.create_server((self.host, self.port), family=family, backlog=2048)
         except OSError as error:
             raise StoreUnavailable(
                 f"cannot listen on {self.host}:{self.port}: {error.strerror}. Is another store running? "
                 "Stop it, or choose another --port."
             ) from None
-        self.port = listening.getsockname()[1]
-        return listening
+        self.port = listener.getsockname()[1]
+        return listener
 
-    def _uvicorn(self, on_answering: Callable[[], None]) -> Uvicorn:
+    def _make_server(self, on_started: Callable[[], None]) -> GracefulServer:
         store = cast("SqlStore", self.store)
-        gate = Gate(self._limits)
-        metrics = Metrics(store, gate, self._exporter)
-        operations = Operations(store, build_app(store, metrics, gate), gate)
+        admission = AdmissionControl(self._limits)
+        metrics = Metrics(store, admission, self._exporter)
+        other_routes = _other_routes(store, metrics, admission)
+        app = StoreApp(store, other_routes, self._authorizer, admission, metrics)
 
-        def send_home() -> None:
-            operations.ending = True
+        def release_waiting_requests() -> None:
+            app.is_stopping = True
             if isinstance(self.store, SqlStore):
                 self.store.release_waiters()
 
-        return Uvicorn(
-            _FrontDoor(operations, self._guard, metrics),
-            http=patient_protocol(self._limits),
+        return GracefulServer(
+            app,
+            http=functools.partial(TimeoutProtocol, limits=self._limits),
             drain_seconds=DRAIN_SECONDS,
-            on_answering=on_answering,
-            on_ending=send_home,
+            on_started=on_started,
+            on_stopping=release_waiting_requests,
         )
 
 
-def build_app(store: SqlStore, metrics: Metrics, gate: Gate) -> Starlette:
-    """What stands beside the operations of the contract."""
+def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl) -> Starlette:
+    """Return the routes that are not operations of the contract."""
 
-    async def describe(_: Request) -> Response:
-        return Response(await asyncio.to_thread(_description), media_type=JSON)
+    async def get_openapi(_: Request) -> Response:
+        return Response(await asyncio.to_thread(_openapi), media_type=JSON)
 
-    async def health(_: Request) -> Response:
+    async def get_health(_: Request) -> Response:
         return _json({"status": "ok", "version": version("agentlightning"), "durability": store.durability})
 
-    async def ready(_: Request) -> Response:
-        await store.get_worker_by_id("is the database there?")
+    async def get_ready(_: Request) -> Response:
+        await store.get_worker_by_id("ready?")  # fails unless the database responds
         return _json({"status": "ready"})
 
-    async def counted(_: Request) -> Response:
-        return Response(await metrics.text(), media_type=KIND)
+    async def get_metrics(_: Request) -> Response:
+        return Response(await metrics.render(), media_type=CONTENT_TYPE)
 
     return Starlette(
         routes=[
-            HttpRoute("/openapi.json", describe, methods=["GET"]),
-            HttpRoute("/health", health, methods=["GET"]),
-            HttpRoute("/ready", ready, methods=["GET"]),
-            HttpRoute("/metrics", counted, methods=["GET"]),
+            HttpRoute("/openapi.json", get_openapi, methods=["GET"]),
+            HttpRoute("/health", get_health, methods=["GET"]),
+            HttpRoute("/ready", get_ready, methods=["GET"]),
+            HttpRoute("/metrics", get_metrics, methods=["GET"]),
             *page_routes(),
-            *Events(store).routes(),
-            *Otlp(store, gate).routes(),
+            *ChangeFeed(store).routes(),
+            *Otlp(store, admission).routes(),
         ],
         exception_handlers={
-            HTTPException: _no_such_route,
-            AgentLightningError: _what_went_wrong,
-            Exception: _our_fault,
+            HTTPException: _answer_unknown_route,
+            AgentLightningError: _answer_error,
+            Exception: _answer_internal_error,
         },
     )
 
 
-def _collect_less_garbage() -> None:
-    # Requests leave hardly any cycles behind; looking for them among all modules every few hundred spans cost a tenth
+def _reduce_garbage_collection() -> None:
+    # Requests create hardly any reference cycles; searching all modules for them every few hundred spans took a tenth
     # of the server's time.
     gc.collect()
     gc.freeze()
@@ -211,83 +207,27 @@ def _collect_less_garbage() -> None:
 
 
 @functools.cache
-def _description() -> bytes:
-    # Made when somebody asks for it: this takes longer than all the rest of a start.
+def _openapi() -> bytes:
+    # Made on the first request: this takes longer than the rest of the start.
     return orjson.dumps(openapi(version("agentlightning")))
 
 
-async def _no_such_route(request: Request, error: Exception) -> Response:
+async def _answer_unknown_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "GET")
         return problem_response(WrongMethod(f"{request.url.path} takes {allowed}", allowed=allowed))
-    return problem_response(NotFound(f"there is nothing at {request.url.path}; /openapi.json lists what there is"))
+    return problem_response(NotFound(f"no route {request.url.path}; /openapi.json lists the routes"))
 
 
-async def _what_went_wrong(_: Request, error: Exception) -> Response:
+async def _answer_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, AgentLightningError)
     return problem_response(error)
 
 
-async def _our_fault(_: Request, __: Exception) -> Response:
-    return problem_response(OUR_FAULT)
+async def _answer_internal_error(_: Request, __: Exception) -> Response:
+    return problem_response(INTERNAL_ERROR)
 
 
 def _json(value: Any) -> Response:
     return Response(orjson.dumps(value), media_type=JSON)
-
-
-class _FrontDoor:
-    """Guards, times and logs every request, and turns what went wrong into problem+json."""
-
-    def __init__(self, app: ASGIApp, guard: Guard, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._app = app
-        self._guard = guard
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        started = time.perf_counter()
-        status = 0
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            self._guard.check(scope)
-            await self._app(scope, receive, noting)
-        except AgentLightningError as error:
-            await problem_response(error)(scope, receive, noting)
-        except asyncio.CancelledError:  # only a server that ends gives up a request
-            if not status:
-                await problem_response(StoreUnavailable("the store ends, and has no time left for this"))(
-                    scope, receive, noting
-                )
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
-            if not status:
-                await problem_response(OUR_FAULT)(scope, receive, noting)
-        finally:
-            seconds = time.perf_counter() - started
-            for method, path, each in scope.get(ANSWERED, ((scope["method"], scope["path"], status),)):
-                self._metrics.note(path, each, seconds)
-                _log(scope, method, path, each, seconds)
-
-
-def _log(scope: Scope, method: str, path: str, status: int, seconds: float) -> None:
-    if access.isEnabledFor(logging.INFO):
-        client = scope.get("client") or ("-", 0)
-        access.info(
-            '%s:%s "%s %s HTTP/%s" %d %.1fms',
-            client[0],
-            client[1],
-            method,
-            path,
-            scope["http_version"],
-            status,
-            seconds * 1000,
-        )

@@ -1,63 +1,71 @@
-"""What every part of the SQL store stands on: transactions at one moment, answers given once, pages."""
+"""The base of the SQL store: transactions at one moment, idempotent writes, pages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from copy import copy
+from typing import Any, Self, TypeVar
 
 from ... import payload
+from ...errors import Conflict
 from ...types import PaginatedResult
 from ..contract import FilterLogic, LightningStore, SortOrder
 from ..db.clock import Clock
-from ..db.database import Body, Database, Place, Row, Transaction
+from ..db.database import Body, ConflictKey, Database, Row, Transaction
 from ..db.signals import Signals
-from .idempotency import AlreadyAnswered, asked, once
+from .idempotency import IdempotentRequest, changed_something
 from .query import Query, Rows, check_page
-from .single_flight import Shared
-from .transitions import Moves
+from .single_flight import SingleFlightCache
+from .transitions import TransitionWriter
 
 T = TypeVar("T")
 
-FEW = 16
-"""So many rows, found by their ids, are a brief matter."""
+SMALL_READ_ROWS = 16
+"""Up to this many rows, found by their ids, are read in the caller's thread."""
 
 
 class SqlBase(LightningStore):
     """A store over one `Database`, without its operations."""
 
     read_only = False
-    """Whoever looks at it need not be offered what would change it."""
+    """Clients, such as the dashboard, hide what would change a read-only store."""
+    _request: IdempotentRequest | None = None
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self.counters = database.counters
-        """What happened since the store was opened; `metrics.py` says what is counted."""
-        self._shared = Shared()
+        """Events since the store was opened; `metrics.py` says what is counted."""
+        self._single_flight = SingleFlightCache()
 
     @property
     def signals(self) -> Signals:
-        """Who is told what commits change."""
+        """Signals that commits send."""
         return self._database.signals
 
-    def _moves(self, transaction: Transaction) -> Moves:
-        return Moves(transaction, self._database.dialect, self._clock.now(), self._clock.lease())
+    def _transitions(self, transaction: Transaction) -> TransitionWriter:
+        return TransitionWriter(transaction, self._database.dialect, self._clock.now(), self._clock.lease())
 
-    async def _write(self, body: Body[T], place: Place | None = None) -> T:
-        question = asked.get()
-        if question is None:
-            return await self._database.write(body, place=place)
-        answering = once(question, body, self._clock.lease())
-        result = await self._database.write(answering, key=question.key, place=place)
-        if isinstance(result, AlreadyAnswered):
-            raise result
-        return result
+    def for_request(self, request: IdempotentRequest | None) -> Self:
+        """Return this store as one request sees it: what it changes is stored together with its response."""
+        if request is None:
+            return self
+        view = copy(self)
+        view._request = request
+        return view
 
-    async def _fetch(self, sql: str, *values: Any, brief: bool = False) -> Sequence[Row]:
+    async def _write(self, body: Body[T], conflict_key: ConflictKey | None = None) -> T:
+        request = self._request
+        if request is None:
+            return await self._database.write(body, conflict_key=conflict_key)
+        once = execute_once(request, body, self._clock.lease())
+        return await self._database.write(once, key=request.key, conflict_key=conflict_key)
+
+    async def _fetch(self, sql: str, *values: Any, short: bool = False) -> Sequence[Row]:
         async def body(transaction: Transaction) -> Sequence[Row]:
             return await transaction.fetch(sql, *values)
 
-        return await self._database.read(body, brief=brief, single=True)
+        return await self._database.read(body, short=short, single_statement=True)
 
     async def _page(
         self,
@@ -69,7 +77,7 @@ class SqlBase(LightningStore):
         offset: int,
         cursor: str | None,
         *,
-        brief: bool = False,
+        short: bool = False,
     ) -> PaginatedResult[T]:
         check_page(limit, offset, logic, order, cursor)
         if cursor is not None:
@@ -78,12 +86,36 @@ class SqlBase(LightningStore):
         async def body(transaction: Transaction) -> Rows:
             return await query.page(transaction, logic=logic, limit=limit, offset=offset)
 
-        page = await self._database.read(body, brief=brief)
+        page = await self._database.read(body, short=short)
         return PaginatedResult[Any].model_construct(
             items=[noun(row) for row in page.rows], limit=limit, offset=offset, total=page.total, cursor=page.cursor
         )
 
 
-def check_worker(worker_id: str | None) -> None:
+def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Body[T]:
+    """Return `body` as a transaction that replays the stored response of a repeated request."""
+
+    async def once(transaction: Transaction) -> T:
+        request.response = None  # this may be the second try of a group that was rolled back
+        stored = await transaction.stored_response(request.key)
+        if stored is not None:
+            return request.replay(stored)
+        try:
+            result = await body(transaction)
+        except Conflict:
+            # Another server may have executed the same request by now: then its response is there.
+            stored = await transaction.stored_response(request.key, recheck=True)
+            if stored is None:
+                raise
+            return request.replay(stored)
+        if changed_something(result):
+            request.response, request.time = request.encode(result), lease
+            await transaction.store_response(request.key, request.response, lease)
+        return result
+
+    return once
+
+
+def check_worker_id(worker_id: str | None) -> None:
     if worker_id is not None:
         payload.check_id(worker_id, "worker_id")

@@ -1,32 +1,32 @@
-"""Into the queue and out of it: enqueue, claim, wait for something to claim."""
+"""The task queue: enqueue rollouts, claim them, wait for one to claim."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any, TypeVar, cast
 
 from ... import payload
 from ...errors import InvalidInput
 from ...types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
-from ..db.database import HEAD, NEW, Body, Transaction
-from ..db.signals import QUEUE, news
+from ..db.database import NEW_ROLLOUTS, QUEUE_HEAD, Body, Transaction
+from ..db.signals import QUEUE, change_topic
 from . import rows
-from .base import SqlBase, check_worker
-from .idempotency import asked
-from .resources import version_of
+from .base import SqlBase, check_worker_id
+from .resources import resolve_version
 from .transitions import TAIL
 
 T = TypeVar("T")
 
 MOST_CLAIMED = 10_000
-"""At once: the answer is held in memory, and the limits of claims that gather in a group are added up."""
+"""Rollouts per claim: the result is held in memory, and PostgreSQL adds up the limits of a group of claims."""
 
 
 class Queue(SqlBase):
-    """The task queue: the rows of `rollouts` that have a place in it."""
+    """The queue consists of the rows of `rollouts` that have a `queue_position`."""
 
     async def start_rollout(
         self,
@@ -37,16 +37,16 @@ class Queue(SqlBase):
         metadata: dict[str, Any] | None = None,
         worker_id: str | None = None,
     ) -> AttemptedRollout:
-        request = _Request(input, mode, resources_id, config, metadata)
-        check_worker(worker_id)
+        request = _NewRollout(input, mode, resources_id, config, metadata)
+        check_worker_id(worker_id)
 
         async def body(transaction: Transaction) -> AttemptedRollout:
             (rollout,) = await self._insert(transaction, [request], "NULL")
-            moves = self._moves(transaction)
-            (begun,) = await moves.begin([(await moves.rollout_row(rollout.rollout_id), 0)], worker_id)
+            transitions = self._transitions(transaction)
+            (begun,) = await transitions.begin([(await transitions.rollout_row(rollout.rollout_id), 0)], worker_id)
             return begun
 
-        return await self._write(body, NEW)
+        return await self._write(body, NEW_ROLLOUTS)
 
     async def enqueue_rollout(
         self,
@@ -56,29 +56,29 @@ class Queue(SqlBase):
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
-        request = _Request(input, mode, resources_id, config, metadata)
+        request = _NewRollout(input, mode, resources_id, config, metadata)
 
         async def body(transaction: Transaction) -> Rollout:
             return (await self._enqueue(transaction, [request]))[0]
 
-        return await self._write(body, NEW)
+        return await self._write(body, NEW_ROLLOUTS)
 
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> list[Rollout]:
         requests = [
-            _Request(asked.input, asked.mode, asked.resources_id, asked.config, asked.metadata) for asked in rollouts
+            _NewRollout(each.input, each.mode, each.resources_id, each.config, each.metadata) for each in rollouts
         ]
 
         async def body(transaction: Transaction) -> list[Rollout]:
             return await self._enqueue(transaction, requests)
 
-        return await self._write(body, NEW)
+        return await self._write(body, NEW_ROLLOUTS)
 
     async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> AttemptedRollout | None:
         async def one(transaction: Transaction) -> AttemptedRollout | None:
             claimed = await self._claim(transaction, 1, worker_id)
             return claimed[0] if claimed else None
 
-        check_worker(worker_id)
+        check_worker_id(worker_id)
         return await self._claim_or_wait(one, wait)
 
     async def dequeue_many_rollouts(
@@ -87,62 +87,62 @@ class Queue(SqlBase):
         async def many(transaction: Transaction) -> list[AttemptedRollout]:
             return await self._claim(transaction, min(limit, MOST_CLAIMED), worker_id)
 
-        check_worker(worker_id)
+        check_worker_id(worker_id)
         if limit < 0:
             raise InvalidInput("limit cannot be negative", field="limit")
         return await self._claim_or_wait(many, wait) if limit else []
 
-    async def _enqueue(self, transaction: Transaction, requests: Sequence[_Request]) -> list[Rollout]:
+    async def _enqueue(self, transaction: Transaction, requests: Sequence[_NewRollout]) -> list[Rollout]:
         enqueued = list[Rollout]()
-        for _, alike in groupby(requests, lambda request: request.resources_id):
-            enqueued += await self._insert(transaction, list(alike), TAIL)
+        for _, group in groupby(requests, lambda request: request.resources_id):
+            enqueued += await self._insert(transaction, list(group), TAIL)
         for rollout in enqueued:
-            transaction.announce(QUEUE, 1)
-            transaction.announce(news("rollout", rollout.rollout_id))
+            transaction.notify(QUEUE, 1)
+            transaction.notify(change_topic("rollout", rollout.rollout_id))
         return enqueued
 
-    async def _insert(self, transaction: Transaction, requests: Sequence[_Request], position: str) -> list[Rollout]:
-        """New rollouts, which have the resources they ask for in common."""
+    async def _insert(self, transaction: Transaction, requests: Sequence[_NewRollout], position: str) -> list[Rollout]:
+        """Insert rollouts that all name the same resources."""
         resources_id = requests[0].resources_id
-        given = () if resources_id is None else await version_of(transaction, resources_id)
+        version = () if resources_id is None else await resolve_version(transaction, resources_id)
         sql = _INSERT[resources_id is None].format(position=position)
-        now, made = self._clock.now(), dict[int, Rollout]()
-        while missing := [place for place in range(len(requests)) if place not in made]:
-            # More than once now and then, since 48 random bits meet among millions.
-            wanted = [requests[place].columns(now) for place in missing]
-            inserted = await transaction.fetch_each(sql, [(*columns, *given) for columns in wanted])
-            for place, columns, found in zip(missing, wanted, inserted, strict=True):
-                for _, resources_id, version in found:
-                    made[place] = _made(columns, resources_id, version)
-        return [made[place] for place in range(len(requests))]
+        now, inserted = self._clock.now(), dict[int, Rollout]()
+        while missing := [index for index in range(len(requests)) if index not in inserted]:
+            # A second round is rare: 48 random bits collide once in millions of rollouts.
+            columns = [requests[index].columns(now) for index in missing]
+            found = await transaction.fetch_each(sql, [(*each, *version) for each in columns])
+            for index, each, returned in zip(missing, columns, found, strict=True):
+                for _, resources_id, resources_version in returned:
+                    inserted[index] = _as_rollout(each, resources_id, resources_version)
+        return [inserted[index] for index in range(len(requests))]
 
     async def _claim_or_wait(self, claim: Body[T], wait: float) -> T:
-        """Claim now, or when word comes that there is something, until `wait` seconds have passed."""
+        """Claim now, or as soon as something is enqueued within `wait` seconds."""
         if wait <= 0:
-            return await self._claim_safely(claim)
+            return await self._claim_unless_cancelled(claim)
         deadline = time.monotonic() + wait
         with self._database.signals.listen(QUEUE) as waiter:
             while True:
-                claimed = await self._claim_safely(claim)
+                claimed = await self._claim_unless_cancelled(claim)
                 left = deadline - time.monotonic()
                 if claimed or left <= 0 or waiter.released:
                     return claimed
                 await waiter.wait(left)
 
-    async def _claim_safely(self, claim: Body[T]) -> T:
-        """A claim whose caller is cancelled meanwhile goes back to where it was in the queue."""
-        claiming = asyncio.ensure_future(self._write(claim, HEAD))
+    async def _claim_unless_cancelled(self, claim: Body[T]) -> T:
+        """Claim, and undo the claim when the caller is cancelled meanwhile."""
+        claiming = asyncio.ensure_future(self._write(claim, QUEUE_HEAD))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            claimed = await _in_spite_of_cancellation(claiming)
+            claimed = await _finish_despite_cancellation(claiming)
             if claimed:
-                await _in_spite_of_cancellation(asyncio.ensure_future(self._give_back(claimed)))
+                await _finish_despite_cancellation(asyncio.ensure_future(self._undo(claimed)))
             raise
 
     async def _claim(self, transaction: Transaction, limit: int, worker_id: str | None) -> list[AttemptedRollout]:
-        moves = self._moves(transaction)
-        queued = await moves.next_queued(limit)
+        transitions = self._transitions(transaction)
+        queued = await transitions.next_queued(limit)
         if not queued and worker_id is not None:
             await transaction.execute(
                 "INSERT INTO workers (worker_id, status, last_dequeue_time) VALUES (?1, 'idle', ?2) "
@@ -150,15 +150,15 @@ class Queue(SqlBase):
                 worker_id,
                 self._clock.now(),
             )
-        return await moves.begin([(row, row[-1]) for row in queued], worker_id)
+        return await transitions.begin([(row, row[-1]) for row in queued], worker_id)
 
-    async def _give_back(self, claimed: Any) -> None:
+    async def _undo(self, claimed: Any) -> None:
         rollouts = cast("list[AttemptedRollout]", claimed if isinstance(claimed, list) else [claimed])
-        question = asked.get()
+        request = self._request
 
         async def body(transaction: Transaction) -> None:
-            if question and not await transaction.take_back_answer(question.key, question.time):
-                return  # its caller has asked again meanwhile, and was told
+            if request and not await transaction.revoke_response(request.key, request.time):
+                return  # the caller has repeated the request meanwhile, and holds the claim
             for rollout in rollouts:
                 await _undo_claim(transaction, rollout)
 
@@ -179,14 +179,14 @@ _INSERT = {
     True: _insert_sql(f"{_LATEST.format('resources_id')}, {_LATEST.format('version')}"),
     False: _insert_sql("?7, ?8"),
 }
-"""A new rollout in one statement; with the latest resources, or with those given."""
+"""Insert one rollout: True with the latest resources, False with the given ones."""
 
 
 _Columns = tuple[str, bytes, float, RolloutMode | None, bytes, bytes]
 
 
-class _Request:
-    """A rollout to be made, as the columns it will fill."""
+class _NewRollout:
+    """A rollout to insert, encoded once however often the transaction runs."""
 
     def __init__(
         self,
@@ -197,45 +197,32 @@ class _Request:
         metadata: dict[str, Any] | None,
     ) -> None:
         if mode not in (None, "train", "val", "test"):
-            raise InvalidInput(f"mode is 'train', 'val', 'test' or None, not {mode!r}", field="mode")
-        self.input_json = payload.dumps(input, field="input")
+            raise InvalidInput(f"mode must be 'train', 'val', 'test' or None, not {mode!r}", field="mode")
+        self.input_json = payload.dumps_unchecked(input, field="input")
         self.mode: RolloutMode | None = mode
         self.resources_id = resources_id
         self.config_json = rows.NO_CONFIG if config is None else rows.config_json(config)
-        self.metadata_json = payload.dumps(metadata or {}, field="metadata")
+        self.metadata_json = payload.dumps_unchecked(metadata, field="metadata") if metadata else b"{}"
 
     def columns(self, now: float) -> _Columns:
-        """What `_INSERT` begins with; under a new id each time."""
+        """Return the first values of `_INSERT`, with a new id each time."""
         return rows.new_id("ro", 12), self.input_json, now, self.mode, self.config_json, self.metadata_json
 
 
-def _made(columns: _Columns, resources_id: str | None, version: int | None) -> Rollout:
+def _as_rollout(columns: _Columns, resources_id: str | None, version: int | None) -> Rollout:
     rollout_id, input_json, start_time, mode, config_json, metadata_json = columns
-    return rows.rollout(
-        (
-            rollout_id,
-            input_json,
-            start_time,
-            None,
-            mode,
-            resources_id,
-            version,
-            "queuing",
-            config_json,
-            metadata_json,
-            None,
-        )
-    )
+    row = (rollout_id, input_json, start_time, None, mode, resources_id, version, "queuing")
+    return rows.rollout((*row, config_json, metadata_json, None))
 
 
 async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> None:
-    """Unless something has happened to it since: the attempt was never made, the rollout is first in the queue."""
-    untouched = await transaction.fetch(
+    """Delete the attempt and put the rollout first in the queue, unless the attempt has reported since."""
+    deleted = await transaction.fetch(
         "DELETE FROM attempts WHERE rollout_id = ?1 AND attempt_id = ?2 AND status = 'preparing' RETURNING sequence_id",
         rollout.rollout_id,
         rollout.attempt.attempt_id,
     )
-    if not untouched:
+    if not deleted:
         return
     earlier = await transaction.fetch(
         "SELECT attempt_id, sequence_id FROM attempts WHERE rollout_id = ?1 ORDER BY sequence_id DESC LIMIT 1",
@@ -251,16 +238,13 @@ async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> No
         attempt_id,
         attempts,
     )
-    transaction.announce(QUEUE, 1)
-    transaction.announce(news("rollout", rollout.rollout_id))
+    transaction.notify(QUEUE, 1)
+    transaction.notify(change_topic("rollout", rollout.rollout_id))
 
 
-async def _in_spite_of_cancellation(work: asyncio.Future[T] | Awaitable[T]) -> T | None:
-    """Finish `work` although the caller is being cancelled; None when it failed."""
-    future = asyncio.ensure_future(work)
+async def _finish_despite_cancellation(future: asyncio.Future[T]) -> T | None:
+    """Await `future` although the caller is being cancelled; return None when it failed."""
     while not future.done():
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
     return None if future.cancelled() or future.exception() else future.result()

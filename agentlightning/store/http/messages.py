@@ -1,0 +1,81 @@
+"""HTTP messages that server and client share: headers, media types, and batches of operations.
+
+A client sends calls made at the same time in one request. Each operation of a batch is executed, answered and, where it
+fails, refused by itself; they run concurrently, in no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from ...errors import InvalidInput
+
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+
+LONG_POLL_SECONDS: Final = 25.0
+"""Maximum of one long poll; proxies and firewalls keep a silent connection open for at least 30."""
+
+BATCH_PATH: Final = "/batch"
+MAX_BATCH_SIZE: Final = 256
+"""Operations in one request."""
+
+Response = tuple[int, bytes]
+"""Status and body."""
+
+
+class BatchCall(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """One operation of a batch, with all its arguments by name."""
+
+    operation: str
+    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+    idempotency_key: str | None = None
+
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+    operations: list[BatchCall]
+
+
+class _BatchAnswer(msgspec.Struct):
+    status: int
+    body: msgspec.Raw
+
+
+class _BatchAnswers(msgspec.Struct):
+    answers: list[_BatchAnswer]
+
+
+_encoder = msgspec.json.Encoder()
+_batch = msgspec.json.Decoder(_Batch)
+_answers = msgspec.json.Decoder(_BatchAnswers)
+
+
+def encode_batch(calls: Sequence[BatchCall]) -> bytes:
+    """Encode the body of a batch request."""
+    return _encoder.encode(_Batch(list(calls)))
+
+
+def decode_batch(body: bytes) -> list[BatchCall]:
+    """Return the operations of a batch request. Raises `InvalidInput`."""
+    try:
+        calls = _batch.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = f"the body of {BATCH_PATH} must be a JSON object with a list of operations: {error}"
+        raise InvalidInput(message, field="body") from None
+    if len(calls.operations) > MAX_BATCH_SIZE:
+        raise InvalidInput(f"a batch holds at most {MAX_BATCH_SIZE} operations", field="operations")
+    return calls.operations
+
+
+def encode_answers(responses: Sequence[Response]) -> bytes:
+    """Encode the body of a batch response: the answers in the order of the calls."""
+    return _encoder.encode(_BatchAnswers([_BatchAnswer(status, msgspec.Raw(body)) for status, body in responses]))
+
+
+def decode_answers(body: bytes) -> list[Response]:
+    """Return the answers of a batch response."""
+    return [(answer.status, bytes(answer.body)) for answer in _answers.decode(body).answers]

@@ -1,0 +1,287 @@
+"""The client's HTTP transport: connections, batches of concurrent calls, and the state of the connection.
+
+A call is sent at once while few requests are in flight; otherwise calls gather until one of them returns. No timer
+delays a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from ... import payload
+from ...errors import AgentLightningError, StoreUnavailable
+from ..operations import Arguments, Operation, error_from_problem
+from .messages import (
+    BATCH_PATH,
+    IDEMPOTENCY_KEY,
+    JSON,
+    MAX_BATCH_SIZE,
+    BatchCall,
+    Response,
+    decode_answers,
+    encode_batch,
+)
+
+logger = logging.getLogger(__name__)
+
+RESPONSE_TIMEOUT: Final = 60.0
+CONNECT_TIMEOUT: Final = 10.0
+STREAMED_BODY_SIZE: Final = 2**20
+"""Bytes from which a body is sent in pieces, so that it does not block the event loop."""
+
+MAX_IN_FLIGHT: Final = 2
+"""Requests in flight before calls gather: while the store processes one, the client prepares the other."""
+MAX_BATCH_BYTES: Final = 2**20
+"""Arguments in one batch; a call with more is sent alone."""
+SLOW_REQUEST_SECONDS: Final = 0.25
+"""After this time a request in flight no longer holds back others."""
+
+_UNAVAILABLE = frozenset({429, 502, 503, 504})
+
+Outcome = Response | StoreUnavailable
+"""The response to a call, or the reason why there is none yet."""
+
+
+@dataclass(slots=True)
+class StoreCall:
+    """One call to the store, identical on every try."""
+
+    operation: Operation
+    arguments: Arguments
+    path: str
+    query: dict[str, str]
+    body: bytes | None
+    idempotency_key: str | None
+    wait: float
+    """Seconds that the store may wait before it answers."""
+
+    def for_batch(self) -> BatchCall:
+        """Return the call as a part of a batch."""
+        body = payload.dumps_fields(self.arguments) if self.body is None else self.body
+        return BatchCall(self.operation.name, msgspec.Raw(body), self.idempotency_key)
+
+
+class Transport:
+    """Sends calls to the store at `url`, from any event loop and thread."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.connection = ConnectionState(url)
+        self._url = url
+        self._sessions = _Sessions({"Authorization": f"Bearer {token}"} if token else {})
+        self._batchers: WeakKeyDictionary[asyncio.AbstractEventLoop, RequestBatcher] = WeakKeyDictionary()
+
+    async def send(self, call: StoreCall) -> Outcome:
+        """Send a call once, alone or in a batch."""
+        if call.wait > 0 or not call.operation.batchable:
+            return await self._send_alone(call)
+        loop = asyncio.get_running_loop()
+        batcher = self._batchers.get(loop)
+        if batcher is None:
+            batcher = self._batchers[loop] = RequestBatcher(self._send_alone, self._send_batch)
+        return await batcher.send(call)
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop."""
+        await self._sessions.close()
+
+    async def _send_alone(self, call: StoreCall) -> Outcome:
+        headers = {} if call.idempotency_key is None else {IDEMPOTENCY_KEY: call.idempotency_key}
+        url = URL(self._url + call.path, encoded=True).with_query(call.query)
+        return await self._request(call.operation.route.method, url, call.body, headers, call.wait + RESPONSE_TIMEOUT)
+
+    async def _send_batch(self, calls: Sequence[StoreCall]) -> Sequence[Outcome]:
+        body = encode_batch([call.for_batch() for call in calls])
+        outcome = await self._request("POST", URL(self._url + BATCH_PATH), body, {}, RESPONSE_TIMEOUT)
+        if isinstance(outcome, StoreUnavailable):
+            return [outcome] * len(calls)
+        status, text = outcome
+        if status != 200:  # the batch is refused as a whole; each call alone may be accepted
+            return await asyncio.gather(*(self._send_alone(call) for call in calls))
+        return [_outcome(*answer) for answer in decode_answers(text)]
+
+    async def _request(
+        self, method: str, url: URL, body: bytes | None, headers: dict[str, str], timeout: float
+    ) -> Outcome:
+        session = await self._sessions.get()
+        data = body if body is None or len(body) <= STREAMED_BODY_SIZE else BytesIO(body)
+        if body is not None:
+            headers["Content-Type"] = JSON
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
+        try:
+            async with session.request(method, url, data=data, headers=headers, timeout=limits) as response:
+                text = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return StoreUnavailable(str(error) or type(error).__name__)
+        outcome = _outcome(response.status, text)
+        if not isinstance(outcome, StoreUnavailable):
+            self.connection.note_success()
+        return outcome
+
+
+def _outcome(status: int, text: bytes) -> Outcome:
+    if status == 408 and not text:  # this process was too slow to send the headers: the call has not begun
+        return StoreUnavailable("the request's headers took too long")
+    if status not in _UNAVAILABLE:
+        return status, text
+    error = error_from_problem(status, text)
+    return error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
+
+
+_PendingCall = tuple[StoreCall, asyncio.Future[Outcome]]
+
+
+class RequestBatcher:
+    """Sends the calls of one event loop, each alone or several in one request."""
+
+    def __init__(
+        self,
+        send_alone: Callable[[StoreCall], Awaitable[Outcome]],
+        send_batch: Callable[[Sequence[StoreCall]], Awaitable[Sequence[Outcome]]],
+    ) -> None:
+        self._send_alone = send_alone
+        self._send_batch = send_batch
+        self._pending: deque[_PendingCall] = deque()
+        self._requests = set[asyncio.Task[None]]()
+        self._in_flight = set[asyncio.Task[None]]()
+        """The requests that hold back others."""
+        self._is_scheduled = False
+
+    async def send(self, call: StoreCall) -> Outcome:
+        """Return the outcome of the call."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._pending.append((call, future))
+        self._schedule()
+        return await future
+
+    def _schedule(self) -> None:
+        # Not at once: callers that the same response woke make their next calls in the same iteration of the loop.
+        if not self._is_scheduled and self._pending and len(self._in_flight) < MAX_IN_FLIGHT:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._send_pending)
+
+    def _send_pending(self) -> None:
+        self._is_scheduled = False
+        loop = asyncio.get_running_loop()
+        while len(self._in_flight) < MAX_IN_FLIGHT and (group := self._next_group()):
+            request = loop.create_task(self._send(group))
+            self._requests.add(request)
+            self._in_flight.add(request)
+            timer = loop.call_later(SLOW_REQUEST_SECONDS, self._stop_holding_back, request)
+            request.add_done_callback(lambda request, timer=timer: self._finish(request, timer))
+
+    def _next_group(self) -> list[_PendingCall]:
+        group: list[_PendingCall] = []
+        size = 0
+        while self._pending and len(group) < MAX_BATCH_SIZE:
+            call, future = self._pending[0]
+            size += len(call.body or b"")
+            if group and size > MAX_BATCH_BYTES:
+                break
+            self._pending.popleft()
+            if not future.done():  # else its caller was cancelled
+                group.append((call, future))
+        return group
+
+    async def _send(self, group: list[_PendingCall]) -> None:
+        calls = [call for call, _ in group]
+        futures = [future for _, future in group]
+        try:
+            outcomes = [await self._send_alone(calls[0])] if len(calls) == 1 else await self._send_batch(calls)
+            for future, outcome in zip(futures, outcomes, strict=True):
+                if not future.done():
+                    future.set_result(outcome)
+        except Exception as error:
+            _fail(futures, error)
+        except asyncio.CancelledError:
+            _fail(futures, StoreUnavailable("the call was cancelled"))
+            raise
+
+    def _finish(self, request: asyncio.Task[None], timer: asyncio.TimerHandle) -> None:
+        timer.cancel()
+        self._requests.discard(request)
+        self._stop_holding_back(request)
+
+    def _stop_holding_back(self, request: asyncio.Task[None]) -> None:
+        self._in_flight.discard(request)
+        self._schedule()
+
+
+def _fail(futures: Sequence[asyncio.Future[Outcome]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
+
+
+class _Sessions:
+    """One aiohttp session for each event loop, closed with its loop."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = headers
+        self._sessions: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[AsyncGenerator[aiohttp.ClientSession], aiohttp.ClientSession]
+        ] = WeakKeyDictionary()
+
+    async def get(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        known = self._sessions.get(loop)
+        if known is None or known[1].closed:
+            lifetime = self._open()
+            known = self._sessions[loop] = (lifetime, await anext(lifetime))
+        return known[1]
+
+    async def close(self) -> None:
+        known = self._sessions.pop(asyncio.get_running_loop(), None)
+        if known is not None:
+            await known[0].aclose()
+
+    async def _open(self) -> AsyncGenerator[aiohttp.ClientSession]:
+        # A generator, because event loops close theirs when they shut down: a program that never calls close() still
+        # closes its connections. The number of connections is unlimited: each waiting runner holds one.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+        session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
+        try:
+            yield session
+        finally:
+            await session.close()
+
+
+class ConnectionState:
+    """Logs once that the store is unreachable, and once that it is back, however many calls fail."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        # Protects the time from calls in several threads, so that each line is logged once.
+        self._lock = threading.Lock()
+        self._unreachable_since: float | None = None
+
+    @property
+    def is_unreachable(self) -> bool:
+        return self._unreachable_since is not None
+
+    def note_failure(self, reason: AgentLightningError) -> None:
+        with self._lock:
+            is_first = self._unreachable_since is None
+            self._unreachable_since = self._unreachable_since or time.monotonic()
+        if is_first:
+            logger.warning("The store at %s is unreachable (%s); retrying until it responds.", self._url, reason)
+
+    def note_success(self) -> None:
+        if self._unreachable_since is None:  # read without the lock: every call passes here
+            return
+        with self._lock:
+            since, self._unreachable_since = self._unreachable_since, None
+        if since:  # else another thread has just logged it
+            logger.warning("The store at %s responds again after %.1f s.", self._url, time.monotonic() - since)

@@ -1,4 +1,4 @@
-"""The front door, as type checkers see it; `__init__.py` finds each name's room in these lines."""
+"""The public names of Agent Lightning, for type checkers and for the lazy `__init__.py`."""
 
 from .adapter import (
     Adapter as Adapter,

@@ -1,7 +1,7 @@
-"""`agl …`: what is done from a terminal.
+"""The command line, `agl …`.
 
-Each subcommand is one file of the same name with a click command called `command`. They are imported when they are
-asked for, and import what is heavy only when they run, so `agl --help` answers at once.
+Each subcommand is one module of the same name with a click command called `command`. The modules are imported when
+needed, and import heavy libraries only inside their functions, so `agl --help` responds at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _LazyGroup(click.Group):
         return import_module(f".{cmd_name}", __name__).command if cmd_name in COMMANDS else None
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="agentlightning", prog_name="agl")
 def main() -> None:
     """Agent Lightning: make any AI agent better without rewriting it."""

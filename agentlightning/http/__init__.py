@@ -1,1 +1,1 @@
-"""HTTP parts shared by the store and the LLM proxy: server, disconnects, limits."""
+"""HTTP parts shared by the store and the LLM proxy: server, disconnects, authentication, limits."""

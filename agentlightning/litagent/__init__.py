@@ -1,17 +1,11 @@
-"""The user's agent: a class derived from `LitAgent`, or any function that takes a task."""
+"""The user's agent: a class derived from `LitAgent`, a function that takes a task, or a program."""
 
-from .base import AgentResult, LitAgent
-from .command import CommandAgent, command_agent
-from .function import FunctionAgent, as_agent, llm_rollout, prompt_rollout, rollout
-
-__all__ = [
-    "AgentResult",
-    "CommandAgent",
-    "FunctionAgent",
-    "LitAgent",
-    "as_agent",
-    "command_agent",
-    "llm_rollout",
-    "prompt_rollout",
-    "rollout",
-]
+from .base import AgentResult as AgentResult, LitAgent as LitAgent
+from .command import CommandAgent as CommandAgent, command_agent as command_agent
+from .function import (
+    FunctionAgent as FunctionAgent,
+    as_agent as as_agent,
+    llm_rollout as llm_rollout,
+    prompt_rollout as prompt_rollout,
+    rollout as rollout,
+)

@@ -5,21 +5,6 @@
 stores the spans.
 """
 
-from __future__ import annotations
+from ..lazy import lazy_names
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .proxy import LLMProxy
-    from .upstreams import Upstream
-
-_MODULES = {"LLMProxy": "proxy", "Upstream": "upstreams"}
-
-__all__ = ["LLMProxy", "Upstream"]
-
-
-def __getattr__(name: str) -> Any:
-    if module := _MODULES.get(name):
-        return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__, __getattr__ = lazy_names(__name__, __file__)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,7 +1,7 @@
-"""Going back over what was recorded: agents run again against the tape, rewards computed anew, with no model."""
+"""Replay of recorded rollouts without a model: agents run again on recorded responses, and rewards are recomputed."""
 
-from .cassette import Exchange, Tape
-from .regrading import Regraded, regrade
-from .rerun import Replayed, replay
+from .cassette import Cassette, RecordedCall
+from .regrading import RegradeResult, regrade
+from .rerun import ReplayResult, replay
 
-__all__ = ["Exchange", "Regraded", "Replayed", "Tape", "regrade", "replay"]
+__all__ = ["Cassette", "RecordedCall", "RegradeResult", "ReplayResult", "regrade", "replay"]

@@ -1,4 +1,4 @@
-"""One rollout after another: claim, trace, run, report."""
+"""Runners: claim rollouts, run the agent under a tracer, and report the outcomes."""
 
 from .agent_runner import LitAgentRunner
 from .base import Runner, StopEvent

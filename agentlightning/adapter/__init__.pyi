@@ -1,0 +1,16 @@
+"""Adapters: conversion of recorded spans to the data that an algorithm learns from."""
+
+from .base import Adapter as Adapter, TraceAdapter as TraceAdapter
+from .llm_call import LLMCall as LLMCall, llm_calls as llm_calls
+from .messages import Conversation as Conversation, TraceToMessages as TraceToMessages
+from .rewards import (
+    Reward as Reward,
+    find_final_reward as find_final_reward,
+    find_reward_spans as find_reward_spans,
+    get_message_value as get_message_value,
+    get_object_value as get_object_value,
+    get_reward_value as get_reward_value,
+    get_rewards_from_span as get_rewards_from_span,
+    is_reward_span as is_reward_span,
+)
+from .triplets import TracerTraceToTriplet as TracerTraceToTriplet

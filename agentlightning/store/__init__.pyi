@@ -1,0 +1,11 @@
+"""Where everything lives: the store's contract, its implementation, and the ways to reach it."""
+
+from .contract import LightningStore as LightningStore, UNSET as UNSET, Unset as Unset
+from .factory import (
+    InMemoryLightningStore as InMemoryLightningStore,
+    PostgresLightningStore as PostgresLightningStore,
+    SqliteLightningStore as SqliteLightningStore,
+    open_store as open_store,
+)
+from .http.client import LightningStoreClient as LightningStoreClient
+from .http.server import LightningStoreServer as LightningStoreServer

@@ -15,8 +15,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from agentlightning.http.server import Uvicorn
-from tests.processes import PATIENCE, free_port
+from agentlightning.http.server import GracefulServer
+from tests.processes import TIMEOUT, free_port
 
 Answer = tuple[int, bytes]
 Rule = Callable[[list[Span]], Answer]
@@ -47,7 +47,7 @@ class Receiver:
     def wait_until(self, is_so: Callable[[Receiver], bool]) -> None:
         """Return when it is; fail when it never is."""
         with self._more:
-            assert self._more.wait_for(lambda: is_so(self), PATIENCE), f"it has {self.names}"
+            assert self._more.wait_for(lambda: is_so(self), TIMEOUT), f"it has {self.names}"
 
     def wait_for(self, count: int) -> None:
         """Return when so many spans were taken."""
@@ -55,13 +55,13 @@ class Receiver:
 
     def __enter__(self) -> Receiver:
         listening = socket.create_server(("127.0.0.1", self.port))
-        self._server = Uvicorn(self._take, drain_seconds=1)
+        self._server = GracefulServer(self._take, drain_seconds=1)
         self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.end()
+        self._server.request_stop()
         self._thread.join()
 
     async def _take(self, scope: Any, receive: Any, send: Any) -> None:

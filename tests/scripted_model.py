@@ -29,8 +29,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from agentlightning.http.server import Uvicorn
-from tests.processes import PATIENCE
+from agentlightning.http.server import GracefulServer
+from tests.processes import TIMEOUT
 
 
 @dataclass
@@ -122,7 +122,7 @@ class ScriptedModel:
 
         def wait() -> None:
             with self._called:
-                if not self._called.wait_for(lambda: len(self.calls) >= calls, timeout=PATIENCE):
+                if not self._called.wait_for(lambda: len(self.calls) >= calls, timeout=TIMEOUT):
                     raise TimeoutError(f"The model has seen {len(self.calls)} of {calls} calls.")
 
         await asyncio.to_thread(wait)
@@ -131,7 +131,7 @@ class ScriptedModel:
         """Listen; return once connections are accepted."""
         listening = socket.create_server(("127.0.0.1", self._port), backlog=512)
         self._port = listening.getsockname()[1]
-        self._server = Uvicorn(self._app(), drain_seconds=1)
+        self._server = GracefulServer(self._app(), drain_seconds=1)
         self._thread = threading.Thread(
             target=self._server.run, args=([listening],), name="scripted-model", daemon=True
         )
@@ -140,7 +140,7 @@ class ScriptedModel:
 
     def stop(self) -> None:
         """Stop listening, and wait until the server's thread has ended."""
-        self._server.end()
+        self._server.request_stop()
         self._thread.join()
 
     def __enter__(self) -> ScriptedModel:

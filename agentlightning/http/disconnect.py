@@ -1,4 +1,4 @@
-"""Callers that go away before their answer is there."""
+"""Cancellation of requests whose client has disconnected."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ from starlette.types import Receive
 
 
 @asynccontextmanager
-async def while_there(receive: Receive) -> AsyncGenerator[None]:
-    """Break the block off when the caller goes away: nothing need go on for it."""
-    asking = asyncio.current_task()
-    assert asking is not None
-    gone = asyncio.create_task(_disconnected(receive))
-    wanted, is_within, is_broken_off = asking.cancelling(), True, False
+async def cancel_on_disconnect(receive: Receive) -> AsyncGenerator[None]:
+    """Cancel the block when the client disconnects, and continue after the block.
 
-    def break_off(gone: asyncio.Task[None]) -> None:
-        nonlocal is_broken_off
-        if is_within and not gone.cancelled():  # it may be called when the block has just ended
-            is_broken_off = asking.cancel()
+    Any other cancellation of the task passes through. An error that the block raises because of the cancellation is
+    dropped: there is no client to report it to.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    watcher = asyncio.create_task(_wait_for_disconnect(receive))
+    earlier_requests, is_inside, is_cancelled = task.cancelling(), True, False
 
-    gone.add_done_callback(break_off)
+    def cancel(watcher: asyncio.Task[None]) -> None:
+        nonlocal is_cancelled
+        if is_inside and not watcher.cancelled():  # the callback may run just after the end of the block
+            is_cancelled = task.cancel()
+
+    watcher.add_done_callback(cancel)
     try:
         yield
     except asyncio.CancelledError:
-        if not is_broken_off or asking.cancelling() > wanted + 1:  # another wants it to end
+        if not is_cancelled or task.cancelling() > earlier_requests + 1:  # another caller cancels the task
             raise
     except Exception:
-        if not gone.done():  # else nobody hears of it
+        if not watcher.done():
             raise
     finally:
-        is_within = False
-        gone.cancel()
-        if is_broken_off:
-            asking.uncancel()
+        is_inside = False
+        watcher.cancel()
+        if is_cancelled:
+            task.uncancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""How much may arrive at once, and how slowly: what is beyond it is refused at the door, and nobody else notices."""
+"""Limits of an HTTP server: admission control, body sizes, and timeouts for slow clients."""
 
 from __future__ import annotations
 
@@ -9,146 +9,181 @@ from typing import Any
 from starlette.types import Receive, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ..errors import StoreBusy, TooSlow
+from ..errors import StoreBusy, TooLarge, TooSlow
 from ..payload import MAX_DEPTH
-from ..store.http.auth import MAX_BODY, read_body
 
 _MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one store takes; `LightningStoreServer(store, limits=…)` changes it."""
+    """Limits of one store server; `LightningStoreServer(store, limits=…)` changes them."""
 
-    body: int = MAX_BODY
+    body: int = 16 * _MIB
     """Bytes of one request's body."""
     unpacked: int = 20 * _MIB
-    """Bytes of a request's body after decompression."""
+    """Bytes of one request's body after decompression."""
     bodies: int = 256 * _MIB
-    """Bytes of all bodies that are being read or worked on; beyond it 429 with Retry-After."""
+    """Bytes of all bodies being received or processed; beyond it 429 with Retry-After."""
     requests: int = 4_096
-    """Requests being worked on, those that only wait left out; beyond it 429 with Retry-After."""
+    """Requests being processed, without those that only wait; beyond it 429 with Retry-After."""
     head: int = 64 * 1024
     """Bytes of a request's line and headers."""
     depth: int = MAX_DEPTH
-    """Levels of nesting in a body's JSON; no more than the default."""
+    """Levels of nesting in a body's JSON; at most the default."""
     page: int = 1_000
-    """Items in one page of a list. Who asks for more, or for all, gets a page, and asks for the next."""
+    """Items in one page of a list, also if the request asks for more."""
     head_seconds: float = 10.0
-    """From a connection's first moment, or a request's first byte, until its headers are complete."""
+    """From the start of a connection, or the first byte of a request, until its headers are complete."""
     body_seconds: float = 60.0
     """From the headers until the body is complete."""
 
 
-class Gate:
-    """Lets requests in while there is room for them. Lives in the server's event loop."""
+class AdmissionControl:
+    """Admits requests while they fit the limits. Belongs to the server's event loop."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self.bytes = 0
+        """Of the bodies of all admitted requests."""
         self.requests = 0
         self.refused = 0
 
-    @property
-    def limits(self) -> Limits:
-        """What it goes by."""
-        return self._limits
-
-    async def enter(self, scope: Scope, receive: Receive) -> bytes:
-        """The request's body; call `leave` with its size when it is dealt with. Raises `StoreBusy` or `TooSlow`."""
-        expected = _length(scope)
-        if self.requests >= self._limits.requests or self.bytes + expected > self._limits.bodies:
+    async def admit(self, scope: Scope, receive: Receive) -> Permit:
+        """Receive the request's body. Raises `StoreBusy`, `TooLarge` or `TooSlow`."""
+        expected = _expected_length(scope)
+        if self.requests >= self.limits.requests or self.bytes + expected > self.limits.bodies:
             self.refused += 1
             raise StoreBusy()
-        self._add(expected)
+        permit = Permit(self, expected)
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                body = await read_body(scope, receive, self._limits.body)
+            async with asyncio.timeout(self.limits.body_seconds):
+                permit.keep(await read_body(scope, receive, self.limits.body))
         except TimeoutError:
-            self.leave(expected)
-            raise TooSlow(f"the body did not arrive within {self._limits.body_seconds:g} s", field="body") from None
+            permit.release()
+            raise TooSlow(f"the body did not arrive within {self.limits.body_seconds:g} s", field="body") from None
         except BaseException:
-            self.leave(expected)
+            permit.release()
             raise
-        self.bytes += len(body) - expected
-        return body
-
-    def leave(self, size: int) -> None:
-        """A request is answered, or only waits from now on."""
-        self.bytes -= size
-        self.requests -= 1
-
-    def _add(self, size: int) -> None:
-        self.bytes += size
-        self.requests += 1
+        return permit
 
 
-_UNKNOWN = _MIB
-"""What is set aside for a body that does not say how long it is."""
+class Permit:
+    """An admitted request's share of the limits, and its body. A context manager that releases the share."""
+
+    __slots__ = ("_control", "_size", "body")
+
+    def __init__(self, control: AdmissionControl, size: int) -> None:
+        self.body = b""
+        self._control: AdmissionControl | None = control
+        self._size = size
+        control.bytes += size
+        control.requests += 1
+
+    def keep(self, body: bytes) -> None:
+        """Keep the body, and count its actual size."""
+        if self._control is not None:
+            self._control.bytes += len(body) - self._size
+        self.body, self._size = body, len(body)
+
+    def release(self) -> None:
+        """Return the share before the end of the request, because the request only waits. Idempotent."""
+        if self._control is not None:
+            self._control.bytes -= self._size
+            self._control.requests -= 1
+            self._control = None
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
-def _length(scope: Scope) -> int:
+_UNKNOWN_LENGTH = _MIB
+"""Bytes to reserve for a body that does not declare its length."""
+
+
+def _expected_length(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
             return int(value) if value.isdigit() else 0
         if name == b"transfer-encoding":
-            return _UNKNOWN
+            return _UNKNOWN_LENGTH
     return 0
 
 
-def patient_protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """How uvicorn speaks HTTP, with an end to its patience: slow and endless headers are cut off."""
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the request's body. Raises `TooLarge` as soon as it is known to exceed `limit` bytes."""
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError("the client disconnected")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    class Patient(_Patient):
-        pass
 
-    Patient.limits = limits
-    return Patient
+def _too_large(limit: int) -> TooLarge:
+    size = f"{limit >> 20} MiB" if limit >= _MIB else f"{limit >> 10} KiB"
+    return TooLarge(f"the body is larger than {size}", field="body")
 
 
-class _Patient(HttpToolsProtocol):
-    limits = Limits()
+class TimeoutProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol that closes connections whose headers are too slow or too large."""
+
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._head_size = 0
+        self._is_in_head = False
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._head = 0
-        self._due: asyncio.TimerHandle | None = None
-        self._wait()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._due is not None or self._in_head:
-            self._head += len(data)
-            self._wait()
-            if self._head > self.limits.head:
+        if self._deadline is not None or self._is_in_head:
+            self._head_size += len(data)
+            self._start_timer()
+            if self._head_size > self._limits.head:
                 self._refuse(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head, self._in_head = 0, True
+        self._head_size, self._is_in_head = 0, True
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._stop_waiting()
+        self._is_in_head = False
+        self._stop_timer()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._stop_timer()
         super().connection_lost(exc)
 
-    _in_head = False
+    def _start_timer(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self._limits.head_seconds, self._refuse, b"408 Request Timeout")
 
-    def _wait(self) -> None:
-        if self._due is None:
-            self._due = self.loop.call_later(self.limits.head_seconds, self._refuse, b"408 Request Timeout")
-
-    def _stop_waiting(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
+    def _stop_timer(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _refuse(self, status: bytes) -> None:
-        self._stop_waiting()
+        self._stop_timer()
         if not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             self.transport.close()

@@ -1,4 +1,4 @@
-"""uvicorn as store and proxy use it: it says when it answers, and is gone as soon as it may be."""
+"""The uvicorn server of store and proxy, with a prompt start and a prompt graceful shutdown."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import uvicorn
 
 logger = logging.getLogger(__name__)
 
-TICK_SECONDS = 0.1
-LOOK_SECONDS = 0.005
-"""Between looks at whether the last request is answered, once it is told to end."""
+TICK_INTERVAL = 0.1
+"""Seconds between updates of uvicorn's Date header and its checks for a signal."""
+POLL_INTERVAL_DRAIN = 0.005
+"""Seconds between checks of the requests in flight during shutdown."""
 
 
-class Uvicorn(uvicorn.Server):
-    """Serves an app over HTTP until `end` or a signal, and then what is under way for `drain_seconds` more.
+class GracefulServer(uvicorn.Server):
+    """An HTTP server that runs until `request_stop` or a signal, and then finishes requests for `drain_seconds` more.
 
-    `on_answering` is called once requests are answered, `on_ending` before it waits for those under way.
+    It calls `on_started` once it accepts requests, and `on_stopping` before it waits for the requests in flight.
     """
 
     def __init__(
@@ -31,8 +32,8 @@ class Uvicorn(uvicorn.Server):
         app: Any,
         *,
         drain_seconds: int,
-        on_answering: Callable[[], None] = lambda: None,
-        on_ending: Callable[[], None] = lambda: None,
+        on_started: Callable[[], None] = lambda: None,
+        on_stopping: Callable[[], None] = lambda: None,
         http: Any = "httptools",
     ) -> None:
         super().__init__(
@@ -50,56 +51,58 @@ class Uvicorn(uvicorn.Server):
                 timeout_graceful_shutdown=drain_seconds,
             )
         )
-        self._on_answering = on_answering
-        self._on_ending = on_ending
+        self._on_started = on_started
+        self._on_stopping = on_stopping
         self._drain_seconds = drain_seconds
-        self._told = asyncio.Event()
+        self._stop_requested = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def end(self) -> None:
-        """Have it end, from any thread."""
+    def request_stop(self) -> None:
+        """Start the shutdown. Thread-safe."""
         self.should_exit = True
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended by itself
-                self._loop.call_soon_threadsafe(self._told.set)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has already stopped
+                self._loop.call_soon_threadsafe(self._stop_requested.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        self._on_answering()
+        self._on_started()
 
     async def main_loop(self) -> None:
+        """Tick as uvicorn does, but end at once when a stop is requested."""
         ticks = 0
         while not await self.on_tick(ticks):
             ticks += 1
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
-                    await self._told.wait()
+                async with asyncio.timeout(TICK_INTERVAL):
+                    await self._stop_requested.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's own, which rests a tenth of a second here and there."""
-        self._on_ending()
-        for listening in [*self.servers, *(sockets or [])]:
-            listening.close()
+        """Shut down as uvicorn does, without its pauses of a tenth of a second."""
+        self._on_stopping()
+        for listener in [*self.servers, *(sockets or [])]:
+            listener.close()
         for connection in [*self.server_state.connections]:
             connection.shutdown()
         try:
             async with asyncio.timeout(self._drain_seconds):
-                await self._all_answered()
+                await self._drain()
         except TimeoutError:
-            logger.error("Gave up %d requests that took longer to answer", len(self.server_state.tasks))
+            count = len(self.server_state.tasks)
+            logger.error("Cancelled %d requests that did not finish within %d s", count, self._drain_seconds)
             for task in self.server_state.tasks:
                 task.cancel()
 
-    async def _all_answered(self) -> None:
+    async def _drain(self) -> None:
         while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:  # noqa: ASYNC110
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_INTERVAL_DRAIN)
         for server in self.servers:
             await server.wait_closed()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Unlike uvicorn's own, it does not raise them again when it has ended."""
+        """Handle SIGINT and SIGTERM in the main thread; unlike uvicorn, do not raise them again after the shutdown."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

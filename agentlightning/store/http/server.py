@@ -24,7 +24,7 @@ from ...http.server import GracefulServer
 from ..contract import Capabilities, LightningStore, Route, implement_operations
 from ..otlp.receive import Otlp
 from ..sql import SqlStore
-from .assets import page_routes
+from .assets import asset_routes
 from .auth import RequestAuthorizer, check_tokens
 from .events import ChangeFeed
 from .messages import JSON
@@ -186,7 +186,7 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
             HttpRoute("/health", get_health, methods=["GET"]),
             HttpRoute("/ready", get_ready, methods=["GET"]),
             HttpRoute("/metrics", get_metrics, methods=["GET"]),
-            *page_routes(),
+            *asset_routes(),
             *ChangeFeed(store).routes(),
             *Otlp(store, admission).routes(),
         ],

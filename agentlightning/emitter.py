@@ -22,12 +22,12 @@ from .adapter.rewards import (
 )
 from .errors import InvalidInput, NoActiveTracer
 from .payload import dumps
-from .tracer.active import get_active_tracer
+from .tracer.base import get_active_tracer
 from .types import SpanCoreFields, TraceStatus
 
 if TYPE_CHECKING:
     from .tracer.base import Tracer
-    from .tracer.manual_span import Recording
+    from .tracer.manual_span import ManualSpan
 
 __all__ = [
     "emit_annotation",
@@ -112,7 +112,7 @@ class Operation:
         self._name = name
         self._attributes = attributes
         self._propagate = propagate
-        self._recording: Recording | None = None
+        self._recording: ManualSpan | None = None
 
     def set_input(self, *args: Any, **kwargs: Any) -> None:
         """Say what it works on."""
@@ -200,12 +200,12 @@ def _emit(
     return SpanCoreFields(name=name, attributes=dict(attributes), status=status, start_time=now, end_time=now)
 
 
-def _begin(attributes: Mapping[str, Any], *, propagate: bool) -> Recording:
+def _begin(attributes: Mapping[str, Any], *, propagate: bool) -> ManualSpan:
     if propagate:
         return _tracer().operation_context(semconv.OPERATION, attributes)
-    from .tracer.manual_span import Recording
+    from .tracer.manual_span import ManualSpan
 
-    return Recording(semconv.OPERATION, attributes, tracer=None, scope=None)
+    return ManualSpan(semconv.OPERATION, attributes, tracer=None, scope=None)
 
 
 def _tracer() -> Tracer:

@@ -1,4 +1,4 @@
-"""`agl store`: the store as a server."""
+"""`agl store`: serve the store over HTTP."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from . import store_admin
-from .key_value_options import in_environment, pairs
-from .limit_options import limit_options
+from .options import database_option, errors_as_messages, limit_options, log_level_option, parse_pairs, read_variable
 
 if TYPE_CHECKING:
     from ..store import LightningStore
@@ -23,47 +22,32 @@ if TYPE_CHECKING:
 
 Durability = Literal["full", "process"]
 
-LEVELS = ("debug", "info", "warning", "error")
-
 
 @click.group(invoke_without_command=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a token.")
-@click.option("--port", default=4747, show_default=True, help="Port to listen on.")
-@click.option(
-    "--db",
-    envvar="AGL_DB",
-    default="./agl.db",
-    show_default=True,
-    show_envvar=True,
-    metavar="DATABASE",
-    help="A file, memory:, sqlite:///… or postgresql://…",
-)
+@click.option("--host", default="127.0.0.1", help="Address to listen on; any other one requires a token.")
+@click.option("--port", default=4747, help="Port to listen on; 0 selects a free one.")
+@database_option("Database: a file, memory:, sqlite:///… or postgresql://…")
 @click.option(
     "--durability",
     type=click.Choice(("full", "process")),
     default="full",
-    show_default=True,
-    help="What is acknowledged survives a power cut (full), or only the end of this process.",
+    help="Acknowledged data survives a power failure (full) or only the end of this process (process).",
 )
-@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Serve only those who send this token.")
+@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Require this token from all clients.")
 @click.option(
     "--runner-token",
     envvar="AGL_RUNNER_TOKEN",
     show_envvar=True,
-    help="Let those who send this one carry rollouts out and do nothing else; needs --token.",
+    help="Additional token that permits running rollouts and nothing else; requires --token.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Without a token: another name than localhost that requests may be addressed to; may be given several times.",
+    help="Without a token: accept requests to this host name besides localhost. Repeatable.",
 )
-@click.option(
-    "--keep-keys",
-    is_flag=True,
-    help="Keep what looks like an API key in spans; it is [redacted] otherwise. AGL_KEEP_KEYS=1 does the same.",
-)
+@click.option("--keep-keys", is_flag=True, help="Keep API keys in spans, instead of [redacted]; like AGL_KEEP_KEYS=1.")
 @click.option(
     "--export-otlp",
     "targets",
@@ -71,18 +55,18 @@ LEVELS = ("debug", "info", "warning", "error")
     show_envvar=True,
     multiple=True,
     metavar="[NAME=]URL",
-    help="Send all spans on to this OTLP/HTTP receiver (Phoenix, Langfuse, …); may be given several times.",
+    help="Forward all spans to this OTLP/HTTP receiver (Phoenix, Langfuse, …). Repeatable.",
 )
 @click.option(
     "--export-headers",
     "headers",
     multiple=True,
     metavar="NAME=VARIABLE",
-    help="The headers of that receiver, its key for instance, are in this environment variable: name=value,name=value.",
+    help="Environment variable with the HTTP headers for receiver NAME, such as its key: name=value,name=value.",
 )
-@click.option("--export-past", is_flag=True, help="Send receivers that are new what the store holds already, too.")
+@click.option("--export-past", is_flag=True, help="Also send the stored spans to new receivers.")
 @limit_options
-@click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
+@log_level_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -100,26 +84,24 @@ def command(
     log_level: str,
     **limits: Any,
 ) -> None:
-    """Serve the store, where algorithms and runners meet.
+    """Serve the store that connects algorithms and runners.
 
-    Prints one line for each request. Everything acknowledged is in the database, so the store may be stopped (Ctrl-C)
-    and started again at any time; whoever uses it waits and goes on.
+    Logs one line for each request. All acknowledged data is in the database, so the store can be stopped (Ctrl-C) and
+    restarted at any time; its clients wait and then continue.
     """
-    from ..errors import AgentLightningError
     from ..http.limits import Limits
     from ..logs import setup_logging
-    from ..redaction import KEEP
+    from ..redaction import KEEP_KEYS_VARIABLE
     from ..store import LightningStoreServer, open_store
 
     if context.invoked_subcommand is not None:
         return
     setup_logging(log_level)
     if keep_keys:
-        os.environ[KEEP] = "1"
-    try:
-        found = _targets(targets, headers)
+        os.environ[KEEP_KEYS_VARIABLE] = "1"
+    with errors_as_messages():
+        receivers = _targets(targets, headers)
         store = open_store(db, durability=durability)
-        exporter = _exporter(store, found, past=export_past)
         server = LightningStoreServer(
             store,
             host,
@@ -128,12 +110,10 @@ def command(
             runner_token=runner_token,
             allowed_hosts=hosts,
             limits=Limits(**{name: limit for name, limit in limits.items() if limit is not None}),
-            exporter=exporter,
+            exporter=_exporter(store, receivers, past=export_past),
         )
-        server.run_forever(lambda: _greet(server.endpoint, db, durability, found))
+        server.run_forever(lambda: _announce(server.endpoint, db, durability, receivers))
         asyncio.run(server.close())
-    except (AgentLightningError, OSError) as error:
-        raise click.ClickException(str(error)) from None
 
 
 for subcommand in (store_admin.backup, store_admin.check, store_admin.gc, store_admin.stats, store_admin.token):
@@ -143,11 +123,11 @@ for subcommand in (store_admin.backup, store_admin.check, store_admin.gc, store_
 def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[Target]:
     from ..store.otlp.target import Target, headers_in
 
-    found = [Target.named(text) for text in targets]
-    said = pairs(headers, "--export-headers")
-    if strangers := set(said) - {target.name for target in found}:
-        raise click.UsageError(f"there is no --export-otlp named {strangers.pop()!r}")
-    return [replace(each, headers=headers_in(in_environment(said, each.name) or "")) for each in found]
+    receivers = [Target.named(text) for text in targets]
+    variables = parse_pairs(headers, "--export-headers")
+    if unknown := set(variables) - {target.name for target in receivers}:
+        raise click.UsageError(f"there is no --export-otlp named {unknown.pop()!r}")
+    return [replace(each, headers=headers_in(read_variable(variables, each.name) or "")) for each in receivers]
 
 
 def _exporter(store: LightningStore, targets: list[Target], *, past: bool) -> OtlpExporter | None:
@@ -158,16 +138,16 @@ def _exporter(store: LightningStore, targets: list[Target], *, past: bool) -> Ot
     return OtlpExporter(cast("SqlStore", store), targets, past=past)
 
 
-def _greet(endpoint: str, db: str, durability: Durability, targets: list[Target]) -> None:
-    click.echo(f"Store at {endpoint}, database {_shown(db)}. Ctrl-C ends it.")
+def _announce(endpoint: str, db: str, durability: Durability, targets: list[Target]) -> None:
+    click.echo(f"Store at {endpoint}, database {_display_name(db)}. Ctrl-C stops it.")
     if durability == "process":
-        click.echo("Durability process: what is acknowledged survives the end of this process, not a power cut.")
+        click.echo("Durability process: acknowledged data survives the end of this process, but not a power failure.")
     for target in targets:
-        click.echo(f"Spans are sent on to {target.name}, {target.url}")
+        click.echo(f"Spans are forwarded to {target.name}, {target.url}")
 
 
-def _shown(db: str) -> str:
-    """What to print of a database's name: where a file really is, and no password."""
+def _display_name(db: str) -> str:
+    """Return the absolute path of a database file, or its URL without the password."""
     if "://" in db:
         return db.replace(f":{password}@", ":***@") if (password := urlsplit(db).password) else db
-    return f"{db} (nothing is kept)" if db.strip(":") == "memory" else str(Path(db).absolute())
+    return f"{db} (not persistent)" if db.strip(":") == "memory" else str(Path(db).absolute())

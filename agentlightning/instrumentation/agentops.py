@@ -1,9 +1,9 @@
-"""The AgentOps SDK as pure instrumentation: its wrappers, on our provider, and nothing else of it.
+"""The AgentOps SDK as pure instrumentation: its wrappers on our tracer provider, and nothing else of it.
 
-Its own `init` would set a provider, replace `print` and `__import__`, write a log file, start threads and talk to its
-service. Here only its instrumentors are applied, to what has been imported, with three precautions: its wrappers
-around the LLM SDKs are `guarded`, the provider it sees cannot be flushed or shut down by it, and all it has patched is
-put back. Written for the version that the extra `[agentops]` pins.
+AgentOps' own `init` would set a provider, replace `print` and `__import__`, write a log file, start threads and contact
+its service. Here only its instrumentors are applied, to the libraries that are imported, with three precautions: its
+wrappers around the LLM SDKs are isolated (`wrapper_isolation.py`), it can neither flush nor shut down the provider, and
+everything that it has patched is restored. Written for the version that the extra `[agentops]` pins.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 from opentelemetry import trace
 
-from .guarded_call import guarded
 from .patches import Instrumentation, Patch
+from .wrapper_isolation import isolate
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
 _LLM_SDKS = ("openai.", "anthropic.")
-"""Whose calls the wire tap sees as well, so that AgentOps may be kept from touching them."""
+"""SDKs whose calls the wire tap records as well, so that AgentOps can be kept from changing them."""
 
 
 class AgentOps(Instrumentation):
@@ -36,18 +36,18 @@ class AgentOps(Instrumentation):
         super().__init__()
         self._sdk: Any = None
         self._core: Any = None
-        self._patched: list[_Patched] = []
+        self._patched: list[_PatchedAttribute] = []
         self._tried: set[str] = set()
 
     @property
     def is_installed(self) -> bool:
-        """Whether the extra `[agentops]` is there."""
+        """Whether the extra `[agentops]` is installed."""
         return find_spec("agentops") is not None
 
-    def look_again(self) -> None:
-        """Instrument what has been imported since it was last looked."""
+    def refresh(self) -> None:
+        """Instrument the libraries that have been imported since the last call."""
         with self._lock:
-            if self._wanted:
+            if self._users:
                 self._instrument()
 
     def _apply(self) -> None:
@@ -59,7 +59,7 @@ class AgentOps(Instrumentation):
             return
         core.provider, core._config, core._initialized = _Provider(), {}, True
         atexit.unregister(core.shutdown)
-        logging.getLogger("opentelemetry.attributes").addFilter(_not_about_enums)
+        logging.getLogger("opentelemetry.attributes").addFilter(_is_not_about_enums)
         self._core, self._tried = core, set()
         self._instrument()
 
@@ -74,18 +74,18 @@ class AgentOps(Instrumentation):
                 instrumentor.uninstrument()
         sdk._active_instrumentors, sdk._has_agentic_library = [], False
         self._core.provider, self._core._initialized = None, False
-        logging.getLogger("opentelemetry.attributes").removeFilter(_not_about_enums)
+        logging.getLogger("opentelemetry.attributes").removeFilter(_is_not_about_enums)
 
     def _instrument(self) -> None:
         if (sdk := self._sdk) is None:
             return
-        # Frameworks first: AgentOps takes one framework, or else the LLM SDKs.
-        wanted = [name for name in (*sdk.AGENTIC_LIBRARIES, *sdk.PROVIDERS) if name not in self._tried]
-        loaded = [name for name in wanted if name in sys.modules]
-        if not loaded:
+        # Frameworks first: AgentOps instruments one framework, or else the LLM SDKs.
+        libraries = [*sdk.AGENTIC_LIBRARIES, *sdk.PROVIDERS]
+        imported = [name for name in libraries if name not in self._tried and name in sys.modules]
+        if not imported:
             return
-        with _watched_wrapt(self._patched):
-            for name in loaded:
+        with _recorded_wrapt(self._patched):
+            for name in imported:
                 self._tried.add(name)
                 with suppress(Exception):
                     if sdk._is_installed_package(sys.modules[name], name):
@@ -93,7 +93,7 @@ class AgentOps(Instrumentation):
 
 
 class _Provider:
-    """What AgentOps takes for its tracer provider: the process's own, which is not its to flush after every span."""
+    """The provider that AgentOps uses: the process's own, protected from a flush after every span."""
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
         return trace.get_tracer_provider().get_tracer(*args, **kwargs)
@@ -105,8 +105,8 @@ class _Provider:
         pass
 
 
-class _Patched:
-    """An attribute that was wrapped, and what it was before."""
+class _PatchedAttribute:
+    """An attribute that AgentOps has wrapped, and its original value."""
 
     def __init__(self, owner: Any, name: str, original: Any) -> None:
         self._owner, self._name, self._original = owner, name, original
@@ -119,8 +119,8 @@ class _Patched:
             setattr(self._owner, self._name, self._original)
 
 
-def _not_about_enums(record: logging.LogRecord) -> bool:
-    # AgentOps gives enums for attributes, which are stored well, but complained of with every tool call.
+def _is_not_about_enums(record: logging.LogRecord) -> bool:
+    # AgentOps uses enums as attributes. They are stored correctly, but cause a warning with every tool call.
     return "Invalid type `<enum" not in record.getMessage()
 
 
@@ -128,23 +128,22 @@ _wrapt_lock = threading.Lock()
 
 
 @contextmanager
-def _watched_wrapt(patched: list[_Patched]) -> Generator[None]:
-    """While it lasts, everything that wrapt wraps is noted, and wrappers around LLM SDKs are guarded."""
+def _recorded_wrapt(patched: list[_PatchedAttribute]) -> Generator[None]:
+    """Record everything that wrapt wraps during the block, and isolate wrappers around LLM SDKs."""
     wrapt: Any = import_module("wrapt.patches")
 
-    def watch(original: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def wrap_object(module: Any, name: str, factory: Any, args: Any = (), kwargs: Any = {}) -> Any:  # noqa: B006
-            owner, attribute, before = wrapt.resolve_path(module, name)
-            patched.append(_Patched(owner, attribute, before))
+            patched.append(_PatchedAttribute(*wrapt.resolve_path(module, name)))
             path = module if isinstance(module, str) else module.__name__
             if path.startswith(_LLM_SDKS):
-                args = tuple(guarded(wrapper) for wrapper in args)
+                args = tuple(isolate(wrapper) for wrapper in args)
             return original(module, name, factory, args, kwargs)
 
         return wrap_object
 
-    patch = Patch(wrapt, "wrap_object", watch)
-    # The function is the whole process's: two tracers must not take each other's replacement for the original.
+    patch = Patch(wrapt, "wrap_object", wrap)
+    # The function is global: two tracers must not take each other's replacement for the original.
     with _wrapt_lock:
         patch.apply()
         try:

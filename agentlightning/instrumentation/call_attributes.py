@@ -1,7 +1,7 @@
-"""Span attributes of an LLM call, from the bodies of its request and response.
+"""Span attributes of an LLM call, derived from the bodies of its request and response.
 
-Written twice, for two kinds of readers: indexed (`gen_ai.prompt.0.content`), and as OpenTelemetry's JSON
-(`gen_ai.input.messages`). The raw bodies stand beside them, so nothing is lost that these leave out.
+Messages are written twice, for two kinds of readers: indexed (`gen_ai.prompt.0.content`), and as OpenTelemetry's JSON
+(`gen_ai.input.messages`). The span has the raw bodies too, so nothing is lost that these attributes leave out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import semconv
 from .dialects import Dialect, Message
-from .dialects.base import Json, as_object, items, written
+from .dialects.base import Json, as_object, items, to_json
 
 _REQUEST_PARAMETERS = {
     "temperature": "temperature",
@@ -28,7 +28,7 @@ _REQUEST_PARAMETERS = {
 
 
 def of_request(dialect: Dialect, body: Json) -> Json:
-    """What is known before the call is answered."""
+    """Return the attributes that the request body gives."""
     messages = dialect.prompt(body)
     attributes: Json = {
         **_indexed(semconv.GEN_AI_PROMPT, messages),
@@ -41,12 +41,12 @@ def of_request(dialect: Dialect, body: Json) -> Json:
         if isinstance(value := body.get(parameter), (int, float)):
             attributes[f"{semconv.GEN_AI_REQUEST}.{name}"] = value
     if tools := body.get("tools"):
-        attributes[semconv.GEN_AI_TOOL_DEFINITIONS] = written(tools)
+        attributes[semconv.GEN_AI_TOOL_DEFINITIONS] = to_json(tools)
     return {key: value for key, value in attributes.items() if value is not None}
 
 
 def of_response(dialect: Dialect, body: Json) -> Json:
-    """What the answer adds."""
+    """Return the attributes that the response body adds."""
     messages = dialect.answer(body)
     reasons = [message.finish_reason for message in messages if message.finish_reason]
     attributes: Json = {
@@ -62,7 +62,7 @@ def of_response(dialect: Dialect, body: Json) -> Json:
 
 
 def _as_opentelemetry(messages: list[Message]) -> str:
-    return written([message.as_opentelemetry() for message in messages])
+    return to_json([message.as_opentelemetry() for message in messages])
 
 
 def _indexed(prefix: str, messages: list[Message]) -> Json:
@@ -79,7 +79,7 @@ def _fields(message: Message) -> Iterator[tuple[str, str]]:
         arguments = call["arguments"]
         yield f"tool_calls.{n}.id", str(call["id"])
         yield f"tool_calls.{n}.name", str(call["name"])
-        yield f"tool_calls.{n}.arguments", arguments if isinstance(arguments, str) else written(arguments)
+        yield f"tool_calls.{n}.arguments", arguments if isinstance(arguments, str) else to_json(arguments)
     for part in message.parts:
         if part["type"] == "tool_call_response" and part.get("id"):
             yield "tool_call_id", str(part["id"])
@@ -87,26 +87,26 @@ def _fields(message: Message) -> Iterator[tuple[str, str]]:
 
 def _usage(usage: Any) -> Json:
     counts = as_object(usage)
-    asked = counts.get("prompt_tokens", counts.get("input_tokens"))
-    said = counts.get("completion_tokens", counts.get("output_tokens"))
+    prompt = counts.get("prompt_tokens", counts.get("input_tokens"))
+    completion = counts.get("completion_tokens", counts.get("output_tokens"))
     total = counts.get("total_tokens")
-    if total is None and isinstance(asked, int) and isinstance(said, int):
-        total = asked + said
+    if total is None and isinstance(prompt, int) and isinstance(completion, int):
+        total = prompt + completion
     return {
-        semconv.GEN_AI_USAGE_INPUT_TOKENS: asked,
-        semconv.GEN_AI_USAGE_PROMPT_TOKENS: asked,
-        semconv.GEN_AI_USAGE_OUTPUT_TOKENS: said,
-        semconv.GEN_AI_USAGE_COMPLETION_TOKENS: said,
+        semconv.GEN_AI_USAGE_INPUT_TOKENS: prompt,
+        semconv.GEN_AI_USAGE_PROMPT_TOKENS: prompt,
+        semconv.GEN_AI_USAGE_OUTPUT_TOKENS: completion,
+        semconv.GEN_AI_USAGE_COMPLETION_TOKENS: completion,
         semconv.GEN_AI_USAGE_TOTAL_TOKENS: total,
     }
 
 
 def _tokens(body: Json) -> Json:
-    """Token ids and log probabilities of the first choice, as training servers give them on request."""
+    """Token ids and log probabilities of the first choice, which training servers return on request."""
     choice = next(iter(items(body.get("choices"))), Json())
     found = {
         semconv.PROMPT_TOKEN_IDS: body.get("prompt_token_ids") or choice.get("prompt_token_ids"),
         semconv.TOKEN_IDS: choice.get("token_ids"),
         semconv.LOGPROBS: choice.get("logprobs"),
     }
-    return {name: written(value) for name, value in found.items() if value}
+    return {name: to_json(value) for name, value in found.items() if value}

@@ -1,46 +1,53 @@
-"""The record of an LLM call, made of the raw bodies that the wire tap kept.
+"""The record of an LLM call, decoded from the raw bodies that the wire tap kept.
 
-The agent's thread only keeps them; reading them takes several times as long, and anybody can do it later. `completed`
-does it: in the exporter's thread, or at once where others listen to the span as well.
+The agent's thread only keeps the bodies, since decoding takes several times as long. `decode_call` runs later in the
+export thread, or at once if other span processors read the span as well.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
 from .. import semconv
 from . import call_attributes, sse
-from .body_size import cut_to_size
 from .dialects import Dialect, dialect_of
 from .dialects.base import Json, as_object
 
-UNREAD: Final = "agentlightning.unread"
-"""True on a span whose bodies have not been read yet; never stored."""
-EVENTS: Final = "agentlightning.response.events"
-"""A streamed answer's events as they came, until they are folded; never stored."""
+UNDECODED: Final = "agentlightning.unread"
+"""True on a span whose bodies have not been decoded yet; never stored."""
+RAW_EVENTS: Final = "agentlightning.response.events"
+"""The events of a streamed response as they arrived, until they are folded; never stored."""
 ERROR_MESSAGE: Final = "error.message"
-"""What the model's server says went wrong."""
+"""The error that the model server reports in its response."""
+
+MAX_BODY_BYTES = 2_000_000
+"""Larger bodies are recorded with their long texts cut."""
+MAX_TEXT_LENGTH = 4_000
+"""Characters kept of each text in a body that is too large: enough to recognize an image or a document."""
 
 
-def completed(seen: Json) -> Json:
-    """The attributes of a call's span with all that its raw bodies say. Never raises: what cannot be read is noted."""
-    kept = {key: value for key, value in seen.items() if key not in (UNREAD, EVENTS)}
+def decode_call(raw: Json) -> Json:
+    """Return the attributes of a call's span with everything that its bodies say.
+
+    Never raises: an error is recorded as `agentlightning.capture_error`.
+    """
+    attributes = {key: value for key, value in raw.items() if key not in (UNDECODED, RAW_EVENTS)}
     try:
-        request = read_object(seen[semconv.REQUEST])
-        if dialect := dialect_of(seen["url.path"], request):
-            kept = {**call_attributes.of_request(dialect, request), **kept}
-            kept.update(_answer(dialect, seen))
+        request = parse_object(raw[semconv.REQUEST])
+        if dialect := dialect_of(raw["url.path"], request):
+            attributes = {**call_attributes.of_request(dialect, request), **attributes}
+            attributes.update(_response_attributes(dialect, raw))
     except Exception as error:
-        kept[semconv.CAPTURE_ERROR] = f"{type(error).__name__}: {error}"
-    if not kept.get(semconv.INCOMPLETE):
-        kept.pop(semconv.INCOMPLETE, None)
-    return kept
+        attributes[semconv.CAPTURE_ERROR] = f"{type(error).__name__}: {error}"
+    if not attributes.get(semconv.INCOMPLETE):
+        attributes.pop(semconv.INCOMPLETE, None)
+    return attributes
 
 
-def read_object(text: str | bytes) -> Json:
-    """The JSON object; empty where it is none."""
+def parse_object(text: str | bytes) -> Json:
+    """Parse a JSON object; return an empty one if the text is something else."""
     try:
         return as_object(orjson.loads(text))
     except orjson.JSONDecodeError:
@@ -48,35 +55,59 @@ def read_object(text: str | bytes) -> Json:
 
 
 def error_message(body: Json) -> str | None:
-    """What the body says went wrong, where it says so."""
+    """Return the error message in a response body, if there is one."""
     error: Any = body.get("error")
     return str(as_object(error).get("message", error)) if error else None
 
 
-def _answer(dialect: Dialect, seen: Json) -> Json:
-    if EVENTS in seen:
-        return _streamed(dialect, seen[EVENTS].encode())
-    if text := seen.get(semconv.RESPONSE):
-        return _whole(dialect, text.encode())
+def cut_to_size(body: bytes) -> bytes:
+    """Cut the long texts of a JSON body that is too large; return an empty one if it is still too large."""
+    if len(body) <= MAX_BODY_BYTES:
+        return body
+    try:
+        cut = orjson.dumps(_cut(orjson.loads(body)))
+    except (orjson.JSONDecodeError, RecursionError):
+        return b""
+    return cut if len(cut) <= MAX_BODY_BYTES else b""
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MAX_TEXT_LENGTH:
+        return f"{value[:MAX_TEXT_LENGTH]}… ({len(value) - MAX_TEXT_LENGTH} characters left out)"
+    if isinstance(value, dict):
+        return {key: _cut(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_cut(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def _response_attributes(dialect: Dialect, raw: Json) -> Json:
+    if RAW_EVENTS in raw:
+        return _stream_attributes(dialect, raw[RAW_EVENTS].encode())
+    if text := raw.get(semconv.RESPONSE):
+        return _body_attributes(dialect, text.encode())
     return {}
 
 
-def _streamed(dialect: Dialect, stream: bytes) -> Json:
+def _stream_attributes(dialect: Dialect, stream: bytes) -> Json:
     events = sse.events(stream)
-    # SDKs stop reading at the server's last word, and close: that is no early end.
-    ended = sse.has_ended(stream, events[-1] if events else None)
-    attributes = _whole(dialect, orjson.dumps(dialect.fold(events)))
-    return {**attributes, semconv.INCOMPLETE: False} if ended else attributes
+    attributes = _body_attributes(dialect, orjson.dumps(dialect.fold(events)))
+    # SDKs stop reading at the server's last event and close the stream: that is not an early end.
+    if sse.has_ended(stream, events[-1] if events else None):
+        attributes[semconv.INCOMPLETE] = False
+    return attributes
 
 
-def _whole(dialect: Dialect, raw: bytes) -> Json:
-    body = read_object(raw)
+def _body_attributes(dialect: Dialect, raw: bytes) -> Json:
+    body = parse_object(raw)
     if not body:
-        return {semconv.CAPTURE_ERROR: f"the answer of {len(raw)} bytes is not a JSON object"}
+        return {semconv.CAPTURE_ERROR: f"the response of {len(raw)} bytes is not a JSON object"}
+    recorded = cut_to_size(raw)
     if message := error_message(body):
-        return {semconv.RESPONSE: cut_to_size(raw).decode(), ERROR_MESSAGE: message}
-    kept = cut_to_size(raw)
-    if kept is not raw:
-        body = read_object(kept) or {key: body[key] for key in ("id", "model", "usage") if key in body}
-    attributes = {**call_attributes.of_response(dialect, body), semconv.RESPONSE: kept.decode()}
-    return attributes if kept else {**attributes, semconv.CAPTURE_ERROR: f"{len(raw)} bytes are too many to keep"}
+        return {semconv.RESPONSE: recorded.decode(), ERROR_MESSAGE: message}
+    if recorded is not raw:
+        body = parse_object(recorded) or {key: body[key] for key in ("id", "model", "usage") if key in body}
+    attributes = {**call_attributes.of_response(dialect, body), semconv.RESPONSE: recorded.decode()}
+    if not recorded:
+        attributes[semconv.CAPTURE_ERROR] = f"{len(raw)} bytes are too many to record"
+    return attributes

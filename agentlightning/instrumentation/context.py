@@ -1,49 +1,78 @@
-"""Who listens: the OpenTelemetry context says whether calls made here are to be recorded, and by which tracer."""
+"""Recording context: the OpenTelemetry context decides whether and by which tracer a call is recorded."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from contextvars import ContextVar
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from opentelemetry import context
+from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, Tracer
 
+logger = logging.getLogger("agentlightning.instrumentation")
+
 SCOPE: Final = "agentlightning.scope"
-"""The context key under which a tracer puts the scope its spans belong to."""
+"""Context key of the scope that spans belong to, set by a tracer."""
 
 CALL_SPAN: Final = "agentlightning.call_span"
-"""The context key under which other instrumentation that we host puts the span it has made for an LLM call."""
+"""Context key of the span that foreign instrumentation, applied by us, has created for an LLM call."""
 
 SUPPRESSED: Final = context._SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[reportPrivateUsage]
-"""The context key under which exporters and others ask for their own calls not to be recorded."""
+"""Context key that exporters and others set so that their own calls are not recorded."""
 
-_SUPPRESSED_TOO: Final = "suppress_instrumentation"
-"""The same as older instrumentation libraries spell it."""
+_SUPPRESSED_OLD: Final = "suppress_instrumentation"
+"""The same key as older instrumentation libraries spell it."""
 
+_LANGCHAIN_INSTRUMENTOR: Final = "openinference.instrumentation.langchain"
 
-BENEATH: Final = ContextVar("agentlightning_beneath", default=False)
-"""Whether an HTTP library that is tapped is sending a call here: a library that it may use for that is not its own."""
-
-
-class Listener(Protocol):
-    """What instrumentation needs to know of a scope."""
-
-    instrument_with: Tracer | None
-    """Makes the spans of instrumented calls; None where such calls are not to be recorded."""
-    read_at_once: bool
-    """Whether others listen to those spans too, so that all there is to say must be on them when they end."""
+IN_REQUEST: Final = ContextVar("agentlightning_in_request", default=False)
+"""Whether a tapped HTTP library is sending a recorded call: requests of a library below it are not further calls."""
 
 
-def listening() -> Listener | None:
-    """Who wants to know of a call made here and now, if there is somebody."""
-    here = context.get_current()
-    scope: Listener | None = here.get(SCOPE)  # pyright: ignore[reportAssignmentType]
-    if scope is None or scope.instrument_with is None or here.get(SUPPRESSED) or here.get(_SUPPRESSED_TOO):
+class RecordingContext(Protocol):
+    """The part of a scope that instrumentation uses."""
+
+    call_tracer: Tracer | None
+    """Creates the spans of instrumented calls; None if those are not recorded."""
+    eager_decode: bool
+    """Whether calls are decoded before their spans end, because other span processors read them too."""
+
+
+def recording_context() -> RecordingContext | None:
+    """Return the context that records calls made here; None if they are not recorded."""
+    current = context.get_current()
+    scope: RecordingContext | None = current.get(SCOPE)  # pyright: ignore[reportAssignmentType]
+    if scope is None or scope.call_tracer is None or current.get(SUPPRESSED) or current.get(_SUPPRESSED_OLD):
         return None
     return scope
 
 
-def hosted_call_span() -> Span | None:
-    """The span that other instrumentation has made for the call under way, to be completed rather than repeated."""
+def foreign_call_span() -> Span | None:
+    """Return the span that foreign instrumentation has created for the current call, to complete instead of repeat."""
     span = context.get_value(CALL_SPAN)
     return span if isinstance(span, Span) and span.is_recording() else None
+
+
+def parent_context() -> Context | None:
+    """Return the context for a new span; None for the current one.
+
+    OpenInference keeps LangChain's current step outside of the OpenTelemetry context. A step that began after the
+    current span is the parent.
+    """
+    instrumentor: Any = sys.modules.get(_LANGCHAIN_INSTRUMENTOR)
+    if instrumentor is None:
+        return None
+    try:
+        step = instrumentor.get_current_span()
+    except Exception:
+        logger.debug("LangChain's current step is unknown", exc_info=True)
+        return None
+    if step is None or _start_time(step) < _start_time(trace.get_current_span()):
+        return None
+    return trace.set_span_in_context(step)
+
+
+def _start_time(span: Span) -> int:
+    return getattr(span, "start_time", None) or 0

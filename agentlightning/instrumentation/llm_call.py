@@ -1,14 +1,14 @@
-"""One HTTP request to a model, from when it is sent until its answer is complete, as one span.
+"""One HTTP request to a model server as one span, from the moment it is sent until its response is complete.
 
-Nothing in here may disturb the call: every entry point swallows its own errors and leaves a note on the span. A span
-ends exactly once, whichever comes first: the answer's end, an error, `close`, or the garbage collector.
+Nothing in here may disturb the call: every entry point catches its own errors and notes them on the span. A span ends
+exactly once, at the first of these: the end of the response, an error, `close`, or garbage collection.
 """
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from typing import Concatenate, ParamSpec
 
@@ -16,95 +16,124 @@ import orjson
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from .. import semconv
-from . import langchain
-from .body_size import LARGEST_BODY, cut_to_size
-from .call_record import ERROR_MESSAGE, EVENTS, UNREAD, completed, error_message, read_object
-from .context import Listener, hosted_call_span
-from .dialects import Dialect, chat, dialect_of, may_be_call
+from .call_record import (
+    ERROR_MESSAGE,
+    MAX_BODY_BYTES,
+    RAW_EVENTS,
+    UNDECODED,
+    cut_to_size,
+    decode_call,
+    error_message,
+    parse_object,
+)
+from .context import IN_REQUEST, foreign_call_span, parent_context, recording_context
+from .dialects import Dialect, chat, dialect_of
 from .dialects.base import Json
-
-__all__ = ["OpenCall", "begin", "host_attributes", "may_be_call", "open_calls"]
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
-LARGEST_STREAM = 16_000_000
+MAX_STREAM_BYTES = 16_000_000
 """Bytes of a stream that are kept for its record; the user gets all of them in any case."""
 
 P = ParamSpec("P")
 
 
-def _never_raises(
-    method: Callable[Concatenate[OpenCall, P], None],
+def abandons_on_error(
+    function: Callable[Concatenate[OpenCall, P], None],
 ) -> Callable[Concatenate[OpenCall, P], None]:
-    @wraps(method)
-    def guarded(call: OpenCall, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    """Decorate a function of a call so that it never raises: an error ends the call's record."""
+
+    @wraps(function)
+    def safe(call: OpenCall, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            method(call, *args, **kwargs)
+            function(call, *args, **kwargs)
         except Exception as error:
             logger.debug("An LLM call could not be recorded", exc_info=True)
-            call.give_up(error)
+            call.abandon(error)
 
-    return guarded
+    return safe
 
 
 class OpenCall:
-    """A call that has been sent."""
+    """A call whose response is not complete. As a context manager, around the sending of the request."""
 
-    def __init__(self, span: Span, attributes: Json, *, at_once: bool, hosted: bool) -> None:
+    def __init__(self, span: Span, attributes: Json, *, eager_decode: bool, is_foreign: bool) -> None:
         self._span = span
         self._attributes = attributes
-        self._at_once = at_once
-        self._hosted = hosted
-        """Whether the span is other instrumentation's: its status and its end are not ours to set."""
+        self._eager_decode = eager_decode
+        self._is_foreign = is_foreign
+        """Whether foreign instrumentation owns the span and sets its status and end."""
         self._ended = False
         self._error: str | None = None
-        self._streamed = False
+        self._is_stream = False
         self._chunks: list[bytes] = []
         self._size = 0
         self._status = 0
-        self._decode: Callable[[bytes], bytes] = bytes
+        self._decompress: Callable[[bytes], bytes] = bytes
         open_calls.add(self)
 
     @property
     def span_id(self) -> int:
-        """Of the span that records it."""
+        """The id of the span that records the call."""
         return self._span.get_span_context().span_id
 
-    @_never_raises
-    def answered(self, status: int, content: bytes) -> None:
-        """The whole answer is here."""
+    def __enter__(self) -> None:
+        self._token = IN_REQUEST.set(True)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        IN_REQUEST.reset(self._token)
+        if error is not None:
+            self.fail(error)
+
+    @abandons_on_error
+    def record_response(self, status: int, content: bytes) -> None:
+        """Record the whole response."""
         self._status = status
         self._end(content)
 
-    @_never_raises
-    def answering(self, status: int, decode: Callable[[bytes], bytes], *, as_events: bool) -> None:
-        """The answer has begun; its bytes will come through `saw`, `decode` undoes their content encoding."""
-        self._status, self._decode, self._streamed = status, decode, as_events
+    @abandons_on_error
+    def start_response(
+        self, status: int, headers: Mapping[str, str], decompress: Callable[[bytes], bytes] = bytes
+    ) -> None:
+        """Record the start of a response; `add_chunk` adds its bytes, `decompress` undoes their content encoding."""
+        self._status, self._decompress = status, decompress
+        self._is_stream = "text/event-stream" in headers.get("content-type", "")
 
-    def saw(self, chunk: bytes) -> None:
-        """Another piece of the answer."""
-        if self._size < LARGEST_STREAM:
+    def add_chunk(self, chunk: bytes) -> None:
+        """Record bytes of the response."""
+        if self._size < MAX_STREAM_BYTES:
             self._chunks.append(chunk)
         self._size += len(chunk)
 
-    @_never_raises
-    def finished(self, *, complete: bool) -> None:
-        """No more will come, or nobody wants more."""
+    def record_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the chunks of a response and record them, their end and their error."""
+        try:
+            for chunk in chunks:
+                self.add_chunk(chunk)
+                yield chunk
+        except Exception as error:
+            self.fail(error)
+            raise
+        self.finish(complete=True)
+
+    @abandons_on_error
+    def finish(self, *, complete: bool) -> None:
+        """End the record at the end of the response, or when nothing more of it will be read."""
         if not self._ended:
             self._attributes[semconv.INCOMPLETE] = not complete
-            self._end(self._decode(b"".join(self._chunks)))
+            self._end(self._decompress(b"".join(self._chunks)))
 
-    @_never_raises
-    def failed(self, error: BaseException) -> None:
-        """The request or the answer broke."""
+    @abandons_on_error
+    def fail(self, error: BaseException) -> None:
+        """End the record with an error of the request or of the response."""
         if not self._ended:
             self._attributes["error.type"] = type(error).__qualname__
-            self._attributes[semconv.INCOMPLETE] = self._streamed
+            self._attributes[semconv.INCOMPLETE] = self._is_stream
             self._set_error(f"{type(error).__name__}: {error}")
-            self._end(self._decode(b"".join(self._chunks)))
+            self._end(self._decompress(b"".join(self._chunks)))
 
-    def give_up(self, error: Exception) -> None:
-        """It cannot be recorded properly: say so and end the span."""
+    def abandon(self, error: Exception) -> None:
+        """End a record that cannot be completed because of an error of ours, and note the error on the span."""
         self._ended = True
         if self._span.is_recording():
             self._span.set_attribute(semconv.CAPTURE_ERROR, f"{type(error).__name__}: {error}")
@@ -117,78 +146,83 @@ class OpenCall:
         if self._status:
             attributes["http.response.status_code"] = self._status
         if self._status >= 400:
-            self._set_error(_refusal(self._status, content))
-        if self._size > LARGEST_STREAM:
-            attributes[semconv.CAPTURE_ERROR] = f"only {LARGEST_STREAM} of {self._size} bytes were kept"
-        if self._streamed:
+            self._set_error(_error_description(self._status, content))
+        if self._size > MAX_STREAM_BYTES:
+            attributes[semconv.CAPTURE_ERROR] = f"only {MAX_STREAM_BYTES} of {self._size} bytes were recorded"
+        if self._is_stream:
             attributes[semconv.STREAMED] = True
         if content:
-            attributes[EVENTS if self._streamed else semconv.RESPONSE] = content.decode("utf-8", "replace")
-        self._span.set_attributes(self._read() if self._at_once else {**attributes, UNREAD: True})
+            attributes[RAW_EVENTS if self._is_stream else semconv.RESPONSE] = content.decode("utf-8", "replace")
+        if self._eager_decode:
+            attributes = decode_call(attributes)
+            if message := attributes.get(ERROR_MESSAGE):
+                self._set_error(message)
+        else:
+            attributes[UNDECODED] = True
+        self._span.set_attributes(attributes)
         self._end_span()
 
-    def _read(self) -> Json:
-        attributes = completed(self._attributes)
-        if message := attributes.get(ERROR_MESSAGE):
-            self._set_error(message)
-        return attributes
-
     def _end_span(self) -> None:
-        if not self._hosted:
+        if not self._is_foreign:
             self._span.end()
 
     def _set_error(self, description: str) -> None:
-        # The first one counts: later ones are read from a body that says the same with less context.
-        if not self._hosted and self._error is None:
+        # The first error counts: later ones are read from a body that says the same with less context.
+        if not self._is_foreign and self._error is None:
             self._error = description
             self._span.set_status(Status(StatusCode.ERROR, description))
 
 
 open_calls: weakref.WeakSet[OpenCall] = weakref.WeakSet()
-"""Calls whose spans have not ended, as far as somebody still holds them."""
+"""Calls whose spans have not ended, while they are referenced elsewhere."""
 
 
-def begin(listener: Listener, path: str, content: bytes, host: Json) -> OpenCall | None:
-    """Start the record of a request with this URL path and body, where it is a call to a model."""
-    dialect = _dialect(path, content)
-    if dialect is None or listener.instrument_with is None:
+def start_call(
+    host: str | None, port: int | None, path: str, headers: Mapping[str, str], content: bytes | None
+) -> OpenCall | None:
+    """Start the record of a POST request; None if it is not a call to a model, or not recorded here."""
+    recording = recording_context()
+    if recording is None or recording.call_tracer is None or not isinstance(content, bytes):
         return None
-    attributes = {**host, semconv.REQUEST: content.decode("utf-8", "replace")}
-    if len(content) > LARGEST_BODY:
-        attributes.update(_cut(dialect, content))
-    hosted = hosted_call_span()
-    span = hosted or listener.instrument_with.start_span(dialect.span_name, langchain.around(), SpanKind.CLIENT)
-    return OpenCall(span, attributes, at_once=listener.read_at_once, hosted=hosted is not None)
+    dialect = _dialect(path, content)
+    if dialect is None:
+        return None
+    attributes = _request_attributes(host, port, path, headers)
+    attributes[semconv.REQUEST] = content.decode("utf-8", "replace")
+    if len(content) > MAX_BODY_BYTES:
+        attributes.update(_cut_request(dialect, content))
+    foreign = foreign_call_span()
+    span = foreign or recording.call_tracer.start_span(dialect.span_name, parent_context(), SpanKind.CLIENT)
+    return OpenCall(span, attributes, eager_decode=recording.eager_decode, is_foreign=foreign is not None)
 
 
-def host_attributes(host: str | None, port: int | None, path: str, headers: Mapping[str, str]) -> Json:
-    """Where a request goes, and how often it has been sent before."""
-    found: Json = {"url.path": path}
+def _request_attributes(host: str | None, port: int | None, path: str, headers: Mapping[str, str]) -> Json:
+    attributes: Json = {"url.path": path}
     if host:
-        found["server.address"] = host
+        attributes["server.address"] = host
     if port:
-        found["server.port"] = port
-    resent = headers.get("x-stainless-retry-count", "0")
-    if resent.isdecimal() and resent != "0":
-        found["http.request.resend_count"] = int(resent)
-    return found
+        attributes["server.port"] = port
+    retries = headers.get("x-stainless-retry-count", "0")
+    if retries.isdecimal() and retries != "0":
+        attributes["http.request.resend_count"] = int(retries)
+    return attributes
 
 
 def _dialect(path: str, content: bytes) -> Dialect | None:
-    # This path says it all; others are also those of quite different requests.
+    # This path is unambiguous; other paths are also those of quite different requests.
     if path.endswith("/chat/completions"):
         return chat.DIALECT
-    return dialect_of(path, read_object(content))
+    return dialect_of(path, parse_object(content))
 
 
-def _cut(dialect: Dialect, content: bytes) -> Json:
+def _cut_request(dialect: Dialect, content: bytes) -> Json:
     if cut := cut_to_size(content):
         return {semconv.REQUEST: cut.decode()}
-    head = {dialect.asked_by: None, "model": read_object(content).get("model")}
-    note = f"{len(content)} bytes are too many to keep"
+    head = {dialect.input_field: None, "model": parse_object(content).get("model")}
+    note = f"{len(content)} bytes are too many to record"
     return {semconv.REQUEST: orjson.dumps(head).decode(), semconv.CAPTURE_ERROR: note}
 
 
-def _refusal(status: int, content: bytes) -> str:
-    said = error_message(read_object(content)) or content[:500].decode("utf-8", "replace")
-    return f"HTTP {status}: {said}" if said else f"HTTP {status}"
+def _error_description(status: int, content: bytes) -> str:
+    message = error_message(parse_object(content)) or content[:500].decode("utf-8", "replace")
+    return f"HTTP {status}: {message}" if message else f"HTTP {status}"

@@ -1,8 +1,8 @@
-"""OpenInference: whichever of its instrumentors are installed, for the frameworks and tools they know.
+"""OpenInference: the installed instrumentors of frameworks and tools.
 
-Those for LLM SDKs whose calls the wire tap sees are left out: they would record each call twice and put objects of
-their own in place of the SDKs' streams. Who wants them anyway instruments them by hand, and their spans are recorded.
-Where the tap is switched off, they are applied like the others.
+Instrumentors of LLM SDKs whose calls the wire tap records are left out: they would record each call twice, and replace
+the SDKs' streams with objects of their own. A user can still apply them, and their spans are recorded. If the wire tap
+is disabled, they are applied like the others.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from .patches import Instrumentation
-from .taps.wire_tap import is_on
+from .taps.wire_tap import is_enabled
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
 _GROUP = "openinference_instrumentor"
-_SEEN_ON_THE_WIRE = frozenset({"openai", "anthropic"})
+_TAPPED_SDKS = frozenset({"openai", "anthropic"})
 
 
 class OpenInference(Instrumentation):
@@ -38,10 +38,10 @@ class OpenInference(Instrumentation):
 
 def _installed() -> Iterator[Any]:
     for entry in entry_points(group=_GROUP):
-        if entry.name not in _SEEN_ON_THE_WIRE or not is_on():
+        if entry.name not in _TAPPED_SDKS or not is_enabled():
             try:
                 yield entry.load()()
-            except Exception as error:  # a library it needs is missing or too new
+            except Exception as error:  # a library that it needs is missing or too new
                 logger.debug("OpenInference's instrumentor for %s cannot be used: %r", entry.name, error)
 
 
@@ -50,7 +50,7 @@ def _instrument(instrumentor: Any) -> bool:
         return False
     try:
         instrumentor.instrument(raise_exception_on_conflict=True)
-    except Exception as error:  # what it instruments is not installed, or is too new
+    except Exception as error:  # the library to instrument is missing or too new
         logger.debug("%s has nothing to instrument: %r", type(instrumentor).__name__, error)
         return False
     return True

@@ -1,4 +1,4 @@
-"""Patching with manners: applied once however many tracers ask, and put back when the last one is done."""
+"""Patches that are applied once for all tracers and undone with the last one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Patch:
-    """One attribute of a class or module, replaced by what `wrap` makes of it."""
+    """Replacement of one attribute of a class or module by the result of `wrap`."""
 
     owner: Any
     name: str
@@ -19,37 +19,37 @@ class Patch:
     _replacement: Any = field(default=None, init=False)
 
     def apply(self) -> None:
-        """Put the replacement in place."""
+        """Install the replacement."""
         self._original = getattr(self.owner, self.name)
         self._replacement = self.wrap(self._original)
         setattr(self.owner, self.name, self._replacement)
 
     def undo(self) -> None:
-        """Put the original back; where somebody has wrapped our replacement since, theirs stays."""
+        """Restore the original, unless other code has wrapped the replacement since."""
         if getattr(self.owner, self.name) is self._replacement:
             setattr(self.owner, self.name, self._original)
 
 
 class Instrumentation:
-    """Something that is in place while at least one tracer wants it; subclasses say what, in `_apply` and `_undo`."""
+    """Instrumentation that is active while at least one tracer uses it; subclasses define `_apply` and `_undo`."""
 
     def __init__(self) -> None:
-        self._wanted = 0
-        # Tracers of several runner threads come and go at the same time.
+        self._users = 0
+        # Protects the count from the tracers of several runner threads.
         self._lock = threading.Lock()
 
     def apply(self) -> None:
-        """Put it in place, unless another tracer already had it done."""
+        """Apply the instrumentation, unless another tracer has done so."""
         with self._lock:
-            if not self._wanted:
+            if not self._users:
                 self._apply()
-            self._wanted += 1
+            self._users += 1
 
     def undo(self) -> None:
-        """Put everything back, unless another tracer still wants it."""
+        """Undo the instrumentation, unless another tracer still uses it."""
         with self._lock:
-            self._wanted -= 1
-            if not self._wanted:
+            self._users -= 1
+            if not self._users:
                 self._undo()
 
     def _apply(self) -> None:
@@ -60,7 +60,7 @@ class Instrumentation:
 
 
 class Patches(Instrumentation):
-    """An instrumentation that is nothing but patches."""
+    """Instrumentation that consists of patches only."""
 
     def __init__(self, patches: Callable[[], Iterable[Patch]]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""PydanticAI, which speaks OpenTelemetry by itself once it is asked to: it is asked, unless the user has done so."""
+"""PydanticAI: switch on its own OpenTelemetry instrumentation, unless the user has configured it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from .patches import Instrumentation
 
 
 class PydanticAI(Instrumentation):
-    """Its agents' and tools' spans, for all agents that do not say otherwise."""
+    """Spans of its agents and tools, for all agents without settings of their own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._asked: Any = None
+        self._instrumented: Any = None
 
-    def look_again(self) -> None:
-        """Ask it, where it has been imported since it was last looked."""
-        if self._asked is None and "pydantic_ai" in sys.modules:
+    def refresh(self) -> None:
+        """Switch the instrumentation on if the library has been imported since the last call."""
+        if self._instrumented is None and "pydantic_ai" in sys.modules:
             with self._lock:
-                if self._wanted:
+                if self._users:
                     self._apply()
 
     def _apply(self) -> None:
-        # It is not imported for this: that takes a second, which an agent that does without it should not pay.
+        # Not imported for this: the import takes a second, which other agents should not pay for.
         agent: Any = getattr(sys.modules.get("pydantic_ai"), "Agent", None)
         if agent is not None and not getattr(agent, "_instrument_default", True):
             agent.instrument_all()
-            self._asked = agent
+            self._instrumented = agent
 
     def _undo(self) -> None:
-        agent, self._asked = self._asked, None
+        agent, self._instrumented = self._instrumented, None
         if agent is not None:
             agent.instrument_all(False)
 

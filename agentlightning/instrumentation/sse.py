@@ -1,4 +1,4 @@
-"""Server-sent events, read from the bytes of a whole stream or its first part."""
+"""Server-sent events, parsed from the bytes of a stream or of its beginning."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from typing import Any
 
 import orjson
 
-_LAST_EVENTS = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed", "error"})
+_FINAL_EVENTS = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed", "error"})
 
 
 def events(stream: bytes) -> list[dict[str, Any]]:
-    """The JSON objects that are an event's data, in order; a last one that was cut off is left out."""
-    # Nearly every stream has one line of data an event, and one array is read faster than a hundred objects.
+    """Return the JSON objects of the events, in order; an incomplete last event is left out."""
+    # Nearly every stream has one line of data per event, and one array is parsed faster than a hundred objects.
     lines = [line[5:] for line in stream.split(b"\n") if line.startswith((b"data: {", b"data:{"))]
     try:
         found: list[Any] = orjson.loads(b"[" + b",".join(lines) + b"]")
     except orjson.JSONDecodeError:
-        found = list(_one_by_one(stream))
+        found = list(_parse_each(stream))
     return [event for event in found if isinstance(event, dict)]
 
 
 def has_ended(stream: bytes, last_event: dict[str, Any] | None) -> bool:
-    """Whether the server has said that nothing more will come."""
-    return b"[DONE]" in stream[-200:] or (last_event or {}).get("type") in _LAST_EVENTS
+    """Return True if the server has sent its final event."""
+    return b"[DONE]" in stream[-200:] or (last_event or {}).get("type") in _FINAL_EVENTS
 
 
-def _one_by_one(stream: bytes) -> Iterator[Any]:
+def _parse_each(stream: bytes) -> Iterator[Any]:
     for data in _data(stream):
         with suppress(orjson.JSONDecodeError):
             yield orjson.loads(data)
 
 
 def _data(stream: bytes) -> Iterator[bytes]:
-    held: list[bytes] = []
+    lines: list[bytes] = []
     for line in stream.splitlines():
         if line.startswith(b"data:"):
-            held.append(line[5:].lstrip())
-        elif not line and held:
-            yield b"\n".join(held)
-            held = []
-    if held:
-        yield b"\n".join(held)
+            lines.append(line[5:].lstrip())
+        elif not line and lines:
+            yield b"\n".join(lines)
+            lines = []
+    if lines:
+        yield b"\n".join(lines)

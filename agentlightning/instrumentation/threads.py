@@ -1,7 +1,6 @@
-"""Work handed to another thread stays part of its rollout.
+"""Propagation of the context to threads and executors, so that their work belongs to the rollout that started it.
 
-Python gives a new thread an empty context, so whatever an agent does in a `Thread` or an executor would belong to
-nobody. While this is applied, both carry the context of whoever started them.
+Python starts a new thread in an empty context, so the work of a `Thread` or an executor would belong to no rollout.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ CONTEXT_IN_THREADS = Patches(_patches)
 def _submit_with_context(original: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
     @wraps(original)
     def submit(pool: ThreadPoolExecutor, /, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-        # The pool may start a thread for this, which outlives the rollout: that one starts in an empty context.
+        # The pool may start a thread for this work that outlives the rollout: it starts in an empty context.
         return Context().run(original, pool, copy_context().run, fn, *args, **kwargs)
 
     return submit
@@ -40,17 +39,17 @@ def _start_with_context(original: Callable[[threading.Thread], None]) -> Callabl
     @wraps(original)
     def start(thread: threading.Thread) -> None:
         if context.get_value(SCOPE) is not None:
-            _carry(thread)
+            _run_in_current_context(thread)
         original(thread)
 
     return start
 
 
-def _carry(thread: threading.Thread) -> None:
-    run, here = thread.run, copy_context()
+def _run_in_current_context(thread: threading.Thread) -> None:
+    run, current = thread.run, copy_context()
 
     def run_in_context() -> None:
-        del thread.run  # a bound method kept on its own object would keep the thread alive until the next collection
-        here.run(run)
+        del thread.run  # an object that holds its own bound method stays alive until the next garbage collection
+        current.run(run)
 
     thread.run = run_in_context

@@ -1,124 +1,114 @@
-"""The tape: a rollout's exchanges with its models, as they were recorded, and where a new call differs from them."""
+"""Cassette: a rollout's recorded model calls, matched with the calls of a replay."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final, cast
 
 import orjson
 
 from .. import semconv
-from ..redaction import without_keys
+from ..redaction import redact
 from ..types import Span
 
 JsonObject = dict[str, Any]
 
 _NOT_COMPARED: Final = {"return_token_ids", "logprobs", "top_logprobs", "user", "metadata"}
-"""Members of a request that may differ without another answer being due."""
+"""Request fields that do not change the response."""
 _MISSING: Final = object()
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """One call of a model that was answered."""
+class RecordedCall:
+    """One successful call to a model."""
 
     path: str
-    """Without what stands before `/v1`: chat/completions."""
+    """After `/v1/`: chat/completions."""
     request: JsonObject
     response: JsonObject
 
 
-@dataclass
-class Tape:
-    """Exchanges in their order; each is played once."""
+class Cassette:
+    """Recorded calls in their order; each response is returned once."""
 
-    exchanges: list[Exchange]
-    played: int = 0
-    difference: str | None = None
-    """What the first call was that is not on the tape, and how it differs."""
-    _left: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._left = list(range(len(self.exchanges)))
+    def __init__(self, calls: Iterable[RecordedCall]) -> None:
+        self.calls = list(calls)
+        self.unused = list(self.calls)
+        """The calls that the replay has not made."""
+        self.difference: str | None = None
+        """The first call of the replay that does not match a recorded one, and the field that differs."""
 
     @classmethod
-    def of(cls, spans: Iterable[Span]) -> Tape:
-        """What is on record in an attempt's spans; a call that two recorders have seen is there once."""
-        seen: dict[str, Exchange] = {}
-        for number, exchange in enumerate(_exchanges(spans)):
-            name = exchange.response.get("id")
-            seen.setdefault(str(name) if name else f"#{number}", exchange)
-        return cls(list(seen.values()))
+    def from_spans(cls, spans: Iterable[Span]) -> Cassette:
+        """Read the calls of an attempt's spans; a call that two spans recorded occurs once."""
+        calls: dict[str, RecordedCall] = {}
+        for number, call in enumerate(_recorded_calls(spans)):
+            response_id = call.response.get("id")
+            calls.setdefault(str(response_id) if response_id else f"#{number}", call)
+        return cls(calls.values())
 
     @property
-    def unplayed(self) -> int:
-        """Calls on the tape that were not made."""
-        return len(self._left)
+    def used(self) -> int:
+        """The number of responses that were returned."""
+        return len(self.calls) - len(self.unused)
 
-    def answer(self, path: str, request: JsonObject) -> JsonObject | None:
-        """The recorded answer to a call; None, and `difference` says why, where there is none."""
-        told = orjson.loads(without_keys(json.dumps(request)))
-        for index in self._left:
-            exchange = self.exchanges[index]
-            if exchange.path == path and first_difference(exchange.request, told) is None:
-                self._left.remove(index)
-                self.played += 1
-                return exchange.response
-        self.difference = self.difference or self._explain(path, told)
+    def response_to(self, path: str, request: JsonObject) -> JsonObject | None:
+        """Return the recorded response to a call. Return None and set `difference` if there is none."""
+        redacted = orjson.loads(redact(json.dumps(request)))
+        for index, call in enumerate(self.unused):
+            if call.path == path and first_difference(call.request, redacted) is None:
+                return self.unused.pop(index).response
+        self.difference = self.difference or self._describe_mismatch(path, redacted)
         return None
 
-    def _explain(self, path: str, request: JsonObject) -> str:
-        number = self.played + 1
-        if not self._left:
-            return f"call {number}, to {path}, is one more than the {len(self.exchanges)} on the tape"
-        expected = self.exchanges[self._left[0]]
+    def _describe_mismatch(self, path: str, request: JsonObject) -> str:
+        number = self.used + 1
+        if not self.unused:
+            return f"call {number}, to {path}, exceeds the {len(self.calls)} recorded calls"
+        expected = self.unused[0]
         if expected.path != path:
-            return f"call {number} goes to {path}, on the tape to {expected.path}"
+            return f"call {number} goes to {path}, the recorded call to {expected.path}"
         return f"call {number} differs: {first_difference(expected.request, request)}"
 
 
-def first_difference(was: Any, now: Any, where: str = "") -> str | None:
-    """The first place where two JSON values differ, in words; None where they do not."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        old, new = cast("JsonObject", was), cast("JsonObject", now)
-        names = [name for name in {**old, **new} if where or name not in _NOT_COMPARED]
-        pairs: Iterator[tuple[str, Any, Any]] = ((n, old.get(n, _MISSING), new.get(n, _MISSING)) for n in names)
-    elif isinstance(was, list) and isinstance(now, list):
-        before, after = cast("list[Any]", was), cast("list[Any]", now)
-        longest = max(len(before), len(after))
-        pairs = ((str(n), _at(before, n), _at(after, n)) for n in range(longest))
+def first_difference(recorded: Any, sent: Any, path: str = "") -> str | None:
+    """Describe the first difference between two JSON values; None if there is none."""
+    if isinstance(recorded, dict) and isinstance(sent, dict):
+        old, new = cast("JsonObject", recorded), cast("JsonObject", sent)
+        names = [name for name in {**old, **new} if path or name not in _NOT_COMPARED]
+        pairs: Iterable[tuple[object, Any, Any]] = ((n, old.get(n, _MISSING), new.get(n, _MISSING)) for n in names)
+    elif isinstance(recorded, list) and isinstance(sent, list):
+        both = zip_longest(cast("list[Any]", recorded), cast("list[Any]", sent), fillvalue=_MISSING)
+        pairs = ((index, *values) for index, values in enumerate(both))
     else:
-        return None if was == now else f"{where} was {_shown(was)}, is {_shown(now)}"
-    found = (first_difference(old, new, f"{where}.{name}" if where else name) for name, old, new in pairs)
-    return next((difference for difference in found if difference), None)
+        return None if recorded == sent else f"{path} was {_format(recorded)}, is {_format(sent)}"
+    differences = (first_difference(old, new, f"{path}.{name}" if path else str(name)) for name, old, new in pairs)
+    return next(filter(None, differences), None)
 
 
-def _at(items: list[Any], index: int) -> Any:
-    return items[index] if index < len(items) else _MISSING
-
-
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is _MISSING:
-        return "not there"
+        return "missing"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else text[:120] + "…"
 
 
-def _exchanges(spans: Iterable[Span]) -> Iterator[Exchange]:
+def _recorded_calls(spans: Iterable[Span]) -> Iterator[RecordedCall]:
     for span in spans:
-        request, response = (_object(span.attributes.get(name)) for name in (semconv.REQUEST, semconv.RESPONSE))
+        request, response = (_parse(span.attributes.get(name)) for name in (semconv.REQUEST, semconv.RESPONSE))
         if request and response and not response.get("error"):
-            yield Exchange(path_of(str(span.attributes.get("url.path", ""))), request, response)
+            yield RecordedCall(api_path(str(span.attributes.get("url.path", ""))), request, response)
 
 
-def path_of(url_path: str) -> str:
-    """What is asked for, wherever the model is served."""
+def api_path(url_path: str) -> str:
+    """Return the part of a URL path after `/v1/`."""
     return (url_path.rpartition("/v1/")[2] or url_path).strip("/")
 
 
-def _object(text: Any) -> JsonObject:
+def _parse(text: Any) -> JsonObject:
     try:
         value: Any = json.loads(text) if isinstance(text, str) else None
     except ValueError:

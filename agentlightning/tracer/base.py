@@ -1,20 +1,19 @@
-"""Tracer: what a runner asks of whatever records an agent's run."""
+"""Tracer: records an agent's run and sends its spans to the store."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from contextvars import ContextVar, Token
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
 
 from ..types import Attempt, AttemptRef, AttemptStatus, Span, SpanCoreFields, TraceStatus
-from .active import clear_active_tracer, get_active_tracer, set_active_tracer
-from .manual_span import Recording
+from .manual_span import ManualSpan
 from .pipeline import Pipeline
 from .scope import Scope, current_scope
 
@@ -24,16 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("agentlightning.tracer")
 
-_last: ContextVar[Scope | None] = ContextVar("agentlightning_last_scope", default=None)
-_last_of_thread = threading.local()
-"""The trace context that a task or thread has entered last, for `get_last_trace`."""
-
 
 class Tracer:
-    """Records what happens within its trace contexts, and brings it to the store.
+    """Records what happens within its trace contexts, and sends it to the store.
 
-    Several workers in one process may share a tracer: it is set up with the first `init_worker` and taken down with
-    the last `teardown_worker`. Subclasses say what else is watched, with `instrumentations` and `otel_tracer`.
+    Several workers in one process may share a tracer: the first `init_worker` sets it up, the last `teardown_worker`
+    takes it down. Subclasses define what is recorded with `instrumentations` and `otel_tracer`.
     """
 
     def __init__(self) -> None:
@@ -41,33 +36,33 @@ class Tracer:
         self._store: LightningStore | None = None
         self._workers = 0
         self._applied: list[Instrumentation] = []
-        # Protects the count of workers: runner threads come and go at the same time.
+        # Protects the number of workers: several runner threads start and stop at the same time.
         self._lock = threading.RLock()
 
-    # What subclasses say
+    # For subclasses
 
     def instrumentations(self) -> list[Instrumentation]:
-        """What to patch while a worker is set up."""
+        """Return the patches to apply while a worker is set up."""
         return []
 
     def otel_tracer(self) -> trace.Tracer | None:
-        """What makes spans; None: only what user code says is recorded, and OpenTelemetry is left alone."""
+        """Return the OpenTelemetry tracer that creates spans; None records only what user code emits."""
         return None
 
-    def shares_spans(self) -> bool:
-        """Whether others listen to the same OpenTelemetry provider."""
+    def has_other_processors(self) -> bool:
+        """Return True if the OpenTelemetry provider has span processors of others."""
         return False
 
-    def entering(self, scope: Scope) -> None:
-        """Called when a scope has been entered, before anything happens in it."""
+    def on_enter(self, scope: Scope) -> None:
+        """Prepare a scope that has just been entered."""
 
-    def leaving(self, scope: Scope) -> None:
-        """Called before a scope is left: whatever is still open in it should end now."""
+    def on_exit(self, scope: Scope) -> None:
+        """End the spans that are still open in a scope, before it is left."""
 
-    # A worker's life
+    # Workers
 
     def init_worker(self, worker_id: int | str = 0, store: LightningStore | None = None) -> None:
-        """Apply the instrumentation and be ready to send spans; `store` is where, unless a trace context says."""
+        """Apply the instrumentation; `store` is the destination of spans whose trace context names none."""
         logger.info("[Worker %s] Setting up tracer...", worker_id)
         with self._lock:
             self._workers += 1
@@ -77,7 +72,7 @@ class Tracer:
         logger.info("[Worker %s] Instrumentation applied.", worker_id)
 
     def teardown_worker(self) -> None:
-        """Send what is left, undo the instrumentation, stop the thread. Does nothing when nothing is set up."""
+        """Send the remaining spans, undo the instrumentation and stop the thread. A repeated call does nothing."""
         with self._lock:
             if not self._workers:
                 return
@@ -87,7 +82,7 @@ class Tracer:
 
     @contextmanager
     def lifespan(self, store: LightningStore | None = None) -> Generator[Tracer]:
-        """`init_worker` and `teardown_worker` around a block."""
+        """Call `init_worker` before and `teardown_worker` after a block."""
         self.init_worker(store=store)
         try:
             yield self
@@ -111,7 +106,7 @@ class Tracer:
         self._pipeline.stop()
         self._store = None
 
-    # One run
+    # Trace contexts
 
     def trace_context(
         self,
@@ -122,16 +117,16 @@ class Tracer:
         attempt_id: str | None = None,
         flush: bool = True,
     ) -> TraceContext:
-        """What happens within it is recorded, as belonging to this attempt; `name` gives it a span of its own.
+        """Record everything within the block as part of this attempt; `name` gives the block a span of its own.
 
-        An async context manager. On leaving, every span that has ended is in the store; with `flush=False`, on its way
-        there. Without a store or ids, spans are only kept for `get_last_trace`.
+        An async context manager. On exit every finished span is in the store; with `flush=False` it may still be on
+        its way. Without a store or ids, spans are only kept for `get_last_trace`.
         """
         scope = Scope(rollout_id, attempt_id, store or self._store, self._pipeline)
         return TraceContext(self, scope, name, flush=flush)
 
     async def flush(self, rollout_id: str | None = None, attempt_id: str | None = None) -> None:
-        """Wait until every span that has ended, of this attempt and all others, is stored or refused for good."""
+        """Wait until every finished span, of this attempt and all others, is stored or refused for good."""
         await self._pipeline.flush()
 
     async def report(
@@ -142,31 +137,31 @@ class Tracer:
         status: AttemptStatus,
         metadata: dict[str, Any] | None = None,
     ) -> Attempt:
-        """Say how an attempt ended; the store hears it after every span that has ended before. Its answer.
+        """Update the status of a finished attempt, after every span that finished before; return the store's answer.
 
-        While the store is away, spans and report wait on disk. Raises what the store raises.
+        While the store is unreachable, spans and report are buffered on disk. Raises what the store raises.
         """
         return await self._pipeline.report(store, rollout_id, attempt_id, status, metadata or {})
 
-    def telling(self, listener: Callable[[AttemptRef], None]) -> AbstractContextManager[None]:
-        """Within it, `listener` hears of attempts that the store has given up, as its answers to their spans say so.
+    def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> AbstractContextManager[None]:
+        """Call `callback` with each attempt that the store has given up, as its answers to spans show.
 
-        It is called in another thread.
+        The callback runs in another thread, until the context manager exits.
         """
-        return self._pipeline.telling(listener)
+        return self._pipeline.subscribe_abandoned(callback)
 
     @property
     def dropped(self) -> int:
-        """Spans lost since the tracer was made: refused by the store, or too many while it was away."""
+        """Number of lost spans: refused by the store, or too many while it was unreachable."""
         return self._pipeline.dropped
 
     def get_last_trace(self) -> list[Span]:
-        """Spans of the trace context that this task or thread is in, or was in last, in the order they ended."""
-        of_task, of_thread = _last.get(), getattr(_last_of_thread, "scope", None)
+        """Return the spans of the current or last trace context of this task or thread, in the order they finished."""
+        of_task, of_thread = _last_scope.get(), getattr(_thread_local, "last_scope", None)
         scope = next((scope for scope in (of_task, of_thread) if scope and scope.pipeline is self._pipeline), None)
-        return [ended.span for ended in list(scope.ended)] if scope else []
+        return [finished.span for finished in list(scope.finished)] if scope else []
 
-    # What user code says
+    # Spans of user code
 
     def create_span(
         self,
@@ -175,11 +170,11 @@ class Tracer:
         timestamp: float | None = None,
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
-        """Record a span of no length."""
-        recording = self._record(name, attributes, timestamp)
+        """Record a span without duration."""
+        span = self.operation_context(name, attributes, timestamp)
         if status:
-            recording.set_status(status)
-        return recording.end(recording.span.start_time)
+            span.set_status(status)
+        return span.end(span.core.start_time)
 
     def operation_context(
         self,
@@ -187,40 +182,24 @@ class Tracer:
         attributes: Mapping[str, Any] | None = None,
         start_time: float | None = None,
         end_time: float | None = None,
-    ) -> Recording:
-        """A span around a block; spans that begin within it are its children."""
-        return self._record(name, attributes, start_time, end_time)
-
-    def _record(
-        self,
-        name: str,
-        attributes: Mapping[str, Any] | None,
-        start_time: float | None = None,
-        end_time: float | None = None,
-    ) -> Recording:
-        return Recording(
-            name,
-            attributes,
-            tracer=self.otel_tracer(),
-            scope=current_scope(),
-            start_time=start_time,
-            end_time=end_time,
-        )
+    ) -> ManualSpan:
+        """Record a block as a span; spans that begin within it are its children."""
+        return ManualSpan(name, attributes, self.otel_tracer(), current_scope(), start_time, end_time)
 
     @property
     def is_set_up(self) -> bool:
-        """Whether a worker is using it."""
+        """Whether a worker uses the tracer."""
         return bool(self._workers)
 
     @property
     def is_instrumented(self) -> bool:
-        """Whether it has patched anything."""
+        """Whether any instrumentation is applied."""
         return bool(self._applied)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A tracer reaches a fresh process as it was before any worker was set up.
-        mine = {"_pipeline", "_store", "_workers", "_applied", "_lock"}
-        return {key: value for key, value in self.__dict__.items() if key not in mine}
+        # In another process a tracer starts without workers.
+        excluded = {"_pipeline", "_store", "_workers", "_applied", "_lock"}
+        return {key: value for key, value in self.__dict__.items() if key not in excluded}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Tracer.__init__(self)
@@ -228,55 +207,73 @@ class Tracer:
 
 
 class TraceContext:
-    """One run within a tracer: puts its scope in the context on entry, and sees its spans stored on exit."""
+    """Async context manager of one run: activates tracer and scope on entry, flushes their spans on exit."""
 
     def __init__(self, tracer: Tracer, scope: Scope, name: str | None, *, flush: bool) -> None:
-        self._flush = flush
         self._tracer = tracer
         self._scope = scope
         self._name = name
-        self._own_lifespan = ExitStack()
-        self._root: AbstractContextManager[Recording] | None = None
-        self._token: Token[context.Context] | None = None
-        self._before: Tracer | None = None
+        self._flush = flush
+        self._cleanup = AsyncExitStack()
 
     async def __aenter__(self) -> Tracer:
         tracer, scope = self._tracer, self._scope
-        if not tracer.is_set_up:
-            self._own_lifespan.enter_context(tracer.lifespan())
-        otel_tracer = tracer.otel_tracer()
-        scope.takes_opentelemetry = otel_tracer is not None
-        if tracer.is_instrumented:
-            scope.instrument_with = otel_tracer
-            scope.read_at_once = self._tracer.shares_spans()
-        self._before = get_active_tracer()
-        set_active_tracer(tracer)
-        _last.set(scope)
-        _last_of_thread.scope = scope
-        self._token = context.attach(scope.entered())
-        tracer.entering(scope)
-        if self._name:
-            self._root = tracer.operation_context(self._name)
-            self._root.__enter__()
+        async with AsyncExitStack() as stack:
+            if not tracer.is_set_up:
+                stack.enter_context(tracer.lifespan())
+            if self._flush:
+                stack.push_async_callback(tracer.flush, scope.rollout_id, scope.attempt_id)
+            stack.enter_context(_activate(tracer, scope))
+            if self._name:
+                stack.enter_context(tracer.operation_context(self._name))
+            stack.callback(tracer.on_exit, scope)
+            self._cleanup = stack.pop_all()
         return tracer
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._own_lifespan:
-            try:
-                self._tracer.leaving(self._scope)
-                if self._root:
-                    self._root.__exit__(kind, error, where)
-            finally:
-                self._leave()
-            if self._flush:
-                await self._tracer.flush(self._scope.rollout_id, self._scope.attempt_id)
+        await self._cleanup.__aexit__(kind, error, traceback)
 
-    def _leave(self) -> None:
-        if self._token:
-            context.detach(self._token)
-        if self._before:
-            set_active_tracer(self._before)
-        else:
-            clear_active_tracer()
+
+@contextmanager
+def _activate(tracer: Tracer, scope: Scope) -> Generator[None]:
+    otel_tracer = tracer.otel_tracer()
+    scope.accepts_opentelemetry = otel_tracer is not None
+    if tracer.is_instrumented:
+        scope.call_tracer = otel_tracer
+        scope.eager_decode = tracer.has_other_processors()
+    previous = _active_tracer.get()
+    _active_tracer.set(tracer)
+    _last_scope.set(scope)
+    _thread_local.last_scope = scope
+    token = context.attach(scope.to_context())
+    try:
+        tracer.on_enter(scope)
+        yield
+    finally:
+        context.detach(token)
+        _active_tracer.set(previous)
+
+
+# A context variable, so that concurrent rollouts in one process each have their own.
+_active_tracer: ContextVar[Tracer | None] = ContextVar("agentlightning_active_tracer", default=None)
+
+# The trace context that a task or thread has entered last, for `get_last_trace`.
+_last_scope: ContextVar[Scope | None] = ContextVar("agentlightning_last_scope", default=None)
+_thread_local = threading.local()
+
+
+def get_active_tracer() -> Tracer | None:
+    """Return the tracer of the current trace context, or the one set by `set_active_tracer`."""
+    return _active_tracer.get()
+
+
+def set_active_tracer(tracer: Tracer) -> None:
+    """Make `tracer` the one that emitters in this task or thread use."""
+    _active_tracer.set(tracer)
+
+
+def clear_active_tracer() -> None:
+    """Leave this task or thread without an active tracer."""
+    _active_tracer.set(None)

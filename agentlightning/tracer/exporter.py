@@ -1,8 +1,8 @@
-"""Couriers bring parcels to a store, in order. What the store does not take at once waits in a spool, not in memory.
+"""Export of span batches to a store, in order, with retries and a disk buffer.
 
-While the store answers, a parcel goes straight to it. When it is away, or slow, the parcel and all that follow are
-written to the spool, which is sent from its beginning until nothing is left in it. So the end of this process, however
-sudden, costs at most what had not been written yet, and memory stays what it was.
+While the store answers, a batch goes straight to it. If the store is unreachable or slow, that batch and all that
+follow are written to the disk buffer, which is sent from its beginning until it is empty. A sudden end of the process
+therefore loses at most what had not been written yet, and memory use stays bounded.
 """
 
 from __future__ import annotations
@@ -10,111 +10,139 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-from ..errors import AgentLightningError, StoreUnavailable
+from ..errors import AgentLightningError, Conflict, NotFound, StoreUnavailable
+from ..retry import RetryPolicy
+from ..semconv import LATE
 from ..store.contract import LightningStore
-from ..types import Attempt, AttemptRef
-from .delivery import Sender
-from .disk_buffer import Spool, adopted, folder_of, left_behind, sent
-from .span_batch import Parcel, settle, unpacked
+from ..types import Attempt, AttemptRef, Span
+from .disk_buffer import DiskBuffer, buffer_folder, claim, leftover_files, remove, set_aside
+from .span_batch import DropCounter, SpanBatch, resolve
+
+T = TypeVar("T")
 
 logger = logging.getLogger("agentlightning.tracer")
 
-PATIENCE_SECONDS = 1.0
-"""How long a store that is there may take over a parcel until what follows it goes to disk."""
-LOOK_SECONDS = 0.05
-"""How soon it is noticed that the store is away."""
+RETRY = RetryPolicy(first_delay=0.1, max_delay=5.0)
+SLOW_STORE_SECONDS = 1.0
+"""Time that a reachable store may take over a batch before the following batches go to disk."""
+POLL_INTERVAL_REACHABLE = 0.05
+"""Interval at which an export checks whether the store has become unreachable."""
 
 
-class Courier:
-    """Works for one store. Lives in one event loop.
-
-    Calls `done` with the number of items that have arrived, and `on_late` with attempts that the store has given up.
-    """
+class SpanExporter:
+    """Exporter for one store, used in one event loop."""
 
     def __init__(
-        self, store: LightningStore, done: Callable[[int], None], on_late: Callable[[AttemptRef], None]
+        self,
+        store: LightningStore,
+        dropped: DropCounter | None = None,
+        on_exported: Callable[[int], None] = lambda _: None,
+        on_late: Callable[[AttemptRef], None] = lambda _: None,
     ) -> None:
         self._store = store
-        self._done = done
-        self._sender = Sender(on_late)
-        self._folder = folder_of(store)
-        self._spool = Spool(self._folder)
-        self._kept: deque[_Kept] = deque()
-        self._catching_up: asyncio.Task[None] | None = None
+        self.dropped = dropped or DropCounter()
+        self._on_exported = on_exported
+        """Called with the number of queue items that were stored or dropped."""
+        self._on_late = on_late
+        """Called with each attempt whose spans the store marks as late: the attempt has already finished there."""
+        self._retrying = False
+        """Whether the store is unreachable and a request is being repeated."""
+        self._folder = buffer_folder(store)
+        self._buffer = DiskBuffer(self._folder)
+        self._waiting: deque[_WaitingBatch] = deque()
+        self._draining: asyncio.Task[None] | None = None
         self._leftovers: asyncio.Task[None] | None = None
 
     @property
-    def dropped(self) -> int:
-        """Spans that the store has refused for good."""
-        return self._sender.dropped
-
-    @property
     def is_idle(self) -> bool:
-        """Nothing is on its way from here, or all of it is safe from the end of this process."""
-        return self._catching_up is None or self._spool.survives
+        """Whether nothing waits here, or everything that waits survives the end of this process."""
+        return self._draining is None or self._buffer.is_persistent
 
-    async def bring(self, parcel: Parcel) -> None:
-        """Return when the parcel has arrived, or is in the spool behind what waits there."""
-        if self._catching_up is None:
-            sending = asyncio.create_task(self._send(parcel))
+    async def export(self, batch: SpanBatch) -> None:
+        """Return when the batch is stored, or in the disk buffer behind the batches that wait there."""
+        if self._draining is None:
+            sending = asyncio.create_task(self._send_and_count(batch))
             try:
-                if await self._arrives_soon(sending):
+                if await self._finishes_soon(sending):
                     return
             except asyncio.CancelledError:
                 if not sending.done() or sending.cancelled():
-                    self.keep(parcel)  # it may have arrived all the same; the store knows then
+                    self.buffer(batch)  # may be stored already; the store recognizes a repeated span
                 raise
-            self._catching_up = asyncio.create_task(self._catch_up(sending))
-        if not self.keep(parcel):
-            # Neither the store nor the disk takes it: nobody goes on before one of them does.
-            await asyncio.wait({self._catching_up})
+            self._draining = asyncio.create_task(self._drain(sending))
+        if not self.buffer(batch):
+            # Neither the store nor the disk accepts the batch: stop taking more from the queue until the store does.
+            await asyncio.wait({self._draining})
 
-    def look_for_leftovers(self) -> None:
-        """Send what processes that have ended left behind for this store."""
-        if self._leftovers is None and self._folder and left_behind(self._folder):
+    async def send(self, batch: SpanBatch) -> None:
+        """Send a batch without the disk buffer, with retries. Never raises because of a span or a report."""
+        if batch.spans:
+            await self._send_spans(list(batch.spans))
+        # Concurrently, so that the store can commit the reports together.
+        results = await asyncio.gather(
+            *(self._with_retries(self._store.update_attempt, **report.fields) for report in batch.reports),
+            return_exceptions=True,
+        )
+        for report, result in zip(batch.reports, results, strict=True):
+            resolve(report.answer, result)
+
+    def buffer(self, batch: SpanBatch) -> bool:
+        """Append the batch to the disk buffer; return False if it has to wait in memory because the disk failed."""
+        is_first = not self._waiting
+        try:
+            self._buffer.append(batch.to_line())
+        except (OSError, AgentLightningError) as error:
+            logger.error("The store is unreachable and spans cannot be written to disk: %s", error)
+            self._waiting.append(_WaitingBatch(batch.count, batch.answers, batch))
+            return False
+        self._waiting.append(_WaitingBatch(batch.count, batch.answers))
+        if is_first and self._buffer.path:
+            logger.warning("The store does not answer; spans and results are buffered in %s", self._buffer.path)
+        return True
+
+    def send_leftovers(self) -> None:
+        """Send what processes that have ended left in disk buffers for this store."""
+        if self._leftovers is None and self._folder and leftover_files(self._folder):
             self._leftovers = asyncio.create_task(self._send_leftovers(self._folder))
 
     async def stop(self) -> int:
-        """Stop whatever is under way; how many items lie in the spool for the next process."""
-        for task in (self._catching_up, self._leftovers):
+        """Cancel all sending; return the number of items that stay on disk for the next process."""
+        for task in (self._draining, self._leftovers):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        return self._let_go()
-
-    def _let_go(self) -> int:
-        path, safe = self._spool.path, 0
-        for kept in self._kept:
-            safe += kept.count if path and kept.parcel is None else 0
-            for answer in kept.answers:
-                settle(answer, None, StoreUnavailable("the tracer ended before the store was back"))
-        if safe:
-            logger.warning("%d spans and results wait in %s; the next runner here sends them", safe, path)
-        self._spool.close()
-        return safe
+        path, saved = self._buffer.path, 0
+        for waiting in self._waiting:
+            saved += waiting.count if path and waiting.batch is None else 0
+            for answer in waiting.answers:
+                resolve(answer, StoreUnavailable("the tracer was stopped before the store became reachable"))
+        if saved:
+            logger.warning("%d spans and results stay in %s; the next runner on this machine sends them", saved, path)
+        self._buffer.close()
+        return saved
 
     def close_in_child(self) -> None:
-        """The spool is the parent's: a child that kept it open would hold its lock."""
-        self._spool.close()
+        """Close the buffer file after a fork: it belongs to the parent, and an open copy would hold its lock."""
+        self._buffer.close()
 
-    # On its way
+    # Sending
 
-    async def _send(self, parcel: Parcel) -> None:
-        await self._sender.deliver(self._store, parcel)
-        self._done(parcel.count)
+    async def _send_and_count(self, batch: SpanBatch) -> None:
+        await self.send(batch)
+        self._on_exported(batch.count)
 
-    async def _arrives_soon(self, sending: asyncio.Task[None]) -> bool:
+    async def _finishes_soon(self, sending: asyncio.Task[None]) -> bool:
         try:
-            for _ in range(round(PATIENCE_SECONDS / LOOK_SECONDS)):
-                if (await asyncio.wait({sending}, timeout=LOOK_SECONDS))[0]:
+            for _ in range(round(SLOW_STORE_SECONDS / POLL_INTERVAL_REACHABLE)):
+                if (await asyncio.wait({sending}, timeout=POLL_INTERVAL_REACHABLE))[0]:
                     return True
-                if self._sender.waits or self._store.is_away:
+                if self._retrying or self._store.is_unreachable:
                     return False
             return False
         except asyncio.CancelledError:
@@ -122,85 +150,112 @@ class Courier:
             await asyncio.wait({sending})
             raise
 
-    def keep(self, parcel: Parcel) -> bool:
-        """Put the parcel into the spool; False when the disk does not take it, so that it waits in memory."""
+    async def _send_spans(self, spans: list[Span]) -> None:
         try:
-            first = not self._kept
-            self._spool.add(parcel.line())
-        except (OSError, AgentLightningError) as error:
-            logger.error("The store is away, and what it is to get cannot be written to disk: %s", error)
-            self._kept.append(_Kept(parcel.count, parcel.answers, parcel))
-            return False
-        self._kept.append(_Kept(parcel.count, parcel.answers))
-        if first and self._spool.path:
-            logger.warning("The store does not answer. What is to be sent waits in %s", self._spool.path)
-        return True
+            stored = await self._with_retries(self._store.add_many_spans, spans)
+        except (NotFound, Conflict) as error:
+            await self._send_parts(_by_attempt(spans), error)
+        except Exception as error:
+            middle = len(spans) // 2
+            await self._send_parts([part for part in (spans[:middle], spans[middle:]) if part], error)
+        else:
+            for late in _by_attempt([span for span in stored if LATE in span.attributes]):
+                self._on_late(AttemptRef(rollout_id=late[0].rollout_id, attempt_id=late[0].attempt_id))
 
-    async def _catch_up(self, first: asyncio.Task[None]) -> None:
-        """Send what is in the spool, of which the first is on its way already."""
+    async def _send_parts(self, parts: list[list[Span]], error: Exception) -> None:
+        """Send the parts of a refused batch one by one; drop a part that cannot be divided any more."""
+        if len(parts) > 1:
+            for part in parts:
+                await self._send_spans(part)
+            return
+        [spans] = parts
+        span = f"{spans[0].name!r} of rollout {spans[0].rollout_id}, attempt {spans[0].attempt_id}"
+        self.dropped.drop(len(spans), f"the store refused {span}: {type(error).__name__}: {error}")
+
+    async def _with_retries(self, operation: Callable[..., Awaitable[T]], *args: object, **kwargs: object) -> T:
+        try:
+            for delay in RETRY.delays():
+                try:
+                    return await operation(*args, **kwargs)
+                except (ConnectionError, TimeoutError) as error:
+                    logger.debug("The store is unreachable (%s); retrying in %.1f s", error, delay)
+                self._retrying = True
+                await asyncio.sleep(delay)
+            raise AssertionError("the delays have no end")
+        finally:
+            self._retrying = False
+
+    # The disk buffer
+
+    async def _drain(self, first: asyncio.Task[None]) -> None:
+        """Send what is in the disk buffer; its first batch is being sent already."""
         await first
-        self._drop_first()
-        while self._kept:
-            await self._send(self._first())
-            self._drop_first()
-        self._catching_up = None
-        self.look_for_leftovers()
+        self._remove_first()
+        while self._waiting:
+            await self._send_and_count(self._read_first())
+            self._remove_first()
+        self._draining = None
+        self.send_leftovers()
 
-    def _first(self) -> Parcel:
-        kept = self._kept[0]
-        return kept.parcel or unpacked(self._spool.first(), count=kept.count, answers=kept.answers)
+    def _read_first(self) -> SpanBatch:
+        waiting = self._waiting[0]
+        return waiting.batch or SpanBatch.from_line(self._buffer.first(), count=waiting.count, answers=waiting.answers)
 
-    def _drop_first(self) -> None:
-        if self._kept.popleft().parcel is None:
-            self._spool.drop_first()
-
-    # What others left
+    def _remove_first(self) -> None:
+        if self._waiting.popleft().batch is None:
+            self._buffer.remove_first()
 
     async def _send_leftovers(self, folder: Path) -> None:
         try:
-            for path in left_behind(folder):
-                with adopted(path) as file:
+            for path in leftover_files(folder):
+                with claim(path) as file:
                     if file is not None:
-                        await self._send_or_set_aside(path, file)
+                        await self._send_file(path, file)
         except OSError as error:
-            logger.warning("What an earlier process left for the store could not be read: %s", error)
+            logger.warning("Spans that an earlier process left for the store cannot be read: %s", error)
         finally:
             self._leftovers = None
 
-    async def _send_or_set_aside(self, path: Path, file: IO[bytes]) -> None:
-        try:
-            await self._send_file(path, file)
-        except ValueError as error:  # damaged, or written by a release with other spans: it must not hold up the rest
-            aside = sent(path, set_aside=True)
-            logger.warning("What an earlier process left in %s is not ours to read: %s", aside, error)
-
     async def _send_file(self, path: Path, file: IO[bytes]) -> None:
         spans = reports = 0
-        sender = Sender()
-        for line in file:
-            if not line.endswith(b"\n"):
-                break  # its writer was killed in the middle of it
-            parcel = unpacked(line)
-            await sender.deliver(self._store, parcel)
-            spans += len(parcel.spans)
-            reports += _arrived(parcel)
-        logger.info("Sent what an earlier process had left in %s: %d spans, %d results", path, spans, reports)
-        if aside := sent(path, set_aside=sender.dropped > 0):
-            logger.warning("What the store did not take of it stays in %s, for you to look at and delete", aside)
+        exporter = SpanExporter(self._store)  # what it drops is kept in the file, so it does not count as lost
+        try:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # its process was killed while it wrote the line
+                batch = SpanBatch.from_line(line)
+                await exporter.send(batch)
+                spans += len(batch.spans)
+                reports += _stored_reports(batch)
+        except ValueError as error:  # damaged, or written by a release with another format: it must not block the rest
+            logger.warning("Spans of an earlier process in %s cannot be read: %s", set_aside(path), error)
+            return
+        logger.info("Sent spans and results of an earlier process from %s: %d spans, %d results", path, spans, reports)
+        if exporter.dropped.count:
+            logger.warning("Spans that the store refused stay in %s; inspect and delete the file", set_aside(path))
+        else:
+            remove(path)
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A parcel that waits: in the spool, unless it is here."""
+class _WaitingBatch:
+    """A batch that waits on disk, or in memory if `batch` is set."""
 
     count: int
     answers: Sequence[Future[Attempt]]
-    parcel: Parcel | None = None
+    batch: SpanBatch | None = None
 
 
-def _arrived(parcel: Parcel) -> int:
-    """How many of the parcel's reports the store has taken; those that it has not are told of."""
-    errors = [error for answer in parcel.answers if (error := answer.exception())]
+def _by_attempt(spans: list[Span]) -> list[list[Span]]:
+    parts: dict[tuple[str, str], list[Span]] = {}
+    for span in spans:
+        parts.setdefault((span.rollout_id, span.attempt_id), []).append(span)
+    return list(parts.values())
+
+
+def _stored_reports(batch: SpanBatch) -> int:
+    """Return the number of reports that the store accepted, and log the errors of the others."""
+    errors = [error for answer in batch.answers if (error := answer.exception())]
     for error in errors:
-        logger.warning("A result that an earlier process left is not kept: %s", error)
-    return len(parcel.reports) - len(errors)
+        logger.warning("The store refused a result that an earlier process left: %s", error)
+    return len(batch.reports) - len(errors)

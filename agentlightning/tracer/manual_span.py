@@ -1,4 +1,4 @@
-"""A span that we record ourselves: what user code says, as an operation or a single moment."""
+"""Spans that user code records itself: operations and single moments."""
 
 from __future__ import annotations
 
@@ -11,52 +11,45 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
-from ..instrumentation import langchain
+from ..instrumentation.context import parent_context
 from ..types import Span, SpanCoreFields, TraceStatus
 from ..types.spans import NANOSECONDS
 from .scope import Scope
 
 
-class Recording:
-    """A span from its start to its end; a context manager that notes an exception passing through.
+class ManualSpan:
+    """A span from start to end; as a context manager it records an exception that leaves the block.
 
-    With an OpenTelemetry tracer it is an ordinary span for everybody who listens there. Without one, or when a sampler
-    has decided against it, it goes straight to the scope: what user code says is not to be sampled away.
+    With an OpenTelemetry tracer it is an ordinary span, visible to all span processors. Without one, or if a sampler
+    has rejected it, it goes directly to the scope: samplers must not discard what user code emits.
     """
 
     def __init__(
         self,
         name: str,
         attributes: Mapping[str, Any] | None,
-        *,
         tracer: trace.Tracer | None,
         scope: Scope | None,
         start_time: float | None = None,
         end_time: float | None = None,
     ) -> None:
-        self._core = SpanCoreFields(
-            name=name, attributes=dict(attributes or {}), start_time=time.time() if start_time is None else start_time
-        )
+        start_time = time.time() if start_time is None else start_time
+        self.core = SpanCoreFields(name=name, attributes=dict(attributes or {}), start_time=start_time)
+        """The fields recorded so far."""
         self._scope = scope
         self._end_time = end_time
-        begun = _nanoseconds(self._core.start_time)
-        self._otel = tracer.start_span(name, langchain.around(), start_time=begun) if tracer else None
-
-    @property
-    def span(self) -> SpanCoreFields:
-        """What has been recorded so far."""
-        return self._core
+        self._otel = tracer.start_span(name, parent_context(), start_time=_nanoseconds(start_time)) if tracer else None
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Add to what is known of the span."""
-        self._core.attributes.update(attributes)
+        """Add attributes."""
+        self.core.attributes.update(attributes)
 
     def set_status(self, status: TraceStatus) -> None:
-        """Say how it ended."""
-        self._core.status = status
+        """Set the status."""
+        self.core.status = status
 
     def record_exception(self, error: BaseException) -> None:
-        """Note that this went wrong in it."""
+        """Set an error status and record the exception."""
         self.set_status(TraceStatus(status_code="ERROR", description=f"{type(error).__name__}: {error}"))
         if self._otel and self._otel.is_recording():
             self._otel.record_exception(error)
@@ -64,8 +57,8 @@ class Recording:
             self.set_attributes(exception_attributes(error))
 
     def end(self, end_time: float | None = None) -> SpanCoreFields:
-        """Record it, once."""
-        core = self._core
+        """Finish the span; a repeated call does nothing."""
+        core = self.core
         if core.end_time is not None:
             return core
         end_time = self._end_time if end_time is None else end_time
@@ -73,19 +66,21 @@ class Recording:
         if core.status.status_code == "UNSET":
             core.status = TraceStatus(status_code="OK")
         if self._otel and self._otel.is_recording():
-            self._end_otel(self._otel)
+            self._otel.set_attributes(core.attributes)
+            self._otel.set_status(Status(StatusCode[core.status.status_code], core.status.description))
+            self._otel.end(_nanoseconds(core.end_time))
         elif self._scope:
-            self._scope.add(self._as_ours(self._scope))
+            self._scope.add(self._to_span(self._scope))
         return core
 
-    def __enter__(self) -> Recording:
+    def __enter__(self) -> ManualSpan:
         if self._otel:
             self._current = trace.use_span(self._otel, record_exception=False, set_status_on_exception=False)
             self._current.__enter__()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._otel:
             self._current.__exit__(None, None, None)
@@ -93,16 +88,10 @@ class Recording:
             self.record_exception(error)
         self.end()
 
-    def _end_otel(self, otel: trace.Span) -> None:
-        core = self._core
-        otel.set_attributes(core.attributes)
-        otel.set_status(Status(StatusCode[core.status.status_code], core.status.description))
-        otel.end(_nanoseconds(core.end_time))
-
-    def _as_ours(self, scope: Scope) -> Span:
+    def _to_span(self, scope: Scope) -> Span:
         parent = trace.get_current_span().get_span_context()
         return Span.from_core_fields(
-            self._core.model_copy(update={"attributes": {**scope.stamp, **self._core.attributes}}),
+            self.core.model_copy(update={"attributes": {**scope.id_attributes, **self.core.attributes}}),
             rollout_id=scope.rollout_id or "",
             attempt_id=scope.attempt_id or "",
             trace_id=f"{scope.trace_id:032x}",
@@ -111,7 +100,7 @@ class Recording:
 
 
 def exception_attributes(error: BaseException) -> dict[str, Any]:
-    """OpenTelemetry's attributes for an exception."""
+    """Return OpenTelemetry's attributes for an exception."""
     return {
         "exception.type": type(error).__qualname__,
         "exception.message": str(error),
@@ -119,5 +108,5 @@ def exception_attributes(error: BaseException) -> dict[str, Any]:
     }
 
 
-def _nanoseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else int(seconds * NANOSECONDS)
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * NANOSECONDS)

@@ -1,9 +1,9 @@
-"""From ended spans to the store: a bounded queue in memory and one thread that empties it.
+"""Pipeline from finished spans to the store: a bounded queue in memory, and one thread that exports from it.
 
-Whoever ends a span only appends to the queue: no lock, no waiting, no network. The exporter's thread has an event loop
-of its own; it wakes when the queue stops being empty, gathers for a moment, and gives what there is to the couriers,
-which bring it to the store or, while that is away, to disk. So the queue is full only when neither takes anything.
-`flush` takes a ticket, the number of items put until then, and waits until so many have left, stored or dropped.
+Ending a span only appends to the queue: no lock, no waiting, no network. The export thread has an event loop of its
+own. It wakes up when the queue is no longer empty, waits briefly for more, and hands batches to the exporters, which
+send them to the store or buffer them on disk; the queue is full only when both fail. `flush` takes a flush token, the
+number of items queued so far, and waits until that many items have been stored or dropped.
 """
 
 from __future__ import annotations
@@ -27,281 +27,280 @@ from opentelemetry import context
 from ..errors import StoreUnavailable
 from ..instrumentation.context import SUPPRESSED
 from ..store.contract import LightningStore
-from ..types import Attempt, AttemptRef, AttemptStatus, Span
-from .delivery import Sender, logger
-from .disk_buffer import folder_of, left_behind
-from .exporter import Courier
-from .finished_span import EndedSpan
-from .span_batch import Item, Parcel, Report, packed, settle
+from ..types import Attempt, AttemptRef, AttemptStatus
+from .disk_buffer import buffer_folder, leftover_files
+from .exporter import SpanExporter, logger
+from .finished_span import FinishedSpan
+from .span_batch import AttemptReport, DropCounter, QueueItem, SpanBatch, resolve
 
 BATCH_SPANS = 256
 BATCH_BYTES = 1_000_000
-GATHER_SECONDS = 0.05
-"""How long a batch may take to fill, unless somebody waits for a flush."""
+BATCH_SECONDS = 0.05
+"""Time that a batch may take to fill, unless a flush waits."""
 
 QUEUE_SPANS = 50_000
 QUEUE_BYTES = 256_000_000
-ROOM_SECONDS = 5.0
-"""How long the end of a span waits for room in a queue that is full."""
-STOP_SECONDS = 5.0
-"""How long stopping waits for the store to take what is queued."""
-LOOK_SECONDS = 0.02
-EXIT_SECONDS = 2.0
-"""The same at the end of the process."""
+FULL_QUEUE_TIMEOUT = 5.0
+"""Seconds that ending a span waits for space in a full queue."""
+STOP_TIMEOUT = 5.0
+"""Seconds that stopping waits for the store to accept what is queued."""
+POLL_INTERVAL_IDLE = 0.02
+"""Interval at which stopping checks whether everything is safe on disk."""
+EXIT_TIMEOUT = 2.0
+"""Seconds that the end of the process waits for each pipeline."""
 
 
 class Pipeline:
-    """The way from a tracer to its stores. The thread starts with the first span, and anew after a fork."""
+    """Queue and export thread of a tracer. The thread starts with the first span, and again after a fork."""
 
     def __init__(self) -> None:
         self._running = False
-        self._listeners: tuple[Callable[[AttemptRef], None], ...] = ()
-        self._begin()
+        self._subscribers: tuple[Callable[[AttemptRef], None], ...] = ()
+        self._drops = DropCounter()
+        self._reset()
         _pipelines.add(self)
 
-    def _begin(self) -> None:
-        self._queue: deque[tuple[Item, LightningStore]] = deque()
-        self._sender = Sender()
+    def _reset(self) -> None:
+        self._queue: deque[tuple[QueueItem, LightningStore]] = deque()
         self._bytes = 0
         self._full = False
-        self._left = 0
-        self._leaving = 0
-        self._tickets: list[tuple[int, Future[None]]] = []
-        self._exporter = _Exporter(self)
-        # Protects the counts that a ticket is made of from the exporter, and the thread's start from a second one.
-        # Reentrant, because a collected object may end a span anywhere, also in here.
+        self._exported = 0
+        self._in_flight = 0
+        self._flush_tokens: list[tuple[int, Future[None]]] = []
+        self._thread = ExportThread(self, self._drops)
+        # Protects the counts behind flush tokens from the export thread, and the start of the thread from a second
+        # start. Reentrant, because the garbage collector may end a span anywhere, also in here.
         self._lock = threading.RLock()
-        self._room = threading.Condition()
+        self._space_available = threading.Condition()
 
     @property
     def dropped(self) -> int:
-        """Spans that could not be stored: nobody took them, or the store refused them for good."""
-        return self._sender.dropped + self._exporter.dropped
+        """Number of spans that could not be stored: no space, or refused by the store."""
+        return self._drops.count
 
     @property
     def is_empty(self) -> bool:
-        """Nothing waits to be taken."""
+        """Whether the queue is empty."""
         return not self._queue
 
     @property
-    def hurried(self) -> bool:
-        """Somebody waits, or a batch is full: no reason to gather any longer."""
-        return bool(self._tickets) or len(self._queue) >= BATCH_SPANS or self._bytes >= BATCH_BYTES
+    def is_batch_ready(self) -> bool:
+        """Whether a batch is full or a flush waits."""
+        return bool(self._flush_tokens) or len(self._queue) >= BATCH_SPANS or self._bytes >= BATCH_BYTES
 
     def start(self, store: LightningStore | None = None) -> None:
-        """Take items from now on. What earlier processes could not bring to `store` is sent."""
+        """Accept items from now on, and send what earlier processes left in disk buffers for `store`."""
         self._running, self._full = True, False
-        if store and (folder := folder_of(store)) and left_behind(folder):
+        if store and (folder := buffer_folder(store)) and leftover_files(folder):
             with self._lock:
-                self._exporter.look_for_leftovers(store)
+                self._thread.send_leftovers(store)
 
-    def put(self, ended: EndedSpan, store: LightningStore) -> None:
-        """Queue a span for `store`; it is dropped, and counted, when nobody empties the queue any more."""
-        if not self._running or not (self._has_room() or self._gets_room()):
-            self._turn_away()
-            return
-        self._append(ended, store)
+    def put(self, finished: FinishedSpan, store: LightningStore) -> None:
+        """Queue a span for `store`; drop and count it if the pipeline is stopped or stays full."""
+        if self._running and (self._has_space() or self._wait_for_space()):
+            self._append(finished, store)
+        else:
+            self._reject()
 
     async def report(
         self, store: LightningStore, rollout_id: str, attempt_id: str, status: AttemptStatus, metadata: dict[str, Any]
     ) -> Attempt:
-        """Say how an attempt ended, behind all that was put before; the store's answer. Raises what it raises."""
-        report = Report(rollout_id, attempt_id, status, metadata)
+        """Report a finished attempt behind all spans queued so far; return the store's answer or raise its error."""
+        report = AttemptReport(rollout_id, attempt_id, status, metadata)
         self._append(report, store)
-        self._ticket()  # no gathering: somebody waits
+        self._take_flush_token()  # so that the batch does not wait to fill
         return await asyncio.wrap_future(report.answer)
 
     async def flush(self) -> None:
-        """Wait until every span put so far has been stored, or dropped because it never can be."""
-        if ticket := self._ticket():
-            await asyncio.wrap_future(ticket)
+        """Wait until every span queued so far has been stored or dropped."""
+        if token := self._take_flush_token():
+            await asyncio.wrap_future(token)
 
     def flush_blocking(self, timeout: float) -> bool:
-        """`flush` for threads without an event loop; False when it takes longer than `timeout` seconds."""
+        """Flush from a thread without an event loop; return False if it takes longer than `timeout` seconds."""
         try:
-            if ticket := self._ticket():
-                ticket.result(timeout)
+            if token := self._take_flush_token():
+                token.result(timeout)
         except FutureTimeoutError:
             return False
         return True
 
     def stop(self) -> None:
-        """Send what is queued, for at most `STOP_SECONDS` unless it is safe on disk, and end the thread."""
+        """Send what is queued, for at most `STOP_TIMEOUT` seconds unless it is safe on disk, and end the thread."""
         self._running = False
-        self._leave()
-        safe, waited = self._exporter.stop(), len(self._queue) + self._leaving
-        if waited > safe:
-            self._sender.drop(waited - safe, f"the store did not take them within {STOP_SECONDS:g} s of their end")
-        dropped = self.dropped
+        self._wait_until_safe()
+        saved = self._thread.stop()
+        lost = len(self._queue) + self._in_flight - saved
+        if lost > 0:
+            self._drops.drop(lost, f"the store did not accept them within {STOP_TIMEOUT:g} s after the tracer stopped")
         if self._full:
-            logger.error("%d spans were dropped in all", dropped)
-        self._resolve_all()
-        self._begin()
-        self._sender.dropped = dropped
+            logger.error("%d spans were dropped in total", self.dropped)
+        for _, token in self._flush_tokens:
+            _complete(token)
+        for item, _ in self._queue:
+            if isinstance(item, AttemptReport):
+                resolve(item.answer, StoreUnavailable("the tracer was stopped before the store became reachable"))
+        self._reset()
 
     @contextmanager
-    def telling(self, listener: Callable[[AttemptRef], None]) -> Generator[None]:
-        """Within it, `listener` hears of attempts whose spans came too late; from the exporter's thread."""
-        self._listeners = (*self._listeners, listener)
+    def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> Generator[None]:
+        """Call `callback` in the export thread with each attempt that the store marks as late, during the block."""
+        self._subscribers = (*self._subscribers, callback)
         try:
             yield
         finally:
-            self._listeners = tuple(each for each in self._listeners if each != listener)
+            self._subscribers = tuple(each for each in self._subscribers if each != callback)
 
-    def late(self, attempt: AttemptRef) -> None:
-        """For the couriers: the store has given the attempt up, and says so in its answer to spans."""
-        for listener in self._listeners:
-            listener(attempt)
+    # For the export thread
 
-    def take(self) -> list[tuple[Item, LightningStore]]:
-        """For the exporter: the next batch, oldest first."""
-        batch: list[tuple[Item, LightningStore]] = []
+    def notify_late(self, attempt: AttemptRef) -> None:
+        """Tell the subscribers that the attempt had finished before its spans arrived."""
+        for callback in self._subscribers:
+            callback(attempt)
+
+    def take_batch(self) -> list[tuple[QueueItem, LightningStore]]:
+        """Remove the next batch from the queue, oldest first."""
+        batch: list[tuple[QueueItem, LightningStore]] = []
         size = 0
         with self._lock:
             while self._queue and len(batch) < BATCH_SPANS and size < BATCH_BYTES:
                 batch.append(self._queue.popleft())
                 size += batch[-1][0].size
-            self._leaving += len(batch)
+            self._in_flight += len(batch)
             self._bytes = self._bytes - size if self._queue else 0
-        with self._room:
-            self._room.notify_all()
+        with self._space_available:
+            self._space_available.notify_all()
         return batch
 
-    def done(self, count: int) -> None:
-        """For the couriers: so many items have been stored or dropped, in the order they were taken."""
+    def mark_exported(self, count: int) -> None:
+        """Count items as stored or dropped, in the order in which they were taken."""
         with self._lock:
-            self._left += count
-            self._leaving -= count
-            reached = [ticket for ticket in self._tickets if ticket[0] <= self._left]
-            self._tickets = [ticket for ticket in self._tickets if ticket[0] > self._left]
-        for _, future in reached:
-            _resolve(future)
+            self._exported += count
+            self._in_flight -= count
+            reached = [token for position, token in self._flush_tokens if position <= self._exported]
+            self._flush_tokens = [each for each in self._flush_tokens if each[0] > self._exported]
+        for token in reached:
+            _complete(token)
 
-    def _append(self, item: Item, store: LightningStore) -> None:
-        self._bytes += item.size  # threads may overwrite each other's sum; the bound need not be exact
+    # Internals
+
+    def _append(self, item: QueueItem, store: LightningStore) -> None:
+        self._bytes += item.size  # threads may overwrite each other's sum; the limit need not be exact
         self._queue.append((item, store))
-        if self._exporter.asleep or len(self._queue) == BATCH_SPANS:
+        if self._thread.is_asleep or len(self._queue) == BATCH_SPANS:
             self._wake()
 
-    def _has_room(self) -> bool:
+    def _has_space(self) -> bool:
         return len(self._queue) < QUEUE_SPANS and self._bytes < QUEUE_BYTES
 
-    def _gets_room(self) -> bool:
-        if self._exporter.is_this_thread:  # a collected object may end a span anywhere
+    def _wait_for_space(self) -> bool:
+        if self._thread.is_current:  # the garbage collector may end a span in the export thread itself
             return True
-        with self._room:
-            return self._room.wait_for(self._has_room, ROOM_SECONDS)
+        with self._space_available:
+            return self._space_available.wait_for(self._has_space, FULL_QUEUE_TIMEOUT)
 
-    def _leave(self) -> None:
-        """Return when everything is stored, dropped, or on disk; or when that takes too long."""
-        ticket, until = self._ticket(), time.monotonic() + STOP_SECONDS
-        while ticket and time.monotonic() < until and not self._exporter.is_idle:
-            with suppress(FutureTimeoutError):
-                ticket.result(LOOK_SECONDS)
-                break
+    def _reject(self) -> None:
+        if self._full:
+            self._drops.drop(1)  # logged once, and again with the total when the tracer stops
+            return
+        self._full = True
+        full = "the queue is full, and neither the store nor the disk accepts spans"
+        self._drops.drop(1, full if self._running else "their tracer has been stopped")
 
-    def convert(self, ended: EndedSpan) -> Span | None:
-        """For the exporter: the span in our form, or None where it has none and is dropped."""
-        return self._sender.convert(ended)
-
-    def _ticket(self) -> Future[None] | None:
+    def _take_flush_token(self) -> Future[None] | None:
         with self._lock:
-            ahead = self._leaving + len(self._queue)
-            if not ahead:
+            pending = self._in_flight + len(self._queue)
+            if not pending:
                 return None
-            future: Future[None] = Future()
-            self._tickets.append((self._left + ahead, future))
+            token: Future[None] = Future()
+            self._flush_tokens.append((self._exported + pending, token))
         self._wake()
-        return future
+        return token
 
-    def _resolve_all(self) -> None:
-        for _, future in self._tickets:
-            _resolve(future)
-        for item, _ in self._queue:
-            if isinstance(item, Report):
-                settle(item.answer, None, StoreUnavailable("the tracer ended before the store was back"))
+    def _wait_until_safe(self) -> None:
+        """Return when everything is stored, dropped or on disk, or after `STOP_TIMEOUT`."""
+        token, deadline = self._take_flush_token(), time.monotonic() + STOP_TIMEOUT
+        while token and time.monotonic() < deadline and not self._thread.is_idle:
+            with suppress(FutureTimeoutError):
+                token.result(POLL_INTERVAL_IDLE)
+                break
 
     def _wake(self) -> None:
         with self._lock:
-            self._exporter.wake()
+            self._thread.wake()
 
-    def _turn_away(self) -> None:
-        if self._full:
-            self._sender.dropped += 1  # said once, and again with the sum when the tracer ends
-            return
-        self._full = True
-        full = "the queue is full, and neither the store nor the disk takes anything"
-        why = full if self._running else "their tracer has ended"
-        self._sender.drop(1, why)
+    def reset_in_child(self) -> None:
+        """Start anew after a fork: what is queued is the parent's to send, and its thread does not run here."""
+        self._thread.close_in_child()
+        _threads_of_parent.append(self._thread)
+        self._drops = DropCounter()
+        self._reset()
 
 
-class _Exporter:
-    """The thread that empties a pipeline's queue."""
+class ExportThread:
+    """Thread with an event loop that takes batches from a pipeline and exports them."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, drops: DropCounter) -> None:
         self._pipeline = pipeline
+        self._drops = drops
         self._thread: threading.Thread | None = None
-        self._couriers: dict[LightningStore, Courier] = {}
-        self._safe = 0
-        self.asleep = True
-        """The queue was empty: whoever puts something into it must call `wake`."""
+        self._exporters: dict[LightningStore, SpanExporter] = {}
+        self._saved = 0
+        self.is_asleep = True
+        """Whether the queue was empty: a caller that adds an item must call `wake`."""
 
     def wake(self) -> None:
-        """Look at the queue, and whether somebody waits for it."""
-        if self._thread is None:
-            self._start()
-        with suppress(RuntimeError):  # the loop has been closed: it is the end
+        """Make the thread look at the queue and at waiting flushes; start it if necessary."""
+        self._start()
+        with suppress(RuntimeError):  # the loop is closed: the process is ending
             self._loop.call_soon_threadsafe(self._woken.set)
 
-    def look_for_leftovers(self, store: LightningStore) -> None:
-        """Have what earlier processes left behind sent."""
-        if self._thread is None:
-            self._start()
-        self._loop.call_soon_threadsafe(lambda: self._courier(store).look_for_leftovers())
+    def send_leftovers(self, store: LightningStore) -> None:
+        """Send what earlier processes left on disk for `store`."""
+        self._start()
+        self._loop.call_soon_threadsafe(lambda: self._exporter(store).send_leftovers())
 
     def stop(self) -> int:
-        """End the thread, whatever it is doing; how many items wait on disk for the next process."""
+        """End the thread, whatever it is doing; return the number of items saved on disk for the next process."""
         if self._thread:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
             self._thread.join()
-        return self._safe
-
-    @property
-    def dropped(self) -> int:
-        """Spans that stores have refused for good."""
-        return sum(courier.dropped for courier in list(self._couriers.values()))
+        return self._saved
 
     @property
     def is_idle(self) -> bool:
-        """Whatever was taken is with its store, or safe on disk."""
-        couriers = list(self._couriers.values())
-        return self.asleep and self._pipeline.is_empty and all(courier.is_idle for courier in couriers)
+        """Whether every item is stored, or safe on disk."""
+        exporters = list(self._exporters.values())
+        return self.is_asleep and self._pipeline.is_empty and all(exporter.is_idle for exporter in exporters)
 
     @property
-    def is_this_thread(self) -> bool:
-        """Whether the caller is the exporter itself."""
+    def is_current(self) -> bool:
+        """Whether the caller runs in this thread."""
         return threading.current_thread() is self._thread
 
     def close_in_child(self) -> None:
-        """Let go of files that are the parent's."""
-        for courier in self._couriers.values():
-            courier.close_in_child()
+        """Close the files that belong to the parent process."""
+        for exporter in self._exporters.values():
+            exporter.close_in_child()
 
-    def _courier(self, store: LightningStore) -> Courier:
-        if store not in self._couriers:
-            self._couriers[store] = Courier(store, self._pipeline.done, self._pipeline.late)
-        return self._couriers[store]
+    def _exporter(self, store: LightningStore) -> SpanExporter:
+        if store not in self._exporters:
+            pipeline = self._pipeline
+            self._exporters[store] = SpanExporter(store, self._drops, pipeline.mark_exported, pipeline.notify_late)
+        return self._exporters[store]
 
     def _start(self) -> None:
+        if self._thread is not None:
+            return
         self._loop = asyncio.new_event_loop()
         self._woken = asyncio.Event()
-        # In empty contexts: the rollout whose span came first is not what the thread works for.
+        # In empty contexts: the thread does not work for the rollout whose span came first.
         self._task = self._loop.create_task(self._run(), context=Context())
-        self._thread = threading.Thread(target=self._serve, name="agentlightning-exporter", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="agentlightning-exporter", daemon=True)
         Context().run(self._thread.start)
 
-    def _serve(self) -> None:
+    def _run_loop(self) -> None:
         try:
             with suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._task)
@@ -310,72 +309,62 @@ class _Exporter:
             self._loop.close()
 
     async def _run(self) -> None:
-        context.attach(context.set_value(SUPPRESSED, True))  # the client's own calls are nobody's trace
+        context.attach(context.set_value(SUPPRESSED, True))  # the store client's own requests belong to no trace
         try:
             while True:
                 await self._sleep_until_woken()
-                await self._gather()
+                await self._wait_for_batch()
                 while not self._pipeline.is_empty:
-                    await self._bring(self._pipeline.take())
+                    for exporter, batch in self._take_batches():
+                        await exporter.export(batch)
         finally:
-            self._keep_the_rest()
-            for courier in self._couriers.values():
-                self._safe += await courier.stop()
+            while not self._pipeline.is_empty:
+                for exporter, batch in self._take_batches():
+                    exporter.buffer(batch)
+            for exporter in self._exporters.values():
+                self._saved += await exporter.stop()
 
-    def _keep_the_rest(self) -> None:
-        """What the store had no time for goes to disk."""
-        while not self._pipeline.is_empty:
-            for courier, parcel in self._parcels(self._pipeline.take()):
-                courier.keep(parcel)
-
-    async def _bring(self, batch: list[tuple[Item, LightningStore]]) -> None:
-        for courier, parcel in self._parcels(batch):
-            await courier.bring(parcel)
-
-    def _parcels(self, batch: list[tuple[Item, LightningStore]]) -> Iterator[tuple[Courier, Parcel]]:
-        for store, items in groupby(batch, key=lambda item: item[1]):
-            yield self._courier(store), packed((item for item, _ in items), self._pipeline.convert)
+    def _take_batches(self) -> Iterator[tuple[SpanExporter, SpanBatch]]:
+        for store, items in groupby(self._pipeline.take_batch(), key=lambda entry: entry[1]):
+            yield self._exporter(store), SpanBatch.from_items([item for item, _ in items], self._drops)
 
     async def _sleep_until_woken(self) -> None:
-        self.asleep = True
-        # Whoever put something between the last look and this line saw us awake.
+        self.is_asleep = True
+        # An item that was added between the last look at the queue and this line has not woken the thread.
         if self._pipeline.is_empty:
             await self._woken.wait()
-        self.asleep = False
+        self.is_asleep = False
         self._woken.clear()
 
-    async def _gather(self) -> None:
+    async def _wait_for_batch(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(GATHER_SECONDS):
-                while not self._pipeline.hurried:
+            async with asyncio.timeout(BATCH_SECONDS):
+                while not self._pipeline.is_batch_ready:
                     await self._woken.wait()
                     self._woken.clear()
 
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
-_before_fork: list[_Exporter] = []
-"""Exporters whose threads stayed in the parent; kept, since closing their loops would reach into the parent's."""
+_threads_of_parent: list[ExportThread] = []
+"""Kept in a forked child, since closing their event loops would affect the parent's."""
 
 
-def flush_everything(timeout: float) -> bool:
-    """Flush every pipeline of the process; False when one of them took longer than `timeout` seconds."""
+def flush_all(timeout: float) -> bool:
+    """Flush every pipeline of the process; return False if one of them took longer than `timeout` seconds."""
     flushed = [pipeline.flush_blocking(timeout) for pipeline in list(_pipelines)]
     return all(flushed)
 
 
-def _begin_anew_in_child() -> None:
-    # What is queued is the parent's to send, and its thread is not here.
+def _reset_in_child() -> None:
     for pipeline in list(_pipelines):
-        pipeline._exporter.close_in_child()  # pyright: ignore[reportPrivateUsage]
-        _before_fork.append(pipeline._exporter)  # pyright: ignore[reportPrivateUsage]
-        pipeline._begin()  # pyright: ignore[reportPrivateUsage]
+        pipeline.reset_in_child()
 
 
-def _resolve(future: Future[None]) -> None:
-    if future.set_running_or_notify_cancel():
-        future.set_result(None)
+def _complete(token: Future[None]) -> None:
+    if token.set_running_or_notify_cancel():
+        token.set_result(None)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew_in_child)
-atexit.register(flush_everything, EXIT_SECONDS)
+    os.register_at_fork(after_in_child=_reset_in_child)
+atexit.register(flush_all, EXIT_TIMEOUT)

@@ -1,7 +1,7 @@
-"""Where spans come from: the process's OpenTelemetry tracer provider, with our processor on it.
+"""The process's OpenTelemetry tracer provider, with our span processor.
 
-A provider that the user has set up is used as it is; else ours becomes the global one. The processor is added once a
-provider and stays: it only minds spans that begin within a scope.
+A provider that the user has configured is used as it is; otherwise ours becomes the global one. The processor is added
+once to each provider and stays: it only records spans that begin within a scope.
 """
 
 from __future__ import annotations
@@ -15,113 +15,115 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcesso
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from .pipeline import flush_everything
+from .pipeline import flush_all
 from .scope import Scope, current_scope
 
 _TRACER_NAME = "agentlightning"
 
 
 def provider() -> TracerProvider:
-    """The process's tracer provider, made and set as the global one if there was none."""
+    """Return the process's tracer provider; create ours and make it the global one if there is none."""
     with _lock:
         found = trace.get_tracer_provider()
         if not isinstance(found, TracerProvider):
-            found = _own()
+            found = _default_provider()
         if found not in _with_processor:
             found.add_span_processor(PROCESSOR)
             _with_processor.add(found)
         return found
 
 
-def has_guests() -> bool:
-    """Whether the user's own processors listen to the provider too."""
+def has_other_processors() -> bool:
+    """Return True if the provider has, or may have, span processors of the user."""
     found = provider()
-    return found.has_guests if isinstance(found, _OwnProvider) else True
+    return found.has_other_processors if isinstance(found, _DefaultProvider) else True
 
 
 def otel_tracer() -> trace.Tracer:
-    """What makes our own spans."""
+    """Return the OpenTelemetry tracer of our own spans."""
     found = provider()
-    made = _tracers.get(found)
-    if made is None:  # kept, since making one costs as much as a span
-        made = _tracers[found] = found.get_tracer(_TRACER_NAME)
-    return made
+    tracer = _tracers.get(found)
+    if tracer is None:  # cached, since creating one costs as much as a span
+        tracer = _tracers[found] = found.get_tracer(_TRACER_NAME)
+    return tracer
 
 
 class ScopeProcessor(SpanProcessor):
-    """Stamps spans with the ids of their scope as they start, and gives them to it as they end."""
+    """Adds the ids of the scope to spans when they start, and passes them to the scope when they end."""
 
     def __init__(self) -> None:
         self._open: weakref.WeakValueDictionary[int, Scope] = weakref.WeakValueDictionary()
-        """By span id: on its end a span is only a copy, with neither its context nor all its attributes. Weak, so that
-        spans which never end are forgotten with their scope."""
+        """Scopes by span id: a span that ends is only a copy, without its context. The references are weak, so that
+        spans that never end are forgotten with their scope."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Remember whose span it is."""
-        scope = self._scope_of(span, parent_context)
-        if scope is None or not scope.takes_opentelemetry:
+        """Remember the scope of the span."""
+        scope = self._find_scope(span, parent_context)
+        if scope is None or not scope.accepts_opentelemetry:
             return
-        if scope.stamp:
-            span.set_attributes(scope.stamp)
+        if scope.id_attributes:
+            span.set_attributes(scope.id_attributes)
         self._open[span.get_span_context().span_id] = scope
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Hand it to its scope. Costs the agent's thread a few microseconds."""
+        """Pass the span to its scope. Costs the agent's thread a few microseconds."""
         context = span.get_span_context()
         if context and (scope := self._open.pop(context.span_id, None)):
             scope.add(span)
 
     def shutdown(self) -> None:
-        """Nothing to let go of: pipelines end with their tracers."""
+        """Do nothing: pipelines stop with their tracers."""
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Wait until what has ended is stored."""
-        return flush_everything(timeout_millis / 1000)
+        """Wait until all finished spans are stored."""
+        return flush_all(timeout_millis / 1000)
 
     def scope_of(self, span_id: int) -> Scope | None:
-        """The scope of a span that has not ended yet."""
+        """Return the scope of a span that has not ended."""
         return self._open.get(span_id)
 
-    def _scope_of(self, span: Span, parent_context: Context | None) -> Scope | None:
+    def _find_scope(self, span: Span, parent_context: Context | None) -> Scope | None:
         if scope := current_scope(parent_context):
             return scope
-        # A library may build contexts of its own, without what is in ours: its spans belong to their parents' scope.
-        if span.parent and (found := self.scope_of(span.parent.span_id)):
-            return found
+        # A library may build contexts without our entries: its spans belong to the scope of their parents.
+        if span.parent and (scope := self.scope_of(span.parent.span_id)):
+            return scope
         return current_scope(get_current())
 
 
-class _OneTraceAScope(RandomIdGenerator):
+class _ScopeIdGenerator(RandomIdGenerator):
+    """Gives all spans of a scope the same trace id."""
+
     def generate_trace_id(self) -> int:
         scope = current_scope()
         return scope.trace_id if scope else super().generate_trace_id()
 
 
-class _OwnProvider(TracerProvider):
-    """Knows whether anybody but us listens."""
+class _DefaultProvider(TracerProvider):
+    """Knows whether it has span processors of others."""
 
-    has_guests = False
+    has_other_processors = False
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
-        self.has_guests = self.has_guests or span_processor is not PROCESSOR
+        self.has_other_processors = self.has_other_processors or span_processor is not PROCESSOR
         super().add_span_processor(span_processor)
 
 
-def _own() -> TracerProvider:
-    global _ours
-    if _ours is None:
-        # OpenTelemetry keeps 128 attributes a span and forgets the oldest: too few for a long conversation.
+def _default_provider() -> TracerProvider:
+    global _default
+    if _default is None:
+        # OpenTelemetry keeps 128 attributes of a span and drops the oldest: too few for a long conversation.
         limits = SpanLimits(max_attributes=SpanLimits.UNSET, max_span_attributes=SpanLimits.UNSET)
-        _ours = _OwnProvider(
-            sampler=ALWAYS_ON, id_generator=_OneTraceAScope(), span_limits=limits, shutdown_on_exit=False
+        _default = _DefaultProvider(
+            sampler=ALWAYS_ON, id_generator=_ScopeIdGenerator(), span_limits=limits, shutdown_on_exit=False
         )
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            trace.set_tracer_provider(_ours)
-    return _ours
+            trace.set_tracer_provider(_default)
+    return _default
 
 
 PROCESSOR = ScopeProcessor()
 _with_processor: weakref.WeakSet[TracerProvider] = weakref.WeakSet()
 _tracers: weakref.WeakKeyDictionary[TracerProvider, trace.Tracer] = weakref.WeakKeyDictionary()
-_ours: TracerProvider | None = None
+_default: TracerProvider | None = None
 _lock = threading.Lock()

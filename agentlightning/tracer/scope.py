@@ -1,7 +1,7 @@
-"""Whose span: the rollout and attempt that what happens here belongs to.
+"""Scope: the rollout and attempt that spans belong to.
 
-A scope travels in the OpenTelemetry context, so tasks, copied contexts and instrumented threads carry it along, and
-rollouts that run side by side never mix. Its ids are in the baggage as well, for carriers that leave the process.
+A scope travels in the OpenTelemetry context, so tasks, copied contexts and instrumented threads inherit it, and
+concurrent rollouts never mix. Its ids are also in the baggage, for propagators that leave the process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from opentelemetry.trace import Tracer as OtelTracer
 from ..instrumentation.context import SCOPE
 from ..semconv import ATTEMPT_ID, ROLLOUT_ID
 from ..types import trace_of
-from .finished_span import EndedSpan
+from .finished_span import FinishedSpan
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -30,50 +30,50 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Scope:
-    """One trace context: where its spans go, and those it has seen so far."""
+    """One trace context: the destination of its spans, and the spans finished so far."""
 
     rollout_id: str | None = None
     attempt_id: str | None = None
     store: LightningStore | None = None
     pipeline: Pipeline | None = None
-    """Carries spans to the store; None keeps them here."""
-    takes_opentelemetry: bool = False
-    """Whether spans that others make are wanted too."""
-    instrument_with: OtelTracer | None = None
-    """Makes the spans of instrumented calls; None where those are not wanted."""
-    read_at_once: bool = False
-    """Whether others listen to those spans too, so that all there is to say must be on them when they end."""
-    ended: list[EndedSpan] = field(default_factory=list[EndedSpan])
+    """Exports spans to the store; None keeps them here only."""
+    accepts_opentelemetry: bool = False
+    """Whether spans of other libraries are recorded."""
+    call_tracer: OtelTracer | None = None
+    """Creates the spans of instrumented calls; None if those are not recorded."""
+    eager_decode: bool = False
+    """Whether calls are decoded before their spans end, because other span processors read them too."""
+    finished: list[FinishedSpan] = field(default_factory=list[FinishedSpan])
 
     @cached_property
     def trace_id(self) -> int:
-        """All spans of the scope share it, where the tracer provider is ours."""
+        """The trace id of all spans of the scope, if the tracer provider is ours."""
         if self.rollout_id and self.attempt_id:
             return int(trace_of(self.rollout_id, self.attempt_id), 16)
         return secrets.randbits(128) or 1
 
     @cached_property
-    def stamp(self) -> dict[str, str]:
+    def id_attributes(self) -> dict[str, str]:
         """The ids as span attributes."""
         ids = {ROLLOUT_ID: self.rollout_id, ATTEMPT_ID: self.attempt_id}
         return {key: value for key, value in ids.items() if value is not None}
 
     def add(self, span: ReadableSpan | Span) -> None:
-        """Take a span that has ended. Called in the agent's thread: never waits, never fails."""
-        ended = EndedSpan(span, self.rollout_id or "", self.attempt_id or "")
-        self.ended.append(ended)
+        """Record a finished span. Called in the agent's thread: never fails, and waits only while the queue is full."""
+        finished = FinishedSpan(span, self.rollout_id or "", self.attempt_id or "")
+        self.finished.append(finished)
         if self.pipeline and self.store and self.rollout_id and self.attempt_id:
-            self.pipeline.put(ended, self.store)
+            self.pipeline.put(finished, self.store)
 
-    def entered(self) -> Context:
-        """The current context with this scope in it."""
-        here = context.set_value(SCOPE, self)
-        for key, value in self.stamp.items():
-            here = baggage.set_baggage(key, value, here)
-        return here
+    def to_context(self) -> Context:
+        """Return the current context with this scope and its ids in it."""
+        result = context.set_value(SCOPE, self)
+        for key, value in self.id_attributes.items():
+            result = baggage.set_baggage(key, value, result)
+        return result
 
 
-def current_scope(where: Context | None = None) -> Scope | None:
-    """The scope that the context (None: the current one) belongs to."""
-    scope: Any = context.get_value(SCOPE, where)
+def current_scope(of: Context | None = None) -> Scope | None:
+    """Return the scope of a context; by default of the current one."""
+    scope: Any = context.get_value(SCOPE, of)
     return scope

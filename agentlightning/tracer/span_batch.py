@@ -1,8 +1,10 @@
-"""What travels to a store together: spans, and behind them reports of how attempts ended."""
+"""A batch of spans, followed by reports of finished attempts, that travels to a store together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +13,31 @@ import orjson
 
 from .. import payload
 from ..types import Attempt, AttemptStatus, Span
-from .finished_span import EndedSpan
+from .finished_span import FinishedSpan
+
+logger = logging.getLogger("agentlightning.tracer")
+
+
+class DropCounter:
+    """Count of spans that were lost; every loss is logged."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        # Protects the count from the agents' threads and the export thread. Reentrant, because the garbage collector
+        # may end a span anywhere, also in here.
+        self._lock = threading.RLock()
+
+    def drop(self, count: int, reason: str | None = None) -> None:
+        """Count spans as lost and log the reason, if one is given."""
+        with self._lock:
+            self.count += count
+        if reason:
+            logger.error("Dropped %s: %s", "1 span" if count == 1 else f"{count} spans", reason)
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
-    """How an attempt ended, and who waits for the store's word on it."""
+class AttemptReport:
+    """The final status of an attempt, and the future of the store's answer."""
 
     rollout_id: str
     attempt_id: str
@@ -24,70 +45,74 @@ class Report:
     metadata: dict[str, Any]
     answer: Future[Attempt] = field(default_factory=Future[Attempt])
     size: int = 500
-    """Bytes it takes, roughly."""
+    """Approximate size in bytes."""
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the store is told."""
+        """The arguments of the store's `update_attempt`."""
         metadata = {"metadata": self.metadata} if self.metadata else {}
         return {"rollout_id": self.rollout_id, "attempt_id": self.attempt_id, "status": self.status, **metadata}
 
 
-def settle(answer: Future[Attempt], attempt: Attempt | None, error: BaseException | None = None) -> None:
-    """Tell who waits for the answer, if somebody still does."""
+def resolve(answer: Future[Attempt], result: Attempt | BaseException) -> None:
+    """Set the result or the exception, unless the future is already done or cancelled."""
     if answer.done() or not answer.set_running_or_notify_cancel():
         return
-    if error is None and attempt is not None:
-        answer.set_result(attempt)
+    if isinstance(result, BaseException):
+        answer.set_exception(result)
     else:
-        answer.set_exception(error)
+        answer.set_result(result)
 
 
-Item = EndedSpan | Report
+QueueItem = FinishedSpan | AttemptReport
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """Spans in their order, then reports, which are of different attempts and may arrive side by side."""
+class SpanBatch:
+    """Spans in their order, then reports; the reports are of different attempts and may be sent concurrently."""
 
     spans: Sequence[Span]
-    reports: Sequence[Report]
+    reports: Sequence[AttemptReport]
     count: int
-    """Items it was made of; spans that could not be converted are among them."""
+    """Number of queue items in the batch, including spans that could not be converted."""
 
     @property
     def answers(self) -> list[Future[Attempt]]:
-        """What is waited for, by report."""
+        """The futures of the reports, in their order."""
         return [report.answer for report in self.reports]
 
-    def line(self) -> bytes:
-        """The parcel as a line of JSON."""
+    def to_line(self) -> bytes:
+        """Serialize the batch as a line of JSON."""
         return payload.dumps({"spans": list(self.spans), "reports": [each.fields for each in self.reports]}) + b"\n"
 
+    @classmethod
+    def from_items(cls, items: Sequence[QueueItem], dropped: DropCounter) -> SpanBatch:
+        """Build one batch from queue items; drop spans that cannot be converted.
 
-def packed(items: Iterable[Item], convert: Callable[[EndedSpan], Span | None]) -> Parcel:
-    """The items as one parcel: whatever was put before a report is in it, before the report."""
-    spans: list[Span] = []
-    reports: list[Report] = []
-    count = 0
-    for item in items:
-        count += 1
-        if isinstance(item, Report):
-            reports.append(item)
-        elif (span := convert(item)) is not None:
-            spans.append(span)
-    return Parcel(spans, reports, count)
+        Spans that were queued before a report are in the same batch or an earlier one.
+        """
+        reports = [item for item in items if isinstance(item, AttemptReport)]
+        finished = [item for item in items if isinstance(item, FinishedSpan)]
+        return cls(list(_converted(finished, dropped)), reports, len(items))
 
-
-def unpacked(line: bytes, *, count: int = 0, answers: Sequence[Future[Attempt]] | None = None) -> Parcel:
-    """The parcel that `line` was made of. Raises ValueError for what is no parcel."""
-    read: dict[str, Any] = orjson.loads(line)
-    spans = [Span.model_validate(each) for each in read["spans"]]
-    said: list[dict[str, Any]] = read.get("reports", [])
-    told = answers or [Future[Attempt]() for _ in said]
-    reports = [_report(each, answer) for each, answer in zip(said, told, strict=True)]
-    return Parcel(spans, reports, count)
+    @classmethod
+    def from_line(cls, line: bytes, *, count: int = 0, answers: Sequence[Future[Attempt]] = ()) -> SpanBatch:
+        """Parse a line of `to_line`. Raises ValueError if the line is not a batch."""
+        fields: dict[str, Any] = orjson.loads(line)
+        spans = [Span.model_validate(each) for each in fields["spans"]]
+        rows: list[dict[str, Any]] = fields.get("reports", [])
+        futures = answers or [Future[Attempt]() for _ in rows]
+        reports = [_report(row, answer) for row, answer in zip(rows, futures, strict=True)]
+        return cls(spans, reports, count)
 
 
-def _report(said: dict[str, Any], answer: Future[Attempt]) -> Report:
-    return Report(said["rollout_id"], said["attempt_id"], said["status"], said.get("metadata", {}), answer)
+def _report(row: dict[str, Any], answer: Future[Attempt]) -> AttemptReport:
+    return AttemptReport(row["rollout_id"], row["attempt_id"], row["status"], row.get("metadata", {}), answer)
+
+
+def _converted(finished: Iterable[FinishedSpan], dropped: DropCounter) -> Iterator[Span]:
+    for each in finished:
+        try:
+            yield each.span
+        except Exception as error:
+            dropped.drop(1, f"it cannot be converted: {error!r}")

@@ -117,4 +117,4 @@ def test_a_response_cut_short_says_why() -> None:
 def test_odd_bodies_are_read_without_complaint(body: dict[str, Any]) -> None:
     for dialect in (chat.DIALECT, completions.DIALECT, responses.DIALECT, anthropic.DIALECT):
         of_response(dialect, body)
-        of_request(dialect, {dialect.asked_by: None})
+        of_request(dialect, {dialect.input_field: None})

@@ -10,7 +10,7 @@ from openai import OpenAI
 from opentelemetry import context
 
 from agentlightning import semconv
-from agentlightning.instrumentation import body_size, call_record, llm_call
+from agentlightning.instrumentation import call_record, llm_call
 from agentlightning.instrumentation.context import SUPPRESSED
 from tests.scripted_model import Answer, ScriptedModel
 
@@ -107,7 +107,7 @@ async def test_an_answer_that_is_not_json_is_named(model: ScriptedModel) -> None
 
 
 async def test_a_huge_text_is_cut_in_the_record_only(model: ScriptedModel, client: OpenAI) -> None:
-    huge = "x" * (body_size.LARGEST_BODY + 1)
+    huge = "x" * (call_record.MAX_BODY_BYTES + 1)
     async with recorded() as spans:
         client.chat.completions.create(model="m", messages=[*HELLO, {"role": "user", "content": huge}])
 
@@ -121,7 +121,7 @@ async def test_a_huge_text_is_cut_in_the_record_only(model: ScriptedModel, clien
 async def test_a_huge_stream_is_kept_in_part(
     model: ScriptedModel, client: OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llm_call, "LARGEST_STREAM", 1000)
+    monkeypatch.setattr(llm_call, "MAX_STREAM_BYTES", 1000)
     model.script(Answer("word " * 500))
     async with recorded() as spans:
         chunks = list(client.chat.completions.create(model="m", messages=HELLO, stream=True))

@@ -15,8 +15,8 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.tracer import pipeline as pipelines
-from agentlightning.tracer.disk_buffer import Spool, adopted, folder_of, left_behind
-from tests.processes import PATIENCE, Program, free_port
+from agentlightning.tracer.disk_buffer import DiskBuffer, buffer_folder, claim, leftover_files
+from tests.processes import TIMEOUT, Program, free_port
 
 from .conftest import eventually
 
@@ -108,7 +108,7 @@ async def test_a_store_that_is_away_for_long_costs_no_span_and_no_result(
             go_on.set()
             await eventually(lambda: sum(path.read_bytes().count(b'"status":"succ') for path in place.spools()) == 8)
             with place.store():
-                await asyncio.wait_for(running, PATIENCE)
+                await asyncio.wait_for(running, TIMEOUT)
                 ended = await store.wait_for_rollouts(ids)
                 stored = [await store.query_spans(rollout_id) for rollout_id in ids]
 
@@ -127,7 +127,7 @@ async def test_what_a_runner_could_not_send_is_sent_by_the_next(place: Place, en
             store.kill()
             place.go.touch()
             await eventually(place.has_report)
-            where = runner.wait_for_line(r"What is to be sent waits in (\S+)")[1]
+            where = runner.wait_for_line(r"spans and results are buffered in (\S+)")[1]
             runner.send_signal(end)
             runner.wait()
         [spool] = place.spools()
@@ -137,12 +137,12 @@ async def test_what_a_runner_could_not_send_is_sent_by_the_next(place: Place, en
             with spool.open("ab") as file:
                 file.write(b'{"spans":[{"name":"written in hal')
         else:
-            runner.wait_for_line(f"{SPANS + 2} spans and results wait in {where}; the next runner here sends them")
+            runner.wait_for_line(f"{SPANS + 2} spans and results stay in {where}; the next runner on this machine sends them")
 
         with place.store(), place.runner() as second:
-            [ended] = await client.wait_for_rollouts([rollout.rollout_id], timeout=PATIENCE)
+            [ended] = await client.wait_for_rollouts([rollout.rollout_id], timeout=TIMEOUT)
             spans = await client.query_spans(rollout.rollout_id)
-            second.wait_for_line(f"had left in {where}: {SPANS + 1} spans, 1 results")
+            second.wait_for_line(f"of an earlier process from {where}: {SPANS + 1} spans, 1 results")
             await eventually(lambda: place.spools() == [])
 
     assert (ended.status, ended.reward, ended.attempt.sequence_id) == ("succeeded", 0.5, 1)
@@ -198,20 +198,20 @@ async def test_a_damaged_file_is_set_aside_and_holds_up_no_other(
 
 async def test_a_spool_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path))
-    writing = Spool(tmp_path)
-    writing.add(b"a line\n")
+    writing = DiskBuffer(tmp_path)
+    writing.append(b"a line\n")
 
-    [path] = left_behind(tmp_path)
-    with adopted(path) as file:
+    [path] = leftover_files(tmp_path)
+    with claim(path) as file:
         assert file is None
     writing.close()
-    with adopted(path) as file:
+    with claim(path) as file:
         assert file
         assert file.read() == b"a line\n"
 
 
 def _left_for(store: agl.LightningStoreClient, spans: list[agl.Span]) -> Path:
-    folder = folder_of(store)
+    folder = buffer_folder(store)
     assert folder
     folder.mkdir(parents=True)
     path = folder / f"{socket.gethostname()}-1-0.jsonl"

@@ -227,7 +227,7 @@ async def test_without_the_sdk_it_records_all_the_same_and_says_so_once(
     model: ScriptedModel, client: OpenAI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(type(AGENTOPS), "is_installed", False)
-    monkeypatch.setattr(AgentOpsTracer, "_said_missing", False)
+    monkeypatch.setattr(AgentOpsTracer, "_missing_logged", False)
     caplog.set_level(logging.INFO, "agentlightning")
 
     for _ in range(2):

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import pytest
 
 from agentlightning.errors import FinalStatus, InvalidInput, NotFound, StaleAttempt, StoreUnavailable
+from agentlightning.retry import RetryPolicy
 from agentlightning.store import LightningStore
 from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer, pipeline as pipelines
-from agentlightning.tracer.disk_buffer import Spool
+from agentlightning.tracer.disk_buffer import DiskBuffer
 from agentlightning.types import Span
 
 from .conftest import ScriptedStore, ids
@@ -69,7 +70,7 @@ async def test_ending_a_span_never_waits_for_the_store(scripted_store: ScriptedS
 
 
 async def test_a_store_that_is_away_is_asked_again_until_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.tracer.delivery.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agentlightning.tracer.exporter.RETRY", RetryPolicy(0.001, 5.0))
 
     class Away(ScriptedStore):
         def refuse(self, spans: Sequence[Span]) -> None:
@@ -175,9 +176,9 @@ async def test_where_neither_store_nor_disk_takes_anything_spans_are_dropped_cou
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(pipelines, "QUEUE_SPANS", 10)
-    monkeypatch.setattr(pipelines, "ROOM_SECONDS", 0.01)
-    monkeypatch.setattr(pipelines, "STOP_SECONDS", 0.05)
-    monkeypatch.setattr(Spool, "add", _disk_full)
+    monkeypatch.setattr(pipelines, "FULL_QUEUE_TIMEOUT", 0.01)
+    monkeypatch.setattr(pipelines, "STOP_TIMEOUT", 0.05)
+    monkeypatch.setattr(DiskBuffer, "append", _disk_full)
     tracer, store = OtelTracer(), Away()
     with tracer.lifespan(store):
         async with tracer.trace_context(**SOMEWHERE, flush=False):
@@ -185,14 +186,14 @@ async def test_where_neither_store_nor_disk_takes_anything_spans_are_dropped_cou
                 tracer.create_span(f"{n}")
 
     assert (tracer.dropped, store.spans) == (100, [])
-    assert caplog.text.count("neither the store nor the disk takes anything") == 1
+    assert caplog.text.count("neither the store nor the disk accepts spans") == 1
     assert caplog.text.count("No space left") >= 1
 
 
 async def test_what_a_store_that_is_away_is_to_get_waits_on_disk_and_not_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agentlightning.tracer.delivery.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("agentlightning.tracer.exporter.RETRY", RetryPolicy(0.01, 5.0))
     monkeypatch.setattr(pipelines, "QUEUE_SPANS", 100)
     tracer, store = OtelTracer(), Away()
     with tracer.lifespan(store):
@@ -227,7 +228,7 @@ async def test_a_report_comes_behind_the_spans_and_brings_back_the_answer(store:
 async def test_teardown_does_not_wait_for_ever_for_a_store_that_stays_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pipelines, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(pipelines, "STOP_TIMEOUT", 0.05)
     tracer = OtelTracer()
     tracer.init_worker(0, Away())
     leaving = asyncio.create_task(_record(tracer, 3))
@@ -236,7 +237,7 @@ async def test_teardown_does_not_wait_for_ever_for_a_store_that_stays_away(
 
     await leaving
     assert tracer.dropped == 3
-    assert "Dropped 3 spans: the store did not take them within 0.05 s of their end" in caplog.text
+    assert "Dropped 3 spans: the store did not accept them within 0.05 s after the tracer stopped" in caplog.text
 
 
 async def test_what_happens_outside_of_any_trace_context_is_nobodys(scripted_store: ScriptedStore) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from agentlightning.emitter import emit_annotation, emit_exception
-from agentlightning.redaction import without_keys
+from agentlightning.redaction import redact
 from agentlightning.tracer import OtelTracer
 
 
@@ -27,12 +27,12 @@ from agentlightning.tracer import OtelTracer
     ],
 )
 def test_what_looks_like_a_key_is_taken_out(text: str, clean: str) -> None:
-    assert without_keys(text) == clean
+    assert redact(text) == clean
 
 
 def test_json_stays_json_without_its_keys() -> None:
     body = json.dumps({"a": "Bearer abcdefgh12345", "b": ["sk-12345678"]})
-    assert json.loads(without_keys(body)) == {"a": "[redacted]", "b": ["[redacted]"]}
+    assert json.loads(redact(body)) == {"a": "[redacted]", "b": ["[redacted]"]}
 
 
 async def test_whoever_says_it_keys_are_not_recorded() -> None:

@@ -23,7 +23,7 @@ def may_be_call(path: str) -> bool:
 def dialect_of(path: str, body: Json) -> Dialect | None:
     """The dialect of a request with this path and JSON body, where it is a call to a model."""
     candidates = _BY_LAST_WORD.get(_last_word(path), ())
-    return next((dialect for dialect in candidates if dialect.asked_by in body), None)
+    return next((dialect for dialect in candidates if dialect.input_field in body), None)
 
 
 def _last_word(path: str) -> str:

@@ -73,8 +73,8 @@ def _message(message: Json) -> Message:
     parts = [text(content)] if isinstance(content, str) else [_part(block) for block in items(content)]
     said = [block for block in items(content) if block.get("type") not in ("tool_use", "thinking")]
     spoken = [part for part in parts if part["type"] not in ("tool_call", "reasoning")]
-    written = content if isinstance(content, str) else content_text(said, spoken) if said else None
-    return Message(str(message.get("role") or "user"), parts, written)
+    to_json = content if isinstance(content, str) else content_text(said, spoken) if said else None
+    return Message(str(message.get("role") or "user"), parts, to_json)
 
 
 def _part(block: Json) -> Part:

@@ -45,7 +45,7 @@ class Dialect:
     operation: str
     """`gen_ai.operation.name`"""
     provider: str
-    asked_by: str
+    input_field: str
     """The field of a request body that holds what is asked."""
     prompt: Callable[[Json], list[Message]]
     """What a request body asks."""
@@ -77,7 +77,7 @@ def media(modality: str, uri: Any) -> Part:
     return {"type": "uri", "modality": modality, "uri": uri}
 
 
-def written(value: Any) -> str:
+def to_json(value: Any) -> str:
     """JSON text of what came from JSON, whatever it holds."""
     try:
         return orjson.dumps(value).decode()
@@ -91,7 +91,7 @@ def content_text(content: Any, parts: list[Part]) -> str | None:
         return content
     if parts and all(part["type"] == "text" for part in parts):
         return "".join(str(part["content"]) for part in parts)
-    return written(content)
+    return to_json(content)
 
 
 def items(value: Any) -> list[Json]:
@@ -111,7 +111,7 @@ def texts(value: Any) -> list[str]:
     several = cast("list[Any]", value) if isinstance(value, list) else [value]
     if all(isinstance(one, str) for one in several):
         return several
-    return [written(value)]
+    return [to_json(value)]
 
 
 def _read(arguments: Any) -> Any:

@@ -124,14 +124,14 @@ def _choice(choice: Json) -> Message:
 def _message(message: Json, role: str = "user") -> Message:
     role, content = str(message.get("role") or role), message.get("content")
     said = _parts(content)
-    written = content_text(content, said)
+    to_json = content_text(content, said)
     if role in ("tool", "function"):
         said = [tool_response(message.get("tool_call_id") or message.get("name"), content)]
     if thought := message.get("reasoning_content") or message.get("reasoning"):
         said.insert(0, {"type": "reasoning", "content": thought})
     if refusal := message.get("refusal"):
         said.append(text(refusal))
-    return Message(role, said + _tool_calls(message), written)
+    return Message(role, said + _tool_calls(message), to_json)
 
 
 def _parts(content: Any) -> list[Part]:

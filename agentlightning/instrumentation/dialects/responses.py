@@ -14,9 +14,9 @@ from .base import (
     items,
     media,
     text,
+    to_json,
     tool_call,
     tool_response,
-    written,
 )
 
 
@@ -81,7 +81,7 @@ def _item(item: Json, role: str) -> Message:
             return Message("assistant", [tool_call(item.get("call_id"), item.get("name"), arguments)])
         case "function_call_output" | "custom_tool_call_output":
             output = item.get("output")
-            said = output if isinstance(output, str) else written(output)
+            said = output if isinstance(output, str) else to_json(output)
             return Message("tool", [tool_response(item.get("call_id"), output)], said)
         case "reasoning":
             thought = "".join(str(part.get("text") or "") for part in items(item.get("summary")))

@@ -1,1 +1,1 @@
-"""Wire taps: record LLM calls in the HTTP clients that SDKs use."""
+"""Taps of HTTP libraries, which record the LLM calls of the SDKs that use them."""

@@ -1,109 +1,67 @@
-"""Calls through `requests`, seen at `Session.send`."""
+"""Tap of `Session.send` in `requests`."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..context import BENEATH, listening
-from ..llm_call import OpenCall, begin, host_attributes, may_be_call
+from ..context import IN_REQUEST
+from ..llm_call import OpenCall, abandons_on_error, start_call
 from ..patches import Patch
-
-logger = logging.getLogger("agentlightning.instrumentation")
+from .base import RecordedStream, is_candidate, returns_none_on_error
 
 
 def patches(library: Any) -> Iterator[Patch]:
-    """Of the library."""
-    yield Patch(library.Session, "send", _tapped)
+    """Yield the patch of the library."""
+    yield Patch(library.Session, "send", _tap)
 
 
-def _tapped(original: Callable[..., Any]) -> Callable[..., Any]:
+def _tap(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def send(session: Any, request: Any, **kwargs: Any) -> Any:
-        call = _begin(request)
+        call = _start(request)
         if call is None:
             return original(session, request, **kwargs)
-        beneath = BENEATH.set(True)
-        try:
+        with call:
             response = original(session, request, **kwargs)
-        except BaseException as error:
-            call.failed(error)
-            raise
-        finally:
-            BENEATH.reset(beneath)
-        _watch(response, call)
+        _record(call, response)
         return response
 
     return send
 
 
-def _begin(request: Any) -> OpenCall | None:
-    try:
-        url = urlsplit(str(request.url))
-        if request.method != "POST" or BENEATH.get() or not may_be_call(url.path):
-            return None
-        body = request.body.encode() if isinstance(request.body, str) else request.body
-        listener = listening()
-        if listener is None or not isinstance(body, bytes):
-            return None
-        return begin(listener, url.path, body, host_attributes(url.hostname, url.port, url.path, request.headers))
-    except Exception:
-        logger.debug("A request could not be looked at", exc_info=True)
+@returns_none_on_error
+def _start(request: Any) -> OpenCall | None:
+    url = urlsplit(str(request.url))
+    if IN_REQUEST.get() or not is_candidate(request.method, url.path):
         return None
+    body = request.body.encode() if isinstance(request.body, str) else request.body
+    return start_call(url.hostname, url.port, url.path, request.headers, body)
 
 
-def _watch(response: Any, call: OpenCall) -> None:
-    try:
-        if response._content_consumed:
-            call.answered(response.status_code, response.content)
-            return
-        as_events = "text/event-stream" in response.headers.get("content-type", "")
-        call.answering(response.status_code, bytes, as_events=as_events)
-        response.raw = _Tapped(response.raw, call)
-    except Exception as error:
-        logger.debug("A response could not be looked at", exc_info=True)
-        call.give_up(error)
+@abandons_on_error
+def _record(call: OpenCall, response: Any) -> None:
+    if response._content_consumed:
+        call.record_response(response.status_code, response.content)
+    else:
+        call.start_response(response.status_code, response.headers)
+        response.raw = _RecordedBody(response.raw, call)
 
 
-class _Tapped:
-    """The body's own reader, with somebody listening to what `requests` takes from it."""
-
-    def __init__(self, raw: Any, call: OpenCall) -> None:
-        self._raw = raw
-        self._call = call
+class _RecordedBody(RecordedStream):
+    """Records what `requests` reads from a response body."""
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
-        call = self._call
-        try:
-            for chunk in self._raw.stream(*args, **kwargs):
-                call.saw(chunk)
-                yield chunk
-        except Exception as error:
-            call.failed(error)
-            raise
-        call.finished(complete=True)
+        return self._call.record_chunks(self._stream.stream(*args, **kwargs))
 
     def read(self, *args: Any, **kwargs: Any) -> bytes:
-        chunk: bytes = self._raw.read(*args, **kwargs)
-        self._call.saw(chunk)
+        chunk: bytes = self._stream.read(*args, **kwargs)
+        self._call.add_chunk(chunk)
         if not chunk:
-            self._call.finished(complete=True)
+            self._call.finish(complete=True)
         return chunk
-
-    def close(self) -> None:
-        try:
-            self._raw.close()
-        finally:
-            self._call.finished(complete=False)
 
     def __iter__(self) -> Iterator[bytes]:
         return self.stream()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_raw"], name)
-
-    def __del__(self) -> None:
-        self._call.finished(complete=False)

@@ -1,8 +1,7 @@
-"""The wire tap: every LLM SDK's calls, seen where they leave the process.
+"""Wire tap: records the calls of every LLM SDK in the HTTP library that sends them.
 
-One hook for each HTTP library of the field, in a file of its own. The request goes out as it is; a whole answer is read
-from the response after the SDK has it, a streamed one is copied as its bytes pass, so the SDK's own objects are
-untouched.
+There is one tap for each HTTP library, in a file of its own. Requests are sent unchanged. A whole response is read
+after the SDK has received it, and a stream is copied while its bytes pass, so the SDK's own objects are untouched.
 """
 
 from __future__ import annotations
@@ -15,32 +14,32 @@ from importlib.util import find_spec
 from ..llm_call import open_calls
 from ..patches import Patch, Patches
 
-SWITCH = "AGL_WIRE_TAP"
-"""The environment variable that, set to `off`, keeps the tap out of a process."""
+SWITCH_VARIABLE = "AGL_WIRE_TAP"
+"""Environment variable; `off` disables the wire tap in a process."""
 
-_TAPS = {"httpx": "httpx_tap", "httpx2": "httpx_tap", "aiohttp": "aiohttp_tap", "requests": "requests_tap"}
-"""Which file taps which library."""
+_TAPS = {"httpx": "httpx", "httpx2": "httpx", "aiohttp": "aiohttp", "requests": "requests"}
+"""Modules in this folder by the library that they patch."""
 
 
-def is_on() -> bool:
-    """Whether this process's calls are to be seen on the wire."""
-    return os.environ.get(SWITCH) != "off"
+def is_enabled() -> bool:
+    """Return True unless the wire tap is disabled in this process."""
+    return os.environ.get(SWITCH_VARIABLE) != "off"
 
 
 class WireTap(Patches):
-    """The hooks, and the calls whose answers are still on their way."""
+    """The taps of all installed HTTP libraries."""
 
-    def close_open_calls(self, mine: Callable[[int], bool]) -> None:
-        """End the record of every open call whose span id is `mine`, with what has been seen of its answer."""
+    def close_open_calls(self, predicate: Callable[[int], bool]) -> None:
+        """End the record of every open call whose span id satisfies `predicate`, with what has arrived so far."""
         for call in list(open_calls):
-            if mine(call.span_id):
-                call.finished(complete=False)
+            if predicate(call.span_id):
+                call.finish(complete=False)
 
 
 def _patches() -> Iterator[Patch]:
-    for library, tap in _TAPS.items():
-        if is_on() and find_spec(library):
-            yield from import_module(f".{tap}", __package__).patches(import_module(library))
+    for library, module in _TAPS.items():
+        if is_enabled() and find_spec(library):
+            yield from import_module(f".{module}", __package__).patches(import_module(library))
 
 
 WIRE_TAP = WireTap(_patches)

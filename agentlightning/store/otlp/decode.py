@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 
 from ... import payload
 from ...errors import InvalidInput
-from ...redaction import without_keys_in
+from ...redaction import redact_bytes
 from ...semconv import ATTEMPT_ID, ROLLOUT_ID
 from ...types.spans import NANOSECONDS
 from .. import encoded_span
@@ -83,7 +83,7 @@ def _arrived(span: OtlpSpan, resource: JsonObject, of_resource: AttemptIds | Non
             raise InvalidInput("a span's trace id has 16 bytes, its span id 8", field="span_id")
         fields = _fields(span, resource)
         text = payload.dumps(fields, field=f"span {span.name!r}")
-        encoded = encoded_span.decode(without_keys_in(text))
+        encoded = encoded_span.decode(redact_bytes(text))
     except InvalidInput as error:
         return Refused(str(error))
     return Arrived(encoded, ids_in(fields["attributes"]), of_resource)

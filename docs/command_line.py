@@ -1,8 +1,8 @@
-"""Writes docs/reference/command-line.md: what each `agl` command says of itself.
+"""Generate docs/reference/command-line.md from the `--help` texts of the `agl` commands.
 
     python -m docs.command_line
 
-Run it after changing a command; a test tells when the page is behind.
+Run this after you change a command; a test fails if the page is outdated.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ WIDTH = 100
 
 
 def page() -> str:
-    """The page, as it should stand."""
+    """Return the content of the page."""
     return "\n".join([_INTRODUCTION, *_sections(main, click.Context(main, info_name="agl", **main.context_settings))])
 
 
 _INTRODUCTION = """\
-# The command line
+# Command line
 
-Every command as it tells of itself with `--help`. Options that can also be set in the
-[environment](environment.md) name their variable. A command that fails says why in one line and exits with 1, or with
-2 where it was called wrongly; Ctrl-C ends each of them cleanly.
+This page shows the `--help` text of every command. If you can also set an option in the [environment](environment.md),
+its text names the variable. A command that fails prints the reason in one line and exits with 1, or with 2 if its
+arguments are invalid. Press Ctrl-C to stop any command cleanly.
 """
 
 
@@ -37,10 +37,10 @@ def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
     yield from ("```", "")
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
-            below = command.get_command(context, name)
-            assert below
-            if not below.hidden:
-                yield from _sections(below, click.Context(below, info_name=name, parent=context))
+            subcommand = command.get_command(context, name)
+            assert subcommand
+            if not subcommand.hidden:
+                yield from _sections(subcommand, click.Context(subcommand, info_name=name, parent=context))
 
 
 def _help(context: click.Context) -> str:

@@ -11,24 +11,24 @@ from hypothesis import given, strategies as st
 
 from agentlightning.errors import Conflict, FinalStatus, StaleAttempt
 from agentlightning.store.lifecycle import (
-    ATTEMPT_FOLLOWS,
+    ATTEMPT_TRANSITIONS,
     DEFAULT_UNRESPONSIVE_SECONDS,
     ENDED,
     FINAL,
     LIVE,
     QUEUED,
-    ROLLOUT_FOLLOWS,
+    ROLLOUT_TRANSITIONS,
+    AttemptState,
     Deadlines,
-    Following,
-    Standing,
+    Transition,
     claim,
     deadlines,
     diagrams,
-    missed,
+    expired,
+    heartbeat,
     report,
-    set_by_hand,
-    sign_of_life,
-    why,
+    set_rollout_status,
+    timeout_reason,
 )
 from agentlightning.types import AttemptStatus, RolloutConfig, RolloutStatus
 
@@ -142,8 +142,8 @@ def standing(
     latest: bool = True,
     sequence_id: int = 1,
     config: RolloutConfig | None = None,
-) -> Standing:
-    return Standing("ro-1", rollout, "at-1", attempt, latest, sequence_id, config or RolloutConfig())
+) -> AttemptState:
+    return AttemptState("ro-1", rollout, "at-1", attempt, latest, sequence_id, config or RolloutConfig())
 
 
 def retrying(*conditions: AttemptStatus, max_attempts: int = 2) -> RolloutConfig:
@@ -168,7 +168,7 @@ def test_a_report_of_the_latest_attempt_has_the_result_in_the_table(
             with pytest.raises(Conflict, match=f"at-1 of ro-1 is {attempt} and cannot become {reported}"):
                 report(now, reported)
         case "again":
-            assert report(now, reported) == Following(again, reported)
+            assert report(now, reported) == Transition(again, reported)
         case after:
             assert report(now, reported) == (after, reported)
 
@@ -215,7 +215,7 @@ def test_only_the_named_way_to_fail_is_retried(reported: AttemptStatus, conditio
 def test_a_success_is_never_retried() -> None:
     now = standing("running", "running", config=retrying(*ATTEMPT, max_attempts=9))
 
-    assert report(now, "succeeded") == Following("succeeded", "succeeded")
+    assert report(now, "succeeded") == Transition("succeeded", "succeeded")
 
 
 # Signs of life
@@ -225,12 +225,12 @@ def test_a_success_is_never_retried() -> None:
 def test_a_sign_of_life_has_the_result_in_the_table(attempt: AttemptStatus, rollout: RolloutStatus) -> None:
     expected = ALIVE[attempt, rollout]
 
-    assert sign_of_life(standing(rollout, attempt)) == (None if expected == "late" else (expected, expected))
+    assert heartbeat(standing(rollout, attempt)) == (None if expected == "late" else (expected, expected))
 
 
 @pytest.mark.parametrize(("attempt", "rollout"), list(product(ATTEMPT, ROLLOUT)))
 def test_a_sign_of_life_of_a_superseded_attempt_means_nothing(attempt: AttemptStatus, rollout: RolloutStatus) -> None:
-    assert sign_of_life(standing(rollout, attempt, latest=False)) is None
+    assert heartbeat(standing(rollout, attempt, latest=False)) is None
 
 
 # By hand
@@ -245,16 +245,16 @@ def test_setting_a_status_by_hand_has_the_result_in_the_table(
 
     match (BY_HAND_WHILE_LIVE if live else BY_HAND_OTHERWISE)[rollout, to]:
         case "same":
-            assert set_by_hand("ro-1", rollout, attempt, to) == (rollout, attempt)
+            assert set_rollout_status("ro-1", rollout, attempt, to) == (rollout, attempt)
         case "final":
             with pytest.raises(FinalStatus, match="ro-1 has already"):
-                set_by_hand("ro-1", rollout, attempt, to)
+                set_rollout_status("ro-1", rollout, attempt, to)
         case "no":
             with pytest.raises(Conflict, match=f"ro-1 is {rollout}; it becomes {to} when a worker takes it"):
-                set_by_hand("ro-1", rollout, attempt, to)
+                set_rollout_status("ro-1", rollout, attempt, to)
         case after:
             rollout_after, attempt_after = after.split("/")
-            assert set_by_hand("ro-1", rollout, attempt, to) == (
+            assert set_rollout_status("ro-1", rollout, attempt, to) == (
                 rollout_after,
                 {"-": attempt, "=": rollout_after}.get(attempt_after, attempt_after),
             )
@@ -262,7 +262,7 @@ def test_setting_a_status_by_hand_has_the_result_in_the_table(
 
 def test_a_claim_makes_both_preparing() -> None:
     for rollout in ("queuing", "requeuing", "preparing", "running"):
-        assert claim(rollout) == Following("preparing", "preparing")
+        assert claim(rollout) == Transition("preparing", "preparing")
 
 
 @pytest.mark.parametrize(
@@ -326,15 +326,15 @@ def test_the_next_deadline_is_the_one_that_comes_first(due: Deadlines, first: fl
     ],
 )
 def test_a_deadline_is_missed_once_it_has_passed(due: Deadlines, now: float, expected: str | None) -> None:
-    assert missed(due, now) == expected
+    assert expired(due, now) == expected
 
 
 def test_the_reason_names_the_setting_that_was_exceeded() -> None:
     config = RolloutConfig(timeout_seconds=1.5, unresponsive_seconds=4)
 
-    assert why("timeout", config) == "took longer than timeout_seconds=1.5"
-    assert why("unresponsive", config) == "no heartbeat and no span for 4 seconds"
-    assert why("unresponsive", RolloutConfig()) == "no heartbeat and no span for 30 seconds"
+    assert timeout_reason("timeout", config) == "took longer than timeout_seconds=1.5"
+    assert timeout_reason("unresponsive", config) == "no heartbeat and no span for 4 seconds"
+    assert timeout_reason("unresponsive", RolloutConfig()) == "no heartbeat and no span for 30 seconds"
 
 
 # The tables themselves
@@ -345,18 +345,18 @@ def test_every_status_stands_in_exactly_one_group() -> None:
     assert not QUEUED & FINAL
     assert set(ATTEMPT) == LIVE | ENDED | {"unresponsive"}
     assert not LIVE & ENDED
-    assert set(ROLLOUT_FOLLOWS) == set(ROLLOUT)
-    assert set(ATTEMPT_FOLLOWS) == set(ATTEMPT)
+    assert set(ROLLOUT_TRANSITIONS) == set(ROLLOUT)
+    assert set(ATTEMPT_TRANSITIONS) == set(ATTEMPT)
 
 
 def test_nothing_follows_a_final_status() -> None:
-    assert [status for status in ROLLOUT if not ROLLOUT_FOLLOWS[status]] == ["failed", "succeeded", "cancelled"]
-    assert [status for status in ATTEMPT if not ATTEMPT_FOLLOWS[status]] == ["failed", "succeeded", "timeout"]
+    assert [status for status in ROLLOUT if not ROLLOUT_TRANSITIONS[status]] == ["failed", "succeeded", "cancelled"]
+    assert [status for status in ATTEMPT if not ATTEMPT_TRANSITIONS[status]] == ["failed", "succeeded", "timeout"]
 
 
 @pytest.mark.parametrize(("name", "first", "final", "follows"), [
-    ("rollout", "queuing", FINAL, ROLLOUT_FOLLOWS),
-    ("attempt", "preparing", ENDED, ATTEMPT_FOLLOWS),
+    ("rollout", "queuing", FINAL, ROLLOUT_TRANSITIONS),
+    ("attempt", "preparing", ENDED, ATTEMPT_TRANSITIONS),
 ])  # fmt: skip
 def test_the_diagram_shows_every_transition_and_no_other(name: str, first: str, final: set, follows: dict) -> None:
     kind, *lines = diagrams()[name].splitlines()
@@ -390,10 +390,10 @@ class Life:
             case ("report", back, status):
                 self.speak(back, lambda now: report(now, status))
             case ("sign", back):
-                self.speak(back, sign_of_life)
+                self.speak(back, heartbeat)
             case ("hand", status):
                 latest = self.attempts[-1] if self.attempts else None
-                self.become(set_by_hand("ro-1", self.rollout, latest, status))
+                self.become(set_rollout_status("ro-1", self.rollout, latest, status))
 
     def speak(self, back: int, rule) -> None:
         if back >= len(self.attempts):
@@ -404,12 +404,15 @@ class Life:
             assert back == 0, "a superseded attempt was heard"
             self.become(after)
 
-    def become(self, after: Following) -> None:
-        assert after.rollout == self.rollout or after.rollout in ROLLOUT_FOLLOWS[self.rollout], (self.rollout, after)
+    def become(self, after: Transition) -> None:
+        assert after.rollout == self.rollout or after.rollout in ROLLOUT_TRANSITIONS[self.rollout], (
+            self.rollout,
+            after,
+        )
         self.rollout = after.rollout
         if after.attempt is not None:
             before = self.attempts[-1]
-            assert after.attempt == before or after.attempt in ATTEMPT_FOLLOWS[before], (before, after)
+            assert after.attempt == before or after.attempt in ATTEMPT_TRANSITIONS[before], (before, after)
             self.attempts[-1] = after.attempt
 
 

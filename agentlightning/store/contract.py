@@ -151,7 +151,7 @@ class Route:
     mutates: bool
 
     @property
-    def brief(self) -> bool:
+    def batchable(self) -> bool:
         """A matter of a moment, so that it may travel in one request with others."""
         return self.mutates or self.name.startswith("get_")
 
@@ -500,7 +500,7 @@ class LightningStore:
         raise NotImplementedError
 
     @property
-    def is_away(self) -> bool:
+    def is_unreachable(self) -> bool:
         """Whether it has stopped answering; calls then wait until it is back."""
         return False
 
@@ -525,7 +525,9 @@ def operations() -> Iterator[tuple[Route, Callable[..., Awaitable[Any]]]]:
             yield member.route, member
 
 
-def forwarding(make: Callable[[Route, Callable[..., Awaitable[Any]]], Callable[..., Any]]) -> Callable[[S], S]:
+def implement_operations(
+    make: Callable[[Route, Callable[..., Awaitable[Any]]], Callable[..., Any]],
+) -> Callable[[S], S]:
     """A class decorator that gives the class every operation, each made by `make(route, method)`."""
 
     def derive(cls: S) -> S:

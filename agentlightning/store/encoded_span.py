@@ -56,14 +56,14 @@ _one = msgspec.json.Decoder(EncodedSpan)
 _many = msgspec.json.Decoder(list[EncodedSpan])
 
 
-class Kept(msgspec.Struct, omit_defaults=True):
+class SpanAck(msgspec.Struct, omit_defaults=True):
     """What the store decided about a span that it keeps."""
 
     sequence_id: int
     late: bool = False
     """It came after its attempt had ended."""
 
-    def shown_in(self, span: Span) -> Span:
+    def apply_to(self, span: Span) -> Span:
         """The span as it was stored."""
         attributes = {**span.attributes, LATE: True} if self.late else span.attributes
         return span.model_copy(update={"sequence_id": self.sequence_id, "attributes": attributes})

@@ -1,74 +1,117 @@
-"""The stores by name and by URL: in memory, in a SQLite file, in PostgreSQL."""
+"""The stores by name and by URL: in memory, in a SQLite file, in PostgreSQL, and read-only."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..errors import InvalidInput
-from .contract import LightningStore, forwarding
+import apsw
+
+from .. import payload
+from ..errors import InvalidInput, StoreUnavailable
+from .contract import LightningStore, Route, implement_operations
 from .db.backup import backup
 from .db.clock import Clock
-from .db.sqlite import Durability, SqliteDatabase
-from .operations import checked
+from .db.sqlite import Durability, ReadOnlyDatabase, SqliteDatabase
+from .maintenance import PeriodicTask, Timers
+from .operations import operation_table
 from .sql import SqlStore
-from .sql.schema import STEPS, migrate, version_of_schema
-from .timers import DEADLINES_SECONDS, LEASE_SECONDS, TIDY_SECONDS, Service, Timers
+from .sql.schema import STEPS, migrate, prepare_postgres, schema_version
+
+if TYPE_CHECKING:
+    from .db.postgres.database import PostgresDatabase
 
 logger = logging.getLogger(__name__)
 
+DEADLINE_INTERVAL = 0.25
+"""Seconds between checks for expired deadlines; each is an indexed query of some microseconds."""
+CLOCK_SYNC_INTERVAL = 0.5
+"""Seconds between synchronisations of the lease clocks of several servers: the most by which they may differ."""
+PRUNE_INTERVAL = 60.0
 
-@forwarding(checked)
-class _CheckedStore(SqlStore):
-    """A store that takes from its own process nothing that it would not take from afar."""
+
+def _validated(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    """Return the operation with the checks that the server makes on a request."""
+    operation = operation_table()[route.name]
+    execute = getattr(SqlStore, route.name)
+
+    async def call(self: SqlStore, *args: Any, **kwargs: Any) -> Any:
+        arguments = operation.validate(operation.bind(args, kwargs))
+        for name, value in arguments.items():
+            payload.check(value, field=name)
+        return await execute(self, **arguments)
+
+    return call
 
 
-class _SqliteStore(_CheckedStore):
-    """A store over SQLite, with its deadlines watched."""
+@implement_operations(_validated)
+class _LocalStore(SqlStore):
+    """A store in this process, which validates arguments like its server and runs its own periodic tasks."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
-        clock = Clock()
-        super().__init__(database, clock)
+    def __init__(self, database: SqliteDatabase | PostgresDatabase) -> None:
+        super().__init__(database, Clock())
         try:
-            _migrate(database)
+            self._clock.resume(self._prepare())
         except BaseException:
-            database.end()
+            database.close_now()
             raise
-        seen = database.run(lambda transaction: transaction.fetch("SELECT max(lease_seen) FROM attempts"))
-        clock.resume(seen[0][0] or 0.0)
-        self._timers = Timers(Service(self.give_up_overdue, DEADLINES_SECONDS), Service(self.tidy, TIDY_SECONDS))
+        self._timers = Timers(*self._periodic_tasks())
         self._timers.start()
 
     async def close(self) -> None:
         self._timers.stop()
         await super().close()
 
+    def _prepare(self) -> float:
+        """Create or migrate the tables and return the lease time that the store has reached."""
+        raise NotImplementedError
+
+    def _periodic_tasks(self) -> list[PeriodicTask]:
+        return [PeriodicTask(self.expire_overdue, DEADLINE_INTERVAL), PeriodicTask(self.prune, PRUNE_INTERVAL)]
+
+
+class _SqliteStore(_LocalStore):
+    """A store over SQLite."""
+
+    _database: SqliteDatabase
+
+    def _prepare(self) -> float:
+        _migrate(self._database)
+        seen = self._database.run(lambda transaction: transaction.fetch("SELECT max(lease_seen) FROM attempts"))
+        return seen[0][0] or 0.0
+
 
 def _migrate(database: SqliteDatabase) -> None:
-    """Bring the tables to this release's; what an older one wrote is copied first."""
-    version = database.run(version_of_schema)
+    """Migrate the tables to this release's schema, after copying a database of an older release."""
+    version = database.run(schema_version)
     if database.path and 0 < version < len(STEPS):
         copy = database.path.with_name(f"{database.path.name}.before-{len(STEPS)}")
-        if not copy.exists():  # it does after a migration that failed
+        if not copy.exists():  # it exists after a failed migration
             backup(database.path, copy)
         logger.warning(
-            "Migrating %s from schema %d to %d; as it was, it is in %s", database.path, version, len(STEPS), copy
+            "Migrating %s from schema %d to %d; the previous state is saved to %s",
+            database.path,
+            version,
+            len(STEPS),
+            copy,
         )
     database.run(lambda transaction: migrate(transaction, database.dialect))
 
 
 class InMemoryLightningStore(_SqliteStore):
-    """A store that lives and dies with this process."""
+    """A store in the memory of this process."""
 
     def __init__(self) -> None:
         super().__init__(SqliteDatabase(None))
 
 
 class SqliteLightningStore(_SqliteStore):
-    """A store in one SQLite file, which nobody else may have open at the same time.
+    """A store in one SQLite file, which no other store may have open at the same time.
 
-    With `durability="full"` what it acknowledged survives a power cut, with `"process"` the end of the process.
+    With `durability="full"` an acknowledged change survives a power cut, with `"process"` the end of the process.
     Raises `StoreInUse` when another store has the file open.
     """
 
@@ -77,41 +120,65 @@ class SqliteLightningStore(_SqliteStore):
         self.path = Path(path)
 
 
-class PostgresLightningStore(_CheckedStore):
+class PostgresLightningStore(_LocalStore):
     """A store in a PostgreSQL database, `postgresql://user@host/database`; any number of them share one.
 
     Raises `StoreUnavailable` when the database cannot be reached, `MissingExtra` without the extra `[postgres]`.
     """
 
+    _database: PostgresDatabase
+
     def __init__(self, dsn: str) -> None:
-        from .db.postgres.database import PostgresDatabase, prepare
+        from .db.postgres.database import PostgresDatabase
 
-        database = PostgresDatabase(dsn)
-        clock = Clock()
-        super().__init__(database, clock)
+        super().__init__(PostgresDatabase(dsn))
+
+    def _prepare(self) -> float:
+        return self._database.run(lambda transaction: prepare_postgres(transaction, self._database.dialect))
+
+    def _periodic_tasks(self) -> list[PeriodicTask]:
+        async def sync_clock() -> None:
+            self._clock.catch_up(await self._database.sync_lease_clock(self._clock.lease()))
+
+        return [PeriodicTask(sync_clock, CLOCK_SYNC_INTERVAL), *super()._periodic_tasks()]
+
+
+class ReadOnlyStore(SqlStore):
+    """A SQLite database that is queried and never changed, even while another store has it open.
+
+    Raises `StoreUnavailable` when the file is not the database of this release's store.
+    """
+
+    read_only = True
+
+    def __init__(self, path: str | Path) -> None:
+        database = ReadOnlyDatabase(Path(path).absolute())
+        super().__init__(database, Clock())
         try:
-            clock.resume(database.run(prepare))
-        except BaseException:
-            database.end()
-            raise
+            version = database.run(lambda transaction: transaction.fetch("SELECT version FROM schema_version"))
+        except apsw.SQLError:
+            raise StoreUnavailable(f"{path} is not the database of a store") from None
+        if version != [(len(STEPS),)]:
+            raise StoreUnavailable(
+                f"{path} was written by another release; open it once with `agl store` to migrate it"
+            )
 
-        async def agree() -> None:
-            clock.catch_up(await database.agree(clock.lease()))
 
-        self._timers = Timers(
-            Service(agree, LEASE_SECONDS),
-            Service(self.give_up_overdue, DEADLINES_SECONDS),
-            Service(self.tidy, TIDY_SECONDS),
-        )
-        self._timers.start()
-
-    async def close(self) -> None:
-        self._timers.stop()
-        await super().close()
+def open_for_maintenance(db: str) -> SqlStore:
+    """Open a store beside the one that serves its database; it only deletes rows that no longer change."""
+    if db.startswith(("postgresql:", "postgres:")):
+        return PostgresLightningStore(db)
+    path = Path(db.removeprefix("sqlite:///").removeprefix("sqlite:"))
+    if not path.exists():
+        raise StoreUnavailable(f"there is no database {path.absolute()}")
+    return SqlStore(SqliteDatabase(path, exclusive=False), Clock())
 
 
 def open_store(url: str, *, durability: Durability = "full") -> LightningStore:
-    """The store that a URL or path names: `memory:`, `agl.db`, `sqlite:///path`, `postgresql://…`, `http://host:4747`."""
+    """Open the store that a URL or path names.
+
+    That is `memory:`, `agl.db`, `sqlite:///path`, `postgresql://…` or `http://host:4747`.
+    """
     scheme = urlsplit(url).scheme
     if url in ("memory:", ":memory:", "memory"):
         return InMemoryLightningStore()

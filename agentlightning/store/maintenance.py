@@ -1,100 +1,138 @@
-"""What a store's owner does to its database, beside the store that serves it: check it, delete what is old."""
+"""Maintenance of a store: periodic tasks, consistency checks of its database, and deletion of old rollouts."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
 from ..errors import StoreUnavailable
-from .db.backup import reading
-from .db.clock import Clock
-from .db.sqlite import SqliteDatabase
-from .factory import PostgresLightningStore
+from .db.backup import open_alongside
 from .sql import SqlStore
 
-AT_ONCE = 200
-"""Rollouts deleted in one transaction: a store beside it waits some milliseconds for each."""
+logger = logging.getLogger(__name__)
 
-# What is true of every database between two commits; each finds the rows of which it is not.
-_BROKEN_IF_ANY = {
-    "in the queue without waiting for a worker": (
+ROLLOUTS_PER_DELETION = 200
+"""Rollouts deleted in one transaction: a store beside it waits some milliseconds for each."""
+MAX_FINDINGS = 20
+
+# Invariants of every database between two commits; each query returns the rollouts that violate one.
+_VIOLATIONS = {
+    "is in the queue but has another status than queuing or requeuing": (
         "SELECT rollout_id FROM rollouts WHERE queue_position IS NOT NULL AND status NOT IN ('queuing', 'requeuing')"
     ),
-    "waits for a worker but is not in the queue": (
+    "has the status queuing or requeuing but is not in the queue": (
         "SELECT rollout_id FROM rollouts WHERE queue_position IS NULL AND status IN ('queuing', 'requeuing')"
     ),
     "has more than one live attempt": (
         "SELECT rollout_id FROM attempts WHERE status IN ('preparing', 'running') GROUP BY rollout_id "
         "HAVING count(*) > 1"
     ),
-    "has ended without a time of its end": (
+    "has ended but has no end time": (
         "SELECT rollout_id FROM rollouts WHERE status IN ('succeeded', 'failed', 'cancelled') AND end_time IS NULL"
     ),
-    "has ended but an attempt is live": (
+    "has ended but has a live attempt": (
         "SELECT rollout_id FROM rollouts JOIN attempts USING (rollout_id) WHERE rollouts.status IN "
         "('succeeded', 'failed', 'cancelled') AND attempts.status IN ('preparing', 'running')"
     ),
-    "is carried out without a deadline": (
+    "has a live attempt without a deadline": (
         "SELECT rollout_id FROM attempts WHERE status IN ('preparing', 'running') AND deadline IS NULL"
     ),
-    "names an attempt that is not there": (
+    "refers to an attempt that does not exist": (
         "SELECT rollout_id FROM rollouts r WHERE attempt_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM attempts a "
         "WHERE a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id)"
     ),
-    "has attempts but is not there": (
+    "has attempts but does not exist": (
         "SELECT rollout_id FROM attempts WHERE rollout_id NOT IN (SELECT rollout_id FROM rollouts)"
     ),
 }
-MOST_FINDINGS = 20
 
 
-def check(source: Path) -> list[str]:
-    """What is wrong with a database, in sentences; none when it is sound."""
-    connection = reading(source)
+def check_database(source: Path) -> list[str]:
+    """Return the damage found in a SQLite database, one sentence each; an empty list when it is sound."""
+    connection = open_alongside(source)
     try:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
-        for what, sql in _BROKEN_IF_ANY.items():
-            found += [f"rollout {row[0]} {what}" for row in connection.execute(sql)]
+        for violation, sql in _VIOLATIONS.items():
+            found += [f"rollout {row[0]} {violation}" for row in connection.execute(sql)]
     except (apsw.CorruptError, apsw.NotADBError) as error:
         found = [str(error)]
     finally:
         connection.close()
-    return found[:MOST_FINDINGS]
+    return found[:MAX_FINDINGS]
 
 
-async def collect(
-    db: str, age: float, *, dry_run: bool = False, progress: Callable[[int, int], None] = lambda _, __: None
+async def collect_garbage(
+    store: SqlStore,
+    age: float,
+    *,
+    dry_run: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _, __: None,
 ) -> int:
-    """Delete the rollouts that ended more than `age` seconds ago, with all that is theirs; how many they were.
+    """Delete the rollouts that ended more than `age` seconds ago, with their attempts and spans, and return the count.
 
-    `progress` hears now and then how many have gone, and of how many.
+    `on_progress` is called with the number deleted so far and the total.
     """
-    store, moment = _beside(db), time.time() - age
-    async with store:
-        there = await store.count_ended_before(moment)
-        if dry_run:
-            return there
-        gone = 0
-        while deleted := await store.delete_ended_before(moment, AT_ONCE):
-            gone += deleted
-            progress(gone, max(gone, there))
-        return gone
+    ended_before = time.time() - age
+    total = await store.count_ended_before(ended_before)
+    if dry_run:
+        return total
+    deleted = 0
+    while batch := await store.delete_ended_before(ended_before, ROLLOUTS_PER_DELETION):
+        deleted += batch
+        on_progress(deleted, max(deleted, total))
+    return deleted
 
 
-class _Beside(SqlStore):
-    """A store without timers, beside the one that owns the file: it only deletes what nothing changes any more."""
+@dataclass
+class PeriodicTask:
+    """A coroutine function to call once per `interval` seconds."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(SqliteDatabase(path, owner=False), Clock())
+    run_once: Callable[[], Awaitable[object]]
+    interval: float
+    due: float = 0.0
+
+    async def run_if_due(self) -> None:
+        if time.monotonic() < self.due:
+            return
+        self.due = time.monotonic() + self.interval
+        try:
+            with suppress(StoreUnavailable):  # the disk or database is unreachable; overdue work stays in the rows
+                await self.run_once()
+        except Exception:
+            logger.exception("A periodic task of the store failed; it runs again in %g s", self.interval)
 
 
-def _beside(db: str) -> SqlStore:
-    if db.startswith(("postgresql:", "postgres:")):
-        return PostgresLightningStore(db)
-    path = Path(db.removeprefix("sqlite:///").removeprefix("sqlite:"))
-    if not path.exists():
-        raise StoreUnavailable(f"there is no database {path.absolute()}")
-    return _Beside(path)
+class Timers:
+    """Periodic tasks in a thread of their own, with or without traffic to the store."""
+
+    def __init__(self, *tasks: PeriodicTask) -> None:
+        self._tasks = tasks
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="agl-timers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the tasks and wait until the running one has finished."""
+        self._stop.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        pause = min(task.interval for task in self._tasks)
+        with asyncio.Runner() as runner:
+            while not self._stop.wait(pause):
+                runner.run(self._run_due())
+
+    async def _run_due(self) -> None:
+        for task in self._tasks:
+            await task.run_if_due()

@@ -22,7 +22,7 @@ _MAY_REWARD = SchemaValidator(
 )
 
 
-def reward_in(span: EncodedSpan) -> float | None:
+def primary_reward(span: EncodedSpan) -> float | None:
     """The span's primary reward. Spans that cannot carry one, which are nearly all, are not parsed."""
     text = bytes(span.attributes)
     if span.name not in _REWARD_SPANS and not _MAY_REWARD.isinstance_python(text):
@@ -31,7 +31,7 @@ def reward_in(span: EncodedSpan) -> float | None:
     return rewards[0].value if rewards else None
 
 
-def cut_span(text: bytes, cut_at: int) -> bytes:
+def truncate_span(text: bytes, cut_at: int) -> bytes:
     """A span whose JSON text is longer than `cut_at` with its longer attribute values cut, and a note that they are."""
     if len(text) <= cut_at:
         return text
@@ -42,13 +42,13 @@ def cut_span(text: bytes, cut_at: int) -> bytes:
         if isinstance(value, str) and len(value) > most:
             attributes[name] = value[:most] + "…"
         elif isinstance(value, (list, dict)):
-            attributes[name] = cut_value(orjson.dumps(value), most)
+            attributes[name] = truncate_value(orjson.dumps(value), most)
     attributes[semconv.CUT] = len(text)
     span["events"] = span["events"] if len(orjson.dumps(span["events"])) <= cut_at else []
     return orjson.dumps(span)
 
 
-def cut_value(text: bytes, cut_at: int) -> Any:
+def truncate_value(text: bytes, cut_at: int) -> Any:
     """The value that `text` is; where it is longer than `cut_at`, the beginning of its JSON text."""
     if len(text) <= cut_at:
         return orjson.loads(text)

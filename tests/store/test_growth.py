@@ -73,7 +73,7 @@ async def work_of_each_call(store: InMemoryLightningStore) -> dict[str, int]:
         await store.start_rollout("the last")
         here = await store.query_rollouts(limit=1, offset=(await store.query_rollouts(limit=0)).total - 2)
         taken["last page"], _ = await work(lambda: store.query_rollouts(limit=1, cursor=here.cursor))
-        taken["deadlines"], _ = await work(store.give_up_overdue)
+        taken["deadlines"], _ = await work(store.expire_overdue)
         return taken
     finally:
         store._database._connection.set_progress_handler(None)

@@ -12,11 +12,11 @@ import pytest
 
 from agentlightning.errors import Conflict
 from agentlightning.store import LightningStore, PostgresLightningStore
-from agentlightning.store.db.database import HEAD, NEW, Body, Place
+from agentlightning.store.db.database import NEW_ROLLOUTS, QUEUE_HEAD, Body, ConflictKey
 from agentlightning.store.db.postgres import row_batches
-from agentlightning.store.db.postgres.coalescing import HeldBack, for_many, suits_many, together
-from agentlightning.store.db.postgres.executor import waves
-from agentlightning.store.db.write_requests import Job
+from agentlightning.store.db.postgres.coalescing import WriteBuffer, for_many, suits_many, together
+from agentlightning.store.db.postgres.executor import conflict_free_groups
+from agentlightning.store.db.write_requests import WriteRequest
 from agentlightning.types import AttemptedRollout, AttemptStatus
 
 from ..contract.making import RETRYING, claimed, span
@@ -85,7 +85,7 @@ def test_other_statements_are_sent_one_after_another(sql: str) -> None:
 
 
 def test_a_change_waits_until_its_table_is_looked_at() -> None:
-    waiting = HeldBack()
+    waiting = WriteBuffer()
     waiting.add("UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1", [["ro-1", "failed"]])
 
     assert not waiting.concern("SELECT status FROM workers")
@@ -97,7 +97,7 @@ def test_a_change_waits_until_its_table_is_looked_at() -> None:
 
 @pytest.mark.parametrize("sql", ["ALTER TABLE rollouts ADD COLUMN mood text", "CREATE INDEX moods ON rollouts (mood)"])
 def test_what_changes_the_schema_waits_for_every_change(sql: str) -> None:
-    waiting = HeldBack()
+    waiting = WriteBuffer()
     assert not waiting.concern(sql)
     waiting.add("UPDATE rollouts SET mood = ?1", [["fine"]])
 
@@ -110,7 +110,7 @@ async def test_a_row_that_is_changed_twice_is_as_the_last_change_says(url: str) 
     await connection.execute("INSERT INTO things VALUES ('a', 0), ('b', 0)")
     change = "UPDATE things SET size = ?2 WHERE name = ?1"
 
-    await row_batches.Bulk(connection).send([{change: [("a", 1), ("a", 2)]}, {change: [("b", 3)]}])
+    await row_batches.RowBatcher(connection).send([{change: [("a", 1), ("a", 2)]}, {change: [("b", 3)]}])
 
     found = await connection.fetch("SELECT name, size FROM things ORDER BY name")
     assert list(map(tuple, found)) == [("a", 2), ("b", 3)]
@@ -118,17 +118,25 @@ async def test_a_row_that_is_changed_twice_is_as_the_last_change_says(url: str) 
 
 
 async def test_bodies_about_different_things_are_side_by_side_and_others_follow_in_turn() -> None:
-    first, second = Place.attempts_of("ro-1"), Place.attempts_of("ro-2")
-    places = [first, NEW, second, HEAD, first, HEAD, None, NEW, None]
-    jobs = [Job.of(cast("Body[Any]", None), place=place) for place in places]
+    first, second = ConflictKey.attempts_of("ro-1"), ConflictKey.attempts_of("ro-2")
+    places = [first, NEW_ROLLOUTS, second, QUEUE_HEAD, first, QUEUE_HEAD, None, NEW_ROLLOUTS, None]
+    jobs = [WriteRequest.of(cast("Body[Any]", None), conflict_key=place) for place in places]
 
-    assert [[jobs.index(job) for job in wave] for wave in waves(jobs)] == [[0, 2], [1], [3, 5], [4], [6], [7], [8]]
+    assert [[jobs.index(job) for job in wave] for wave in conflict_free_groups(jobs)] == [
+        [0, 2],
+        [1],
+        [3, 5],
+        [4],
+        [6],
+        [7],
+        [8],
+    ]
 
 
 async def test_the_same_question_is_never_asked_side_by_side() -> None:
-    jobs = [Job.of(cast("Body[Any]", None), key=key, place=HEAD) for key in ("a", "a", "b")]
+    jobs = [WriteRequest.of(cast("Body[Any]", None), key=key, conflict_key=QUEUE_HEAD) for key in ("a", "a", "b")]
 
-    assert list(waves(jobs)) == [[jobs[0], jobs[2]], [jobs[1]]]
+    assert list(conflict_free_groups(jobs)) == [[jobs[0], jobs[2]], [jobs[1]]]
 
 
 async def test_one_that_fails_in_a_group_leaves_the_others_alone(url: str) -> None:

@@ -133,7 +133,7 @@ async def test_servers_agree_on_lease_time_whatever_their_own_clocks_say(
         monkeypatch.setattr(time, "time", lambda: time.monotonic() + 90 * 86_400)
         async with PostgresLightningStore(url) as there:
             assert abs(there._clock.lease() - here._clock.lease()) < 1.5
-            assert await there.give_up_overdue() == 0
+            assert await there.expire_overdue() == 0
             assert (await there.get_rollout_by_id(attempted.rollout_id)).status == "preparing"
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from agentlightning.store.sql.single_flight import LONGEST_REST, REMEMBERED, Shared
+from agentlightning.store.sql.single_flight import LONGEST_REST, REMEMBERED, SingleFlightCache
 
 from ..timing import quickest
 
@@ -29,19 +29,19 @@ class Counting:
 
 
 async def test_all_who_ask_together_are_given_one_answer() -> None:
-    shared, work = Shared(), Counting()
+    shared, work = SingleFlightCache(), Counting()
 
-    assert await asyncio.gather(*(shared.answer("rows", work) for _ in range(20))) == [1] * 20
-    assert await asyncio.gather(*(shared.answer("rows", work) for _ in range(20))) == [2] * 20
+    assert await asyncio.gather(*(shared.get("rows", work) for _ in range(20))) == [1] * 20
+    assert await asyncio.gather(*(shared.get("rows", work) for _ in range(20))) == [2] * 20
 
 
 async def test_an_answer_is_never_older_than_its_question() -> None:
-    shared, work = Shared(), Counting()
+    shared, work = SingleFlightCache(), Counting()
     work.may_end.clear()
-    early = asyncio.ensure_future(shared.answer("rows", work))
+    early = asyncio.ensure_future(shared.get("rows", work))
     await work.begun.wait()
 
-    late = asyncio.ensure_future(shared.answer("rows", work))
+    late = asyncio.ensure_future(shared.get("rows", work))
     await asyncio.sleep(0)
     work.may_end.set()
 
@@ -49,36 +49,36 @@ async def test_an_answer_is_never_older_than_its_question() -> None:
 
 
 async def test_who_asks_alone_never_waits() -> None:
-    shared = Shared()
+    shared = SingleFlightCache()
 
     async def slow() -> None:
         await asyncio.sleep(0.1)
 
     async def seconds_again() -> float:
         began = time.monotonic()
-        await shared.answer("rows", slow)
+        await shared.get("rows", slow)
         return time.monotonic() - began
 
-    await shared.answer("rows", slow)
+    await shared.get("rows", slow)
     assert await quickest(seconds_again, LONGEST_REST) < LONGEST_REST
 
 
 async def test_other_questions_do_not_wait() -> None:
-    shared, slow, quick = Shared(), Counting(), Counting()
+    shared, slow, quick = SingleFlightCache(), Counting(), Counting()
     slow.may_end.clear()
-    waiting = asyncio.ensure_future(shared.answer("all", slow))
+    waiting = asyncio.ensure_future(shared.get("all", slow))
     await slow.begun.wait()
 
-    assert await shared.answer("few", quick) == 1
+    assert await shared.get("few", quick) == 1
 
     slow.may_end.set()
     assert await waiting == 1
 
 
 async def test_who_leaves_does_not_take_the_answer_along() -> None:
-    shared, work = Shared(), Counting()
-    leaving = asyncio.ensure_future(shared.answer("rows", work))
-    staying = asyncio.ensure_future(shared.answer("rows", work))
+    shared, work = SingleFlightCache(), Counting()
+    leaving = asyncio.ensure_future(shared.get("rows", work))
+    staying = asyncio.ensure_future(shared.get("rows", work))
     await asyncio.sleep(0)
 
     leaving.cancel()
@@ -87,21 +87,21 @@ async def test_who_leaves_does_not_take_the_answer_along() -> None:
 
 
 async def test_what_goes_wrong_is_told_to_all_and_asked_anew() -> None:
-    shared = Shared()
+    shared = SingleFlightCache()
 
     async def fail() -> int:
         raise ValueError("no such column")
 
-    found = await asyncio.gather(*(shared.answer("rows", fail) for _ in range(3)), return_exceptions=True)
+    found = await asyncio.gather(*(shared.get("rows", fail) for _ in range(3)), return_exceptions=True)
     assert [str(error) for error in found] == ["no such column"] * 3
     with pytest.raises(ValueError, match="no such column"):
-        await shared.answer("rows", fail)
+        await shared.get("rows", fail)
 
 
 async def test_old_questions_are_forgotten() -> None:
-    shared, work = Shared(), Counting()
+    shared, work = SingleFlightCache(), Counting()
     for question in range(2 * REMEMBERED):
-        await shared.answer(question, work)
+        await shared.get(question, work)
         shared._turns[question].rests_until = 0
 
     assert len(shared._turns) <= REMEMBERED

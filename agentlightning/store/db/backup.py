@@ -1,4 +1,4 @@
-"""A copy of a SQLite database while its store goes on: whole and on disk, or not there at all."""
+"""Online backup of a SQLite database: a complete copy on disk, or no file at all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...errors import InvalidInput, StoreUnavailable
 
 
 def backup(source: Path, target: Path) -> int:
-    """Copy everything that was committed before the call; the size of the copy in bytes."""
+    """Copy everything committed before the call and return the size of the copy in bytes."""
     if target.exists():
-        raise InvalidInput(f"{target} is there already; a backup never overwrites", field="file")
+        raise InvalidInput(f"{target} already exists; a backup never overwrites a file", field="file")
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     try:
@@ -22,17 +22,20 @@ def backup(source: Path, target: Path) -> int:
     except apsw.Error as error:
         partial.unlink(missing_ok=True)
         raise StoreUnavailable(f"{source} could not be copied to {target}: {error}") from None
-    _to_disk(partial)
+    _sync(partial)
     partial.rename(target)
-    _to_disk(target.parent)
+    _sync(target.parent)
     return target.stat().st_size
 
 
-def reading(source: Path) -> apsw.Connection:
-    """A connection that changes nothing, beside the store's own. Raises `StoreUnavailable`."""
+def open_alongside(source: Path) -> apsw.Connection:
+    """Open a connection that changes nothing, while the store may have the database open.
+
+    Raises `StoreUnavailable` when there is no such file.
+    """
     if not source.exists():
         raise StoreUnavailable(f"there is no database {source.absolute()}")
-    # Opened for writing all the same: where nobody has it open, the index of its log must be made first.
+    # Opened for writing, because the index of the log has to be created when no process has the database open.
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(f"file:{quote(str(source.absolute()))}", flags=flags)
     connection.set_busy_timeout(5_000)
@@ -40,17 +43,17 @@ def reading(source: Path) -> apsw.Connection:
 
 
 def _copy(source: Path, target: Path) -> None:
-    there, here = reading(source), apsw.Connection(str(target))
+    original, copy = open_alongside(source), apsw.Connection(str(target))
     try:
-        with here.backup("main", there, "main") as copying:
-            copying.step(-1)  # all at once, so of one moment; what the store writes meanwhile goes to its log
-        here.execute("PRAGMA journal_mode = DELETE")
+        with copy.backup("main", original, "main") as process:
+            process.step(-1)  # all pages at once, for one consistent state; concurrent writes go to the log
+        copy.execute("PRAGMA journal_mode = DELETE")
     finally:
-        here.close()
-        there.close()
+        copy.close()
+        original.close()
 
 
-def _to_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Two times: wall time, which people read, and lease time, which decides.
+"""Wall time for timestamps and lease time for deadlines.
 
-Lease time is monotonic, and stands still while no store is open: a wall clock that jumps by a day neither expires nor
-prolongs a lease, and a store that was away for an hour does not give up every runner at once.
+Lease time is monotonic and stops while no store is open. A wall clock that jumps by a day neither expires nor extends
+a lease, and attempts do not all expire after the store was closed for an hour.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import time
 
 
 class Clock:
-    """Tells wall time and lease time, both in seconds."""
+    """Wall time and lease time, both in seconds."""
 
     def __init__(self) -> None:
         self._offset = -time.monotonic()
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         return time.time()
 
     def lease(self) -> float:
-        """Seconds of the store's own life."""
+        """Return the seconds during which the store has been open."""
         return time.monotonic() + self._offset
 
     def resume(self, lease: float) -> None:
-        """Go on from a lease time that an earlier life of the store reached."""
+        """Continue from the lease time at which the store was closed."""
         self._offset = lease - time.monotonic()
 
     def catch_up(self, lease: float) -> None:
-        """Never be behind another server's clock: where several share leases, the one furthest ahead leads."""
+        """Advance to the lease time of another server of the store, if that is ahead."""
         self._offset = max(self._offset, lease - time.monotonic())

@@ -1,7 +1,8 @@
-"""What the store asks of a database: transactions, rows, and word of what a commit changed.
+"""Database interface of the store: transactions, rows, and notifications after a commit.
 
-SQL is written once, for all: parameters are `?1`, `?2`, …; the few words in which databases differ are in `Dialect`.
-A transaction's body is an `async def` that awaits nothing but its transaction, and may be run more than once.
+The SQL is written once for all databases. Parameters are `?1`, `?2`, …; `Dialect` holds the few expressions in which
+databases differ. The body of a transaction is an `async def` that awaits nothing but its transaction, and it may run
+more than once.
 """
 
 from __future__ import annotations
@@ -11,152 +12,165 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from .signals import Signals
+from .signals import Notification, Signals
 
 T = TypeVar("T")
 Row = Sequence[Any]
+Values = Sequence[Any]
+"""The parameters of one statement."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """Where two databases say the same thing differently."""
+    """The SQL expressions in which two databases differ."""
 
     bytes: str
     """The type of a column of bytes."""
     text: str
-    """The type of a column of text, which sorts by its code points."""
+    """The type of a column of text that sorts by code points."""
     serial: str
-    """The type of a primary key that numbers rows in the order they came."""
+    """The type of a primary key that numbers rows in insertion order."""
     contains: str
-    """`{column}` holds `{value}` as a literal part, case and all."""
+    """A case-sensitive literal search for `{value}` in the text column `{column}`."""
     bytes_contain: str
-    """The same of a column of bytes, which are UTF-8."""
+    """The same search in a column of UTF-8 bytes."""
     for_update: str
-    """Ends a SELECT whose rows will be changed."""
+    """The end of a SELECT that locks its rows."""
     skip_locked: str
-    """Ends a SELECT that takes rows nobody else is taking."""
+    """The end of a SELECT that locks its rows and skips locked ones."""
     arrays: bool
     """A parameter may be a list of values."""
     transaction_number: str
-    """Numbers transactions in the order they began to write; where they never overlap, any constant."""
+    """A number that increases in the order in which transactions begin to write; a constant if they never overlap."""
     oldest_transaction: str
-    """The number of the oldest one under way; all before it are over."""
+    """The number of the oldest transaction in progress; all lower numbers are finished."""
 
-    def any_of(self, values: Sequence[Any], first: int) -> tuple[str, list[Any]]:
-        """`= ANY (?first)`, or `IN (?first, …)`, and its parameters."""
+    def any_of(self, values: Values, first: int) -> tuple[str, list[Any]]:
+        """Return `= ANY (?first)` or `IN (?first, …)`, and its parameters."""
         if self.arrays:
             return f"= ANY (?{first})", [list(values)]
-        # Padded to a power of two, so that few statements differ.
+        # Padded to a power of two, to keep the number of distinct statements small.
         size = 1 << max(0, len(values) - 1).bit_length()
         padded = [*values, *[values[-1]] * (size - len(values))]
         return "IN (" + ", ".join(f"?{first + index}" for index in range(size)) + ")", padded
 
 
-KEEP_ANSWER = "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)"
+INSERT_RESPONSE = "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)"
 
 
 class Transaction(Protocol):
-    """Statements that take effect together, or not at all."""
+    """Statements that take effect together or not at all."""
 
-    counted: dict[str, int]
-    """What the body that runs has counted."""
+    counts: dict[str, int]
+    """Counter increments of the running body."""
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
-        """All rows of a statement."""
+        """Return all rows of a statement."""
         ...
 
-    async def fetch_each(self, sql: str, values: Sequence[Sequence[Any]]) -> Sequence[Sequence[Row]]:
-        """All rows of a statement, for each of `values`."""
+    async def fetch_each(self, sql: str, values: Sequence[Values]) -> Sequence[Sequence[Row]]:
+        """Return all rows of a statement for each of `values`."""
         return [await self.fetch(sql, *each) for each in values]
 
-    async def take(self, sql: str, limit: int) -> Sequence[Row]:
-        """The rows of a statement whose only value is how many at most, and which takes them from all others."""
+    async def claim_rows(self, sql: str, limit: int) -> Sequence[Row]:
+        """Lock and return up to `limit` rows that no other transaction has claimed; the limit is the only value."""
         return await self.fetch(sql, limit)
 
     async def execute(self, sql: str, *values: Any) -> None:
-        """A statement whose rows do not matter."""
+        """Run a statement and discard its rows."""
         ...
 
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """The same statement once for each of `rows`."""
+    async def execute_many(self, sql: str, rows: Iterable[Values]) -> None:
+        """Run the same statement once for each of `rows`."""
         ...
 
-    async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
-        """What was answered to the question asked under `key`, if it was asked before; `anew`: by this very moment.
+    async def stored_response(self, key: str, *, recheck: bool = False) -> bytes | None:
+        """Return the response stored under an idempotency key, and protect it from `revoke_response`.
 
-        Whoever is given it holds on to it: it is not taken back any more.
+        `recheck` reads the database again instead of relying on the lookup made for the whole group.
         """
         if not await self.fetch("SELECT 1 FROM answers WHERE key = ?1", key):
             return None
         found = await self.fetch("UPDATE answers SET time = time + 1 WHERE key = ?1 RETURNING answer", key)
-        return found[0][0] if found else None  # another server may have taken it back in between
+        return found[0][0] if found else None  # another server may have revoked it in between
 
-    async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
-        """Keep what is answered, with what the question has changed."""
-        await self.execute(KEEP_ANSWER, key, answer, time)
+    async def store_response(self, key: str, response: bytes, time: float) -> None:
+        """Store the response of a request in the same commit as its changes."""
+        await self.execute(INSERT_RESPONSE, key, response, time)
 
-    async def take_back_answer(self, key: str, time: float) -> bool:
-        """As if the question had not been asked at `time`; False when it was asked again, and answered so."""
+    async def revoke_response(self, key: str, time: float) -> bool:
+        """Delete the response stored at `time`; False when it has been returned to a retry since."""
         return bool(await self.fetch("DELETE FROM answers WHERE key = ?1 AND time = ?2 RETURNING 1", key, time))
 
-    def announce(self, topic: str, count: int | None = None) -> None:
-        """Wake those who wait for `topic` after the commit: `count` of them, or all."""
+    def notify(self, topic: str, count: int | None = None) -> None:
+        """Wake `count` waiters of `topic`, or all of them, after the commit."""
         ...
 
-    def count(self, what: str, times: int = 1) -> None:
-        """Add to the counter of `what` after the commit."""
-        self.counted[what] = self.counted.get(what, 0) + times
+    def count(self, counter: str, times: int = 1) -> None:
+        """Increment a counter after the commit."""
+        self.counts[counter] = self.counts.get(counter, 0) + times
+
+
+class RecordingTransaction(Transaction):
+    """A transaction that collects its notifications and counts until the commit."""
+
+    def __init__(self) -> None:
+        self.notifications: list[Notification] = []
+        self.counts = {}
+
+    def notify(self, topic: str, count: int | None = None) -> None:
+        self.notifications.append((topic, count))
 
 
 Body = Callable[[Transaction], Awaitable[T]]
 
 
-class Place(NamedTuple):
-    """Where in the store a body does its work: two in one part, but not about the same id, have nothing in common."""
+class ConflictKey(NamedTuple):
+    """The part of the store that a body changes: bodies of one part that name different ids never conflict."""
 
     part: Literal["new", "queue", "attempts"]
     id: str | None = None
 
     @classmethod
-    def attempts_of(cls, rollout_id: str) -> Place:
-        """The attempts of a rollout, their spans, and what follows for it."""
+    def attempts_of(cls, rollout_id: str) -> ConflictKey:
+        """Return the key of a rollout's attempts, their spans, and the resulting changes of the rollout."""
         return cls("attempts", rollout_id)
 
 
-NEW = Place("new")
-"""Rollouts that come into being."""
-HEAD = Place("queue")
-"""The queue's head, of which each takes its own."""
+NEW_ROLLOUTS = ConflictKey("new")
+QUEUE_HEAD = ConflictKey("queue")
+"""The head of the queue, where every claim takes rows of its own."""
 
 
 class Database(Protocol):
-    """A place where rows live."""
+    """Storage for the rows of one store."""
 
     dialect: Dialect
     signals: Signals
     durable: bool
     counters: Counter[str]
-    """What was counted in commits since the database was opened."""
+    """Counts of committed events since the database was opened."""
     durability: str
-    """What an acknowledged change survives: `full` a power cut, `process` the end of the process, `none` neither."""
+    """Failures that acknowledged changes survive: `full` a power cut, `process` a process exit, `none` neither."""
 
-    async def write(self, body: Body[T], *, key: str | None = None, place: Place | None = None) -> T:
-        """Run `body` in a transaction; its result comes back after the commit is on disk.
+    async def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> T:
+        """Run `body` in a transaction and return its result once the commit is on disk.
 
-        `key` is the one whose answer it will look for; `place` is where it does all of its work, if that can be said.
+        `key` is the idempotency key that the body looks up. `conflict_key` names the only part that it changes, if
+        there is one.
 
-        Raises `StoreUnavailable` when the database cannot write just now, and nothing was changed then.
+        Raises `StoreUnavailable` when the database cannot write; nothing has changed then.
         """
         ...
 
-    async def read(self, body: Body[T], *, brief: bool = False, single: bool = False) -> T:
-        """Run `body`, which changes nothing, on one consistent state.
+    async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
+        """Run a body that changes nothing on one consistent snapshot.
 
-        A `brief` one is a look-up of microseconds, so that handing it to another thread would cost more than it does;
-        a `single` one is one statement, which sees one state by itself.
+        A `short` body takes microseconds, less than passing it to another thread. A `single_statement` body needs no
+        transaction for a consistent snapshot.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...

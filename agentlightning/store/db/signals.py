@@ -1,7 +1,8 @@
-"""Who waits for what: callers are woken when a commit has changed what they wait for.
+"""In-process notifications: callers that wait for a change are woken after the commit that makes it.
 
-A topic is a string: `QUEUE` for "something can be claimed", `ended(rollout_id)` for "it has ended", `news(…)` for
-those who look on. Waiters may live in any event loop of any thread, wakers in any thread.
+A topic is a string: `QUEUE` when a rollout can be claimed, `ended_topic(rollout_id)` when it has ended, and
+`change_topic(…)` for changes shown to observers. Waiters may run in any event loop of any thread, and any thread may
+notify.
 """
 
 from __future__ import annotations
@@ -16,134 +17,133 @@ from typing import Literal
 
 QUEUE = "queue"
 CLOSED = "closed"
-"""What taps hear when every waiter is sent home."""
+"""The topic sent to subscribers when all waiters are released."""
 
 Kind = Literal["rollout", "spans", "workers", "resources"]
+Notification = tuple[str, int | None]
+"""A topic, and the number of waiters to wake; None for all."""
 
 
-def ended(rollout_id: str) -> str:
-    """The topic of a rollout's end."""
+def ended_topic(rollout_id: str) -> str:
+    """Return the topic of a rollout's end."""
     return f"ended:{rollout_id}"
 
 
-def news(kind: Kind, id: str = "") -> str:
-    """The topic of a change: of this rollout, of its spans, of the workers or the resources."""
+def change_topic(kind: Kind, id: str = "") -> str:
+    """Return the topic of a change: of this rollout, of its spans, of the workers or the resources."""
     return f"{kind}:{id}"
 
 
-def kind_and_id(topic: str) -> tuple[str, str]:
-    """What a topic of `news` or `ended` is about."""
+def parse_topic(topic: str) -> tuple[str, str]:
+    """Return the kind and the id in a topic."""
     kind, _, about = topic.partition(":")
     return kind, about
 
 
 class Waiter:
-    """One caller that waits for some topics."""
+    """A caller that waits for one or more topics."""
 
     def __init__(self, topics: tuple[str, ...]) -> None:
         self.topics = topics
         self.released = False
-        """Go home with what there is: the store is closing, or whoever served this caller is."""
+        """Stop waiting: the store, or the server that serves the caller, is closing."""
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self._woken: deque[str] = deque()
+        self._notified: deque[str] = deque()
 
     async def wait(self, timeout: float | None) -> set[str]:
-        """The topics that woke this caller since the last call; none when `timeout` seconds passed first."""
-        if not self._woken:
+        """Return the topics notified since the last call; an empty set after `timeout` seconds without one."""
+        if not self._notified:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._event.wait()
         self._event.clear()
-        return self.taken()
+        return self.take_notified()
 
-    def taken(self) -> set[str]:
-        """What woke this caller, handed over."""
+    def take_notified(self) -> set[str]:
+        """Return and clear the topics notified so far."""
         topics: set[str] = set()
-        while self._woken:
-            topics.add(self._woken.popleft())
+        while self._notified:
+            topics.add(self._notified.popleft())
         return topics
 
-    def wake(self, topic: str) -> None:
-        """Called from any thread."""
-        self._woken.append(topic)
-        with suppress(RuntimeError):  # its loop has closed: nobody waits there any more
+    def notify(self, topic: str) -> None:
+        """Wake the caller, from any thread."""
+        self._notified.append(topic)
+        with suppress(RuntimeError):  # the caller's loop is closed
             self._loop.call_soon_threadsafe(self._event.set)
 
 
 class Signals:
-    """The waiters of one store."""
+    """The waiters and subscribers of one store."""
 
     def __init__(self) -> None:
-        # Protects the dictionary from wakers in writer threads while callers come and go in their loops.
+        # Protects the dictionary: writer threads notify while callers join and leave in their own loops.
         self._lock = threading.Lock()
         self._waiters: dict[str, dict[int, Waiter]] = {}
-        self._taps: tuple[Callable[[str], None], ...] = ()
+        self._subscribers: tuple[Callable[[str], None], ...] = ()
         self._closed = False
 
     @contextmanager
     def listen(self, *topics: str) -> Generator[Waiter]:
-        """Be woken about `topics` while inside. A claim's wake that was not used goes to the next in line."""
+        """Register a waiter for `topics`. An unused `QUEUE` notification passes to the next waiter on exit."""
         waiter = Waiter(topics)
         waiter.released = self._closed
-        self._join(waiter)
+        with self._lock:
+            for topic in topics:
+                self._waiters.setdefault(topic, {})[id(waiter)] = waiter
         try:
             yield waiter
         finally:
-            self._leave(waiter)
-            if QUEUE in waiter.taken():
-                self.wake(QUEUE)
+            self._remove(waiter)
+            if QUEUE in waiter.take_notified():
+                self.notify(QUEUE)
 
-    def wake(self, topic: str, count: int | None = 1) -> None:
-        """Wake those who wait longest for `topic`: `count` of them, or with None all."""
-        for tap in self._taps:
-            tap(topic)
+    def notify(self, topic: str, count: int | None = 1) -> None:
+        """Wake the `count` longest waiters of `topic`, or all with None."""
+        for subscriber in self._subscribers:
+            subscriber(topic)
         with self._lock:
             waiting = self._waiters.get(topic)
             if not waiting:
                 return
             chosen = list(islice(waiting.values(), count))
             for waiter in chosen:
-                # To the end of the line: the next wake is for somebody else.
+                # To the end of the line, so that the next notification wakes another waiter.
                 waiting[id(waiter)] = waiting.pop(id(waiter))
         for waiter in chosen:
-            waiter.wake(topic)
+            waiter.notify(topic)
 
-    def tap(self, hear: Callable[[str], None]) -> None:
-        """From now on `hear` is called with every topic, by the thread that wakes."""
-        self._taps = (*self._taps, hear)
+    def subscribe(self, on_topic: Callable[[str], None]) -> None:
+        """Call `on_topic` with every topic from now on, in the notifying thread."""
+        self._subscribers = (*self._subscribers, on_topic)
 
-    def untap(self, hear: Callable[[str], None]) -> None:
-        """It is called no more."""
-        self._taps = tuple(tap for tap in self._taps if tap != hear)
+    def unsubscribe(self, on_topic: Callable[[str], None]) -> None:
+        """Stop calling `on_topic`."""
+        self._subscribers = tuple(each for each in self._subscribers if each != on_topic)
 
     def topics(self) -> list[str]:
-        """What is waited for."""
+        """Return the topics that have waiters."""
         with self._lock:
             return list(self._waiters)
 
     def release(self) -> None:
-        """Send every waiter home; those who come later may wait again."""
+        """End the waits in progress; later callers may wait again."""
         with self._lock:
             waiters = {id(waiter): waiter for line in self._waiters.values() for waiter in line.values()}
-        for tap in self._taps:
-            tap(CLOSED)
+        for subscriber in self._subscribers:
+            subscriber(CLOSED)
         for waiter in waiters.values():
             waiter.released = True
             for topic in waiter.topics[:1]:
-                waiter.wake(topic)
+                waiter.notify(topic)
 
     def close(self) -> None:
-        """Send every waiter home, for good."""
+        """End all waits for good."""
         self._closed = True
         self.release()
 
-    def _join(self, waiter: Waiter) -> None:
-        with self._lock:
-            for topic in waiter.topics:
-                self._waiters.setdefault(topic, {})[id(waiter)] = waiter
-
-    def _leave(self, waiter: Waiter) -> None:
+    def _remove(self, waiter: Waiter) -> None:
         with self._lock:
             for topic in waiter.topics:
                 line = self._waiters.get(topic, {})

@@ -1,7 +1,7 @@
-"""SQLite: one writer thread that commits in groups, read connections beside it.
+"""SQLite: one writer thread that commits in groups, and read connections beside it.
 
-While one commit runs, the next group gathers by itself; no timer is involved. In full durability a commit is on disk
-(`synchronous=FULL`) before any caller of its group hears of it.
+While one commit runs, the next group gathers without a timer. With full durability a commit is on disk
+(`synchronous=FULL`) before any caller of its group gets a result.
 """
 
 from __future__ import annotations
@@ -10,30 +10,31 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar, cast
+from urllib.parse import quote
 
 import apsw
 
-from ...errors import AgentLightningError, StoreInUse, StoreUnavailable
-from .database import KEEP_ANSWER, Body, Dialect, Place, Row, Transaction
-from .signals import Signals
-from .write_requests import Job, add_up, deliver
+from ...errors import AgentLightningError, Forbidden, StoreInUse, StoreUnavailable
+from .database import INSERT_RESPONSE, Body, ConflictKey, Dialect, RecordingTransaction, Row, Values
+from .signals import Notification, Signals
+from .write_requests import WriteRequest, deliver_results
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Durability = Literal["full", "process"]
-_Answer = tuple[bytes, float]
-"""The answer, and when it was given."""
 
 MAX_GROUP = 256
-"""Bodies in one commit: beyond this, groups gain nothing and only add latency."""
+"""Bodies in one commit: larger groups gain nothing and add latency."""
 READERS = 2
+_LOCK = "-owner"
+"""The suffix of the file that the owner of a database locks."""
 BUSY_MILLISECONDS = 5_000
 CACHED_STATEMENTS = 256
 CHECKPOINT_PAGES = 4_000
@@ -52,7 +53,7 @@ DIALECT = Dialect(
     oldest_transaction="0",
 )
 
-# The disk, not the statement, is at fault: the whole group is rolled back, and may work again when the disk does.
+# Errors of the disk, not of a statement: the whole group is rolled back, and may succeed once the disk has recovered.
 _DISK_ERRORS = (
     apsw.FullError,
     apsw.IOError,
@@ -64,47 +65,41 @@ _DISK_ERRORS = (
 
 
 class SqliteDatabase:
-    """A database in one file, or with path None in memory."""
+    """A database in one file, or in memory when path is None."""
 
     dialect = DIALECT
 
-    def __init__(self, path: str | Path | None, *, durability: Durability = "full", owner: bool = True) -> None:
+    def __init__(self, path: str | Path | None, *, durability: Durability = "full", exclusive: bool = True) -> None:
         self.signals = Signals()
         self.counters = Counter[str]()
         self.durable = path is not None
         self.durability = "none" if path is None else durability
         self.path = None if path is None else Path(path).absolute()
-        self._owner = _own(self.path) if self.path and owner else None
-        self._connection = _connect(self.path, durability)
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = _lock_file(self.path) if self.path and exclusive else None
+        self._connection = _open_writer(self.path, durability)
+        self._requests: SimpleQueue[WriteRequest | None] = SimpleQueue()
         self._closed = threading.Event()
-        self._readers = None if self.path is None else ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
-        self._reading = threading.local()
-        self._reading_connections: list[apsw.Connection] = []
-        self._writer = threading.Thread(target=self._work, name="agl-write", daemon=True)
+        self._readers = None if self.path is None else _ReaderPool(self.path, _open_reader)
+        self._writer = threading.Thread(target=self._write_loop, name="agl-write", daemon=True)
         self._writer.start()
 
-    async def write(self, body: Body[T], *, key: str | None = None, place: Place | None = None) -> T:
-        if self._closed.is_set():
-            raise StoreUnavailable("the store is closed")
-        job = Job.of(body, self._jobs.qsize(), key)
-        self._jobs.put(job)
-        return await job.future
+    async def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> T:
+        self._check_open()
+        request = WriteRequest.create(body, self._requests.qsize(), key)
+        self._requests.put(request)
+        return await request.future
 
-    async def read(self, body: Body[T], *, brief: bool = False, single: bool = False) -> T:
-        if self._readers is None:  # what is in memory has one connection
+    async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
+        if self._readers is None:  # an in-memory database has one connection
             return await self.write(body)
-        if self._closed.is_set():
-            raise StoreUnavailable("the store is closed")
-        if brief:
-            return self._read(body)
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, body)
+        self._check_open()
+        return self._readers.run(body) if short else await self._readers.run_in_thread(body)
 
     def run(self, body: Body[T]) -> T:
-        """`body` as a transaction of its own, from the thread that opens the database before anyone uses it."""
+        """Run `body` in a transaction of its own, before the database has other users."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            result = _drive(body(_SqliteTransaction(self._connection)))
+            result = _run_to_completion(body(_SqliteTransaction(self._connection)))
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
@@ -112,153 +107,186 @@ class SqliteDatabase:
         return result
 
     async def close(self) -> None:
-        await asyncio.to_thread(self.end)
+        await asyncio.to_thread(self.close_now)
 
-    def end(self) -> None:
-        """`close`, for those without an event loop."""
+    def close_now(self) -> None:
+        """Close without an event loop."""
         if self._closed.is_set():
             return
         self._closed.set()
         self.signals.close()
-        self._jobs.put(None)
+        self._requests.put(None)
         self._writer.join()
         if self._readers is not None:
-            self._readers.shutdown()
-        for connection in [*self._reading_connections, self._connection]:
-            connection.close()
-        if self._owner is not None:
-            self._owner.close()
+            self._readers.close()
+        self._connection.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise StoreUnavailable("the store is closed")
 
     # The writer thread
 
-    def _work(self) -> None:
+    def _write_loop(self) -> None:
         while (group := self._next_group()) is not None:
-            announced = self._commit(group)
-            for topic, count in announced:
-                self.signals.wake(topic, count)
-            add_up(group, self.counters)
-            deliver(group)
+            for topic, count in self._commit(group):
+                self.signals.notify(topic, count)
+            deliver_results(group, self.counters)
 
-    def _next_group(self) -> list[Job] | None:
-        first = self._jobs.get()
+    def _next_group(self) -> list[WriteRequest] | None:
+        first = self._requests.get()
         if first is None:
             return None
         group = [first]
         with suppress(Empty):
             while len(group) < MAX_GROUP:
-                job = self._jobs.get_nowait()
-                if job is None:
-                    self._jobs.put(None)  # after this group, stop
+                request = self._requests.get_nowait()
+                if request is None:
+                    self._requests.put(None)  # stop after this group
                     break
-                group.append(job)
+                group.append(request)
         return group
 
-    def _commit(self, group: list[Job]) -> list[tuple[str, int | None]]:
+    def _commit(self, group: list[WriteRequest]) -> list[Notification]:
         try:
-            announced = self._run_all(group)
-            if announced is None:
-                announced = self._run_each_in_a_savepoint(group)
+            notifications = self._run_group(group, savepoints=False)
+            if notifications is None:
+                notifications = self._run_group(group, savepoints=True)
             self._connection.execute("COMMIT")
         except apsw.Error as error:
-            self._give_up(group, error)
+            self._fail_group(group, error)
             return []
-        return announced
+        return notifications or []
 
-    def _run_all(self, group: list[Job]) -> list[tuple[str, int | None]] | None:
-        """Run the bodies in one transaction; None, with nothing done, when one failed that had changed something.
+    def _run_group(self, group: list[WriteRequest], *, savepoints: bool) -> list[Notification] | None:
+        """Run the bodies in one transaction; with savepoints, the failure of one does not affect the others.
 
-        Savepoints are left out, because each makes SQLite keep a copy of every page that is changed after it.
+        Without savepoints, returns None after rolling back when a failed body had changed something. They are the
+        second attempt only, because each savepoint makes SQLite copy every page that changes after it.
         """
         self._connection.execute("BEGIN IMMEDIATE")
-        answers = self._answers_of(group)
-        announced: list[tuple[str, int | None]] = []
-        for job in group:
-            transaction = _SqliteTransaction(self._connection, answers)
-            before = self._connection.total_changes()
-            if self._run(job, transaction):
-                announced += transaction.announced
-                answers.new |= transaction.kept
-            elif self._connection.total_changes() != before:
+        responses = self._load_responses(group)
+        notifications: list[Notification] = []
+        for request in group:
+            transaction = _SqliteTransaction(self._connection, responses)
+            changes = self._connection.total_changes()
+            if savepoints:
+                self._connection.execute("SAVEPOINT body")
+            if self._run_request(request, transaction):
+                notifications += transaction.notifications
+                responses.new |= transaction.responses
+            elif savepoints:
+                self._connection.execute("ROLLBACK TO body")
+            elif self._connection.total_changes() != changes:
                 self._connection.execute("ROLLBACK")
                 return None
-        self._keep(answers)
-        return announced
+            if savepoints:
+                self._connection.execute("RELEASE body")
+        self._connection.executemany(INSERT_RESPONSE, ((key, *each) for key, each in responses.new.items()))
+        return notifications
 
-    def _run_each_in_a_savepoint(self, group: list[Job]) -> list[tuple[str, int | None]]:
-        """Run the bodies in one transaction, so that each one's failure is its own."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        answers = self._answers_of(group)
-        announced: list[tuple[str, int | None]] = []
-        for job in group:
-            transaction = _SqliteTransaction(self._connection, answers)
-            self._connection.execute("SAVEPOINT body")
-            if self._run(job, transaction):
-                announced += transaction.announced
-                answers.new |= transaction.kept
-            else:
-                self._connection.execute("ROLLBACK TO body")
-            self._connection.execute("RELEASE body")
-        self._keep(answers)
-        return announced
-
-    def _answers_of(self, group: list[Job]) -> _Answers:
-        keys = [job.key for job in group if job.key is not None]
+    def _load_responses(self, group: list[WriteRequest]) -> _GroupResponses:
+        keys = [request.key for request in group if request.key is not None]
         if not keys:
-            return _Answers(set())
+            return _GroupResponses(set())
         condition, values = DIALECT.any_of(keys, 1)
         found = self._connection.execute(f"SELECT key FROM answers WHERE key {condition}", values)
-        return _Answers({row[0] for row in found})
+        return _GroupResponses({row[0] for row in found})
 
-    def _keep(self, answers: _Answers) -> None:
-        self._connection.executemany(KEEP_ANSWER, ((key, *answer) for key, answer in answers.new.items()))
-
-    def _run(self, job: Job, transaction: _SqliteTransaction) -> bool:
-        """Run one body; whether it succeeded."""
-        job.counted = transaction.counted  # anew, where this is the second time
-        if job.future.cancelled():
+    def _run_request(self, request: WriteRequest, transaction: _SqliteTransaction) -> bool:
+        """Run one body and return True if it succeeded."""
+        request.counts = transaction.counts  # replaces the counts of an earlier run
+        if request.future.cancelled():
             return True
         try:
-            job.result, job.error = _drive(job.body(transaction)), None
+            request.result, request.error = _run_to_completion(request.body(transaction)), None
         except _DISK_ERRORS:
             raise
         except Exception as error:
             if not isinstance(error, AgentLightningError):
                 logger.exception("A transaction failed")
-            job.error = error
+            request.error = error
             return False
         return True
 
-    def _give_up(self, group: list[Job], error: apsw.Error) -> None:
+    def _fail_group(self, group: list[WriteRequest], error: apsw.Error) -> None:
         logger.error("The database cannot write: %s", error)
         if self._connection.in_transaction:
             with suppress(apsw.Error):
                 self._connection.execute("ROLLBACK")
-        for job in group:
-            job.error = StoreUnavailable(f"the store's database cannot write just now: {error}")
+        for request in group:
+            request.error = StoreUnavailable(f"the store's database cannot write: {error}; try again later")
 
-    # Reading: in the caller's thread what is brief, else in a thread of the pool, each with its own connection
 
-    def _read(self, body: Body[T]) -> T:
-        connection = getattr(self._reading, "connection", None)
+class ReadOnlyDatabase:
+    """A database file opened without the owner's lock, which refuses every write."""
+
+    dialect = DIALECT
+    durable = True
+    durability = "full"
+
+    def __init__(self, path: Path) -> None:
+        self.signals = Signals()
+        self.counters = Counter[str]()
+        self._readers = _ReaderPool(path, _open_read_only)
+
+    async def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> T:
+        raise Forbidden("this store is read-only; serve the database with `agl store` to change it")
+
+    async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
+        return await self._readers.run_in_thread(body)
+
+    def run(self, body: Body[T]) -> T:
+        """Run `body` in the calling thread."""
+        return self._readers.run(body)
+
+    async def close(self) -> None:
+        self.signals.close()
+        await asyncio.to_thread(self._readers.close)
+
+
+class _ReaderPool:
+    """Read connections: one per thread, in a pool of threads and in callers' threads."""
+
+    def __init__(self, path: Path, connect: Callable[[Path], apsw.Connection]) -> None:
+        self._path = path
+        self._connect = connect
+        self._local = threading.local()
+        self._connections: list[apsw.Connection] = []
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
+
+    async def run_in_thread(self, body: Body[T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.run, body)
+
+    def run(self, body: Body[T]) -> T:
+        """Run `body` in the calling thread."""
+        connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._reading.connection = _connect(self.path, "full", reader=True)
-            self._reading_connections.append(connection)
+            connection = self._local.connection = self._connect(self._path)
+            self._connections.append(connection)
         connection.execute("BEGIN")
         try:
-            return _drive(body(_SqliteTransaction(connection)))
+            return _run_to_completion(body(_SqliteTransaction(connection)))
         finally:
             connection.execute("COMMIT")
 
+    def close(self) -> None:
+        self._threads.shutdown()
+        for connection in self._connections:
+            connection.close()
 
-class _SqliteTransaction(Transaction):
-    """Statements on a connection, at once; `async` only because other databases need it."""
 
-    def __init__(self, connection: apsw.Connection, answers: _Answers | None = None) -> None:
+class _SqliteTransaction(RecordingTransaction):
+    """Statements that run synchronously on a connection; `async` only because other databases need it."""
+
+    def __init__(self, connection: apsw.Connection, group: _GroupResponses | None = None) -> None:
+        super().__init__()
         self._connection = connection
-        self._answers = answers or _Answers(set())
-        self.kept: dict[str, _Answer] = {}
-        self.announced: list[tuple[str, int | None]] = []
-        self.counted: dict[str, int] = {}
+        self._group = group or _GroupResponses(set())
+        self.responses: dict[str, tuple[bytes, float]] = {}
+        """The responses that this body stores."""
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         return cast("list[Row]", self._connection.execute(sql, values).fetchall())
@@ -266,64 +294,55 @@ class _SqliteTransaction(Transaction):
     async def execute(self, sql: str, *values: Any) -> None:
         self._connection.execute(sql, values)
 
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+    async def execute_many(self, sql: str, rows: Iterable[Values]) -> None:
         self._connection.executemany(sql, rows)
 
-    async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
-        if key in self._answers.new:
-            return self._answers.given_again(key)
-        return await super().answer_to(key) if anew or key in self._answers.known else None
+    async def stored_response(self, key: str, *, recheck: bool = False) -> bytes | None:
+        if key in self._group.new:
+            return self._group.reuse(key)
+        return await super().stored_response(key) if recheck or key in self._group.known else None
 
-    async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
-        self.kept[key] = (answer, time)
+    async def store_response(self, key: str, response: bytes, time: float) -> None:
+        self.responses[key] = (response, time)
 
-    async def take_back_answer(self, key: str, time: float) -> bool:
-        taken_back = await super().take_back_answer(key, time)
-        if taken_back:
-            self._answers.known.discard(key)
-        return taken_back
-
-    def announce(self, topic: str, count: int | None = None) -> None:
-        self.announced.append((topic, count))
+    async def revoke_response(self, key: str, time: float) -> bool:
+        revoked = await super().revoke_response(key, time)
+        if revoked:
+            self._group.known.discard(key)
+        return revoked
 
 
-class _Answers:
-    """Which questions of a group were answered before, and what is answered to them now: each is one statement."""
+class _GroupResponses:
+    """Idempotency keys of a group: loaded in one statement, and stored in one statement."""
 
     __slots__ = ("known", "new")
 
     def __init__(self, known: set[str]) -> None:
         self.known = known
-        self.new: dict[str, _Answer] = {}
+        """Keys that have a response in the table."""
+        self.new: dict[str, tuple[bytes, float]] = {}
+        """Responses of this group, with their times."""
 
-    def given_again(self, key: str) -> bytes:
-        """The answer to a question that is in its group twice; as in the table, its time tells that it was."""
-        answer, time = self.new[key]
-        self.new[key] = (answer, time + 1)
-        return answer
+    def reuse(self, key: str) -> bytes:
+        """Return a response of this group to a repeated request; as in the table, its time records the reuse."""
+        response, time = self.new[key]
+        self.new[key] = (response, time + 1)
+        return response
 
 
-def _drive(body: Any) -> Any:
-    """Run to its end a coroutine that never really waits."""
+def _run_to_completion(body: Any) -> Any:
+    """Run a coroutine that never suspends."""
     try:
-        cast("Coroutine[Any, Any, Any]", body).send(None)
+        body.send(None)
     except StopIteration as end:
         return end.value
-    raise RuntimeError("a transaction's body may await nothing but its transaction")
+    raise RuntimeError("the body of a transaction may await nothing but its transaction")
 
 
-def _connect(path: Path | None, durability: Durability, *, reader: bool = False) -> apsw.Connection:
-    flags = apsw.SQLITE_OPEN_READONLY if reader else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-    try:
-        connection = apsw.Connection(
-            ":memory:" if path is None else str(path), flags=flags, statementcachesize=CACHED_STATEMENTS
-        )
-    except apsw.CantOpenError:
-        raise StoreUnavailable(f"the database {path} cannot be opened: is the folder there, and writable?") from None
-    connection.set_busy_timeout(BUSY_MILLISECONDS)
-    # Else SQLite plans a statement anew whenever a value might matter to a partial index: most of a query's time.
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-    if path is not None and not reader:
+def _open_writer(path: Path | None, durability: Durability) -> apsw.Connection:
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    connection = _configured(_open(":memory:" if path is None else str(path), flags))
+    if path is not None:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except apsw.NotADBError:
@@ -334,18 +353,50 @@ def _connect(path: Path | None, durability: Durability, *, reader: bool = False)
     return connection
 
 
-def _own(path: Path) -> apsw.Connection:
-    """Hold a lock beside the database for as long as the process lives, however it ends."""
-    beside = path.with_name(path.name + "-owner")
+def _open_reader(path: Path) -> apsw.Connection:
+    return _configured(_open(str(path), apsw.SQLITE_OPEN_READONLY))
+
+
+def _open(path: str, flags: int) -> apsw.Connection:
     try:
-        owner = apsw.Connection(str(beside))
+        return apsw.Connection(path, flags=flags, statementcachesize=CACHED_STATEMENTS)
     except apsw.CantOpenError:
-        raise StoreUnavailable(f"the database {path} cannot be opened: is the folder there, and writable?") from None
-    try:
-        owner.execute("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE").fetchall()  # a row unread holds up the rest
-    except apsw.BusyError:
-        owner.close()
-        raise StoreInUse(
-            f"another store has {path} open; use that one (LightningStoreClient), or another --db"
+        raise StoreUnavailable(
+            f"the database {path.removesuffix(_LOCK)} cannot be opened: check that its folder exists and is writable"
         ) from None
-    return owner
+
+
+def _configured(connection: apsw.Connection) -> apsw.Connection:
+    connection.set_busy_timeout(BUSY_MILLISECONDS)
+    # Otherwise SQLite plans a statement again whenever a value might match a partial index: most of a query's time.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+    return connection
+
+
+def _open_read_only(path: Path) -> apsw.Connection:
+    # In a folder without write permission the index of the log cannot be created; only the file itself is read then.
+    for options in ("mode=ro", "mode=ro&immutable=1"):
+        try:
+            connection = apsw.Connection(
+                f"file:{quote(str(path))}?{options}", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+            )
+            connection.execute("SELECT count(*) FROM sqlite_schema")
+            return connection
+        except (apsw.CantOpenError, apsw.ReadOnlyError):
+            continue
+        except apsw.NotADBError:
+            raise StoreUnavailable(f"{path} is not the database of a store") from None
+    raise StoreUnavailable(f"the database {path} cannot be opened: check that it exists and is readable")
+
+
+def _lock_file(path: Path) -> apsw.Connection:
+    """Lock a file beside the database for the lifetime of the process, however it ends."""
+    lock = _open(f"{path}{_LOCK}", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    try:
+        lock.execute("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE").fetchall()  # an unread row would block BEGIN
+    except apsw.BusyError:
+        lock.close()
+        raise StoreInUse(
+            f"another store has {path} open; connect to that one (LightningStoreClient), or choose another --db"
+        ) from None
+    return lock

@@ -1,4 +1,4 @@
-"""Bodies of transactions on their way through a writer, and their results back to the loops they came from."""
+"""Write requests: transaction bodies on their way to a writer, and the results on their way back to the callers."""
 
 from __future__ import annotations
 
@@ -10,39 +10,41 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import StoreBusy
-from .database import Body, Place
+from .database import Body, ConflictKey
 
-MOST_WAITING = 20_000
-"""Bodies that wait for a writer; a store that is so far behind says so, and takes no more."""
+MAX_PENDING_WRITES = 20_000
+"""Bodies waiting for the writer; beyond this the store reports that it is busy."""
 
 
 @dataclass(eq=False)
-class Job:
-    """A body, and what came of it."""
+class WriteRequest:
+    """A transaction body and its result."""
 
     body: Body[Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     key: str | None = None
-    """Whose answer the body will look for."""
-    place: Place | None = None
-    """Where it does its work."""
-    counted: Mapping[str, int] = field(default_factory=dict[str, int])
-    """What the body has counted, to be added up once it is committed."""
+    """The idempotency key that the body looks up."""
+    conflict_key: ConflictKey | None = None
+    """The only part of the store that the body changes, if there is one."""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Counter increments to apply after the commit."""
     result: Any = None
     error: BaseException | None = None
 
     @classmethod
-    def of(cls, body: Body[Any], waiting: int = 0, key: str | None = None, place: Place | None = None) -> Job:
-        """`body`, for whoever calls from the running loop. Raises `StoreBusy` where too many wait already."""
-        if waiting > MOST_WAITING:
+    def create(
+        cls, body: Body[Any], pending: int = 0, key: str | None = None, conflict_key: ConflictKey | None = None
+    ) -> WriteRequest:
+        """Create a request of a caller in the running loop. Raises `StoreBusy` when too many are pending."""
+        if pending > MAX_PENDING_WRITES:
             raise StoreBusy()
         loop = asyncio.get_running_loop()
-        return cls(body, loop, loop.create_future(), key, place)
+        return cls(body, loop, loop.create_future(), key, conflict_key)
 
-    def settle(self) -> None:
-        """Tell the caller; in the loop it came from."""
-        if self.future.done():  # its caller was cancelled
+    def resolve(self) -> None:
+        """Set the caller's future; called in the caller's loop."""
+        if self.future.done():  # the caller was cancelled
             return
         if self.error is not None:
             self.future.set_exception(self.error)
@@ -50,23 +52,18 @@ class Job:
             self.future.set_result(self.result)
 
 
-def add_up(group: Sequence[Job], counters: Counter[str]) -> None:
-    """Count what the bodies of a committed group have counted."""
-    for job in group:
-        if job.counted and job.error is None:
-            counters.update(job.counted)
+def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> None:
+    """Add up the counts of a finished group and resolve its callers, from any thread, with one call per loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[WriteRequest]] = {}
+    for request in group:
+        if request.counts and request.error is None:
+            counters.update(request.counts)
+        by_loop.setdefault(request.loop, []).append(request)
+    for loop, requests in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_resolve, requests)
 
 
-def deliver(group: Sequence[Job]) -> None:
-    """Tell the callers of a group, from any thread; one message for each loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
-    for job in group:
-        by_loop.setdefault(job.loop, []).append(job)
-    for loop, jobs in by_loop.items():
-        with suppress(RuntimeError):  # the loop has closed: nobody listens there any more
-            loop.call_soon_threadsafe(_settle, jobs)
-
-
-def _settle(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        job.settle()
+def _resolve(requests: Sequence[WriteRequest]) -> None:
+    for request in requests:
+        request.resolve()

@@ -1,27 +1,26 @@
-"""The contract, as transactions in the SQL that all databases share."""
+"""The store's contract as SQL transactions, shared by all databases."""
 
 from __future__ import annotations
 
 from ..contract import Capabilities, Statistics
 from ..db.database import Transaction
 from .attempts import Attempts
-from .export_progress import Exports
-from .idempotency import forget_some_old
+from .idempotency import delete_expired_responses
 from .leases import Leases
+from .otlp import OtlpQueries
 from .queue import Queue
 from .resources import Resources
-from .retention import Deleting
+from .retention import Retention
 from .rollouts import Rollouts
 from .spans import Spans
 from .summary import Summaries
-from .trace_owners import Traces
 from .workers import Workers
 
 __all__ = ["SqlStore"]
 
 
-class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Traces, Exports, Workers, Leases, Summaries):
-    """The store over one `Database`. Use the stores of `backends.py`, which bring one along."""
+class SqlStore(Retention, Queue, Rollouts, Attempts, Resources, Spans, OtlpQueries, Workers, Leases, Summaries):
+    """The store over one `Database`. The stores of `factory.py` come with one."""
 
     async def statistics(self) -> Statistics:
         async def body(transaction: Transaction) -> Statistics:
@@ -51,22 +50,24 @@ class SqlStore(Deleting, Queue, Rollouts, Attempts, Resources, Spans, Traces, Ex
 
     @property
     def durability(self) -> str:
-        """What an acknowledged change survives: `full` a power cut, `process` the process's end, `none` neither."""
+        """Failures that acknowledged changes survive: `full` a power cut, `process` a process exit, `none` neither."""
         return self._database.durability
 
     def release_waiters(self) -> None:
-        """Let every long poll end now, with what it has; those who wait ask again, elsewhere or later."""
+        """End all long polls now with their current results; clients repeat them, on another server or later."""
         self._database.signals.release()
 
     async def close(self) -> None:
         await self._database.close()
 
-    async def give_up_overdue(self) -> int:
-        """End the attempts whose deadline has passed, and note the workers that fell silent. What `Timers` runs."""
-        await self.forget_silent_workers()
-        return await self.give_up_overdue_attempts()
+    async def expire_overdue(self) -> int:
+        """Mark silent workers and end the attempts whose deadline has passed; called by the store's timers."""
+        await self.mark_silent_workers_unknown()
+        return await self.expire_overdue_attempts()
 
-    async def tidy(self) -> None:
-        """Drop what is kept only for a while: answers that nobody will ask for again."""
-        while await self._database.write(lambda transaction: forget_some_old(transaction, self._clock.lease())):
+    async def prune(self) -> None:
+        """Delete stored responses that are too old for a retry; called by the store's timers."""
+        while await self._database.write(
+            lambda transaction: delete_expired_responses(transaction, self._clock.lease())
+        ):
             pass

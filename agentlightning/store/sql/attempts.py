@@ -1,4 +1,4 @@
-"""Attempts: started by hand, reported on, and given up when their deadline has passed."""
+"""Attempts: started explicitly, reported on, and ended when their deadline has passed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from ...errors import Conflict, FinalStatus
 from ...types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
 from .. import lifecycle
 from ..contract import UNSET, SortOrder, Unset
-from ..db.database import Place, Transaction
+from ..db.database import ConflictKey, Transaction
 from . import rows
-from .base import SqlBase, check_worker
+from .base import SqlBase, check_worker_id
 from .query import Query, sorts
 
-GIVEN_UP_AT_ONCE = 500
-"""Deadlines handled in one transaction; the rest come in the next."""
+EXPIRED_PER_TRANSACTION = 500
 
 _ATTEMPT_SORT = sorts(
     "a.",
@@ -26,20 +25,20 @@ _ATTEMPT_SORT = sorts(
 
 
 class Attempts(SqlBase):
-    """The executions of rollouts."""
+    """Operations on the attempts of rollouts."""
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
-        check_worker(worker_id)
+        check_worker_id(worker_id)
 
         async def body(transaction: Transaction) -> AttemptedRollout:
-            moves = self._moves(transaction)
-            rollout = rows.any_rollout(await moves.rollout_row(rollout_id))
+            transitions = self._transitions(transaction)
+            rollout = rows.any_rollout(await transitions.rollout_row(rollout_id))
             if rollout.status in lifecycle.FINAL:
                 raise FinalStatus(f"rollout {rollout_id} has already ended ({rollout.status}); enqueue a new one")
-            await moves.end_live_attempt(rollout_id, "failed", "superseded by an attempt started by hand")
-            made = await transaction.fetch("SELECT attempts FROM rollouts WHERE rollout_id = ?1", rollout_id)
-            (begun,) = await moves.begin([(await moves.rollout_row(rollout_id), made[0][0])], worker_id)
-            return begun
+            await transitions.end_live_attempt(rollout_id, "failed", "superseded by an attempt started by hand")
+            found = await transaction.fetch("SELECT attempts FROM rollouts WHERE rollout_id = ?1", rollout_id)
+            row = await transitions.rollout_row(rollout_id)
+            return (await transitions.begin([(row, found[0][0])], worker_id))[0]
 
         return await self._write(body)
 
@@ -56,7 +55,7 @@ class Attempts(SqlBase):
         query = Query(self._database.dialect, rows.ATTEMPT, "attempts a", order="a.ordinal")
         query.always("a.rollout_id = {}", rollout_id)
         query.sort(sort_by, sort_order, _ATTEMPT_SORT)
-        return await self._page(query, rows.attempt, "and", sort_order, limit, offset, cursor, brief=True)
+        return await self._page(query, rows.attempt, "and", sort_order, limit, offset, cursor, short=True)
 
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         rollout = await self.get_rollout_by_id(rollout_id)
@@ -72,53 +71,54 @@ class Attempts(SqlBase):
         metadata: dict[str, Any] | Unset = UNSET,
     ) -> Attempt:
         text = metadata if isinstance(metadata, Unset) else payload.dumps(metadata, field="metadata")
+        if not isinstance(worker_id, Unset):
+            check_worker_id(worker_id)
 
         async def body(transaction: Transaction) -> Attempt:
-            moves = self._moves(transaction)
-            row = await moves.attempt_row(rollout_id, attempt_id)
-            following = lifecycle.report(row.standing, row.standing.attempt if isinstance(status, Unset) else status)
+            transitions = self._transitions(transaction)
+            row = await transitions.attempt_row(rollout_id, attempt_id)
+            transition = lifecycle.report(row.state, row.status if isinstance(status, Unset) else status)
             if not isinstance(text, Unset):
                 row.metadata = text
                 await transaction.execute("UPDATE attempts SET metadata = ?2 WHERE ordinal = ?1", row.ordinal, text)
             if not isinstance(worker_id, Unset):
-                check_worker(worker_id)
                 await transaction.execute(
                     "UPDATE attempts SET worker_id = ?2 WHERE ordinal = ?1", row.ordinal, worker_id
                 )
             if not isinstance(last_heartbeat_time, Unset):
-                await moves.sign_of_life(row)
-            if following.attempt != row.standing.attempt:
-                await moves.follow(row, following)
+                await transitions.record_heartbeat(row)
+            if transition.attempt != row.state.attempt:
+                await transitions.apply(row, transition)
             row.worker = row.worker if isinstance(worker_id, Unset) else worker_id
             return row.attempt()
 
         try:
-            return await self._write(body, Place.attempts_of(rollout_id))
+            return await self._write(body, ConflictKey.attempts_of(rollout_id))
         except Conflict:
             self.counters["stale_reports"] += 1
             raise
 
-    async def give_up_overdue_attempts(self) -> int:
-        """End the attempts whose deadline has passed; how many they were."""
+    async def expire_overdue_attempts(self) -> int:
+        """End attempts whose deadline has passed and return their number."""
         if not await self._fetch("SELECT 1 FROM attempts WHERE deadline < ?1 LIMIT 1", self._clock.lease()):
             return 0
-        return await self._database.write(self._give_up)
+        return await self._database.write(self._expire)
 
-    async def _give_up(self, transaction: Transaction) -> int:
-        moves = self._moves(transaction)
+    async def _expire(self, transaction: Transaction) -> int:
+        transitions = self._transitions(transaction)
         overdue = await transaction.fetch(
             "SELECT rollout_id, attempt_id FROM attempts WHERE deadline < ?1 ORDER BY deadline LIMIT ?2",
-            moves.lease,
-            GIVEN_UP_AT_ONCE,
+            transitions.lease,
+            EXPIRED_PER_TRANSACTION,
         )
         for rollout_id, attempt_id in overdue:
-            row = await moves.attempt_row(rollout_id, attempt_id)
+            row = await transitions.attempt_row(rollout_id, attempt_id)
             due = lifecycle.deadlines(row.config, row.lease_start, row.lease_seen)
-            status = lifecycle.missed(due, moves.lease)
-            if status is None or row.standing.attempt not in lifecycle.LIVE:
+            status = lifecycle.expired(due, transitions.lease)
+            if status is None or row.state.attempt not in lifecycle.LIVE:
                 continue
-            following = lifecycle.report(row.standing, status)
+            transition = lifecycle.report(row.state, status)
             transaction.count("timeouts" if status == "timeout" else "lost_runners")
             transaction.count("incomplete_traces")
-            await moves.follow(row, following, reason=lifecycle.why(status, row.config))
+            await transitions.apply(row, transition, reason=lifecycle.timeout_reason(status, row.config))
         return len(overdue)

@@ -1,52 +1,95 @@
-"""Filters, sort orders and pages, as SQL.
+"""Filters, sort orders, pages and cursors, as SQL.
 
-Columns come from lists written here, values only as parameters: nothing a caller sends becomes part of a statement.
+Columns are constants of this package, and values are parameters: no text of a caller becomes part of a statement.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 from ...errors import InvalidInput
 from ..contract import FilterLogic, SortOrder
 from ..db.database import Dialect, Row, Transaction
-from .pagination import Mark, cursor_at, mark_at
+
+_Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class CursorPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """The last row of a page; the row itself may have been deleted since."""
+
+    sort_by: str | None
+    order: SortOrder
+    value: _Integer | float | str | None
+    """The value of the sort column."""
+    key: _Integer
+    """The key of the row, which orders rows of equal value."""
+    total: _Integer
+    """The number of all rows when the first page was read."""
+
+
+def encode_cursor(position: CursorPosition) -> str:
+    """Return the position as opaque text."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(position)).decode()
+
+
+def decode_cursor(cursor: str, sort_by: str | None, order: SortOrder, kind: type) -> CursorPosition:
+    """Return the position in a cursor of a list with this order and `kind` of sort value. Raises `InvalidInput`."""
+    try:
+        position = _decoder.decode(base64.b64decode(cursor, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):  # includes msgspec's errors
+        raise _invalid_cursor("it did not come with a page") from None
+    if (position.sort_by, position.order) != (sort_by, order):
+        raise _invalid_cursor("it belongs to a list with another sort order")
+    if not isinstance(position.value, (kind, type(None))):
+        raise _invalid_cursor("it did not come with a page")
+    return position
+
+
+_decoder = msgspec.json.Decoder(CursorPosition)
+
+
+def _invalid_cursor(reason: str) -> InvalidInput:
+    return InvalidInput(f"invalid cursor: {reason}", field="cursor")
 
 
 class Sort(NamedTuple):
-    """What a list can be sorted by."""
+    """A sort expression and the type of its values."""
 
     column: str
     kind: type
 
 
 Sorts = Mapping[str, Sort]
-"""By the name of the field."""
+"""Sort expressions by field name."""
 
 
 def sorts(
     of: str = "", *, texts: Sequence[str] = (), floats: Sequence[str] = (), integers: Sequence[str] = ()
 ) -> Sorts:
-    """Columns that a list can be sorted by, each under its own name; `of` is the table's name in the statement."""
+    """Return the sort expressions of columns; `of` is the prefix of the table in the statement."""
     kinds: tuple[tuple[type, Sequence[str]], ...] = ((str, texts), (float, floats), (int, integers))
     return {name: Sort(f"{of}{name}", kind) for kind, names in kinds for name in names}
 
 
 class Rows(NamedTuple):
-    """A page's rows."""
+    """The rows of a page."""
 
     rows: Sequence[Row]
-    """Each with the value it is sorted by and its key at the end."""
+    """The last two columns are the sort value and the key."""
     total: int
     cursor: str | None
 
 
 class Query:
-    """One filtered, sorted page of a table, built up piece by piece.
+    """One filtered and sorted page of a table, built step by step.
 
-    Where `source` joins tables, but `table` alone decides what is on the page, only the page's own rows are joined;
-    `order` names the table's key.
+    `order` is the key of the table. If `source` joins tables and `table` alone determines the page, only the rows of
+    the page are joined.
     """
 
     def __init__(self, dialect: Dialect, columns: str, source: str, *, order: str, table: str | None = None) -> None:
@@ -56,14 +99,14 @@ class Query:
         self._key = self._order = order
         self._sort: tuple[str | None, SortOrder] = (None, "asc")
         self._by = Sort("NULL", type(None))
-        self._after: Mark | None = None
+        self._after: CursorPosition | None = None
         self._table = table or source
         self._always: list[str] = []
         self._filters: list[str] = []
         self._values: list[Any] = []
 
     def always(self, condition: str, value: Any) -> None:
-        """A condition that holds whatever the filter logic says; `{}` stands for the value."""
+        """Add a condition outside of the filter logic; `{}` is the place of the value."""
         self._always.append(condition.format(self._parameter(value)))
 
     def equals(self, column: str, value: Any) -> None:
@@ -75,7 +118,7 @@ class Query:
             self._filters.append(self._dialect.contains.format(column=column, value=self._parameter(value)))
 
     def any_contains(self, texts: Sequence[str], bytes_: Sequence[str], value: str | None) -> None:
-        """One of these columns, of text or of bytes, contains it."""
+        """Require that one of the columns, of text or bytes, contains the value."""
         if value is None:
             return
         parameter = self._parameter(value)
@@ -84,7 +127,7 @@ class Query:
         self._filters.append(f"({' OR '.join(found)})")
 
     def among(self, column: str, values: Sequence[Any] | None) -> None:
-        """One of `values`; of none, nothing fits."""
+        """Require one of `values`; an empty list matches no row."""
         if values is None:
             return
         if not values:
@@ -95,35 +138,35 @@ class Query:
         self._values += parameters
 
     def sort(self, by: str | None, order: SortOrder, columns: Sorts) -> None:
-        """By a field of `columns`; rows that are equal in it, or all of them with None, in the order they came."""
+        """Sort by a field of `columns`, and by insertion order within equal values or with None."""
         self._sort = by, order
         if by is None:
             self._order += " DESC" if order == "desc" else ""
             return
         if by not in columns:
             raise InvalidInput(
-                f"cannot sort by {by!r}; sort_by is one of: {', '.join(sorted(columns))}", field="sort_by"
+                f"cannot sort by {by!r}; sort_by must be one of: {', '.join(sorted(columns))}", field="sort_by"
             )
         direction = "DESC" if order == "desc" else "ASC"
         self._by = columns[by]
         self._order = f"{self._by.column} {direction} NULLS LAST, {self._order}"
 
     def after(self, cursor: str) -> None:
-        """Only what comes behind the page that came with `cursor`. Raises `InvalidInput` where none did."""
+        """Start after the page that returned `cursor`. Raises `InvalidInput`."""
         by, order = self._sort
-        mark = self._after = mark_at(cursor, by, order, self._by.kind)
-        key = self._parameter(mark.key)
+        position = self._after = decode_cursor(cursor, by, order, self._by.kind)
+        key = self._parameter(position.key)
         if by is None:
-            self._always.append(f"{self._key} {_BEHIND[order]} {key}")
-        elif mark.value is None:
+            self._always.append(f"{self._key} {_AFTER[order]} {key}")
+        elif position.value is None:
             self._always.append(f"({self._by.column} IS NULL AND {self._key} > {key})")
         else:
-            column, value = self._by.column, self._parameter(mark.value)
-            behind = f"{column} {_BEHIND[order]} {value} OR ({column} = {value} AND {self._key} > {key})"
-            self._always.append(f"({behind} OR {column} IS NULL)")
+            column, value = self._by.column, self._parameter(position.value)
+            later = f"{column} {_AFTER[order]} {value} OR ({column} = {value} AND {self._key} > {key})"
+            self._always.append(f"({later} OR {column} IS NULL)")
 
     async def page(self, transaction: Transaction, *, logic: FilterLogic, limit: int, offset: int) -> Rows:
-        """The rows of the page, how many there are in all, and where the next page begins."""
+        """Return the rows of the page, the total number of rows, and the cursor of the next page."""
         rows = await self._rows(transaction, logic, limit, offset)
         full = 0 < limit <= len(rows)
         if self._after is not None:
@@ -133,18 +176,18 @@ class Query:
         else:
             sql = f"SELECT count(*) FROM {self._table}{self._where(logic)}"
             total = (await transaction.fetch(sql, *self._values))[0][0]
-        goes_on = full and (self._after is not None or offset + len(rows) < total)
-        return Rows(rows, total, self._cursor(rows[-1], total) if goes_on else None)
+        has_more = full and (self._after is not None or offset + len(rows) < total)
+        return Rows(rows, total, self._cursor(rows[-1], total) if has_more else None)
 
     def _cursor(self, last: Row, total: int) -> str:
         (by, order), (value, key) = self._sort, last[-2:]
-        return cursor_at(Mark(by, order, value, key, total))
+        return encode_cursor(CursorPosition(by, order, value, key, total))
 
     async def _rows(self, transaction: Transaction, logic: FilterLogic, limit: int, offset: int) -> Sequence[Row]:
         if limit == 0:
             return []
         where = self._where(logic)
-        # Never without a LIMIT: it is what lets SQLite take an OFFSET.
+        # Always with a LIMIT: SQLite accepts an OFFSET only after one.
         page = f"ORDER BY {self._order} LIMIT ?{len(self._values) + 1} OFFSET ?{len(self._values) + 2}"
         selected = f"SELECT {self._columns}, {self._by.column}, {self._key} FROM {self._source}"
         sql = f"{selected}{where} {page}"
@@ -153,8 +196,8 @@ class Query:
             sql = f"{selected} WHERE {self._key} IN ({keys}) ORDER BY {self._order}"
         return await transaction.fetch(sql, *self._values, _ALL if limit < 0 else limit, offset)
 
-    def question(self, logic: FilterLogic) -> Hashable:
-        """The same for queries that find the same in the same order."""
+    def cache_key(self, logic: FilterLogic) -> Hashable:
+        """Return a value that is equal for queries of the same rows in the same order."""
         return self._columns, self._source, self._where(logic), self._order, tuple(map(str, self._values))
 
     def _where(self, logic: FilterLogic) -> str:
@@ -168,18 +211,18 @@ class Query:
 
 
 _ALL = 2**62
-_BEHIND: dict[SortOrder, str] = {"asc": ">", "desc": "<"}
+_AFTER: dict[SortOrder, str] = {"asc": ">", "desc": "<"}
 
 
 def check_page(limit: int, offset: int, logic: str = "and", order: str = "asc", cursor: str | None = None) -> None:
-    """Raise `InvalidInput` for what cannot be a page."""
+    """Raise `InvalidInput` for invalid page parameters."""
     if limit < -1:
-        raise InvalidInput("limit is -1 for all, 0 for none, or a number of items", field="limit")
+        raise InvalidInput("limit must be -1 (all), 0 (none), or a number of items", field="limit")
     if offset < 0:
-        raise InvalidInput("offset cannot be negative", field="offset")
+        raise InvalidInput("offset must not be negative", field="offset")
     if offset and cursor is not None:
-        raise InvalidInput("a cursor says where the page begins; no offset goes with it", field="offset")
+        raise InvalidInput("offset cannot be combined with a cursor", field="offset")
     if logic not in ("and", "or"):
-        raise InvalidInput(f"filter_logic is 'and' or 'or', not {logic!r}", field="filter_logic")
+        raise InvalidInput(f"filter_logic must be 'and' or 'or', not {logic!r}", field="filter_logic")
     if order not in ("asc", "desc"):
-        raise InvalidInput(f"sort_order is 'asc' or 'desc', not {order!r}", field="sort_order")
+        raise InvalidInput(f"sort_order must be 'asc' or 'desc', not {order!r}", field="sort_order")

@@ -10,7 +10,7 @@ from ...types import LLM, NamedResources, PaginatedResult, ResourcesUpdate
 from ...types.resources import HIDDEN, with_hidden_keys
 from ..contract import FilterLogic, SortOrder
 from ..db.database import Row, Transaction
-from ..db.signals import news
+from ..db.signals import change_topic
 from . import rows
 from .base import SqlBase
 from .query import Query, sorts
@@ -19,7 +19,7 @@ _RESOURCES_SORT = sorts(texts=("resources_id",), floats=("create_time", "update_
 
 
 class Resources(SqlBase):
-    """What algorithms tune."""
+    """Operations on resources, which algorithms tune."""
 
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         return await self._store_resources(rows.new_id("rs", 12), resources)
@@ -43,7 +43,7 @@ class Resources(SqlBase):
         query.equals("resources_id", resources_id)
         query.contains("resources_id", resources_id_contains)
         query.sort(sort_by, sort_order, _RESOURCES_SORT)
-        return await self._page(query, _shown, filter_logic, sort_order, limit, offset, cursor)
+        return await self._page(query, _without_keys, filter_logic, sort_order, limit, offset, cursor)
 
     async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
         if version is None:
@@ -55,7 +55,7 @@ class Resources(SqlBase):
 
     async def _store_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
         valid, text = rows.resources_json(resources)
-        _refuse_hidden_keys(valid)
+        _check_no_hidden_keys(valid)
 
         async def body(transaction: Transaction) -> ResourcesUpdate:
             known = await transaction.fetch(
@@ -79,31 +79,32 @@ class Resources(SqlBase):
                 update.update_time,
                 text,
             )
-            transaction.announce(news("resources"))
+            transaction.notify(change_topic("resources"))
             return update
 
         return await self._write(body)
 
-    async def _resources(self, which: str, *values: Any) -> ResourcesUpdate | None:
-        found = await self._fetch(f"SELECT {rows.RESOURCES} FROM resources {which} LIMIT 1", *values, brief=True)
+    async def _resources(self, clause: str, *values: Any) -> ResourcesUpdate | None:
+        found = await self._fetch(f"SELECT {rows.RESOURCES} FROM resources {clause} LIMIT 1", *values, short=True)
         return rows.resources_update(found[0]) if found else None
 
 
-def _shown(row: Row) -> ResourcesUpdate:
+def _without_keys(row: Row) -> ResourcesUpdate:
     update = rows.resources_update(row)
     return update.model_copy(update={"resources": with_hidden_keys(update.resources)})
 
 
-def _refuse_hidden_keys(resources: NamedResources) -> None:
+def _check_no_hidden_keys(resources: NamedResources) -> None:
     for name, each in resources.items():
         if isinstance(each, LLM) and each.api_key == HIDDEN:
             raise InvalidInput(
-                f"resource {name!r} has {HIDDEN} as its api_key: lists hide keys, and get_resources_by_id gives them",
+                f"the api_key of resource {name!r} is {HIDDEN}, as lists show it; get_resources_by_id returns the key",
                 field=f"resources.{name}.api_key",
             )
 
 
-async def version_of(transaction: Transaction, resources_id: str | None) -> tuple[str | None, int | None]:
+async def resolve_version(transaction: Transaction, resources_id: str | None) -> tuple[str | None, int | None]:
+    """Return the id with its newest version. Raises `NotFound`."""
     if resources_id is None:
         return None, None
     found = await transaction.fetch(

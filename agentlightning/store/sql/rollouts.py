@@ -1,4 +1,4 @@
-"""Rollouts: looked up, changed by hand, waited for."""
+"""Rollouts: queries, updates by clients, waits for their end."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ...types import AttemptedRollout, PaginatedResult, RolloutConfig, RolloutMo
 from .. import lifecycle
 from ..contract import UNSET, AnyRollout, FilterLogic, SortOrder, Unset
 from ..db.database import Transaction
-from ..db.signals import ended, news
+from ..db.signals import change_topic, ended_topic, parse_topic
 from . import rows
-from .base import FEW, SqlBase
+from .base import SMALL_READ_ROWS, SqlBase
 from .query import Query, Sort, sorts
-from .resources import version_of
-from .transitions import LATEST, Moves
+from .resources import resolve_version
+from .transitions import LATEST, TransitionWriter
 
 _ROLLOUT_SORT = {
     **sorts(
@@ -33,7 +33,7 @@ _ENDED = f"r.status IN ({', '.join(repr(status) for status in sorted(lifecycle.F
 
 
 class Rollouts(SqlBase):
-    """What is known of each rollout."""
+    """Operations on rollouts."""
 
     async def query_rollouts(
         self,
@@ -66,12 +66,12 @@ class Rollouts(SqlBase):
         query.contains("r.rollout_id", rollout_id_contains)
         query.any_contains(["r.rollout_id"], ["r.input"], text_contains)
         query.sort(sort_by, sort_order, _ROLLOUT_SORT)
-        noun = partial(rows.any_rollout, cut_at=cut_at)
-        work = partial(self._page, query, noun, filter_logic, sort_order, limit, offset, cursor)
+        convert = partial(rows.any_rollout, cut_at=cut_at)
+        read_page = partial(self._page, query, convert, filter_logic, sort_order, limit, offset, cursor)
         if cut_at is None or rollout_id_in is not None:
-            return await work()
-        # Who wants a list with its inputs cut looks on, and there may be many who do.
-        return await self._shared.answer((query.question(filter_logic), limit, offset, cursor, cut_at), work)
+            return await read_page()
+        # Lists with truncated inputs are polled by dashboards, of which there may be many.
+        return await self._single_flight.get((query.cache_key(filter_logic), limit, offset, cursor, cut_at), read_page)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
         found = await self._rollouts([rollout_id])
@@ -95,54 +95,56 @@ class Rollouts(SqlBase):
         }
 
         async def body(transaction: Transaction) -> AnyRollout:
-            moves = self._moves(transaction)
-            before = rows.any_rollout(await moves.rollout_row(rollout_id))
+            transitions = self._transitions(transaction)
+            before = rows.any_rollout(await transitions.rollout_row(rollout_id))
             changed = {name: value for name, value in fields.items() if not isinstance(value, Unset)}
             if not isinstance(resources_id, Unset):
-                changed["resources_id"], changed["resources_version"] = await version_of(transaction, resources_id)
+                changed["resources_id"], changed["resources_version"] = await resolve_version(transaction, resources_id)
             if before.status in lifecycle.FINAL and changed.keys() - {"metadata"}:
-                raise FinalStatus(f"rollout {rollout_id} has already ended ({before.status}); nothing changes it now")
+                raise FinalStatus(f"rollout {rollout_id} has already ended ({before.status}) and cannot be changed")
             for column, value in changed.items():
                 await transaction.execute(f"UPDATE rollouts SET {column} = ?2 WHERE rollout_id = ?1", rollout_id, value)
             if "config" in changed and isinstance(before, AttemptedRollout):
                 await self._renew_deadline(transaction, rollout_id, before.attempt.attempt_id)
             if not isinstance(status, Unset):
-                await self._set_by_hand(moves, before, status)
-            transaction.announce(news("rollout", rollout_id))
-            return rows.any_rollout(await moves.rollout_row(rollout_id))
+                await self._set_status(transitions, before, status)
+            transaction.notify(change_topic("rollout", rollout_id))
+            return rows.any_rollout(await transitions.rollout_row(rollout_id))
 
         return await self._write(body)
 
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
         ids = list(dict.fromkeys(rollout_ids))
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._database.signals.listen(*map(ended, ids)) as waiter:
+        with self._database.signals.listen(*map(ended_topic, ids)) as waiter:
             unfinished = await self._unfinished(ids)
             while unfinished and not waiter.released:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
-                # An end is announced once and is final, so a topic that woke us is done with.
-                unfinished -= {topic.partition(":")[2] for topic in await waiter.wait(left)}
+                # A rollout ends once and for good, so a notified topic needs no further wait.
+                unfinished -= {parse_topic(topic)[1] for topic in await waiter.wait(left)}
         by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids, ended_only=True)}
         return [by_id[rollout_id] for rollout_id in ids if rollout_id in by_id]
 
-    async def _set_by_hand(self, moves: Moves, before: AnyRollout, status: RolloutStatus) -> None:
+    async def _set_status(self, transitions: TransitionWriter, before: AnyRollout, status: RolloutStatus) -> None:
         attempt = before.attempt.status if isinstance(before, AttemptedRollout) else None
-        following = lifecycle.set_by_hand(before.rollout_id, before.status, attempt, status)
-        if following.attempt != attempt and following.attempt in lifecycle.ENDED:
-            await moves.end_live_attempt(before.rollout_id, following.attempt, f"the rollout was set to {status}")
-        if following.rollout == before.status:
+        transition = lifecycle.set_rollout_status(before.rollout_id, before.status, attempt, status)
+        if transition.attempt != attempt and transition.attempt in lifecycle.ENDED:
+            await transitions.end_live_attempt(
+                before.rollout_id, transition.attempt, f"the rollout was set to {status}"
+            )
+        if transition.rollout == before.status:
             return
-        if following.rollout in lifecycle.FINAL:
-            await moves.end_rollout(before.rollout_id, following.rollout)
-        elif following.rollout in lifecycle.QUEUED:
-            await moves.enqueue(before.rollout_id, following.rollout)
+        if transition.rollout in lifecycle.FINAL:
+            await transitions.end_rollout(before.rollout_id, transition.rollout)
+        elif transition.rollout in lifecycle.QUEUED:
+            await transitions.enqueue(before.rollout_id, transition.rollout)
         else:
-            await moves.sign_of_life(await moves.attempt_row(before.rollout_id, LATEST))
+            await transitions.record_heartbeat(await transitions.attempt_row(before.rollout_id, LATEST))
 
     async def _renew_deadline(self, transaction: Transaction, rollout_id: str, attempt_id: str) -> None:
-        row = await self._moves(transaction).attempt_row(rollout_id, attempt_id)
+        row = await self._transitions(transaction).attempt_row(rollout_id, attempt_id)
         due = lifecycle.deadlines(row.config, row.lease_start, row.lease_seen).next
         await transaction.execute(
             "UPDATE attempts SET deadline = ?2 WHERE ordinal = ?1 AND deadline IS NOT NULL", row.ordinal, due
@@ -156,17 +158,19 @@ class Rollouts(SqlBase):
             f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id {condition}"
             + (f" AND {_ENDED}" if ended_only else ""),
             *values,
-            brief=len(ids) <= FEW,
+            short=len(ids) <= SMALL_READ_ROWS,
         )
         return [rows.any_rollout(row) for row in found]
 
     async def _unfinished(self, ids: Sequence[str]) -> set[str]:
-        """Those that have not ended. Raises `NotFound` for those that are not there."""
+        """Return the ids that have not ended. Raises `NotFound` for an unknown id."""
         if not ids:
             return set()
         condition, values = self._database.dialect.any_of(ids, 1)
         found = await self._fetch(
-            f"SELECT rollout_id, status FROM rollouts WHERE rollout_id {condition}", *values, brief=len(ids) <= FEW
+            f"SELECT rollout_id, status FROM rollouts WHERE rollout_id {condition}",
+            *values,
+            short=len(ids) <= SMALL_READ_ROWS,
         )
         known = {row[0] for row in found}
         for rollout_id in ids:

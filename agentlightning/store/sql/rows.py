@@ -1,8 +1,9 @@
-"""Rows and the nouns they hold: which columns there are, and how a row becomes a rollout, an attempt, a worker."""
+"""Rows and models: the columns to select, and the conversion of rows to rollouts, attempts, resources and workers."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -23,81 +24,112 @@ from ...types import (
 )
 from ..contract import AnyRollout
 from ..db.database import Row
-from ..lifecycle import Standing
-from ..partial_decode import cut_value
+from ..lifecycle import AttemptState
+from ..partial_decode import truncate_value
 
 M = TypeVar("M", bound=BaseModel)
 
-ROLLOUT = (
-    "r.rollout_id, r.input, r.start_time, r.end_time, r.mode, r.resources_id, r.resources_version, r.status, "
-    "r.config, r.metadata, r.reward"
+_ROLLOUT_FIELDS = (
+    "rollout_id",
+    "input",
+    "start_time",
+    "end_time",
+    "mode",
+    "resources_id",
+    "resources_version",
+    "status",
+    "config",
+    "metadata",
+    "reward",
 )
-ATTEMPT = (
-    "a.rollout_id, a.attempt_id, a.sequence_id, a.start_time, a.end_time, a.status, a.worker_id, "
-    "a.last_heartbeat_time, a.metadata"
+_ATTEMPT_FIELDS = (
+    "rollout_id",
+    "attempt_id",
+    "sequence_id",
+    "start_time",
+    "end_time",
+    "status",
+    "worker_id",
+    "last_heartbeat_time",
+    "metadata",
 )
+_WORKER_FIELDS = (
+    "worker_id",
+    "status",
+    "heartbeat_stats",
+    "last_heartbeat_time",
+    "last_dequeue_time",
+    "last_busy_time",
+    "last_idle_time",
+    "current_rollout_id",
+    "current_attempt_id",
+)
+ROLLOUT = ", ".join(f"r.{name}" for name in _ROLLOUT_FIELDS)
+ATTEMPT = ", ".join(f"a.{name}" for name in _ATTEMPT_FIELDS)
+WORKER = ", ".join(_WORKER_FIELDS)
+RESOURCES = "resources_id, create_time, update_time, version, resources"
 ROLLOUT_AND_ATTEMPT = f"{ROLLOUT}, {ATTEMPT}"
 ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id"
-"""Every rollout, beside its latest attempt where it has one."""
-RESOURCES = "resources_id, create_time, update_time, version, resources"
-WORKER = (
-    "worker_id, status, heartbeat_stats, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time, "
-    "current_rollout_id, current_attempt_id"
-)
-STANDING = (
+"""Every rollout, with its latest attempt if it has one."""
+ATTEMPT_STATE = (
     "r.rollout_id, r.status, a.attempt_id, a.status, r.attempt_id, a.sequence_id, r.config, "
     "a.worker_id, a.lease_start, a.lease_seen, a.last_sequence_id, a.metadata, a.ordinal, "
     "a.start_time, a.end_time, a.last_heartbeat_time"
 )
 # The rollout first: a database that locks rows locks them in this order.
-STANDINGS = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
+ATTEMPT_STATE_SOURCE = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
 
-_ROLLOUT_COLUMNS = ROLLOUT.count(",") + 1
+_DEFAULT_CONFIG = RolloutConfig().__dict__
+NO_CONFIG = b"{}"
+"""The configuration of nearly every rollout: the defaults."""
 _resources = TypeAdapter[dict[str, Any]](NamedResources)
 
 
 def new_id(prefix: str, digits: int) -> str:
-    """`ro-1d18988581cd`."""
+    """Return a random id such as `ro-1d18988581cd`."""
     return f"{prefix}-{os.urandom(digits // 2).hex()}"
 
 
 def any_rollout(row: Row, cut_at: int | None = None) -> AnyRollout:
-    """A row of `ROLLOUT_AND_ATTEMPT`; an input of more than `cut_at` bytes is only its beginning."""
-    attempt = row[_ROLLOUT_COLUMNS:]
+    """Convert a row of `ROLLOUT_AND_ATTEMPT`; an input longer than `cut_at` bytes is truncated."""
     if cut_at is not None and len(row[1]) > cut_at:
-        row = (row[0], orjson.dumps(cut_value(row[1], cut_at)), *row[2:])
-    return rollout(row) if attempt[0] is None else attempted(row)
+        row = (row[0], orjson.dumps(truncate_value(row[1], cut_at)), *row[2:])
+    attempt_row = row[len(_ROLLOUT_FIELDS) :]
+    if attempt_row[0] is None:
+        return rollout(row)
+    return construct(AttemptedRollout, {**_rollout_fields(row), "attempt": attempt(attempt_row)})
 
 
 def rollout(row: Row) -> Rollout:
-    return built(Rollout, _rollout_fields(row))
-
-
-def attempted(row: Row) -> AttemptedRollout:
-    return built(AttemptedRollout, {**_rollout_fields(row), "attempt": attempt(row[_ROLLOUT_COLUMNS:])})
+    """Convert a row of `ROLLOUT`."""
+    return construct(Rollout, _rollout_fields(row))
 
 
 def attempt(row: Row) -> Attempt:
-    return built(
-        Attempt,
-        {
-            "rollout_id": row[0],
-            "attempt_id": row[1],
-            "sequence_id": row[2],
-            "start_time": row[3],
-            "end_time": row[4],
-            "status": row[5],
-            "worker_id": row[6],
-            "last_heartbeat_time": row[7],
-            "metadata": json(row[8]),
-        },
-    )
+    """Convert a row of `ATTEMPT`."""
+    return construct(Attempt, {**dict(zip(_ATTEMPT_FIELDS, row, strict=False)), "metadata": json(row[8])})
 
 
-def built(model: type[M], fields: dict[str, Any]) -> M:
-    """A model of all its `fields`, which are known to be valid.
+def worker(row: Row) -> Worker:
+    """Convert a row of `WORKER`."""
+    fields: dict[str, Any] = dict(zip(_WORKER_FIELDS, row, strict=False))
+    fields["heartbeat_stats"] = json(row[2])
+    fields["stale_attempts"] = list[AttemptRef]()
+    return construct(Worker, fields)
 
-    What `model_construct` does in the end; its search for aliases and defaults first takes ten times as long.
+
+def _rollout_fields(row: Row) -> dict[str, Any]:
+    fields: dict[str, Any] = dict(zip(_ROLLOUT_FIELDS, row, strict=False))
+    fields["input"] = orjson.loads(row[1])
+    fields["config"] = config(row[8])
+    fields["metadata"] = orjson.loads(row[9])
+    return fields
+
+
+def construct(model: type[M], fields: dict[str, Any]) -> M:
+    """Construct a model from all its `fields`, which must be valid.
+
+    Does what `model_construct` does after its search for aliases and defaults, which takes ten times as long.
     """
     made = model.__new__(model)
     object.__setattr__(made, "__dict__", fields)
@@ -108,6 +140,7 @@ def built(model: type[M], fields: dict[str, Any]) -> M:
 
 
 def resources_update(row: Row) -> ResourcesUpdate:
+    """Convert a row of `RESOURCES`."""
     return ResourcesUpdate.model_construct(
         resources_id=row[0],
         create_time=row[1],
@@ -118,7 +151,7 @@ def resources_update(row: Row) -> ResourcesUpdate:
 
 
 def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
-    """`resources` as they will be read again, and their JSON text."""
+    """Validate `resources` and return them with their JSON text."""
     try:
         valid = _resources.validate_python(resources)
     except ValidationError as error:
@@ -126,75 +159,44 @@ def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
     return valid, payload.dumps(valid, field="resources")
 
 
-def worker(row: Row) -> Worker:
-    return built(
-        Worker,
-        {
-            "worker_id": row[0],
-            "status": row[1],
-            "heartbeat_stats": json(row[2]),
-            "last_heartbeat_time": row[3],
-            "last_dequeue_time": row[4],
-            "last_busy_time": row[5],
-            "last_idle_time": row[6],
-            "current_rollout_id": row[7],
-            "current_attempt_id": row[8],
-            "stale_attempts": list[AttemptRef](),
-        },
-    )
-
-
+@dataclass(slots=True, init=False, eq=False)
 class AttemptRow:
-    """What the rules, and the statements that follow from them, need to know of an attempt.
+    """An attempt as stored, as far as the lifecycle and its statements depend on it.
 
-    Whoever changes the row in the database changes it here too; only `standing` remains what it was.
+    Code that changes the row in the database changes it here too; only `state` keeps its first value.
     """
 
-    __slots__ = (
-        "config",
-        "end_time",
-        "last_heartbeat_time",
-        "last_sequence_id",
-        "lease_seen",
-        "lease_start",
-        "metadata",
-        "ordinal",
-        "standing",
-        "start_time",
-        "status",
-        "worker",
-    )
+    state: AttemptState
+    config: RolloutConfig
+    worker: str | None
+    lease_start: float
+    lease_seen: float
+    last_sequence_id: int
+    metadata: bytes | None
+    ordinal: int
+    start_time: float
+    end_time: float | None
+    last_heartbeat_time: float | None
+    status: AttemptStatus
 
     def __init__(self, row: Row) -> None:
-        self.config = config(row[6])
-        self.standing = Standing(
-            rollout_id=row[0],
-            rollout=row[1],
-            attempt_id=row[2],
-            attempt=row[3],
-            latest=row[4] == row[2],
-            sequence_id=row[5],
-            config=self.config,
+        rollout_id, rollout_status, attempt_id, self.status, latest_id, sequence_id, config_text, *rest = row
+        self.worker, self.lease_start, self.lease_seen, self.last_sequence_id, self.metadata, self.ordinal, *times = (
+            rest
         )
-        self.worker: str | None = row[7]
-        self.lease_start: float = row[8]
-        self.lease_seen: float = row[9]
-        self.last_sequence_id: int = row[10]
-        self.metadata: bytes | None = row[11]
-        self.ordinal: int = row[12]
-        self.start_time: float = row[13]
-        self.end_time: float | None = row[14]
-        self.last_heartbeat_time: float | None = row[15]
-        self.status: AttemptStatus = self.standing.attempt
+        self.start_time, self.end_time, self.last_heartbeat_time = times
+        self.config = config(config_text)
+        latest = attempt_id == latest_id
+        self.state = AttemptState(rollout_id, rollout_status, attempt_id, self.status, latest, sequence_id, self.config)
 
     def attempt(self) -> Attempt:
-        """The attempt as it stands now."""
-        standing = self.standing
+        """Return the attempt with its current values."""
+        state = self.state
         return attempt(
             (
-                standing.rollout_id,
-                standing.attempt_id,
-                standing.sequence_id,
+                state.rollout_id,
+                state.attempt_id,
+                state.sequence_id,
                 self.start_time,
                 self.end_time,
                 self.status,
@@ -206,17 +208,13 @@ class AttemptRow:
 
 
 def config(text: bytes) -> RolloutConfig:
+    """Decode a stored configuration."""
     given: dict[str, Any] = {} if text == NO_CONFIG else orjson.loads(text)
-    return built(RolloutConfig, {**_DEFAULT_CONFIG, "retry_condition": [], **given})
-
-
-_DEFAULT_CONFIG = RolloutConfig().__dict__
-NO_CONFIG = b"{}"
-"""What nearly every rollout is configured with: the defaults."""
+    return construct(RolloutConfig, {**_DEFAULT_CONFIG, "retry_condition": [], **given})
 
 
 def config_json(config: RolloutConfig) -> bytes:
-    """Only what differs from the defaults, which is nearly always nothing."""
+    """Encode what differs from the defaults, which is nearly always nothing."""
     return payload.dumps(config.model_dump(exclude_defaults=True), field="config")
 
 
@@ -226,19 +224,3 @@ def json(text: bytes | None) -> Any:
 
 def json_or_null(value: Any, field: str) -> bytes | None:
     return None if value is None else payload.dumps(value, field=field)
-
-
-def _rollout_fields(row: Row) -> dict[str, Any]:
-    return {
-        "rollout_id": row[0],
-        "input": orjson.loads(row[1]),
-        "start_time": row[2],
-        "end_time": row[3],
-        "mode": row[4],
-        "resources_id": row[5],
-        "resources_version": row[6],
-        "status": row[7],
-        "config": config(row[8]),
-        "metadata": orjson.loads(row[9]),
-        "reward": row[10],
-    }

@@ -1,11 +1,11 @@
-"""The tables, as steps from an empty database to the newest release's."""
+"""Database schema: the steps from an empty database to the tables of this release."""
 
 from __future__ import annotations
 
 from ...errors import StoreUnavailable
 from ..db.database import Dialect, Transaction
 
-# Each entry takes the schema one version further. An entry that has been released is never edited.
+# Each entry migrates the schema by one version. A released entry is never edited.
 STEPS: list[list[str]] = [
     [
         """
@@ -27,7 +27,7 @@ STEPS: list[list[str]] = [
             reward DOUBLE PRECISION
         )
         """,
-        # The queue is the rows themselves.
+        # The rollouts with a position are the queue.
         "CREATE INDEX rollouts_queue ON rollouts (queue_position, ordinal) WHERE queue_position IS NOT NULL",
         "CREATE INDEX rollouts_status ON rollouts (status, start_time)",
         "CREATE INDEX rollouts_resources ON rollouts (resources_id, resources_version)",
@@ -96,12 +96,12 @@ STEPS: list[list[str]] = [
             deadline DOUBLE PRECISION
         )
         """,
-        # What was answered under an idempotency key, for as long as the question may be asked again.
+        # Responses by idempotency key, kept while a client may retry its request.
         "CREATE TABLE answers (key {text} PRIMARY KEY, answer {bytes} NOT NULL, time DOUBLE PRECISION NOT NULL)",
         "CREATE INDEX answers_time ON answers (time)",
     ],
     [
-        # How far each OTLP target has been told of the spans.
+        # The last span exported to each OTLP target.
         "CREATE TABLE exports (target {text} PRIMARY KEY, ordinal BIGINT NOT NULL)",
     ],
     [
@@ -117,22 +117,22 @@ STEPS: list[list[str]] = [
         """,
     ],
     [
-        # Their times were the wall's; from here on they are the store's own.
+        # Their times were wall time; from this version on they are lease time.
         "DELETE FROM answers",
     ],
 ]
 
 
 async def migrate(transaction: Transaction, dialect: Dialect) -> None:
-    """Bring the database to this release's schema, in one transaction.
+    """Migrate the database to this release's schema, in one transaction.
 
     Raises `StoreUnavailable` when a newer release has written it.
     """
-    version = await version_of_schema(transaction)
+    version = await schema_version(transaction)
     if version > len(STEPS):
         raise StoreUnavailable(
-            f"this database was written by a newer release (schema {version}, this one knows {len(STEPS)}): "
-            "upgrade agentlightning, or use another --db"
+            f"this database was written by a newer release (schema {version}, this release supports {len(STEPS)}): "
+            "upgrade agentlightning, or choose another --db"
         )
     for step in STEPS[version:]:
         for statement in step:
@@ -141,8 +141,27 @@ async def migrate(transaction: Transaction, dialect: Dialect) -> None:
     await transaction.execute("INSERT INTO schema_version (version) VALUES (?1)", len(STEPS))
 
 
-async def version_of_schema(transaction: Transaction) -> int:
-    """Which release's tables these are; 0 for an empty database."""
+async def schema_version(transaction: Transaction) -> int:
+    """Return the schema version of the database; 0 when it is empty."""
     await transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
     rows = await transaction.fetch("SELECT version FROM schema_version")
     return rows[0][0] if rows else 0
+
+
+async def prepare_postgres(transaction: Transaction, dialect: Dialect) -> float:
+    """Create or migrate the tables in PostgreSQL and return the lease time that the servers have reached."""
+    await migrate(transaction, dialect)
+    await transaction.execute("CREATE TABLE IF NOT EXISTS lease_clock (lease DOUBLE PRECISION NOT NULL)")
+    await transaction.execute("INSERT INTO lease_clock (lease) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM lease_clock)")
+    await _set_payload_compression(transaction)
+    return (await transaction.fetch("SELECT lease FROM lease_clock"))[0][0]
+
+
+async def _set_payload_compression(transaction: Transaction) -> None:
+    """Compress payloads with lz4, or not at all where it is missing: pglz costs more time than it saves."""
+    stored = "SELECT 1 FROM pg_attribute WHERE attrelid = 'spans'::regclass AND attname = 'payload'"
+    if await transaction.fetch(f"{stored} AND (attstorage = 'e' OR attcompression = 'l')"):
+        return
+    lz4 = "SELECT 1 FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)"
+    choice = "SET COMPRESSION lz4" if await transaction.fetch(lz4) else "SET STORAGE EXTERNAL"
+    await transaction.execute(f"ALTER TABLE spans ALTER COLUMN payload {choice}")

@@ -1,4 +1,7 @@
-"""One answer for all who ask the same at about the same time, so that many onlookers cost about what one costs."""
+"""Single-flight cache with a poll throttle: concurrent equal queries share one result.
+
+Many observers of a run cost about as much as one.
+"""
 
 from __future__ import annotations
 
@@ -10,69 +13,71 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-CROWD_SECONDS = 5.0
-"""Who asks what somebody else is asking makes a crowd, which lasts so long. Who asks alone never waits."""
-GATHER = 0.03
-"""In a crowd, the first who asks waits so long for the others."""
-REST = 20
-"""In a crowd, after an answer comes a rest of as long as it took, times this: 5 % of one core for each question."""
-LONGEST_REST = 1.0
-REMEMBERED = 64
-"""Questions; of more, those whose rest is over are forgotten."""
+BURST_SECONDS = 5.0
+"""Two callers of one query make a poll burst, which lasts this long. A single caller never waits."""
+GATHER_SECONDS = 0.03
+"""Wait of the first caller in a burst, for others to join."""
+THROTTLE_FACTOR = 20
+"""In a burst, the next computation starts this many times its duration later: 5 % of one core per query."""
+MAX_THROTTLE_SECONDS = 1.0
+MAX_QUERIES = 64
+"""Queries to remember; beyond this, those that are not throttled are dropped."""
 
 
-class Shared:
-    """Answers that may be given to several. None is older than the question that it answers."""
+class SingleFlightCache:
+    """Results shared by concurrent callers. No result is older than the call that gets it."""
 
     def __init__(self) -> None:
-        self._turns: dict[Hashable, _Turn] = {}
+        self._flights: dict[Hashable, _Flight] = {}
 
-    async def answer(self, question: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """What `work` gives. All who ask during a rest are given the answer that follows it."""
-        turn = self._turn(question)
-        if turn.following or turn.under_way:
-            turn.crowded_until = time.monotonic() + CROWD_SECONDS
-        following = turn.following
-        if following is None or following.get_loop() is not asyncio.get_running_loop():
-            following = turn.following = asyncio.ensure_future(_in_turn(turn, work))
-            following.add_done_callback(_noticed)
-        return await asyncio.shield(following)
+    async def get(self, query: Hashable, compute: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of `compute`, shared with all callers of this query that arrive before it starts."""
+        flight = self._flight(query)
+        if flight.pending or flight.running:
+            flight.burst_until = time.monotonic() + BURST_SECONDS
+        pending = flight.pending
+        if pending is None or pending.get_loop() is not asyncio.get_running_loop():
+            pending = flight.pending = asyncio.ensure_future(_compute(flight, compute))
+            pending.add_done_callback(_retrieve_exception)
+        return await asyncio.shield(pending)
 
-    def _turn(self, question: Hashable) -> _Turn:
-        if question not in self._turns:
-            if len(self._turns) >= REMEMBERED:
+    def _flight(self, query: Hashable) -> _Flight:
+        if query not in self._flights:
+            if len(self._flights) >= MAX_QUERIES:
                 now = time.monotonic()
-                self._turns = {at: turn for at, turn in self._turns.items() if turn.following or turn.rests_until > now}
-            self._turns[question] = _Turn()
-        return self._turns[question]
+                self._flights = {
+                    key: each for key, each in self._flights.items() if each.pending or each.throttled_until > now
+                }
+            self._flights[query] = _Flight()
+        return self._flights[query]
 
 
 @dataclass
-class _Turn:
-    following: asyncio.Future[Any] | None = None
-    """The answer that is about to be worked out."""
-    under_way: int = 0
-    """Answers that are being worked out."""
-    crowded_until: float = 0.0
-    rests_until: float = 0.0
+class _Flight:
+    pending: asyncio.Future[Any] | None = None
+    """The result whose computation has not started."""
+    running: int = 0
+    """Computations in progress."""
+    burst_until: float = 0.0
+    throttled_until: float = 0.0
 
 
-async def _in_turn(turn: _Turn, work: Callable[[], Awaitable[T]]) -> T:
+async def _compute(flight: _Flight, compute: Callable[[], Awaitable[T]]) -> T:
     now = time.monotonic()
-    await asyncio.sleep(max(GATHER, turn.rests_until - now) if now < turn.crowded_until else 0)
-    # Who asks from now on may know of something that this answer does not.
-    turn.following = None
-    turn.under_way += 1
-    began = time.monotonic()
+    await asyncio.sleep(max(GATHER_SECONDS, flight.throttled_until - now) if now < flight.burst_until else 0)
+    # A later caller may know of a change that this result does not contain.
+    flight.pending = None
+    flight.running += 1
+    started = time.monotonic()
     try:
-        return await work()
+        return await compute()
     finally:
         ended = time.monotonic()
-        turn.under_way -= 1
-        turn.rests_until = ended + min(REST * (ended - began), LONGEST_REST)
+        flight.running -= 1
+        flight.throttled_until = ended + min(THROTTLE_FACTOR * (ended - started), MAX_THROTTLE_SECONDS)
 
 
-def _noticed(answer: asyncio.Future[Any]) -> None:
-    """Where all who asked have gone, nobody else looks at what went wrong."""
-    if not answer.cancelled():
-        answer.exception()
+def _retrieve_exception(result: asyncio.Future[Any]) -> None:
+    """Mark the exception as retrieved when all callers were cancelled."""
+    if not result.cancelled():
+        result.exception()

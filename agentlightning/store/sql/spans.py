@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ...redaction import without_keys_in
+from ...redaction import redact_bytes
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..contract import FilterLogic, SortOrder
@@ -150,9 +150,7 @@ def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tupl
     return batches
 
 
-async def _stored_ids(
-    transitions: TransitionWriter, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]
-) -> set[str]:
+async def _stored_ids(transitions: TransitionWriter, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> set[str]:
     """Return the ids in the batch that the attempt has already stored."""
     if row.last_sequence_id == 0:  # it has no spans
         return set()
@@ -216,5 +214,5 @@ def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tu
         span.name,
         span.start_time,
         span.end_time,
-        without_keys_in(span.json()),
+        redact_bytes(span.json()),
     )

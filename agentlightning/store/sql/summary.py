@@ -1,7 +1,7 @@
-"""How a run is going, in one answer that costs about the same however long the run is.
+"""Summary of a run, at about the same cost however long the run is.
 
-What has ended for good is added up once and kept; only the part of the run that may still change is read every time.
-Rates and errors come from the newest few hundred rollouts.
+Finished rollouts are added up once and kept; only the part of the run that may still change is read every time. Rates
+and errors come from the newest few hundred rollouts.
 """
 
 from __future__ import annotations
@@ -9,74 +9,127 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import orjson
 
+from ...types import RolloutMode
 from ..contract import ErrorCount, RewardStep, Summary, VersionScore
 from ..db.database import Row, Transaction
 from .base import SqlBase
-from .sums import Sums, score
 
-MOST_VERSIONS = 200
+MAX_VERSIONS = 200
 NEWEST_ENDED = 500
 NEWEST_FAILED = 300
 RECENT_SECONDS = 60.0
-ENOUGH_RECENT = 20
+MIN_RECENT = 20
 UNFINISHED = ("queuing", "requeuing", "preparing", "running")
+RECOMPUTE_SECONDS = 600.0
+"""Interval of a full recomputation: rewards may arrive late, and old rollouts may have been deleted."""
+MAX_STEPS = 200
+"""Points of the reward curve, each an equal share of the rollouts. Two become one as the run grows."""
+MIN_STEP_WIDTH = 8
+"""Rollouts in a step: the mean of fewer rewards says little."""
 
-KEPT_SECONDS = 600.0
-"""After so long all is added up anew: a reward may have come late, or old rollouts may have been deleted."""
+Moments = tuple[int, float, float]
+"""The number of values, their sum, and the sum of their squares."""
 
 
 class Summaries(SqlBase):
-    """What an onlooker wants to know first."""
+    """The summary shown on dashboards."""
 
-    _settled: Sums | None = None
-    _settled_until = 0.0
+    _finished: RunTotals | None = None
+    _recompute_at = 0.0
 
     async def summary(self) -> Summary:
-        return await self._shared.answer("summary", lambda: self._database.read(self._summarize))
+        return await self._single_flight.get("summary", lambda: self._database.read(self._summarize))
 
     async def _summarize(self, transaction: Transaction) -> Summary:
         now = self._clock.now()
-        sums = await self._sums(transaction)
+        totals = await self._totals(transaction)
         ended = await _newest_ended(transaction)
         recent = _recent([row[0] for row in ended], now)
-        unfinished = sum(sums.statuses[status] for status in UNFINISHED)
-        going_on = unfinished and recent and (now - recent[0] < RECENT_SECONDS or sums.statuses["running"])
-        rate = len(recent) / max(1.0, now - recent[-1]) if going_on else None
+        unfinished = sum(totals.statuses[status] for status in UNFINISHED)
+        in_progress = unfinished and recent and (now - recent[0] < RECENT_SECONDS or totals.statuses["running"])
+        rate = len(recent) / max(1.0, now - recent[-1]) if in_progress else None
         return Summary(
             time=now,
-            rollouts=dict(sorted(sums.statuses.items())),
+            rollouts=dict(sorted(totals.statuses.items())),
             workers=await _workers(transaction),
             ended_per_minute=None if rate is None else rate * 60,
             seconds_left=None if rate is None else unfinished / rate,
             ended_per_minute_by_worker={} if rate is None else _by_worker(ended[: len(recent)], now),
-            steps=_steps(sums),
-            versions=await _versions(transaction, sums),
+            steps=_steps(totals),
+            versions=await _versions(transaction, totals),
             errors=await _errors(transaction),
         )
 
-    async def _sums(self, transaction: Transaction) -> Sums:
-        """Of all rollouts: those that are settled as they are known, and the rest as it is now."""
+    async def _totals(self, transaction: Transaction) -> RunTotals:
+        """Return the totals of all rollouts, reading only those after the oldest unfinished one."""
         first, last = await _ends(transaction)
-        settled = self._settled
-        if settled is None or settled.first != first or time.monotonic() > self._settled_until:
-            settled, self._settled_until = Sums(first), time.monotonic() + KEPT_SECONDS
-        settled = settled.wide_enough_for(last)
-        settled.add(await _read(transaction, settled, until := await _first_unfinished(transaction, last)), until)
-        self._settled = settled
-        whole = settled.wide_enough_for(last)
+        finished = self._finished
+        if finished is None or finished.first != first or time.monotonic() > self._recompute_at:
+            finished, self._recompute_at = RunTotals(first), time.monotonic() + RECOMPUTE_SECONDS
+        finished = finished.widened(last)
+        finished.add(await _read(transaction, finished, end := await _first_unfinished(transaction, last)), end)
+        self._finished = finished
+        whole = finished.widened(last)
         whole.add(await _read(transaction, whole, last + 1), last + 1)
-        if waiting := await _waiting(transaction):
-            whole.statuses["queuing"] = waiting
+        if queued := await _queued(transaction):
+            whole.statuses["queuing"] = queued
         return whole
 
 
+class RunTotals:
+    """Totals of the rollouts from ordinal `first` up to, but not including, `end`."""
+
+    def __init__(self, first: int, width: int = MIN_STEP_WIDTH) -> None:
+        self.first = first
+        self.end = first
+        self.width = width
+        self.statuses = Counter[str]()
+        self.steps: dict[tuple[int, RolloutMode | None], Moments] = {}
+        self.versions: dict[tuple[str, int], dict[RolloutMode | None, Moments]] = {}
+
+    def widened(self, last: int) -> RunTotals:
+        """Return a copy with steps so wide that `MAX_STEPS` of them reach the ordinal `last`."""
+        copy = RunTotals(self.first, self.width)
+        copy.end = self.end
+        copy.statuses = self.statuses.copy()
+        copy.versions = {version: by_mode.copy() for version, by_mode in self.versions.items()}
+        while last - self.first >= MAX_STEPS * copy.width:
+            copy.width *= 2
+        for (step, mode), moments in self.steps.items():
+            _add(copy.steps, (step * self.width // copy.width, mode), moments)
+        return copy
+
+    def add(self, rows: Iterable[Row], end: int) -> None:
+        """Add rows of: step, mode, resources id and version, status, count, and the moments of the rewards."""
+        for step, mode, resources_id, version, status, count, *moments in rows:
+            self.statuses[status] += count
+            if moments[0]:
+                _add(self.steps, (step, mode), moments)
+                if resources_id is not None:
+                    _add(self.versions.setdefault((resources_id, version), {}), mode, moments)
+        self.end = max(self.end, end)
+
+
+def _add(totals: dict[Any, Moments], key: Any, more: Sequence[Any]) -> None:
+    count, total, squares = totals.get(key, (0, 0.0, 0.0))
+    totals[key] = (count + more[0], total + more[1], squares + more[2])
+
+
+def _score(count: int, total: float, squares: float) -> dict[str, Any]:
+    """Return count, mean and standard deviation."""
+    mean = total / count
+    variance = max(0.0, squares - total * mean) / (count - 1) if count > 1 else 0.0
+    return {"count": count, "mean": mean, "deviation": variance**0.5}
+
+
 async def _ends(transaction: Transaction) -> tuple[int, int]:
-    """The first and the last rollout's number; 1 and 0 where there is none."""
+    """Return the first and the last ordinal of the rollouts; 1 and 0 if there are none."""
     found = await transaction.fetch("SELECT (SELECT min(ordinal) FROM rollouts), (SELECT max(ordinal) FROM rollouts)")
     first, last = found[0]
     return (1, 0) if first is None else (first, last)
@@ -88,21 +141,21 @@ async def _first_unfinished(transaction: Transaction, last: int) -> int:
     return last + 1 if found[0][0] is None else found[0][0]
 
 
-async def _waiting(transaction: Transaction) -> int:
-    """Rollouts that nobody has begun; there may be very many, and there is nothing more to be known of them."""
+async def _queued(transaction: Transaction) -> int:
+    """Return the number of queued rollouts, counted separately because there may be very many."""
     return (await transaction.fetch("SELECT count(*) FROM rollouts WHERE status = 'queuing'"))[0][0]
 
 
-async def _read(transaction: Transaction, sums: Sums, until: int) -> Sequence[Row]:
-    """What `sums` does not know yet of the rollouts before `until`."""
+async def _read(transaction: Transaction, totals: RunTotals, end: int) -> Sequence[Row]:
+    """Read the rollouts after those in `totals` and before `end`."""
     return await transaction.fetch(
         "SELECT (ordinal - ?1) / ?2, mode, resources_id, resources_version, status, count(*), count(reward), "
         "sum(reward), sum(reward * reward) FROM rollouts WHERE ordinal >= ?3 AND ordinal < ?4 "
         "AND status <> 'queuing' GROUP BY 1, 2, 3, 4, 5",
-        sums.first,
-        sums.width,
-        sums.until,
-        until,
+        totals.first,
+        totals.width,
+        totals.end,
+        end,
     )
 
 
@@ -124,9 +177,9 @@ async def _newest_ended(transaction: Transaction) -> Sequence[Row]:
 
 
 def _recent(ended: Sequence[float], now: float) -> Sequence[float]:
-    """Those of the last minute, or where these are few, a few more."""
+    """Return the end times of the last minute, or the newest few if there are fewer."""
     recent = [end for end in ended if end > now - RECENT_SECONDS]
-    return recent if len(recent) >= ENOUGH_RECENT else ended[:ENOUGH_RECENT]
+    return recent if len(recent) >= MIN_RECENT else ended[:MIN_RECENT]
 
 
 def _by_worker(ended: Sequence[Row], now: float) -> dict[str, float]:
@@ -138,19 +191,22 @@ def _by_worker(ended: Sequence[Row], now: float) -> dict[str, float]:
 # Rewards
 
 
-def _steps(sums: Sums) -> list[RewardStep]:
-    ordered = sorted(sums.steps.items(), key=lambda one: (one[0][0], one[0][1] or ""))
-    return [RewardStep(rollout=(step + 1) * sums.width, mode=mode, **score(*known)) for (step, mode), known in ordered]
+def _steps(totals: RunTotals) -> list[RewardStep]:
+    ordered = sorted(totals.steps.items(), key=lambda one: (one[0][0], one[0][1] or ""))
+    return [
+        RewardStep(rollout=(step + 1) * totals.width, mode=mode, **_score(*moments))
+        for (step, mode), moments in ordered
+    ]
 
 
-async def _versions(transaction: Transaction, sums: Sums) -> list[VersionScore]:
+async def _versions(transaction: Transaction, totals: RunTotals) -> list[VersionScore]:
     newest = await transaction.fetch(
-        "SELECT resources_id, version FROM resources ORDER BY ordinal DESC LIMIT ?1", MOST_VERSIONS
+        "SELECT resources_id, version FROM resources ORDER BY ordinal DESC LIMIT ?1", MAX_VERSIONS
     )
     return [
-        VersionScore(resources_id=name, version=version, mode=mode, **score(*known))
+        VersionScore(resources_id=name, version=version, mode=mode, **_score(*moments))
         for name, version in reversed(newest)
-        for mode, known in sorted(sums.versions.get((name, version), {}).items(), key=lambda one: one[0] or "")
+        for mode, moments in sorted(totals.versions.get((name, version), {}).items(), key=lambda one: one[0] or "")
     ]
 
 
@@ -166,21 +222,23 @@ async def _errors(transaction: Transaction) -> list[ErrorCount]:
     )
     groups: dict[str, ErrorCount] = {}
     for rollout_id, metadata, status in found:
-        message = _reason(metadata) or f"{status}, without a reason"
-        group = groups.setdefault(_alike(message), ErrorCount(message=message, count=0, rollout_id=rollout_id))
+        message = _reason(metadata) or f"{status}, no reason given"
+        group = groups.setdefault(
+            _without_variables(message), ErrorCount(message=message, count=0, rollout_id=rollout_id)
+        )
         group["count"] += 1
     return sorted(groups.values(), key=lambda group: -group["count"])
 
 
 def _reason(metadata: bytes | None) -> str | None:
-    said = orjson.loads(metadata).get("reason") if metadata else None
-    return said.partition("\n")[0][:300] if isinstance(said, str) else None
+    reason = orjson.loads(metadata).get("reason") if metadata else None
+    return reason.partition("\n")[0][:300] if isinstance(reason, str) else None
 
 
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+\b")
 
 
 @lru_cache(maxsize=2 * NEWEST_FAILED)
-def _alike(message: str) -> str:
-    """The message without what differs from one time to the next: quoted texts, ids, numbers."""
+def _without_variables(message: str) -> str:
+    """Return the message without quoted texts, ids and numbers."""
     return _VARYING.sub("…", message)

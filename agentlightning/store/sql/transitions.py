@@ -1,7 +1,7 @@
-"""How a decision of the lifecycle is written: the rows of attempt, rollout and worker, and who is woken.
+"""Transitions in SQL: the changes of attempt, rollout and worker rows after a decision of the lifecycle.
 
-Each function is a piece of a transaction. The rollout's row is always read first, and for update, so that on a
-database with many writers two moves of one rollout cannot overlap.
+Each function is a part of a transaction. It reads the rollout's row first, with a lock, so that two transitions of one
+rollout cannot overlap on a database with several writers.
 """
 
 from __future__ import annotations
@@ -12,36 +12,34 @@ from typing import Any
 import orjson
 
 from ...errors import NotFound
-from ...types import Attempt, AttemptedRollout, AttemptStatus
+from ...types import Attempt, AttemptedRollout, AttemptStatus, RolloutStatus
 from .. import lifecycle
 from ..db.database import Dialect, Row, Transaction
-from ..db.signals import QUEUE, ended, news
-from ..lifecycle import Following, Standing
+from ..db.signals import QUEUE, change_topic, ended_topic
+from ..lifecycle import AttemptState, Transition
 from . import rows
 from .rows import AttemptRow
 
 LATEST = "latest"
 TAIL = "(SELECT coalesce(max(queue_position), 0) + 1 FROM rollouts WHERE queue_position IS NOT NULL)"
-"""The queue's next place, in SQL."""
+"""The next position in the queue, in SQL."""
 
 
-class Moves:
-    """Moves within one transaction, at one moment: `now` on the wall, `lease` on the store's own clock."""
+class TransitionWriter:
+    """Transitions within one transaction, at one moment: `now` in wall time, `lease` in lease time."""
 
     def __init__(self, transaction: Transaction, dialect: Dialect, now: float, lease: float) -> None:
         self.transaction = transaction
         self.now = now
         self.lease = lease
         self.dialect = dialect
-        self._for_update = dialect.for_update
-        self._skip_locked = dialect.skip_locked
 
     # Reading
 
     async def rollout_row(self, rollout_id: str) -> Row:
-        """The rollout and its latest attempt. Raises `NotFound`."""
-        if self._for_update:
-            await self.transaction.fetch(f"SELECT 1 FROM rollouts WHERE rollout_id = ?1{self._for_update}", rollout_id)
+        """Return the rollout and its latest attempt. Raises `NotFound`."""
+        if lock := self.dialect.for_update:
+            await self.transaction.fetch(f"SELECT 1 FROM rollouts WHERE rollout_id = ?1{lock}", rollout_id)
         found = await self.transaction.fetch(
             f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id = ?1", rollout_id
         )
@@ -50,13 +48,14 @@ class Moves:
         return found[0]
 
     async def attempt_row(self, rollout_id: str, attempt_id: str) -> AttemptRow:
-        """Where the attempt stands; `"latest"` is the rollout's latest one. Raises `NotFound`."""
-        if self._for_update and attempt_id == LATEST:  # which one that is must not change while its row is waited for
+        """Return the state of an attempt, `"latest"` for the rollout's latest. Raises `NotFound`."""
+        lock = self.dialect.for_update
+        if lock and attempt_id == LATEST:  # another transaction must not replace it while this one waits for its row
             await self.rollout_row(rollout_id)
-        which = "r.attempt_id" if attempt_id == LATEST else "?2"
+        column = "r.attempt_id" if attempt_id == LATEST else "?2"
         found = await self.transaction.fetch(
-            f"SELECT {rows.STANDING} FROM {rows.STANDINGS} WHERE a.rollout_id = ?1 AND a.attempt_id = {which}"
-            f"{self._for_update}",
+            f"SELECT {rows.ATTEMPT_STATE} FROM {rows.ATTEMPT_STATE_SOURCE} "
+            f"WHERE a.rollout_id = ?1 AND a.attempt_id = {column}{lock}",
             *([rollout_id] if attempt_id == LATEST else [rollout_id, attempt_id]),
         )
         if not found:
@@ -64,21 +63,19 @@ class Moves:
             raise NotFound(f"rollout {rollout_id} has no attempt {attempt_id}", field="attempt_id")
         return AttemptRow(found[0])
 
-    # Beginning
+    # Starting attempts
 
-    async def next_queued(self, limit: int) -> list[Row]:
-        """Rollouts at the queue's head, oldest first."""
-        return list(
-            await self.transaction.take(
-                f"SELECT {rows.ROLLOUT}, r.queue_position, r.attempts FROM rollouts r WHERE queue_position IS NOT NULL "
-                f"ORDER BY queue_position, ordinal LIMIT ?1{self._skip_locked}",
-                limit,
-            )
+    async def next_queued(self, limit: int) -> Sequence[Row]:
+        """Return the rollouts at the head of the queue, oldest first; the last column is their number of attempts."""
+        return await self.transaction.claim_rows(
+            f"SELECT {rows.ROLLOUT}, r.queue_position, r.attempts FROM rollouts r WHERE queue_position IS NOT NULL "
+            f"ORDER BY queue_position, ordinal LIMIT ?1{self.dialect.skip_locked}",
+            limit,
         )
 
     async def begin(self, queued: Sequence[tuple[Row, int]], worker_id: str | None) -> list[AttemptedRollout]:
-        """A new attempt of each rollout, which thereby leaves the queue; beside each is how many it had."""
-        begun = [await self._begun(row, earlier_attempts, worker_id) for row, earlier_attempts in queued]
+        """Start an attempt of each rollout and take it out of the queue; each comes with its number of attempts."""
+        begun = [await self._new_attempt(row, earlier_attempts, worker_id) for row, earlier_attempts in queued]
         await self._insert_attempts(begun)
         await self.transaction.execute_many(
             "UPDATE rollouts SET status = ?2, attempt_id = ?3, attempts = ?4, queue_position = NULL, reward = NULL "
@@ -86,33 +83,35 @@ class Moves:
             [(each.rollout_id, each.status, each.attempt.attempt_id, each.attempt.sequence_id) for each in begun],
         )
         for each in begun:
-            self.transaction.announce(news("rollout", each.rollout_id))
+            self.transaction.notify(change_topic("rollout", each.rollout_id))
         if worker_id is not None and begun:
-            await self._worker_took(worker_id, begun[-1].attempt)
+            await self._set_worker_busy(worker_id, begun[-1].attempt)
         return begun
 
     async def enqueue(self, rollout_id: str, status: str) -> None:
-        """Put a rollout at the queue's tail."""
+        """Put a rollout at the tail of the queue and wake one waiting claim."""
         await self.transaction.execute(
-            f"UPDATE rollouts SET status = ?2, queue_position = {TAIL} WHERE rollout_id = ?1",
-            rollout_id,
-            status,
+            f"UPDATE rollouts SET status = ?2, queue_position = {TAIL} WHERE rollout_id = ?1", rollout_id, status
         )
-        self.transaction.announce(QUEUE, 1)
-        self.transaction.announce(news("rollout", rollout_id))
+        self.transaction.notify(QUEUE, 1)
+        self.transaction.notify(change_topic("rollout", rollout_id))
 
-    # Going on
+    # Heartbeats and rewards
 
-    async def sign_of_life(self, row: AttemptRow) -> bool:
-        """Note a heartbeat or span; False when it comes too late to count."""
-        following = lifecycle.sign_of_life(row.standing)
-        if following is None:
+    async def record_heartbeat(self, row: AttemptRow) -> bool:
+        """Record a heartbeat or span; return False when it comes too late to count."""
+        transition = lifecycle.heartbeat(row.state)
+        if transition is None:
             return False
-        await self._set_rollout(row, following)
-        if row.standing.attempt == "unresponsive" and row.worker is not None:
-            await self._worker_is_back(row.worker, row.standing)
-        due = lifecycle.deadlines(row.config, row.lease_start, self.lease).next
-        row.status, row.end_time, row.last_heartbeat_time = following.attempt or row.status, None, self.now
+        await self.apply_heartbeat(row, transition)
+        return True
+
+    async def apply_heartbeat(self, row: AttemptRow, transition: Transition) -> None:
+        """Write the transition after a heartbeat or span, and the new deadline."""
+        await self._set_rollout_status(row.state, transition.rollout)
+        if row.state.attempt == "unresponsive" and row.worker is not None:
+            await self._restore_worker(row.worker, row.state)
+        row.status, row.end_time, row.last_heartbeat_time = transition.attempt or row.status, None, self.now
         await self.transaction.execute(
             "UPDATE attempts SET status = ?2, last_heartbeat_time = ?3, lease_seen = ?4, deadline = ?5, "
             "end_time = NULL, last_sequence_id = ?6 WHERE ordinal = ?1",
@@ -120,32 +119,31 @@ class Moves:
             row.status,
             self.now,
             self.lease,
-            due,
+            lifecycle.deadlines(row.config, row.lease_start, self.lease).next,
             row.last_sequence_id,
         )
-        return True
 
-    async def note_reward(self, standing: Standing, reward: float) -> None:
-        """The attempt said what it was worth; the latest one speaks for its rollout."""
-        if standing.latest:
+    async def record_reward(self, state: AttemptState, reward: float) -> None:
+        """Set the rollout's reward, if the attempt is its latest."""
+        if state.latest:
             await self.transaction.execute(
-                "UPDATE rollouts SET reward = ?2 WHERE rollout_id = ?1", standing.rollout_id, reward
+                "UPDATE rollouts SET reward = ?2 WHERE rollout_id = ?1", state.rollout_id, reward
             )
-            self.transaction.announce(news("rollout", standing.rollout_id))
+            self.transaction.notify(change_topic("rollout", state.rollout_id))
 
     # Ending
 
-    async def follow(self, row: AttemptRow, following: Following, *, reason: str | None = None) -> None:
-        """Write what follows a report on an attempt; `reason` is kept with the attempt."""
-        status = following.attempt
+    async def apply(self, row: AttemptRow, transition: Transition, *, reason: str | None = None) -> None:
+        """Write the transition after a report on an attempt; `reason` is stored in its metadata."""
+        status = transition.attempt
         assert status is not None
         if status == "running":
-            await self.sign_of_life(row)
+            await self.record_heartbeat(row)
             return
         row.status, row.end_time = status, self.now
         row.metadata = row.metadata if reason is None else _with_reason(row.metadata, reason)
         if row.worker is not None:
-            await self._worker_let_go(row.worker, row.ordinal, status)
+            await self._release_worker(row.worker, row.ordinal, status)
         await self.transaction.execute(
             "UPDATE attempts SET status = ?2, end_time = ?3, deadline = NULL, metadata = ?4 WHERE ordinal = ?1",
             row.ordinal,
@@ -153,67 +151,65 @@ class Moves:
             self.now,
             row.metadata,
         )
-        await self._set_rollout(row, following)
+        await self._set_rollout_status(row.state, transition.rollout)
 
     async def end_live_attempt(self, rollout_id: str, status: AttemptStatus, reason: str) -> None:
-        """End the rollout's live attempt, if it has one, without asking what follows for the rollout."""
+        """End the rollout's live attempt, if it has one, without changing the rollout."""
         found = await self.transaction.fetch(
-            f"SELECT {rows.STANDING} FROM {rows.STANDINGS} "
+            f"SELECT {rows.ATTEMPT_STATE} FROM {rows.ATTEMPT_STATE_SOURCE} "
             "WHERE a.rollout_id = ?1 AND a.attempt_id = r.attempt_id AND a.deadline IS NOT NULL",
             rollout_id,
         )
         for row in map(AttemptRow, found):
-            await self.follow(row, Following(row.standing.rollout, status), reason=reason)
+            await self.apply(row, Transition(row.state.rollout, status), reason=reason)
 
     async def end_rollout(self, rollout_id: str, status: str) -> None:
-        """Give the rollout its final status, and wake those who wait for it."""
+        """Set the rollout's final status and wake the callers that wait for its end."""
         await self.transaction.execute(
             "UPDATE rollouts SET status = ?2, end_time = ?3, queue_position = NULL WHERE rollout_id = ?1",
             rollout_id,
             status,
             self.now,
         )
-        self.transaction.announce(ended(rollout_id))
+        self.transaction.notify(ended_topic(rollout_id))
 
     # Helpers
 
-    async def _set_rollout(self, row: AttemptRow, following: Following) -> None:
-        if following.rollout == row.standing.rollout:
+    async def _set_rollout_status(self, state: AttemptState, status: RolloutStatus) -> None:
+        if status == state.rollout:
             return
-        rollout_id = row.standing.rollout_id
-        if following.rollout in lifecycle.FINAL:
-            await self.end_rollout(rollout_id, following.rollout)
-        elif following.rollout in lifecycle.QUEUED:
+        if status in lifecycle.FINAL:
+            await self.end_rollout(state.rollout_id, status)
+        elif status in lifecycle.QUEUED:
             self.transaction.count("requeues")
-            await self.enqueue(rollout_id, following.rollout)
+            await self.enqueue(state.rollout_id, status)
         else:
             await self.transaction.execute(
-                "UPDATE rollouts SET status = ?2, queue_position = NULL WHERE rollout_id = ?1",
-                rollout_id,
-                following.rollout,
+                "UPDATE rollouts SET status = ?2, queue_position = NULL WHERE rollout_id = ?1", state.rollout_id, status
             )
-            self.transaction.announce(news("rollout", rollout_id))
+            self.transaction.notify(change_topic("rollout", state.rollout_id))
 
-    async def _begun(self, row: Row, earlier_attempts: int, worker_id: str | None) -> AttemptedRollout:
+    async def _new_attempt(self, row: Row, earlier_attempts: int, worker_id: str | None) -> AttemptedRollout:
         rollout = rows.rollout(row)
-        following = lifecycle.claim(rollout.status)
+        transition = lifecycle.claim(rollout.status)
+        attempt_id = await self._unused_attempt_id(rollout.rollout_id, earlier_attempts)
         attempt = rows.attempt(
             (
                 rollout.rollout_id,
-                await self._fresh_attempt_id(rollout.rollout_id, earlier_attempts),
+                attempt_id,
                 earlier_attempts + 1,
                 self.now,
                 None,
-                following.attempt,
+                transition.attempt,
                 worker_id,
                 None,
                 None,
             )
         )
-        fields: dict[str, Any] = {**rollout.__dict__, "status": following.rollout, "reward": None, "attempt": attempt}
-        return rows.built(AttemptedRollout, fields)
+        fields: dict[str, Any] = {**rollout.__dict__, "status": transition.rollout, "reward": None, "attempt": attempt}
+        return rows.construct(AttemptedRollout, fields)
 
-    async def _fresh_attempt_id(self, rollout_id: str, earlier_attempts: int) -> str:
+    async def _unused_attempt_id(self, rollout_id: str, earlier_attempts: int) -> str:
         attempt_id = rows.new_id("at", 8)
         while earlier_attempts and await self.transaction.fetch(
             "SELECT 1 FROM attempts WHERE rollout_id = ?1 AND attempt_id = ?2", rollout_id, attempt_id
@@ -241,8 +237,8 @@ class Moves:
             ],
         )
 
-    async def _worker_took(self, worker_id: str, attempt: Attempt) -> None:
-        self.transaction.announce(news("workers"))
+    async def _set_worker_busy(self, worker_id: str, attempt: Attempt) -> None:
+        self.transaction.notify(change_topic("workers"))
         await self.transaction.execute(
             "INSERT INTO workers (worker_id, status, last_dequeue_time, last_busy_time, current_rollout_id, "
             "current_attempt_id) VALUES (?1, 'busy', ?2, ?3, ?4, ?5) ON CONFLICT (worker_id) DO UPDATE SET "
@@ -256,23 +252,23 @@ class Moves:
             attempt.attempt_id,
         )
 
-    async def _worker_is_back(self, worker_id: str, standing: Standing) -> None:
+    async def _restore_worker(self, worker_id: str, state: AttemptState) -> None:
         await self.transaction.execute(
             "UPDATE workers SET status = 'busy', current_rollout_id = ?2, current_attempt_id = ?3 WHERE worker_id = ?1",
             worker_id,
-            standing.rollout_id,
-            standing.attempt_id,
+            state.rollout_id,
+            state.attempt_id,
         )
 
-    async def _worker_let_go(self, worker_id: str, attempt: int, status: AttemptStatus) -> None:
-        self.transaction.announce(news("workers"))
+    async def _release_worker(self, worker_id: str, attempt: int, status: AttemptStatus) -> None:
+        self.transaction.notify(change_topic("workers"))
         if status == "unresponsive":
             await self.transaction.execute("UPDATE workers SET status = 'unknown' WHERE worker_id = ?1", worker_id)
         else:
-            await self.transaction.execute(_LET_GO, worker_id, attempt, self.now)
+            await self.transaction.execute(_RELEASE_WORKER, worker_id, attempt, self.now)
 
 
-_LET_GO = (
+_RELEASE_WORKER = (
     "UPDATE workers SET (status, last_idle_time, current_rollout_id, current_attempt_id) = ("
     "SELECT CASE WHEN held.attempt_id IS NULL THEN 'idle' ELSE status END, "
     "CASE WHEN held.attempt_id IS NULL THEN ?3 ELSE last_idle_time END, held.rollout_id, held.attempt_id "
@@ -280,7 +276,7 @@ _LET_GO = (
     "WHERE worker_id = ?1 AND deadline IS NOT NULL AND ordinal <> ?2 ORDER BY ordinal DESC LIMIT 1) AS held ON true"
     ") WHERE worker_id = ?1"
 )
-"""A worker that has let go of one attempt is idle, unless it holds another."""
+"""Set the worker idle after one attempt, unless it has another live one."""
 
 
 def _with_reason(metadata: bytes | None, reason: str) -> bytes:

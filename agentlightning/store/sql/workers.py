@@ -1,4 +1,4 @@
-"""Workers: their heartbeats, and who has fallen silent."""
+"""Workers: heartbeats, and detection of silent workers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ...types import AttemptRef, PaginatedResult, Worker, WorkerStatus
 from .. import lifecycle
 from ..contract import FilterLogic, SortOrder
 from ..db.database import Transaction
-from ..db.signals import news
+from ..db.signals import change_topic
 from . import rows
-from .base import SqlBase, check_worker
+from .base import SqlBase, check_worker_id
 from .query import Query, sorts
-from .transitions import Moves
+from .transitions import TransitionWriter
 
 WORKER_SILENCE_SECONDS = lifecycle.DEFAULT_UNRESPONSIVE_SECONDS
 
@@ -25,7 +25,7 @@ _WORKER_SORT = sorts(
 
 
 class Workers(SqlBase):
-    """Who carries the rollouts out."""
+    """Operations on workers, which execute rollouts."""
 
     async def update_worker(
         self,
@@ -33,15 +33,15 @@ class Workers(SqlBase):
         heartbeat_stats: dict[str, Any] | None = None,
         attempts: Sequence[AttemptRef] | None = None,
     ) -> Worker:
-        check_worker(worker_id)
+        check_worker_id(worker_id)
         stats = rows.json_or_null(heartbeat_stats, "heartbeat_stats")
 
         async def body(transaction: Transaction) -> Worker:
-            held = await _held_by(transaction, worker_id) if attempts is None else attempts
-            moves = self._moves(transaction)
-            stale = [ref for ref in held if not await _is_alive(moves, ref)]
-            worker = await self._note_heartbeat(transaction, worker_id, stats)
-            transaction.announce(news("workers"))
+            held = await _live_attempts_of(transaction, worker_id) if attempts is None else attempts
+            transitions = self._transitions(transaction)
+            stale = [ref for ref in held if not await _record_heartbeat(transitions, ref)]
+            worker = await self._upsert(transaction, worker_id, stats)
+            transaction.notify(change_topic("workers"))
             return worker.model_copy(update={"stale_attempts": stale})
 
         return await self._write(body)
@@ -65,11 +65,11 @@ class Workers(SqlBase):
         return await self._page(query, rows.worker, filter_logic, sort_order, limit, offset, cursor)
 
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
-        found = await self._fetch(f"SELECT {rows.WORKER} FROM workers WHERE worker_id = ?1", worker_id, brief=True)
+        found = await self._fetch(f"SELECT {rows.WORKER} FROM workers WHERE worker_id = ?1", worker_id, short=True)
         return rows.worker(found[0]) if found else None
 
-    async def _note_heartbeat(self, transaction: Transaction, worker_id: str, stats: bytes | None) -> Worker:
-        holds = await _held_by(transaction, worker_id)
+    async def _upsert(self, transaction: Transaction, worker_id: str, stats: bytes | None) -> Worker:
+        holds = await _live_attempts_of(transaction, worker_id)
         found = await transaction.fetch(
             "INSERT INTO workers (worker_id, status, heartbeat_stats, last_heartbeat_time, deadline) "
             "VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (worker_id) DO UPDATE SET status = excluded.status, "
@@ -84,8 +84,8 @@ class Workers(SqlBase):
         )
         return rows.worker(found[0])
 
-    async def forget_silent_workers(self) -> None:
-        """A worker whose heartbeats have stopped is `unknown`."""
+    async def mark_silent_workers_unknown(self) -> None:
+        """Set workers without recent heartbeats to `unknown`."""
         lease = self._clock.lease()
         if await self._fetch("SELECT 1 FROM workers WHERE deadline < ?1 LIMIT 1", lease):
             await self._database.write(
@@ -95,15 +95,15 @@ class Workers(SqlBase):
             )
 
 
-async def _held_by(transaction: Transaction, worker_id: str) -> list[AttemptRef]:
+async def _live_attempts_of(transaction: Transaction, worker_id: str) -> list[AttemptRef]:
     found = await transaction.fetch(
         "SELECT rollout_id, attempt_id FROM attempts WHERE worker_id = ?1 AND deadline IS NOT NULL", worker_id
     )
     return [AttemptRef(rollout_id=row[0], attempt_id=row[1]) for row in found]
 
 
-async def _is_alive(moves: Moves, ref: AttemptRef) -> bool:
+async def _record_heartbeat(transitions: TransitionWriter, ref: AttemptRef) -> bool:
     try:
-        return await moves.sign_of_life(await moves.attempt_row(ref.rollout_id, ref.attempt_id))
+        return await transitions.record_heartbeat(await transitions.attempt_row(ref.rollout_id, ref.attempt_id))
     except NotFound:
         return False

@@ -1,20 +1,19 @@
-"""Several statements as one: what saves a database with a round trip for each statement most of them.
+"""Statement coalescing: several SQL statements combined into one, which saves most round trips to the database.
 
-Changes of different tables become one, `WITH s0 AS (UPDATE …), s1 AS (INSERT …) UPDATE …`. All parts of it see the
-database as it was before, so no two of them may touch one table. And a statement that is wanted many times, with other
-values each time, becomes one over all the values: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
+Changes of different tables become one statement, `WITH s0 AS (UPDATE …), s1 AS (INSERT …) UPDATE …`. All its parts see
+the database as it was before, so no two of them may change one table. A statement with many rows of values becomes one
+over all of them: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
-Values = Sequence[Any]
+from ..database import Values
+
 Changes = dict[str, list[Values]]
-"""Statements that change different tables, in order, and the values that each is wanted with."""
+"""Statements that change different tables, in order, each with its rows of values."""
 
 _CHANGES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
 _NAMES_ITS_TABLES = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH)\b")
@@ -27,8 +26,8 @@ _INSERT = re.compile(
 _UPDATE = re.compile(r"(UPDATE \w+ SET .*) (WHERE \w+ = \?1(?: AND [^()?]*?)?)(?: RETURNING ([^()]*))?")
 
 
-class HeldBack:
-    """Changes that wait to be sent together: those whose rows nobody has looked at yet."""
+class WriteBuffer:
+    """Changes to send together, as long as no statement reads their tables."""
 
     def __init__(self) -> None:
         self._changes: Changes = {}
@@ -37,105 +36,105 @@ class HeldBack:
     def __bool__(self) -> bool:
         return bool(self._changes)
 
-    def concern(self, sql: str) -> bool:
-        """`sql` looks at what these change, or may be about anything, as `ALTER TABLE …` is: so they go first."""
-        is_apart = _NAMES_ITS_TABLES.match(sql) and self._tables.isdisjoint(tables(sql))
-        return bool(self._changes) and not is_apart
+    def must_precede(self, sql: str) -> bool:
+        """Return True if the buffer has to be sent before `sql`: it names a changed table, or changes the schema."""
+        is_unrelated = _NAMES_ITS_TABLES.match(sql) and self._tables.isdisjoint(named_tables(sql))
+        return bool(self._changes) and not is_unrelated
 
     def add(self, sql: str, values: list[Values]) -> None:
-        """A change, once with each of `values`."""
+        """Add a change, once with each of `values`."""
         if values:
             self._changes[sql] = values
             self._tables.add(str(changed_table(sql)))
 
-    def taken(self) -> Changes:
-        """All of them; none are held back then."""
+    def take(self) -> Changes:
+        """Return all changes and empty the buffer."""
         changes = self._changes
         self._changes, self._tables = {}, set()
         return changes
 
 
 @lru_cache(4096)
-def dollars(sql: str, offset: int = 0) -> str:
-    """`?1` as PostgreSQL writes it, `$1`; counted on from `offset`."""
+def dollar_parameters(sql: str, offset: int = 0) -> str:
+    """Write `?1` as `$1`, PostgreSQL's form, with numbers increased by `offset`."""
     return _PARAMETER.sub(lambda match: f"${int(match[1]) + offset}", sql)
 
 
 @lru_cache(4096)
-def tables(sql: str) -> frozenset[str]:
-    """The tables that a statement reads or changes, if it is not about the schema."""
+def named_tables(sql: str) -> frozenset[str]:
+    """Return the tables that a statement reads or changes."""
     return frozenset(_TABLES.findall(sql))
 
 
 @lru_cache(4096)
 def changed_table(sql: str) -> str | None:
-    """The table that a statement changes; None for a SELECT, or for what changes the schema."""
+    """Return the table that a statement changes; None for a SELECT or a change of the schema."""
     match = _CHANGES.match(sql)
     return match and match[1]
 
 
 @lru_cache(4096)
-def together(statements: tuple[str, ...], sizes: tuple[int, ...]) -> str:
-    """The statements as one; `sizes` says how many values each takes."""
+def combine(statements: tuple[str, ...], sizes: tuple[int, ...]) -> str:
+    """Combine statements into one; `sizes` are their numbers of values."""
     offsets = [sum(sizes[:index]) for index in range(len(sizes))]
-    return _parts([dollars(sql, offset) for sql, offset in zip(statements, offsets, strict=True)])
+    return _with_clauses([dollar_parameters(*each) for each in zip(statements, offsets, strict=True)])
 
 
 @lru_cache(4096)
-def together_for_many(statements: tuple[str, ...], types: tuple[tuple[str, ...], ...]) -> str:
-    """The statements as one, each for many rows of values of these types, which are given as columns."""
+def combine_over_rows(statements: tuple[str, ...], types: tuple[tuple[str, ...], ...]) -> str:
+    """Combine statements into one that runs each over rows of values of these types, given as columns."""
     offsets = [sum(map(len, types[:index])) for index in range(len(types))]
-    return _parts([for_many(*each) for each in zip(statements, types, offsets, strict=True)])
+    return _with_clauses([over_rows(*each) for each in zip(statements, types, offsets, strict=True)])
 
 
-def _parts(statements: list[str]) -> str:
+def _with_clauses(statements: list[str]) -> str:
     *before, last = statements
     parts = ", ".join(f"s{index} AS ({sql})" for index, sql in enumerate(before))
     return f"WITH {parts} {last}" if parts else last
 
 
 @lru_cache(4096)
-def for_many(sql: str, types: tuple[str, ...], offset: int = 0) -> str:
-    """The statement once for each of many values, which are given as columns.
+def over_rows(sql: str, types: tuple[str, ...], offset: int = 0) -> str:
+    """Rewrite a statement to run once for each row of values, which are given as columns.
 
-    The rows that it answers begin with the number of those values, or are known by them: see `answers_by_key`.
+    Each returned row begins with the number of its row of values, or with its key: see `returns_key`.
     """
     arrays = ", ".join(f"${offset + index}::{name}[]" for index, name in enumerate(types, 1))
     names = "".join(f"p{index}, " for index in range(1, len(types) + 1))
     given = f"unnest({arrays}) WITH ORDINALITY AS v({names}n)"
     if insert := _INSERT.fullmatch(sql):
-        return f"{insert[1]} SELECT {_of_each(insert[3])} FROM {given} ORDER BY v.n{insert[4]}{insert[5]}"
+        return f"{insert[1]} SELECT {_row_parameters(insert[3])} FROM {given} ORDER BY v.n{insert[4]}{insert[5]}"
     if update := _UPDATE.fullmatch(sql):
-        answers = f" RETURNING v.n, {update[3]}" if update[3] else ""
-        return f"{_of_each(update[1])} FROM {given} {_of_each(update[2])}{answers}"
-    return f"SELECT v.n, q.* FROM {given} CROSS JOIN LATERAL ({_of_each(sql)}) q"
+        returned = f" RETURNING v.n, {update[3]}" if update[3] else ""
+        return f"{_row_parameters(update[1])} FROM {given} {_row_parameters(update[2])}{returned}"
+    return f"SELECT v.n, q.* FROM {given} CROSS JOIN LATERAL ({_row_parameters(sql)}) q"
 
 
-def _of_each(sql: str) -> str:
+def _row_parameters(sql: str) -> str:
     return _PARAMETER.sub(r"v.p\1", sql)
 
 
 @lru_cache(4096)
-def suits_many(sql: str) -> bool:
-    """`for_many` can say it."""
+def supports_rows(sql: str) -> bool:
+    """Return True if `over_rows` can rewrite the statement."""
     if insert := _INSERT.fullmatch(sql):
         return insert[6] in (None, insert[2]) and "?" not in insert[4]
     return bool(_UPDATE.fullmatch(sql) or _SELECT.fullmatch(sql))
 
 
 @lru_cache(4096)
-def once_a_row(sql: str) -> bool:
-    """Its first value says which row it is about, and two of them with the same may not be one statement."""
-    return sql.startswith("UPDATE") or "DO UPDATE" in sql or (answers_by_key(sql) and "RETURNING" in sql)
+def is_one_per_row(sql: str) -> bool:
+    """Return True if the first value identifies a row that one statement may change only once."""
+    return sql.startswith("UPDATE") or "DO UPDATE" in sql or (returns_key(sql) and "RETURNING" in sql)
 
 
 @lru_cache(4096)
-def answers_by_key(sql: str) -> bool:
-    """The rows that it answers begin with its first value, not with a number."""
+def returns_key(sql: str) -> bool:
+    """Return True if returned rows begin with the first value instead of a row number."""
     return sql.startswith("INSERT")
 
 
 @lru_cache(4096)
-def in_any_order(sql: str) -> bool:
-    """It locks rows that are there already, and makes none."""
+def sorts_rows(sql: str) -> bool:
+    """Return True if the rows of values may be sorted: the statement locks existing rows and creates none."""
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or sql.endswith("FOR UPDATE")

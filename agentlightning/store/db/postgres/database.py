@@ -1,8 +1,8 @@
-"""PostgreSQL: any number of store servers in front of one database, each writing in groups.
+"""PostgreSQL: any number of store servers in front of one database, each of which commits in groups.
 
-All of a server's connections live in one background thread with an event loop of its own. One of them writes: while a
-group of bodies is on its way to disk the next gathers, as with SQLite. Others read, and one listens for what other
-servers have committed. A connection that breaks is made again; what was under way then fails with `StoreUnavailable`.
+All connections of a server belong to one background thread with an event loop of its own. One connection writes: while
+one group commits, the next gathers, as with SQLite. Others read, and one listens for notifications of other servers.
+A broken connection is replaced; requests in progress fail with `StoreUnavailable`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Generator, Iterable, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from ....concurrency import event_loop_thread
 from ....errors import AgentLightningError, InvalidInput, MissingExtra, StoreUnavailable
-from ...sql.schema import migrate
-from ..database import Body, Dialect, Place, Row, Transaction
-from ..signals import QUEUE, Signals
-from ..write_requests import Job, add_up, deliver
-from .coalescing import Values
-from .executor import Group, waves
-from .row_batches import Bulk
+from ..database import Body, ConflictKey, Dialect, Row, Transaction, Values
+from ..signals import QUEUE, Notification, Signals, parse_topic
+from ..write_requests import WriteRequest, deliver_results
+from .executor import BatchExecutor, conflict_free_groups
+from .row_batches import RowBatcher
 
 try:
     import asyncpg
@@ -36,21 +35,20 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Connection = Any
-"""asyncpg brings no types along."""
-Topic = tuple[str, int | None]
+"""asyncpg has no types."""
 
 MAX_GROUP = 128
-"""Bodies in one commit. Their rows stay locked until it: more would keep other servers waiting."""
+"""Bodies in one commit. Their rows stay locked until it: larger groups would keep other servers waiting."""
 READERS = 4
-TRIES = 5
-"""How often a body begins anew that another server's commit came in the way of."""
-LOCK_SECONDS = 5
-"""How long one server waits for rows that another has locked; a server that was stopped may hold them for long."""
-ANSWER_SECONDS = 30.0
-LONGEST_NOTE = 7_000
-"""Bytes in one NOTIFY; PostgreSQL takes fewer than 8,000."""
-PAUSE_SECONDS = 0.5
-"""Between tries to reach a database that is away."""
+MAX_TRIES = 5
+"""Runs of a group that conflicts with commits of other servers."""
+LOCK_TIMEOUT = 5
+"""Seconds to wait for rows locked by another server; a suspended server may hold them for long."""
+COMMAND_TIMEOUT = 30.0
+MAX_NOTIFY_BYTES = 7_000
+"""Bytes in one NOTIFY; PostgreSQL accepts fewer than 8,000."""
+RECONNECT_INTERVAL = 0.5
+"""Seconds between attempts to reach an unreachable database."""
 MIGRATION_LOCK = 4_747_001
 
 DIALECT = Dialect(
@@ -68,14 +66,14 @@ DIALECT = Dialect(
 
 _SETTINGS = {
     "application_name": "agentlightning store",
-    "lock_timeout": f"{LOCK_SECONDS}s",
+    "lock_timeout": f"{LOCK_TIMEOUT}s",
     "idle_in_transaction_session_timeout": "30s",
     "timezone": "UTC",
-    # Each statement touches a few rows by an index; compiling it never pays.
+    # Each statement reads or changes a few rows by an index; compiling it never pays.
     "jit": "off",
 }
-_CAME_IN_THE_WAY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
-_AWAY = (
+_CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
+_UNREACHABLE = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -98,54 +96,53 @@ class PostgresDatabase:
         self.signals = Signals()
         self.counters = Counter[str]()
         self._dsn = dsn
-        self._name = os.urandom(6).hex()
+        self._server_id = os.urandom(6).hex()
         self._closed = threading.Event()
-        self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
-        self._reading: set[asyncio.Task[None]] = set()
-        self._loop = _new_loop()
-        self._thread = threading.Thread(target=self._serve, name="agl-postgres", daemon=True)
-        self._thread.start()
+        self._requests: asyncio.Queue[WriteRequest | None] = asyncio.Queue()
+        self._reads: set[asyncio.Task[None]] = set()
+        self._resources = ExitStack()
+        self._portal = self._resources.enter_context(event_loop_thread("agl-postgres"))
         try:
-            self._wait_for(self._open())
-        except (*_AWAY, asyncpg.PostgresError, ValueError) as error:
-            self._end_thread()
+            self._portal.call(self._open)
+        except (*_UNREACHABLE, asyncpg.PostgresError, ValueError) as error:
+            self._resources.close()
             raise StoreUnavailable(f"the PostgreSQL database cannot be opened: {error}") from None
 
-    async def write(self, body: Body[T], *, key: str | None = None, place: Place | None = None) -> T:
-        job = Job.of(body, self._jobs.qsize(), key, place)
-        self._in_loop(self._jobs.put_nowait, job)
-        return await job.future
+    async def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> T:
+        request = WriteRequest.create(body, self._requests.qsize(), key, conflict_key)
+        self._call_in_loop(self._requests.put_nowait, request)
+        return await request.future
 
-    async def read(self, body: Body[T], *, brief: bool = False, single: bool = False) -> T:
-        job = Job.of(body)
-        self._in_loop(partial(self._begin_reading, single=single), job)
-        return await job.future
+    async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
+        request = WriteRequest.create(body)
+        self._call_in_loop(partial(self._start_read, single_statement=single_statement), request)
+        return await request.future
 
     def run(self, body: Body[T]) -> T:
-        """`body` as a transaction of its own, from the thread that opens the database, one server after another."""
+        """Run `body` in a transaction of its own, one server of the database at a time."""
 
-        async def alone(transaction: Transaction) -> T:
+        async def exclusive(transaction: Transaction) -> T:
             await transaction.fetch(f"SELECT 1 FROM pg_advisory_xact_lock({MIGRATION_LOCK})")
             return await body(transaction)
 
-        return self._wait_for(self.write(alone))
+        return self._portal.call(self.write, exclusive)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self.end)
+        await asyncio.to_thread(self.close_now)
 
-    def end(self) -> None:
-        """`close`, for those without an event loop."""
+    def close_now(self) -> None:
+        """Close without an event loop."""
         if self._closed.is_set():
             return
         self._closed.set()
         self.signals.close()
-        self._wait_for(self._shut())
-        self._end_thread()
+        self._portal.call(self._close_connections)
+        self._resources.close()
 
-    async def agree(self, lease: float) -> float:
-        """The lease time of the server that is furthest ahead. No wall clock is asked, not even the database's.
+    async def sync_lease_clock(self, lease: float) -> float:
+        """Return the lease time of the server that is furthest ahead, without reading any wall clock.
 
-        Looks at the queue as well: a server that died in mid-claim told nobody what it left there.
+        Also wakes a waiting claim when the queue is not empty: a server killed during a claim sends no notification.
         """
 
         async def body(transaction: Transaction) -> Row:
@@ -156,34 +153,20 @@ class PostgresDatabase:
             )
             return found[0]
 
-        agreed, queued = await self.write(body)
+        latest, queued = await self.write(body)
         if queued:
-            self.signals.wake(QUEUE, 1)
-        return agreed
+            self.signals.notify(QUEUE, 1)
+        return latest
 
-    # The thread
+    # Connections
 
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            self._loop.close()
-
-    def _end_thread(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-    def _in_loop(self, call: Any, job: Job) -> None:
+    def _call_in_loop(self, call: Any, request: WriteRequest) -> None:
         if self._closed.is_set():
             raise StoreUnavailable("the store is closed")
-        self._loop.call_soon_threadsafe(call, job)
-
-    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        self._loop.call_soon_threadsafe(call, request)
 
     async def _open(self) -> None:
+        self._loop = asyncio.get_running_loop()
         await self._connect_writer()
         schema: str | None = await self._writer.fetchval("SELECT current_schema()")
         if schema is None:
@@ -193,269 +176,246 @@ class PostgresDatabase:
             self._dsn,
             min_size=0,
             max_size=READERS,
-            command_timeout=ANSWER_SECONDS,
+            command_timeout=COMMAND_TIMEOUT,
             server_settings=_SETTINGS,
             statement_cache_size=500,
-            reset=_leave_as_it_is,
+            reset=_skip_reset,
         )
-        self._working = asyncio.create_task(self._work())
-        self._listening = asyncio.create_task(self._listen())
+        self._write_task = asyncio.create_task(self._write_loop())
+        self._listen_task = asyncio.create_task(self._listen_loop())
 
-    async def _shut(self) -> None:
-        self._jobs.put_nowait(None)
-        await self._working
-        if self._reading:
-            await asyncio.wait(self._reading)
-        self._listening.cancel()
+    async def _close_connections(self) -> None:
+        self._requests.put_nowait(None)
+        await self._write_task
+        if self._reads:
+            await asyncio.wait(self._reads)
+        self._listen_task.cancel()
         with suppress(asyncio.CancelledError):
-            await self._listening
-        with suppress(*_AWAY):
-            await asyncio.wait_for(self._readers.close(), LOCK_SECONDS)
+            await self._listen_task
+        with suppress(*_UNREACHABLE):
+            await asyncio.wait_for(self._readers.close(), LOCK_TIMEOUT)
         self._drop_writer()
 
     async def _connect(self) -> Connection:
         return await cast("Any", asyncpg).connect(
-            self._dsn, command_timeout=ANSWER_SECONDS, server_settings=_SETTINGS, statement_cache_size=1_000
+            self._dsn, command_timeout=COMMAND_TIMEOUT, server_settings=_SETTINGS, statement_cache_size=1_000
         )
-
-    # Writing
-
-    async def _work(self) -> None:
-        while (group := await self._next_group()) is not None:
-            for topic, count in await self._commit(group):
-                self.signals.wake(topic, count)
-            add_up(group, self.counters)
-            deliver(group)
-
-    async def _next_group(self) -> list[Job] | None:
-        first: Job | None = await self._jobs.get()
-        if first is None:
-            return None
-        group: list[Job] = [first]
-        while len(group) < MAX_GROUP and not self._jobs.empty():
-            job = self._jobs.get_nowait()
-            if job is None:
-                self._jobs.put_nowait(None)  # after this group, stop
-                break
-            group.append(job)
-        return group
-
-    async def _commit(self, jobs: list[Job]) -> list[Topic]:
-        try:
-            if self._writer is None or self._writer.is_closed():
-                await self._connect_writer()
-            return await self._together([job for job in jobs if not job.future.cancelled()])
-        except Exception as error:
-            if not isinstance(error, _AWAY):
-                logger.exception("The store's writer failed")
-            logger.error("The database cannot write: %s", error)
-            self._drop_writer()
-            for job in jobs:
-                job.error = _unavailable(error)
-            return []
-
-    async def _together(self, jobs: list[Job]) -> list[Topic]:
-        """All in one transaction. A body that spoils it leaves or waits its turn, and the others begin anew."""
-        tries, alone = 0, False
-        while jobs:
-            try:
-                return await self._try(jobs, [[job] for job in jobs] if alone else waves(jobs))
-            except _Spoiled as spoiled:
-                await self._writer.execute("ROLLBACK")
-                if isinstance(spoiled.error, _CAME_IN_THE_WAY) and tries + 1 < TRIES:
-                    tries += 1
-                    alone = tries > 1
-                elif len(spoiled.by) > 1 and not alone:
-                    alone = True  # then it shows whose fault it is
-                else:
-                    for job in spoiled.by:
-                        job.error = _for_caller(spoiled.error)
-                    jobs = [job for job in jobs if job not in spoiled.by]
-        return []
-
-    async def _try(self, jobs: list[Job], waves: Iterable[list[Job]]) -> list[Topic]:
-        """Run the bodies and commit. Raises `_Spoiled`, and the transaction is open then."""
-        await self._writer.execute("BEGIN")
-        group = Group(self._bulk, await self._answered([job.key for job in jobs if job.key is not None]))
-        for wave in waves:
-            with _spoiled_by(wave):
-                spoiler = await group.run(wave)
-            if spoiler is not None:
-                raise _Spoiled(spoiler.error, [spoiler])
-        with _spoiled_by(jobs):
-            await self._keep_and_tell(list(group.kept.values()), self._notes(group.announced))
-        await self._writer.execute("COMMIT")
-        return group.announced
-
-    async def _answered(self, keys: list[str]) -> set[str]:
-        """Which questions of a whole group were answered before, in one look."""
-        if not keys:
-            return set()
-        return {row[0] for row in await self._writer.fetch("SELECT key FROM answers WHERE key = ANY($1)", keys)}
-
-    async def _keep_and_tell(self, answers: Sequence[Values], notes: list[str]) -> None:
-        """Keep what was answered, and tell other servers at the commit, in one trip."""
-        if answers or notes:
-            columns = list(zip(*answers, strict=True)) or [(), (), ()]
-            await self._writer.fetch(_KEEP_AND_TELL, *columns, self._channel, notes)
-
-    def _notes(self, announced: list[Topic]) -> list[str]:
-        """What is said to other servers, each short enough."""
-        notes, topics, size = list[str](), list[Topic](), 0
-        for topic in dict.fromkeys(announced):
-            topics.append(topic)
-            size += len(topic[0].encode()) + 20
-            if size > LONGEST_NOTE // 2:
-                notes.append(json.dumps([self._name, topics]))
-                topics, size = [], 0
-        return [*notes, json.dumps([self._name, topics])] if topics else notes
 
     async def _connect_writer(self) -> None:
         self._writer: Connection = await self._connect()
-        self._bulk = Bulk(self._writer)
+        self._batcher = RowBatcher(self._writer)
 
     def _drop_writer(self) -> None:
         if self._writer is not None:
             self._writer.terminate()
             self._writer = None
 
+    # Writing
+
+    async def _write_loop(self) -> None:
+        while (group := await self._next_group()) is not None:
+            for topic, count in await self._commit(group):
+                self.signals.notify(topic, count)
+            deliver_results(group, self.counters)
+
+    async def _next_group(self) -> list[WriteRequest] | None:
+        first = await self._requests.get()
+        if first is None:
+            return None
+        group = [first]
+        while len(group) < MAX_GROUP and not self._requests.empty():
+            request = self._requests.get_nowait()
+            if request is None:
+                self._requests.put_nowait(None)  # stop after this group
+                break
+            group.append(request)
+        return group
+
+    async def _commit(self, group: list[WriteRequest]) -> list[Notification]:
+        try:
+            if self._writer is None or self._writer.is_closed():
+                await self._connect_writer()
+            return await self._run_group([request for request in group if not request.future.cancelled()])
+        except Exception as error:
+            if not isinstance(error, _UNREACHABLE):
+                logger.exception("The store's writer failed")
+            logger.error("The database cannot write: %s", error)
+            self._drop_writer()
+            for request in group:
+                request.error = _unavailable(error)
+            return []
+
+    async def _run_group(self, group: list[WriteRequest]) -> list[Notification]:
+        """Commit the group; retry conflicts, and leave out a body that aborts the transaction."""
+        tries, separate = 0, False
+        while group:
+            try:
+                return await self._run_once(group, [[each] for each in group] if separate else None)
+            except _Aborted as aborted:
+                await self._writer.execute("ROLLBACK")
+                if isinstance(aborted.error, _CONFLICTS) and tries + 1 < MAX_TRIES:
+                    tries += 1
+                    separate = tries > 1
+                elif len(aborted.suspects) > 1 and not separate:
+                    separate = True  # the next run shows which body is at fault
+                else:
+                    for request in aborted.suspects:
+                        request.error = _caller_error(aborted.error)
+                    group = [request for request in group if request not in aborted.suspects]
+        return []
+
+    async def _run_once(
+        self, group: list[WriteRequest], batches: Iterable[list[WriteRequest]] | None
+    ) -> list[Notification]:
+        """Run the bodies and commit. Raises `_Aborted` with the transaction still open."""
+        await self._writer.execute("BEGIN")
+        keys = [request.key for request in group if request.key is not None]
+        executor = BatchExecutor(self._batcher, await self._load_known_keys(keys))
+        for batch in batches or conflict_free_groups(group):
+            with _aborted_by(batch):
+                failed = await executor.run(batch)
+            if failed is not None:
+                raise _Aborted(failed.error, [failed])
+        with _aborted_by(group):
+            await self._store_and_notify(list(executor.responses.values()), self._notes(executor.notifications))
+        await self._writer.execute("COMMIT")
+        return executor.notifications
+
+    async def _load_known_keys(self, keys: list[str]) -> set[str]:
+        """Return the idempotency keys of a group that have a stored response, in one query."""
+        if not keys:
+            return set()
+        return {row[0] for row in await self._writer.fetch("SELECT key FROM answers WHERE key = ANY($1)", keys)}
+
+    async def _store_and_notify(self, responses: Sequence[Values], notes: list[str]) -> None:
+        """Store the responses and notify other servers at the commit, in one round trip."""
+        if responses or notes:
+            columns = list(zip(*responses, strict=True)) or [(), (), ()]
+            await self._writer.fetch(_STORE_AND_NOTIFY, *columns, self._channel, notes)
+
+    def _notes(self, notifications: list[Notification]) -> list[str]:
+        """Encode notifications for other servers, each note within the limit of NOTIFY."""
+        notes, batch, size = list[str](), list[Notification](), 0
+        for notification in dict.fromkeys(notifications):
+            batch.append(notification)
+            size += len(notification[0].encode()) + 20
+            if size > MAX_NOTIFY_BYTES // 2:
+                notes.append(json.dumps([self._server_id, batch]))
+                batch, size = [], 0
+        return [*notes, json.dumps([self._server_id, batch])] if batch else notes
+
     # Reading
 
-    def _begin_reading(self, job: Job, *, single: bool) -> None:
-        task = asyncio.create_task(self._read(job, single))
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
+    def _start_read(self, request: WriteRequest, *, single_statement: bool) -> None:
+        task = asyncio.create_task(self._read(request, single_statement))
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
 
-    async def _read(self, job: Job, single: bool) -> None:
-        for tries in range(READERS + 2):  # each connection may turn out to be broken
+    async def _read(self, request: WriteRequest, single_statement: bool) -> None:
+        for tries in range(READERS + 2):  # each connection of the pool may be broken
             try:
-                await self._read_once(job, single)
-            except _AWAY as error:
-                job.error = _unavailable(error)
+                await self._read_once(request, single_statement)
+            except _UNREACHABLE as error:
+                request.error = _unavailable(error)
                 if tries and isinstance(error, OSError):
                     break
                 continue
             except Exception as error:
-                job.error = _for_caller(error)
+                request.error = _caller_error(error)
             break
-        deliver([job])
+        deliver_results([request], self.counters)
 
-    async def _read_once(self, job: Job, single: bool) -> None:
+    async def _read_once(self, request: WriteRequest, single_statement: bool) -> None:
         async with (
-            self._readers.acquire(timeout=ANSWER_SECONDS) as connection,
-            nullcontext() if single else connection.transaction(isolation="repeatable_read", readonly=True),
+            self._readers.acquire(timeout=COMMAND_TIMEOUT) as connection,
+            nullcontext() if single_statement else connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            await Group(Bulk(connection), set()).run([job])
+            await BatchExecutor(RowBatcher(connection), set()).run([request])
 
     # Listening
 
-    async def _listen(self) -> None:
-        """Wake local callers about what other servers commit, for as long as the store is open."""
+    async def _listen_loop(self) -> None:
+        """Pass notifications of other servers on to local waiters while the store is open."""
         while True:
             try:
                 await self._listen_until_broken()
-            except _AWAY as error:
-                logger.warning("No word from other store servers just now: %s", error)
+            except _UNREACHABLE as error:
+                logger.warning("Cannot receive notifications of other store servers: %s; reconnecting", error)
             except asyncpg.PostgresError:
                 logger.exception("Listening to other store servers failed; trying again")
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(RECONNECT_INTERVAL)
 
     async def _listen_until_broken(self) -> None:
         connection = await self._connect()
         broken = asyncio.Event()
+
+        def on_termination(_: Connection) -> None:
+            broken.set()
+
         try:
-
-            def end(_: Connection) -> None:
-                broken.set()
-
-            connection.add_termination_listener(end)
-            await connection.add_listener(self._channel, self._heard)
+            connection.add_termination_listener(on_termination)
+            await connection.add_listener(self._channel, self._on_note)
             await self._catch_up(connection)
             await broken.wait()
         finally:
             connection.terminate()
 
-    def _heard(self, _: Any, __: int, ___: str, note: str) -> None:
-        if note.startswith(json.dumps([self._name])[:-1]):
+    def _on_note(self, _: Any, __: int, ___: str, note: str) -> None:
+        if note.startswith(json.dumps([self._server_id])[:-1]):
             return
         for topic, count in json.loads(note)[1]:
-            self.signals.wake(topic, count)
+            self.signals.notify(topic, count)
 
     async def _catch_up(self, connection: Connection) -> None:
-        """What was said while nobody listened: something may be in the queue, and rollouts may have ended."""
-        self.signals.wake(QUEUE, None)
-        waited_for = {topic.partition(":")[2]: topic for topic in self.signals.topics() if topic != QUEUE}
+        """Wake waiters whose notification may have been lost: claims, and waits for rollouts that have ended."""
+        self.signals.notify(QUEUE, None)
+        waited_for = {parse_topic(topic)[1]: topic for topic in self.signals.topics() if topic != QUEUE}
         if waited_for:
             found = await connection.fetch(
                 "SELECT rollout_id FROM rollouts WHERE rollout_id = ANY($1::text[]) AND end_time IS NOT NULL",
                 list(waited_for),
             )
             for row in found:
-                self.signals.wake(waited_for[row[0]], None)
+                self.signals.notify(waited_for[row[0]], None)
 
 
-async def prepare(transaction: Transaction) -> float:
-    """Make or migrate the tables; the lease time that the store's servers have reached."""
-    await migrate(transaction, DIALECT)
-    for statement in _OURS:
-        await transaction.execute(statement)
-    await _choose_storage(transaction)
-    return (await transaction.fetch("SELECT lease FROM lease_clock"))[0][0]
-
-
-_OURS = (
-    "CREATE TABLE IF NOT EXISTS lease_clock (lease DOUBLE PRECISION NOT NULL)",
-    "INSERT INTO lease_clock (lease) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM lease_clock)",
-)
-
-
-async def _choose_storage(transaction: Transaction) -> None:
-    """Payloads compressed with lz4, or where it is missing not at all: pglz costs more time than it saves."""
-    stored = "SELECT 1 FROM pg_attribute WHERE attrelid = 'spans'::regclass AND attname = 'payload'"
-    if await transaction.fetch(f"{stored} AND (attstorage = 'e' OR attcompression = 'l')"):
-        return
-    lz4 = "SELECT 1 FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)"
-    choice = "SET COMPRESSION lz4" if await transaction.fetch(lz4) else "SET STORAGE EXTERNAL"
-    await transaction.execute(f"ALTER TABLE spans ALTER COLUMN payload {choice}")
-
-
-_KEEP_AND_TELL = (
-    "WITH kept AS (INSERT INTO answers (key, answer, time) "
+_STORE_AND_NOTIFY = (
+    "WITH stored AS (INSERT INTO answers (key, answer, time) "
     "SELECT * FROM unnest($1::text[], $2::bytea[], $3::float8[])) "
     "SELECT pg_notify($4, note) FROM unnest($5::text[]) AS note"
 )
 
 
-class _Spoiled(Exception):
-    """Nothing of this transaction can be committed, because of what one of these did."""
+class _Aborted(Exception):
+    """The transaction cannot be committed, because of one of `suspects`."""
 
-    def __init__(self, error: BaseException | None, by: list[Job]) -> None:
+    def __init__(self, error: BaseException | None, suspects: list[WriteRequest]) -> None:
         super().__init__(str(error))
         self.error = error
-        self.by = by
+        self.suspects = suspects
 
 
 @contextmanager
-def _spoiled_by(jobs: list[Job]) -> Generator[None]:
+def _aborted_by(requests: list[WriteRequest]) -> Generator[None]:
     try:
         yield
-    except _AWAY:
+    except _UNREACHABLE:
         raise
     except asyncpg.PostgresError as error:
-        raise _Spoiled(error, jobs) from None
+        raise _Aborted(error, requests) from None
 
 
-async def _leave_as_it_is(_: Connection) -> None:
-    """Readers change nothing of their connection, so nothing need be undone."""
+async def _skip_reset(_: Connection) -> None:
+    """Keep a reader's connection as it is: readers do not change its state."""
 
 
-def _for_caller(error: BaseException | None) -> BaseException | None:
-    """An error as the contract names it."""
+def _caller_error(error: BaseException | None) -> BaseException | None:
+    """Return an error as the contract names it."""
     match error:
         case asyncpg.DataError():
-            return InvalidInput(f"the database cannot hold this text: {error}")
+            return InvalidInput(f"the database cannot store this text: {error}")
         case asyncpg.LockNotAvailableError() | asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
-            return StoreUnavailable("another store server holds the same rows; try again")
+            return StoreUnavailable("another store server has locked the same rows; try again")
         case AgentLightningError():
             return error
         case _:
@@ -464,12 +424,4 @@ def _for_caller(error: BaseException | None) -> BaseException | None:
 
 
 def _unavailable(error: BaseException) -> StoreUnavailable:
-    return StoreUnavailable(f"the store's database cannot be used just now: {error or type(error).__name__}")
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    return StoreUnavailable(f"the store's database is unreachable: {error or type(error).__name__}; try again later")

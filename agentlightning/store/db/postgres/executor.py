@@ -1,10 +1,10 @@
-"""The bodies of a group, side by side in one PostgreSQL transaction, so that what they all ask is asked once.
+"""Batch executor: the bodies of a group run concurrently in one PostgreSQL transaction and share statements.
 
-A body is driven up to where it needs rows. When all have come so far, what they ask alike is sent as one statement with
-the values of them all (`bulk.py`), and each is driven on with its own rows. What a body changes is held back until it
-looks at it, or ends. So a group takes about as many round trips as its longest body.
+Each body runs until it needs rows. When all bodies wait, equal statements are sent as one with the values of all of
+them (`row_batches.py`), and each body continues with its own rows. Changes of a body are buffered until it reads the
+changed tables, or ends. So a group takes about as many round trips as its longest body.
 
-Only bodies about different things are side by side; others follow, and see what those have changed.
+Only bodies without conflicts run concurrently; later ones follow, and see the changes of the earlier ones.
 """
 
 from __future__ import annotations
@@ -14,185 +14,181 @@ from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from ....errors import AgentLightningError
-from ..database import Row, Transaction
-from ..write_requests import Job
-from .coalescing import HeldBack, Values, changed_table
-from .row_batches import Bulk
+from ..database import RecordingTransaction, Row, Values
+from ..signals import Notification
+from ..write_requests import WriteRequest
+from .coalescing import WriteBuffer, changed_table
+from .row_batches import RowBatcher
 
 logger = logging.getLogger(__name__)
 
 
-def waves(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Those who may run side by side, wave after wave. Who is about nothing in particular is alone, and in turn."""
-    left = list(jobs)
+def conflict_free_groups(requests: Sequence[WriteRequest]) -> Iterator[list[WriteRequest]]:
+    """Split requests into groups that may run concurrently. A request without a conflict key is alone, in its turn."""
+    left = list(requests)
     while left:
-        wave = _first_wave(left)
-        yield wave
-        gone = set(map(id, wave))
-        left = [job for job in left if id(job) not in gone]
+        group = _first_group(left)
+        yield group
+        taken = set(map(id, group))
+        left = [request for request in left if id(request) not in taken]
 
 
-def _first_wave(jobs: list[Job]) -> list[Job]:
-    first = jobs[0].place
+def _first_group(requests: list[WriteRequest]) -> list[WriteRequest]:
+    first = requests[0].conflict_key
     if first is None:
-        return jobs[:1]
-    wave, seen = list[Job](), set[Any]()
-    for job in jobs:
-        if job.place is None:
+        return requests[:1]
+    group, seen = list[WriteRequest](), set[Any]()
+    for request in requests:
+        if request.conflict_key is None:
             break
-        if job.place.part == first.part:
-            names = {name for name in (("key", job.key), ("id", job.place.id)) if name[1] is not None}
-            if seen.isdisjoint(names):
-                wave.append(job)
-            seen |= names
-    return wave
+        if request.conflict_key.part == first.part:
+            ids = {each for each in (("key", request.key), ("id", request.conflict_key.id)) if each[1] is not None}
+            if seen.isdisjoint(ids):
+                group.append(request)
+            seen |= ids
+    return group
 
 
-class Group:
-    """The bodies of a group, and what they share: one transaction."""
+class BatchExecutor:
+    """The bodies of one transaction, and the responses and notifications that they share."""
 
-    def __init__(self, bulk: Bulk, answered: set[str]) -> None:
-        self._bulk = bulk
-        self.answered = answered
-        """The questions of these bodies that were answered before."""
-        self.kept: dict[str, tuple[str, bytes, float]] = {}
-        """The answers that are still to be kept."""
-        self.announced: list[tuple[str, int | None]] = []
+    def __init__(self, batcher: RowBatcher, known_keys: set[str]) -> None:
+        self._batcher = batcher
+        self.known_keys = known_keys
+        """Idempotency keys of these bodies that have a stored response."""
+        self.responses: dict[str, tuple[str, bytes, float]] = {}
+        """Responses to store."""
+        self.notifications: list[Notification] = []
 
-    async def run(self, jobs: Sequence[Job]) -> Job | None:
-        """Run bodies side by side; one after whose failure nothing can be committed, or None if there is none."""
-        bodies = [_Running(job, self) for job in jobs]
-        asking = [body for body in bodies if body.goes_on()]
-        while asking:
-            await self._answer(asking)
-            asking = [body for body in asking if body.goes_on()]
-        ended = [body.transaction for body in bodies if body.job.error is None]
-        await self._send(ended)
-        for transaction in ended:
-            self.announced += transaction.announced
-        return next((body.job for body in bodies if body.has_spoiled), None)
+    async def run(self, requests: Sequence[WriteRequest]) -> WriteRequest | None:
+        """Run bodies concurrently; return one whose failure aborts the transaction, or None."""
+        bodies = [_RunningBody(request, self) for request in requests]
+        waiting = [body for body in bodies if body.resume()]
+        while waiting:
+            await self._fetch_rows(waiting)
+            waiting = [body for body in waiting if body.resume()]
+        succeeded = [body.transaction for body in bodies if body.request.error is None]
+        await self._flush(succeeded)
+        for transaction in succeeded:
+            self.notifications += transaction.notifications
+        return next((body.request for body in bodies if body.aborts), None)
 
-    async def _answer(self, bodies: Iterable[_Running]) -> None:
-        """Give each the rows that it asks for."""
-        by_kind: dict[Any, list[_Running]] = {}
+    async def _fetch_rows(self, bodies: Iterable[_RunningBody]) -> None:
+        """Fetch the rows that each body waits for, in one statement for equal ones."""
+        by_statement: dict[Any, list[_RunningBody]] = {}
         for body in bodies:
-            by_kind.setdefault((type(body.asks), body.asks.sql), []).append(body)
-        for (kind, sql), alike in by_kind.items():
-            values = [each for body in alike for each in body.asks.values]
-            if kind is _Sending:
-                await self._send([body.transaction for body in alike])
-            elif kind is _Taking:
+            by_statement.setdefault((type(body.waits_for), body.waits_for.sql), []).append(body)
+        for (kind, sql), group in by_statement.items():
+            values = [each for body in group for each in body.waits_for.values]
+            if kind is _Flush:
+                await self._flush([body.transaction for body in group])
+            elif kind is _Claim:
                 limits: list[int] = [limit for (limit,) in values]
-                self._share_out(await self._bulk.fetch(sql, sum(limits)), alike, limits)
+                self._distribute(await self._batcher.fetch(sql, sum(limits)), group, limits)
             else:
-                sizes = [len(body.asks.values) for body in alike]
-                self._share_out(await self._bulk.fetch_each(sql, values), alike, sizes)
+                sizes = [len(body.waits_for.values) for body in group]
+                self._distribute(await self._batcher.fetch_each(sql, values), group, sizes)
 
-    def _share_out(self, found: Sequence[Any], bodies: list[_Running], sizes: list[int]) -> None:
+    def _distribute(self, found: Sequence[Any], bodies: list[_RunningBody], sizes: list[int]) -> None:
         for body, size in zip(bodies, sizes, strict=True):
-            body.answer, found = found[:size], found[size:]
+            body.rows, found = found[:size], found[size:]
 
-    async def _send(self, transactions: Iterable[_Transaction]) -> None:
-        await self._bulk.send([each.held_back.taken() for each in transactions if each.held_back])
+    async def _flush(self, transactions: Iterable[_BatchTransaction]) -> None:
+        await self._batcher.send([each.buffer.take() for each in transactions if each.buffer])
 
 
-class _Running:
-    """A body that is under way."""
+class _RunningBody:
+    """A body in progress."""
 
-    def __init__(self, job: Job, group: Group) -> None:
-        self.job = job
-        self.transaction = _Transaction(group)
-        job.counted = self.transaction.counted
-        self.asks = _Fetching("", ())
-        self.answer: Any = None
-        self.has_spoiled = False
-        """It failed, and what it had changed by then cannot be taken back alone."""
-        self._body = cast("Coroutine[Any, Any, Any]", job.body(self.transaction))
+    def __init__(self, request: WriteRequest, executor: BatchExecutor) -> None:
+        self.request = request
+        self.transaction = _BatchTransaction(executor)
+        request.counts = self.transaction.counts
+        self.waits_for = _Fetch("", ())
+        self.rows: Any = None
+        self.aborts = False
+        """The body failed, and its earlier changes cannot be undone alone."""
+        self._body = cast("Coroutine[Any, Any, Any]", request.body(self.transaction))
 
-    def goes_on(self) -> bool:
-        """Drive it on with its answer, up to what it asks next; False when it has ended."""
-        answer, self.answer = self.answer, None
+    def resume(self) -> bool:
+        """Continue with the fetched rows up to the next wait; return False at the end of the body."""
+        rows, self.rows = self.rows, None
         try:
-            self.asks = self._body.send(answer)
+            self.waits_for = self._body.send(rows)
         except StopIteration as end:
-            self.job.result, self.job.error = end.value, None
+            self.request.result, self.request.error = end.value, None
             return False
         except Exception as error:
-            self.job.error = error
-            self.has_spoiled = self.transaction.has_changed
+            self.request.error = error
+            self.aborts = self.transaction.has_sent_changes
             if not isinstance(error, AgentLightningError):
                 logger.exception("A transaction failed")
             return False
         return True
 
 
-class _Fetching:
-    """What a body waits for: the rows of a statement, for each of these values."""
+class _Fetch:
+    """A wait for the rows of a statement, for each of these values."""
 
     def __init__(self, sql: str, values: Sequence[Values]) -> None:
         self.sql = sql
         self.values = values
 
-    def __await__(self) -> Generator[_Fetching, Any, Any]:
+    def __await__(self) -> Generator[_Fetch, Any, Any]:
         return (yield self)
 
 
-class _Taking(_Fetching):
-    """Rows that nobody else takes."""
+class _Claim(_Fetch):
+    """A wait for rows that no other body gets."""
 
 
-class _Sending(_Fetching):
-    """That what it holds back is sent."""
+class _Flush(_Fetch):
+    """A wait for the buffered changes to be sent."""
 
 
-class _Transaction(Transaction):
-    """What a body sees of its group's."""
+class _BatchTransaction(RecordingTransaction):
+    """The transaction of a batch, as one of its bodies sees it."""
 
-    def __init__(self, group: Group) -> None:
-        self._group = group
-        self.held_back = HeldBack()
-        self.has_changed = False
-        """Something has left for the database."""
-        self.announced: list[tuple[str, int | None]] = []
-        self.counted: dict[str, int] = {}
+    def __init__(self, executor: BatchExecutor) -> None:
+        super().__init__()
+        self._executor = executor
+        self.buffer = WriteBuffer()
+        self.has_sent_changes = False
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         return (await self.fetch_each(sql, [values]))[0]
 
     async def fetch_each(self, sql: str, values: Sequence[Values]) -> Sequence[Sequence[Row]]:
-        await self._send_what_concerns(sql)
-        self.has_changed |= changed_table(sql) is not None
-        return await _Fetching(sql, values)
+        await self._flush_before(sql)
+        self.has_sent_changes |= changed_table(sql) is not None
+        return await _Fetch(sql, values)
 
-    async def take(self, sql: str, limit: int) -> Sequence[Row]:
-        await self._send_what_concerns(sql)
-        return await _Taking(sql, [(limit,)])
+    async def claim_rows(self, sql: str, limit: int) -> Sequence[Row]:
+        await self._flush_before(sql)
+        return await _Claim(sql, [(limit,)])
 
     async def execute(self, sql: str, *values: Any) -> None:
         await self.execute_many(sql, [values])
 
     async def execute_many(self, sql: str, rows: Iterable[Values]) -> None:
-        await self._send_what_concerns(sql)
+        await self._flush_before(sql)
         if changed_table(sql) is not None:
-            self.held_back.add(sql, list(rows))
+            self.buffer.add(sql, list(rows))
             return
-        self.has_changed = True
-        await _Fetching(sql, list(rows))
+        self.has_sent_changes = True
+        await _Fetch(sql, list(rows))
 
-    async def answer_to(self, key: str, *, anew: bool = False) -> bytes | None:
-        if key in self._group.kept:  # the same question is in this group twice
-            _, answer, time = self._group.kept[key]
-            await self.keep_answer(key, answer, time + 1)
-            return answer
-        return await super().answer_to(key) if anew or key in self._group.answered else None
+    async def stored_response(self, key: str, *, recheck: bool = False) -> bytes | None:
+        if key in self._executor.responses:  # the group holds the same request twice
+            _, response, time = self._executor.responses[key]
+            await self.store_response(key, response, time + 1)
+            return response
+        return await super().stored_response(key) if recheck or key in self._executor.known_keys else None
 
-    async def keep_answer(self, key: str, answer: bytes, time: float) -> None:
-        self._group.kept[key] = (key, answer, time)
+    async def store_response(self, key: str, response: bytes, time: float) -> None:
+        self._executor.responses[key] = (key, response, time)
 
-    def announce(self, topic: str, count: int | None = None) -> None:
-        self.announced.append((topic, count))
-
-    async def _send_what_concerns(self, sql: str) -> None:
-        if self.held_back.concern(sql):
-            self.has_changed = True
-            await _Sending("", ())
+    async def _flush_before(self, sql: str) -> None:
+        if self.buffer.must_precede(sql):
+            self.has_sent_changes = True
+            await _Flush("", ())

@@ -1,116 +1,115 @@
-"""Statements on a PostgreSQL connection that are wanted with many rows of values: sent as few, answered to each."""
+"""Row batches: a statement with many rows of values, sent to PostgreSQL as one statement."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from ..database import Row
+from ..database import Row, Values
 from .coalescing import (
     Changes,
-    Values,
-    answers_by_key,
-    dollars,
-    for_many,
-    in_any_order,
-    once_a_row,
-    suits_many,
-    together,
-    together_for_many,
+    combine,
+    combine_over_rows,
+    dollar_parameters,
+    is_one_per_row,
+    over_rows,
+    returns_key,
+    sorts_rows,
+    supports_rows,
 )
 
 Types = tuple[str, ...]
 
-MOST_BYTES = 8 * 2**20
-"""Beside which nothing else goes into one statement."""
+MAX_BATCH_BYTES = 8 * 2**20
+"""A change of this size is sent in a statement of its own."""
 
 
-class Bulk:
-    """What can be said at once, on one connection."""
+class RowBatcher:
+    """Statements on one connection, batched over rows of values."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._types: dict[str, Types | None] = {}
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
-        """A statement's rows."""
-        return cast("list[Row]", await self._connection.fetch(dollars(sql), *values))
+        """Return the rows of a statement."""
+        return cast("list[Row]", await self._connection.fetch(dollar_parameters(sql), *values))
 
     async def fetch_each(self, sql: str, values: list[Values]) -> Sequence[Sequence[Row]]:
-        """A statement's rows for each of `values`."""
-        types = await self._types_of(sql) if len(values) > 1 and _are_apart(sql, values) else None
+        """Return the rows of a statement for each of `values`."""
+        types = await self._types_of(sql) if len(values) > 1 and _are_distinct(sql, values) else None
         if types is None:
             return [await self.fetch(sql, *each) for each in values]
         if not types:
             return [await self.fetch(sql)] * len(values)
-        order = _order(sql, values)
+        order = _lock_order(sql, values)
         found: list[Row] = await self._connection.fetch(
-            for_many(sql, types), *_columns([values[place] for place in order])
+            over_rows(sql, types), *_columns([values[index] for index in order])
         )
-        if answers_by_key(sql):
-            return _shared_out(((row[0], row) for row in found), [each[0] for each in values])
-        return _shared_out(((order[int(row[0]) - 1], row[1:]) for row in found), range(len(values)))
+        if returns_key(sql):
+            return _grouped(((row[0], row) for row in found), [each[0] for each in values])
+        return _grouped(((order[int(row[0]) - 1], row[1:]) for row in found), range(len(values)))
 
     async def send(self, several: Iterable[Changes]) -> None:
-        """Make the changes: those of the same kind at once, others one after another."""
-        alike: dict[tuple[str, ...], list[Changes]] = {}
+        """Send changes: equal kinds in one statement, different kinds one after another."""
+        by_kind: dict[tuple[str, ...], list[Changes]] = {}
         for changes in several:
-            alike.setdefault(tuple(changes), []).append(changes)
-        for statements, same in alike.items():
-            types = [await self._types_of(sql) for sql in statements] if _are_many(same) else [None]
-            if None in types or not all(_are_apart(*each) for changes in same for each in changes.items()):
-                for changes in same:
+            by_kind.setdefault(tuple(changes), []).append(changes)
+        for statements, group in by_kind.items():
+            types = [await self._types_of(sql) for sql in statements] if _has_many_rows(group) else [None]
+            if None in types or not all(_are_distinct(*each) for changes in group for each in changes.items()):
+                for changes in group:
                     await self._send_one(changes)
             else:
-                for batch in _batches(same):
-                    text = together_for_many(statements, tuple(cast("list[Types]", types)))
+                text = combine_over_rows(statements, tuple(cast("list[Types]", types)))
+                for batch in _batches(group):
                     await self._connection.fetch(text, *_all_columns(batch))
 
     async def _send_one(self, changes: Changes) -> None:
-        if _are_many([changes]):
+        if _has_many_rows([changes]):
             for sql, values in changes.items():
-                await self._connection.executemany(dollars(sql), values)
+                await self._connection.executemany(dollar_parameters(sql), values)
         else:
             values = [each[0] for each in changes.values()]
-            text = together(tuple(changes), tuple(map(len, values)))
+            text = combine(tuple(changes), tuple(map(len, values)))
             await self._connection.fetch(text, *(value for each in values for value in each))
 
     async def _types_of(self, sql: str) -> Types | None:
-        """The types of a statement's values; None if it cannot be said for many."""
+        """Return the types of a statement's parameters; None if it cannot be batched."""
         if sql not in self._types:
-            self._types[sql] = await self._find_types(sql) if suits_many(sql) else None
+            self._types[sql] = await self._find_types(sql) if supports_rows(sql) else None
         return self._types[sql]
 
     async def _find_types(self, sql: str) -> Types | None:
-        parameters = (await self._connection.prepare(dollars(sql))).get_parameters()
+        parameters = (await self._connection.prepare(dollar_parameters(sql))).get_parameters()
         return None if any(each.kind == "array" for each in parameters) else tuple(each.name for each in parameters)
 
 
-def _are_many(same: list[Changes]) -> bool:
-    return len(same) > 1 or any(len(values) > 1 for values in same[0].values())
+def _has_many_rows(group: list[Changes]) -> bool:
+    return len(group) > 1 or any(len(values) > 1 for values in group[0].values())
 
 
-def _are_apart(sql: str, values: Iterable[Values]) -> bool:
-    """No two of them are about one row, where that matters."""
-    keys = [each[0] for each in values] if once_a_row(sql) else []
+def _are_distinct(sql: str, values: Iterable[Values]) -> bool:
+    """Return False if two of `values` concern the same row and the statement may change a row only once."""
+    keys = [each[0] for each in values] if is_one_per_row(sql) else []
     return len(set(keys)) == len(keys)
 
 
 def _batches(several: list[Changes]) -> Iterator[Changes]:
-    """As many as one statement may make: it changes no row twice, and has to be held in memory."""
+    """Merge changes into batches that change no row twice and stay below the size limit."""
     batch: Changes = {}
     keys: set[tuple[str, Any]] = set()
     size = 0
     for changes in several:
-        more = {(sql, each[0]) for sql, values in changes.items() if once_a_row(sql) for each in values}
-        larger = _size(changes)
-        if batch and (size + larger > MOST_BYTES or not keys.isdisjoint(more)):
+        new_keys = {(sql, each[0]) for sql, values in changes.items() if is_one_per_row(sql) for each in values}
+        new_size = _size(changes)
+        if batch and (size + new_size > MAX_BATCH_BYTES or not keys.isdisjoint(new_keys)):
             yield batch
-            batch, keys, size = {}, more, 0
+            batch, keys, size = {}, new_keys, 0
         for sql, values in changes.items():
             batch.setdefault(sql, []).extend(values)
-        keys |= more
-        size += larger
+        keys |= new_keys
+        size += new_size
     yield batch
 
 
@@ -119,9 +118,9 @@ def _size(changes: Changes) -> int:
     return sum(len(value) for value in everything if isinstance(value, bytes))
 
 
-def _order(sql: str, values: list[Values]) -> Sequence[int]:
-    """The places of `values` in the order in which every server locks rows, so that two never wait for each other."""
-    return range(len(values)) if not in_any_order(sql) else sorted(range(len(values)), key=lambda n: values[n][0])
+def _lock_order(sql: str, values: list[Values]) -> Sequence[int]:
+    """Return the indexes of `values` in the order in which every server locks rows, which rules out deadlocks."""
+    return sorted(range(len(values)), key=lambda n: values[n][0]) if sorts_rows(sql) else range(len(values))
 
 
 def _columns(values: list[Values]) -> list[Sequence[Any]]:
@@ -132,11 +131,11 @@ def _all_columns(changes: Changes) -> list[Sequence[Any]]:
     return [
         column
         for sql, values in changes.items()
-        for column in _columns([values[place] for place in _order(sql, values)])
+        for column in _columns([values[index] for index in _lock_order(sql, values)])
     ]
 
 
-def _shared_out(found: Iterable[tuple[Any, Row]], keys: Iterable[Any]) -> Sequence[Sequence[Row]]:
+def _grouped(found: Iterable[tuple[Any, Row]], keys: Iterable[Any]) -> Sequence[Sequence[Row]]:
     by_key: dict[Any, list[Row]] = {key: [] for key in keys}
     for key, row in found:
         by_key[key].append(row)

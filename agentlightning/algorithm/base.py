@@ -1,93 +1,91 @@
-"""Algorithm: what makes an agent better, given a store to reach its runners through."""
+"""Base class of algorithms. An algorithm reaches its runners through the store only."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 from ..adapter import TraceAdapter
 from ..store import LightningStore
-from ..types import Dataset, NamedResources, ResourcesUpdate
+from ..types import Dataset, NamedResources, ResourcesUpdate, RolloutConfig
 from .journal import Journal
 
 T = TypeVar("T")
 
-
-def _ignore(values: Mapping[str, Any], step: int | None) -> None:
-    """Nobody listens to metrics."""
+RETRY_LOST_RUNNERS: Final = RolloutConfig(max_attempts=3, retry_condition=["unresponsive"])
+"""Retry when the runner was lost: unless that happens every time, it says nothing about the agent."""
 
 
 @dataclass
-class Surroundings:
-    """What an algorithm is given for one run."""
+class RunContext:
+    """The parts of a run that an algorithm can use."""
 
     store: LightningStore | None = None
     adapter: TraceAdapter[Any] | None = None
     llm_proxy: Any = None
     initial_resources: NamedResources | None = None
     journal: Journal | None = None
-    log_metrics: Callable[[Mapping[str, Any], int | None], None] = field(default=_ignore)
+    log_metrics: Callable[[Mapping[str, Any], int | None], None] | None = None
 
 
 class Algorithm:
-    """Override `run`: enqueue tasks, wait for them, learn from their spans, store better resources.
+    """Override `run`: enqueue tasks, wait for their rollouts, learn from the spans, store better resources.
 
-    What `run` returns is the `returned` of the trainer's result. It may be async or not; one that is not runs in a
-    thread of its own.
+    The return value of `run` becomes `returned` of the trainer's result. `run` may be sync or async; a sync one runs
+    in its own thread.
     """
 
-    _surroundings = Surroundings()
+    _context = RunContext()
 
     best_resources: ResourcesUpdate | None = None
-    """What the algorithm found best; None lets the trainer choose the resources with the highest mean reward."""
+    """The best resources found. With None, the trainer chooses those with the highest mean reward."""
 
     def run(
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> Awaitable[Any] | Any:
-        """Do the work, to its end."""
+        """Run the algorithm to its end."""
         raise NotImplementedError(f"{type(self).__name__} does not define run")
 
     def report(self) -> dict[str, Any]:
-        """What it found, as JSON for the run's result; called when it has ended."""
+        """Return the findings as JSON for the run's result. Called after `run`."""
         return {}
 
-    # What it is given
-
-    def surround(self, surroundings: Surroundings) -> None:
-        """Called by the trainer before `run`."""
-        self._surroundings = surroundings
+    def bind(self, context: RunContext) -> None:
+        """Set the context of the run. The trainer calls this before `run`."""
+        self._context = context
 
     def get_store(self) -> LightningStore:
-        """Where its runners get their tasks from."""
-        return _given(self._surroundings.store, "store")
+        """Return the store that the runners take their tasks from."""
+        return _require(self._context.store, "store")
 
     def get_adapter(self) -> TraceAdapter[Any]:
-        """Makes data of spans; the trainer's `adapter`."""
-        return _given(self._surroundings.adapter, "adapter")
+        """Return the trainer's `adapter`, which converts spans into data."""
+        return _require(self._context.adapter, "adapter")
 
     def get_llm_proxy(self) -> Any:
-        """The trainer's `llm_proxy`, or None."""
-        return self._surroundings.llm_proxy
+        """Return the trainer's `llm_proxy`, or None."""
+        return self._context.llm_proxy
 
     def get_initial_resources(self) -> NamedResources | None:
-        """The trainer's `initial_resources`, or None."""
-        return self._surroundings.initial_resources
+        """Return the trainer's `initial_resources`, or None."""
+        return self._context.initial_resources
 
     def get_journal(self) -> Journal:
-        """What was done in this run before, for an algorithm that is resumed."""
-        return _given(self._surroundings.journal, "journal")
+        """Return the journal of completed steps, so that a resumed run can skip them."""
+        return _require(self._context.journal, "journal")
 
     def log_metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Let the run's callbacks know; they also end up in `metrics.jsonl`."""
-        self._surroundings.log_metrics(values, step)
+        """Send metrics to the run's callbacks and to `metrics.jsonl`."""
+        if self._context.log_metrics is not None:
+            self._context.log_metrics(values, step)
 
 
 class FastAlgorithm(Algorithm):
-    """An algorithm that is done soon enough for `Trainer.dev`."""
+    """An algorithm that is fast enough for `Trainer.dev`."""
 
 
-def _given(thing: T | None, name: str) -> T:
-    if thing is None:
-        raise RuntimeError(f"the algorithm has no {name} yet: it is given one by Trainer.fit")
-    return thing
+def _require(value: T | None, name: str) -> T:
+    if value is None:
+        raise RuntimeError(f"the algorithm has no {name} yet: run it with Trainer.fit, which sets one")
+    return value

@@ -1,4 +1,4 @@
-"""Baseline: runs every task and says what happened; changes nothing."""
+"""Baseline: run every task, report statuses and mean rewards, change nothing."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from collections import Counter
 from statistics import fmean
 from typing import Any
 
-from ..types import Dataset, EnqueueRolloutRequest, Rollout, RolloutMode
-from .base import FastAlgorithm
-from .retries import LOST_RUNNER
+from ..types import Dataset, EnqueueRolloutRequest, RolloutMode
+from .base import RETRY_LOST_RUNNERS, FastAlgorithm
 
 logger = logging.getLogger(__name__)
 
 
 class Baseline(FastAlgorithm):
-    """Runs the training tasks `n_epochs` times, then the validation tasks once, and logs what came of them."""
+    """Run the training tasks `n_epochs` times, then the validation tasks once, and log the results."""
 
     def __init__(self, n_epochs: int = 1, *, rollout_timeout: float | None = None) -> None:
         if n_epochs < 1:
-            raise ValueError(f"n_epochs is at least 1, not {n_epochs}")
+            raise ValueError(f"n_epochs must be at least 1, not {n_epochs}")
         self._n_epochs = n_epochs
-        self._config = LOST_RUNNER.model_copy(update={"timeout_seconds": rollout_timeout})
+        self._config = RETRY_LOST_RUNNERS.model_copy(update={"timeout_seconds": rollout_timeout})
 
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> dict[str, float | None]:
-        """The mean rewards, by epoch and of the validation."""
+        """Return the mean reward of each epoch and of the validation."""
         means: dict[str, float | None] = {}
-        for epoch in range(self._n_epochs):
-            if train_dataset is not None:
+        if train_dataset is not None:
+            for epoch in range(self._n_epochs):
                 means[f"epoch {epoch + 1}"] = await self._run_all(train_dataset, "train", epoch)
         if val_dataset is not None:
             means["validation"] = await self._run_all(val_dataset, "val", 0)
@@ -45,17 +44,11 @@ class Baseline(FastAlgorithm):
                 for n in range(len(dataset))
             ]
         )
-        ended = await store.wait_for_rollouts([rollout.rollout_id for rollout in queued])
-        mean = _mean(ended)
-        logger.info("%s, epoch %d: %s, mean reward %s.", mode, epoch + 1, _counted(ended), mean)
+        finished = await store.wait_for_rollouts([rollout.rollout_id for rollout in queued])
+        rewards = [rollout.reward for rollout in finished if rollout.reward is not None]
+        mean = fmean(rewards) if rewards else None
+        statuses = Counter(rollout.status for rollout in finished)
+        counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
+        logger.info("%s, epoch %d: %s, mean reward %s.", mode, epoch + 1, counts, mean)
         self.log_metrics({f"{mode}/mean_reward": mean}, epoch + 1)
         return mean
-
-
-def _mean(rollouts: list[Any]) -> float | None:
-    rewards = [rollout.reward for rollout in rollouts if rollout.reward is not None]
-    return fmean(rewards) if rewards else None
-
-
-def _counted(rollouts: list[Rollout]) -> str:
-    return ", ".join(f"{count} {status}" for status, count in Counter(each.status for each in rollouts).items())

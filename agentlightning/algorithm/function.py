@@ -1,4 +1,4 @@
-"""`@algo`: a function as an algorithm; its parameter names say what it is given."""
+"""`@algo`: use a function as an algorithm. Its parameter names select the arguments."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import functools
 import inspect
 from collections.abc import Callable
 from inspect import Parameter
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 
 from ..types import Dataset
 from .base import Algorithm
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Tasks = Dataset[Any] | None
 
-GIVEN = (
-    "store",
-    "adapter",
-    "llm_proxy",
-    "initial_resources",
-    "train_dataset",
-    "val_dataset",
-    "journal",
-    "log_metrics",
-)
-"""Names of parameters that are given something."""
+ARGUMENTS: Final[dict[str, Callable[[Algorithm, Tasks, Tasks], Any]]] = {
+    "store": lambda algorithm, train, val: algorithm.get_store(),
+    "adapter": lambda algorithm, train, val: algorithm.get_adapter(),
+    "llm_proxy": lambda algorithm, train, val: algorithm.get_llm_proxy(),
+    "initial_resources": lambda algorithm, train, val: algorithm.get_initial_resources(),
+    "train_dataset": lambda algorithm, train, val: train,
+    "val_dataset": lambda algorithm, train, val: val,
+    "journal": lambda algorithm, train, val: algorithm.get_journal(),
+    "log_metrics": lambda algorithm, train, val: algorithm.log_metrics,
+}
+"""Argument for each supported parameter name."""
 
 
 class FunctionAlgorithm(Algorithm, Generic[P, R]):
-    """A function that is an algorithm, and still callable as it was."""
+    """An algorithm made of a function, which stays callable as before."""
 
     __name__: str
 
     def __init__(self, function: Callable[P, R]) -> None:
-        self._asked = _asked_by(function)
+        self._parameters = _supported_parameters(function)
         functools.update_wrapper(self, function)
         self._function = function
 
@@ -47,56 +48,47 @@ class FunctionAlgorithm(Algorithm, Generic[P, R]):
         return FunctionAlgorithm, (self._function,)
 
     def run(self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None) -> Any:
-        """Call the function with what it asks for."""
-        there: dict[str, Callable[[], Any]] = {
-            "store": self.get_store,
-            "adapter": self.get_adapter,
-            "llm_proxy": self.get_llm_proxy,
-            "initial_resources": self.get_initial_resources,
-            "train_dataset": lambda: train_dataset,
-            "val_dataset": lambda: val_dataset,
-            "journal": self.get_journal,
-            "log_metrics": lambda: self.log_metrics,
-        }
-        return cast("Callable[..., Any]", self._function)(**{name: there[name]() for name in self._asked})
+        """Call the function with the arguments that its parameters name."""
+        arguments = {name: ARGUMENTS[name](self, train_dataset, val_dataset) for name in self._parameters}
+        return cast("Callable[..., Any]", self._function)(**arguments)
 
     @property
     def is_async(self) -> bool:
-        """Whether the function is a coroutine function."""
+        """True for a coroutine function."""
         return inspect.iscoroutinefunction(self._function)
 
 
 def algo(function: Callable[P, R], /) -> FunctionAlgorithm[P, R]:
-    """Make an algorithm of a function, async or not.
+    """Make a sync or async function an algorithm.
 
-    It is given what its parameters name: store, adapter, llm_proxy, initial_resources, train_dataset, val_dataset,
-    journal, log_metrics. Other parameters need a default.
+    Supported parameter names: store, adapter, llm_proxy, initial_resources, train_dataset, val_dataset, journal,
+    log_metrics. Other parameters need a default value.
     """
     if isinstance(function, type) or not callable(function):
         raise TypeError("only a function can be decorated with @algo; derive a class from agl.Algorithm instead")
     return FunctionAlgorithm(function)
 
 
-def as_algorithm(thing: Any) -> Algorithm:
-    """`thing` itself if it is an algorithm; a function becomes one as with `@algo`."""
-    if isinstance(thing, Algorithm):
-        return thing
-    if callable(thing) and not isinstance(thing, type):
-        return FunctionAlgorithm(cast("Callable[..., Any]", thing))
-    raise TypeError(f"an algorithm is an agl.Algorithm or a function, not {thing!r}")
+def as_algorithm(value: Any) -> Algorithm:
+    """Return an algorithm unchanged; wrap a function as `@algo` does."""
+    if isinstance(value, Algorithm):
+        return value
+    if callable(value) and not isinstance(value, type):
+        return FunctionAlgorithm(cast("Callable[..., Any]", value))
+    raise TypeError(f"an algorithm must be an agl.Algorithm or a function, not {value!r}")
 
 
-def _asked_by(function: Callable[..., Any]) -> list[str]:
-    asked: list[str] = []
+def _supported_parameters(function: Callable[..., Any]) -> list[str]:
+    supported: list[str] = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
             continue
-        if parameter.name in GIVEN and parameter.kind is not Parameter.POSITIONAL_ONLY:
-            asked.append(parameter.name)
+        if parameter.name in ARGUMENTS and parameter.kind is not Parameter.POSITIONAL_ONLY:
+            supported.append(parameter.name)
         elif parameter.default is Parameter.empty:
             name = getattr(function, "__name__", repr(function))
             raise TypeError(
-                f"algorithm {name} asks for {parameter.name!r}, which nobody gives it: it may ask for "
-                f"{', '.join(GIVEN)}; give other parameters a default"
+                f"algorithm {name} has an unknown parameter {parameter.name!r}: use {', '.join(ARGUMENTS)}, "
+                "or give the parameter a default value"
             )
-    return asked
+    return supported

@@ -1,8 +1,8 @@
-"""Journal: what an algorithm has done so far, kept in the store, so that a run that was killed goes on where it was.
+"""Journal: the completed steps of an algorithm, kept in the store, so that a killed run can be resumed.
 
-Each step is a span. The spans of one sitting belong to a rollout of their own, which never is in the queue, so that the
-dashboard shows what the algorithm did beside what its agents did. A step has a key, and is done once: whoever comes to
-it again, in this sitting or a later one, gets what came of it the first time.
+Each step is a span. The spans of one session belong to a rollout that is never queued, so the dashboard shows the
+algorithm's steps beside the agents' rollouts. Each step has a key and runs once: later calls with the same key, in this
+session or a later one, return the first result.
 """
 
 from __future__ import annotations
@@ -21,78 +21,79 @@ from ..types import AttemptedRollout, AttemptStatus, Rollout, RolloutConfig, Spa
 STEP: Final = "agentlightning.journal.step"
 KEY: Final = "agentlightning.journal.key"
 VALUE: Final = "agentlightning.journal.value"
-MARK: Final = "agentlightning_journal"
-"""The field of a rollout's input, and of its metadata, that tells a sitting from an agent's rollout."""
+SESSION_MARK: Final = "agentlightning_journal"
+"""Field of a rollout's input and metadata that marks a journal session."""
 
-SILENCE_SECONDS: Final = 365 * 24 * 3600.0
-"""A sitting may be silent for as long as its longest step takes; its end is reported, or seen by who resumes it."""
+SESSION_UNRESPONSIVE_SECONDS: Final = 365 * 24 * 3600.0
+"""A session sends nothing during a step, however long. Its end is reported, or detected by the run that resumes it."""
 
 
-def is_sitting(rollout: Rollout) -> bool:
-    """Whether the rollout is an algorithm's own."""
-    return MARK in rollout.metadata
+def is_journal_session(rollout: Rollout) -> bool:
+    """Return True for a rollout that holds an algorithm's steps, not an agent's work."""
+    return SESSION_MARK in rollout.metadata
 
 
 class Journal:
-    """The steps of one run. Made with `open`."""
+    """The steps of one run. Create it with `open`."""
 
-    def __init__(self, store: LightningStore, sitting: AttemptedRollout, steps: dict[str, Any]) -> None:
+    def __init__(self, store: LightningStore, session: AttemptedRollout, steps: dict[str, Any]) -> None:
         self._store = store
-        self._sitting = sitting
+        self._session = session
         self._steps = steps
-        self._under_way: dict[str, asyncio.Future[Any]] = {}
+        self._in_progress: dict[str, asyncio.Future[Any]] = {}
 
     @classmethod
     async def open(cls, store: LightningStore, run: str) -> Journal:
-        """Begin a sitting of `run`. Sittings that were never ended are ended, since only one is held at a time."""
-        before = await sittings(store)
-        sitting = await store.start_rollout(
-            {MARK: run},
-            config=RolloutConfig(unresponsive_seconds=SILENCE_SECONDS),
-            metadata={MARK: run},
+        """Start a session of `run`, and mark unfinished earlier sessions as failed: only one is active at a time."""
+        earlier = await journal_sessions(store)
+        session = await store.start_rollout(
+            {SESSION_MARK: run},
+            config=RolloutConfig(unresponsive_seconds=SESSION_UNRESPONSIVE_SECONDS),
+            metadata={SESSION_MARK: run},
         )
-        await store.update_attempt(sitting.rollout_id, sitting.attempt.attempt_id, status="running")
+        await store.update_attempt(session.rollout_id, session.attempt.attempt_id, status="running")
         steps: dict[str, Any] = {}
-        for earlier in before:  # ended only now, so that runners elsewhere see at once that the run goes on
-            steps |= await _steps_of(store, earlier)
-            if earlier.status not in ("succeeded", "failed", "cancelled"):
-                await _end(store, earlier, "failed", "its process has ended")
-        return cls(store, sitting, steps)
+        # After the new session has started, so that runners elsewhere never see the run as ended.
+        for each in earlier:
+            steps |= await _load_steps(store, each)
+            if each.status not in ("succeeded", "failed", "cancelled"):
+                await _end(store, each, "failed", "its process has ended")
+        return cls(store, session, steps)
 
     @property
     def is_resumed(self) -> bool:
-        """Something was done in an earlier sitting."""
+        """True when an earlier session completed a step."""
         return bool(self._steps)
 
     async def once(self, key: str, step: Callable[[], Awaitable[Any]]) -> Any:
-        """What came of the step `key`: if it was done before, from the journal; else it is done now.
+        """Run `step`, unless a step with this key is complete, and return its result.
 
-        What comes of a step is JSON. A step that raises was not done.
+        The result must be JSON. A step that raises is not complete.
         """
         if key in self._steps:
             return self._steps[key]
-        if key in self._under_way:
-            return await self._under_way[key]
-        working = self._under_way[key] = asyncio.ensure_future(self._do(key, step))
+        if key in self._in_progress:
+            return await self._in_progress[key]
+        task = self._in_progress[key] = asyncio.ensure_future(self._run(key, step))
         try:
-            return await working
+            return await task
         finally:
-            del self._under_way[key]
+            del self._in_progress[key]
 
     async def end(self, status: AttemptStatus, reason: str | None = None) -> None:
-        """End the sitting; runners on other machines then know that the run is over."""
-        await _end(self._store, self._sitting, status, reason)
+        """End the session. Runners on other machines then know that the run is over."""
+        await _end(self._store, self._session, status, reason)
 
-    async def _do(self, key: str, step: Callable[[], Awaitable[Any]]) -> Any:
-        value = await step()
-        # As it will be read again, so that a resumed run goes exactly as one that was not interrupted.
-        text = payload.dumps(value, field=key).decode()
+    async def _run(self, key: str, step: Callable[[], Awaitable[Any]]) -> Any:
+        # Return the decoded JSON, not the original value: a resumed run must see exactly the same.
+        text = payload.dumps(await step(), field=key).decode()
+        rollout_id, attempt_id = self._session.rollout_id, self._session.attempt.attempt_id
         await self._store.add_span(
             Span.from_attributes(
                 name=STEP,
-                rollout_id=self._sitting.rollout_id,
-                attempt_id=self._sitting.attempt.attempt_id,
-                trace_id=trace_of(self._sitting.rollout_id, self._sitting.attempt.attempt_id),
+                rollout_id=rollout_id,
+                attempt_id=attempt_id,
+                trace_id=trace_of(rollout_id, attempt_id),
                 span_id=hashlib.sha256(key.encode()).hexdigest()[:16],
                 attributes={KEY: key, VALUE: text},
             )
@@ -101,21 +102,17 @@ class Journal:
         return self._steps[key]
 
 
-async def sittings(store: LightningStore) -> list[AttemptedRollout]:
-    """The algorithm's own rollouts, first to latest."""
-    found = await store.query_rollouts(text_contains=f'"{MARK}"')
-    return [rollout for rollout in found if isinstance(rollout, AttemptedRollout) and is_sitting(rollout)]
+async def journal_sessions(store: LightningStore) -> list[AttemptedRollout]:
+    """Return the journal sessions in the store, oldest first."""
+    found = await store.query_rollouts(text_contains=f'"{SESSION_MARK}"')
+    return [rollout for rollout in found if isinstance(rollout, AttemptedRollout) and is_journal_session(rollout)]
 
 
-async def _steps_of(store: LightningStore, sitting: AttemptedRollout) -> dict[str, Any]:
-    spans = await store.query_spans(sitting.rollout_id, name=STEP)
+async def _load_steps(store: LightningStore, session: AttemptedRollout) -> dict[str, Any]:
+    spans = await store.query_spans(session.rollout_id, name=STEP)
     return {span.attributes[KEY]: orjson.loads(span.attributes[VALUE]) for span in spans}
 
 
-async def _end(store: LightningStore, sitting: AttemptedRollout, status: AttemptStatus, reason: str | None) -> None:
-    await store.update_attempt(
-        sitting.rollout_id,
-        sitting.attempt.attempt_id,
-        status=status,
-        metadata={"reason": reason} if reason else {},
-    )
+async def _end(store: LightningStore, session: AttemptedRollout, status: AttemptStatus, reason: str | None) -> None:
+    metadata = {"reason": reason} if reason else {}
+    await store.update_attempt(session.rollout_id, session.attempt.attempt_id, status=status, metadata=metadata)

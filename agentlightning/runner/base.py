@@ -1,4 +1,4 @@
-"""Runner: what carries out rollouts, and how its life begins and ends."""
+"""Base class of runners, which carry out rollouts of an agent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ..litagent import LitAgent
-from ..logs import speak_if_silent
+from ..logs import ensure_logging
 from ..store import LightningStore
 from ..types import Hook, NamedResources, Rollout, RolloutMode
 
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 class StopEvent(Protocol):
-    """Set when a runner is to stop: an `Event` of threading, multiprocessing or asyncio."""
+    """An `Event` of threading, multiprocessing or asyncio that stops a runner."""
 
     def is_set(self) -> bool:
-        """Whether it has been set."""
+        """Return True once the event is set."""
         ...
 
 
 class Runner(Generic[T]):
-    """Carries out rollouts of tasks of type `T`, between `run_context`'s entry and its exit."""
+    """Carries out rollouts of tasks of type `T`, within `run_context`."""
 
     @contextmanager
     def run_context(
@@ -34,11 +34,11 @@ class Runner(Generic[T]):
         hooks: Sequence[Hook] | None = None,
         worker_id: int | str | None = None,
     ) -> Generator[Self]:
-        """Make ready to run `agent` on rollouts of `store`; inside, call `iter` or `step`.
+        """Prepare to run `agent` on rollouts of `store`. Call `iter` or `step` in the block.
 
-        `worker_id` is a short number for the log (the store gets one that no other process has), or a whole name.
+        `worker_id` is a short number for the log (the store gets a unique name made of it), or a complete name.
         """
-        speak_if_silent()
+        ensure_logging()
         with ExitStack() as stack:
             self.init(agent, hooks=hooks)
             stack.callback(self.teardown)
@@ -47,19 +47,19 @@ class Runner(Generic[T]):
             yield self
 
     def init(self, agent: LitAgent[T] | Callable[..., Any], *, hooks: Sequence[Hook] | None = None) -> None:
-        """Get to know what to run; done once, before any process is forked."""
+        """Set the agent and the hooks. Called once, before any process is forked."""
         raise NotImplementedError
 
     def init_worker(self, worker_id: int | str | None, store: LightningStore) -> None:
-        """Start what runs beside the rollouts; done in the process that runs them."""
+        """Start the background services of the worker. Called in the process that runs the rollouts."""
         raise NotImplementedError
 
     def teardown_worker(self) -> None:
-        """Stop what `init_worker` started."""
+        """Stop the background services of the worker."""
         raise NotImplementedError
 
     def teardown(self) -> None:
-        """Forget what `init` was given."""
+        """Clear the agent and the hooks."""
         raise NotImplementedError
 
     async def iter(self, event: StopEvent | None = None) -> None:
@@ -67,5 +67,5 @@ class Runner(Generic[T]):
         raise NotImplementedError
 
     async def step(self, input: T, resources: NamedResources | None = None, mode: RolloutMode | None = None) -> Rollout:
-        """Carry out one rollout of `input`, past the queue, and return it finished."""
+        """Carry out one rollout of `input` without the queue, and return it finished."""
         raise NotImplementedError

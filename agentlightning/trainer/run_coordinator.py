@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..algorithm import Algorithm, Journal
-from ..algorithm.base import Surroundings
+from ..algorithm.base import RunContext
 from ..algorithm.function import FunctionAlgorithm
-from ..algorithm.journal import sittings
+from ..algorithm.journal import journal_sessions
 from ..errors import StoreInUse, StoreUnavailable
 from ..litagent import LitAgent
 from ..runner import Runner, StopEvent
@@ -83,7 +83,7 @@ async def _set_when_over(store: LightningStore, since: float, over: asyncio.Even
 
 
 async def _latest_sitting(store: LightningStore, since: float) -> Rollout | None:
-    held = [each for each in await sittings(store) if (each.end_time or math.inf) >= since]
+    held = [each for each in await journal_sessions(store) if (each.end_time or math.inf) >= since]
     return max(held, key=lambda each: each.start_time, default=None)
 
 
@@ -144,8 +144,8 @@ class AlgorithmSide:
         initial = self.initial_resources
         if initial and not (self.resume and await store.get_resources_by_id(INITIAL)):
             await store.update_resources(INITIAL, initial)
-        self.algorithm.surround(
-            Surroundings(
+        self.algorithm.bind(
+            RunContext(
                 store=store,
                 adapter=self.adapter,
                 llm_proxy=self.llm_proxy,

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..algorithm.journal import MARK, is_sitting
+from ..algorithm.journal import SESSION_MARK, is_journal_session
 from ..store import LightningStore
 from ..store.contract import AnyRollout
 from ..types import AttemptedRollout, RolloutStatus
@@ -64,8 +64,8 @@ class Tally:
     async def counts(self) -> dict[str, int]:
         """Rollouts by status, without the algorithm's own."""
         by_status = dict((await self._store.statistics())["rollouts"])
-        for rollout in await self._store.query_rollouts(text_contains=f'"{MARK}"', cut_at=1):
-            if is_sitting(rollout):
+        for rollout in await self._store.query_rollouts(text_contains=f'"{SESSION_MARK}"', cut_at=1):
+            if is_journal_session(rollout):
                 by_status[rollout.status] = by_status.get(rollout.status, 0) - 1
         return {status: count for status, count in by_status.items() if count > 0}
 
@@ -78,7 +78,7 @@ class Tally:
         return [_tried(*key, found) for key, found in self._sums.items()]
 
     def _add(self, rollout: AnyRollout) -> None:
-        if is_sitting(rollout):
+        if is_journal_session(rollout):
             return
         self._sums.setdefault((rollout.resources_id, rollout.resources_version), _Sum()).add(rollout)
         if rollout.reward is not None:

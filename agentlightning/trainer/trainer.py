@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from ..adapter import TraceAdapter, TracerTraceToTriplet
 from ..algorithm import Algorithm, Baseline, FastAlgorithm, as_algorithm
-from ..algorithm.function import GIVEN
+from ..algorithm.function import ARGUMENTS
 from ..execution import ClientServerExecutionStrategy, ExecutionStrategy, SharedMemoryExecutionStrategy
 from ..execution.base import OpenStore
 from ..litagent import LitAgent, as_agent
@@ -222,7 +222,7 @@ def _is_factory(thing: Any) -> bool:
     """A function that asks for nothing can do nothing as an algorithm, so it makes one."""
     if isinstance(thing, Algorithm) or not callable(thing) or inspect.iscoroutinefunction(thing):
         return False
-    return not set(inspect.signature(thing).parameters) & set(GIVEN)
+    return not set(inspect.signature(thing).parameters) & set(ARGUMENTS)
 
 
 def _strategy(given: Any, port: int | None) -> ExecutionStrategy:

@@ -9,8 +9,8 @@ import pytest
 from openai import AsyncOpenAI
 
 import agentlightning as agl
-from agentlightning.algorithm.apo.comparison import estimate, paired_difference, t_quantile
-from agentlightning.algorithm.apo.rewriting import lost_placeholders
+from agentlightning.algorithm.comparison import estimate, paired_difference, t_quantile
+from agentlightning.algorithm.apo.rewriting import missing_placeholders
 from agentlightning.trainer import RunResult
 from tests.scripted_model import Answer, Call, ScriptedModel
 
@@ -142,8 +142,8 @@ def test_it_says_which_prompt_it_needs():
         (agl.PromptTemplate(template="{{ a }} {{b}}", engine="jinja"), "{{b}}", ["{{a}}"]),
     ],
 )
-def test_lost_placeholders_are_noticed(seed: agl.PromptTemplate, text: str, lost: list[str]):
-    assert lost_placeholders(seed, text) == lost
+def test_missing_placeholders_are_noticed(seed: agl.PromptTemplate, text: str, lost: list[str]):
+    assert missing_placeholders(seed, text) == lost
 
 
 def test_a_difference_is_taken_task_by_task():

@@ -10,8 +10,8 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.algorithm import Journal
-from agentlightning.algorithm.base import Surroundings
-from agentlightning.algorithm.journal import sittings
+from agentlightning.algorithm.base import RunContext
+from agentlightning.algorithm.journal import journal_sessions
 
 
 @agl.algo
@@ -21,7 +21,7 @@ def everything(store: Any, journal: Any, train_dataset: Any, other: int = 3) -> 
 
 
 def test_a_function_is_given_what_its_parameters_name():
-    everything.surround(Surroundings(store="the store", journal="the journal"))  # pyright: ignore
+    everything.bind(RunContext(store="the store", journal="the journal"))  # pyright: ignore
 
     assert everything.run(["task"]) == ["the store", "the journal", ["task"], 3]
     assert everything("a", "b", "c", other=4) == ["a", "b", "c", 4]
@@ -62,9 +62,9 @@ async def test_a_step_is_done_once_also_in_a_later_sitting():
         assert [*both, again] == [{"answer": [1, 2]}] * 3
         assert done == ["work"]
         assert (first.is_resumed, second.is_resumed) == (True, True)
-        assert [each.status for each in await sittings(store)] == ["failed", "running"]
+        assert [each.status for each in await journal_sessions(store)] == ["failed", "running"]
         await second.end("succeeded")
-        assert [each.status for each in await sittings(store)] == ["failed", "succeeded"]
+        assert [each.status for each in await journal_sessions(store)] == ["failed", "succeeded"]
 
 
 async def test_a_step_that_raises_was_not_done():

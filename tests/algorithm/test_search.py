@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from agentlightning.algorithm.apo import Candidate, Verdict
-from agentlightning.algorithm.apo.search import BeamSearch, Plan
+from agentlightning.algorithm.apo.search import BeamSearch, SearchConfig
 
 RUNS = 200
 TASKS = 60
@@ -31,7 +31,7 @@ WINNER = "the winner"
 def simulate(number: int, make_tasks, *, better: bool) -> Verdict:
     """One run with the default plan. One of the prompts written has +0.2 on every task, or none has."""
     chance = random.Random(f"{make_tasks.__name__}/{number}/{better}")
-    rewards, plan = make_tasks(chance), Plan(seed=number)
+    rewards, plan = make_tasks(chance), SearchConfig(seed=number)
     written = plan.branch_factor * (1 + plan.beam_width * (plan.beam_rounds - 1))
     lucky = chance.randrange(written) if better else None
     prompts = (WINNER if n == lucky else f"prompt {n}" for n in range(written))

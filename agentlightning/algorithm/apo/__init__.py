@@ -1,7 +1,5 @@
-"""Automatic prompt optimisation: a model says what is wrong with a prompt and writes better ones; the best stay."""
+"""Automatic prompt optimisation: one model criticises a prompt, another rewrites it, and the best candidates stay."""
 
-from .algorithm import APO
-from .comparison import Difference, Estimate
-from .search import Candidate, Verdict
-
-__all__ = ["APO", "Candidate", "Difference", "Estimate", "Verdict"]
+from ..comparison import Difference as Difference, Estimate as Estimate
+from .algorithm import APO as APO
+from .search import Candidate as Candidate, Verdict as Verdict

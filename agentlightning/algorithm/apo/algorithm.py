@@ -1,4 +1,4 @@
-"""APO: a beam search over prompts, led by what a model has to say about the runs."""
+"""APO: a beam search over prompts, guided by a model's critique of the rollouts."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import logging
 import random
 import re
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
-from ...types import Dataset, NamedResources, PromptTemplate, RolloutMode
-from ..base import Algorithm
-from ..retries import LOST_RUNNER
-from .rewriting import Rewriter, lost_placeholders
-from .search import BeamSearch, Candidate, Plan, Score, Verdict
-from .trials import Trials, resources_id_of
+from ...types import Dataset, NamedResources, PromptTemplate
+from ..base import RETRY_LOST_RUNNERS, Algorithm
+from .evaluation import CandidateEvaluator, candidate_resources_id
+from .rewriting import Rewriter, missing_placeholders
+from .search import BeamSearch, Candidate, SearchConfig, Verdict
 
 logger = logging.getLogger(__name__)
 
 
 class APO(Algorithm):
-    """Improves the prompt template among the trainer's `initial_resources`.
+    """Improve the prompt template among the trainer's `initial_resources`.
 
-    In each of `beam_rounds` rounds every prompt of the beam is run on `gradient_batch_size` training tasks, criticised
-    by `gradient_model`, and rewritten `branch_factor` times by `apply_edit_model`. All are tried side by side on
-    `val_batch_size` validation tasks, the better half on as many others, and the best `beam_width` go on. In the end
-    seed and best are compared on the whole validation set, `validation_repeats` times each, with fresh rollouts.
+    In each of `beam_rounds` rounds every prompt of the beam runs on `gradient_batch_size` training tasks, gets a
+    critique from `gradient_model`, and is rewritten `branch_factor` times by `apply_edit_model`. All candidates run on
+    the same `val_batch_size` validation tasks, the better half on as many others, and the best `beam_width` continue.
+    Finally seed and best run `validation_repeats` times on the whole validation set, and these rollouts are compared.
 
-    `resource_name` says which prompt, where there are several. A failed rollout scores `failure_score`. With the same
-    `seed` and the same answers a run goes the same way.
+    `resource_name` selects the prompt when there are several. A failed rollout scores `failure_score`. A run is
+    deterministic for the same `seed` and the same model answers.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class APO(Algorithm):
         seed: int = 0,
     ) -> None:
         self._rewriter = Rewriter(async_openai_client, gradient_model, apply_edit_model, diversity_temperature)
-        self._plan = Plan(
+        self._config = SearchConfig(
             beam_width=beam_width,
             branch_factor=branch_factor,
             beam_rounds=beam_rounds,
@@ -64,7 +64,7 @@ class APO(Algorithm):
         )
         self._gradient_batch_size = gradient_batch_size
         self._batch_timeout = rollout_batch_timeout
-        self._config = LOST_RUNNER.model_copy(update={"timeout_seconds": rollout_timeout})
+        self._rollout_config = RETRY_LOST_RUNNERS.model_copy(update={"timeout_seconds": rollout_timeout})
         self._failure_score = failure_score
         self._resource_name = resource_name
         self._best: PromptTemplate | None = None
@@ -74,30 +74,30 @@ class APO(Algorithm):
         self._error: Exception | None = None
 
     def get_best_prompt(self) -> PromptTemplate:
-        """The prompt that was best; the seed where nothing was better. For after the run."""
+        """Return the best prompt after the run; the seed when no prompt was better."""
         if self._best is None:
-            raise RuntimeError("APO has not found anything yet: call Trainer.fit first")
+            raise RuntimeError("APO has no result yet: call Trainer.fit first")
         return self._best
 
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> Verdict:
-        """Search, judge, and store the best as `apo/best`."""
-        train, val = _datasets(train_dataset, val_dataset)
-        self._trials = self._make_trials()
-        seed = Candidate("seed", self._trials.seed.template)
+        """Search, compare, and store the best prompt as `apo/best`."""
+        train, val = _require_datasets(train_dataset, val_dataset)
+        self._evaluator = self._make_evaluator()
+        seed = Candidate("seed", self._evaluator.seed.template)
         self._candidates, self._rejected = [seed], {}
-        await self._trials.keep(seed)
-        search = BeamSearch(self._plan, len(val), self._evaluating(val), self._proposing(train), self._tell)
-        self._verdict = await search.run(seed)
-        if not self._trials.ends.keys() & {"succeeded"}:
-            logger.warning("No rollout has a reward; nothing could be compared.")
-        await self._keep_best(self._verdict)
-        logger.info("%s", self._verdict)
-        return self._verdict
+        await self._evaluator.save(seed)
+        evaluate, propose = partial(self._evaluator.score, val, "val"), partial(self._propose, train)
+        verdict = await BeamSearch(self._config, len(val), evaluate, propose, self._on_round_end).run(seed)
+        if not self._evaluator.outcomes["succeeded"]:
+            logger.warning("No rollout has a reward, so no prompts could be compared.")
+        await self._save_best(verdict)
+        logger.info("%s", verdict)
+        return verdict
 
     def report(self) -> dict[str, Any]:
-        """The verdict, every candidate, and how the rollouts ended."""
+        """Return the verdict, all candidates, and the number of rollouts by outcome."""
         verdict = self._verdict
         if verdict is None:
             return {}
@@ -106,132 +106,116 @@ class APO(Algorithm):
             "improvement_shown": verdict.is_improvement,
             "seed_prompt": verdict.seed.prompt,
             "best_prompt": verdict.best.prompt,
-            "best": resources_id_of(verdict.best),
+            "best": candidate_resources_id(verdict.best),
             "seed": verdict.seed_estimate.model_dump(),
             "tried": verdict.best_estimate.model_dump(),
             "difference": verdict.difference.model_dump(),
-            "candidates": [_told(candidate) for candidate in sorted(self._candidates, key=_age)],
+            "candidates": [_summary(candidate) for candidate in sorted(self._candidates, key=_creation_order)],
             "rejected": dict(sorted(self._rejected.items())),
-            "rollouts": dict(self._trials.ends),
+            "rollouts": dict(self._evaluator.outcomes),
         }
 
-    # The prompt
-
-    def _make_trials(self) -> Trials:
+    def _make_evaluator(self) -> CandidateEvaluator:
         resources = self.get_initial_resources() or {}
-        return Trials(
+        return CandidateEvaluator(
             self.get_store(),
             resources,
-            _prompt_among(resources, self._resource_name),
+            _prompt_name(resources, self._resource_name),
             timeout=self._batch_timeout,
             failure_score=self._failure_score,
-            config=self._config,
+            config=self._rollout_config,
         )
 
-    async def _keep_best(self, verdict: Verdict) -> None:
-        self._best = self._trials.prompt(verdict.best.prompt)
+    async def _save_best(self, verdict: Verdict) -> None:
+        self._verdict = verdict
+        self._best = self._evaluator.prompt(verdict.best.prompt)
         best = Candidate("best", verdict.best.prompt, verdict.best.id, verdict.best.critique)
-        self.best_resources = await self._trials.keep(best, verdict=str(verdict))
+        self.best_resources = await self._evaluator.save(best, verdict=str(verdict))
 
-    # What the search asks for
+    async def _propose(self, dataset: Dataset[Any], parent: Candidate, round: int, number: int) -> Candidate | None:
+        name = f"r{round}c{number}"
+        try:
+            child = await self._rewrite(parent, name, dataset)
+        except Exception as error:
+            logger.exception("Candidate %s could not be written", name)
+            self._rejected[name] = f"{type(error).__name__}: {error}"
+            self._error = error
+            return None
+        return child if await self._accept(child) else None
 
-    def _evaluating(self, dataset: Dataset[Any]) -> Any:
-        mode: RolloutMode = "val"
-
-        async def evaluate(candidate: Candidate, tasks: Sequence[int], occasion: str) -> Sequence[Score]:
-            return await self._trials.score(candidate, dataset, tasks, mode, occasion)
-
-        return evaluate
-
-    def _proposing(self, dataset: Dataset[Any]) -> Any:
-        async def propose(parent: Candidate, round: int, number: int) -> Candidate | None:
-            name = f"r{round}c{number}"
-            tasks = self._sample(name, len(dataset))
-            try:
-                child = await self._rewritten(parent, name, dataset, tasks)
-            except Exception as error:
-                logger.exception("The candidate %s could not be written", name)
-                self._rejected[name] = f"{type(error).__name__}: {error}"
-                self._error = error
-                return None
-            return child if await self._is_usable(child) else None
-
-        return propose
-
-    async def _rewritten(self, parent: Candidate, name: str, dataset: Dataset[Any], tasks: list[int]) -> Candidate:
-        journal, prompt = self.get_journal(), self._trials.prompt(parent.prompt)
+    async def _rewrite(self, parent: Candidate, name: str, dataset: Dataset[Any]) -> Candidate:
+        journal, prompt = self.get_journal(), self._evaluator.prompt(parent.prompt)
+        batch_size = min(len(dataset), self._gradient_batch_size)
+        tasks = sorted(random.Random(f"{self._config.seed}/{name}").sample(range(len(dataset)), batch_size))
 
         async def criticise() -> str:
-            seen = await self._trials.see(parent, dataset, tasks, "train", f"critique for {name}")
-            return await self._rewriter.critique(prompt, seen)
+            traces = await self._evaluator.trace(dataset, "train", parent, tasks, f"critique for {name}")
+            return await self._rewriter.critique(prompt, traces)
 
         critique = await journal.once(f"apo/{name}/critique", criticise)
         text = await journal.once(f"apo/{name}/edit", lambda: self._rewriter.edit(prompt, critique))
         return Candidate(name, text, parent.id, critique)
 
-    async def _is_usable(self, child: Candidate) -> bool:
-        lost = lost_placeholders(self._trials.seed, child.prompt)
-        if lost or not child.prompt:
-            self._rejected[child.id] = f"it has lost {', '.join(lost)}" if lost else "it is empty"
-            logger.warning("The candidate %s is not evaluated: %s.", child.id, self._rejected[child.id])
-            await self._trials.keep(child, rejected=self._rejected[child.id])
+    async def _accept(self, child: Candidate) -> bool:
+        missing = missing_placeholders(self._evaluator.seed, child.prompt)
+        if missing or not child.prompt:
+            reason = f"the prompt lacks {', '.join(missing)}" if missing else "the prompt is empty"
+            self._rejected[child.id] = reason
+            logger.warning("Candidate %s is rejected: %s.", child.id, reason)
+            await self._evaluator.save(child, rejected=reason)
             return False
-        await self._trials.keep(child)
+        await self._evaluator.save(child)
         self._candidates.append(child)
         return True
 
-    def _sample(self, name: str, count: int) -> list[int]:
-        chosen = random.Random(f"{self._plan.seed}/{name}").sample(range(count), min(count, self._gradient_batch_size))
-        return sorted(chosen)
-
-    async def _tell(self, round: int, ranked: Sequence[Candidate]) -> None:
+    async def _on_round_end(self, round: int, ranked: Sequence[Candidate]) -> None:
         if round and len(self._candidates) == 1 and self._error:
-            raise self._error  # no candidate at all: the models that should write them cannot be asked
-        await asyncio.gather(*(self._trials.keep(candidate) for candidate in ranked))
-        best = ranked[0]
-        scores = best.all_scores
-        self.log_metrics(
-            {
-                "apo/best": best.id,
-                "apo/best_mean": fmean(scores) if scores else None,
-                "apo/tried": len(ranked),
-                "apo/rejected": len(self._rejected),
-            },
-            round,
-        )
+            raise self._error  # no candidate at all: the critic or the editor is unreachable
+        await asyncio.gather(*(self._evaluator.save(candidate) for candidate in ranked))
+        metrics = {
+            "apo/best": ranked[0].id,
+            "apo/best_mean": _mean(ranked[0]),
+            "apo/tried": len(ranked),
+            "apo/rejected": len(self._rejected),
+        }
+        self.log_metrics(metrics, round)
 
 
-def _datasets(train: Dataset[Any] | None, val: Dataset[Any] | None) -> tuple[Dataset[Any], Dataset[Any]]:
+def _require_datasets(train: Dataset[Any] | None, val: Dataset[Any] | None) -> tuple[Dataset[Any], Dataset[Any]]:
     train, val = train or val, val or train
     if not train or not val:
-        raise ValueError("APO needs tasks: give fit a train_dataset, a val_dataset, or better both")
+        raise ValueError("APO needs tasks: pass a train_dataset, a val_dataset, or preferably both to fit")
     return train, val
 
 
-def _prompt_among(resources: NamedResources, name: str | None) -> str:
+def _prompt_name(resources: NamedResources, name: str | None) -> str:
     prompts = [each for each, resource in resources.items() if isinstance(resource, PromptTemplate)]
     if name is None and len(prompts) == 1:
         return prompts[0]
     if name in prompts:
         return name
-    there = ", ".join(prompts) or "no prompt template"
     raise ValueError(
-        f"APO improves one prompt template of the trainer's initial_resources, and there is {there}: "
-        "give Trainer(initial_resources={'prompt_template': agl.PromptTemplate(template=…)}), and APO(resource_name=…) "
-        "where there are several"
+        "APO improves one prompt template of the trainer's initial_resources, which hold "
+        f"{', '.join(prompts) or 'no prompt template'}: pass "
+        "Trainer(initial_resources={'prompt_template': agl.PromptTemplate(template=…)}), and APO(resource_name=…) "
+        "if there are several"
     )
 
 
-def _age(candidate: Candidate) -> tuple[int, ...]:
+def _creation_order(candidate: Candidate) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", candidate.id)))
 
 
-def _told(candidate: Candidate) -> dict[str, Any]:
+def _mean(candidate: Candidate) -> float | None:
     scores = candidate.all_scores
+    return fmean(scores) if scores else None
+
+
+def _summary(candidate: Candidate) -> dict[str, Any]:
     return {
-        "id": resources_id_of(candidate),
+        "id": candidate_resources_id(candidate),
         "parent": candidate.parent,
         "prompt": candidate.prompt,
-        "mean": fmean(scores) if scores else None,
-        "n": len(scores),
+        "mean": _mean(candidate),
+        "n": len(candidate.all_scores),
     }

@@ -1,4 +1,4 @@
-"""How a model criticises a prompt and writes a better one. What it is told stands in `prompts/`."""
+"""Model calls that criticise a prompt and write a better one. The instructions are in `prompts/`."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ...adapter import TraceToMessages, get_message_value
 from ...types import AttemptedRollout, PromptTemplate, Rollout, Span
 
 PROMPTS: Final = Path(__file__).with_name("prompts")
-LONGEST_MESSAGE: Final = 4_000
-"""Characters of one message that the critic gets to see."""
-LONGEST_RUN: Final = 16_000
+MAX_MESSAGE_CHARACTERS: Final = 4_000
+MAX_RUN_CHARACTERS: Final = 16_000
+"""Limits of the text that the critic reads."""
 
-_ANSWER = re.compile(r"<prompt>\s*(.*?)\s*</prompt>", re.DOTALL)
+_REWRITTEN = re.compile(r"<prompt>\s*(.*?)\s*</prompt>", re.DOTALL)
 _JINJA_NAME = re.compile(r"\{\{-?\s*([A-Za-z_]\w*)")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A rollout and what was recorded of it."""
+class RolloutTrace:
+    """A rollout with its spans."""
 
     rollout: Rollout
     spans: Sequence[Span]
 
 
 class Rewriter:
-    """Asks `gradient_model` what is wrong with a prompt, and `apply_edit_model` for a better one."""
+    """Criticises prompts with `gradient_model` and rewrites them with `apply_edit_model`."""
 
     def __init__(self, client: Any, gradient_model: str, apply_edit_model: str, temperature: float) -> None:
         self._client = client
@@ -38,26 +38,26 @@ class Rewriter:
         self._editor = apply_edit_model
         self._temperature = temperature
 
-    async def critique(self, prompt: PromptTemplate, seen: Sequence[Seen]) -> str:
-        """What is wrong with the prompt, going by some runs."""
-        runs = "\n\n".join(_told(number, each) for number, each in enumerate(seen, 1))
-        return await self._ask(self._critic, _filled("critique.md", prompt=prompt.template, runs=runs))
+    async def critique(self, prompt: PromptTemplate, traces: Sequence[RolloutTrace]) -> str:
+        """Return the prompt's weaknesses, as seen in some rollouts."""
+        runs = "\n\n".join(_format_run(number, trace) for number, trace in enumerate(traces, 1))
+        return await self._complete(self._critic, _render("critique.md", prompt=prompt.template, runs=runs))
 
     async def edit(self, prompt: PromptTemplate, critique: str) -> str:
-        """A new prompt that answers the critique."""
+        """Return a new prompt that addresses the critique."""
         placeholders = ", ".join(required_placeholders(prompt)) or "(there are none)"
-        asked = _filled("edit.md", prompt=prompt.template, critique=critique, placeholders=placeholders)
-        answer = await self._ask(self._editor, asked)
-        found = _ANSWER.findall(answer)
+        request = _render("edit.md", prompt=prompt.template, critique=critique, placeholders=placeholders)
+        answer = await self._complete(self._editor, request)
+        found = _REWRITTEN.findall(answer)
         return found[-1] if found else answer.strip()
 
-    async def _ask(self, model: str, prompt: str) -> str:
-        # Some models take no temperature but their own, which is 1.
+    async def _complete(self, model: str, prompt: str) -> str:
+        # Some models accept no temperature but their default, 1.
         options = {} if self._temperature == 1.0 else {"temperature": self._temperature}
         answer = await self._client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": prompt}],
-            # A connection that is kept belongs to this run's event loop; in the next run the client would trip over it.
+            # A pooled connection is bound to this run's event loop and would fail in the client's next run.
             extra_headers={"Connection": "close"},
             **options,
         )
@@ -65,53 +65,55 @@ class Rewriter:
 
 
 def required_placeholders(prompt: PromptTemplate) -> list[str]:
-    """The placeholders of a prompt, as they stand in it."""
+    """Return the prompt's placeholders with their braces, each once."""
     if prompt.engine == "f-string":
         return [f"{{{name}}}" for name in prompt.placeholders()]
     return list(dict.fromkeys(f"{{{{{name}}}}}" for name in _JINJA_NAME.findall(prompt.template)))
 
 
-def lost_placeholders(seed: PromptTemplate, text: str) -> list[str]:
-    """Placeholders of the seed that `text` lacks."""
-    has = required_placeholders(seed.model_copy(update={"template": text}))
-    return [placeholder for placeholder in required_placeholders(seed) if placeholder not in has]
+def missing_placeholders(seed: PromptTemplate, text: str) -> list[str]:
+    """Return the placeholders of the seed that `text` lacks."""
+    present = required_placeholders(seed.model_copy(update={"template": text}))
+    return [placeholder for placeholder in required_placeholders(seed) if placeholder not in present]
 
 
-def _filled(file: str, **values: str) -> str:
-    # One pass, so that braces in what is put in mean nothing.
+def _render(file: str, **values: str) -> str:
+    # One pass, so that braces inside the values are not expanded.
     template = (PROMPTS / file).read_text(encoding="utf-8")
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
 
 
-def _told(number: int, seen: Seen) -> str:
-    rollout = seen.rollout
+def _format_run(number: int, trace: RolloutTrace) -> str:
+    rollout = trace.rollout
     lines = [f'<run number="{number}" status="{rollout.status}" reward="{rollout.reward}">']
-    lines.append(f"Task: {_short(json.dumps(rollout.input, ensure_ascii=False, default=str))}")
-    for messages in _conversations(seen.spans):
-        lines += [f"{message.get('role')}: {_short(_content(message))}" for message in messages]
-    lines += [f"Note: {_short(note)}" for span in seen.spans if (note := get_message_value(span))]
+    lines.append(f"Task: {_truncate(_json(rollout.input))}")
+    for messages in _conversations(trace.spans):
+        lines += [f"{message.get('role')}: {_truncate(_message_text(message))}" for message in messages]
+    lines += [f"Note: {_truncate(note)}" for span in trace.spans if (note := get_message_value(span))]
     if isinstance(rollout, AttemptedRollout) and (reason := (rollout.attempt.metadata or {}).get("reason")):
-        lines.append(f"It ended because: {_short(str(reason))}")
-    return "\n".join(lines)[:LONGEST_RUN] + "\n</run>"
+        lines.append(f"Reason for the status: {_truncate(str(reason))}")
+    return "\n".join(lines)[:MAX_RUN_CHARACTERS] + "\n</run>"
 
 
 def _conversations(spans: Sequence[Span]) -> list[list[dict[str, Any]]]:
-    """Each conversation once, as it stood in the end: a later call repeats what was said before it."""
-    said = [each["messages"] for each in TraceToMessages().adapt(spans)]
+    """Return each conversation once, in its final form: a later call repeats the messages of the earlier ones."""
+    calls = [each["messages"] for each in TraceToMessages().adapt(spans)]
     return [
         messages
-        for place, messages in enumerate(said)
-        if not any(later[: len(messages)] == messages for later in said[place + 1 :])
+        for n, messages in enumerate(calls)
+        if not any(later[: len(messages)] == messages for later in calls[n + 1 :])
     ]
 
 
-def _content(message: dict[str, Any]) -> str:
-    content = message.get("content")
-    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
-    calls = message.get("tool_calls")
-    said = "" if content is None else text
-    return f"{said} calls {json.dumps(calls, ensure_ascii=False, default=str)}" if calls else said
+def _message_text(message: dict[str, Any]) -> str:
+    content, tool_calls = message.get("content"), message.get("tool_calls")
+    text = content if isinstance(content, str) else "" if content is None else _json(content)
+    return f"{text} calls {_json(tool_calls)}" if tool_calls else text
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} …"
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _truncate(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE_CHARACTERS else f"{text[:MAX_MESSAGE_CHARACTERS]} …"

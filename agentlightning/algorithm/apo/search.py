@@ -1,8 +1,8 @@
-"""The beam search of APO: who is tried on which tasks, who stays, and what is said in the end.
+"""Beam search over prompts: proposes candidates, ranks them, and compares the best one with the seed.
 
-It knows prompts only as candidates that can be proposed and evaluated. Choosing and judging use different rollouts: the
-best of many noisy means is always too good, so the candidate that the search has chosen is tried once more, beside the
-seed, on the whole validation set, and only what comes of that is reported.
+It works on candidates only; proposing and evaluating are injected. Ranking and judging use different rollouts: the best
+of many noisy means is biased upwards, so the chosen candidate runs once more, beside the seed, on the whole validation
+set, and only that result is reported.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Final
 
-from .comparison import Difference, Estimate, estimate, paired_difference
+from ..comparison import Difference, Estimate, estimate, paired_difference
 
-SHRINKING: Final = 4.0
-"""Observations' worth of doubt: a candidate that was tried little counts as nearer to the others than it seems."""
+SHRINKAGE: Final = 4.0
+"""Pseudo-observations that pull the score of a rarely tried candidate towards the mean."""
 
-FINALISTS: Final = 2
-"""Times the beam's width, from all rounds: one that had bad luck in a round is not lost."""
+FINALISTS_PER_BEAM: Final = 2
+"""Finalists from all rounds, as a multiple of the beam width, so that one unlucky round does not lose a candidate."""
 
 Score = float | None
 
 
 @dataclass
 class Candidate:
-    """A prompt, and where it comes from."""
+    """A prompt with its origin and its scores."""
 
     id: str
     prompt: str
     parent: str | None = None
     critique: str | None = None
     scores: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
-    """By task of the validation set, all that it was given while the search was choosing."""
+    """Scores from the search, by index of the validation task."""
 
     @property
     def all_scores(self) -> list[float]:
-        """Without their tasks."""
+        """The scores of all tasks in one list."""
         return [score for scores in self.scores.values() for score in scores]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much is tried."""
+class SearchConfig:
+    """Sizes of the search."""
 
     beam_width: int = 4
     branch_factor: int = 4
     beam_rounds: int = 3
     val_batch_size: int = 16
     validation_repeats: int = 3
-    """How often seed and best are run on each task of the validation set in the end."""
+    """Final rollouts of seed and best on each validation task."""
     run_initial_validation: bool = True
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the search has found."""
+    """The best candidate and its comparison with the seed."""
 
     seed: Candidate
     best: Candidate
@@ -68,131 +68,127 @@ class Verdict:
 
     @property
     def is_improvement(self) -> bool:
-        """The best prompt is better than the seed, as far as 95 % go."""
+        """True when the best prompt beats the seed at the 95 % confidence level."""
         return self.best is not self.seed and self.difference.is_improvement
 
     def __str__(self) -> str:
-        said = f"seed {self.seed_estimate}, best {self.best_estimate}, difference {self.difference}"
-        return f"Improvement shown: {said}" if self.is_improvement else f"No improvement shown: {said}"
+        result = "Improvement shown" if self.is_improvement else "No improvement shown"
+        return f"{result}: seed {self.seed_estimate}, best {self.best_estimate}, difference {self.difference}"
 
 
 Evaluate = Callable[[Candidate, Sequence[int], str], Awaitable[Sequence[Score]]]
-"""The candidate's score on each of the tasks, in an occasion of this name; None where there is none."""
+"""Return the candidate's score on each task, or None, in a phase of this name."""
 
 Propose = Callable[[Candidate, int, int], Awaitable[Candidate | None]]
-"""A new candidate made of this parent, in this round, of this number; None where nothing usable came of it."""
+"""Return a new candidate from this parent, in this round, with this number; None when no usable one was written."""
 
-Tell = Callable[[int, Sequence[Candidate]], Awaitable[Any]]
-"""Called after each round with all who took part, the best first."""
+OnRoundEnd = Callable[[int, Sequence[Candidate]], Awaitable[Any]]
+"""Called after each round with its candidates, best first."""
 
 
 class BeamSearch:
-    """One search from a seed to a verdict."""
+    """One search, from the seed to the verdict."""
 
-    def __init__(self, plan: Plan, n_tasks: int, evaluate: Evaluate, propose: Propose, tell: Tell) -> None:
-        self._plan = plan
+    def __init__(
+        self, config: SearchConfig, n_tasks: int, evaluate: Evaluate, propose: Propose, on_round_end: OnRoundEnd
+    ) -> None:
+        self._config = config
         self._n_tasks = n_tasks
         self._evaluate = evaluate
         self._propose = propose
-        self._tell = tell
+        self._on_round_end = on_round_end
         self._known: list[Candidate] = []
 
     async def run(self, seed: Candidate) -> Verdict:
-        """Search, then judge what was found."""
+        """Search, then compare the best candidate with the seed."""
         self._known = [seed]
-        if self._plan.run_initial_validation:
-            await self._try([seed], range(self._n_tasks), "initial")
-            await self._tell(0, [seed])
+        if self._config.run_initial_validation:
+            await self._evaluate_all([seed], range(self._n_tasks), "initial")
+            await self._on_round_end(0, [seed])
         beam = [seed]
-        for number in range(1, self._plan.beam_rounds + 1):
-            beam = await self._round(number, beam)
+        for number in range(1, self._config.beam_rounds + 1):
+            beam = await self._run_round(number, beam)
         finalists = [candidate for candidate in self._ranked(self._known) if candidate is not seed]
-        finalists = finalists[: FINALISTS * self._plan.beam_width]
-        return await self._judge(seed, await self._final(finalists) if finalists else seed)
+        finalists = finalists[: FINALISTS_PER_BEAM * self._config.beam_width]
+        return await self._compare(seed, await self._choose(finalists) if finalists else seed)
 
-    # Choosing
-
-    async def _round(self, round: int, beam: list[Candidate]) -> list[Candidate]:
-        children = await self._children(round, beam)
+    async def _run_round(self, round: int, beam: list[Candidate]) -> list[Candidate]:
+        children = await self._expand(round, beam)
         self._known += children
         pool = [*beam, *children]
-        first, second = self._batches(round)
-        await self._try(pool, first, f"round {round}")
-        await self._try(self._ranked(pool)[: (len(pool) + 1) // 2], second, f"round {round}, second look")
+        first, second = self._task_batches(round)
+        await self._evaluate_all(pool, first, f"round {round}")
+        better_half = self._ranked(pool)[: (len(pool) + 1) // 2]
+        await self._evaluate_all(better_half, second, f"round {round}, second look")
         ranked = self._ranked(pool)
-        await self._tell(round, ranked)
-        return ranked[: self._plan.beam_width]
+        await self._on_round_end(round, ranked)
+        return ranked[: self._config.beam_width]
 
-    async def _children(self, round: int, beam: list[Candidate]) -> list[Candidate]:
-        born = await asyncio.gather(
+    async def _expand(self, round: int, beam: list[Candidate]) -> list[Candidate]:
+        branches = self._config.branch_factor
+        proposed = await asyncio.gather(
             *(
-                self._propose(parent, round, place * self._plan.branch_factor + branch)
-                for place, parent in enumerate(beam)
-                for branch in range(self._plan.branch_factor)
+                self._propose(parent, round, n * branches + branch)
+                for n, parent in enumerate(beam)
+                for branch in range(branches)
             )
         )
-        prompts = {candidate.prompt for candidate in self._known}
-        children: list[Candidate] = []
-        for child in born:
-            if child is not None and child.prompt not in prompts:
-                prompts.add(child.prompt)
-                children.append(child)
-        return children
+        known = {candidate.prompt for candidate in self._known}
+        unique: dict[str, Candidate] = {}
+        for child in proposed:
+            if child is not None and child.prompt not in known:
+                unique.setdefault(child.prompt, child)
+        return list(unique.values())
 
-    async def _final(self, finalists: list[Candidate]) -> Candidate:
+    async def _choose(self, finalists: list[Candidate]) -> Candidate:
         if len(finalists) > 1:
-            await self._try(finalists, range(self._n_tasks), "final")
+            await self._evaluate_all(finalists, range(self._n_tasks), "final")
         return self._ranked(finalists)[0]
 
-    async def _try(self, candidates: Sequence[Candidate], tasks: Sequence[int], occasion: str) -> None:
-        """Evaluate all of them side by side, and keep what comes of it."""
-        found = await asyncio.gather(*(self._evaluate(candidate, tasks, occasion) for candidate in candidates))
-        for candidate, scores in zip(candidates, found, strict=True):
+    async def _evaluate_all(self, candidates: Sequence[Candidate], tasks: Sequence[int], phase: str) -> None:
+        """Evaluate the candidates concurrently and record their scores."""
+        results = await asyncio.gather(*(self._evaluate(candidate, tasks, phase) for candidate in candidates))
+        for candidate, scores in zip(candidates, results, strict=True):
             for task, score in zip(tasks, scores, strict=True):
                 if score is not None:
                     candidate.scores.setdefault(task, []).append(score)
 
-    def _batches(self, round: int) -> tuple[list[int], list[int]]:
-        """Tasks for everyone, and others for the better half; with few tasks the same ones."""
-        size = min(self._plan.val_batch_size, self._n_tasks)
-        shuffled = random.Random(f"{self._plan.seed}/{round}").sample(range(self._n_tasks), self._n_tasks)
+    def _task_batches(self, round: int) -> tuple[list[int], list[int]]:
+        """Return tasks for all candidates and tasks for the better half. The two overlap when there are few tasks."""
+        size = min(self._config.val_batch_size, self._n_tasks)
+        shuffled = random.Random(f"{self._config.seed}/{round}").sample(range(self._n_tasks), self._n_tasks)
         return sorted(shuffled[:size]), sorted(shuffled[-size:])
 
     def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        usual = self._usual_scores()
-        return sorted(candidates, key=lambda candidate: _standing(candidate, usual), reverse=True)
+        means = self._mean_by_task()
+        return sorted(candidates, key=lambda candidate: _shrunken_advantage(candidate, means), reverse=True)
 
-    def _usual_scores(self) -> dict[int, float]:
-        """What candidates get on each task, on average."""
+    def _mean_by_task(self) -> dict[int, float]:
         by_task: dict[int, list[float]] = {}
         for candidate in self._known:
             for task, scores in candidate.scores.items():
                 by_task.setdefault(task, []).extend(scores)
         return {task: fmean(scores) for task, scores in by_task.items()}
 
-    # Judging
-
-    async def _judge(self, seed: Candidate, best: Candidate) -> Verdict:
+    async def _compare(self, seed: Candidate, best: Candidate) -> Verdict:
         candidates = [seed] if best is seed else [seed, best]
-        judged = await asyncio.gather(*(self._whole(candidate) for candidate in candidates))
-        difference = paired_difference(judged[-1], judged[0])
+        scores = await asyncio.gather(*(self._final_scores(candidate) for candidate in candidates))
+        difference = paired_difference(scores[-1], scores[0])
         if difference.mean is not None and difference.mean <= 0:
-            best = seed  # what was best by luck is not handed over
-        return Verdict(seed, best, estimate(judged[0]), estimate(judged[-1]), difference)
+            best = seed  # the candidate ranked first by chance
+        return Verdict(seed, best, estimate(scores[0]), estimate(scores[-1]), difference)
 
-    async def _whole(self, candidate: Candidate) -> list[Score]:
-        """Its mean score on each task of the validation set, from rollouts that nobody has chosen by."""
+    async def _final_scores(self, candidate: Candidate) -> list[Score]:
+        """Return the mean score on each validation task, from rollouts that did not influence the ranking."""
+        repeats = range(1, self._config.validation_repeats + 1)
         passes = await asyncio.gather(
-            *(
-                self._evaluate(candidate, range(self._n_tasks), f"judged {n + 1}")
-                for n in range(self._plan.validation_repeats)
-            )
+            *(self._evaluate(candidate, range(self._n_tasks), f"judged {n}") for n in repeats)
         )
         by_task = ([score for score in scores if score is not None] for scores in zip(*passes, strict=True))
         return [fmean(scores) if scores else None for scores in by_task]
 
 
-def _standing(candidate: Candidate, usual: Mapping[int, float]) -> float:
-    """How much better it seems than others on the same tasks, doubted where it was tried little."""
-    deviations = [score - usual[task] for task, scores in candidate.scores.items() for score in scores]
-    return sum(deviations) / (len(deviations) + SHRINKING)
+def _shrunken_advantage(candidate: Candidate, means: Mapping[int, float]) -> float:
+    """Return the mean advantage over other candidates on the same tasks, shrunk towards 0 when rarely tried."""
+    deviations = [score - means[task] for task, scores in candidate.scores.items() for score in scores]
+    return sum(deviations) / (len(deviations) + SHRINKAGE)

@@ -1,4 +1,4 @@
-"""What may be said of two prompts that were tried on the same tasks: means, errors, and the paired difference."""
+"""Statistics for two prompts tried on the same tasks: means, standard errors, and the paired difference."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final
 
 from pydantic import BaseModel
 
-FEWEST_PAIRS: Final = 5
-"""Fewer tasks show nothing, however they come out."""
+MIN_PAIRS: Final = 5
+"""Fewer common tasks give no confidence interval, and so never show an improvement."""
 
 
 class Estimate(BaseModel):
-    """A mean and how far it can be trusted."""
+    """A mean with its standard error."""
 
     mean: float | None
     standard_error: float | None
@@ -28,29 +28,29 @@ class Estimate(BaseModel):
 
 
 class Difference(BaseModel):
-    """How much better one prompt is than another on the same tasks, with a 95 % confidence interval."""
+    """Mean difference between two prompts on the same tasks, with a 95 % confidence interval."""
 
     mean: float | None
     low: float | None
     high: float | None
     n: int
-    """Tasks that both have a score for."""
+    """Number of tasks with a score for both."""
 
     @property
     def is_improvement(self) -> bool:
-        """The whole interval is above zero."""
+        """True when the whole interval is above zero."""
         return self.low is not None and self.low > 0
 
     def __str__(self) -> str:
         if self.mean is None:
-            return "nothing to compare"
+            return "unknown (no common scores)"
         if self.low is None:
-            return f"{self.mean:+.3f} on {self.n} tasks, too few for an interval"
-        return f"{self.mean:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.n} tasks"
+            return f"{self.mean:+.3f} on {self.n} tasks, too few for a confidence interval"
+        return f"{self.mean:+.3f}, 95 % CI {self.low:+.3f} to {self.high:+.3f}, {self.n} tasks"
 
 
 def estimate(scores: Sequence[float | None]) -> Estimate:
-    """Mean and standard error of the scores that there are."""
+    """Return mean and standard error of the scores, without the missing ones."""
     known = [score for score in scores if score is not None]
     if not known:
         return Estimate(mean=None, standard_error=None, n=0)
@@ -59,18 +59,20 @@ def estimate(scores: Sequence[float | None]) -> Estimate:
 
 
 def paired_difference(better: Sequence[float | None], base: Sequence[float | None]) -> Difference:
-    """`better` minus `base`, task by task; tasks where either has no score are left out."""
+    """Return the mean of `better` minus `base`, task by task, over the tasks with both scores."""
     pairs = [b - a for a, b in zip(base, better, strict=True) if a is not None and b is not None]
-    n = len(pairs)
-    if n < FEWEST_PAIRS:
-        return Difference(mean=fmean(pairs) if pairs else None, low=None, high=None, n=n)
-    mean = fmean(pairs)
+    mean, n = fmean(pairs) if pairs else None, len(pairs)
+    if mean is None or n < MIN_PAIRS:
+        return Difference(mean=mean, low=None, high=None, n=n)
     margin = t_quantile(0.975, n - 1) * stdev(pairs) / math.sqrt(n)
     return Difference(mean=mean, low=mean - margin, high=mean + margin, n=n)
 
 
-def t_quantile(probability: float, freedom: int) -> float:
-    """Student's t: the expansion of Abramowitz and Stegun 26.7.5, within 0.4 % from 4 degrees of freedom on."""
+def t_quantile(probability: float, degrees_of_freedom: int) -> float:
+    """Return a quantile of Student's t distribution.
+
+    Uses the expansion of Abramowitz and Stegun 26.7.5, accurate to 0.4 % from 4 degrees of freedom on.
+    """
     z = NormalDist().inv_cdf(probability)
     terms = (
         z,
@@ -79,4 +81,4 @@ def t_quantile(probability: float, freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return sum(term / freedom**power for power, term in enumerate(terms))
+    return sum(term / degrees_of_freedom**power for power, term in enumerate(terms))

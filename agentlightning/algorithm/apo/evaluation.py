@@ -1,0 +1,131 @@
+"""Candidate prompts as resources in the store, and the rollouts that evaluate them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ...store import LightningStore
+from ...types import (
+    Config,
+    Dataset,
+    EnqueueRolloutRequest,
+    NamedResources,
+    PromptTemplate,
+    ResourcesUpdate,
+    Rollout,
+    RolloutConfig,
+    RolloutMode,
+)
+from ..comparison import estimate
+from .rewriting import RolloutTrace
+from .search import Candidate, Score
+
+DETAILS: Final = "apo"
+"""Resource with a candidate's parent, critique and scores."""
+
+
+class CandidateEvaluator:
+    """Evaluates candidates for one resource; the other resources stay unchanged."""
+
+    def __init__(
+        self,
+        store: LightningStore,
+        resources: NamedResources,
+        resource_name: str,
+        *,
+        timeout: float,
+        failure_score: float,
+        config: RolloutConfig,
+    ) -> None:
+        self._store = store
+        self._resources = resources
+        self._resource_name = resource_name
+        self._timeout = timeout
+        self._failure_score = failure_score
+        self._config = config
+        self.outcomes: Counter[str] = Counter()
+        """Number of scored rollouts by status, or `without reward`."""
+
+    @property
+    def seed(self) -> PromptTemplate:
+        """The prompt to improve."""
+        prompt = self._resources[self._resource_name]
+        assert isinstance(prompt, PromptTemplate)
+        return prompt
+
+    def prompt(self, text: str) -> PromptTemplate:
+        """Return the seed with `text` as its template."""
+        return self.seed.model_copy(update={"template": text})
+
+    async def save(self, candidate: Candidate, **details: Any) -> ResourcesUpdate:
+        """Store the candidate as a new version of its resources, unless the latest version is equal."""
+        resources_id = candidate_resources_id(candidate)
+        value = {
+            "parent": candidate.parent and f"apo/{candidate.parent}",
+            "critique": candidate.critique,
+            "scores": {str(task): scores for task, scores in sorted(candidate.scores.items())},
+            **estimate(candidate.all_scores).model_dump(),
+            **details,
+        }
+        resources = {
+            **self._resources,
+            self._resource_name: self.prompt(candidate.prompt),
+            DETAILS: Config(value=value),
+        }
+        latest = await self._store.get_resources_by_id(resources_id)
+        if latest is not None and latest.resources == resources:
+            return latest
+        return await self._store.update_resources(resources_id, resources)
+
+    async def score(
+        self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
+    ) -> list[Score]:
+        """Return the candidate's score on each task.
+
+        A rollout that failed or timed out gets the failure score, one that succeeded without a reward gets None.
+        """
+        rollouts = await self._run(dataset, mode, candidate, tasks, phase)
+        self.outcomes.update(map(_outcome, rollouts))
+        return [rollout.reward if rollout.status == "succeeded" else self._failure_score for rollout in rollouts]
+
+    async def trace(
+        self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
+    ) -> list[RolloutTrace]:
+        """Run the candidate on the tasks and return the rollouts with their spans."""
+        rollouts = await self._run(dataset, mode, candidate, tasks, phase)
+        spans = await asyncio.gather(*(self._store.query_spans(each.rollout_id, "latest") for each in rollouts))
+        return [RolloutTrace(rollout, list(found)) for rollout, found in zip(rollouts, spans, strict=True)]
+
+    async def _run(
+        self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
+    ) -> list[Rollout]:
+        queued = await self._store.enqueue_many_rollouts(
+            [
+                EnqueueRolloutRequest(
+                    input=dataset[task],
+                    mode=mode,
+                    resources_id=candidate_resources_id(candidate),
+                    config=self._config,
+                    metadata={"key": f"apo/{candidate.id}/{phase}/{mode}/{task}"},
+                )
+                for task in tasks
+            ]
+        )
+        ids = [rollout.rollout_id for rollout in queued]
+        finished = {each.rollout_id: each for each in await self._store.wait_for_rollouts(ids, self._timeout)}
+        late = [rollout_id for rollout_id in ids if rollout_id not in finished]
+        cancelled = await asyncio.gather(*(self._store.update_rollout(each, status="cancelled") for each in late))
+        finished |= {each.rollout_id: each for each in cancelled}
+        return [finished[rollout_id] for rollout_id in ids]
+
+
+def _outcome(rollout: Rollout) -> str:
+    return "without reward" if rollout.status == "succeeded" and rollout.reward is None else rollout.status
+
+
+def candidate_resources_id(candidate: Candidate) -> str:
+    """Return the id of the candidate's resources in the store."""
+    return f"apo/{candidate.id}"

@@ -3,22 +3,27 @@
 - `event_loop_thread`: an event loop that takes calls from other threads, for servers and database connections.
 - `BackgroundTask`: one coroutine in an event loop of its own, which no agent or algorithm can block.
 - `run_in_thread`: a blocking function, awaited from an event loop.
+- `sigterm_handler`: a callback in the running event loop on SIGTERM.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
 T = TypeVar("T")
+
+SIGTERM_EXIT: Final = 128 + signal.SIGTERM
+"""Exit code of a process that SIGTERM has ended."""
 
 
 @contextmanager
@@ -111,6 +116,33 @@ async def run_in_thread(function: Callable[..., T], *args: Any, name: str) -> T:
     if error is not None:
         raise error
     return result
+
+
+@contextmanager
+def sigterm_handler(handle: Callable[[], object]) -> Generator[None]:
+    """Call `handle` in the running event loop at the first SIGTERM of the block; the second raises SystemExit.
+
+    Does nothing outside the main thread, and where the program has installed a handler of its own.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    received = False
+
+    def on_signal(*_: object) -> None:
+        nonlocal received
+        if received:
+            raise SystemExit(SIGTERM_EXIT)
+        received = True
+        loop.call_soon_threadsafe(handle)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from ..errors import Conflict, NotFound, RunnerDied
-from ..runner.worker_name import workers_of
+from ..runner.worker import worker_id_prefix
 from ..store import LightningStore
 from ..types import AttemptedRollout
 from .supervisor import Ended
@@ -45,7 +45,7 @@ class Losses:
         return [
             rollout
             for rollout in unfinished
-            if isinstance(rollout, AttemptedRollout) and (rollout.attempt.worker_id or "").startswith(workers_of(pid))
+            if isinstance(rollout, AttemptedRollout) and (rollout.attempt.worker_id or "").startswith(worker_id_prefix(pid))
         ]
 
     async def _give_up(self, rollout: AttemptedRollout, ended: Ended) -> None:

@@ -1,26 +1,27 @@
-"""The loop that claims rollouts while there is room, and sees them through when it is to stop."""
+"""Claim rollouts while slots are free; finish or return them when the runner is to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from ..types import AttemptedRollout, AttemptRef
-from .attempt import AttemptRun, Bench, Halt
-from .shutdown import Stop
+from ..types import AttemptedRollout
+from .attempt import AttemptRun, Cancellation
+from .context import RunnerContext
+from .shutdown import StopRequest
 
 logger = logging.getLogger(__name__)
 
-GIVE_BACK_SECONDS: Final = 6.0
-"""How long giving back may take in all: a store that is away must not hold up the exit."""
+REPORT_TIMEOUT: Final = 6.0
+"""Total time to report cancelled attempts: an unreachable store must not delay the exit for long."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much a runner takes on."""
+class RunnerLimits:
+    """Limits of a runner's work."""
 
     max_rollouts: int | None
     max_concurrency: int
@@ -29,109 +30,105 @@ class Limits:
 
 
 class ClaimLoop:
-    """Claims until told to stop; what it then holds is finished or given back."""
+    """Claims rollouts until `stop` is set or `max_rollouts` are claimed."""
 
     def __init__(
         self,
-        bench: Bench,
-        limits: Limits,
-        stop: Stop,
-        held: Mapping[AttemptRef, AttemptRun],
-        begin: Callable[[AttemptedRollout], asyncio.Task[None]],
+        context: RunnerContext,
+        limits: RunnerLimits,
+        stop: StopRequest,
+        start: Callable[[AttemptedRollout], AttemptRun],
     ) -> None:
-        self._bench = bench
+        self._context = context
         self._limits = limits
         self._stop = stop
-        self._held = held
-        self._begin = begin
-        self._slots: set[asyncio.Task[None]] = set()
+        self._start_attempt = start
+        self._running: dict[asyncio.Task[None], AttemptRun] = {}
         self._claim: asyncio.Task[list[AttemptedRollout]] | None = None
         self.claimed = 0
 
     async def run(self) -> None:
-        """Go on until `stop` or `max_rollouts`, then wait for what was begun."""
+        """Claim and run rollouts, then wait for those that were started."""
         try:
             await self._claim_until_stopped()
-            await self._withdraw()
+            await self._withdraw_claim()
             await self._drain()
         except BaseException as error:
-            cancelled = isinstance(error, asyncio.CancelledError)
-            await self._withdraw()
-            await self._halt("its runner was cancelled" if cancelled else "its runner failed")
+            await self._withdraw_claim()
+            is_cancelled = isinstance(error, asyncio.CancelledError)
+            await self._cancel_running("its runner was cancelled" if is_cancelled else "its runner failed")
             raise
 
     # Claiming
 
     async def _claim_until_stopped(self) -> None:
-        while not self._stop.is_set and self._left() > 0:
-            room = min(self._limits.max_concurrency - len(self._slots), self._left())
-            if room > 0:
-                await self._claim_some(room)
+        while not self._stop.is_set and self._remaining() > 0:
+            free = min(self._limits.max_concurrency - len(self._running), self._remaining())
+            if free > 0:
+                await self._claim_up_to(free)
             else:
-                await self._until_stop_or(*self._slots)
+                await self._wait_for_stop_or(*self._running)
 
-    def _left(self) -> int:
-        most = self._limits.max_rollouts
-        return self._limits.max_concurrency if most is None else most - self.claimed
+    def _remaining(self) -> int:
+        maximum = self._limits.max_rollouts
+        return self._limits.max_concurrency if maximum is None else maximum - self.claimed
 
-    async def _claim_some(self, room: int) -> None:
-        self._claim = asyncio.create_task(self._dequeue(room))
-        await self._until_stop_or(self._claim)
+    async def _claim_up_to(self, count: int) -> None:
+        self._claim = asyncio.create_task(self._dequeue(count))
+        await self._wait_for_stop_or(self._claim)
         if self._claim.done():
             claim, self._claim = self._claim, None
-            for rollout in claim.result():
-                self._start(rollout)
+            self._start(claim.result())
 
-    async def _dequeue(self, room: int) -> list[AttemptedRollout]:
-        store, until_done = self._bench.store, self._bench.patience.until_done
-        worker_id, wait = self._bench.worker.worker_id, self._limits.poll_interval
-        if room > 1:
-            return await until_done(lambda: store.dequeue_many_rollouts(limit=room, worker_id=worker_id, wait=wait))
+    async def _dequeue(self, count: int) -> list[AttemptedRollout]:
+        store, until_done = self._context.store, self._context.retry.until_done
+        worker_id, wait = self._context.worker.worker_id, self._limits.poll_interval
+        if count > 1:
+            return await until_done(lambda: store.dequeue_many_rollouts(limit=count, worker_id=worker_id, wait=wait))
         claimed = await until_done(lambda: store.dequeue_rollout(worker_id=worker_id, wait=wait))
         return [] if claimed is None else [claimed]
 
-    def _start(self, rollout: AttemptedRollout) -> None:
-        self.claimed += 1
-        slot = self._begin(rollout)
-        self._slots.add(slot)
-        slot.add_done_callback(self._slots.discard)
+    def _start(self, rollouts: list[AttemptedRollout]) -> None:
+        for rollout in rollouts:
+            self.claimed += 1
+            run = self._start_attempt(rollout)
+            self._running[run.task] = run
+            run.task.add_done_callback(self._running.pop)
 
-    async def _until_stop_or(self, *tasks: asyncio.Task[None] | asyncio.Task[list[AttemptedRollout]]) -> None:
-        await asyncio.wait({*tasks, self._stop.asked}, return_when=asyncio.FIRST_COMPLETED)
+    async def _wait_for_stop_or(self, *tasks: asyncio.Task[Any]) -> None:
+        await asyncio.wait({*tasks, self._stop.reason}, return_when=asyncio.FIRST_COMPLETED)
 
     # Stopping
 
-    async def _drain(self) -> None:
-        while self._slots and not self._stop.is_set:
-            await self._until_stop_or(*self._slots)
-        if not self._slots:
-            return
-        reason = self._stop.asked.result()
-        logger.info("%s Stopping, since %s: %d running.", self._bench.worker.about(), reason, len(self._slots))
-        await asyncio.wait(self._slots, timeout=self._limits.drain_seconds)
-        await self._halt(f"its runner was stopped: {reason}")
-
-    async def _halt(self, reason: str) -> None:
-        for run in list(self._held.values()):
-            run.halt(Halt(reason, lost=True))
-        if self._slots:
-            await asyncio.wait(self._slots, timeout=GIVE_BACK_SECONDS)
-        for slot in list(self._slots):
-            slot.cancel()
-        if self._slots:
-            logger.warning(
-                "%s The store could not be told of %d attempts.", self._bench.worker.about(), len(self._slots)
-            )
-            await asyncio.wait(self._slots)
-
-    async def _withdraw(self) -> None:
-        """End the claim under way; what it may have claimed all the same goes back to the queue."""
+    async def _withdraw_claim(self) -> None:
+        """Cancel the claim in progress. A cancelled claim takes no rollout, unless it was faster than that."""
         claim, self._claim = self._claim, None
         if claim is None:
             return
         claim.cancel()
-        await asyncio.wait({claim}, timeout=GIVE_BACK_SECONDS)
-        # A claim that is cancelled claims nothing; this one may have been quicker.
+        await asyncio.wait({claim}, timeout=REPORT_TIMEOUT)
         if claim.done() and not claim.cancelled() and not claim.exception():
-            for rollout in claim.result():
-                self._start(rollout)
+            self._start(claim.result())
+
+    async def _drain(self) -> None:
+        while self._running and not self._stop.is_set:
+            await self._wait_for_stop_or(*self._running)
+        if not self._running:
+            return
+        prefix, reason = self._context.worker.log_prefix(), self._stop.reason.result()
+        logger.info("%s Stopping (reason: %s) with %d running.", prefix, reason, len(self._running))
+        await asyncio.wait(self._running, timeout=self._limits.drain_seconds)
+        await self._cancel_running(f"its runner was stopped: {reason}")
+
+    async def _cancel_running(self, reason: str) -> None:
+        for run in self._running.values():
+            run.cancel(Cancellation(reason, is_lost=True))
+        if self._running:
+            await asyncio.wait(self._running, timeout=REPORT_TIMEOUT)
+        if not self._running:
+            return
+        prefix = self._context.worker.log_prefix()
+        logger.warning("%s %d attempts could not be reported to the store.", prefix, len(self._running))
+        for task in self._running:
+            task.cancel()
+        await asyncio.wait(self._running)

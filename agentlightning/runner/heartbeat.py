@@ -1,94 +1,74 @@
-"""Signs of life: a thread with an event loop of its own, which no agent can hold up."""
+"""Heartbeats in a thread with an event loop of its own, which no agent can block."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
+from ..concurrency import BackgroundTask
 from ..errors import AgentLightningError
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS: Final = 5.0
-"""How long a beat may take at least: less than the store's 30 seconds, more than a busy store needs."""
+MIN_TIMEOUT: Final = 5.0
+"""Shortest time limit of a heartbeat: less than the store's 30 seconds, more than a busy store needs."""
 
-LOOK_SECONDS: Final = 1.0
-"""How often it looks for news: a rollout is seen to run within this time, and short ones cost no beat of their own."""
+POLL_INTERVAL_CHANGES: Final = 1.0
+"""A rollout is marked as running within this time; shorter ones need no heartbeat of their own."""
 
-JOIN_SECONDS: Final = 2.0
-"""Longer than a beat takes to be cancelled; a thread that is stuck all the same is a daemon."""
+STOP_TIMEOUT: Final = 2.0
+"""Longer than the cancellation of a heartbeat takes. A thread that is stuck longer is left as a daemon."""
 
 
 class Heartbeat:
-    """Calls `beat` every `interval` seconds, from `start` to `stop`; sooner when there is `news`.
+    """Calls `beat` every `interval` seconds between `start` and `stop`; earlier when `has_changes`.
 
-    A beat that takes longer is given up for the next one. What a beat raises is logged, once in a
-    row.
+    A heartbeat that takes too long is cancelled. Of several failures in a row the first is logged.
     """
 
     def __init__(
-        self, beat: Callable[[], Awaitable[None]], interval: float, *, news: Callable[[], bool], name: str
+        self,
+        beat: Callable[[], Awaitable[None]],
+        interval: float,
+        *,
+        name: str,
+        has_changes: Callable[[], bool] = lambda: False,
     ) -> None:
         self._beat = beat
-        self._news = news
         self._interval = interval
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop = asyncio.Event()
-        self._failing = False
+        self._has_changes = has_changes
+        self._task = BackgroundTask(self._run, name=name)
+        self._is_failing = False
 
     def start(self) -> None:
-        """Begin, with a beat at once."""
-        self._loop = asyncio.new_event_loop()
-        self._thread.start()
+        """Start, with a heartbeat at once."""
+        self._task.start()
 
     def stop(self) -> None:
-        """Stop, in the middle of a beat if need be."""
-        if self._loop is None:
-            return
-        with suppress(RuntimeError):  # it has ended by itself
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(JOIN_SECONDS)
+        """Stop; cancel a heartbeat in progress."""
+        self._task.stop(STOP_TIMEOUT)
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop or asyncio.new_event_loop()) as runner:
-            runner.run(self._until_stopped())
-
-    async def _until_stopped(self) -> None:
-        beats = asyncio.create_task(self._beats())
-        await self._stop.wait()
-        beats.cancel()
-
-    async def _beats(self) -> None:
+    async def _run(self) -> None:
         while True:
             due = time.monotonic() + self._interval
-            await self._one()
-            await self._pause(due)
+            await self._beat_once()
+            while (left := due - time.monotonic()) > 0:
+                await asyncio.sleep(min(left, POLL_INTERVAL_CHANGES))
+                if self._has_changes():
+                    break
 
-    async def _pause(self, due: float) -> None:
-        while (left := due - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, LOOK_SECONDS))
-            if self._news():
-                return
-
-    async def _one(self) -> None:
+    async def _beat_once(self) -> None:
         try:
-            async with asyncio.timeout(max(self._interval, PATIENCE_SECONDS)):
+            async with asyncio.timeout(max(self._interval, MIN_TIMEOUT)):
                 await self._beat()
         except Exception as error:
-            self._log(error)
+            if not self._is_failing:
+                is_expected = isinstance(error, (AgentLightningError, OSError))
+                message = str(error) or type(error).__name__
+                logger.warning("A heartbeat failed: %s", message, exc_info=None if is_expected else error)
+            self._is_failing = True
         else:
-            self._failing = False
-
-    def _log(self, error: Exception) -> None:
-        if self._failing:
-            return
-        self._failing = True
-        expected = isinstance(error, (AgentLightningError, OSError))
-        what = str(error) or type(error).__name__
-        logger.warning("A heartbeat failed: %s", what, exc_info=None if expected else error)
+            self._is_failing = False

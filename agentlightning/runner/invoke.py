@@ -1,18 +1,17 @@
-"""Where the agent is called: what it raises comes back as a value, and it can always be let go of."""
+"""Call the agent: its errors are returned as values, and a call that does not end can be abandoned."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-CANCEL_SECONDS: Final = 3.0
-"""How long a cancelled agent may take to tidy up before it is left behind."""
+from ..concurrency import run_in_thread
+
+CANCELLATION_GRACE_SECONDS: Final = 3.0
+"""Time for a cancelled agent to clean up before its call is abandoned."""
 
 
 @dataclass(frozen=True)
@@ -31,37 +30,37 @@ class Raised:
 
 Result = Returned | Raised
 
-_left_behind: set[asyncio.Task[Result]] = set()
-"""Keeps tasks that ignore their cancellation from being collected, which asyncio would complain about."""
+_abandoned: set[asyncio.Task[Result]] = set()
+"""Keeps tasks that ignore their cancellation from being garbage-collected, about which asyncio would complain."""
 
 
-def call(function: Callable[..., Any], *args: Any) -> asyncio.Task[Result]:
-    """Begin `function(*args)`: as a task when it is async, else in a thread of its own.
+def invoke(function: Callable[..., Any], *args: Any) -> asyncio.Task[Result]:
+    """Start `function(*args)`: as a task when it is async, else in a thread of its own.
 
-    The task's result says what came of it. Only KeyboardInterrupt goes up.
+    The task's result holds what was returned or raised. Only KeyboardInterrupt is raised.
     """
-    return asyncio.create_task(_awaiting(function, *args))
+    return asyncio.create_task(_invoke(function, *args))
 
 
-async def let_go(task: asyncio.Task[Result]) -> bool:
-    """Cancel the call, and wait a little for it to end. False when it did not: it is left behind.
+async def abandon(task: asyncio.Task[Result]) -> bool:
+    """Cancel the call and wait briefly for its end. Return False when it has not ended, and is abandoned.
 
-    What runs in a thread cannot be ended; it runs on by itself, and nobody listens.
+    A thread cannot be ended: it runs on, and its result is dropped.
     """
     task.cancel()
-    await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+    await asyncio.wait({task}, timeout=CANCELLATION_GRACE_SECONDS)
     if task.done():
         return True
-    _left_behind.add(task)
-    task.add_done_callback(_left_behind.discard)
+    _abandoned.add(task)
+    task.add_done_callback(_abandoned.discard)
     return False
 
 
-async def _awaiting(function: Callable[..., Any], *args: Any) -> Result:
+async def _invoke(function: Callable[..., Any], *args: Any) -> Result:
     try:
         if inspect.iscoroutinefunction(function):
             return Returned(await function(*args))
-        result = await _in_thread(function, *args)
+        result = await run_in_thread(_call, function, *args, name="agl-agent")
         if isinstance(result, Returned) and inspect.isawaitable(result.value):
             return Returned(await result.value)
         return result
@@ -71,28 +70,8 @@ async def _awaiting(function: Callable[..., Any], *args: Any) -> Result:
         return Raised(error)
 
 
-async def _in_thread(function: Callable[..., Any], *args: Any) -> Result:
-    # A daemon thread for each call, not a pool: an agent that hangs then neither fills a pool nor holds up the exit.
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[Result] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def run() -> None:
-        result = context.run(_result, function, *args)
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            loop.call_soon_threadsafe(_settle, ended, result)
-
-    threading.Thread(target=run, name=f"agent-{threading.active_count()}", daemon=True).start()
-    return await ended
-
-
-def _result(function: Callable[..., Any], *args: Any) -> Result:
+def _call(function: Callable[..., Any], *args: Any) -> Result:
     try:
         return Returned(function(*args))
     except BaseException as error:
         return Raised(error)
-
-
-def _settle(future: asyncio.Future[Result], result: Result) -> None:
-    if not future.done():
-        future.set_result(result)

@@ -1,4 +1,4 @@
-"""What came of an agent: how what it returned or raised is understood."""
+"""Outcome of an attempt, derived from the agent's return value or error."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ AnySpan = Span | ReadableSpan | SpanCoreFields
 
 MAX_REASON: Final = 2_000
 MAX_TRACEBACK: Final = 16_000
-"""Characters kept: enough for the frames that matter, little enough to list thousands of attempts."""
+"""Characters kept: enough for the relevant frames, few enough to list thousands of attempts."""
 
 PACKAGE = str(Path(__file__).parent.parent)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended, and what is to be stored of it."""
+    """Status of an attempt, with the data to be stored."""
 
     status: Literal["succeeded", "failed", "timeout", "unresponsive"]
     reward: float | None = None
@@ -38,35 +38,35 @@ class Outcome:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the attempt's metadata says of it."""
-        found = {"reason": self.reason, "traceback": self.traceback}
-        return {key: text for key, text in found.items() if text}
+        """The attempt's metadata."""
+        fields = {"reason": self.reason, "traceback": self.traceback}
+        return {key: text for key, text in fields.items() if text}
 
     @cached_property
     def traceback(self) -> str | None:
-        """Where the error came from, fit to be stored; None when nothing was raised."""
-        return traceback_of(self.error)
+        """Traceback of the error, as text that can be stored; None if nothing was raised."""
+        return format_traceback(self.error)
 
 
-def returned(value: Any, *, by: str) -> Outcome:
-    """What it means that the agent called `by` returned `value`."""
+def outcome_of_value(value: Any, *, agent_name: str) -> Outcome:
+    """Return the outcome of an agent that returned `value`."""
     try:
         if value is None:
             return Outcome("succeeded")
         if isinstance(value, Real):
-            return Outcome("succeeded", reward=_reward(value, by))
-        return Outcome("succeeded", spans=_spans(value, by))
+            return Outcome("succeeded", reward=_reward(value, agent_name))
+        return Outcome("succeeded", spans=_spans(value, agent_name))
     except AgentError as error:
-        return raised(error)
+        return outcome_of_error(error)
 
 
-def raised(error: BaseException) -> Outcome:
-    """What it means that `error` ended an attempt."""
+def outcome_of_error(error: BaseException) -> Outcome:
+    """Return the outcome of an attempt that `error` ended."""
     return Outcome("failed", error=error, reason=reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:
-    """`ValueError: message`, fit to be stored."""
+    """Return `ValueError: message`, as text that can be stored."""
     try:
         message = str(error)
     except Exception:
@@ -82,12 +82,12 @@ def reason_of(error: BaseException) -> str:
     return storable(f"{kind}: {message}" if message else kind)[:MAX_REASON]
 
 
-def traceback_of(error: BaseException | None) -> str | None:
-    """Where `error` came from, without our own frames on top; None when it was never raised."""
+def format_traceback(error: BaseException | None) -> str | None:
+    """Return the traceback of `error` without this package's frames on top; None if it was never raised."""
     if error is None or error.__traceback__ is None:
         return None
     try:
-        lines = traceback.format_exception(type(error), error, without_our_frames(error.__traceback__))
+        lines = traceback.format_exception(type(error), error, _agent_frames(error.__traceback__))
     except Exception:
         return None
     text = storable("".join(lines))
@@ -97,24 +97,16 @@ def traceback_of(error: BaseException | None) -> str | None:
     return f"{text[:head]}\n… {len(text) - head - tail} characters left out …\n{text[-tail:]}"
 
 
-def without_our_frames(trace: TracebackType) -> TracebackType | None:
-    """The traceback from the agent's first frame on; the whole of it when it has none."""
-    theirs: TracebackType | None = trace
-    while theirs is not None and theirs.tb_frame.f_code.co_filename.startswith(PACKAGE):
-        theirs = theirs.tb_next
-    return theirs or trace
-
-
 def storable(text: str) -> str:
-    """The text without what JSON and databases refuse: lone surrogates and NUL."""
+    """Replace what JSON and databases refuse: lone surrogates and NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def bound(span: AnySpan, rollout: AttemptedRollout) -> Span:
-    """The span as one of this attempt."""
+def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:
+    """Return the span as one of this attempt."""
     rollout_id, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
     match span:
-        case Span(rollout_id=there, attempt_id=then) if (there, then) == (rollout_id, attempt_id):
+        case Span() if (span.rollout_id, span.attempt_id) == (rollout_id, attempt_id):
             return span
         case Span():
             return span.model_copy(update={"rollout_id": rollout_id, "attempt_id": attempt_id, "sequence_id": 0})
@@ -124,28 +116,36 @@ def bound(span: AnySpan, rollout: AttemptedRollout) -> Span:
             return Span.from_opentelemetry(span, rollout_id, attempt_id)
 
 
-def _reward(value: Real, by: str) -> float:
+def _agent_frames(trace: TracebackType) -> TracebackType | None:
+    """Return the traceback from the agent's first frame on, or all of it if the agent has none."""
+    frame: TracebackType | None = trace
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.tb_next
+    return frame or trace
+
+
+def _reward(value: Real, agent_name: str) -> float:
     try:
         reward = float(value)
     except OverflowError:
         reward = math.inf
     if not math.isfinite(reward):
-        raise AgentError(f"agent {by} returned {reward} as its reward; a reward is a finite number")
+        raise AgentError(f"agent {agent_name} returned {reward} as its reward; a reward must be a finite number")
     return reward
 
 
-def _spans(value: Any, by: str) -> list[AnySpan]:
+def _spans(value: Any, agent_name: str) -> list[AnySpan]:
+    kind = type(value).__name__
     if not isinstance(value, (list, tuple)):
-        raise _not_a_result(by, type(value).__name__)
-    kind = type(cast("Any", value)).__name__
+        raise _unsupported(agent_name, kind)
     spans = list(cast("list[Any]", value))
     for span in spans:
         if not isinstance(span, AnySpan):
-            raise _not_a_result(by, f"{kind} with {type(span).__name__} in it")
+            raise _unsupported(agent_name, f"{kind} with {type(span).__name__} in it")
     return spans
 
 
-def _not_a_result(by: str, what: str) -> AgentError:
+def _unsupported(agent_name: str, kind: str) -> AgentError:
     return AgentError(
-        f"agent {by} returned a {what}; an agent returns its reward (float, int or bool), a list of spans, or None"
+        f"agent {agent_name} returned a {kind}; return the reward (float, int or bool), a list of spans, or None"
     )

@@ -42,7 +42,7 @@ class Hold:
         self._holder = holder
         self._loop = asyncio.get_running_loop()
         self._lost: asyncio.Future[Lease] = self._loop.create_future()
-        self._heartbeat = Heartbeat(self._beat, BEAT_SECONDS, news=lambda: False, name="trainer-hold")
+        self._heartbeat = Heartbeat(self._beat, BEAT_SECONDS, name="trainer-hold")
 
     @classmethod
     async def take(cls, store: LightningStore, run: str) -> Self:

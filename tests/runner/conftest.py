@@ -1,4 +1,4 @@
-"""A store in memory, and runners on it that tidy up after themselves."""
+"""A store in memory, directly or over HTTP, with runners on it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.store import LightningStore
-from tests.processes import PATIENCE
+from tests.processes import TIMEOUT
 
 
-class Workshop:
-    """A store, and what tests do with runners on it."""
+class Harness:
+    """A store with helpers to run agents on it."""
 
     def __init__(self, store: LightningStore) -> None:
         self.store = store
@@ -28,7 +28,7 @@ class Workshop:
         mode: Any = None,
         **options: Any,
     ) -> list[Any]:
-        """Enqueue the inputs, let one runner carry out all of them, return the rollouts."""
+        """Enqueue the inputs, run all of them with one runner, and return the rollouts."""
         ids = [(await self.store.enqueue_rollout(each, mode=mode, config=config)).rollout_id for each in inputs]
         runner = self.runner(max_rollouts=len(inputs), **options)
         with runner.run_context(agent=agent, store=self.store, hooks=hooks):
@@ -36,41 +36,41 @@ class Workshop:
         return list(await self.store.query_rollouts(ids))
 
     async def run_one(self, agent: Any, input: Any = "task", **options: Any) -> Any:
-        """`run` for one rollout."""
+        """Run one rollout."""
         [rollout] = await self.run(agent, input, **options)
         return rollout
 
     def runner(self, **options: Any) -> agl.LitAgentRunner[Any]:
-        """A runner that beats often, so that no test waits for it."""
+        """Create a runner with frequent heartbeats, so that no test waits for one."""
         return agl.LitAgentRunner(agl.OtelTracer(), **{"heartbeat_interval": 0.02, "poll_interval": 5.0} | options)
 
     async def spans(self, rollout: agl.Rollout, name: str | None = None) -> list[agl.Span]:
-        """The rollout's spans, in their order."""
+        """Return the rollout's spans, in order."""
         return list(await self.store.query_spans(rollout.rollout_id, name=name))
 
 
-everywhere = pytest.mark.parametrize("workshop", ["memory", "http"], indirect=True)
-"""For tests in which the way to the store may matter."""
+over_http_too = pytest.mark.parametrize("harness", ["memory", "http"], indirect=True)
+"""For tests whose result may depend on the connection to the store."""
 
 
 @pytest.fixture
-async def workshop(request: pytest.FixtureRequest) -> AsyncIterator[Workshop]:
+async def harness(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
     async with agl.InMemoryLightningStore() as store:
         if getattr(request, "param", "memory") == "memory":
-            yield Workshop(store)
+            yield Harness(store)
             return
         server = agl.LightningStoreServer(store, port=0)
         await server.start()
         try:
             async with agl.LightningStoreClient(server.endpoint) as client:
-                yield Workshop(client)
+                yield Harness(client)
         finally:
             await server.stop()
 
 
 async def eventually(condition: Callable[[], Any]) -> Any:
-    """What `condition` returns, once that is true: for what nobody announces."""
-    async with asyncio.timeout(PATIENCE):
+    """Poll until `condition` returns a true value, and return it. For facts without an event to wait for."""
+    async with asyncio.timeout(TIMEOUT):
         while True:
             found = condition()
             if asyncio.iscoroutine(found):

@@ -1,4 +1,4 @@
-"""One step by hand, hooks around it, agents as classes, names of workers."""
+"""Single steps, hooks, class agents, and worker names."""
 
 from __future__ import annotations
 
@@ -14,89 +14,89 @@ from opentelemetry import trace
 
 import agentlightning as agl
 
-from .conftest import Workshop
+from .conftest import Harness
 
 
-async def test_a_step_carries_out_one_rollout_and_returns_it_finished(workshop: Workshop):
+async def test_step_runs_one_rollout_and_returns_it_finished(harness: Harness):
     def agent(task, prompt_template):
         return float(len(prompt_template.format(name=task)))
 
-    runner = workshop.runner()
-    with runner.run_context(agent=agent, store=workshop.store):
+    runner = harness.runner()
+    with runner.run_context(agent=agent, store=harness.store):
         rollout = await runner.step("Ann", resources={"greeting": "Hello {name}"}, mode="val")  # pyright: ignore
 
     assert (rollout.status, rollout.mode, rollout.input) == ("succeeded", "val", "Ann")
-    assert agl.find_final_reward(await workshop.spans(rollout)) == 9.0
+    assert agl.find_final_reward(await harness.spans(rollout)) == 9.0
 
 
-async def test_a_step_without_resources_uses_the_latest(workshop: Workshop):
-    await workshop.store.add_resources({"prompt": "Hi"})
+async def test_step_without_resources_uses_the_latest(harness: Harness):
+    await harness.store.add_resources({"prompt": "Hi"})
     seen = []
-    runner = workshop.runner()
-    with runner.run_context(agent=lambda task, resources: seen.extend(resources), store=workshop.store):
+    runner = harness.runner()
+    with runner.run_context(agent=lambda task, resources: seen.extend(resources), store=harness.store):
         rollout = await runner.step("task")
 
     assert (rollout.status, seen) == ("succeeded", ["prompt"])
 
 
-async def test_steps_may_run_in_different_event_loops_and_side_by_side(workshop: Workshop):
+async def test_steps_may_run_concurrently_and_in_several_event_loops(harness: Harness):
     async def agent(task):
         return task
 
     async def two(runner, first):
         return await asyncio.gather(runner.step(first), runner.step(first + 1))
 
-    runner = workshop.runner()
+    runner = harness.runner()
 
     def in_other_loops():
-        with runner.run_context(agent=agent, store=workshop.store):
+        with runner.run_context(agent=agent, store=harness.store):
             return asyncio.run(two(runner, 1)) + asyncio.run(two(runner, 3))
 
     rollouts = await asyncio.to_thread(in_other_loops)
 
     assert [rollout.status for rollout in rollouts] == ["succeeded"] * 4
-    assert [agl.find_final_reward(await workshop.spans(each)) for each in rollouts] == [1, 2, 3, 4]
+    assert [agl.find_final_reward(await harness.spans(each)) for each in rollouts] == [1, 2, 3, 4]
 
 
-async def test_a_failing_step_returns_the_failed_rollout(workshop: Workshop):
-    runner = workshop.runner()
-    with runner.run_context(agent=lambda task: 1 / 0, store=workshop.store):
+async def test_failing_step_returns_the_failed_rollout(harness: Harness):
+    runner = harness.runner()
+    with runner.run_context(agent=lambda task: 1 / 0, store=harness.store):
         rollout: Any = await runner.step("task")
 
     assert rollout.status == "failed"
     assert rollout.attempt.metadata["reason"] == "ZeroDivisionError: division by zero"
 
 
-async def test_a_cancelled_step_ends_its_rollout(workshop: Workshop):
-    begun = asyncio.Event()
+async def test_cancelled_step_ends_its_rollout(harness: Harness):
+    started = asyncio.Event()
 
     async def agent(task):
-        begun.set()
+        started.set()
         await asyncio.Event().wait()
 
-    runner = workshop.runner()
-    with runner.run_context(agent=agent, store=workshop.store):
+    runner = harness.runner()
+    with runner.run_context(agent=agent, store=harness.store):
         step = asyncio.create_task(runner.step("task"))
-        await begun.wait()
+        await started.wait()
         step.cancel()
         with pytest.raises(asyncio.CancelledError):
             await step
 
-    [rollout] = await workshop.store.query_rollouts()
+    [rollout] = await harness.store.query_rollouts()
     assert rollout.status == "failed"
     assert rollout.attempt.metadata["reason"] == "its step was cancelled"
 
 
-async def test_outside_its_context_a_runner_says_what_to_do(workshop: Workshop):
+async def test_runner_outside_its_context_raises_with_advice(harness: Harness):
     with pytest.raises(RuntimeError, match="use it inside `with runner"):
-        await workshop.runner().step("task")
+        await harness.runner().step("task")
 
 
 # Hooks
 
 
 class Recorder(agl.Hook):
-    """Notes what was called, and emits spans where that is possible."""
+    """Records the calls, and emits a span where a trace is active."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
@@ -120,23 +120,23 @@ class Recorder(agl.Hook):
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed"])
-async def test_hooks_are_called_in_order_around_the_agent(workshop: Workshop, status: str):
-    recorder = Recorder(workshop.store)
+async def test_hooks_are_called_in_order_around_the_agent(harness: Harness, status: str):
+    recorder = Recorder(harness.store)
 
     def agent(task):
         recorder.calls.append("agent")
         trace.get_tracer("agent").start_span("agent").end()
         return 1.0 if status == "succeeded" else 1 / 0
 
-    rollout = await workshop.run_one(agent, hooks=[recorder])
+    rollout = await harness.run_one(agent, hooks=[recorder])
 
     assert recorder.calls == ["rollout start", "trace start", "agent", "trace end", ("rollout end", status, True)]
-    names = [span.name for span in await workshop.spans(rollout)]
+    names = [span.name for span in await harness.spans(rollout)]
     assert names[:3] == ["hook before", "agent", "hook after"]
     assert len(names) == 4  # the reward or the exception comes last
 
 
-async def test_errors_in_hooks_are_logged_and_swallowed(workshop: Workshop, caplog: pytest.LogCaptureFixture):
+async def test_errors_in_hooks_are_logged_and_swallowed(harness: Harness, caplog: pytest.LogCaptureFixture):
     class Broken(agl.Hook):
         async def on_rollout_start(self, **_):
             raise ValueError("first")
@@ -144,9 +144,9 @@ async def test_errors_in_hooks_are_logged_and_swallowed(workshop: Workshop, capl
         async def on_rollout_end(self, **_):
             raise ValueError("last")
 
-    recorder = Recorder(workshop.store)
+    recorder = Recorder(harness.store)
     with caplog.at_level(logging.ERROR):
-        rollout = await workshop.run_one(lambda task: 1.0, hooks=[Broken(), recorder])
+        rollout = await harness.run_one(lambda task: 1.0, hooks=[Broken(), recorder])
 
     assert rollout.status == "succeeded"
     assert len(recorder.calls) == 4
@@ -154,10 +154,10 @@ async def test_errors_in_hooks_are_logged_and_swallowed(workshop: Workshop, capl
     assert failed == ["The hook Broken.on_rollout_start failed", "The hook Broken.on_rollout_end failed"]
 
 
-# Agents as classes
+# Class agents
 
 
-async def test_a_class_agent_runs_by_mode(workshop: Workshop):
+async def test_class_agent_runs_the_method_of_the_mode(harness: Harness):
     class Agent(agl.LitAgent[str]):
         def training_rollout(self, task, resources, rollout):
             return 1.0
@@ -165,31 +165,31 @@ async def test_a_class_agent_runs_by_mode(workshop: Workshop):
         async def validation_rollout_async(self, task, resources, rollout):
             return 2.0 if rollout.attempt.sequence_id == 1 else 0.0
 
-    train = await workshop.run_one(Agent(), mode="train")
-    val = await workshop.run_one(Agent(), mode="val")
+    train = await harness.run_one(Agent(), mode="train")
+    val = await harness.run_one(Agent(), mode="val")
 
-    rewards = [agl.find_final_reward(await workshop.spans(each)) for each in (train, val)]
+    rewards = [agl.find_final_reward(await harness.spans(each)) for each in (train, val)]
     assert rewards == [1.0, 2.0]
 
 
-async def test_a_class_agent_without_a_method_for_the_mode_fails_with_advice(workshop: Workshop):
+async def test_class_agent_without_a_method_for_the_mode_fails_with_advice(harness: Harness):
     class Agent(agl.LitAgent[str]):
         def training_rollout(self, task, resources, rollout):
             return 1.0
 
-    rollout = await workshop.run_one(Agent(), mode="val")
+    rollout = await harness.run_one(Agent(), mode="val")
 
     assert rollout.attempt.metadata["reason"].startswith("AgentError: Agent has no method for a rollout of mode val")
 
 
-# Names
+# Workers
 
 
-async def test_workers_are_numbered_in_the_log_and_unique_in_the_store(workshop: Workshop):
-    first, second, third, named = (workshop.runner() for _ in range(4))
+async def test_worker_names_are_numbers_in_the_log_and_unique_in_the_store(harness: Harness):
+    first, second, third, named = (harness.runner() for _ in range(4))
 
     def context(runner, worker_id=None):
-        return runner.run_context(agent=lambda task: None, store=workshop.store, worker_id=worker_id)
+        return runner.run_context(agent=lambda task: None, store=harness.store, worker_id=worker_id)
 
     with context(first), context(second), context(third, 7), context(named, "my-worker"):
         ids = [runner.worker_id for runner in (first, second, third, named)]
@@ -199,10 +199,10 @@ async def test_workers_are_numbered_in_the_log_and_unique_in_the_store(workshop:
     assert [re.sub(rf"^.+-{os.getpid()}-", "", each) for each in ids] == ["0", "1", "7", "my-worker"]
 
 
-async def test_the_worker_says_how_it_is_in_its_heartbeat(workshop: Workshop):
-    await workshop.run(lambda task: None, "a", "b")
+async def test_heartbeat_contains_facts_about_the_worker(harness: Harness):
+    await harness.run(lambda task: None, "a", "b")
 
-    [worker] = await workshop.store.query_workers()
+    [worker] = await harness.store.query_workers()
     assert worker.heartbeat_stats is not None
     assert worker.heartbeat_stats["pid"] == os.getpid()
     assert worker.heartbeat_stats["python"] == platform.python_version()

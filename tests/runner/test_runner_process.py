@@ -1,4 +1,4 @@
-"""A runner as a process of its own, as the tutorial starts it: signals, sudden death, a store that comes late."""
+"""A runner in a process of its own, as in the tutorial: signals, sudden death, a restarted store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import agentlightning as agl
-from tests.processes import PATIENCE
+from tests.processes import TIMEOUT
 
 SCRIPT = """
 import asyncio, sys, time
@@ -40,25 +40,25 @@ asyncio.run(main())
 
 
 class RunnerProcess:
-    """The script above, and what it says."""
+    """The script above in a child process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[str] = []
 
-    async def says(self, pattern: str) -> str:
-        """Wait for a line with this in it."""
+    async def wait_for_line(self, pattern: str) -> str:
+        """Wait for a line that matches `pattern`."""
         assert self.process.stdout
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while line := (await self.process.stdout.readline()).decode():
                 self.lines.append(line.rstrip())
                 if re.search(pattern, line):
                     return self.lines[-1]
-        raise AssertionError(f"it ended without saying {pattern}: {self.lines}")
+        raise AssertionError(f"it ended without printing {pattern}: {self.lines}")
 
-    async def ended(self) -> int:
-        """Its exit code, soon."""
-        return await asyncio.wait_for(self.process.wait(), PATIENCE)
+    async def exit_code(self) -> int:
+        """Wait for the exit, and return its code."""
+        return await asyncio.wait_for(self.process.wait(), TIMEOUT)
 
 
 @pytest.fixture
@@ -87,77 +87,75 @@ async def enqueue(store: Any, task: str, **config: Any) -> agl.Rollout:
     return await store.enqueue_rollout(task, config=agl.RolloutConfig(**config))
 
 
-async def test_it_says_what_the_tutorial_shows(served: agl.LightningStoreServer, runner: RunnerProcess):
+async def test_output_is_that_of_the_tutorial(served: agl.LightningStoreServer, runner: RunnerProcess):
     rollout = await enqueue(served, "Why is the sky blue?")
 
     [ended] = await served.wait_for_rollouts([rollout.rollout_id])
-    await runner.says("Completed")
+    await runner.wait_for_line("Completed")
 
     assert ended.status == "succeeded"
-    said = [re.sub(r"^\S+ \S+ \[INFO\] \S+ ", "[INFO] ", line) for line in runner.lines]
-    assert said[:4] == [
+    lines = [re.sub(r"^\S+ \S+ \[INFO\] \S+ ", "[INFO] ", line) for line in runner.lines]
+    assert lines[:4] == [
         "[INFO] [Worker 0] Setting up tracer...",
         "[INFO] [Worker 0] Instrumentation applied.",
         "[INFO] [Worker 0] Started async rollouts (max: unlimited).",
         "[Rollout] You are helpful. Why is the sky blue?",
     ]
-    about_it = re.escape(f"[INFO] [Worker 0 | Rollout {rollout.rollout_id}]")
-    assert re.fullmatch(about_it + r" Completed in \d+\.\d\ds\. 1 span, final reward 0\.95\.", said[4])
+    prefix = re.escape(f"[INFO] [Worker 0 | Rollout {rollout.rollout_id}]")
+    assert re.fullmatch(prefix + r" Completed in \d+\.\d\ds\. 1 span, final reward 0\.95\.", lines[4])
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, -signal.SIGINT)])
-async def test_a_signal_ends_an_idle_runner(
+async def test_signal_ends_an_idle_runner(
     served: agl.LightningStoreServer, runner: RunnerProcess, stop: signal.Signals, code: int
 ):
-    await runner.says("Started")
+    await runner.wait_for_line("Started")
 
     runner.process.send_signal(stop)
 
-    assert await runner.ended() == code
+    assert await runner.exit_code() == code
     rollout = await enqueue(served, "after")
     assert (await served.get_rollout_by_id(rollout.rollout_id)).status == "queuing"
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_a_runner_whose_agent_hangs_in_a_thread(
+async def test_signal_ends_a_runner_whose_agent_hangs_in_a_thread(
     served: agl.LightningStoreServer, runner: RunnerProcess, stop: signal.Signals
 ):
     rollout = await enqueue(served, "hang")
-    await runner.says(r"^\[Rollout\]")
+    await runner.wait_for_line(r"^\[Rollout\]")
 
     runner.process.send_signal(stop)
 
-    await runner.ended()
+    await runner.exit_code()
     [ended] = await served.wait_for_rollouts([rollout.rollout_id])
     assert ended.status == "failed"
     assert re.match("its runner was (stopped: SIGTERM|cancelled)", ended.attempt.metadata["reason"])
 
 
-async def test_a_killed_runner_is_noticed_and_its_rollout_given_to_another(
-    served: agl.LightningStoreServer, runner: RunnerProcess
-):
-    rollout = await enqueue(served, "hang", unresponsive_seconds=2, max_attempts=2, retry_condition=["unresponsive"])
-    await runner.says(r"^\[Rollout\]")
+async def test_rollout_of_a_killed_runner_is_given_to_another(served: agl.LightningStoreServer, runner: RunnerProcess):
+    rollout = await enqueue(served, "hang", unresponsive_seconds=1, max_attempts=2, retry_condition=["unresponsive"])
+    await runner.wait_for_line(r"^\[Rollout\]")
 
     os.kill(runner.process.pid, signal.SIGKILL)
 
     second = agl.LitAgentRunner[str](agl.OtelTracer(), max_rollouts=1)
     with second.run_context(agent=lambda task: 0.5, store=served):
-        await asyncio.wait_for(second.iter(), PATIENCE)
+        await asyncio.wait_for(second.iter(), TIMEOUT)
     [ended] = await served.wait_for_rollouts([rollout.rollout_id])
     assert ended.status == "succeeded"
     assert [each.status for each in await served.query_attempts(rollout.rollout_id)] == ["unresponsive", "succeeded"]
 
 
-async def test_a_runner_goes_on_when_its_store_was_restarted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+async def test_runner_continues_after_a_restart_of_its_store(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     path = tmp_path / "agl.db"
     first = agl.LightningStoreServer(agl.SqliteLightningStore(path), port=0)
     await first.start()
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    started, release = asyncio.Event(), asyncio.Event()
 
     async def agent(task):
-        begun.set()
-        await go_on.wait()
+        started.set()
+        await release.wait()
         return 0.5
 
     rollout = await first.enqueue_rollout("task")
@@ -165,13 +163,13 @@ async def test_a_runner_goes_on_when_its_store_was_restarted(tmp_path: Path, cap
     async with agl.LightningStoreClient(first.endpoint) as client:
         with runner.run_context(agent=agent, store=client):
             running = asyncio.create_task(runner.iter())
-            await begun.wait()
+            await started.wait()
             await first.close()
-            go_on.set()
+            release.set()
 
             second = agl.LightningStoreServer(agl.SqliteLightningStore(path), port=first.port)
             await second.start()
-            await asyncio.wait_for(running, PATIENCE)
+            await asyncio.wait_for(running, TIMEOUT)
 
     [ended] = await second.wait_for_rollouts([rollout.rollout_id])
     assert ended.status == "succeeded"

@@ -1,4 +1,4 @@
-"""A store that is away costs no span and no result: they wait on disk, and outlive the runner that made them."""
+"""A store outage loses no span and no result: both wait in a disk buffer that outlives the runner."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SPANS = 40
 SCRIPT = f"""
 import asyncio, pathlib, sys
 import agentlightning as agl
-from agentlightning.runner import claims
+from agentlightning.runner import agent_runner, claim_loop
 
 agl.setup_logging()
-claims.GIVE_BACK_SECONDS = 0.2
+agent_runner.REPORT_TIMEOUT = claim_loop.REPORT_TIMEOUT = 0.2
 
 async def agent(task):
-    print("begun", flush=True)
+    print("started", flush=True)
     while not pathlib.Path(sys.argv[2]).exists():
         await asyncio.sleep(0.01)
     for n in range({SPANS}):
@@ -48,8 +48,8 @@ asyncio.run(main())
 """
 
 
-class Place:
-    """A folder with a store's database in it, and the spools of its runners."""
+class Site:
+    """A folder with a store's database and the disk buffers of its runners."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,119 +59,119 @@ class Place:
         (folder / "runner.py").write_text(SCRIPT)
 
     def store(self) -> Program:
-        """A real one, on the same database and port each time."""
+        """Start a store process; the database and the port are always the same."""
         program = Program("agentlightning.cli", "store", "--port", str(self.port), cwd=self.folder)
         program.wait_for_line("^Store at")
         return program
 
     def runner(self) -> Program:
-        spool = {"AGL_SPOOL_DIR": str(self.folder / "spool")}
-        return Program(self.folder / "runner.py", self.url, str(self.go), environment=spool)
+        environment = {"AGL_SPOOL_DIR": str(self.folder / "spool")}
+        return Program(self.folder / "runner.py", self.url, str(self.go), environment=environment)
 
-    def spools(self) -> list[Path]:
+    def buffers(self) -> list[Path]:
         return list(self.folder.glob("spool/*/*"))
 
     def has_report(self) -> bool:
-        return any(b'"status":"succeeded"' in path.read_bytes() for path in self.spools())
+        return any(b'"status":"succeeded"' in path.read_bytes() for path in self.buffers())
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
 
 
-async def test_a_store_that_is_away_for_long_costs_no_span_and_no_result(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Instead of ten minutes, a memory that holds 50 spans."""
+async def test_long_outage_loses_no_span_and_no_result(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue of 50 spans in memory replaces an outage of ten minutes."""
     monkeypatch.setattr(pipelines, "QUEUE_SPANS", 50)
-    monkeypatch.setenv("AGL_SPOOL_DIR", str(place.folder / "spool"))
+    monkeypatch.setenv("AGL_SPOOL_DIR", str(site.folder / "spool"))
     rollouts, spans = 8, 100
-    begun, go_on = asyncio.Semaphore(0), asyncio.Event()
+    started, release = asyncio.Semaphore(0), asyncio.Event()
 
     async def agent(task: int) -> float:
-        begun.release()
-        await go_on.wait()
+        started.release()
+        await release.wait()
         for n in range(spans):
             agl.emit_object({"n": n})
         return task / 10
 
-    first = place.store()
-    async with agl.LightningStoreClient(place.url) as store:
+    first = site.store()
+    async with agl.LightningStoreClient(site.url) as store:
         ids = [(await store.enqueue_rollout(n)).rollout_id for n in range(rollouts)]
         runner = agl.LitAgentRunner[Any](agl.OtelTracer(), max_rollouts=rollouts, max_concurrency=rollouts)
         with runner.run_context(agent=agent, store=store):
             running = asyncio.create_task(runner.iter())
             for _ in range(rollouts):
-                await begun.acquire()
+                await started.acquire()
             first.kill()
-            go_on.set()
-            await eventually(lambda: sum(path.read_bytes().count(b'"status":"succ') for path in place.spools()) == 8)
-            with place.store():
+            release.set()
+            await eventually(lambda: sum(path.read_bytes().count(b'"status":"succ') for path in site.buffers()) == 8)
+            with site.store():
                 await asyncio.wait_for(running, TIMEOUT)
                 ended = await store.wait_for_rollouts(ids)
                 stored = [await store.query_spans(rollout_id) for rollout_id in ids]
 
     assert [(each.status, each.reward) for each in ended] == [("succeeded", n / 10) for n in range(rollouts)]
     assert [[_n(span) for span in each] for each in stored] == [[*range(spans), None]] * rollouts
-    assert place.spools() == []
+    assert site.buffers() == []
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-async def test_what_a_runner_could_not_send_is_sent_by_the_next(place: Place, end: signal.Signals) -> None:
-    store = place.store()
-    async with agl.LightningStoreClient(place.url) as client:
+async def test_unsent_spans_of_a_runner_are_sent_by_the_next(site: Site, end: signal.Signals) -> None:
+    store = site.store()
+    async with agl.LightningStoreClient(site.url) as client:
         rollout = await client.enqueue_rollout("task")
-        with place.runner() as runner:
-            runner.wait_for_line("begun")
+        with site.runner() as runner:
+            runner.wait_for_line("started")
             store.kill()
-            place.go.touch()
-            await eventually(place.has_report)
+            site.go.touch()
+            await eventually(site.has_report)
             where = runner.wait_for_line(r"spans and results are buffered in (\S+)")[1]
             runner.send_signal(end)
             runner.wait()
-        [spool] = place.spools()
-        assert str(spool) == where
-        assert [stat.S_IMODE(path.stat().st_mode) for path in (spool.parent, spool)] == [0o700, 0o600]
+        [buffer] = site.buffers()
+        assert str(buffer) == where
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (buffer.parent, buffer)] == [0o700, 0o600]
         if end == signal.SIGKILL:
-            with spool.open("ab") as file:
+            with buffer.open("ab") as file:
                 file.write(b'{"spans":[{"name":"written in hal')
         else:
-            runner.wait_for_line(f"{SPANS + 2} spans and results stay in {where}; the next runner on this machine sends them")
+            runner.wait_for_line(
+                f"{SPANS + 2} spans and results stay in {where}; the next runner on this machine sends them"
+            )
 
-        with place.store(), place.runner() as second:
+        with site.store(), site.runner() as second:
             [ended] = await client.wait_for_rollouts([rollout.rollout_id], timeout=TIMEOUT)
             spans = await client.query_spans(rollout.rollout_id)
             second.wait_for_line(f"of an earlier process from {where}: {SPANS + 1} spans, 1 results")
-            await eventually(lambda: place.spools() == [])
+            await eventually(lambda: site.buffers() == [])
 
     assert (ended.status, ended.reward, ended.attempt.sequence_id) == ("succeeded", 0.5, 1)
     assert [_n(span) for span in spans] == [*range(SPANS), None]
 
 
-async def test_what_another_store_does_not_know_is_set_aside_and_told_of(
+async def test_spans_that_the_store_refuses_are_set_aside_and_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path))
     server = agl.LightningStoreServer(agl.InMemoryLightningStore(), port=0)
     await server.start()
     async with agl.LightningStoreClient(server.endpoint) as client:
-        spool = _left_for(
+        buffer = _leave_buffer(
             client, [agl.Span.from_attributes(name="a", attributes={}, rollout_id="ro-x", attempt_id="at-x")]
         )
         tracer = agl.OtelTracer()
         tracer.init_worker(0, client)
-        await eventually(lambda: not spool.exists())
+        await eventually(lambda: not buffer.exists())
         tracer.teardown_worker()
     await server.close()
 
-    [aside] = spool.parent.iterdir()
-    assert aside.name == spool.with_suffix(".refused").name
+    [aside] = buffer.parent.iterdir()
+    assert aside.name == buffer.with_suffix(".refused").name
     assert "ro-x" in caplog.text
     assert str(aside) in caplog.text
 
 
-async def test_a_damaged_file_is_set_aside_and_holds_up_no_other(
+async def test_damaged_file_is_set_aside_and_blocks_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path))
@@ -180,10 +180,10 @@ async def test_a_damaged_file_is_set_aside_and_holds_up_no_other(
     async with agl.LightningStoreClient(server.endpoint) as client:
         started = await client.start_rollout("task")
         ids = {"rollout_id": started.rollout_id, "attempt_id": started.attempt.attempt_id}
-        sound = _left_for(client, [agl.Span.from_attributes(name="a", attributes={}, **ids)])
+        sound = _leave_buffer(client, [agl.Span.from_attributes(name="a", attributes={}, **ids)])
         damaged = sound.with_name(sound.name.replace("-1-0", "-1-1"))
         damaged.write_bytes(b'{"spans": [\x00\x00\x00\n')
-        os.utime(damaged, (0, 0))  # it comes first
+        os.utime(damaged, (0, 0))  # the oldest is sent first
         tracer = agl.OtelTracer()
         tracer.init_worker(0, client)
         await eventually(lambda: not sound.exists())
@@ -196,7 +196,7 @@ async def test_a_damaged_file_is_set_aside_and_holds_up_no_other(
     assert damaged.with_suffix(".refused").name in caplog.text
 
 
-async def test_a_spool_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_buffer_in_use_is_not_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path))
     writing = DiskBuffer(tmp_path)
     writing.append(b"a line\n")
@@ -210,7 +210,7 @@ async def test_a_spool_that_is_being_written_is_left_alone(tmp_path: Path, monke
         assert file.read() == b"a line\n"
 
 
-def _left_for(store: agl.LightningStoreClient, spans: list[agl.Span]) -> Path:
+def _leave_buffer(store: agl.LightningStoreClient, spans: list[agl.Span]) -> Path:
     folder = buffer_folder(store)
     assert folder
     folder.mkdir(parents=True)
@@ -220,5 +220,5 @@ def _left_for(store: agl.LightningStoreClient, spans: list[agl.Span]) -> Path:
 
 
 def _n(span: agl.Span) -> int | None:
-    """Which of its emitted objects the span is; None for others."""
+    """Return the number of an emitted object; None for other spans."""
     return None if (value := agl.get_object_value(span)) is None else value["n"]

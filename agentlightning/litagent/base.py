@@ -1,4 +1,4 @@
-"""LitAgent: an agent as a class, with a method for each way it is run."""
+"""LitAgent: base class of agents, with a method for each mode of a rollout."""
 
 from __future__ import annotations
 
@@ -14,55 +14,52 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AgentResult: TypeAlias = "float | Sequence[Span] | Sequence[ReadableSpan] | Sequence[SpanCoreFields] | None"
-"""What an agent may return: its final reward, spans to store, or nothing."""
+"""Return value of an agent: its final reward, spans to store, or None."""
 
 
 class LitAgent(Generic[T]):
-    """An agent that carries out tasks of type `T`.
+    """An agent that processes tasks of type `T`.
 
-    Override `rollout`, or `rollout_async` for an agent that awaits. Where training differs from validation, override
-    `training_rollout` and `validation_rollout` (or their `_async` forms): rollouts of mode `train` go to the first, all
-    others to the second. A sync method is run in a thread of its own, so it may block.
+    Override `rollout`, or `rollout_async` for an async agent. If training differs from validation, override
+    `training_rollout` and `validation_rollout` (or their `_async` forms): the first handles rollouts of mode `train`,
+    the second all others. A sync method runs in its own thread, so it may block.
     """
 
     def rollout(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
-        """Carry out `task` and return its reward, spans, or None."""
+        """Process `task` and return the reward, spans, or None."""
         raise NotImplementedError(f"{type(self).__name__} does not define rollout")
 
     async def rollout_async(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
-        """`rollout`, for agents that await."""
+        """Async form of `rollout`."""
         raise NotImplementedError(f"{type(self).__name__} does not define rollout_async")
 
     def training_rollout(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
-        """`rollout`, in mode `train`."""
+        """Process a task in mode `train`; calls `rollout` by default."""
         return self.rollout(task, resources, rollout)
 
     async def training_rollout_async(
         self, task: T, resources: NamedResources, rollout: AttemptedRollout
     ) -> AgentResult:
-        """`rollout_async`, in mode `train`."""
+        """Async form of `training_rollout`; calls `rollout_async` by default."""
         return await self.rollout_async(task, resources, rollout)
 
     def validation_rollout(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
-        """`rollout`, in every mode but `train`."""
+        """Process a task in any mode but `train`; calls `rollout` by default."""
         return self.rollout(task, resources, rollout)
 
     async def validation_rollout_async(
         self, task: T, resources: NamedResources, rollout: AttemptedRollout
     ) -> AgentResult:
-        """`rollout_async`, in every mode but `train`."""
+        """Async form of `validation_rollout`; calls `rollout_async` by default."""
         return await self.rollout_async(task, resources, rollout)
 
     def method_for(self, mode: RolloutMode | None) -> Callable[[T, NamedResources, AttemptedRollout], Any]:
-        """The method that carries out rollouts of this mode: the most particular one that the class defines.
-
-        Raises `AgentError` when it defines none that fits.
-        """
-        particular = "training_rollout" if mode == "train" else "validation_rollout"
-        for name in (f"{particular}_async", particular, "rollout_async", "rollout"):
+        """Return the most specific method that the class defines for this mode. Raises `AgentError` without one."""
+        specific = "training_rollout" if mode == "train" else "validation_rollout"
+        for name in (f"{specific}_async", specific, "rollout_async", "rollout"):
             if getattr(type(self), name) is not getattr(LitAgent, name):
                 return getattr(self, name)
         raise AgentError(
             f"{type(self).__name__} has no method for a rollout of mode {mode}: "
-            f"define rollout or {particular} (or an _async form of them)"
+            f"define rollout or {specific} (or their _async forms)"
         )

@@ -1,4 +1,4 @@
-"""What a program that is an agent finds in its environment, and nothing else."""
+"""Environment variables of a program that runs as an agent. It gets these and no others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..semconv import ATTEMPT_ID, ROLLOUT_ID
 from ..tracer.scope import current_scope
 from ..types import LLM, AttemptedRollout, NamedResources, ProxyLLM
 
-PASSED_ON: Final = (
+INHERITED: Final = (
     "HOME",
     "LANG",
     "LC_ALL",
@@ -34,68 +34,72 @@ PASSED_ON: Final = (
     "USER",
     "VIRTUAL_ENV",
 )
-"""Variables of ours that every program gets."""
+"""Variables of the runner that every program inherits."""
 
 
 def environment_for(
-    rollout: AttemptedRollout, resources: NamedResources, more: Iterable[str] | Mapping[str, str] = ()
+    rollout: AttemptedRollout, resources: NamedResources, additional: Iterable[str] | Mapping[str, str] = ()
 ) -> dict[str, str]:
-    """The whole environment of a program that carries out this attempt."""
-    trace = _trace()
+    """Return the complete environment of a program that runs this attempt.
+
+    `additional` holds names of variables to inherit, or variables with their values.
+    """
+    trace = _trace_variables()
     return {
-        **_of_ours(PASSED_ON),
+        **_inherit(INHERITED),
         "PATH": f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}",
-        **_model(rollout, resources, trace.get("TRACEPARENT")),
+        **_model_variables(rollout, resources, trace.get("TRACEPARENT")),
         **trace,
-        **_store(rollout),
+        **_store_variables(rollout),
         "AGL_ROLLOUT_ID": rollout.rollout_id,
         "AGL_ATTEMPT_ID": rollout.attempt.attempt_id,
-        **(more if isinstance(more, Mapping) else _of_ours(more)),
+        **(additional if isinstance(additional, Mapping) else _inherit(additional)),
     }
 
 
-def _of_ours(names: Iterable[str]) -> dict[str, str]:
+def _inherit(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def _model(rollout: AttemptedRollout, resources: NamedResources, traceparent: str | None) -> dict[str, str]:
-    """Where the first model among the resources is: behind a proxy, at this attempt's own address.
+def _model_variables(rollout: AttemptedRollout, resources: NamedResources, traceparent: str | None) -> dict[str, str]:
+    """Return the variables for the first model among the resources.
 
-    The address says within which span the program runs, since few programs send that along.
+    Behind a proxy its URL names the attempt, and the span within which the program runs: few programs send a
+    traceparent themselves.
     """
     llm = next((resource for resource in resources.values() if isinstance(resource, LLM)), None)
     if llm is None:
         return {}
     if isinstance(llm, ProxyLLM):
         llm = llm.with_attempted_rollout(rollout, traceparent)
-    key = llm.api_key or "none"  # the SDKs refuse to begin without one
+    key = llm.api_key or "none"  # the SDKs require a key
     return {
         "OPENAI_BASE_URL": llm.endpoint,
         "OPENAI_API_KEY": key,
-        # Anthropic's SDKs add /v1 themselves.
+        # Anthropic's SDKs append /v1 themselves.
         "ANTHROPIC_BASE_URL": llm.endpoint.rstrip("/").removesuffix("/v1"),
         "ANTHROPIC_API_KEY": key,
         "AGL_MODEL": llm.model,
     }
 
 
-def _trace() -> dict[str, str]:
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
-    W3CBaggagePropagator().inject(carrier)
-    return {name.upper(): value for name, value in carrier.items()}
+def _trace_variables() -> dict[str, str]:
+    headers: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(headers)
+    W3CBaggagePropagator().inject(headers)
+    return {name.upper(): value for name, value in headers.items()}
 
 
-def _store(rollout: AttemptedRollout) -> dict[str, str]:
-    """Where spans and the store are, where they can be reached from another process."""
+def _store_variables(rollout: AttemptedRollout) -> dict[str, str]:
+    """Return the variables for the store and its OTLP receiver, if another process can reach it."""
     scope = current_scope()
     store: Any = scope.store if scope else None
-    traces = store.otlp_traces_endpoint() if store else None
-    if traces is None:
+    traces_url = store.otlp_traces_endpoint() if store else None
+    if traces_url is None:
         return {}
-    url = traces.removesuffix("/v1/traces")
+    url = traces_url.removesuffix("/v1/traces")
     ids = {ROLLOUT_ID: rollout.rollout_id, ATTEMPT_ID: rollout.attempt.attempt_id}
-    return {
+    variables = {
         "AGL_STORE_URL": url,
         "OTEL_EXPORTER_OTLP_ENDPOINT": url,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
@@ -103,16 +107,9 @@ def _store(rollout: AttemptedRollout) -> dict[str, str]:
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
         "OTEL_RESOURCE_ATTRIBUTES": ",".join(f"{name}={quote(value, safe='')}" for name, value in ids.items()),
-        **_token(_attempt_token(store, rollout)),
     }
-
-
-def _attempt_token(store: Any, rollout: AttemptedRollout) -> str | None:
-    make = getattr(store, "attempt_token", None)
-    return make(rollout.rollout_id, rollout.attempt.attempt_id) if make else None
-
-
-def _token(token: str | None) -> dict[str, str]:
+    make_token = getattr(store, "attempt_token", None)
+    token = make_token(rollout.rollout_id, rollout.attempt.attempt_id) if make_token else None
     if token is None:
-        return {}
-    return {"AGL_TOKEN": token, "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{token}"}
+        return variables
+    return variables | {"AGL_TOKEN": token, "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{token}"}

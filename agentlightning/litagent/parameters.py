@@ -1,11 +1,11 @@
-"""What a function agent asks for: read from its parameters, found among the resources."""
+"""Arguments of a function agent: specified by its parameters, resolved among a rollout's resources."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from inspect import Parameter
 from types import UnionType
 from typing import Any, Final, Union, cast, get_args, get_origin
@@ -15,30 +15,25 @@ from ..types import LLM, AttemptedRollout, NamedResources, PromptTemplate, Proxy
 
 logger = logging.getLogger(__name__)
 
-KINDS_BY_NAME: Final[dict[str, type[Resource]]] = {"llm": LLM, "prompt_template": PromptTemplate}
-"""Parameters that say by their name what kind of resource they take."""
+KIND_BY_NAME: Final[dict[str, type[Resource]]] = {"llm": LLM, "prompt_template": PromptTemplate}
+"""Kind of resource that a parameter name implies."""
 
-WHOLE: Final = frozenset({"resources", "rollout"})
-"""Parameters that are given everything there is."""
+RESERVED_NAMES: Final = frozenset({"resources", "rollout"})
+"""Parameters for all resources and for the rollout itself."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One parameter after the task, and which resources fit it."""
+class ParameterSpec:
+    """A parameter after the task, with the kinds of resource that fit it."""
 
     name: str
     kinds: tuple[type[Resource], ...]
-    """Empty: a resource of this name, of whatever kind."""
+    """Empty: any resource of the parameter's name."""
     default: Any
-    positional: bool
+    positional_only: bool
 
-    @property
-    def optional(self) -> bool:
-        """The function does without it."""
-        return self.default is not Parameter.empty
-
-    def fits(self, resource: Resource) -> bool:
-        """Whether the parameter may be given this resource."""
+    def accepts(self, resource: Resource) -> bool:
+        """Return True if the resource's kind fits."""
         return not self.kinds or isinstance(resource, self.kinds)
 
     def __str__(self) -> str:
@@ -46,116 +41,114 @@ class Asked:
         return f"{self.name!r} ({kinds})" if kinds else repr(self.name)
 
 
-def asked_by(function: Callable[..., Any], *, second: type[Resource] | None = None) -> list[Asked]:
-    """What `function` asks for besides the task, in order.
+def parameter_specs(function: Callable[..., Any], *, second: type[Resource] | None = None) -> list[ParameterSpec]:
+    """Return the parameters of an agent function after the task, in order.
 
-    `second` is the kind of resource that it must take, in its second parameter unless another one says so. Raises
-    TypeError where the parameters cannot be those of an agent.
+    `second` is a kind of resource that the function must take: as its second parameter, unless another parameter has
+    that kind. Raises TypeError if the parameters do not fit an agent.
     """
     name = name_of(function)
     task, *others = _parameters(function, name)
     _check_task(task, name)
-    asked = [_asked(each) for each in others if each.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
-    return asked if second is None else _with_second(asked, second, name)
+    specs = [_spec(each) for each in others if each.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
+    return specs if second is None else _with_second(specs, second, name)
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """How the function is called in messages."""
+    """Return the function's name for messages."""
     return getattr(function, "__name__", None) or type(function).__name__
 
 
-class Giver:
-    """Finds what a function asks for, rollout after rollout."""
+class ParameterResolver:
+    """Finds the arguments of a function for each rollout."""
 
-    def __init__(self, name: str, asked: list[Asked], *, strip_proxy: bool) -> None:
-        self._name = name
-        self._asked = asked
+    def __init__(self, function_name: str, specs: list[ParameterSpec], *, strip_proxy: bool) -> None:
+        self._function_name = function_name
+        self._specs = specs
         self._strip_proxy = strip_proxy
         self._warned: set[str] = set()
 
     def arguments(
         self, task: Any, resources: NamedResources, rollout: AttemptedRollout
     ) -> tuple[list[Any], dict[str, Any]]:
-        """The positional and the keyword arguments for one rollout. Raises `ResourceMissing`."""
+        """Return the positional and the keyword arguments for one rollout. Raises `ResourceMissing`."""
         positional, keyword = [task], dict[str, Any]()
-        for asked in self._asked:
-            value = self._value(asked, resources, rollout)
-            if asked.positional:
+        for spec in self._specs:
+            value = self._value(spec, resources, rollout)
+            if spec.positional_only:
                 positional.append(value)
             else:
-                keyword[asked.name] = value
+                keyword[spec.name] = value
         return positional, keyword
 
-    def _value(self, asked: Asked, resources: NamedResources, rollout: AttemptedRollout) -> Any:
-        if asked.name == "rollout":
+    def _value(self, spec: ParameterSpec, resources: NamedResources, rollout: AttemptedRollout) -> Any:
+        if spec.name == "rollout":
             return rollout
-        if asked.name == "resources":
+        if spec.name == "resources":
             return resources
-        found = self._resource(asked, resources)
+        found = self._resource(spec, resources)
         if found is None:
-            return self._default(asked, resources, rollout)
-        # Who writes `llm: ProxyLLM` wants it as it is.
-        if isinstance(found, ProxyLLM) and self._strip_proxy and ProxyLLM not in asked.kinds:
+            return self._default(spec, resources, rollout)
+        # The annotation `llm: ProxyLLM` asks for the proxy itself.
+        if isinstance(found, ProxyLLM) and self._strip_proxy and ProxyLLM not in spec.kinds:
             return found.with_attempted_rollout(rollout)
         return found
 
-    def _resource(self, asked: Asked, resources: NamedResources) -> Resource | None:
-        named = resources.get(asked.name)
-        if named is not None and asked.fits(named):
+    def _resource(self, spec: ParameterSpec, resources: NamedResources) -> Resource | None:
+        named = resources.get(spec.name)
+        if named is not None and spec.accepts(named):
             return named
-        fitting = [name for name, resource in resources.items() if asked.kinds and asked.fits(resource)]
+        fitting = [name for name, resource in resources.items() if spec.kinds and spec.accepts(resource)]
         if len(fitting) > 1:
-            self._warn_of_choice(asked, fitting)
+            self._warn_ambiguous(spec, fitting)
         return resources[fitting[0]] if fitting else None
 
-    def _warn_of_choice(self, asked: Asked, fitting: list[str]) -> None:
-        if asked.name in self._warned:
+    def _warn_ambiguous(self, spec: ParameterSpec, fitting: list[str]) -> None:
+        if spec.name in self._warned:
             return
-        self._warned.add(asked.name)
+        self._warned.add(spec.name)
         logger.warning(
-            "Agent %s asks for %s: no resource has that name and %s fit; it gets the first, %r. "
-            "Name the parameter after the resource it means.",
-            self._name,
-            asked,
+            "Parameter %s of agent %s matches several resources: %s. Using the first, %r. "
+            "Name the parameter after one of them to choose it.",
+            spec,
+            self._function_name,
             ", ".join(map(repr, fitting)),
             fitting[0],
         )
 
-    def _default(self, asked: Asked, resources: NamedResources, rollout: AttemptedRollout) -> Any:
-        if asked.optional:
-            return asked.default
+    def _default(self, spec: ParameterSpec, resources: NamedResources, rollout: AttemptedRollout) -> Any:
+        if spec.default is not Parameter.empty:
+            return spec.default
         raise ResourceMissing(
-            f"agent {self._name} asks for {asked}, but {_what_there_is(resources, rollout)}", field=asked.name
+            f"agent {self._function_name} needs {spec}, but {_available(resources, rollout)}", field=spec.name
         )
 
 
-def _what_there_is(resources: NamedResources, rollout: AttemptedRollout) -> str:
+def _available(resources: NamedResources, rollout: AttemptedRollout) -> str:
     if not resources:
         return (
             f"rollout {rollout.rollout_id} has no resources: "
-            "add some to the store, and enqueue the rollout after that or with their resources_id"
+            "add them to the store before enqueuing the rollout, or enqueue it with a resources_id"
         )
-    held = ", ".join(f"{name!r} ({type(resource).__name__})" for name, resource in resources.items())
-    return f"the resources of rollout {rollout.rollout_id} are {held}"
+    names = ", ".join(f"{name!r} ({type(resource).__name__})" for name, resource in resources.items())
+    return f"the resources of rollout {rollout.rollout_id} are {names}"
 
 
-def _parameters(function: Callable[..., Any], name: str) -> Iterator[Parameter]:
+def _parameters(function: Callable[..., Any], name: str) -> list[Parameter]:
     try:
         found = list(_signature(function).parameters.values())
     except ValueError:
-        raise TypeError(
-            f"the parameters of {name} cannot be seen, so it cannot be an agent; wrap it in a def"
-        ) from None
+        raise TypeError(f"{name} has no readable signature, so it cannot be an agent; wrap it in a def") from None
     if not found:
         raise TypeError(f"agent {name} takes no parameters; an agent's first parameter is the task")
-    yield from found
+    return found
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function, eval_str=True)
     except (NameError, AttributeError, SyntaxError, TypeError):
-        # An annotation that exists for type checkers only; the names will have to do.
+        # An annotation that only type checkers can resolve; the parameter names must do.
         return inspect.signature(function)
 
 
@@ -164,28 +157,26 @@ def _check_task(task: Parameter, name: str) -> None:
         raise TypeError(f"agent {name} is a method; to write an agent as a class, derive the class from agl.LitAgent")
     if task.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
         raise TypeError(f"agent {name} must take the task as its first, positional parameter")
-    if task.name in WHOLE | KINDS_BY_NAME.keys():
+    if task.name in RESERVED_NAMES | KIND_BY_NAME.keys():
         raise TypeError(f"the first parameter of agent {name} is the task: put it before {task.name!r}")
 
 
-def _asked(parameter: Parameter) -> Asked:
-    kinds = _kinds(parameter.annotation)
-    if not kinds and parameter.name in KINDS_BY_NAME:
-        kinds = (KINDS_BY_NAME[parameter.name],)
-    positional = parameter.kind is Parameter.POSITIONAL_ONLY
-    return Asked(parameter.name, () if parameter.name in WHOLE else kinds, parameter.default, positional)
+def _spec(parameter: Parameter) -> ParameterSpec:
+    name = parameter.name
+    kinds = _annotated_kinds(parameter.annotation) or ((KIND_BY_NAME[name],) if name in KIND_BY_NAME else ())
+    positional_only = parameter.kind is Parameter.POSITIONAL_ONLY
+    return ParameterSpec(name, () if name in RESERVED_NAMES else kinds, parameter.default, positional_only)
 
 
-def _kinds(annotation: Any) -> tuple[type[Resource], ...]:
+def _annotated_kinds(annotation: Any) -> tuple[type[Resource], ...]:
     options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     classes = [cast("type[Any]", option) for option in options if isinstance(option, type)]
     return tuple(each for each in classes if issubclass(each, Resource))
 
 
-def _with_second(asked: list[Asked], kind: type[Resource], name: str) -> list[Asked]:
-    if any(issubclass(each, kind) for one in asked for each in one.kinds):
-        return asked
-    if not asked or asked[0].kinds or asked[0].name in WHOLE:
+def _with_second(specs: list[ParameterSpec], kind: type[Resource], name: str) -> list[ParameterSpec]:
+    if any(issubclass(each, kind) for spec in specs for each in spec.kinds):
+        return specs
+    if not specs or specs[0].kinds or specs[0].name in RESERVED_NAMES:
         raise TypeError(f"agent {name} takes no {kind.__name__}: make it the second parameter, after the task")
-    first, *others = asked
-    return [Asked(first.name, (kind,), first.default, first.positional), *others]
+    return [replace(specs[0], kinds=(kind,)), *specs[1:]]

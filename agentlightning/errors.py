@@ -1,23 +1,23 @@
-"""What can go wrong, as one tree; the first line of each docstring is the default message.
+"""Exceptions of the package, as one tree. The first line of each docstring is the default message.
 
 AgentLightningError
 ├── NotFound                 (ValueError, LookupError)    404
 ├── WrongMethod                                           405
 ├── Conflict                 (ValueError)                 409
-│   ├── FinalStatus             it has ended, nothing changes it
-│   └── StaleAttempt            another attempt speaks for the rollout now
+│   ├── FinalStatus             the rollout or attempt has finished
+│   └── StaleAttempt            a newer attempt has replaced this one
 ├── InvalidInput             (ValueError)                 422
 │   ├── TooLarge                                          413
 │   ├── TooSlow                                           408
-│   └── PromptError             a prompt template cannot be filled in
+│   └── PromptError             a prompt template cannot be rendered
 ├── Unauthorized             (PermissionError)            401
 ├── Forbidden                (PermissionError)            403
 ├── StoreUnavailable         (ConnectionError)            503
 │   └── StoreBusy                                         429
 ├── StoreInUse               (RuntimeError)
 ├── RunnerDied               (RuntimeError)
-├── AgentError               (RuntimeError)  what the agent did is not what an agent may do
-├── ResourceMissing          (ValueError)    the rollout's resources lack what the agent asks for
+├── AgentError               (RuntimeError)  the agent returned something invalid, or its program failed
+├── ResourceMissing          (ValueError)    the rollout lacks a resource that the agent needs
 ├── NoActiveTracer           (RuntimeError)
 └── MissingExtra             (ImportError)
 """
@@ -31,31 +31,31 @@ if TYPE_CHECKING:
 
 
 class AgentLightningError(Exception):
-    """Something went wrong in Agent Lightning."""
+    """An error occurred in Agent Lightning."""
 
     status: ClassVar[int] = 500
-    """The HTTP status that says the same thing."""
+    """Equivalent HTTP status."""
 
     field: str | None
-    """The input field to blame, where there is one."""
+    """Name of the invalid input field, if there is one."""
 
     def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
         self.field = field
 
     def __str__(self) -> str:
-        # LookupError's str() would quote the message when it is also a KeyError's kin; ours never is.
+        # The str() of a KeyError quotes its message; subclasses of LookupError here must not.
         return str(self.args[0])
 
 
 class NotFound(AgentLightningError, ValueError, LookupError):
-    """There is no such thing in this store."""
+    """The store has no such object."""
 
     status = 404
 
 
 class WrongMethod(AgentLightningError):
-    """This path takes another method."""
+    """This path does not accept the request's HTTP method."""
 
     status = 405
 
@@ -65,17 +65,17 @@ class WrongMethod(AgentLightningError):
 
 
 class Conflict(AgentLightningError, ValueError):
-    """The change does not fit the state things are in."""
+    """The change conflicts with the current state."""
 
     status = 409
 
 
 class FinalStatus(Conflict):
-    """It has already ended, and final is final."""
+    """The rollout or attempt has already finished; its status is final."""
 
 
 class StaleAttempt(Conflict):
-    """Another attempt speaks for this rollout now."""
+    """A newer attempt of this rollout has replaced this one."""
 
 
 class InvalidInput(AgentLightningError, ValueError):
@@ -85,74 +85,74 @@ class InvalidInput(AgentLightningError, ValueError):
 
     @classmethod
     def of(cls, error: ValidationError) -> InvalidInput:
-        """The first thing that pydantic found, in one sentence that names the field."""
+        """Convert the first finding of pydantic into one sentence that names the field."""
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         return cls(f"{field}: {first['msg']}" if field else first["msg"], field=field or None)
 
 
 class TooLarge(InvalidInput):
-    """The input is larger than the store takes."""
+    """The input exceeds the size limit of the store."""
 
     status = 413
 
 
 class TooSlow(InvalidInput):
-    """The input took too long to arrive."""
+    """The request took too long to arrive."""
 
     status = 408
 
 
 class PromptError(InvalidInput):
-    """The prompt template cannot be filled in."""
+    """The prompt template cannot be rendered."""
 
 
 class Unauthorized(AgentLightningError, PermissionError):
-    """This store asks for a token: pass it as AGL_TOKEN or token=."""
+    """The store requires a token: set AGL_TOKEN or pass token=."""
 
     status = 401
 
 
 class Forbidden(AgentLightningError, PermissionError):
-    """This caller may not do that."""
+    """The token does not permit this operation."""
 
     status = 403
 
 
 class StoreUnavailable(AgentLightningError, ConnectionError):
-    """The store cannot be reached, or cannot write just now."""
+    """The store is unreachable or cannot write at the moment."""
 
     status = 503
 
 
 class StoreBusy(StoreUnavailable):
-    """The store has too much waiting already; try again in a moment."""
+    """The store has too many pending requests; try again in a moment."""
 
     status = 429
 
 
 class StoreInUse(AgentLightningError, RuntimeError):
-    """Somebody else has this: one store owns a database, and one trainer a store."""
+    """The database or store is already in use: one store per database, one trainer per store."""
 
 
 class RunnerDied(AgentLightningError, RuntimeError):
-    """The runners' processes die again and again."""
+    """The runner processes keep dying."""
 
 
 class AgentError(AgentLightningError, RuntimeError):
-    """The agent did something an agent may not do."""
+    """The agent returned something invalid, or its program failed."""
 
 
 class ResourceMissing(AgentLightningError, ValueError):
-    """The rollout's resources lack what the agent asks for."""
+    """The rollout lacks a resource that the agent needs."""
 
 
 class NoActiveTracer(AgentLightningError, RuntimeError):
-    """No tracer is active here: emit from inside an agent that a runner runs, or pass propagate=False."""
+    """No tracer is active: emit inside an agent that a runner executes, or pass propagate=False."""
 
 
 class MissingExtra(AgentLightningError, ImportError):
-    """An optional library is missing."""
+    """An optional library is not installed."""
 
     def __init__(self, extra: str, *, wanted_for: str, field: str | None = None) -> None:
         super().__init__(f"{wanted_for} needs an optional library: pip install 'agentlightning[{extra}]'", field=field)

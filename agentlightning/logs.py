@@ -1,7 +1,7 @@
-"""Logging: one format with worker and rollout in it; rich on a terminal, JSON lines on request.
+"""Log output in one format: plain lines, rich, or JSON lines.
 
-The library itself only ever calls `logging.getLogger(__name__)`; nothing is configured until a program
-(`agl …`, a script, a notebook) calls `setup_logging`.
+The library only calls `logging.getLogger(__name__)`. Nothing is configured until a program (`agl …`, a script, a
+notebook) calls `setup_logging`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def setup_logging(
     style: Literal["auto", "plain", "rich", "json"] = "auto",
     file: str | None = None,
 ) -> logging.Logger:
-    """Make the `agentlightning` loggers speak, and return the root of them.
+    """Configure the `agentlightning` logger and return it.
 
-    `style="auto"` is `AGL_LOG_STYLE` if that is set, else plain lines as the tutorial shows them. Calling it again
-    replaces what an earlier call set up. With `file`, the same lines are also appended there.
+    `style="auto"` means `AGL_LOG_STYLE`, or plain lines if that is not set. With `file`, plain lines are also appended
+    to that file. A later call replaces the configuration of an earlier one.
     """
     logger = logging.getLogger("agentlightning")
     for handler in list(logger.handlers):
@@ -32,16 +32,16 @@ def setup_logging(
         handler.close()
     logger.addHandler(_handler(style))
     if file:
-        to_file = logging.FileHandler(file, encoding="utf-8")
-        to_file.setFormatter(logging.Formatter(FORMAT))
-        logger.addHandler(to_file)
+        file_handler = logging.FileHandler(file, encoding="utf-8")
+        file_handler.setFormatter(logging.Formatter(FORMAT))
+        logger.addHandler(file_handler)
     logger.setLevel(level.upper() if isinstance(level, str) else level)
     logger.propagate = False
     return logger
 
 
-def speak_if_silent() -> None:
-    """`setup_logging`, where the program has set up no logging of its own: a runner's lines should be seen."""
+def ensure_logging() -> None:
+    """Call `setup_logging` unless the program has configured logging itself."""
     if not logging.getLogger("agentlightning").hasHandlers():
         setup_logging()
 

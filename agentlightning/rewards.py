@@ -1,7 +1,7 @@
-"""Rewards in spans, in every spelling they have had; the newest first.
+"""Rewards in spans, in all supported formats.
 
-Our own numbered attributes; the attribute `reward` of older releases; the tutorial's span `reward` with a `value`;
-AgentOps' JSON in the output of a task.
+The formats, newest first: numbered attributes; the attribute `reward` of older releases; the tutorial's span `reward`
+with a `value`; AgentOps' JSON in the output of a task.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _PRIMARY = "primary"
 
 
 class Reward(NamedTuple):
-    """One number that an attempt was worth, in one respect."""
+    """A named reward value."""
 
     name: str
     value: float
 
 
 def rewards_in(name: str, attributes: Mapping[str, Any]) -> list[Reward]:
-    """All rewards that a span of this name carries, the primary one first."""
-    return [reward for reward in _spelled(name, attributes) if reward is not None]
+    """Return all rewards of a span with this name and these attributes, the primary one first."""
+    return [reward for reward in _parse(name, attributes) if reward is not None]
 
 
-def _spelled(name: str, attributes: Mapping[str, Any]) -> Iterable[Reward | None]:
+def _parse(name: str, attributes: Mapping[str, Any]) -> Iterable[Reward | None]:
     if found := list(_numbered(attributes)):
         return found
     if name in (semconv.REWARD, semconv.ANNOTATION) and _OLDER_ATTRIBUTE in attributes:
@@ -52,17 +52,17 @@ def _numbered(attributes: Mapping[str, Any]) -> Iterator[Reward | None]:
 
 def _agentops(output: Any) -> Reward | None:
     try:
-        said = orjson.loads(output) if isinstance(output, (str, bytes)) else output
+        value = orjson.loads(output) if isinstance(output, (str, bytes)) else output
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(said, dict):
+    if not isinstance(value, dict):
         return None
-    entry = cast("dict[str, Any]", said)
+    entry = cast("dict[str, Any]", value)
     return _reward(entry.get("value")) if entry.get("type") == "reward" else None
 
 
 def _reward(value: Any, name: str = _PRIMARY) -> Reward | None:
-    # Nothing said is not zero, and a NaN that somebody stored as text is not a number.
+    # A missing reward is not 0, and neither NaN nor text is a reward.
     if isinstance(value, (int, float)) and math.isfinite(value):
         return Reward(name, float(value))
     return None

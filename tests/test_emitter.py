@@ -200,7 +200,7 @@ async def test_an_operation_records_any_arguments_without_breaking_the_call(said
 
 def test_without_an_active_tracer_it_says_so() -> None:
     for say in (lambda: agl.emit_reward(1.0), lambda: agl.emit_message("x"), agl.operation(lambda: None)):
-        with pytest.raises(RuntimeError, match="No tracer is active here"):
+        with pytest.raises(RuntimeError, match="No tracer is active: emit"):
             say()
 
 

@@ -1,4 +1,4 @@
-"""Hooks: what a user may add around every rollout."""
+"""Hooks: user code that runs before and after every rollout."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from .spans import Span
 
 
 class Hook:
-    """Called by the runner around every rollout; override what you need. Errors in hooks are logged and swallowed."""
+    """Base class of hooks. The runner calls them for every rollout, and logs and ignores their errors."""
 
     async def on_rollout_start(self, *, agent: Any, runner: Any, rollout: AttemptedRollout) -> None:
-        """The rollout was claimed and its resources are here; the agent has not been called."""
+        """Run before the agent: the rollout is claimed and its resources are loaded."""
 
     async def on_trace_start(self, *, agent: Any, runner: Any, tracer: Any, rollout: AttemptedRollout) -> None:
-        """From here on what the agent does is recorded; spans emitted now belong to the rollout."""
+        """Run when tracing starts: spans emitted from now on belong to the rollout."""
 
     async def on_trace_end(self, *, agent: Any, runner: Any, tracer: Any, rollout: AttemptedRollout) -> None:
-        """The agent has returned or raised; spans emitted now still belong to the rollout."""
+        """Run when the agent has returned or raised: spans emitted here still belong to the rollout."""
 
     async def on_rollout_end(
         self, *, agent: Any, runner: Any, rollout: AttemptedRollout, spans: Sequence[Span]
     ) -> None:
-        """Everything is in the store, and the attempt's status is final."""
+        """Run at the end: all spans are in the store and the attempt's status is final."""

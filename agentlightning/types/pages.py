@@ -1,4 +1,4 @@
-"""A page of a longer list."""
+"""Pages of query results."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ T = TypeVar("T")
 
 
 class PaginatedResult(BaseModel, Sequence[T], Generic[T]):
-    """Some items of a longer list; itself a read-only sequence of them."""
+    """A page of a list, usable as a read-only sequence of its items."""
 
     items: list[T]
     limit: int
-    """What was asked for; -1 is all."""
+    """The requested page size; -1 means all items."""
     offset: int
     total: int
-    """How many there are on all pages together; on those that a cursor leads to, as it was for the first."""
+    """Number of items on all pages. Pages reached by a cursor repeat the first page's count."""
     cursor: str | None = None
-    """Where the next page begins, for the same call; None when this is the last.
+    """Position of the next page, for the same query; None on the last page.
 
-    Unlike an offset it stays right while the list changes: what is there all the time comes once, on one page. Only
-    what changes its place, in an order by something that changes, may come twice or not at all.
+    Unlike an offset, a cursor is stable while the list changes: an item that exists throughout appears exactly once.
+    Only an item whose sort key changes in between may appear twice or not at all.
     """
 
     def __len__(self) -> int:

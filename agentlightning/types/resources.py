@@ -1,4 +1,4 @@
-"""Resources: what an algorithm tunes and an agent uses."""
+"""Resources: prompts, models and settings that an algorithm tunes and an agent uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..attempt_tokens import key_for_attempt
+from ..attempt_tokens import api_key_for_attempt
 from ..errors import InvalidInput, MissingExtra, PromptError
 from .rollouts import AttemptedRollout
 
@@ -17,11 +17,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 HIDDEN = "***"
-"""What is shown of an API key."""
+"""Shown in place of an API key."""
 
 
 class Resource(BaseModel):
-    """What all kinds of resource have in common: `resource_type` tells them apart."""
+    """Base class of all resources. `resource_type` is the discriminator."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -29,7 +29,7 @@ class Resource(BaseModel):
 
 
 class LLM(Resource):
-    """Where a model is served, and how to ask it."""
+    """A served model: its endpoint, name, key and sampling parameters."""
 
     resource_type: Literal["llm"] = "llm"
     endpoint: str
@@ -43,22 +43,22 @@ class LLM(Resource):
             yield "api_key", HIDDEN
 
     def get_base_url(self) -> str:
-        """What an OpenAI client takes as `base_url`."""
+        """Return the `base_url` for an OpenAI client."""
         return self.endpoint
 
 
 class ProxyLLM(LLM):
-    """A model behind the `LLMProxy`, which learns from the URL whose call it is."""
+    """A model behind the `LLMProxy`, which finds the attempt of a call in the URL."""
 
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def get_base_url(
         self, rollout_id: str | None = None, attempt_id: str | None = None, traceparent: str | None = None
     ) -> str:
-        """The endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` before a trailing `/v1`.
+        """Return the endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` before a trailing `/v1`.
 
-        With a `traceparent`, as W3C writes it, calls that carry none themselves are made within that span. Raises
-        ValueError when only one of the two ids is given.
+        A W3C `traceparent` sets the parent span of calls that have none themselves. Raises ValueError if only one of
+        the two ids is given.
         """
         if rollout_id is None and attempt_id is None:
             return self.endpoint
@@ -70,30 +70,30 @@ class ProxyLLM(LLM):
         return f"{root.removesuffix('/v1')}/rollout/{rollout_id}/attempt/{attempt_id}{within}{version}"
 
     def with_attempted_rollout(self, attempted: AttemptedRollout, traceparent: str | None = None) -> LLM:
-        """The plain LLM through which this attempt's calls are known as its own, with a key for this attempt only."""
+        """Return a plain LLM whose URL and key identify this attempt."""
         rollout_id, attempt_id = attempted.rollout_id, attempted.attempt.attempt_id
         return LLM(
             endpoint=self.get_base_url(rollout_id, attempt_id, traceparent),
             model=self.model,
-            api_key=key_for_attempt(self.api_key, rollout_id, attempt_id),
+            api_key=api_key_for_attempt(self.api_key, rollout_id, attempt_id),
             sampling_parameters=self.sampling_parameters,
         )
 
 
 _PLACEHOLDER = re.compile(
     r"\{\{[A-Za-z_]\w*\}\}"  # {{name}}: a literal {name}
-    r"|\{(?P<name>[A-Za-z_]\w*)(?P<beyond>(?:\.|\[|!)[^{}]*)?(?::(?P<spec>[^{}]*))?\}"
+    r"|\{(?P<name>[A-Za-z_]\w*)(?P<access>(?:\.|\[|!)[^{}]*)?(?::(?P<spec>[^{}]*))?\}"
 )
-_NARROW_SPEC = re.compile(r"[<>^]?\d{0,2},?(\.\d{1,2})?[bdefgnosx%]?")
+_SAFE_SPEC = re.compile(r"[<>^]?\d{0,2},?(\.\d{1,2})?[bdefgnosx%]?")
 
 
 class PromptTemplate(Resource):
     """A prompt with placeholders.
 
-    Templates are untrusted input, since models write them. With the `f-string` engine a placeholder is `{name}`, a
-    plain identifier with at most a narrow format spec (`{price:.2f}`); all other braces stay as they are, so JSON in
-    prompts works. `{{name}}` gives a literal `{name}`. `jinja` runs in jinja2's sandbox (extra `[jinja]`), `poml` needs
-    the extra `[poml]`.
+    Templates are untrusted input, because models write them. With the `f-string` engine a placeholder is `{name}`, a
+    plain identifier with an optional, restricted format spec (`{price:.2f}`). All other braces stay unchanged, so JSON
+    in prompts works. `{{name}}` gives a literal `{name}`. `jinja` runs in jinja2's sandbox (extra `[jinja]`), `poml`
+    needs the extra `[poml]`.
     """
 
     resource_type: Literal["prompt_template"] = "prompt_template"
@@ -101,7 +101,7 @@ class PromptTemplate(Resource):
     engine: Literal["f-string", "jinja", "poml"] = "f-string"
 
     def format(self, **values: Any) -> str:
-        """The prompt with `values` filled in. Raises `PromptError` naming the placeholder that does not fit."""
+        """Return the prompt with `values` filled in. Raises `PromptError` that names the wrong placeholder."""
         match self.engine:
             case "f-string":
                 return self._fill(values)
@@ -111,32 +111,31 @@ class PromptTemplate(Resource):
                 return _poml(self.template, values)
 
     def placeholders(self) -> list[str]:
-        """Names of the f-string placeholders in the template, in order, each once."""
+        """Return the names of the f-string placeholders in order, each once."""
         found = (match["name"] for match in _PLACEHOLDER.finditer(self.template) if match["name"])
         return list(dict.fromkeys(found))
 
     def _fill(self, values: Mapping[str, Any]) -> str:
-        asked = self.placeholders()
-        unknown = [name for name in asked if name not in values]
-        unused = [name for name in values if name not in asked]
-        # A value without a place and a place without a value are one misspelling; a place alone may be mere text.
-        if unknown and unused:
+        expected = self.placeholders()
+        missing = [name for name in expected if name not in values]
+        unused = [name for name in values if name not in expected]
+        # Both together are probably a misspelling. A placeholder without a value alone may be literal text.
+        if missing and unused:
             raise PromptError(
-                f"the prompt template asks for {_braced(unknown)}, but was given {_braced(list(values))}",
-                field=unknown[0],
+                f"the prompt template needs {_braced(missing)}, but got {_braced(list(values))}", field=missing[0]
             )
-        return _PLACEHOLDER.sub(lambda match: _fill_one(match, values), self.template)
+        return _PLACEHOLDER.sub(lambda match: _replacement(match, values), self.template)
 
 
 class Config(Resource):
-    """Any tunable data that JSON can hold."""
+    """Any tunable JSON value."""
 
     resource_type: Literal["config"] = "config"
     value: Any
 
 
 class Weights(Resource):
-    """A reference to model weights; never the bytes."""
+    """A reference to model weights, without the weights themselves."""
 
     resource_type: Literal["weights"] = "weights"
     uri: str
@@ -146,27 +145,27 @@ class Weights(Resource):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-def _resource(value: Any) -> Any:
+def _parse_resource(value: Any) -> Any:
     if isinstance(value, str):
         return PromptTemplate(template=value)
     if isinstance(value, dict) and "resource_type" not in value:
         raise ValueError(
             "a resource given as a JSON object needs a 'resource_type' (llm, proxy_llm, prompt_template, config or "
-            "weights); wrap other data as agl.Config(value=…)"
+            "weights); wrap other data in agl.Config(value=…)"
         )
     return cast("Any", value)
 
 
 ResourceUnion = Annotated[
     Annotated[LLM | ProxyLLM | PromptTemplate | Config | Weights, Field(discriminator="resource_type")],
-    BeforeValidator(_resource),
+    BeforeValidator(_parse_resource),
 ]
 NamedResources: TypeAlias = dict[str, ResourceUnion]
 """Resources by name. A plain string stands for `PromptTemplate(template=…, engine="f-string")`."""
 
 
 def with_hidden_keys(resources: NamedResources) -> NamedResources:
-    """The resources as lists show them: API keys hidden."""
+    """Return the resources with their API keys masked."""
     hide = {"api_key": HIDDEN}
     return {
         name: each.model_copy(update=hide) if isinstance(each, LLM) and each.api_key is not None else each
@@ -175,7 +174,7 @@ def with_hidden_keys(resources: NamedResources) -> NamedResources:
 
 
 class ResourcesUpdate(BaseModel):
-    """One version of a bundle of resources."""
+    """One version of a set of named resources."""
 
     resources_id: str
     create_time: float
@@ -185,7 +184,7 @@ class ResourcesUpdate(BaseModel):
 
 
 class Dataset(Protocol[T_co]):
-    """Tasks: anything with a length and items by number. A list will do."""
+    """A sequence of tasks, such as a list: it needs a length and items by index."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> T_co: ...
@@ -195,22 +194,22 @@ def _braced(names: list[str]) -> str:
     return ", ".join(f"{{{name}}}" for name in names) or "nothing"
 
 
-def _fill_one(match: re.Match[str], values: Mapping[str, Any]) -> str:
-    name, beyond, spec = match["name"], match["beyond"], match["spec"]
+def _replacement(match: re.Match[str], values: Mapping[str, Any]) -> str:
+    name, access, spec = match["name"], match["access"], match["spec"]
     if name is None:
         return match[0][1:-1]
     if name not in values:
         return match[0]
-    if beyond:
-        raise PromptError(f"a placeholder is a plain name: {match[0]} is not allowed in a prompt template", field=name)
+    if access:
+        raise PromptError(f"{match[0]} is not allowed in a prompt template: use a plain name", field=name)
     if spec is None:
         return str(values[name])
-    if not _NARROW_SPEC.fullmatch(spec):
-        raise PromptError(f"the format of {match[0]} is not allowed in a prompt template", field=name)
+    if not _SAFE_SPEC.fullmatch(spec):
+        raise PromptError(f"the format spec of {match[0]} is not allowed in a prompt template", field=name)
     try:
         return format(values[name], spec)
     except (TypeError, ValueError) as error:
-        raise PromptError(f"{match[0]} does not fit the value given: {error}", field=name) from None
+        raise PromptError(f"{match[0]} does not fit its value: {error}", field=name) from None
 
 
 def _jinja(template: str, values: Mapping[str, Any]) -> str:
@@ -221,7 +220,7 @@ def _jinja(template: str, values: Mapping[str, Any]) -> str:
         raise MissingExtra("jinja", wanted_for="a jinja prompt template") from None
     try:
         return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(template).render(**values)
-    except Exception as error:  # a template is a program: it may raise anything
+    except Exception as error:  # a template is a program and may raise anything
         raise PromptError(f"the jinja prompt template cannot be filled in: {error}") from None
 
 
@@ -235,5 +234,5 @@ def _poml(template: str, values: Mapping[str, Any]) -> str:
         return messages
     contents: list[Any] = [message.get("content", "") for message in messages]
     if not all(isinstance(content, str) for content in contents):
-        raise InvalidInput("a POML prompt template with pictures cannot become one string")
+        raise InvalidInput("a POML prompt template with images cannot be rendered as one string")
     return "\n\n".join(contents)

@@ -1,4 +1,4 @@
-"""Rollouts, their attempts, and the workers that carry them out."""
+"""Rollouts, their attempts, and the workers that run them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Metadata = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value i
 
 
 class RolloutConfig(BaseModel):
-    """How long an attempt may take, and when another is made."""
+    """Timeouts and retries of a rollout's attempts."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """An attempt older than this is `timeout`. None: it may take as long as it gives signs of life."""
+    """Age at which an attempt becomes `timeout`. None: no limit, as long as heartbeats or spans arrive."""
 
     unresponsive_seconds: float | None = Field(default=None, gt=0)
-    """An attempt without a heartbeat or span for this long is `unresponsive`. None: the store's default."""
+    """Time without a heartbeat or span after which an attempt is `unresponsive`. None: the store's default."""
 
     max_attempts: int = Field(default=1, ge=1)
-    """Attempts in all, the first one included."""
+    """Maximum number of attempts, including the first."""
 
     retry_condition: list[AttemptStatus] = Field(default_factory=list[AttemptStatus])
-    """How an attempt must have ended for another to be made."""
+    """Statuses of an attempt that lead to a retry."""
 
 
 class Rollout(BaseModel):
-    """One task, and how far it has come."""
+    """One task with its status and result."""
 
     rollout_id: str
     input: Any
@@ -42,12 +42,12 @@ class Rollout(BaseModel):
     mode: RolloutMode | None = None
     resources_id: str | None = None
     resources_version: int | None = None
-    """Which version of the resources it uses, fixed when it was enqueued."""
+    """Version of the resources, fixed when the rollout was enqueued."""
     status: RolloutStatus = "queuing"
     config: RolloutConfig = Field(default_factory=RolloutConfig)
     metadata: Metadata = Field(default_factory=dict)
     reward: float | None = None
-    """The final reward: the primary one of the last span of the latest attempt that carries any."""
+    """Final reward: the primary reward of the latest attempt's last span with rewards."""
 
 
 class Attempt(BaseModel):
@@ -56,31 +56,31 @@ class Attempt(BaseModel):
     rollout_id: str
     attempt_id: str
     sequence_id: int = Field(ge=1)
-    """1 for the rollout's first attempt, 2 for the second, and so on."""
+    """Number of the attempt within its rollout, from 1."""
     start_time: float
     end_time: float | None = None
     status: AttemptStatus = "preparing"
     worker_id: str | None = None
     last_heartbeat_time: float | None = None
-    """The last sign of life: a heartbeat or a span."""
+    """Time of the last heartbeat or span."""
     metadata: dict[str, Any] | None = None
-    """`reason` says why it ended, where that is not plain success."""
+    """`reason` explains any end other than plain success."""
 
 
 class AttemptedRollout(Rollout):
-    """A rollout together with its latest attempt."""
+    """A rollout with its latest attempt."""
 
     attempt: Attempt
 
     @model_validator(mode="after")
-    def _attempt_is_of_this_rollout(self) -> Self:
+    def _check_attempt(self) -> Self:
         if self.attempt.rollout_id != self.rollout_id:
-            raise ValueError(f"attempt of {self.attempt.rollout_id} given for rollout {self.rollout_id}")
+            raise ValueError(f"the attempt belongs to rollout {self.attempt.rollout_id}, not {self.rollout_id}")
         return self
 
 
 class EnqueueRolloutRequest(BaseModel):
-    """What `enqueue_many_rollouts` takes, one for each rollout."""
+    """Arguments of `enqueue_many_rollouts` for one rollout."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -92,7 +92,7 @@ class EnqueueRolloutRequest(BaseModel):
 
 
 class AttemptRef(BaseModel):
-    """Names one attempt."""
+    """The ids of one attempt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,7 +101,7 @@ class AttemptRef(BaseModel):
 
 
 class Worker(BaseModel):
-    """A runner's slot, as the store last saw it."""
+    """Last known state of one of a runner's concurrency slots."""
 
     worker_id: str
     status: WorkerStatus = "unknown"
@@ -113,4 +113,4 @@ class Worker(BaseModel):
     current_rollout_id: str | None = None
     current_attempt_id: str | None = None
     stale_attempts: list[AttemptRef] = Field(default_factory=list[AttemptRef])
-    """Only in the reply to a heartbeat: attempts it named that are no longer live, so whose work should stop."""
+    """In the reply to a heartbeat only: attempts it named that are no longer active and must be stopped."""

@@ -1,4 +1,4 @@
-"""Spans: what was seen of a run. The fields are OpenTelemetry's, with times in seconds."""
+"""Spans in OpenTelemetry's fields, with times in seconds, and the triplets that adapters derive from them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NANOSECONDS = 1e9
 
 
 class TraceStatus(BaseModel):
-    """How what the span covers ended."""
+    """Outcome of the operation that a span covers."""
 
     status_code: StatusCode = "UNSET"
     description: str | None = None
 
 
 class SpanContext(BaseModel):
-    """Names a span across processes."""
+    """Identity of a span, valid across processes."""
 
     trace_id: str
     span_id: str
@@ -37,12 +37,12 @@ class SpanContext(BaseModel):
 
 
 def trace_of(rollout_id: str, attempt_id: str) -> str:
-    """The trace id of an attempt: the same for all who make spans of it, without their having to meet."""
+    """Return the trace id of an attempt. It is derived from the ids, so all processes compute the same one."""
     return hashlib.sha256(f"{rollout_id}/{attempt_id}".encode()).hexdigest()[:32]
 
 
 class Event(BaseModel):
-    """Something that happened at one moment of a span."""
+    """A point in time within a span."""
 
     name: str
     attributes: Attributes = Field(default_factory=dict)
@@ -50,21 +50,21 @@ class Event(BaseModel):
 
 
 class Link(BaseModel):
-    """A span that this one has to do with."""
+    """A reference to a related span."""
 
     context: SpanContext
     attributes: Attributes | None = None
 
 
 class OtelResource(BaseModel):
-    """The process that made the span."""
+    """Description of the process that created the span."""
 
     attributes: Attributes = Field(default_factory=dict)
     schema_url: str = ""
 
 
 class SpanCoreFields(BaseModel):
-    """A span not yet bound to a rollout: what an agent may return or an emitter builds."""
+    """A span without rollout and attempt, as returned by agents and built by emitters."""
 
     name: str
     status: TraceStatus = Field(default_factory=TraceStatus)
@@ -79,7 +79,7 @@ class Span(BaseModel):
     rollout_id: str
     attempt_id: str
     sequence_id: int = Field(default=0, ge=0)
-    """Place within the attempt, from 1. With 0 the store numbers the span when it arrives."""
+    """Position within the attempt, from 1. The store replaces 0 with the next number on arrival."""
 
     trace_id: str
     """32 hex digits."""
@@ -107,7 +107,7 @@ class Span(BaseModel):
     def from_opentelemetry(
         cls, readable_span: ReadableSpan, rollout_id: str, attempt_id: str, sequence_id: int = 0
     ) -> Span:
-        """The same span in our form: nanoseconds become seconds, attributes that are None are dropped."""
+        """Convert an OpenTelemetry span: nanoseconds become seconds, attributes with value None are dropped."""
         context = readable_span.get_span_context()
         if context is None:
             raise ValueError(f"span {readable_span.name!r} has no context")
@@ -159,7 +159,7 @@ class Span(BaseModel):
         status: TraceStatus | None = None,
         resource: OtelResource | None = None,
     ) -> Span:
-        """A span around `attributes`; ids that are not given are made up, times default to now."""
+        """Create a span with these attributes; trace and span id default to random ones, times to now."""
         from ..semconv import VIRTUAL
 
         start_time = time.time() if start_time is None else start_time
@@ -189,7 +189,7 @@ class Span(BaseModel):
         trace_id: str | None = None,
         parent_id: str | None = None,
     ) -> Span:
-        """`core`, bound to an attempt."""
+        """Create a span of an attempt from `core`."""
         return cls.from_attributes(
             attributes=core.attributes,
             rollout_id=rollout_id,
@@ -202,6 +202,15 @@ class Span(BaseModel):
             end_time=core.end_time,
             status=core.status,
         )
+
+
+class Triplet(BaseModel):
+    """One training example: prompt, response and reward."""
+
+    prompt: Any
+    response: Any
+    reward: float | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 def _seconds(nanoseconds: int | None) -> float | None:

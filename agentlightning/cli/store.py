@@ -16,8 +16,7 @@ from .options import database_option, errors_as_messages, limit_options, log_lev
 
 if TYPE_CHECKING:
     from ..store import LightningStore
-    from ..store.otlp.export import OtlpExporter
-    from ..store.otlp.target import Target
+    from ..store.otlp.export import OtlpExporter, OtlpTarget
     from ..store.sql import SqlStore
 
 Durability = Literal["full", "process"]
@@ -120,17 +119,17 @@ for subcommand in (store_admin.backup, store_admin.check, store_admin.gc, store_
     command.add_command(subcommand)
 
 
-def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[Target]:
-    from ..store.otlp.target import Target, headers_in
+def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[OtlpTarget]:
+    from ..store.otlp.export import OtlpTarget, parse_headers
 
-    receivers = [Target.named(text) for text in targets]
+    receivers = [OtlpTarget.parse(text) for text in targets]
     variables = parse_pairs(headers, "--export-headers")
     if unknown := set(variables) - {target.name for target in receivers}:
         raise click.UsageError(f"there is no --export-otlp named {unknown.pop()!r}")
-    return [replace(each, headers=headers_in(read_variable(variables, each.name) or "")) for each in receivers]
+    return [replace(each, headers=parse_headers(read_variable(variables, each.name) or "")) for each in receivers]
 
 
-def _exporter(store: LightningStore, targets: list[Target], *, past: bool) -> OtlpExporter | None:
+def _exporter(store: LightningStore, targets: list[OtlpTarget], *, past: bool) -> OtlpExporter | None:
     if not targets:
         return None
     from ..store.otlp.export import OtlpExporter
@@ -138,7 +137,7 @@ def _exporter(store: LightningStore, targets: list[Target], *, past: bool) -> Ot
     return OtlpExporter(cast("SqlStore", store), targets, past=past)
 
 
-def _announce(endpoint: str, db: str, durability: Durability, targets: list[Target]) -> None:
+def _announce(endpoint: str, db: str, durability: Durability, targets: list[OtlpTarget]) -> None:
     click.echo(f"Store at {endpoint}, database {_display_name(db)}. Ctrl-C stops it.")
     if durability == "process":
         click.echo("Durability process: acknowledged data survives the end of this process, but not a power failure.")

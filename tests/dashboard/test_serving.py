@@ -17,9 +17,9 @@ import aiohttp
 import pytest
 
 from agentlightning.store import InMemoryLightningStore, LightningStoreServer
-from agentlightning.store.http.assets import DASHBOARD, files
-from agentlightning.store.http.events import GATHER_SECONDS, HELD_FOR_A_LISTENER, Events
-from tests.processes import PATIENCE
+from agentlightning.store.http.assets import DASHBOARD, assets
+from agentlightning.store.http.events import COALESCE_SECONDS, MAX_PENDING_EVENTS, ChangeFeed
+from tests.processes import TIMEOUT
 
 ROOT = Path(__file__).parent.parent.parent
 BUDGET = 150 * 1024
@@ -50,7 +50,7 @@ async def events(
 
 
 def test_the_dashboard_weighs_less_than_150_kilobytes() -> None:
-    assert sum(len(file.compressed) for file in files().values()) < BUDGET
+    assert sum(len(file.compressed) for file in assets().values()) < BUDGET
 
 
 def test_the_libraries_are_as_they_were_fetched() -> None:
@@ -75,7 +75,7 @@ async def test_the_page_and_its_files_come_under_a_strict_policy(server: Lightni
                 assert "unsafe" not in policy
                 assert response.headers["X-Content-Type-Options"] == "nosniff"
                 name = path.removeprefix("/dashboard/") if path != "/" else "index.html"
-                assert gzip.decompress(await response.read()) == files()[name].content
+                assert gzip.decompress(await response.read()) == assets()[name].content
                 tag = response.headers["ETag"]
             async with session.get(server.endpoint + path, headers={"If-None-Match": tag}) as response:
                 assert response.status == 304
@@ -166,21 +166,21 @@ async def test_a_thousand_changes_are_few_events(server: LightningStoreServer) -
             many += 1
             if rollout.rollout_id in news["rollouts"] or (news["everything"] and many > 1):
                 break
-        assert many <= 2 + (time.monotonic() - began) / GATHER_SECONDS
+        assert many <= 2 + (time.monotonic() - began) / COALESCE_SECONDS
         await heard.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_slow_reader_holds_nobody_up_and_starts_over() -> None:
     async with InMemoryLightningStore() as store:
-        hub = Events(store)
-        slow = hub._events(None)
+        hub = ChangeFeed(store)
+        slow = hub.stream(None)
         await anext(slow)
-        [listener] = hub._listeners
-        for n in range(HELD_FOR_A_LISTENER + 1):
+        [listener] = hub._subscribers
+        for n in range(MAX_PENDING_EVENTS + 1):
             await store.enqueue_rollout(n)
-            await hub._tell()
+            await hub.publish()
         assert b'"everything":true' in await anext(slow)
-        assert not listener._waiting
+        assert not listener._pending
         await slow.aclose()
 
 
@@ -190,4 +190,4 @@ async def test_a_store_that_stops_sends_its_listeners_home(server: LightningStor
         await anext(heard)
         stopping = asyncio.ensure_future(server.stop())
         assert [news async for _, news in heard] == []
-        await asyncio.wait_for(stopping, PATIENCE)
+        await asyncio.wait_for(stopping, TIMEOUT)

@@ -19,10 +19,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 import agentlightning as agl
-from agentlightning.attempt_tokens import attempt_token, secret_of
+from agentlightning.attempt_tokens import attempt_token, derive_secret
 from agentlightning.errors import TooLarge
 from agentlightning.http.limits import Limits
-from agentlightning.store.otlp.receive import unpacked
+from agentlightning.store.otlp.receive import decompress
 from agentlightning.types import AttemptedRollout
 
 from .raw import Answer, Raw, bomb_of
@@ -208,7 +208,7 @@ def test_a_gzip_bomb_is_refused_at_once_and_costs_no_memory() -> None:
     for bomb in (BOMB, lying):
         began = time.thread_time()
         with pytest.raises(TooLarge):
-            unpacked(bomb, 20 * 2**20)
+            decompress(bomb, 20 * 2**20)
         seconds.append(time.thread_time() - began)
     grown = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -243,14 +243,14 @@ async def test_a_store_that_is_full_says_503_and_when_to_come_again() -> None:
 @pytest.mark.parametrize("maker", [TOKEN, RUNNER])
 async def test_an_attempts_token_adds_spans_to_its_own_attempt_and_opens_nothing_else(locked: Live, maker: str) -> None:
     another = await locked.store.start_rollout("another task")
-    token = attempt_token(secret_of(maker), locked.attempted.rollout_id, locked.attempted.attempt.attempt_id)
+    token = attempt_token(derive_secret(maker), locked.attempted.rollout_id, locked.attempted.attempt.attempt_id)
     bearer = f"Bearer {token}"
 
     own = await locked.send(span("aa" * 8, **locked.ids), Authorization=bearer)
     foreign = await locked.send(span("bb" * 8, **ids(another)), Authorization=bearer)
 
     assert own.json == {}
-    assert "does not speak for" in foreign.json["partialSuccess"]["errorMessage"]
+    assert "not valid for attempt" in foreign.json["partialSuccess"]["errorMessage"]
     assert not await locked.store.query_spans(another.rollout_id)
     assert len(await locked.spans()) == 1
     assert (await locked.raw.send("GET", "/statistics", Authorization=bearer)).status == 401

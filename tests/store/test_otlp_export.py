@@ -21,14 +21,13 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 import agentlightning as agl
 from agentlightning.errors import InvalidInput
 from agentlightning.store import PostgresLightningStore
-from agentlightning.store.otlp.encode import encoded, request_of
-from agentlightning.store.otlp.export import OtlpExporter
-from agentlightning.store.otlp.receive import export
-from agentlightning.store.otlp.target import Target, headers_in
+from agentlightning.store.otlp import export
+from agentlightning.store.otlp.encode import encode_span
+from agentlightning.store.otlp.export import OtlpExporter, OtlpTarget, parse_headers
 from agentlightning.types import Event, Link, OtelResource, SpanContext, TraceStatus
 from tests.otlp_receiver import Receiver, taken
 from tests.postgres import empty_database
-from tests.processes import PATIENCE
+from tests.processes import TIMEOUT
 
 TRACE = "5b8efff798038103d269b633813fc60c"
 PLANTED = "sk-lf-planted-0123456789abcdef"
@@ -43,7 +42,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was stored is sent on at once: tests would wait for it."""
-    monkeypatch.setattr(export, "GATHER_SECONDS", 0.02)
+    monkeypatch.setattr(export, "BATCH_DELAY_SECONDS", 0.02)
 
 
 class Live:
@@ -80,9 +79,9 @@ class Live:
 
 @asynccontextmanager
 async def exporting(
-    *targets: Target | Receiver, database: str | Path = "memory:", past: bool = False
+    *targets: OtlpTarget | Receiver, database: str | Path = "memory:", past: bool = False
 ) -> AsyncIterator[Live]:
-    found = [each if isinstance(each, Target) else Target.named(f"there={each.url}") for each in targets]
+    found = [each if isinstance(each, OtlpTarget) else OtlpTarget.parse(f"there={each.url}") for each in targets]
     store: Any = agl.open_store(str(database))
     exporter = OtlpExporter(store, found, past=past) if found else None
     server = agl.LightningStoreServer(store, port=0, exporter=exporter)
@@ -198,8 +197,8 @@ async def test_a_target_that_is_busy_slows_nobody_and_gets_everything_later(
         receiver.wait_for(21)
 
     assert receiver.names == [*(f"span {number}" for number in range(20)), "one more"]
-    assert caplog.text.count("Spans for there wait in the store: it answers 503") == 1
-    assert "there takes spans again" in caplog.text
+    assert caplog.text.count("Spans for there wait in the store: the target returned 503") == 1
+    assert "there accepts spans again" in caplog.text
 
 
 @pytest.mark.parametrize("status", [429, 503, 401])
@@ -261,7 +260,7 @@ async def test_one_span_that_is_refused_costs_no_other(receiver: Receiver, caplo
 
     assert receiver.names == ["a", "b", "c", "d"]
     assert seen['agl_export_rejected_spans_total{target="there"}'] == 1
-    assert "there does not take 1 span: 400: no poison" in caplog.text
+    assert "there rejects 1 span: 400: no poison" in caplog.text
 
 
 async def test_a_target_that_has_never_taken_any_costs_none(
@@ -277,14 +276,14 @@ async def test_a_target_that_has_never_taken_any_costs_none(
 
     assert receiver.names == ["a", "b", "c"]
     assert seen['agl_export_rejected_spans_total{target="there"}'] == 0
-    assert "Spans for there wait in the store: it takes none of them, 422: the header x-experiment" in caplog.text
+    assert "Spans for there wait in the store: the target has accepted no span yet, 422: the header x-experiment" in caplog.text
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_bad_span_that_goes_first_and_alone_costs_no_other(
     receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "MOST_SPANS", 1)  # as if each were large
+    monkeypatch.setattr(export, "MAX_BATCH_SPANS", 1)  # as if each were large
     receiver.rule = lambda spans: (status, b"") if spans[0].name == "poison" else taken()
     async with exporting(receiver) as live:
         await live.add("poison", "a", "b")
@@ -304,7 +303,7 @@ async def test_a_target_that_takes_none_is_asked_little_and_gets_each_once(recei
     async with exporting(receiver) as live:
         await live.add(*names)
         receiver.wait_until(lambda receiver: sizes.count(256) == 2)
-        assert sizes[: sizes.index(256, 1)] == [256, *[1] * export.LOOKS_AHEAD]
+        assert sizes[: sizes.index(256, 1)] == [256, *[1] * export.MAX_PROBES]
 
         receiver.rule = lambda spans: (422, b"") if any(span.name == names[0] for span in spans) else taken()
         receiver.wait_for(299)
@@ -327,7 +326,7 @@ async def test_what_a_target_rejects_of_a_batch_is_counted(receiver: Receiver) -
 
 
 async def test_a_target_that_is_away_holds_up_no_other(receiver: Receiver) -> None:
-    away = Target.named("away=http://127.0.0.1:9")
+    away = OtlpTarget.parse("away=http://127.0.0.1:9")
     async with exporting(away, receiver) as live:
         await live.add("a")
         receiver.wait_for(1)
@@ -340,7 +339,7 @@ async def test_headers_reach_the_target_and_nothing_else(
     receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    target = Target.named(f"there={receiver.url}", headers_in(f"Authorization=Basic%20{PLANTED},x-project=mine"))
+    target = OtlpTarget.parse(f"there={receiver.url}", parse_headers(f"Authorization=Basic%20{PLANTED},x-project=mine"))
     receiver.rule = lambda spans: (503, b"") if not receiver.refusals else taken()
     async with exporting(target, database=tmp_path / "agl.db") as live:
         await live.add("a")
@@ -373,13 +372,13 @@ async def test_spans_that_are_deleted_while_they_are_sent_cost_no_later_one(rece
 
     def slowly(_: Any) -> Any:
         asked.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(TIMEOUT)
         return taken()
 
     receiver.rule = slowly
     async with exporting(receiver, database=tmp_path / "agl.db") as live:
         await live.add("a", "b", "c")
-        assert await asyncio.to_thread(asked.wait, PATIENCE)
+        assert await asyncio.to_thread(asked.wait, TIMEOUT)
         await live.store.update_rollout(live.attempted.rollout_id, status="cancelled")
         assert await live.store.delete_ended_before(time.time() + 60, 10) == 1
         live.attempted = await live.store.start_rollout("another task")
@@ -392,7 +391,7 @@ async def test_spans_that_are_deleted_while_they_are_sent_cost_no_later_one(rece
 
 async def test_commits_that_overtake_each_other_cost_no_span(receiver: Receiver) -> None:
     async with empty_database() as url:
-        target = Target.named(f"there={receiver.url}")
+        target = OtlpTarget.parse(f"there={receiver.url}")
         store = PostgresLightningStore(url)
         server = agl.LightningStoreServer(store, port=0, exporter=OtlpExporter(store, [target]))
         await server.start()
@@ -410,8 +409,8 @@ async def test_commits_that_overtake_each_other_cost_no_span(receiver: Receiver)
             *(early.rollout_id, early.attempt_id, early.trace_id, early.span_id, early.model_dump_json().encode()),
         )
         await live.add("late")
-        assert (await store.span_horizon()).ordinal == 2
-        horizon = await store.span_horizon()
+        assert (await store.span_watermark()).ordinal == 2
+        horizon = await store.span_watermark()
         assert not await store.is_settled(horizon)
         await slow.commit()
         assert await store.is_settled(horizon)
@@ -432,18 +431,18 @@ async def test_commits_that_overtake_each_other_cost_no_span(receiver: Receiver)
     ],
 )
 def test_a_target_is_a_url_and_may_have_a_name(text: str, name: str, url: str) -> None:
-    assert (Target.named(text).name, Target.named(text).url) == (name, url)
+    assert (OtlpTarget.parse(text).name, OtlpTarget.parse(text).url) == (name, url)
 
 
 @pytest.mark.parametrize("text", ["localhost:4318", "x=ftp://host", "http://me:secret@host", ""])
 def test_what_is_no_target_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        Target.named(text)
+        OtlpTarget.parse(text)
 
     assert "secret" not in str(refused.value)
 
 
 def test_two_targets_need_two_names() -> None:
-    target = Target.named("http://host")
+    target = OtlpTarget.parse("http://host")
     with pytest.raises(InvalidInput, match="write NAME=URL"):
         OtlpExporter(None, [target, target])  # type: ignore[arg-type]

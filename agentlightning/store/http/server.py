@@ -22,7 +22,7 @@ from ...errors import AgentLightningError, NotFound, StoreUnavailable, WrongMeth
 from ...http.limits import AdmissionControl, Limits, TimeoutProtocol
 from ...http.server import GracefulServer
 from ..contract import Capabilities, LightningStore, Route, implement_operations
-from ..otlp.receive import Otlp
+from ..otlp.receive import OtlpReceiver
 from ..sql import SqlStore
 from .assets import asset_routes
 from .auth import RequestAuthorizer, check_tokens
@@ -188,7 +188,7 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
             HttpRoute("/metrics", get_metrics, methods=["GET"]),
             *asset_routes(),
             *ChangeFeed(store).routes(),
-            *Otlp(store, admission).routes(),
+            *OtlpReceiver(store, admission).routes(),
         ],
         exception_handlers={
             HTTPException: _answer_unknown_route,

@@ -1,11 +1,11 @@
-"""OTLP's trace requests, protobuf or JSON, read into spans as the store keeps them."""
+"""Decoding of OTLP trace requests, protobuf or JSON, into spans in the store's encoding."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from ... import payload
 from ...errors import InvalidInput
@@ -28,68 +28,68 @@ JsonObject = dict[str, Any]
 
 _STATUS = ("UNSET", "OK", "ERROR")
 _UNKNOWN = "?"
-"""Stands for an id until it is known whose the span is."""
+"""Placeholder for the ids until the span's attempt is known."""
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """A span, and whose it says it is."""
+class ReceivedSpan:
+    """A span, and the attempts that its request names for it."""
 
     span: EncodedSpan
-    own: AttemptIds | None
-    """By its own attributes."""
-    resource: AttemptIds | None
-    """By those of the process that made it."""
+    by_span: AttemptIds | None
+    """Named by the span's attributes."""
+    by_resource: AttemptIds | None
+    """Named by the resource attributes, of the process that recorded the span."""
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A span that could not be kept, and why."""
+class RejectedSpan:
+    """A span that cannot be stored."""
 
-    why: str
+    reason: str
 
 
-def parse(body: bytes, *, as_json: bool) -> ExportTraceServiceRequest:
-    """A request's body. Raises `InvalidInput`."""
+def decode_spans(body: bytes, *, as_json: bool) -> list[ReceivedSpan | RejectedSpan]:
+    """Return the spans of a request's body, in their order. Raises `InvalidInput`."""
     try:
         if as_json:
-            return _parse_json(payload.loads(body, field="body"))
-        return ExportTraceServiceRequest.FromString(body)
+            request = _parse_json(payload.loads(body, field="body"))
+        else:
+            request = ExportTraceServiceRequest.FromString(body)
     except (DecodeError, ParseError, binascii.Error, TypeError, ValueError) as error:
         raise InvalidInput(f"the body is not an OTLP trace request: {error}", field="body") from None
+    return list(_spans(request))
 
 
-def read(request: ExportTraceServiceRequest) -> Iterator[Arrived | Refused]:
-    """Its spans, in their order."""
-    for group in request.resource_spans:
-        attributes = _attributes(group.resource.attributes)
-        resource = {"attributes": attributes, "schema_url": group.schema_url}
-        for scope in group.scope_spans:
-            for span in scope.spans:
-                yield _arrived(span, resource, ids_in(attributes))
-
-
-def ids_in(attributes: JsonObject) -> AttemptIds | None:
-    """The attempt that attributes name."""
+def attempt_in(attributes: JsonObject) -> AttemptIds | None:
+    """Return the attempt that attributes name."""
     rollout_id, attempt_id = attributes.get(ROLLOUT_ID), attributes.get(ATTEMPT_ID)
     if isinstance(rollout_id, str) and isinstance(attempt_id, str) and rollout_id and attempt_id:
         return rollout_id, attempt_id
     return None
 
 
-def _arrived(span: OtlpSpan, resource: JsonObject, of_resource: AttemptIds | None) -> Arrived | Refused:
+def _spans(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan | RejectedSpan]:
+    for group in request.resource_spans:
+        attributes = _attributes(group.resource.attributes)
+        resource = {"attributes": attributes, "schema_url": group.schema_url}
+        for scope in group.scope_spans:
+            for span in scope.spans:
+                yield _received(span, resource, attempt_in(attributes))
+
+
+def _received(span: Span, resource: JsonObject, by_resource: AttemptIds | None) -> ReceivedSpan | RejectedSpan:
     try:
         if len(span.trace_id) != 16 or len(span.span_id) != 8:
-            raise InvalidInput("a span's trace id has 16 bytes, its span id 8", field="span_id")
+            raise InvalidInput("a trace id must have 16 bytes, a span id 8", field="span_id")
         fields = _fields(span, resource)
         text = payload.dumps(fields, field=f"span {span.name!r}")
-        encoded = encoded_span.decode(redact_bytes(text))
+        return ReceivedSpan(encoded_span.decode(redact_bytes(text)), attempt_in(fields["attributes"]), by_resource)
     except InvalidInput as error:
-        return Refused(str(error))
-    return Arrived(encoded, ids_in(fields["attributes"]), of_resource)
+        return RejectedSpan(str(error))
 
 
-def _fields(span: OtlpSpan, resource: JsonObject) -> JsonObject:
+def _fields(span: Span, resource: JsonObject) -> JsonObject:
     trace_id, parent_id = span.trace_id.hex(), span.parent_span_id.hex() or None
     return {
         "rollout_id": _UNKNOWN,
@@ -103,26 +103,28 @@ def _fields(span: OtlpSpan, resource: JsonObject) -> JsonObject:
             "description": span.status.message or None,
         },
         "attributes": _attributes(span.attributes),
-        "events": [
-            {
-                "name": event.name,
-                "attributes": _attributes(event.attributes),
-                "timestamp": _seconds(event.time_unix_nano),
-            }
-            for event in span.events
-        ],
-        "links": [
-            {
-                "context": _context(link.trace_id.hex(), link.span_id.hex(), link.trace_state),
-                "attributes": _attributes(link.attributes),
-            }
-            for link in span.links
-        ],
+        "events": [_event(event) for event in span.events],
+        "links": [_link(link) for link in span.links],
         "start_time": _seconds(span.start_time_unix_nano),
         "end_time": _seconds(span.end_time_unix_nano),
         "context": _context(trace_id, span.span_id.hex(), span.trace_state),
         "parent": _context(trace_id, parent_id, "") if parent_id else None,
         "resource": resource,
+    }
+
+
+def _event(event: Span.Event) -> JsonObject:
+    return {
+        "name": event.name,
+        "attributes": _attributes(event.attributes),
+        "timestamp": _seconds(event.time_unix_nano),
+    }
+
+
+def _link(link: Span.Link) -> JsonObject:
+    return {
+        "context": _context(link.trace_id.hex(), link.span_id.hex(), link.trace_state),
+        "attributes": _attributes(link.attributes),
     }
 
 
@@ -153,43 +155,33 @@ def _value(value: AnyValue) -> Any:
         case "bytes_value":
             return base64.b64encode(value.bytes_value).decode()
         case "double_value":
-            # JSON has no NaN and no infinity; a span is not thrown away because of one.
+            # JSON has neither NaN nor infinity; such a number must not cost the span.
             return value.double_value if math.isfinite(value.double_value) else str(value.double_value)
         case _:
             return getattr(value, kind)
 
 
-# OTLP's JSON is protobuf's, except that ids are hex where protobuf's JSON has base64.
-
-
 def _parse_json(request: Any) -> ExportTraceServiceRequest:
-    for span in _spans_in(request):
-        _ids_as_base64(span)
-        for link in _list(span, "links"):
-            _ids_as_base64(link)
+    # OTLP's JSON is protobuf's JSON, except that ids are hex instead of base64.
+    for group in _objects(request, "resourceSpans"):
+        for scope in _objects(group, "scopeSpans"):
+            for span in _objects(scope, "spans"):
+                _convert_ids(span)
+                for link in _objects(span, "links"):
+                    _convert_ids(link)
     return ParseDict(request, ExportTraceServiceRequest(), ignore_unknown_fields=True)
 
 
-def _spans_in(request: Any) -> Iterator[JsonObject]:
-    for group in _list(request, "resourceSpans"):
-        for scope in _list(group, "scopeSpans"):
-            yield from _list(scope, "spans")
-
-
-def _list(holder: Any, name: str) -> list[JsonObject]:
-    if not isinstance(holder, dict):
-        raise ValueError(f"{name} is looked for in {type(holder).__name__}, not in an object")
-    found: Any = cast("JsonObject", holder).get(name) or []
+def _objects(parent: Any, name: str) -> list[JsonObject]:
+    if not isinstance(parent, dict):
+        raise ValueError(f"the parent of {name} must be an object, not {type(parent).__name__}")
+    found: Any = cast("JsonObject", parent).get(name) or []
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in cast("list[Any]", found)):
-        raise ValueError(f"{name} is a list of objects")
+        raise ValueError(f"{name} must be a list of objects")
     return cast("list[JsonObject]", found)
 
 
-def _ids_as_base64(holder: JsonObject) -> None:
-    _in_place(holder, ("traceId", "spanId", "parentSpanId"), lambda text: base64.b64encode(bytes.fromhex(text)))
-
-
-def _in_place(holder: JsonObject, names: Iterable[str], change: Callable[[str], bytes]) -> None:
-    for name in names:
-        if isinstance(text := holder.get(name), str):
-            holder[name] = change(text).decode()
+def _convert_ids(parent: JsonObject) -> None:
+    for name in ("traceId", "spanId", "parentSpanId"):
+        if isinstance(text := parent.get(name), str):
+            parent[name] = base64.b64encode(bytes.fromhex(text)).decode()

@@ -1,241 +1,368 @@
-"""Spans sent on to other places over OTLP/HTTP: Phoenix, Langfuse, Jaeger, MLflow, a collector.
+"""Export of stored spans to other backends over OTLP/HTTP: Phoenix, Langfuse, Jaeger, MLflow, a collector.
 
-The database is the queue: each target has its place among the stored spans, and goes on there when it was away or the
-store was stopped. All happens in a thread of its own that gives way after every span, so nobody waits for it.
+The database is the queue. Each target has a position among the stored spans and continues from it after an outage of
+the target or a restart of the store. The export runs in a thread of its own and yields after every span, so that no
+request waits for it. The official exporter, opentelemetry-exporter-otlp-proto-http, cannot do this: it reports neither
+the status nor a partial success, drops a batch after its retries, and encodes a whole batch in one call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from ...errors import InvalidInput, StoreUnavailable
+from ...retry import RetryPolicy
 from ..sql import SqlStore
-from .send import ANSWER_SECONDS, Away, Sender, TakesNone, spans_in_words
-from .target import Target
+from . import PATH, PROTOBUF
+from .encode import encode_span
 
 logger = logging.getLogger(__name__)
 
-MOST_SPANS = 256
-MOST_BYTES = 1024 * 1024
-"""Of a batch's JSON text; a span that is larger goes alone."""
-GATHER_SECONDS = 1.0
-"""How long what follows a span is waited for: each batch costs a commit, which others may have to wait for."""
-LOOK_SECONDS = 5.0
-"""Between looks for spans that nobody announced."""
-SETTLE_SECONDS = 0.05
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-"""Seconds between tries while a target is away; doubled each time, with jitter."""
-LOOKS_AHEAD = 8
-"""How many of those that wait a target is offered at each try that refuses the oldest, until it has taken one."""
-RESTS = 2.0
-"""Of the thread's work on a batch, how many times as long it does nothing."""
-LAST_SECONDS = 3.0
-"""How long the end of the store waits for spans that are on their way."""
+MAX_BATCH_SPANS = 256
+MAX_BATCH_BYTES = 1024 * 1024
+"""JSON text of a batch; a larger span is sent alone."""
+BATCH_DELAY_SECONDS = 1.0
+"""Delay between a new span and its batch: each batch costs a commit, which may delay others."""
+POLL_INTERVAL_SPANS = 5.0
+"""Seconds between checks for spans of other servers, which are not announced."""
+POLL_INTERVAL_COMMITS = 0.05
+"""Seconds between checks whether earlier commits of other servers have finished."""
+RETRY = RetryPolicy(first_delay=0.5, max_delay=60.0)
+MAX_PROBES = 8
+"""Other spans to offer to a target that rejects the oldest ones and has not accepted any span yet."""
+IDLE_RATIO = 2.0
+"""Pause after a batch, in multiples of the thread's CPU time for it."""
+DRAIN_SECONDS = 3.0
+"""Time for pending spans when the store stops."""
+RESPONSE_TIMEOUT = 30.0
+MAX_RESPONSE_BYTES = 64 * 1024
+MAX_RETRY_AFTER = 300.0
+
+_TOO_LARGE = 413
+_REJECTED = frozenset({400, _TOO_LARGE, 422})
+"""Statuses that the same request would receive again."""
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What became of the spans for one target since the store was started."""
+class OtlpTarget:
+    """An OTLP/HTTP receiver, and the name under which the store keeps its position among the spans."""
+
+    name: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    @classmethod
+    def parse(cls, text: str, headers: Mapping[str, str] | None = None) -> OtlpTarget:
+        """Parse `NAME=URL`, or a URL, whose host is then the name. Raises `InvalidInput`."""
+        name, mark, url = text.partition("=")
+        if not mark or "/" in name:
+            name, url = "", text
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidInput("write an OTLP target as [NAME=]URL, with http:// or https://", field="export_otlp")
+        if parts.username or parts.password:
+            raise InvalidInput("pass the key of an OTLP target in its headers, not in its URL", field="export_otlp")
+        if not parts.path.endswith(PATH):
+            parts = parts._replace(path=f"{parts.path.rstrip('/')}{PATH}")
+        return cls(name or parts.netloc, parts.geturl(), headers or {})
+
+
+def parse_headers(text: str) -> dict[str, str]:
+    """Parse headers in the format of OpenTelemetry's variables, `name=value,name=value`. Raises `InvalidInput`."""
+    headers: dict[str, str] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, mark, value = entry.partition("=")
+        if not mark or not name.strip() or not (name + value).isprintable():
+            raise InvalidInput("write headers of an OTLP target as name=value,name=value", field="export_headers")
+        headers[unquote(name.strip())] = unquote(value.strip())
+    return headers
+
+
+@dataclass(frozen=True)
+class ExportCounts:
+    """Numbers of one target since the start of the store."""
 
     target: str
     sent: int
     rejected: int
-    """Spans that the target will never take."""
+    """Spans that the target will never accept."""
     failures: int
-    """Tries that failed, most often because it was away."""
+    """Failed attempts, mostly because the target was unreachable."""
     waiting: int
+    """Upper bound of the spans that are not sent yet."""
 
 
 class OtlpExporter:
-    """Keeps targets told of a store's spans: one that is new to the store of those to come, with `past` of all."""
+    """Sends a store's spans to targets: to a new target those to come, with `past` also those already stored."""
 
-    def __init__(self, store: SqlStore, targets: Sequence[Target], *, past: bool = False) -> None:
+    def __init__(self, store: SqlStore, targets: Sequence[OtlpTarget], *, past: bool = False) -> None:
         names = [target.name for target in targets]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise InvalidInput(f"two OTLP targets are named {twice.pop()!r}: write NAME=URL", field="export_otlp")
+        if duplicates := {name for name in names if names.count(name) > 1}:
+            raise InvalidInput(f"two OTLP targets are named {duplicates.pop()!r}: write NAME=URL", field="export_otlp")
         self._store = store
-        self._exports = [_Export(store, target, past=past) for target in targets]
+        self._stopping = asyncio.Event()
+        self._exports = [_TargetExport(store, target, self._stopping, past=past) for target in targets]
         self._loop: asyncio.AbstractEventLoop
-        self._ending: asyncio.Event
-        self._running = threading.Event()
+        self._started = threading.Event()
         self._thread: threading.Thread
 
-    async def counts(self) -> list[Counts]:
-        """For each target."""
-        newest = (await self._store.span_horizon()).ordinal
+    async def counts(self) -> list[ExportCounts]:
+        """Return the numbers of each target."""
+        newest = (await self._store.span_watermark()).ordinal
         return [export.counts(newest) for export in self._exports]
 
     def start(self) -> None:
-        """Begin, in a thread of its own."""
+        """Start the export thread, and wait until every target has a position."""
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="agl-export", daemon=True)
         self._thread.start()
-        self._running.wait()
+        self._started.wait()
 
     def stop(self) -> None:
-        """Send what waits while that goes well, for some seconds, and end; the rest is sent after the next start."""
-        with suppress(RuntimeError):  # its loop has closed
-            self._loop.call_soon_threadsafe(self._ending.set)
+        """Send pending spans for up to `DRAIN_SECONDS`, and end the thread; the next start sends the rest."""
+        with suppress(RuntimeError):  # the loop is closed: the export has failed
+            self._loop.call_soon_threadsafe(self._request_stop)
         self._thread.join()
 
+    def _request_stop(self) -> None:
+        self._stopping.set()
+        for export in self._exports:
+            export.new_spans.set()
+
     async def _run(self) -> None:
-        self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        self._store.signals.tap(self._heard)
+        self._loop = asyncio.get_running_loop()
+        self._store.signals.subscribe(self._on_commit)
         try:
-            with suppress(StoreUnavailable):
+            with suppress(StoreUnavailable):  # each export registers its target again before it reads spans
                 for export in self._exports:
-                    await export.begin()
-            self._running.set()
+                    await export.register()
+            self._started.set()
             await self._export_all()
         finally:
-            self._running.set()  # who waits for the start learns of a failure by the log
-            self._store.signals.untap(self._heard)
+            self._started.set()
+            self._store.signals.unsubscribe(self._on_commit)
 
     async def _export_all(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=RESPONSE_TIMEOUT)
         async with aiohttp.ClientSession(trust_env=True, timeout=timeout) as session:
-            exporting = {asyncio.create_task(export.run(session, self._ending)) for export in self._exports}
-            await self._ending.wait()
-            _, unfinished = await asyncio.wait(exporting, timeout=LAST_SECONDS)
+            tasks = {asyncio.create_task(export.run(session)) for export in self._exports}
+            await self._stopping.wait()
+            _, unfinished = await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
             for task in unfinished:
                 task.cancel()
-            await asyncio.gather(*exporting, return_exceptions=True)
-        await self._say_what_waits()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._log_pending()
 
-    async def _say_what_waits(self) -> None:
+    async def _log_pending(self) -> None:
+        outcome = "they are sent after the next start" if self._store.capabilities["durable"] else "they are lost"
         with suppress(StoreUnavailable):
             for each in await self.counts():
                 if each.waiting > 0:
-                    then = "are sent after the next start" if self._store.capabilities["durable"] else "are lost"
-                    logger.warning("%s was not told of %s; they %s", each.target, spans_in_words(each.waiting), then)
+                    logger.warning("%s were not sent to %s; %s", _count(each.waiting), each.target, outcome)
 
-    def _heard(self, topic: str) -> None:
-        """Called by the thread that commits."""
+    def _on_commit(self, topic: str) -> None:
+        """Wake the exports. Called by the thread that commits."""
         if topic.startswith("spans:"):
             for export in self._exports:
-                if not export.told:
-                    export.told = True
-                    with suppress(RuntimeError):  # its loop has closed
-                        self._loop.call_soon_threadsafe(export.news.set)
+                if not export.is_notified:
+                    export.is_notified = True
+                    with suppress(RuntimeError):  # the loop is closed: the export has stopped
+                        self._loop.call_soon_threadsafe(export.new_spans.set)
 
 
-class _Export:
-    """One target, and its place among the spans."""
+class _TargetExport:
+    """The export to one target: its position among the spans, and its retries."""
 
-    def __init__(self, store: SqlStore, target: Target, *, past: bool) -> None:
-        self.told = False
-        """That there is something new since it looked last."""
-        self.news = asyncio.Event()
+    def __init__(self, store: SqlStore, target: OtlpTarget, stopping: asyncio.Event, *, past: bool) -> None:
+        self.is_notified = False
+        """Whether `new_spans` is set already, or is about to be."""
+        self.new_spans = asyncio.Event()
         self._store = store
         self._target = target
+        self._stopping = stopping
         self._past = past
-        self._place = 0
-        self._ahead: set[bytes] = set()
-        """Spans behind its place that are done with."""
-        self._sent = self._rejected = self._failures = 0
-        self._trouble: str | None = None
-        self._pause = FIRST_PAUSE
+        self._sender = OtlpSender(target)
+        self._position = 0
+        self._sent_ahead: set[bytes] = set()
+        """Spans after the position that are done."""
+        self._failures = self._retries = 0
+        self._last_problem: str | None = None
 
-    def counts(self, newest: int) -> Counts:
-        waiting = max(0, newest - self._place)
-        return Counts(self._target.name, self._sent, self._rejected, self._failures, waiting)
+    def counts(self, newest: int) -> ExportCounts:
+        waiting = max(0, newest - self._position)
+        return ExportCounts(self._target.name, self._sender.sent, self._sender.rejected, self._failures, waiting)
 
-    async def run(self, session: aiohttp.ClientSession, ending: asyncio.Event) -> None:
-        """Send, wait for news, and begin again after what went wrong; until the end."""
-        sender = Sender(session, self._target)
+    async def register(self) -> None:
+        """Give the target a position, if it has none yet."""
+        await self._store.register_export_target(self._target.name, past=self._past)
+
+    async def run(self, session: aiohttp.ClientSession) -> None:
+        """Send new spans, and retry after failures, until the stop."""
         is_last = False
         while not is_last:
-            is_last = ending.is_set()
+            is_last = self._stopping.is_set()
             try:
-                await self._catch_up(sender, ending)
-            except (Away, StoreUnavailable) as error:
-                await self._fail(error, ending)
+                await self._send_new_spans(session)
             except Exception as error:
-                logger.exception("Sending spans to %s failed; trying again", self._target.name)
-                await self._fail(error, ending)
+                await self._back_off(error)
             else:
-                self._succeed()
-                await self._something_or(ending)
+                self._log_recovery()
+                await _wait(self.new_spans, POLL_INTERVAL_SPANS)
+                await _wait(self._stopping, BATCH_DELAY_SECONDS)
 
-    async def begin(self) -> None:
-        """Take a place among the spans, where there is none yet."""
-        await self._store.begin_export(self._target.name, past=self._past)
-
-    async def _catch_up(self, sender: Sender, ending: asyncio.Event) -> None:
-        self.news.clear()
-        self.told = False  # before the look, so that nothing is missed
-        await self.begin()
-        self._place = await self._store.exported_up_to(self._target.name)
-        horizon = await self._store.span_horizon()
-        while not await self._store.is_settled(horizon):  # noqa: ASYNC110 - no event tells of another server's commit
-            await asyncio.sleep(SETTLE_SECONDS)
-        while self._place < horizon.ordinal:
-            begun = time.thread_time()
-            batch = await self._store.spans_between(self._place, horizon.ordinal, MOST_SPANS, MOST_BYTES)
-            if not batch:  # they were deleted
+    async def _send_new_spans(self, session: aiohttp.ClientSession) -> None:
+        self.new_spans.clear()
+        self.is_notified = False  # before the watermark is read, so that no span is missed
+        await self.register()
+        self._position = await self._store.last_exported_ordinal(self._target.name)
+        watermark = await self._store.span_watermark()
+        while not await self._store.is_settled(watermark):  # noqa: ASYNC110 - no event announces others' commits
+            await asyncio.sleep(POLL_INTERVAL_COMMITS)
+        newest = watermark.ordinal
+        while self._position < newest:
+            started = time.thread_time()
+            batch = await self._store.spans_between(self._position, newest, MAX_BATCH_SPANS, MAX_BATCH_BYTES)
+            if not batch:  # the spans were deleted
                 break
             payloads = [payload for _, payload in batch]
             try:
-                await self._send(sender, [payload for payload in payloads if payload not in self._ahead])
-            except TakesNone as refusal:
-                await self._look_ahead(sender, horizon.ordinal, refusal)
+                await self._sender.send(session, [each for each in payloads if each not in self._sent_ahead])
+            except ReceiverRejectsAll as rejection:
+                await self._probe(session, newest, rejection)
                 continue
-            self._ahead.difference_update(payloads)
-            self._place = await self._store.note_exported(self._target.name, *batch[-1])
-            # Rests for longer than it has worked: a target that is back and has much to hear slows nobody either.
-            await _first_of(ending.wait(), seconds=RESTS * (time.thread_time() - begun))
+            self._sent_ahead.difference_update(payloads)
+            self._position = await self._store.record_exported(self._target.name, *batch[-1])
+            # A long backlog must not slow the store down.
+            await _wait(self._stopping, IDLE_RATIO * (time.thread_time() - started))
 
-    async def _look_ahead(self, sender: Sender, newest: int, refusal: TakesNone) -> None:
-        """Find one that it takes: then its refusal was about the spans. Raises `TakesNone`."""
-        waiting = range(self._place + 1, newest)
-        for ordinal in [*sorted(random.sample(waiting, min(len(waiting), LOOKS_AHEAD - 1))), newest]:
-            payloads = [payload for _, payload in await self._store.spans_between(ordinal - 1, newest, 1, MOST_BYTES)]
-            with suppress(TakesNone):
-                await self._send(sender, payloads)
-                self._ahead.update(payloads)
-            if sender.has_taken:
+    async def _probe(self, session: aiohttp.ClientSession, newest: int, rejection: ReceiverRejectsAll) -> None:
+        """Return once the target accepts a span, which means that it rejects individual spans. Else raise."""
+        waiting = range(self._position + 1, newest)
+        for ordinal in [*sorted(random.sample(waiting, min(len(waiting), MAX_PROBES - 1))), newest]:
+            payloads = [payload for _, payload in await self._store.spans_between(ordinal - 1, newest, 1, 1)]
+            with suppress(ReceiverRejectsAll):
+                await self._sender.send(session, payloads)
+                self._sent_ahead.update(payloads)
+            if self._sender.has_accepted:
                 return
-        raise refusal
+        raise rejection
 
-    async def _send(self, sender: Sender, payloads: Sequence[bytes]) -> None:
-        try:
-            self._sent += await sender.send(payloads)
-        finally:
-            self._rejected = sender.rejected
-
-    async def _something_or(self, ending: asyncio.Event) -> None:
-        await _first_of(self.news.wait(), ending.wait(), seconds=LOOK_SECONDS)
-        await _first_of(ending.wait(), seconds=GATHER_SECONDS)
-
-    async def _fail(self, error: Exception, ending: asyncio.Event) -> None:
+    async def _back_off(self, error: Exception) -> None:
         self._failures += 1
-        trouble = str(error) or type(error).__name__
-        if trouble != self._trouble:
-            logger.warning("Spans for %s wait in the store: %s", self._target.name, trouble)
-        self._trouble = trouble
-        pause = max(self._pause * random.uniform(0.5, 1.0), error.retry_after if isinstance(error, Away) else 0.0)
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
-        await _first_of(ending.wait(), seconds=pause)
+        if not isinstance(error, ReceiverUnavailable | StoreUnavailable):
+            logger.exception("The export of spans to %s failed; retrying", self._target.name)
+        problem = str(error) or type(error).__name__
+        if problem != self._last_problem:
+            logger.warning("Spans for %s wait in the store: %s", self._target.name, problem)
+        self._last_problem = problem
+        retry_after = error.retry_after if isinstance(error, ReceiverUnavailable) else 0.0
+        await _wait(self._stopping, max(RETRY.delay(self._retries), retry_after))
+        self._retries += 1
 
-    def _succeed(self) -> None:
-        if self._trouble is not None:
-            logger.warning("%s takes spans again, and has all of them", self._target.name)
-        self._trouble, self._pause = None, FIRST_PAUSE
+    def _log_recovery(self) -> None:
+        if self._last_problem is not None:
+            logger.warning("%s accepts spans again and has received all of them", self._target.name)
+        self._last_problem, self._retries = None, 0
 
 
-async def _first_of(*waits: Any, seconds: float) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
+class ReceiverUnavailable(Exception):
+    """The target accepts no request at the moment."""
+
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class ReceiverRejectsAll(ReceiverUnavailable):
+    """The target has accepted no span yet, so it may reject the requests as such: a header is missing, say."""
+
+
+class OtlpSender:
+    """Sends batches of spans to one target, and counts them."""
+
+    def __init__(self, target: OtlpTarget) -> None:
+        self.sent = 0
+        self.rejected = 0
+        """Spans that the target will never accept."""
+        self.has_accepted = False
+        """Whether the target has accepted a span since the start, so that a rejection is about a span."""
+        self._target = target
+        self._rejections: list[tuple[int, str]] = []
+        """Numbers of spans of the current batch, and the target's reasons."""
+
+    async def send(self, session: aiohttp.ClientSession, payloads: Sequence[bytes]) -> None:
+        """Return when each span is either accepted or rejected. Raises `ReceiverUnavailable`."""
+        self._rejections = []
+        spans: list[bytes] = []
+        for payload in payloads:
+            try:
+                spans.append(encode_span(payload))
+            except Exception as error:
+                self._rejections.append((1, f"the span cannot be encoded as OTLP: {error!r}"))
+            await asyncio.sleep(0)  # releases the interpreter to threads that serve requests
+        if spans:
+            await self._deliver(session, spans)
+        rejected = sum(count for count, _ in self._rejections)
+        for count, reason in self._rejections:
+            logger.warning("%s rejects %s: %s", self._target.name, _count(count), reason)
+        self.rejected += rejected
+        self.sent += len(payloads) - rejected
+
+    async def _deliver(self, session: aiohttp.ClientSession, spans: Sequence[bytes]) -> None:
+        status, answer, retry_after = await self._post(session, gzip.compress(b"".join(spans), compresslevel=1))
+        if status == 200:
+            self.has_accepted = True
+            self._add_partial_rejection(answer)
+            return
+        reason = f"{status}: {answer[:300].decode(errors='replace')}"
+        if status not in _REJECTED:
+            raise ReceiverUnavailable(f"the target returned {status}", retry_after)
+        if status != _TOO_LARGE and not self.has_accepted:
+            raise ReceiverRejectsAll(f"the target has accepted no span yet, {reason}")
+        if len(spans) == 1:
+            self._rejections.append((1, reason))
+        else:  # one bad span, or too many in one request
+            middle = len(spans) // 2
+            await self._deliver(session, spans[:middle])
+            await self._deliver(session, spans[middle:])
+
+    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[int, bytes, float]:
+        headers = {**self._target.headers, "Content-Type": PROTOBUF, "Content-Encoding": "gzip"}
+        try:
+            async with session.post(self._target.url, data=body, headers=headers, allow_redirects=False) as response:
+                answer = await response.content.read(MAX_RESPONSE_BYTES)
+                retry_after = response.headers.get("retry-after", "")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ReceiverUnavailable(f"the target is unreachable: {type(error).__name__}") from None
+        seconds = min(float(retry_after), MAX_RETRY_AFTER) if retry_after.isdigit() else 0.0
+        return response.status, answer, seconds
+
+    def _add_partial_rejection(self, answer: bytes) -> None:
+        try:
+            partial = ExportTraceServiceResponse.FromString(answer).partial_success
+        except DecodeError:  # some receivers answer 200 in JSON, or in plain text
+            return
+        if partial.rejected_spans > 0:
+            self._rejections.append((partial.rejected_spans, partial.error_message))
+
+
+def _count(spans: int) -> str:
+    return "1 span" if spans == 1 else f"{spans} spans"
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

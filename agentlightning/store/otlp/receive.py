@@ -1,14 +1,14 @@
-"""Spans from any OpenTelemetry exporter: `POST /v1/traces`, protobuf or JSON, gzip or plain.
+"""`POST /v1/traces`: spans from any OpenTelemetry exporter, protobuf or JSON, gzip or plain.
 
-A span belongs to the attempt that its attributes name, else the baggage header, else its resource's attributes, else
-to whom the rest of its trace belongs. What belongs to nobody is left out, and the answer says how much that was.
+A span belongs to the attempt that its attributes name, else the baggage header, else its resource attributes, else the
+attempt of its trace. Spans without a known attempt are not stored; the response counts them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from urllib.parse import unquote
 
@@ -22,173 +22,152 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...errors import InvalidInput, NotFound, StoreUnavailable, TooLarge
-from ...http.limits import Gate, Limits
+from ...http.limits import AdmissionControl
 from ..encoded_span import EncodedSpan
-from ..http.auth import SPEAKS_FOR
+from ..http.auth import covers_attempt
 from ..sql import SqlStore
-from .decode import Arrived, AttemptIds, Refused, ids_in, parse, read
+from . import JSON, PATH, PROTOBUF
+from .decode import AttemptIds, ReceivedSpan, RejectedSpan, attempt_in, decode_spans
 
-PATH = "/v1/traces"
-_JSON = "application/json"
-_PROTOBUF = "application/x-protobuf"
-_PIECE = 256 * 1024
-_LARGE = 64 * 1024
-"""A body from this size on is read in a thread, so that nobody else waits for it."""
-_GOOGLE_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
+_CHUNK = 256 * 1024
+_THREAD_THRESHOLD = 64 * 1024
+"""Bytes of a body from which it is decoded in a thread, so that it does not delay other requests."""
+_RPC_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
+"""The code of google.rpc.Status for each HTTP status."""
 
 
-class Otlp:
-    """Takes spans into one store."""
+class OtlpReceiver:
+    """Stores the spans of OTLP requests."""
 
-    def __init__(self, store: SqlStore, gate: Gate) -> None:
+    def __init__(self, store: SqlStore, admission: AdmissionControl) -> None:
         self._store = store
-        self._gate = gate
+        self._admission = admission
 
     def routes(self) -> list[Route]:
-        return [Route(PATH, self._take, methods=["POST"])]
+        return [Route(PATH, self._endpoint, methods=["POST"])]
 
-    async def _take(self, request: Request) -> Response:
-        kind = request.headers.get("content-type", _PROTOBUF).partition(";")[0].strip().lower()
-        if kind not in (_JSON, _PROTOBUF):
-            return _failure(_JSON, 415, f"{PATH} takes {_PROTOBUF} and {_JSON}, not {kind}")
+    async def _endpoint(self, request: Request) -> Response:
+        media_type = request.headers.get("content-type", PROTOBUF).partition(";")[0].strip().lower()
+        if media_type not in (JSON, PROTOBUF):
+            return _failure(JSON, 415, f"{PATH} takes {PROTOBUF} and {JSON}, not {media_type}")
         try:
-            refused = await self._store_body(request, kind)
+            with await self._admission.admit(request.scope, request.receive) as permit:
+                rejections = await self._store_body(permit.body, media_type, request)
         except ConnectionResetError:
             return Response(status_code=499)
         except TooLarge as error:
-            return _failure(kind, 413, str(error))
+            return _failure(media_type, 413, str(error))
         except InvalidInput as error:
-            return _failure(kind, 400, str(error))
+            return _failure(media_type, 400, str(error))
         except StoreUnavailable as error:
-            return _failure(kind, 503, str(error))
-        return _success(kind, refused)
+            return _failure(media_type, 503, str(error))
+        return _success(media_type, rejections)
 
-    async def _store_body(self, request: Request, kind: str) -> list[str]:
-        body = await self._gate.enter(request.scope, request.receive)
-        try:
-            return await self._store_all(await _arrivals(body, request, kind, self._gate.limits), request)
-        finally:
-            self._gate.leave(len(body))
-
-    async def _store_all(self, arrivals: Sequence[Arrived | Refused], request: Request) -> list[str]:
-        """Store what can be; why the rest cannot."""
-        refused = [each.why for each in arrivals if isinstance(each, Refused)]
-        owned = await self._owned([each for each in arrivals if isinstance(each, Arrived)], _baggage(request))
-        known = await self._store.attempts_among({ids for _, ids in owned if ids})
-        speaks_for: Callable[[str, str], bool] = request.scope.get(SPEAKS_FOR, _for_everybody)
+    async def _store_body(self, body: bytes, media_type: str, request: Request) -> list[str]:
+        """Store the acceptable spans; return the reason for each of the others."""
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        decode = partial(_decode, body, encoding, as_json=media_type == JSON, limit=self._admission.limits.unpacked)
+        received = await asyncio.to_thread(decode) if len(body) >= _THREAD_THRESHOLD else decode()
+        rejections = [each.reason for each in received if isinstance(each, RejectedSpan)]
         spans: list[EncodedSpan] = []
-        for span, ids in owned:
-            if ids and not speaks_for(*ids):
-                refused.append(f"this token does not speak for attempt {ids[1]} of rollout {ids[0]}")
-            elif not ids or ids not in known:
-                refused.append(f"span {span.name!r} belongs to no attempt of this store" + _named(ids))
+        assigned = await self._assign([each for each in received if isinstance(each, ReceivedSpan)], _baggage(request))
+        known = await self._store.existing_attempts({ids for _, ids in assigned if ids})
+        for span, ids in assigned:
+            if ids and not covers_attempt(request.scope, *ids):
+                rejections.append(f"this token is not valid for attempt {ids[1]} of rollout {ids[0]}")
+            elif not ids:
+                rejections.append(f"span {span.name!r} names no attempt, and its trace belongs to none")
+            elif ids not in known:
+                rejections.append(f"span {span.name!r}: there is no attempt {ids[1]} of rollout {ids[0]}")
             else:
                 span.rollout_id, span.attempt_id = ids
                 spans.append(span)
-        return refused + await self._add(spans)
-
-    async def _add(self, spans: list[EncodedSpan]) -> list[str]:
         try:
             await self._store.add_encoded_spans(spans)
-        except NotFound as error:  # an attempt was deleted meanwhile
-            return [str(error)] * len(spans)
-        return []
+        except NotFound as error:  # an attempt was deleted in the meantime
+            rejections += [str(error)] * len(spans)
+        return rejections
 
-    async def _owned(
-        self, arrivals: list[Arrived], baggage: AttemptIds | None
+    async def _assign(
+        self, received: Sequence[ReceivedSpan], baggage: AttemptIds | None
     ) -> list[tuple[EncodedSpan, AttemptIds | None]]:
-        said = [(each.span, each.own or baggage or each.resource) for each in arrivals]
-        traces = {span.trace_id: ids for span, ids in said if ids}
-        unknown = {span.trace_id for span, ids in said if not ids} - traces.keys()
-        traces |= await self._store.attempts_of_traces(unknown)
-        return [(span, ids or traces.get(span.trace_id)) for span, ids in said]
-
-
-def _for_everybody(rollout_id: str, attempt_id: str) -> bool:
-    return True
-
-
-def _named(ids: AttemptIds | None) -> str:
-    return f": there is no attempt {ids[1]} of rollout {ids[0]}" if ids else ", and names none"
+        """Return each span with the attempt that it belongs to."""
+        named = [(each.span, each.by_span or baggage or each.by_resource) for each in received]
+        traces = {span.trace_id: ids for span, ids in named if ids}
+        unknown = {span.trace_id for span, ids in named if not ids} - traces.keys()
+        traces |= await self._store.live_attempts_by_trace(unknown)
+        return [(span, ids or traces.get(span.trace_id)) for span, ids in named]
 
 
 def _baggage(request: Request) -> AttemptIds | None:
     entries = (entry.partition(";")[0].partition("=") for entry in request.headers.get("baggage", "").split(","))
-    return ids_in({name.strip(): unquote(value.strip()) for name, _, value in entries})
+    return attempt_in({name.strip(): unquote(value.strip()) for name, _, value in entries})
 
 
-# The body
+# Request bodies
 
 
-async def _arrivals(body: bytes, request: Request, kind: str, limits: Limits) -> list[Arrived | Refused]:
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    work = partial(_read, body, encoding, as_json=kind == _JSON, most=limits.unpacked)
-    return await asyncio.to_thread(work) if len(body) >= _LARGE else work()
-
-
-def _read(body: bytes, encoding: str, *, as_json: bool, most: int) -> list[Arrived | Refused]:
+def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[ReceivedSpan | RejectedSpan]:
     if encoding == "gzip":
-        body = unpacked(body, most)
+        body = decompress(body, limit)
     elif encoding != "identity":
-        raise InvalidInput(f"{PATH} takes gzip or nothing as content encoding, not {encoding}", field="body")
-    return list(read(parse(body, as_json=as_json)))
+        raise InvalidInput(f"{PATH} takes gzip or no content encoding, not {encoding}", field="body")
+    return decode_spans(body, as_json=as_json)
 
 
-def unpacked(body: bytes, limit: int) -> bytes:
-    """What gzip has packed. Raises `TooLarge` once it is more than `limit`, `InvalidInput` if it is none."""
-    # Gzip ends with its own size. Who tells the truth is refused at once, who lies when the limit is reached.
+def decompress(body: bytes, limit: int) -> bytes:
+    """Return the content of gzip data. Raises `TooLarge` beyond `limit` bytes, `InvalidInput` for other data."""
+    # Gzip ends with the size of its content. An honest bomb is refused at once, any other at the limit.
     if int.from_bytes(body[-4:], "little") > limit:
         raise _too_large(limit)
-    found = bytearray()
+    content = bytearray()
     try:
         while body:
-            body = _unpack_member(body, found, limit)
+            body = _decompress_member(body, content, limit)
     except zlib.error as error:
         raise InvalidInput(f"the body is not gzip: {error}", field="body") from None
-    return bytes(found)
+    return bytes(content)
 
 
-def _unpack_member(body: bytes, found: bytearray, limit: int) -> bytes:
-    """Unpack one member into `found`; what follows it."""
-    unpacking = zlib.decompressobj(wbits=31)
-    while not unpacking.eof:
-        piece = unpacking.decompress(body, _PIECE)
-        body = unpacking.unconsumed_tail
-        if not piece and not body and not unpacking.eof:
-            raise InvalidInput("the body is gzip that ends too early", field="body")
-        found += piece
-        if len(found) > limit:
+def _decompress_member(body: bytes, content: bytearray, limit: int) -> bytes:
+    """Append the content of the first gzip member, and return the data after it."""
+    decompressor = zlib.decompressobj(wbits=31)
+    while not decompressor.eof:
+        chunk = decompressor.decompress(body, _CHUNK)
+        body = decompressor.unconsumed_tail
+        if not chunk and not body and not decompressor.eof:
+            raise InvalidInput("the gzip data of the body is truncated", field="body")
+        content += chunk
+        if len(content) > limit:
             raise _too_large(limit)
-    return unpacking.unused_data
+    return decompressor.unused_data
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {limit // (1024 * 1024)} MiB when unpacked", field="body")
+    return TooLarge(f"the body is larger than {limit // (1024 * 1024)} MiB when decompressed", field="body")
 
 
-# The answer, in the request's own content type
+# Responses, in the media type of the request
 
 
-def _success(kind: str, refused: list[str]) -> Response:
-    why = "; ".join(dict.fromkeys(refused))[:1000]
-    if kind == _JSON:
-        partial_success = {"rejectedSpans": str(len(refused)), "errorMessage": why}
-        return Response(orjson.dumps({"partialSuccess": partial_success} if refused else {}), media_type=_JSON)
+def _success(media_type: str, rejections: list[str]) -> Response:
+    message = "; ".join(dict.fromkeys(rejections))[:1000]
+    if media_type == JSON:
+        partial_success = {"rejectedSpans": str(len(rejections)), "errorMessage": message}
+        return Response(orjson.dumps({"partialSuccess": partial_success} if rejections else {}), media_type=JSON)
     answer = ExportTraceServiceResponse()
-    if refused:
-        answer.partial_success.rejected_spans = len(refused)
-        answer.partial_success.error_message = why
-    return Response(answer.SerializeToString(), media_type=_PROTOBUF)
+    if rejections:
+        answer.partial_success.rejected_spans = len(rejections)
+        answer.partial_success.error_message = message
+    return Response(answer.SerializeToString(), media_type=PROTOBUF)
 
 
-def _failure(kind: str, status: int, message: str) -> Response:
-    # Never 429: exporters may take that for final, and 503 is what the protocol has for a server that is busy.
+def _failure(media_type: str, status: int, message: str) -> Response:
+    code = _RPC_CODES[status]
+    if media_type == JSON:
+        body = orjson.dumps({"code": code, "message": message})
+    else:  # ExportTracePartialSuccess has the wire format of google.rpc.Status
+        body = ExportTracePartialSuccess(rejected_spans=code, error_message=message).SerializeToString()
+    # Never 429: exporters may treat it as final, and the protocol uses 503 for a busy server.
     headers = {"Retry-After": "1"} if status == 503 else None
-    return Response(_status(kind, _GOOGLE_CODES[status], message), status, headers, media_type=kind)
-
-
-def _status(kind: str, code: int, message: str) -> bytes:
-    if kind == _JSON:
-        return orjson.dumps({"code": code, "message": message})
-    # google.rpc.Status, which has its two fields where this message has them too.
-    return ExportTracePartialSuccess(rejected_spans=code, error_message=message).SerializeToString()
+    return Response(body, status, headers, media_type=media_type)

@@ -1,4 +1,4 @@
-"""`python -m agentlightning.cli` is `agl`."""
+"""Run `agl` as `python -m agentlightning.cli`."""
 
 from . import main
 

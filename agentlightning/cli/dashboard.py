@@ -1,4 +1,4 @@
-"""`agl dashboard`: a finished run, to be looked at in a browser."""
+"""`agl dashboard`: serve the dashboard of a finished run, read-only."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ import click
     show_envvar=True,
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False),
-    help="The run's database.",
+    help="Database file of the run.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a token.")
 @click.option("--port", default=4748, show_default=True, help="Port to listen on.")
-@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Show it only to those who know this token.")
-@click.option("--open", "open_browser", is_flag=True, help="Open it in the browser.")
+@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token that clients must send.")
+@click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser.")
 def command(db: str, host: str, port: int, token: str | None, open_browser: bool) -> None:
-    """Look at a finished run without changing anything.
+    """Serve the dashboard of a finished run, read-only.
 
-    A run that still goes on is looked at where it goes on: the store's own URL is its dashboard.
+    The dashboard of a run in progress is at its store's own URL.
     """
     from ..errors import AgentLightningError
     from ..logs import setup_logging
     from ..store import LightningStoreServer
-    from ..store.db.read_only import FinishedRun
+    from ..store.factory import ReadOnlyStore
 
     setup_logging("warning")
     try:
-        server = LightningStoreServer(FinishedRun(db), host, port, token=token)
-        click.echo(f"Dashboard at {server.endpoint}/, database {db}, read-only. Ctrl-C ends it.")
+        server = LightningStoreServer(ReadOnlyStore(db), host, port, token=token)
+        click.echo(f"Dashboard at {server.endpoint}/, database {db}, read-only. Press Ctrl-C to stop.")
         if open_browser:
             webbrowser.open(server.endpoint)
         server.run_forever()

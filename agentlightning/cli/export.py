@@ -1,4 +1,4 @@
-"""`agl export`: a run as one page, to send to a colleague."""
+"""`agl export`: write a run as one HTML page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import click
 if TYPE_CHECKING:
     from ..store import LightningStore
 
-NEWEST = 1_000
-
 
 @click.command()
 @click.argument("run")
@@ -21,41 +19,41 @@ NEWEST = 1_000
     required=True,
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The page to write.",
+    help="HTML file to write.",
 )
 @click.option(
     "--newest",
-    default=NEWEST,
+    default=1_000,
     show_default=True,
     type=click.IntRange(min=1),
-    help="So many rollouts at most, the newest.",
+    help="Maximum number of rollouts (newest first).",
 )
-@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="The store's token, where it has one.")
+@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token of the store, if it has one.")
 def command(run: str, html: Path, newest: int, token: str | None) -> None:
-    """Write RUN, a database file or the URL of a store, as one page that needs nothing else."""
+    """Write RUN, a database file or the URL of a store, as one self-contained HTML page."""
     from ..errors import AgentLightningError
 
     try:
-        rollouts, of = asyncio.run(_export(run, html, newest, token))
+        exported, total = asyncio.run(_export(run, html, newest, token))
     except (AgentLightningError, OSError) as error:
         raise click.ClickException(str(error)) from None
     size = html.stat().st_size / 1_000_000
-    click.echo(f"Wrote {html}: {rollouts} of {of} rollouts, {size:.1f} MB.")
+    click.echo(f"Wrote {html}: {exported} of {total} rollouts, {size:.1f} MB.")
 
 
 async def _export(run: str, html: Path, newest: int, token: str | None) -> tuple[int, int]:
-    from ..dashboard.exported import page_of, run_of
+    from ..dashboard.exported import collect_run, render_page
 
-    async with _opened(run, token) as store:
-        carried, of = await run_of(store, newest)
-    await asyncio.to_thread(html.write_text, page_of(carried), encoding="utf-8")
-    return len(carried["rollouts"]), of
+    async with _open(run, token) as store:
+        collected, total = await collect_run(store, newest)
+    await asyncio.to_thread(html.write_text, render_page(collected), encoding="utf-8")
+    return len(collected["rollouts"]), total
 
 
-def _opened(run: str, token: str | None) -> LightningStore:
+def _open(run: str, token: str | None) -> LightningStore:
     from ..store import LightningStoreClient
-    from ..store.db.read_only import FinishedRun
+    from ..store.factory import ReadOnlyStore
 
     if run.startswith(("http://", "https://")):
         return LightningStoreClient(run.rstrip("/"), token=token)
-    return FinishedRun(run)
+    return ReadOnlyStore(run)

@@ -1,34 +1,28 @@
-"""`agl llm`: a small language model on this machine, for trying things out."""
+"""`agl llm`: serve a small language model on this machine, for trials and tests."""
 
 from __future__ import annotations
 
 import click
 
+from .options import POSITIVE, errors_as_messages
+
 
 @click.command()
-@click.option("--model", metavar="FILE.gguf", help="Serve this model instead of SmolLM2-135M-Instruct.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8080, show_default=True, help="Port to listen on; 0 is any free one.")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: as many as there are usable cores.")
-@click.option("--slots", type=click.IntRange(min=1), default=4, show_default=True, help="Requests answered at once.")
-@click.option(
-    "--context",
-    type=click.IntRange(min=64),
-    default=2048,
-    show_default=True,
-    help="Tokens for a prompt and its answer.",
-)
+@click.option("--model", metavar="FILE.gguf", help="Model file to serve.  [default: SmolLM2-135M-Instruct]")
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", default=8080, help="Port to listen on; 0 selects a free one.")
+@click.option("--threads", type=POSITIVE, help="CPU threads.  [default: number of usable cores]")
+@click.option("--slots", type=POSITIVE, default=4, help="Number of requests processed at once.")
+@click.option("--context", type=click.IntRange(min=64), default=2048, help="Maximum tokens of a prompt and its answer.")
 def command(model: str | None, host: str, port: int, threads: int | None, slots: int, context: int) -> None:
-    """Serve a small language model, OpenAI-compatible, on this machine.
+    """Serve a small language model with an OpenAI-compatible API on this machine.
 
-    Prints the environment variables with which any OpenAI client finds it. Ctrl-C ends it.
+    Prints the environment variables that connect an OpenAI client to it. Ctrl-C stops it.
     """
-    from ..local_model import LocalModel, LocalModelError
+    from ..local_model import LocalModel
 
-    try:
+    with errors_as_messages():
         LocalModel(model, host, port, threads, slots, context).run(_announce)
-    except LocalModelError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _announce(base_url: str) -> None:

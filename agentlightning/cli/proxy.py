@@ -1,47 +1,41 @@
-"""`agl proxy`: the gateway between agents and model servers."""
+"""`agl proxy`: run the proxy between agents and model servers."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
 
-from .key_value_options import in_environment, pairs
-from .store import LEVELS
-
-if TYPE_CHECKING:
-    from ..store import LightningStore
+from .options import errors_as_messages, log_level_option, parse_pairs, read_variable
 
 
 @click.command()
-@click.option("--model", "models", metavar="NAME=URL", multiple=True, help="A model and where it is served.")
+@click.option("--model", "models", metavar="NAME=URL", multiple=True, help="Name of a model and URL of its server.")
 @click.option(
     "--models",
     "file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A JSON file with models and all that may be said of them; read again on SIGHUP, and no call is dropped.",
+    help="JSON file with models and all their settings. SIGHUP reloads it without dropping a call.",
 )
 @click.option(
-    "--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Its API key is in this environment variable."
+    "--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Environment variable with the API key of a model."
 )
-@click.option("--serves", metavar="NAME=MODEL", multiple=True, help="The server knows the model by this name.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a token.")
-@click.option("--port", default=4749, show_default=True, help="Port to listen on; 0 is any free one.")
+@click.option("--serves", metavar="NAME=MODEL", multiple=True, help="The server's own name for a model.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; others require a token.")
+@click.option("--port", default=4749, help="Port to listen on; 0 selects a free one.")
 @click.option(
     "--store",
     "store_url",
     envvar="AGL_STORE_URL",
     show_envvar=True,
     metavar="URL",
-    help="Record calls in this store (its token is AGL_TOKEN).",
+    help="Record calls in this store; its token is AGL_TOKEN.",
 )
-@click.option(
-    "--token", envvar="AGL_PROXY_TOKEN", show_envvar=True, help="Answer only those who send this as their key."
-)
-@click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True)
+@click.option("--token", envvar="AGL_PROXY_TOKEN", show_envvar=True, help="Require this token as the API key.")
+@log_level_option
 def command(
     models: tuple[str, ...],
     file: Path | None,
@@ -53,56 +47,52 @@ def command(
     token: str | None,
     log_level: str,
 ) -> None:
-    """Stand between agents and model servers, and record every call.
+    """Run a proxy between agents and model servers that records every call.
 
-    Agents use it as they would use OpenAI or Anthropic. A call to
-    /rollout/ROLLOUT_ID/attempt/ATTEMPT_ID/v1 is stored as that attempt's, with token ids where the server gives them.
+    Agents use it like OpenAI or Anthropic. A call to /rollout/ROLLOUT_ID/attempt/ATTEMPT_ID/v1 is stored with that
+    attempt, with token ids if the server returns them.
     """
-    from ..errors import AgentLightningError
     from ..llm_proxy import LLMProxy
     from ..logs import setup_logging
+    from ..store import LightningStoreClient
 
     if not models and file is None:
-        raise click.UsageError("name a model: --model NAME=URL, or --models FILE")
+        raise click.UsageError("no model given: pass --model NAME=URL or --models FILE")
     setup_logging(log_level)
 
-    def found() -> list[dict[str, Any]]:
-        return model_list(models, keys, serves) + (models_in(file) if file else [])
+    def load_models() -> list[dict[str, Any]]:
+        return model_list(models, keys, serves) + (read_models(file) if file else [])
 
-    try:
-        proxy = LLMProxy(port, found(), _store(store_url), host=host, token=token)
-        proxy.run_forever(lambda: click.echo(_announcement(proxy, store_url)), found if file else None)
-    except (AgentLightningError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    with errors_as_messages():
+        store = LightningStoreClient(store_url) if store_url else None
+        proxy = LLMProxy(port, load_models(), store, host=host, token=token)
+        proxy.run_forever(lambda: click.echo(_announcement(proxy, store_url)), load_models if file else None)
 
 
 def _announcement(proxy: Any, store_url: str | None) -> str:
     names = ", ".join(upstream.name for upstream in proxy.model_list)
-    recorded = f"calls of attempts are recorded at {store_url}" if store_url else "nothing is recorded (no --store)"
-    return f"Proxy at {proxy.endpoint} for {names}; {recorded}. Ctrl-C ends it."
-
-
-def _store(url: str | None) -> LightningStore | None:
-    from ..store import LightningStoreClient
-
-    return LightningStoreClient(url) if url else None
+    recording = f"recording the calls of attempts at {store_url}" if store_url else "recording nothing (no --store)"
+    return f"Proxy for {names} at {proxy.endpoint}, {recording}. Press Ctrl-C to stop."
 
 
 def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Upstreams as `LLMProxy` takes them, from what was said on the command line."""
-    urls, served = pairs(models, "--model"), pairs(serves, "--serves")
-    variables = pairs(keys, "--key")
+    """Convert the options of the command line to the model list of `LLMProxy`."""
+    urls, served = parse_pairs(models, "--model"), parse_pairs(serves, "--serves")
+    variables = parse_pairs(keys, "--key")
     for name in {*served, *variables} - set(urls):
         raise click.UsageError(f"there is no --model named {name!r}")
     entries = [
-        {"name": name, "url": url, "model": served.get(name), "api_key": in_environment(variables, name)}
+        {"name": name, "url": url, "model": served.get(name), "api_key": read_variable(variables, name)}
         for name, url in urls.items()
     ]
     return [{key: value for key, value in entry.items() if value is not None} for entry in entries]
 
 
-def models_in(file: Path) -> list[dict[str, Any]]:
-    """Upstreams from a JSON file, where `"api_key": "$NAME"` names an environment variable. Raises `InvalidInput`."""
+def read_models(file: Path) -> list[dict[str, Any]]:
+    """Read a model list from a JSON file, in which `"api_key": "$NAME"` is an environment variable.
+
+    Raises `InvalidInput`.
+    """
     from ..errors import InvalidInput
 
     try:
@@ -110,7 +100,7 @@ def models_in(file: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise InvalidInput(f"{file} is not JSON: {error}", field="models") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in cast("list[Any]", entries)):
-        raise InvalidInput(f"{file} holds no list of objects", field="models")
+        raise InvalidInput(f"{file} does not contain a list of objects", field="models")
     return [_with_key(entry) for entry in cast("list[dict[str, Any]]", entries)]
 
 
@@ -121,5 +111,5 @@ def _with_key(entry: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(key, str) or not key.startswith("$"):
         return entry
     if not (value := os.environ.get(key[1:])):
-        raise InvalidInput(f"the environment variable {key[1:]}, the key of {entry.get('name')!r}, is not set")
+        raise InvalidInput(f"the environment variable {key[1:]} (api_key of {entry.get('name')!r}) is not set")
     return {**entry, "api_key": value}

@@ -1,4 +1,4 @@
-"""`agl regrade`: rewards computed anew from what is on record."""
+"""`agl regrade`: recompute rewards from recorded outputs."""
 
 from __future__ import annotations
 
@@ -8,50 +8,49 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .store_options import store_at, store_options
+from .options import errors_as_messages, open_selected_store, store_options
 
 if TYPE_CHECKING:
-    from ..replay import Regraded
+    from ..replay import RegradeResult
 
 
 @click.command()
-@click.option("--grader", required=True, metavar="FILE.py:FUNCTION", help="Called with the task and the output.")
+@click.option(
+    "--grader", required=True, metavar="FILE.py:FUNCTION", help="Function that is called with the task and the output."
+)
 @store_options
 @click.argument("rollout_ids", nargs=-1)
 def command(grader: str, store_url: str | None, db: str, rollout_ids: tuple[str, ...]) -> None:
-    """Show the rewards that another grader gives to stored rollouts, beside those they had.
+    """Print the rewards of another grader for stored rollouts, beside the recorded rewards.
 
-    Without ROLLOUT_IDS, all that succeeded. Nothing is changed in the store, and no model is asked.
+    Without ROLLOUT_IDS, grades all succeeded rollouts. Neither changes the store nor calls a model.
     """
-    from ..errors import AgentLightningError
     from .train import load
 
-    try:
-        regraded = asyncio.run(_regrade(load(grader), rollout_ids, store_url, db))
-    except (AgentLightningError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-    for each in regraded:
-        click.echo(f"{each.rollout_id} {_shown(each.was)} -> {_shown(each.now)}")
-    click.echo(_summary(regraded))
+    with errors_as_messages():
+        results = asyncio.run(_regrade(load(grader), rollout_ids, store_url, db))
+    for result in results:
+        click.echo(f"{result.rollout_id} {_format(result.recorded_reward)} -> {_format(result.reward)}")
+    click.echo(_summary(results))
 
 
-async def _regrade(grader: Any, rollout_ids: tuple[str, ...], url: str | None, db: str) -> list[Regraded]:
+async def _regrade(grader: Any, rollout_ids: tuple[str, ...], url: str | None, db: str) -> list[RegradeResult]:
     from ..replay import regrade
 
-    store = store_at(url, db)
+    store = open_selected_store(url, db)
     try:
         return await regrade(store, grader, rollout_ids)
     finally:
         await store.close()
 
 
-def _summary(regraded: list[Regraded]) -> str:
-    if not regraded:
-        return "There is nothing to grade."
-    was = [each.was for each in regraded if each.was is not None]
-    before = _shown(fmean(was) if was else None)
-    return f"{len(regraded)} rollouts, mean {before} -> {_shown(fmean(each.now for each in regraded))}"
+def _summary(results: list[RegradeResult]) -> str:
+    if not results:
+        return "No succeeded rollouts to grade."
+    recorded = [result.recorded_reward for result in results if result.recorded_reward is not None]
+    before = _format(fmean(recorded) if recorded else None)
+    return f"{len(results)} rollouts, mean {before} -> {_format(fmean(result.reward for result in results))}"
 
 
-def _shown(reward: float | None) -> str:
+def _format(reward: float | None) -> str:
     return "none" if reward is None else format(reward, "g")

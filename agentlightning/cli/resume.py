@@ -1,6 +1,8 @@
-"""`agl resume`: go on with a run that was stopped or killed."""
+"""`agl resume`: continue a run that was stopped or killed."""
 
 from __future__ import annotations
+
+import os
 
 import click
 
@@ -8,12 +10,10 @@ import click
 @click.command()
 @click.argument("run_dir")
 def command(run_dir: str) -> None:
-    """Start the command of RUN_DIR again, in its place, so that it goes on where it was.
+    """Continue the run in RUN_DIR by starting its command again.
 
-    Finished rollouts and the algorithm's finished steps are found again, and not paid for twice.
+    Finished rollouts and completed steps of the algorithm are reused, not repeated.
     """
-    import os
-
     from ..trainer.run_folder import RESUME_VARIABLE, RunFolder
 
     folder = RunFolder(run_dir)
@@ -22,7 +22,7 @@ def command(run_dir: str) -> None:
         raise click.ClickException(f"there is no run in {folder.path}")
     result = folder.result()
     if result is not None and result.status == "finished":
-        raise click.ClickException(f"{folder.path} has come to its end already: agl runs show {run_dir}")
+        raise click.ClickException(f"the run in {folder.path} has already finished; see agl runs show {run_dir}")
     command = config["command"]
     os.environ[RESUME_VARIABLE] = str(folder.path)
     os.chdir(config["working_directory"])

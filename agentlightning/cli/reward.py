@@ -1,4 +1,4 @@
-"""`agl reward`: what a program that is an agent says it was worth."""
+"""`agl reward`: report the reward of a program that runs as an agent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import click
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("reward", type=float)
 def command(reward: float) -> None:
-    """Say, inside a program that `agl run` or a command agent has started, what its reward is.
+    """Report REWARD, inside a program that `agl run` or a command agent has started.
 
-    The last word counts.
+    If it is called several times, the last value wins.
     """
-    where = os.environ.get("AGL_REWARD_FILE")
-    if where is None:
-        raise click.ClickException("no agent is running here: agl reward is for programs started by agl run")
+    file = os.environ.get("AGL_REWARD_FILE")
+    if file is None:
+        raise click.ClickException("AGL_REWARD_FILE is not set: use agl reward in a program started by agl run")
     if not math.isfinite(reward):
-        raise click.ClickException(f"a reward is a finite number, not {reward}")
-    Path(where).write_text(json.dumps(reward))
+        raise click.ClickException(f"a reward must be a finite number, not {reward}")
+    Path(file).write_text(json.dumps(reward))

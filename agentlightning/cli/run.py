@@ -1,4 +1,4 @@
-"""`agl run`: any program as an agent, one run of it for each task."""
+"""`agl run`: run any program as an agent, once for each task."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import EXISTING_FILE, POSITIVE, errors_as_messages, store_options
 from .proxy import model_list
-from .store_options import store_options
 
 if TYPE_CHECKING:
     from ..store import LightningStoreClient
@@ -21,16 +21,14 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--task", "texts", multiple=True, metavar="TEXT", help="A task; may be given several times.")
-@click.option(
-    "--tasks", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of tasks, JSON by the line."
-)
-@click.option("--model", "models", metavar="NAME=URL", multiple=True, help="A model, reached through a proxy.")
-@click.option("--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Its API key is in this variable.")
-@click.option("--grader", metavar="FILE.py:FUNCTION", help="Rewards: called with the task and the output.")
-@click.option("--env", "environment", metavar="NAME", multiple=True, help="A variable the program gets besides ours.")
-@click.option("--timeout", type=float, help="Seconds until a run is killed, with all it has started.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
+@click.option("--task", "texts", multiple=True, metavar="TEXT", help="A task as text. Repeatable.")
+@click.option("--tasks", type=EXISTING_FILE, help="A JSONL file with one task per line.")
+@click.option("--model", "models", metavar="NAME=URL", multiple=True, help="Model server to use. Repeatable.")
+@click.option("--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Variable with the key of model NAME.")
+@click.option("--grader", metavar="FILE.py:FUNCTION", help="Function of task and output that returns the reward.")
+@click.option("--env", "environment", metavar="NAME", multiple=True, help="Variable to pass on. Repeatable.")
+@click.option("--timeout", type=float, help="Seconds until a program is killed with all its children.")
+@click.option("--jobs", type=POSITIVE, default=1, help="Number of runs at the same time.")
 @store_options
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def command(
@@ -46,33 +44,32 @@ def command(
     db: str,
     program: tuple[str, ...],
 ) -> None:
-    """Run COMMAND as an agent, once for each task, and keep what it did in a store.
+    """Run COMMAND as an agent, once for each task, and record the runs in a store.
 
-    The program finds its task in AGL_TASK and AGL_TASK_FILE and the model in OPENAI_BASE_URL or ANTHROPIC_BASE_URL. It
-    says its reward with `agl reward 0.9`, or as the last line of its output. Ends with 1 when a run failed.
+    The program finds its task in AGL_TASK and AGL_TASK_FILE, and the model in OPENAI_BASE_URL or ANTHROPIC_BASE_URL. It
+    reports its reward with `agl reward 0.9` or as the last line of its output. Exits with 1 if a run failed.
     """
-    from ..errors import AgentLightningError
     from ..litagent import CommandAgent
     from ..logs import setup_logging
     from ..runner.shutdown import SIGTERM_EXIT
+    from .train import load
 
     setup_logging("warning")
     agent = CommandAgent(
-        always(program), grader=_grader(grader) if grader else None, environment=environment, timeout=timeout
+        fixed_command(program), grader=load(grader) if grader else None, environment=environment, timeout=timeout
     )
-    try:
+    with errors_as_messages():
         upstreams = model_list(models, keys, ()) if models else []
-        done = asyncio.run(_run_all(agent, _tasks(texts, tasks), upstreams, jobs, store_url, db))
-    except asyncio.CancelledError:
-        raise SystemExit(SIGTERM_EXIT) from None
-    except (AgentLightningError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-    if any(rollout.status != "succeeded" for rollout in done):
+        try:
+            rollouts = asyncio.run(_run_all(agent, _read_tasks(texts, tasks), upstreams, jobs, store_url, db))
+        except asyncio.CancelledError:
+            raise SystemExit(SIGTERM_EXIT) from None
+    if any(rollout.status != "succeeded" for rollout in rollouts):
         raise SystemExit(1)
 
 
-def always(program: tuple[str, ...]) -> Any:
-    """A function that gives this command for every task."""
+def fixed_command(program: tuple[str, ...]) -> Any:
+    """Return a command agent's function that runs the same command for every task."""
 
     def command(task: Any) -> list[str]:
         return list(program)
@@ -80,18 +77,12 @@ def always(program: tuple[str, ...]) -> Any:
     return command
 
 
-def _tasks(texts: tuple[str, ...], file: Path | None) -> list[Any]:
+def _read_tasks(texts: tuple[str, ...], file: Path | None) -> list[Any]:
     lines = file.read_text().splitlines() if file else []
     try:
         return [*texts, *(json.loads(line) for line in lines if line.strip())] or [""]
     except ValueError as error:
-        raise click.ClickException(f"{file} is not JSON by the line: {error}") from None
-
-
-def _grader(where: str) -> Any:
-    from .train import load
-
-    return load(where)
+        raise click.ClickException(f"{file} is not valid JSONL: {error}") from None
 
 
 async def _run_all(
@@ -100,30 +91,30 @@ async def _run_all(
     from ..runner import LitAgentRunner
     from ..tracer import OtelTracer
 
-    _end_on_sigterm()
+    _cancel_on_sigterm()
     slots = asyncio.Semaphore(jobs)
-    async with _store(store_url, db) as store, _model(upstreams, store):
+    async with _open_store(store_url, db) as store, _serve_models(upstreams, store):
         runner = LitAgentRunner[Any](OtelTracer())
         with runner.run_context(agent=agent, store=store):
 
-            async def one(task: Any) -> Rollout:
+            async def run(task: Any) -> Rollout:
                 async with slots:
                     rollout = await runner.step(task)
-                    await _tell(store, rollout)
+                    await _print_result(store, rollout)
                     return rollout
 
-            return list(await asyncio.gather(*(one(task) for task in tasks)))
+            return list(await asyncio.gather(*(run(task) for task in tasks)))
 
 
-def _end_on_sigterm() -> None:
-    """End as with Ctrl-C: the programs first."""
+def _cancel_on_sigterm() -> None:
+    """Cancel the current task on SIGTERM, as on Ctrl-C, so that the programs end first."""
     task = asyncio.current_task()
     assert task is not None
     with suppress(NotImplementedError):  # on Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
-async def _tell(store: LightningStoreClient, rollout: Rollout) -> None:
+async def _print_result(store: LightningStoreClient, rollout: Rollout) -> None:
     from ..adapter import find_final_reward
 
     reward = find_final_reward(list(await store.query_spans(rollout.rollout_id)))
@@ -131,32 +122,31 @@ async def _tell(store: LightningStoreClient, rollout: Rollout) -> None:
 
 
 @asynccontextmanager
-async def _store(url: str | None, db: str) -> AsyncGenerator[LightningStoreClient]:
-    from ..attempt_tokens import new_secret
+async def _open_store(url: str | None, db: str) -> AsyncGenerator[LightningStoreClient]:
+    """Connect to the store at `url`, or serve the database for the duration of the block."""
+    from ..attempt_tokens import generate_secret
     from ..store import LightningStoreClient, LightningStoreServer, open_store
 
-    token = None
-    async with AsyncExitStack() as life:
+    async with AsyncExitStack() as stack:
+        token = None
         if url is None:
-            token = new_secret()
+            token = generate_secret()
             server = LightningStoreServer(open_store(db), port=0, token=token)
-            life.push_async_callback(server.close)
+            stack.push_async_callback(server.close)
             await server.start()
             url = server.endpoint
-        store = LightningStoreClient(url, token=token)
-        life.push_async_callback(store.close)
-        yield store
+        yield await stack.enter_async_context(LightningStoreClient(url, token=token))
 
 
 @asynccontextmanager
-async def _model(upstreams: list[Any], store: LightningStoreClient) -> AsyncGenerator[None]:
-    """Put the first model among the resources, behind a proxy that tells the attempts apart by their keys."""
-    from ..attempt_tokens import new_secret
+async def _serve_models(upstreams: list[Any], store: LightningStoreClient) -> AsyncGenerator[None]:
+    """Serve the models through a proxy that recognises attempts by their keys; the first becomes the resource `llm`."""
+    from ..attempt_tokens import generate_secret
     from ..llm_proxy import LLMProxy
 
     if not upstreams:
         yield
         return
-    async with LLMProxy(None, upstreams, store, token=new_secret()) as proxy:
+    async with LLMProxy(None, upstreams, store, token=generate_secret()) as proxy:
         await store.add_resources({"llm": proxy.as_resource(model=upstreams[0]["name"])})
         yield

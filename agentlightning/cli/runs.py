@@ -1,8 +1,15 @@
-"""`agl runs`: what was run here, and what came of it."""
+"""`agl runs`: list the runs of this folder and show their results."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
+
+if TYPE_CHECKING:
+    from ..trainer.result import RunResult
+    from ..trainer.run_folder import RunFolder
 
 
 @click.group(invoke_without_command=True)
@@ -16,47 +23,51 @@ def command(context: click.Context) -> None:
 @command.command("list")
 @click.argument("folder", default="runs")
 def list_runs(folder: str = "runs") -> None:
-    """All runs in FOLDER, the latest first."""
+    """List the runs in FOLDER, latest first."""
     from ..trainer.run_folder import folders
 
-    shown = [(run.name, run.config(), run.result()) for run in folders(folder)]
-    if not shown:
+    runs = list(folders(folder))
+    if not runs:
         click.echo(f"no runs in {folder}/")
-    for name, config, result in shown:
-        status = result.status if result else "unfinished"
-        mean = "" if result is None or result.mean_reward is None else f"mean reward {result.mean_reward:.3f}"
-        done = sum(result.counts.values()) if result else 0
-        click.echo(f"{name:<44} {status:<10} {config.get('algorithm', '?'):<20} {done:>6} rollouts  {mean}".rstrip())
+    for run in runs:
+        click.echo(_summary_line(run.name, run.config(), run.result()))
 
 
 @command.command("show")
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print result.json.")
 def show_run(run: str, as_json: bool) -> None:
-    """How RUN, a folder or a name in runs/, was started, and what came of it."""
-    from pathlib import Path
-
-    from ..trainer.display import failed
+    """Show the command, settings and result of RUN, a folder or a name in runs/."""
     from ..trainer.run_folder import RUNS, RunFolder
 
-    found = next((folder for path in (run, f"{RUNS}/{run}") if (folder := RunFolder(Path(path))).exists), None)
-    if found is None:
-        raise click.ClickException(f"there is no run in {run}/ nor in {RUNS}/{run}/")
-    result = found.result()
+    folder = next((each for path in (run, f"{RUNS}/{run}") if (each := RunFolder(Path(path))).exists), None)
+    if folder is None:
+        raise click.ClickException(f"there is no run in {run}/ or {RUNS}/{run}/")
+    result = folder.result()
     if as_json:
         click.echo("null" if result is None else result.model_dump_json(indent=2))
         return
-    for name, value in found.config().items():
-        click.echo(f"{name}: {' '.join(value) if isinstance(value, list) else value}")  # pyright: ignore[reportUnknownArgumentType]
-    if result is None:
-        click.echo(f"It has not ended. If it was killed: agl resume {found.path}")
-        return
-    click.echo(f"{result.status} after {result.seconds:.1f} s: {result.counts}, mean reward {result.mean_reward}")
-    for line in failed(result):
+    for line in _details(folder, result):
         click.echo(line)
-    if result.error:
-        click.echo(result.error)
-    if summary := result.report.get("summary"):
-        click.echo(summary)
-    for name, resource in (result.best_resources or {}).items():
-        click.echo(f"best {name}: {resource}")
+
+
+def _summary_line(name: str, config: dict[str, Any], result: RunResult | None) -> str:
+    status = result.status if result else "unfinished"
+    mean = "" if result is None or result.mean_reward is None else f"mean reward {result.mean_reward:.3f}"
+    rollouts = sum(result.counts.values()) if result else 0
+    return f"{name:<44} {status:<10} {config.get('algorithm', '?'):<20} {rollouts:>6} rollouts  {mean}".rstrip()
+
+
+def _details(folder: RunFolder, result: RunResult | None) -> list[str]:
+    from ..trainer.display import failed
+
+    lines = [
+        f"{name}: {' '.join(value) if isinstance(value, list) else value}"  # pyright: ignore[reportUnknownArgumentType]
+        for name, value in folder.config().items()
+    ]
+    if result is None:
+        return [*lines, f"The run has no result yet. If it was killed, continue it: agl resume {folder.path}"]
+    lines.append(f"{result.status} after {result.seconds:.1f} s: {result.counts}, mean reward {result.mean_reward}")
+    lines += [*failed(result), result.error or "", str(result.report.get("summary", ""))]
+    lines += [f"best {name}: {resource}" for name, resource in (result.best_resources or {}).items()]
+    return [line for line in lines if line]

@@ -1,4 +1,4 @@
-"""`agl store backup | check | stats | gc | token`: what a store's owner does now and then."""
+"""`agl store backup | check | stats | gc | token`: administration of a store's database."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ import re
 import secrets
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import click
 
-_database = click.option(
-    "--db",
-    envvar="AGL_DB",
-    default="./agl.db",
-    show_default=True,
-    show_envvar=True,
-    metavar="DATABASE",
-    help="A file, sqlite:///… or postgresql://…",
-)
+from .options import database_option, errors_as_messages
+
+ANNOUNCED_BYTES: Final = 100 * 2**20
+"""Size of a database from which an operation takes long enough to announce it."""
+
+_SERVER_SCHEMES: Final = ("http", "https", "postgresql", "postgres")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_database = database_option("Database: a file, sqlite:///… or postgresql://…")
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @_database
 def backup(file: Path, db: str) -> None:
-    """Copy the database to FILE, while its store goes on.
+    """Copy the database to FILE, even while its store is running.
 
-    The copy holds everything that was acknowledged before it began. FILE must not be there yet, and is there only when
-    the copy is whole and on disk.
+    The copy contains everything acknowledged before the backup started. FILE must not exist yet; it appears only when
+    the copy is complete and on disk.
     """
     from ..store.db.backup import backup as copy
 
-    source = _file(db, instead="pg_dump copies a PostgreSQL database while its stores go on")
-    with _errors():
+    source = _database_file(db, hint="use pg_dump for PostgreSQL")
+    with errors_as_messages():
         _announce("Copying", source)
         size = copy(source, file)
     click.echo(f"{file}: {size / 2**20:.1f} MB")
@@ -44,112 +43,113 @@ def backup(file: Path, db: str) -> None:
 @click.command()
 @_database
 def check(db: str) -> None:
-    """Look for damage: the file itself, and what every store keeps true of its rows.
+    """Check the database file for corruption and for inconsistent rows.
 
-    Exits with 1, and says what is wrong with which rollout, where something is. Changes nothing.
+    Changes nothing. Lists each finding and exits with 1 if there is any.
     """
-    from ..store.maintenance import check as examine
+    from ..store.maintenance import check_database
 
-    source = _file(db, instead="PostgreSQL checks its own files (pg_amcheck)")
-    with _errors():
+    source = _database_file(db, hint="use pg_amcheck for PostgreSQL")
+    with errors_as_messages():
         _announce("Checking", source)
-        found = examine(source)
-    for line in found:
-        click.echo(line, err=True)
-    if found:
-        raise click.ClickException(f"{source} is damaged: {len(found)} findings")
+        findings = check_database(source)
+    for finding in findings:
+        click.echo(finding, err=True)
+    if findings:
+        raise click.ClickException(f"{source} is damaged: {len(findings)} findings")
     click.echo(f"{source} is sound.")
 
 
 @click.command()
 @_database
 def stats(db: str) -> None:
-    """How much the store holds. Also of a store that is being served."""
-
-    async def ask() -> Any:
-        from ..store import open_store
-        from ..store.db.read_only import FinishedRun
-
-        async with open_store(db) if _is_served(db) else FinishedRun(_file(db)) as store:
-            return await store.statistics()
-
-    with _errors():
-        held = asyncio.run(ask())
+    """Count the contents of a database, even while its store is running."""
+    with errors_as_messages():
+        counts = asyncio.run(_statistics(db))
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, show_header=False)
-    if not _is_served(db):
-        table.add_row("size on disk", _size(_file(db)))
-    for kind, number in held.items():
-        table.add_row(kind.replace("_", " "), _shown(number))
+    if not _is_server(db):
+        table.add_row("size on disk", _size(_database_file(db)))
+    for kind, count in counts.items():
+        table.add_row(kind.replace("_", " "), _format_count(count))
     Console().print(table)
 
 
 @click.command()
 @_database
-@click.option("--older-than", required=True, metavar="AGE", help="As 90m, 12h, 30d: since the rollout ended.")
-@click.option("--dry-run", is_flag=True, help="Only say how many would go.")
+@click.option(
+    "--older-than",
+    required=True,
+    metavar="AGE",
+    help="Minimum time since the end of a rollout, such as 90m, 12h or 30d.",
+)
+@click.option("--dry-run", is_flag=True, help="Delete nothing; only print the number of rollouts.")
 def gc(db: str, older_than: str, dry_run: bool) -> None:
-    """Delete rollouts that ended longer ago than AGE, with their attempts and spans.
+    """Delete rollouts that finished more than AGE ago, with their attempts and spans.
 
-    Nothing else is ever deleted, and nothing without this command. Resources stay. It may run beside the store, and be
-    broken off: what has gone by then is gone whole. The file keeps its size, and is filled again.
+    Nothing is ever deleted without this command, and resources always stay. It can run while the store is running, and
+    can be interrupted: each rollout is deleted as a whole. The file keeps its size; the free space is reused.
     """
-    from ..store.maintenance import collect
-
-    with _errors():
-        gone = asyncio.run(collect(db, _seconds(older_than), dry_run=dry_run, progress=_progress))
-    click.echo(f"{gone} rollouts {'would be' if dry_run else 'were'} deleted.")
+    with errors_as_messages():
+        count = asyncio.run(_collect_garbage(db, _seconds(older_than), dry_run=dry_run))
+    click.echo(f"{count} rollouts {'would be' if dry_run else 'were'} deleted.")
 
 
 @click.command()
-@click.option("--scope", type=click.Choice(("admin", "runner")), default="admin", show_default=True)
+@click.option("--scope", type=click.Choice(("admin", "runner")), default="admin", help="Intended use.")
 def token(scope: str) -> None:
-    """Make a token of 256 bits, for --token or AGL_TOKEN (scope admin), or for runners (--runner-token)."""
+    """Generate a random 256-bit token, for --token and AGL_TOKEN (admin) or for --runner-token (runner)."""
     click.echo(f"agl-{scope}-{secrets.token_urlsafe(32)}")
 
 
-def _shown(number: Any) -> str:
-    by_status = cast("dict[str, int]", number) if isinstance(number, dict) else {"": int(number)}
-    return ", ".join(f"{count} {status}".strip() for status, count in by_status.items()) or "none"
+async def _statistics(db: str) -> Any:
+    from ..store import open_store
+    from ..store.factory import ReadOnlyStore
+
+    async with open_store(db) if _is_server(db) else ReadOnlyStore(_database_file(db)) as store:
+        return await store.statistics()
 
 
-LARGE = 100 * 2**20
-"""Bytes from which on something takes long enough to be announced."""
+async def _collect_garbage(db: str, age: float, *, dry_run: bool) -> int:
+    from ..store.factory import open_for_maintenance
+    from ..store.maintenance import collect_garbage
+
+    async with open_for_maintenance(db) as store:
+        return await collect_garbage(store, age, dry_run=dry_run, on_progress=_print_progress)
 
 
-def _announce(what: str, source: Path) -> None:
-    if source.stat().st_size >= LARGE:
-        click.echo(f"{what} {source} ({_size(source)}) …", err=True)
+def _format_count(count: Any) -> str:
+    by_status = cast("dict[str, int]", count) if isinstance(count, dict) else {"": int(count)}
+    return ", ".join(f"{number} {status}".strip() for status, number in by_status.items()) or "none"
 
 
-def _progress(gone: int, of: int) -> None:
+def _announce(action: str, source: Path) -> None:
+    if source.stat().st_size >= ANNOUNCED_BYTES:
+        click.echo(f"{action} {source} ({_size(source)}) …", err=True)
+
+
+def _print_progress(deleted: int, total: int) -> None:
     if sys.stderr.isatty():
-        click.echo(f"\r{gone} of {of} rollouts deleted", err=True, nl=gone >= of)
+        click.echo(f"\r{deleted} of {total} rollouts deleted", err=True, nl=deleted >= total)
 
 
 def _size(path: Path) -> str:
     return f"{path.stat().st_size / 2**20:.1f} MB"
 
 
-def _is_served(db: str) -> bool:
-    return urlsplit(db).scheme in _SERVED
+def _is_server(db: str) -> bool:
+    return urlsplit(db).scheme in _SERVER_SCHEMES
 
 
-_SERVED = ("http", "https", "postgresql", "postgres")
-
-
-def _file(db: str, *, instead: str = "only a file") -> Path:
-    if _is_served(db) or db.strip(":") == "memory":
-        raise click.ClickException(f"{urlsplit(db).scheme or db} is not a database file: {instead}")
+def _database_file(db: str, *, hint: str = "pass a file") -> Path:
+    if _is_server(db) or db.strip(":") == "memory":
+        raise click.ClickException(f"{urlsplit(db).scheme or db} is not a database file: {hint}")
     path = Path(db.removeprefix("sqlite:///").removeprefix("sqlite:"))
     if not path.exists():
         raise click.ClickException(f"there is no database {path.absolute()}")
     return path
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def _seconds(age: str) -> float:
@@ -157,16 +157,3 @@ def _seconds(age: str) -> float:
     if not match:
         raise click.BadParameter(f"{age!r} is not an age such as 90m, 12h or 30d", param_hint="--older-than")
     return float(match[1]) * _UNITS[match[2]]
-
-
-class _errors:  # noqa: N801
-    """What went wrong, in one line."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        from ..errors import AgentLightningError
-
-        if isinstance(error, (AgentLightningError, OSError)):
-            raise click.ClickException(str(error)) from None

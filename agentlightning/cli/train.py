@@ -1,30 +1,37 @@
-"""`agl train`: an agent and tasks from a file, without a script around them."""
+"""`agl train`: train an agent defined in a Python file, without writing a script."""
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
+from .options import POSITIVE
+
 
 @click.command()
 @click.argument("agent", metavar="FILE.py:AGENT")
-@click.option("--algorithm", default="baseline", show_default=True, help="NAME in the file, an import path, or apo.")
-@click.option("--tasks", default="TASKS", show_default=True, help="NAME of the training tasks in the file.")
-@click.option("--val-tasks", help="NAME of the validation tasks in the file.")
-@click.option("--prompt", help="The prompt template to begin with; default: PROMPT in the file, if there is one.")
-@click.option("--n-runners", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--max-concurrency", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--strategy", type=click.Choice(["cs", "shm"]), default="cs", show_default=True)
+@click.option("--algorithm", default="baseline", help="baseline, apo, a name in the file, or an import path.")
+@click.option("--tasks", default="TASKS", help="Name of the training tasks in the file.")
+@click.option("--val-tasks", help="Name of the validation tasks in the file.")
+@click.option("--prompt", help="Initial prompt template.  [default: PROMPT in the file, if there is one]")
+@click.option("--n-runners", type=POSITIVE, default=1, help="Number of runners.")
+@click.option("--max-concurrency", type=POSITIVE, default=1, help="Number of concurrent rollouts in each runner.")
+@click.option(
+    "--strategy", type=click.Choice(["cs", "shm"]), default="cs", help="Runners as processes (cs) or threads."
+)
 @click.option(
     "--role",
     type=click.Choice(["both", "algorithm", "runner"]),
-    help="Play one side only, the other being on other machines; default: AGL_CURRENT_ROLE, or both.",
+    help="Run one role only, with the other on other machines.  [default: AGL_CURRENT_ROLE, or both]",
 )
-@click.option("--host", help="With --role: where the algorithm's machine is; there, the address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Where the store is served; apart, 4747.")
-@click.option("--run-dir", help="Default: a new folder in runs/.")
-@click.option("--resume", is_flag=True, help="Go on with what was begun in the run's folder.")
+@click.option("--host", help="With --role: the algorithm's machine, or on that machine the address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the store.  [default with --role: 4747]")
+@click.option("--run-dir", help="Folder of the run.  [default: a new folder in runs/]")
+@click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
 def command(
     agent: str,
     algorithm: str,
@@ -40,62 +47,58 @@ def command(
     run_dir: str | None,
     resume: bool,
 ) -> None:
-    """Run an algorithm on the agent in FILE.py; by default, run every task once and say what came of it.
+    """Run an algorithm on AGENT in FILE.py. By default, run every task once and report the results.
 
-    The file is imported, so what it does stands in functions or below `if __name__ == "__main__"`.
+    The file is imported, so code to run as a script belongs below `if __name__ == "__main__"`.
     """
     from ..errors import AgentLightningError, RunnerDied
     from ..execution import ClientServerExecutionStrategy
     from ..trainer import Trainer
 
-    module, name = _module(agent)
-    start = prompt or getattr(module, "PROMPT", None)
+    module, name = _import(agent)
+    template = prompt or getattr(module, "PROMPT", None)
     try:
         trainer = Trainer(
-            algorithm=_algorithm(module, algorithm),
+            algorithm=_find_algorithm(module, algorithm),
             n_runners=n_runners,
             max_concurrency=max_concurrency,
             strategy=strategy if strategy == "shm" else ClientServerExecutionStrategy(role, host, port),
             run_dir=run_dir,
-            initial_resources={"prompt_template": start} if start else None,
+            initial_resources={"prompt_template": template} if template else None,
         )
     except (AgentLightningError, ImportError, TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    train, val = _named(module, tasks), _named(module, val_tasks) if val_tasks else None
+    train, val = _find(module, tasks), _find(module, val_tasks) if val_tasks else None
     try:
-        trainer.fit(_named(module, name), train, val_dataset=val, resume=resume)
+        trainer.fit(_find(module, name), train, val_dataset=val, resume=resume)
     except (FileExistsError, RunnerDied) as error:
         raise click.ClickException(str(error)) from error
 
 
-def load(where: str) -> Any:
-    """What FILE.py:NAME is."""
-    module, name = _module(where)
-    return _named(module, name)
+def load(reference: str) -> Any:
+    """Import the object that FILE.py:NAME refers to."""
+    module, name = _import(reference)
+    return _find(module, name)
 
 
-def _module(agent: str) -> tuple[Any, str]:
-    import importlib
-    import sys
-    from pathlib import Path
-
-    file, _, name = agent.rpartition(":")
+def _import(reference: str) -> tuple[Any, str]:
+    file, _, name = reference.rpartition(":")
     path = Path(file)
     if not name or path.suffix != ".py" or not path.is_file():
-        raise click.ClickException(f"{agent!r} is not FILE.py:AGENT with a file that is there")
-    # By its name and on the path, so that fresh processes can import it too.
+        raise click.ClickException(f"{reference!r} must be FILE.py:NAME with an existing file")
+    # Import by name from sys.path, so that new processes can import the module too.
     sys.path.insert(0, str(path.parent.absolute()))
     return importlib.import_module(path.stem), name
 
 
-def _named(module: Any, name: str) -> Any:
+def _find(module: Any, name: str) -> Any:
     try:
         return getattr(module, name)
     except AttributeError:
-        raise click.ClickException(f"{module.__file__} has no {name}") from None
+        raise click.ClickException(f"{module.__file__} does not define {name}") from None
 
 
-def _algorithm(module: Any, name: str) -> Any:
+def _find_algorithm(module: Any, name: str) -> Any:
     if name != "apo":
         return getattr(module, name, name)
     from ..algorithm import APO
@@ -108,4 +111,4 @@ def _algorithm(module: Any, name: str) -> Any:
     try:
         return APO(AsyncOpenAI())
     except OpenAIError as error:
-        raise click.ClickException(f"APO needs models to write prompts with. {error}") from None
+        raise click.ClickException(f"APO needs access to models that write prompts: {error}") from None

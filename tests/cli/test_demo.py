@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 import agentlightning as agl
-from agentlightning.cli.demo.task import PROMPTS, TASKS, messages
-from tests.processes import PATIENCE, Program
+from agentlightning.cli.demo.task import PROMPTS, TASKS, parse_messages
+from tests.processes import TIMEOUT, Program
 from tests.scripted_model import Answer, Call, ScriptedModel
 
 LABELS = {task["word"]: task["label"] for task in TASKS}
@@ -38,7 +38,7 @@ async def test_it_tries_every_prompt_on_every_word_and_names_the_best(model: Scr
     program.wait_for_line("just ask +mean reward 0.00  24 words")
     program.wait_for_line("four examples as a chat +mean reward 1.00  24 words")
     program.wait_for_line("^Best prompt: four examples as a chat, mean reward 1.00")
-    program.wait_for_line("^It took .* s on . cores")
+    program.wait_for_line("^Total time: .* s on . cores")
     for command in ("dashboard", "store"):
         program.wait_for_line(f"^  .*agl {command} --db {tmp_path}/agl.db$")
     assert len(model.calls) == len(PROMPTS) * len(TASKS)
@@ -65,7 +65,7 @@ def test_a_part_that_dies_ends_the_demo_with_its_last_words(model: ScriptedModel
 
         assert program.wait() == 1
 
-    program.wait_for_line(f"^Error: the runner's process has ended.*{tmp_path}/runner.log")
+    program.wait_for_line(f"^Error: the runner's process ended unexpectedly.*{tmp_path}/runner.log")
 
 
 @pytest.mark.model
@@ -96,7 +96,7 @@ def test_a_ctrl_c_leaves_no_process_behind(moment: str, tmp_path: Path) -> None:
         os.killpg(program.pid, signal.SIGINT)
         code = program.wait()
 
-    psutil.wait_procs(marked(mark), timeout=PATIENCE)
+    psutil.wait_procs(marked(mark), timeout=TIMEOUT)
     assert marked(mark) == []
     assert code == 130 or moment == "at once"
     assert "Traceback" not in program.output or moment == "at once"
@@ -111,7 +111,7 @@ def test_a_demo_that_is_killed_while_its_parts_start_leaves_none_behind(number: 
         program.send_signal(number)
         program.wait()
 
-    psutil.wait_procs(marked(mark), timeout=PATIENCE)
+    psutil.wait_procs(marked(mark), timeout=TIMEOUT)
     assert marked(mark) == []
 
 
@@ -125,7 +125,7 @@ def test_a_demo_that_is_killed_amid_the_work_leaves_no_process_behind(
         program.send_signal(number)
         program.wait()
 
-    psutil.wait_procs(marked(mark), timeout=PATIENCE)
+    psutil.wait_procs(marked(mark), timeout=TIMEOUT)
     assert marked(mark) == []
 
 
@@ -138,13 +138,13 @@ def test_a_ctrl_c_for_the_impatient_leaves_no_process_behind(model: ScriptedMode
         os.killpg(program.pid, signal.SIGINT)
         program.wait()
 
-    psutil.wait_procs(marked(mark), timeout=PATIENCE)
+    psutil.wait_procs(marked(mark), timeout=TIMEOUT)
     assert marked(mark) == []
 
 
 def test_a_prompt_with_roles_is_a_chat_and_one_without_is_a_message() -> None:
-    assert messages("Is a cat\nan animal?") == [{"role": "user", "content": "Is a cat\nan animal?"}]
-    assert messages("System: Be brief.\nUser: dog\nAssistant: animal\nUser: cat\nor tomcat") == [
+    assert parse_messages("Is a cat\nan animal?") == [{"role": "user", "content": "Is a cat\nan animal?"}]
+    assert parse_messages("System: Be brief.\nUser: dog\nAssistant: animal\nUser: cat\nor tomcat") == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "dog"},
         {"role": "assistant", "content": "animal"},

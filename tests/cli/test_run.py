@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import agentlightning as agl
-from tests.processes import PATIENCE, Program
+from tests.processes import TIMEOUT, Program
 from tests.scripted_model import ScriptedModel
 
 
@@ -68,7 +68,7 @@ def test_however_it_ends_no_program_of_an_agent_stays_behind(number: signal.Sign
         program.send_signal(number)
         assert program.wait() == code
 
-    _, alive = psutil.wait_procs([left], timeout=PATIENCE)
+    _, alive = psutil.wait_procs([left], timeout=TIMEOUT)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     assert "Traceback" not in program.output
 

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 import agentlightning as agl
 from agentlightning.cli import main
-from agentlightning.cli.limit_options import OPTIONS
-from agentlightning.cli.store import _shown
+from agentlightning.cli.options import LIMIT_OPTIONS
+from agentlightning.cli.store import _display_name
 from agentlightning.errors import Forbidden, TooLarge
 from agentlightning.http.limits import Limits
 from agentlightning.store import LightningStoreClient
@@ -36,7 +36,7 @@ async def test_it_serves_agl_db_in_this_folder_and_says_so_first(tmp_path: Path)
             rollout = await client.enqueue_rollout(input="a task")
         program.wait_for_line('"POST /enqueue_rollout HTTP/1.1" 200')
 
-    assert program.lines[0] == f"Store at http://127.0.0.1:{port}, database {tmp_path}/agl.db. Ctrl-C ends it."
+    assert program.lines[0] == f"Store at http://127.0.0.1:{port}, database {tmp_path}/agl.db. Ctrl-C stops it."
     async with agl.open_store(str(tmp_path / "agl.db")) as kept:
         assert await kept.get_rollout_by_id(rollout.rollout_id) == rollout
 
@@ -84,7 +84,7 @@ async def test_the_database_and_the_token_may_come_from_the_environment(tmp_path
             with pytest.raises(PermissionError):
                 await stranger.statistics()
 
-    assert "database memory: (nothing is kept)" in program.lines[0]
+    assert "database memory: (not persistent)" in program.lines[0]
     assert token not in program.output
     assert files_in(tmp_path) == []
 
@@ -123,7 +123,7 @@ def test_an_unknown_log_level_is_refused_with_those_there_are(tmp_path: Path) ->
     program.wait_for_line("'nonsense' is not one of 'debug', 'info', 'warning', 'error'")
 
 
-async def test_spans_are_sent_on_and_the_targets_key_is_not_shown(tmp_path: Path) -> None:
+async def test_spans_are_sent_on_and_the_targets_key_is_not_display_name(tmp_path: Path) -> None:
     key = "sk-lf-planted-0123456789abcdef"
     with Receiver() as receiver:
         port = free_port()
@@ -138,7 +138,7 @@ async def test_spans_are_sent_on_and_the_targets_key_is_not_shown(tmp_path: Path
             assert program.wait() == 0
 
     assert (receiver.names, receiver.headers[0]["authorization"]) == (["step"], f"Basic {key}")
-    program.wait_for_line(f"^Spans are sent on to lf, {receiver.url}/v1/traces")
+    program.wait_for_line(f"^Spans are forwarded to lf, {receiver.url}/v1/traces")
     assert key not in program.output
 
 
@@ -147,7 +147,7 @@ async def test_spans_are_sent_on_and_the_targets_key_is_not_shown(tmp_path: Path
     [
         (("--export-otlp", "localhost"), "an OTLP target is written"),
         (("--export-headers", "x=HOME"), "there is no --export-otlp named 'x'"),
-        (("--export-otlp", "x=http://host", "--export-headers", "x=NOT_SET"), "NOT_SET, named for 'x', is not set"),
+        (("--export-otlp", "x=http://host", "--export-headers", "x=NOT_SET"), "NOT_SET (for .x.) is not set"),
         (("--export-otlp", "x=http://host", "--export-headers", "x=HOME"), "headers of an OTLP target are written"),
         (("--export-otlp", "http://host", "--export-otlp", "http://host/b"), "two OTLP targets are named 'host'"),
     ],
@@ -184,7 +184,7 @@ async def test_limits_and_the_runners_token_may_be_given(tmp_path: Path) -> None
 
 
 def test_every_limit_is_an_option_that_says_its_default() -> None:
-    defaults = {name: (kind or click.STRING).convert(text, None, None) for name, (_, kind, text, _) in OPTIONS.items()}
+    defaults = {name: (kind or click.STRING).convert(text, None, None) for name, (_, kind, text, _) in LIMIT_OPTIONS.items()}
 
     assert defaults == asdict(Limits())
 
@@ -223,9 +223,9 @@ async def _three_that_succeeded(database: str) -> None:
             await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
 
 
-def test_a_password_is_not_shown() -> None:
-    assert _shown("postgresql://me:secret@host:5432/agl") == "postgresql://me:***@host:5432/agl"
-    assert _shown("postgresql://host/agl") == "postgresql://host/agl"
+def test_a_password_is_not_display_name() -> None:
+    assert _display_name("postgresql://me:secret@host:5432/agl") == "postgresql://me:***@host:5432/agl"
+    assert _display_name("postgresql://host/agl") == "postgresql://host/agl"
 
 
 def files_in(folder: Path) -> list[Path]:

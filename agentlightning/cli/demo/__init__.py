@@ -1,4 +1,4 @@
-"""`agl demo`: the best of five prompts, found on this machine in under a minute."""
+"""`agl demo`: find the best of five prompts on this machine, in under a minute."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import click
 
 
 @click.command()
-@click.option("--folder", help="Where the database and the logs go; by default a new temporary folder.")
-@click.option("--base-url", metavar="URL", help="Ask this OpenAI-compatible service instead of the local model.")
+@click.option("--folder", help="Folder for the database and the logs.  [default: a new temporary folder]")
+@click.option("--base-url", metavar="URL", help="Use this OpenAI-compatible service instead of the local model.")
 def command(folder: str | None, base_url: str | None) -> None:
-    """Find out which of five prompts sorts words best, with a store, a runner and a small local model.
+    """Find the best of five prompts for sorting words, with a store, a runner and a small local model.
 
-    Needs no account and no network. Ctrl-C ends it, and leaves nothing running.
+    Needs no account and no network. Ctrl-C stops it and all its processes.
     """
     from ...errors import AgentLightningError
     from .run import run_demo

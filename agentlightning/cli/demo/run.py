@@ -12,8 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -41,14 +41,20 @@ def run_demo(folder: str | None, base_url: str | None) -> None:
     _require_libraries(local_model=base_url is None)
     path = Path(folder or tempfile.mkdtemp(prefix="agl-demo-")).absolute()
     path.mkdir(parents=True, exist_ok=True)
-    output = DemoOutput(path, model=f"the model at {base_url}" if base_url else f"a local model, {MODEL_NAME}")
-    with DemoProcesses(path) as processes, output.until_stopped():
-        with output.starting():
+    output = DemoOutput()
+    model = f"the model at {base_url}" if base_url else f"a local model, {MODEL_NAME}"
+    with DemoProcesses(path) as processes:
+        try:
+            output.say(f"Starting a store and a runner, with {model}. Database and logs: {path}")
             store_url = processes.start_store()
             processes.start_runner(store_url, base_url or processes.start_model())
-        with output.progress_bar:
-            results = _run_interruptible(lambda: processes.run_while_alive(_evaluate(store_url, output)))
-    output.show_results(results)
+            output.say(f"Ready after {output.lap():.1f} s.")
+            with output.progress_bar:
+                results = _run_interruptible(lambda: processes.run_while_alive(_evaluate(store_url, output)))
+        except KeyboardInterrupt:
+            output.say("Stopping …")
+            raise
+    output.show_results(results, path)
 
 
 def _run_interruptible(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -141,34 +147,21 @@ def _notify_end(name: str, process: subprocess.Popen[str], ended: asyncio.Future
 class DemoOutput:
     """Progress and results on the terminal, or as plain lines in a file."""
 
-    def __init__(self, folder: Path, *, model: str) -> None:
+    def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
         self.progress_bar = _progress_bar(self._console, total=len(PROMPTS) * len(TASKS))
-        self._folder = folder
-        self._model = model
-        self._started = self._last_time = time.monotonic()
+        self._started = self._last_lap = time.monotonic()
         self.say(f"Which of {len(PROMPTS)} prompts sorts {len(TASKS)} words best into animals and fruit?")
 
     def say(self, line: str) -> None:
         """Print a line."""
         self._console.print(line, markup=False)
 
-    @contextmanager
-    def until_stopped(self) -> Generator[None]:
-        """Announce the end of the processes on Ctrl-C, because it takes a moment."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            self.say("Stopping …")
-            raise
-
-    @contextmanager
-    def starting(self) -> Generator[None]:
-        """Announce the start of the processes and its duration."""
-        self.say(f"Starting a store and a runner, with {self._model}. Database and logs: {self._folder}")
-        yield
-        self._last_time = time.monotonic()
-        self.say(f"Ready after {self._last_time - self._started:.1f} s.")
+    def lap(self) -> float:
+        """Return the seconds since the last call."""
+        now = time.monotonic()
+        seconds, self._last_lap = now - self._last_lap, now
+        return seconds
 
     def count_rollout(self, prompt_name: str) -> None:
         """Advance the progress bar by one rollout."""
@@ -176,11 +169,10 @@ class DemoOutput:
 
     def show_prompt(self, result: PromptResult) -> None:
         """Print the result of one prompt."""
-        now = time.monotonic()
-        seconds, self._last_time = now - self._last_time, now
-        self.say(f"  {result.name:<28} mean reward {result.mean:.2f}  {len(result.outcomes)} words, {seconds:.1f} s")
+        words = len(result.outcomes)
+        self.say(f"  {result.name:<28} mean reward {result.mean:.2f}  {words} words, {self.lap():.1f} s")
 
-    def show_results(self, results: Sequence[PromptResult]) -> None:
+    def show_results(self, results: Sequence[PromptResult], folder: Path) -> None:
         """Print the table of results, the best prompt, and the next steps."""
         best = max(results, key=lambda result: result.mean)
         self._console.print(_table(results, best))
@@ -190,7 +182,7 @@ class DemoOutput:
         self.say(f"Best prompt: {best.name}, mean reward {best.mean:.2f}")
         self._console.print(indent(best.prompt, "    "), style="cyan", markup=False)
         self.say(f"Total time: {time.monotonic() - self._started:.0f} s on {usable_cores()} cores.\n")
-        self.say(_NEXT_STEPS.format(folder=self._folder, agl=_agl_command()))
+        self.say(_NEXT_STEPS.format(folder=folder, agl=_agl_command()))
 
 
 _NEXT_STEPS = """\

@@ -1,6 +1,6 @@
-"""The demo's task: words to sort into animals and fruit, five prompts for it, and the agent that sorts.
+"""The demo's task, agent and algorithm: sort words into animals and fruit, with the best of five prompts.
 
-`python -m agentlightning.cli.demo.task STORE_URL` is the demo's runner.
+`python -m agentlightning.cli.demo.task STORE_URL` runs the demo's runner.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...errors import MissingExtra
-from ...types import PromptTemplate
+from ...types import AttemptedRollout, EnqueueRolloutRequest, PromptTemplate
 
 if TYPE_CHECKING:
     from openai import OpenAI
+
+    from ...store import LightningStore
 
 ANIMALS = ["cat", "horse", "tiger", "rabbit", "eagle", "goat", "wolf", "monkey", "sheep", "dolphin", "bear", "camel"]
 FRUIT = ["apple", "banana", "cherry", "grape", "mango", "orange", "peach", "pear", "plum", "lemon", "papaya", "apricot"]
@@ -70,27 +74,78 @@ User: melon
 Assistant: fruit
 User: {word}""",
 }
-"""By a name to show. A line that begins with `System:`, `User:` or `Assistant:` begins a message of that role."""
+"""Prompts by display name. A line that starts with `System:`, `User:` or `Assistant:` starts a message of that role."""
 
+MAX_TOKENS: Final = 6
 _ROLE = re.compile(r"^(System|User|Assistant): ", re.MULTILINE)
-_ENOUGH_TOKENS = 6
+
+
+@dataclass(frozen=True)
+class RolloutOutcome:
+    """The reward of one rollout, or the reason for its absence."""
+
+    reward: float | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """A prompt with the outcomes of its rollouts."""
+
+    name: str
+    prompt: str
+    outcomes: list[RolloutOutcome]
+
+    @property
+    def mean(self) -> float:
+        """The mean reward; a rollout without one counts as 0."""
+        return sum(outcome.reward or 0.0 for outcome in self.outcomes) / len(self.outcomes)
+
+
+async def evaluate_prompts(
+    store: LightningStore, prompts: Mapping[str, str], tasks: Sequence[Any], on_rollout_end: Callable[[str], None]
+) -> AsyncGenerator[PromptResult]:
+    """Enqueue all rollouts, then yield the result of each prompt as soon as it is complete."""
+    queued = {name: await _enqueue(store, prompt, tasks) for name, prompt in prompts.items()}
+    for name, rollout_ids in queued.items():
+        outcomes: list[RolloutOutcome] = []
+        for outcome in asyncio.as_completed([_outcome(store, rollout_id) for rollout_id in rollout_ids]):
+            outcomes.append(await outcome)
+            on_rollout_end(name)
+        yield PromptResult(name, prompts[name], outcomes)
+
+
+async def _enqueue(store: LightningStore, prompt: str, tasks: Sequence[Any]) -> list[str]:
+    resources = await store.add_resources({"prompt_template": PromptTemplate(template=prompt)})
+    rollouts = await store.enqueue_many_rollouts(
+        [EnqueueRolloutRequest(input=task, resources_id=resources.resources_id) for task in tasks]
+    )
+    return [rollout.rollout_id for rollout in rollouts]
+
+
+async def _outcome(store: LightningStore, rollout_id: str) -> RolloutOutcome:
+    (rollout,) = await store.wait_for_rollouts([rollout_id])
+    if rollout.reward is not None:
+        return RolloutOutcome(rollout.reward)
+    reason = (rollout.attempt.metadata or {}).get("reason") if isinstance(rollout, AttemptedRollout) else None
+    return RolloutOutcome(None, problem=f"{rollout_id} {rollout.status}: {reason or 'no reward'}")
 
 
 def sort_word(task: dict[str, str], prompt_template: PromptTemplate) -> float:
-    """Ask the model what the word is; 1.0 if its answer is the label, to the letter, else 0.0."""
-    answer = _client().chat.completions.create(
+    """Ask the model for the category of a word; the reward is 1.0 if the answer equals the label."""
+    completion = _client().chat.completions.create(
         model="local",
-        messages=messages(prompt_template.format(word=task["word"])),
+        messages=parse_messages(prompt_template.format(word=task["word"])),
         temperature=0,
-        max_tokens=_ENOUGH_TOKENS,
+        max_tokens=MAX_TOKENS,
     )
-    said = answer.choices[0].message.content
-    print(f"{task['word']}: {said!r}", flush=True)
-    return 1.0 if said == task["label"] else 0.0
+    answer = completion.choices[0].message.content
+    print(f"{task['word']}: {answer!r}", flush=True)
+    return 1.0 if answer == task["label"] else 0.0
 
 
-def messages(prompt: str) -> list[Any]:
-    """The prompt as a chat; one that names no roles is one message of the user."""
+def parse_messages(prompt: str) -> list[Any]:
+    """Split the prompt into chat messages; a prompt without roles becomes one user message."""
     first, *turns = _ROLE.split(prompt)
     if first:
         return [{"role": "user", "content": prompt}]
@@ -106,7 +161,7 @@ def _client() -> OpenAI:
     return OpenAI()
 
 
-async def _run(store_url: str) -> None:
+async def _run_runner(store_url: str) -> None:
     from ...runner import LitAgentRunner
     from ...store import LightningStoreClient
     from ...tracer import LightningTracer
@@ -120,4 +175,4 @@ if __name__ == "__main__":
     from ...logs import setup_logging
 
     setup_logging()
-    asyncio.run(_run(sys.argv[1]))
+    asyncio.run(_run_runner(sys.argv[1]))

@@ -1,0 +1,134 @@
+"""Options, and the handling of errors, that several commands share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..store import LightningStore
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+POSITIVE: Final = click.IntRange(min=1)
+EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@contextmanager
+def errors_as_messages() -> Generator[None]:
+    """Print errors of the package and of the system as one line instead of a traceback, and exit with 1."""
+    from ..errors import AgentLightningError
+
+    try:
+        yield
+    except (AgentLightningError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+log_level_option = click.option(
+    "--log-level",
+    type=click.Choice(("debug", "info", "warning", "error"), case_sensitive=False),
+    default="info",
+    help="Lowest level of log lines to print.",
+)
+
+
+def database_option(help: str) -> Callable[[F], F]:
+    """Add `--db` to a command, as the parameter `db`."""
+    return click.option(
+        "--db",
+        envvar="AGL_DB",
+        default="./agl.db",
+        show_envvar=True,
+        metavar="DATABASE",
+        help=help,
+    )
+
+
+def store_options(command: F) -> F:
+    """Add `--store` and `--db` to a command, as the parameters `store_url` and `db`."""
+    served = click.option(
+        "--store",
+        "store_url",
+        envvar="AGL_STORE_URL",
+        show_envvar=True,
+        metavar="URL",
+        help="URL of a running store; its token is AGL_TOKEN.",
+    )
+    return served(database_option("Database to open directly, if there is no --store.")(command))
+
+
+def open_selected_store(url: str | None, db: str) -> LightningStore:
+    """Return a client of the store at `url`, or without one the store in the database."""
+    from ..store import LightningStoreClient, open_store
+
+    return LightningStoreClient(url, give_up_after=10) if url else open_store(db)
+
+
+def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
+    """Parse the values of an option of the form NAME=VALUE."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise click.UsageError(f"{option} takes NAME=VALUE, not {text!r}")
+        pairs[name] = value
+    return pairs
+
+
+def read_variable(variables: dict[str, str], name: str) -> str | None:
+    """Return the value of the environment variable for `name`, so that no secret is on the command line."""
+    if name not in variables:
+        return None
+    if not (value := os.environ.get(variables[name])):
+        raise click.UsageError(f"the environment variable {variables[name]} (for {name!r}) is not set")
+    return value
+
+
+_UNITS: Final = {"": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
+
+
+class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - older clicks have none
+    """A number of bytes: `65536`, `64KiB`, `16MiB`, `1GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+)\s*(|KiB|MiB|GiB)", str(value), re.IGNORECASE)
+        if not match:
+            self.fail(f"{value!r} is not a size such as 65536, 64KiB, 16MiB or 1GiB", param, ctx)
+        return int(match[1]) * _UNITS[match[2].upper()]
+
+
+_SECONDS: Final = click.FloatRange(min=0, min_open=True)
+
+LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
+    "body": ("--max-body", Size(), "16MiB", "Maximum size of a request body."),
+    "unpacked": ("--max-unpacked", Size(), "20MiB", "Maximum size of a request body after decompression."),
+    "bodies": ("--max-bodies", Size(), "256MiB", "Maximum total size of the bodies being received or processed."),
+    "requests": ("--max-requests", POSITIVE, "4096", "Maximum number of requests processed at once."),
+    "head": ("--max-head", Size(), "64KiB", "Maximum size of a request's line and headers."),
+    "depth": ("--max-depth", click.IntRange(1, 64), "64", "Maximum nesting depth of JSON."),
+    "page": (
+        "--max-page",
+        POSITIVE,
+        "1000",
+        "Maximum number of items in a page of results; clients request the next page.",
+    ),
+    "head_seconds": ("--head-seconds", _SECONDS, "10", "Timeout in seconds for receiving a request's headers."),
+    "body_seconds": ("--body-seconds", _SECONDS, "60", "Timeout in seconds for receiving a request's body."),
+}
+"""Option, type, displayed default and help for each field of `Limits`."""
+
+
+def limit_options(command: F) -> F:
+    """Add an option for each field of `Limits`. The parameters have the names of the fields; None means not set."""
+    for field, (option, kind, default, text) in reversed(LIMIT_OPTIONS.items()):
+        command = click.option(option, field, type=kind, help=f"{text}  [default: {default}]")(command)
+    return command

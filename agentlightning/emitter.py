@@ -1,4 +1,4 @@
-"""What user code says: rewards, notes, messages, objects, exceptions and operations, as spans of its rollout."""
+"""Emitters: user code records rewards, annotations, messages, objects, exceptions and operations as spans."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LITERALS = (str, bool, int, float)
-_LONGEST_REPR = 1_000
+_MAX_REPR_LENGTH = 1_000
 
 
 def emit_reward(
@@ -58,103 +58,106 @@ def emit_reward(
     attributes: Mapping[str, Any] | None = None,
     propagate: bool = True,
 ) -> SpanCoreFields:
-    """Say what the attempt is worth; of several rewards by name, `primary_key` is the one that counts.
+    """Record the attempt's reward; of several named rewards, `primary_key` is the one that counts.
 
-    Raises `InvalidInput` for what is not a finite number. With `propagate=False` the span is returned and kept nowhere.
+    Raises `InvalidInput` for a reward that is not a finite number. With `propagate=False` the span is only returned,
+    not stored.
     """
-    rewards = _ordered(reward, primary_key) if isinstance(reward, Mapping) else {primary_key or "primary": reward}
-    numbered: dict[str, Any] = {}
+    rewards = _primary_first(reward, primary_key) if isinstance(reward, Mapping) else {primary_key or "primary": reward}
+    recorded: dict[str, Any] = {}
     for n, (name, value) in enumerate(rewards.items()):
-        numbered[f"{semconv.REWARDS}.{n}.name"] = name
-        numbered[f"{semconv.REWARDS}.{n}.value"] = _finite(value, name)
-    return _emit(semconv.ANNOTATION, {**numbered, **_flat(attributes or {})}, propagate=propagate)
+        recorded[f"{semconv.REWARDS}.{n}.name"] = name
+        recorded[f"{semconv.REWARDS}.{n}.value"] = _finite(value, name)
+    return _emit(semconv.ANNOTATION, {**recorded, **_flatten(attributes or {})}, propagate=propagate)
 
 
 def emit_annotation(annotation: Mapping[str, Any], *, propagate: bool = True) -> SpanCoreFields:
-    """Note something about the run. Nested values become keys with dots."""
-    return _emit(semconv.ANNOTATION, _flat(annotation), propagate=propagate)
+    """Record an annotation. Nested values become keys with dots."""
+    return _emit(semconv.ANNOTATION, _flatten(annotation), propagate=propagate)
 
 
 def emit_message(
     message: str, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True
 ) -> SpanCoreFields:
-    """Say something in plain words."""
+    """Record a text message."""
     if not isinstance(message, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidInput(f"a message is a string, not {type(message).__name__}; emit_object takes the rest")
-    return _emit(semconv.MESSAGE, {semconv.MESSAGE_BODY: message, **_flat(attributes or {})}, propagate=propagate)
+        raise InvalidInput(f"a message is a string, not {type(message).__name__}; use emit_object for other values")
+    return _emit(semconv.MESSAGE, {semconv.MESSAGE_BODY: message, **_flatten(attributes or {})}, propagate=propagate)
 
 
 def emit_object(value: Any, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True) -> SpanCoreFields:
-    """Keep a value that JSON can hold; `get_object_value` gives it back."""
-    kept: dict[str, Any] = {semconv.OBJECT_TYPE: type(value).__name__}
+    """Record a JSON value; `get_object_value` returns it."""
+    recorded: dict[str, Any] = {semconv.OBJECT_TYPE: type(value).__name__}
     if isinstance(value, _LITERALS):
-        kept[semconv.OBJECT_LITERAL] = value
+        recorded[semconv.OBJECT_LITERAL] = value
     else:
-        kept[semconv.OBJECT_JSON] = dumps(value, field="the object").decode()
-    return _emit(semconv.OBJECT, {**kept, **_flat(attributes or {})}, propagate=propagate)
+        recorded[semconv.OBJECT_JSON] = dumps(value, field="the object").decode()
+    return _emit(semconv.OBJECT, {**recorded, **_flatten(attributes or {})}, propagate=propagate)
 
 
 def emit_exception(
     error: BaseException, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True
 ) -> SpanCoreFields:
-    """Note an exception that the agent has dealt with itself."""
+    """Record an exception that the agent has handled."""
     from .tracer.manual_span import exception_attributes
 
     status = TraceStatus(status_code="ERROR", description=f"{type(error).__name__}: {error}")
-    noted = {**exception_attributes(error), **_flat(attributes or {})}
-    return _emit(semconv.EXCEPTION, noted, status=status, propagate=propagate)
+    recorded = {**exception_attributes(error), **_flatten(attributes or {})}
+    return _emit(semconv.EXCEPTION, recorded, status=status, propagate=propagate)
 
 
 class Operation:
-    """A step of the agent, as a span: around a block, or around every call of a function."""
+    """A step of the agent as a span, around a block or around every call of a function."""
 
     def __init__(self, name: str | None, attributes: Mapping[str, Any], *, propagate: bool = True) -> None:
         self._name = name
         self._attributes = attributes
         self._propagate = propagate
-        self._recording: ManualSpan | None = None
+        self._span: ManualSpan | None = None
 
     def set_input(self, *args: Any, **kwargs: Any) -> None:
-        """Say what it works on."""
+        """Record the inputs."""
         named = {**{str(n): value for n, value in enumerate(args)}, **kwargs}
-        self.set_attributes({f"{semconv.OPERATION_INPUT}.{name}": _told(value) for name, value in named.items()})
+        self.set_attributes(
+            {f"{semconv.OPERATION_INPUT}.{name}": _to_attribute(value) for name, value in named.items()}
+        )
 
     def set_output(self, output: Any) -> None:
-        """Say what came of it."""
-        self.set_attributes({semconv.OPERATION_OUTPUT: _told(output)})
+        """Record the output."""
+        self.set_attributes({semconv.OPERATION_OUTPUT: _to_attribute(output)})
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Add to what is known of it."""
-        if self._recording is None:
-            raise InvalidInput("the operation has not begun: use it as `with agl.operation(…) as op:`")
-        self._recording.set_attributes(_flat(attributes))
+        """Add attributes."""
+        if self._span is None:
+            raise InvalidInput("the operation has not started; use it as `with agl.operation(…) as op:`")
+        self._span.set_attributes(_flatten(attributes))
 
     def __enter__(self) -> Operation:
-        named = {semconv.OPERATION_NAME: self._name or "operation", **_flat(self._attributes)}
-        self._recording = _begin(named, propagate=self._propagate)
-        self._recording.__enter__()
+        attributes = {semconv.OPERATION_NAME: self._name or "operation", **_flatten(self._attributes)}
+        self._span = _start_operation(attributes, propagate=self._propagate)
+        self._span.__enter__()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._recording
-        self._recording.__exit__(kind, error, where)
+        assert self._span
+        self._span.__exit__(kind, error, traceback)
 
     async def __aenter__(self) -> Operation:
         return self.__enter__()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, where)
+        self.__exit__(kind, error, traceback)
 
     def __call__(self, fn: F) -> F:
-        """Decorate: every call of `fn` becomes an operation with its arguments and its result."""
+        """Decorate `fn`: every call becomes an operation with its arguments and its result."""
         name, signature = self._name or fn.__name__, inspect.signature(fn)
 
         @functools.wraps(fn)
-        async def awaited(*args: Any, **kwargs: Any) -> Any:
+        async def async_operation(*args: Any, **kwargs: Any) -> Any:
             with Operation(name, self._attributes, propagate=self._propagate) as step:
                 step.set_input(**_arguments(signature, args, kwargs))
                 output = await fn(*args, **kwargs)
@@ -162,14 +165,14 @@ class Operation:
                 return output
 
         @functools.wraps(fn)
-        def called(*args: Any, **kwargs: Any) -> Any:
+        def sync_operation(*args: Any, **kwargs: Any) -> Any:
             with Operation(name, self._attributes, propagate=self._propagate) as step:
                 step.set_input(**_arguments(signature, args, kwargs))
                 output = fn(*args, **kwargs)
                 step.set_output(output)
                 return output
 
-        return cast("F", awaited if inspect.iscoroutinefunction(fn) else called)
+        return cast("F", async_operation if inspect.iscoroutinefunction(fn) else sync_operation)
 
 
 @overload
@@ -181,10 +184,10 @@ def operation(
 def operation(
     fn: F | None = None, /, *, name: str | None = None, propagate: bool = True, **attributes: Any
 ) -> F | Operation:
-    """A step of the agent: `@operation`, `@operation(name="search")`, or `with operation(name="search") as op:`.
+    """Record a step of the agent: `@operation`, `@operation(name="search")`, `with operation(name="search") as op:`.
 
-    As a decorator, of sync and async functions, it records arguments and result; as a context manager what
-    `op.set_input` and `op.set_output` say. Spans that begin within it are its children.
+    As a decorator of a sync or async function it records arguments and result; as a context manager, the values given
+    to `op.set_input` and `op.set_output`. Spans that begin within it are its children.
     """
     step = Operation(name, attributes, propagate=propagate)
     return step(fn) if fn else step
@@ -200,7 +203,7 @@ def _emit(
     return SpanCoreFields(name=name, attributes=dict(attributes), status=status, start_time=now, end_time=now)
 
 
-def _begin(attributes: Mapping[str, Any], *, propagate: bool) -> ManualSpan:
+def _start_operation(attributes: Mapping[str, Any], *, propagate: bool) -> ManualSpan:
     if propagate:
         return _tracer().operation_context(semconv.OPERATION, attributes)
     from .tracer.manual_span import ManualSpan
@@ -214,10 +217,10 @@ def _tracer() -> Tracer:
     raise NoActiveTracer
 
 
-def _ordered(rewards: Mapping[str, float], primary_key: str | None) -> dict[str, float]:
+def _primary_first(rewards: Mapping[str, float], primary_key: str | None) -> dict[str, float]:
     if primary_key is None or primary_key not in rewards:
         raise InvalidInput(
-            f"of several rewards one is the primary: primary_key must be one of {', '.join(rewards)}",
+            f"one of several rewards must be the primary one: primary_key must be one of {', '.join(rewards)}",
             field="primary_key",
         )
     return {primary_key: rewards[primary_key], **rewards}
@@ -233,42 +236,42 @@ def _finite(value: Any, name: str) -> float:
     return number
 
 
-def _flat(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in attributes.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(cast("Mapping[str, Any]", value), f"{prefix}{key}."))
+            flat.update(_flatten(cast("Mapping[str, Any]", value), f"{prefix}{key}."))
         elif _is_plain(value):
             flat[f"{prefix}{key}"] = value
         elif isinstance(value, (list, tuple)):
-            numbered = {str(n): item for n, item in enumerate(cast("Sequence[Any]", value))}
-            flat.update(_flat(numbered, f"{prefix}{key}."))
+            by_index = {str(n): item for n, item in enumerate(cast("Sequence[Any]", value))}
+            flat.update(_flatten(by_index, f"{prefix}{key}."))
         elif value is not None:
-            flat[f"{prefix}{key}"] = _told(value)
+            flat[f"{prefix}{key}"] = _to_attribute(value)
     return flat
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether OpenTelemetry takes it as it is: a literal, or a list of literals of one type."""
+    """Return True for a value that OpenTelemetry accepts: a literal, or a list of literals of one type."""
     if isinstance(value, (list, tuple)):
         kinds: set[Any] = {type(item) for item in cast("Sequence[Any]", value)}
         return len(kinds) <= 1 and kinds <= set(_LITERALS)
     return isinstance(value, _LITERALS)
 
 
-def _told(value: Any) -> Any:
-    """A literal, or JSON text; of what JSON cannot hold, its `repr`."""
+def _to_attribute(value: Any) -> Any:
+    """Return a literal unchanged, and other values as JSON text, or as their `repr` if JSON cannot represent them."""
     if isinstance(value, _LITERALS):
         return value
     try:
         return dumps(value).decode()
-    except Exception:  # objects of any kind pass through agents, and their recording must not break them
-        return f"{value!r:.{_LONGEST_REPR}}"
+    except Exception:  # agents use objects of any kind, and recording must not break them
+        return f"{value!r:.{_MAX_REPR_LENGTH}}"
 
 
 def _arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        given = signature.bind(*args, **kwargs).arguments
+        bound = signature.bind(*args, **kwargs).arguments
     except TypeError:
-        return {}  # the call itself will say what is wrong with them
-    return {name: value for name, value in given.items() if name not in ("self", "cls")}
+        return {}  # the call itself will raise the error
+    return {name: value for name, value in bound.items() if name not in ("self", "cls")}

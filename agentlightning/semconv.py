@@ -1,7 +1,7 @@
-"""Names of spans and of their attributes, in one place.
+"""Semantic conventions: names of spans and of their attributes.
 
-`gen_ai.*` names are OpenTelemetry's (semantic-conventions-genai, still in development, so kept as our own
-constants); the indexed `gen_ai.prompt.N` / `gen_ai.completion.N` are what many readers of traces know.
+`gen_ai.*` names are OpenTelemetry's (semantic-conventions-genai, still in development, hence constants of our own).
+Many trace viewers read the indexed `gen_ai.prompt.N` and `gen_ai.completion.N`.
 """
 
 from typing import Final
@@ -16,16 +16,16 @@ VIRTUAL: Final = "agentlightning.virtual"
 REWARD: Final = "agentlightning.reward"
 LLM_CALL: Final = "openai.chat.completion"
 
-# Whose span
+# The attempt of a span
 ROLLOUT_ID: Final = "agentlightning.rollout_id"
 ATTEMPT_ID: Final = "agentlightning.attempt_id"
 SPAN_SEQUENCE_ID: Final = "agentlightning.span_sequence_id"
 LATE: Final = "agentlightning.late"
 """True on a span that arrived after its attempt had ended."""
 CUT: Final = "agentlightning.cut"
-"""The whole span's size in bytes, on one that is shown with its longer values cut."""
+"""Size of the whole span in bytes, on a span that is shown with its long values cut."""
 
-# What user code says
+# Spans of emitters
 REWARDS: Final = "agentlightning.reward"
 """Prefix of `agentlightning.reward.N.name` and `.value`; entry 0 is the primary reward."""
 LINKS: Final = "agentlightning.link"
@@ -39,20 +39,20 @@ OPERATION_NAME: Final = "agentlightning.operation.name"
 OPERATION_INPUT: Final = "agentlightning.operation.input"
 OPERATION_OUTPUT: Final = "agentlightning.operation.output"
 
-# An LLM call, as seen on the wire
+# LLM calls recorded by the wire tap or the proxy
 REQUEST: Final = "agentlightning.request"
-"""The raw request body, JSON text."""
+"""Raw request body, JSON text."""
 RESPONSE: Final = "agentlightning.response"
-"""The raw response body, JSON text; a stream is folded into the body it would have been."""
+"""Raw response body, JSON text; the events of a stream are combined into one body."""
 CAPTURE_ERROR: Final = "agentlightning.capture_error"
 TOKEN_IDS: Final = "agentlightning.token_ids"
 PROMPT_TOKEN_IDS: Final = "agentlightning.prompt_token_ids"
 LOGPROBS: Final = "agentlightning.logprobs"
 STREAMED: Final = "agentlightning.streamed"
 INCOMPLETE: Final = "agentlightning.incomplete"
-"""True on a streamed call that was closed, abandoned or broken before its end."""
+"""True on a streamed call that was closed, abandoned or interrupted before its end."""
 POLICY_VERSION: Final = "agentlightning.policy_version"
-"""Which weights answered, as the proxy was told."""
+"""Version of the weights that answered, as configured in the proxy."""
 
 # OpenTelemetry GenAI
 GEN_AI_PROMPT: Final = "gen_ai.prompt"

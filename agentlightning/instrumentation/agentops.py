@@ -41,7 +41,7 @@ class AgentOps(Instrumentation):
 
     @property
     def is_installed(self) -> bool:
-        """Whether the extra `[agentops]` is installed."""
+        """True if the extra `[agentops]` is installed."""
         return find_spec("agentops") is not None
 
     def refresh(self) -> None:

@@ -28,7 +28,7 @@ _SUPPRESSED_OLD: Final = "suppress_instrumentation"
 _LANGCHAIN_INSTRUMENTOR: Final = "openinference.instrumentation.langchain"
 
 IN_REQUEST: Final = ContextVar("agentlightning_in_request", default=False)
-"""Whether a tapped HTTP library is sending a recorded call: requests of a library below it are not further calls."""
+"""True if a tapped HTTP library is sending a recorded call: requests of a library below it are not further calls."""
 
 
 class RecordingContext(Protocol):
@@ -37,7 +37,7 @@ class RecordingContext(Protocol):
     call_tracer: Tracer | None
     """Creates the spans of instrumented calls; None if those are not recorded."""
     eager_decode: bool
-    """Whether calls are decoded before their spans end, because other span processors read them too."""
+    """True if calls are decoded before their spans end, because other span processors read them too."""
 
 
 def recording_context() -> RecordingContext | None:

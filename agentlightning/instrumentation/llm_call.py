@@ -62,7 +62,7 @@ class OpenCall:
         self._attributes = attributes
         self._eager_decode = eager_decode
         self._is_foreign = is_foreign
-        """Whether foreign instrumentation owns the span and sets its status and end."""
+        """True if foreign instrumentation owns the span and sets its status and end."""
         self._ended = False
         self._error: str | None = None
         self._is_stream = False

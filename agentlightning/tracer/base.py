@@ -188,12 +188,12 @@ class Tracer:
 
     @property
     def is_set_up(self) -> bool:
-        """Whether a worker uses the tracer."""
+        """True if a worker uses the tracer."""
         return bool(self._workers)
 
     @property
     def is_instrumented(self) -> bool:
-        """Whether any instrumentation is applied."""
+        """True if any instrumentation is applied."""
         return bool(self._applied)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class DiskBuffer:
 
     @property
     def is_persistent(self) -> bool:
-        """Whether the file survives the end of this process."""
+        """True if the file survives the end of this process."""
         return self.path is not None
 
     def append(self, line: bytes) -> None:

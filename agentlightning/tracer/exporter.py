@@ -52,7 +52,7 @@ class SpanExporter:
         self._on_late = on_late
         """Called with each attempt whose spans the store marks as late: the attempt has already finished there."""
         self._retrying = False
-        """Whether the store is unreachable and a request is being repeated."""
+        """True if the store is unreachable and a request is being repeated."""
         self._folder = buffer_folder(store)
         self._buffer = DiskBuffer(self._folder)
         self._waiting: deque[_WaitingBatch] = deque()
@@ -61,7 +61,7 @@ class SpanExporter:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits here, or everything that waits survives the end of this process."""
+        """True if nothing waits here, or everything that waits survives the end of this process."""
         return self._draining is None or self._buffer.is_persistent
 
     async def export(self, batch: SpanBatch) -> None:

@@ -80,12 +80,12 @@ class Pipeline:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the queue is empty."""
+        """True if the queue is empty."""
         return not self._queue
 
     @property
     def is_batch_ready(self) -> bool:
-        """Whether a batch is full or a flush waits."""
+        """True if a batch is full or a flush waits."""
         return bool(self._flush_tokens) or len(self._queue) >= BATCH_SPANS or self._bytes >= BATCH_BYTES
 
     def start(self, store: LightningStore | None = None) -> None:
@@ -247,7 +247,7 @@ class ExportThread:
         self._exporters: dict[LightningStore, SpanExporter] = {}
         self._saved = 0
         self.is_asleep = True
-        """Whether the queue was empty: a caller that adds an item must call `wake`."""
+        """True if the queue was empty: a caller that adds an item must call `wake`."""
 
     def wake(self) -> None:
         """Make the thread look at the queue and at waiting flushes; start it if necessary."""
@@ -270,13 +270,13 @@ class ExportThread:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every item is stored, or safe on disk."""
+        """True if every item is stored, or safe on disk."""
         exporters = list(self._exporters.values())
         return self.is_asleep and self._pipeline.is_empty and all(exporter.is_idle for exporter in exporters)
 
     @property
     def is_current(self) -> bool:
-        """Whether the caller runs in this thread."""
+        """True if the caller runs in this thread."""
         return threading.current_thread() is self._thread
 
     def close_in_child(self) -> None:

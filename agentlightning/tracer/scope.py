@@ -38,11 +38,11 @@ class Scope:
     pipeline: Pipeline | None = None
     """Exports spans to the store; None keeps them here only."""
     accepts_opentelemetry: bool = False
-    """Whether spans of other libraries are recorded."""
+    """True if spans of other libraries are recorded."""
     call_tracer: OtelTracer | None = None
     """Creates the spans of instrumented calls; None if those are not recorded."""
     eager_decode: bool = False
-    """Whether calls are decoded before their spans end, because other span processors read them too."""
+    """True if calls are decoded before their spans end, because other span processors read them too."""
     finished: list[FinishedSpan] = field(default_factory=list[FinishedSpan])
 
     @cached_property

@@ -23,7 +23,7 @@ def running_model() -> Iterator[ScriptedModel]:
 
 @pytest.fixture
 def model(running_model: ScriptedModel) -> ScriptedModel:
-    return running_model.forget()
+    return running_model.reset()
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ async def test_the_sdks_own_span_and_ours_are_one_call(model: ScriptedModel, cli
 
 @pytest.mark.parametrize(
     ("answers", "said", "error"),
-    [((500, 500), [], "HTTP 500: the script says so"), ((500, 200), ["Hi."], None)],
+    [((500, 500), [], "HTTP 500: scripted error"), ((500, 200), ["Hi."], None)],
     ids=["refused twice", "refused once"],
 )
 async def test_tries_of_one_call_and_the_sdks_own_span_are_one_call(

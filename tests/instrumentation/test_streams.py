@@ -87,7 +87,7 @@ async def test_the_request_is_sent_as_it_is(model: ScriptedModel, client: OpenAI
 
 async def test_chunks_and_the_streams_class_are_as_without_tracing(model: ScriptedModel, client: OpenAI) -> None:
     def chunks() -> list[dict[str, Any]]:
-        model.forget().script(Answer(SEVEN_WORDS, tool_calls=[("add", {"a": 1})], logprobs=True, token_ids=[1, 2]))
+        model.reset().script(Answer(SEVEN_WORDS, tool_calls=[("add", {"a": 1})], logprobs=True, token_ids=[1, 2]))
         stream = client.chat.completions.create(model="m", messages=HELLO, stream=True)
         assert type(stream) is Stream
         return [chunk.model_dump() for chunk in stream]
@@ -203,7 +203,7 @@ async def test_a_cancelled_async_stream_ends_its_span(model: ScriptedModel) -> N
     model.script(Answer(SEVEN_WORDS, delay=30))
     async with AsyncOpenAI(base_url=model.base_url, api_key="none", max_retries=0) as client, recorded() as spans:
         call = asyncio.ensure_future(client.chat.completions.create(model="m", messages=HELLO, stream=True))
-        await model.seen(1)
+        await model.wait_for_calls(1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call

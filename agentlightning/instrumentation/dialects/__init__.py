@@ -1,4 +1,4 @@
-"""How the model APIs write a call: one file for each dialect, all read into the same `Message`s."""
+"""Dialects: how the APIs of model providers write a call. One file each, all parsed into the same `Message`s."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .base import Dialect, Json, Message
 
 __all__ = ["Dialect", "Message", "dialect_of"]
 
-_BY_LAST_WORD = {
+_BY_LAST_SEGMENT = {
     "completions": (chat.DIALECT, completions.DIALECT),
     "messages": (anthropic.DIALECT,),
     "responses": (responses.DIALECT,),
@@ -16,15 +16,15 @@ _BY_LAST_WORD = {
 
 
 def may_be_call(path: str) -> bool:
-    """Whether a request to this URL path could be to a model; cheap, asked for every request."""
-    return _last_word(path) in _BY_LAST_WORD
+    """Return True if a request to this URL path may be a call to a model; a cheap test, made for every request."""
+    return _last_segment(path) in _BY_LAST_SEGMENT
 
 
 def dialect_of(path: str, body: Json) -> Dialect | None:
-    """The dialect of a request with this path and JSON body, where it is a call to a model."""
-    candidates = _BY_LAST_WORD.get(_last_word(path), ())
+    """Return the dialect of a request with this path and JSON body; None if it is not a call to a model."""
+    candidates = _BY_LAST_SEGMENT.get(_last_segment(path), ())
     return next((dialect for dialect in candidates if dialect.input_field in body), None)
 
 
-def _last_word(path: str) -> str:
+def _last_segment(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]

@@ -1,36 +1,46 @@
-"""Anthropic's messages."""
+"""Anthropic's messages API."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-import orjson
+from .base import (
+    Dialect,
+    Json,
+    Message,
+    Part,
+    as_object,
+    content_text,
+    items,
+    media,
+    parse_json,
+    text,
+    tool_call,
+    tool_response,
+)
 
-from .base import Dialect, Json, Message, Part, as_object, content_text, items, media, text, tool_call, tool_response
-
-_FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
+_FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
 
 
 def prompt(body: Json) -> list[Message]:
-    """The system prompt, then the conversation."""
+    """Return the system prompt, then the conversation."""
     system = body.get("system")
-    before = [_message({"role": "system", "content": system})] if system else []
-    return [*before, *(_message(message) for message in items(body.get("messages")))]
+    first = [_message({"role": "system", "content": system})] if system else []
+    return [*first, *(_message(message) for message in items(body.get("messages")))]
 
 
 def answer(body: Json) -> list[Message]:
-    """The one message."""
+    """Return the one message."""
     if "content" not in body:
         return []
     message = _message({"role": "assistant", **body})
-    stopped = body.get("stop_reason")
-    message.finish_reason = _FINISH.get(str(stopped), stopped)
+    reason = body.get("stop_reason")
+    message.finish_reason = _FINISH_REASONS.get(str(reason), reason)
     return [message]
 
 
 def fold(events: Iterable[Json]) -> Json:
-    """The message whose events these are."""
+    """Combine the events of a message."""
     body: Json = {}
     for event in events:
         match event.get("type"):
@@ -49,7 +59,7 @@ def fold(events: Iterable[Json]) -> Json:
                 pass
     for block in items(body.get("content")):
         if isinstance(pieces := block.pop("partial_json", None), str):
-            block["input"] = _read(pieces)
+            block["input"] = parse_json(pieces or "{}")
     return body
 
 
@@ -61,20 +71,15 @@ def _add_delta(block: Json, delta: Json) -> None:
             block[key] = (block.get(key) or "") + value
 
 
-def _read(pieces: str) -> Any:
-    try:
-        return orjson.loads(pieces or "{}")
-    except orjson.JSONDecodeError:
-        return pieces
-
-
 def _message(message: Json) -> Message:
-    content = message.get("content")
-    parts = [text(content)] if isinstance(content, str) else [_part(block) for block in items(content)]
-    said = [block for block in items(content) if block.get("type") not in ("tool_use", "thinking")]
-    spoken = [part for part in parts if part["type"] not in ("tool_call", "reasoning")]
-    to_json = content if isinstance(content, str) else content_text(said, spoken) if said else None
-    return Message(str(message.get("role") or "user"), parts, to_json)
+    role, content = str(message.get("role") or "user"), message.get("content")
+    if isinstance(content, str):
+        return Message(role, [text(content)], content)
+    blocks = items(content)
+    parts = [_part(block) for block in blocks]
+    shown = [block for block in blocks if block.get("type") not in ("tool_use", "thinking")]
+    shown_parts = [part for part in parts if part["type"] not in ("tool_call", "reasoning")]
+    return Message(role, parts, content_text(shown, shown_parts) if shown else None)
 
 
 def _part(block: Json) -> Part:

@@ -1,4 +1,4 @@
-"""What all dialects are read into: messages made of parts, as OpenTelemetry's GenAI conventions write them."""
+"""Messages and parts, the common form of all dialects, as in OpenTelemetry's GenAI conventions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Part: TypeAlias = dict[str, Any]
 
 @dataclass
 class Message:
-    """One turn of a conversation."""
+    """One message of a conversation."""
 
     role: str
     parts: list[Part] = field(default_factory=list[Part])
     content: str | None = None
-    """The text alone; where there is more than text, the content's own JSON."""
+    """The text; if there is more than text, the content as JSON."""
     finish_reason: str | None = None
-    """Why the model stopped, on what it answered."""
+    """The reason why the model stopped, on its answers."""
 
     @property
     def tool_calls(self) -> list[Part]:
-        """The parts that ask for a tool."""
+        """The parts that call a tool."""
         return [part for part in self.parts if part["type"] == "tool_call"]
 
     def as_opentelemetry(self) -> Json:
-        """As it stands in `gen_ai.input.messages` and `gen_ai.output.messages`."""
+        """Return the message as in `gen_ai.input.messages` and `gen_ai.output.messages`."""
         message: Json = {"role": self.role, "parts": self.parts}
         if self.finish_reason is not None:
             message["finish_reason"] = self.finish_reason
@@ -39,54 +39,62 @@ class Message:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one API writes requests, answers and streams."""
+    """One API's form of requests, responses and streams."""
 
     span_name: str
     operation: str
     """`gen_ai.operation.name`"""
     provider: str
     input_field: str
-    """The field of a request body that holds what is asked."""
+    """The field of a request body that has the prompt."""
     prompt: Callable[[Json], list[Message]]
-    """What a request body asks."""
+    """Parses the messages of a request body."""
     answer: Callable[[Json], list[Message]]
-    """What a response body answers."""
+    """Parses the messages of a response body."""
     fold: Callable[[Iterable[Json]], Json]
-    """The response body that the events of a stream amount to, be they all or only the first few."""
+    """Combines the events of a stream, or the first of them, into the body of a response without streaming."""
 
 
 def text(content: Any) -> Part:
-    """A part that is plain text."""
+    """Return a text part."""
     return {"type": "text", "content": content}
 
 
 def tool_call(id: Any, name: Any, arguments: Any) -> Part:
-    """A part that asks for a tool; arguments given as JSON text are read."""
-    return {"type": "tool_call", "id": id, "name": name, "arguments": _read(arguments)}
+    """Return a tool call part; parse arguments that are JSON text."""
+    return {"type": "tool_call", "id": id, "name": name, "arguments": parse_json(arguments)}
 
 
 def tool_response(id: Any, response: Any) -> Part:
-    """A part that says what a tool gave."""
+    """Return a part with the response of a tool."""
     return {"type": "tool_call_response", "id": id, "response": response}
 
 
 def media(modality: str, uri: Any) -> Part:
-    """A part that is a picture or the like; bytes inlined in the request are not repeated here."""
+    """Return a part for an image or the like; the bytes of a data URI are left out."""
     if isinstance(uri, str) and uri.startswith("data:"):
         return {"type": "blob", "modality": modality, "mime_type": uri[5:].partition(";")[0]}
     return {"type": "uri", "modality": modality, "uri": uri}
 
 
 def to_json(value: Any) -> str:
-    """JSON text of what came from JSON, whatever it holds."""
+    """Serialize a value that came from JSON, whatever it contains."""
     try:
         return orjson.dumps(value).decode()
     except TypeError:
-        return json.dumps(value)  # a lone surrogate or a huge number, which some servers do send
+        return json.dumps(value)  # a lone surrogate or a huge number, which some servers send
+
+
+def parse_json(value: Any) -> Any:
+    """Parse JSON text; return a value that is not JSON text unchanged."""
+    try:
+        return orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError:
+        return value
 
 
 def content_text(content: Any, parts: list[Part]) -> str | None:
-    """The text alone, where all parts are text; else the content's own JSON."""
+    """Return the text if all parts are text; otherwise the content as JSON."""
     if content is None or isinstance(content, str):
         return content
     if parts and all(part["type"] == "text" for part in parts):
@@ -95,29 +103,20 @@ def content_text(content: Any, parts: list[Part]) -> str | None:
 
 
 def items(value: Any) -> list[Json]:
-    """The objects in what should be a list of objects, and often is not."""
+    """Return the objects in a value that should be a list of objects, but often is not."""
     if not isinstance(value, list):
         return []
     return [item for item in cast("list[Any]", value) if isinstance(item, dict)]
 
 
 def as_object(value: Any) -> Json:
-    """The object that `value` should be; empty where it is something else."""
+    """Return a value that should be an object; an empty object if it is something else."""
     return cast("Json", value) if isinstance(value, dict) else {}
 
 
-def texts(value: Any) -> list[str]:
-    """One text, or each of several; what is neither, like token ids, as its JSON."""
-    several = cast("list[Any]", value) if isinstance(value, list) else [value]
-    if all(isinstance(one, str) for one in several):
-        return several
-    return [to_json(value)]
-
-
-def _read(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        return orjson.loads(arguments)
-    except orjson.JSONDecodeError:
-        return arguments
+def prompt_messages(value: Any) -> list[Message]:
+    """Return a user message for one text or for each of several; for anything else, like token ids, its JSON."""
+    texts = cast("list[Any]", value) if isinstance(value, list) else [value]
+    if not all(isinstance(each, str) for each in texts):
+        texts = [to_json(value)]
+    return [Message("user", [text(each)], each) for each in texts]

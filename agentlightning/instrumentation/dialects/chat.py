@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, which most servers speak."""
+"""OpenAI's chat completions, which most servers support."""
 
 from __future__ import annotations
 
@@ -8,64 +8,76 @@ from typing import Any, cast
 from ...semconv import LLM_CALL
 from .base import Dialect, Json, Message, Part, as_object, content_text, items, media, text, tool_call, tool_response
 
-_SET_ONCE = frozenset({"role", "id", "type", "name"})
-"""Fields of a delta that are given whole, by some servers in every chunk; all other texts are pieces."""
+_WHOLE_FIELDS = frozenset({"role", "id", "type", "name"})
+"""Fields of a delta that some servers repeat in every chunk; all other strings are pieces of a text."""
 
 
 def prompt(body: Json) -> list[Message]:
-    """The conversation so far."""
+    """Return the conversation."""
     return [_message(message) for message in items(body.get("messages"))]
 
 
 def answer(body: Json) -> list[Message]:
-    """One message for each choice."""
+    """Return one message for each choice."""
     return [_choice(choice) for choice in items(body.get("choices"))]
 
 
 def fold(events: Iterable[Json]) -> Json:
-    """The completion whose chunks these are."""
+    """Combine the chunks of a completion."""
     body: Json = {}
-    choices: dict[int, _Folded] = {}
+    choices: dict[int, _FoldedChoice] = {}
     for event in events:
-        pieces = event.pop("choices", None)
+        chunks = event.pop("choices", None)
         update(body, event)
-        for piece in items(pieces):
-            index = piece.get("index") or 0
+        for chunk in items(chunks):
+            index = chunk.get("index") or 0
             if index not in choices:
-                choices[index] = _Folded(index)
-            choices[index].add(piece)
+                choices[index] = _FoldedChoice(index)
+            choices[index].add(chunk)
     body["object"] = "chat.completion"
-    body["choices"] = [choices[index].whole() for index in sorted(choices)]
+    body["choices"] = [choices[index].body() for index in sorted(choices)]
     return body
 
 
 def update(body: Json, event: Json) -> None:
-    """Take over what a later event says, but not that it says nothing."""
+    """Add the fields of a later event; null does not replace a value."""
     if None in event.values():
         event = {key: value for key, value in event.items() if value is not None or key not in body}
     body.update(event)
 
 
-class _Folded:
-    """A choice, as far as its chunks have come."""
+def merge_field(target: Json, key: str, value: Any, *, join_strings: bool = False) -> None:
+    """Merge a field of a chunk into that of earlier chunks: extend lists, merge objects, replace other values."""
+    current = target.get(key)
+    if isinstance(value, list) and isinstance(current, list):
+        current.extend(cast("list[Any]", value))
+    elif isinstance(value, dict) and isinstance(current, dict):
+        for inner, more in as_object(value).items():
+            merge_field(as_object(current), inner, more, join_strings=join_strings)
+    elif join_strings and isinstance(value, str) and isinstance(current, str) and key not in _WHOLE_FIELDS:
+        target[key] = current + value
+    elif value is not None or key not in target:
+        target[key] = value
+
+
+class _FoldedChoice:
+    """A choice, combined from the chunks so far."""
 
     def __init__(self, index: int) -> None:
-        self._choice: Json = {"index": index, "message": {}}
+        self._message: Json = {}
+        self._choice: Json = {"index": index, "message": self._message}
         self._texts: dict[str, list[str]] = {}
-        """Pieces are joined once, at the end: answers of ten thousand chunks are not rare."""
+        """Pieces of text, joined once at the end: responses of ten thousand chunks are not rare."""
 
-    def add(self, piece: Json) -> None:
-        choice = self._choice
-        for key, value in piece.items():
+    def add(self, chunk: Json) -> None:
+        for key, value in chunk.items():
             if key == "delta":
                 self._add_delta(as_object(value))
-            elif value is None:
-                choice.setdefault(key, None)
             elif key != "index":
-                merge_extra(choice, key, value)
+                merge_field(self._choice, key, value)
 
-    def whole(self) -> Json:
-        self._choice["message"].update({key: "".join(pieces) for key, pieces in self._texts.items()})
+    def body(self) -> Json:
+        self._message.update({key: "".join(pieces) for key, pieces in self._texts.items()})
         return self._choice
 
     def _add_delta(self, delta: Json) -> None:
@@ -73,46 +85,23 @@ class _Folded:
         for key, value in delta.items():
             if key in texts and isinstance(value, str):
                 texts[key].append(value)
-            elif isinstance(value, str) and key not in _SET_ONCE:
+            elif isinstance(value, str) and key not in _WHOLE_FIELDS:
                 texts[key] = [value]
-            elif value is not None or key not in self._choice["message"]:
-                _merge(self._choice["message"], {key: value})
+            elif key == "tool_calls":
+                _add_tool_calls(self._message.setdefault(key, []), items(value))
+            else:
+                merge_field(self._message, key, value, join_strings=True)
 
 
-def merge_extra(choice: Json, key: str, value: Any) -> None:
-    """Add a chunk's log probabilities, token ids and the like to what earlier chunks had of them."""
-    held = choice.get(key)
-    if isinstance(value, list) and isinstance(held, list):
-        held.extend(cast("list[Any]", value))
-    elif isinstance(value, dict) and isinstance(held, dict):
-        for inner, more in as_object(value).items():
-            merge_extra(as_object(held), inner, more)
-    elif value is not None or key not in choice:
-        choice[key] = value
-
-
-def _merge(held: Json, delta: Json) -> None:
-    for key, value in delta.items():
-        if key == "tool_calls":
-            _merge_tool_calls(held.setdefault(key, []), items(value))
-        elif isinstance(value, dict) and isinstance(held.get(key), dict):
-            _merge(held[key], as_object(value))
-        elif isinstance(value, str) and isinstance(held.get(key), str) and key not in _SET_ONCE:
-            held[key] += value
-        elif isinstance(value, list) and isinstance(held.get(key), list):
-            held[key].extend(value)
-        elif value is not None or key not in held:
-            held[key] = value
-
-
-def _merge_tool_calls(held: list[Json], pieces: list[Json]) -> None:
+def _add_tool_calls(calls: list[Json], pieces: list[Json]) -> None:
     for piece in pieces:
-        index = piece.get("index")
+        index = piece.pop("index", None)
         # Servers that do not number tool calls send each in one piece.
-        if not isinstance(index, int) or index >= len(held):
-            held.append({key: value for key, value in piece.items() if key != "index"})
-        else:
-            _merge(held[index], {key: value for key, value in piece.items() if key != "index"})
+        if not isinstance(index, int) or index >= len(calls):
+            calls.append(piece)
+            continue
+        for key, value in piece.items():
+            merge_field(calls[index], key, value, join_strings=True)
 
 
 def _choice(choice: Json) -> Message:
@@ -123,15 +112,15 @@ def _choice(choice: Json) -> Message:
 
 def _message(message: Json, role: str = "user") -> Message:
     role, content = str(message.get("role") or role), message.get("content")
-    said = _parts(content)
-    to_json = content_text(content, said)
+    parts = _parts(content)
+    shown = content_text(content, parts)
     if role in ("tool", "function"):
-        said = [tool_response(message.get("tool_call_id") or message.get("name"), content)]
-    if thought := message.get("reasoning_content") or message.get("reasoning"):
-        said.insert(0, {"type": "reasoning", "content": thought})
+        parts = [tool_response(message.get("tool_call_id") or message.get("name"), content)]
+    if reasoning := message.get("reasoning_content") or message.get("reasoning"):
+        parts.insert(0, {"type": "reasoning", "content": reasoning})
     if refusal := message.get("refusal"):
-        said.append(text(refusal))
-    return Message(role, said + _tool_calls(message), to_json)
+        parts.append(text(refusal))
+    return Message(role, parts + _tool_calls(message), shown)
 
 
 def _parts(content: Any) -> list[Part]:
@@ -163,8 +152,8 @@ def _tool_calls(message: Json) -> list[Part]:
 
 
 def _tool_call(call: Json) -> Part:
-    asked = as_object(call.get("function") or call.get("custom"))
-    return tool_call(call.get("id"), asked.get("name"), asked.get("arguments", asked.get("input")))
+    function = as_object(call.get("function") or call.get("custom"))
+    return tool_call(call.get("id"), function.get("name"), function.get("arguments", function.get("input")))
 
 
 DIALECT = Dialect(LLM_CALL, "chat", "openai", "messages", prompt, answer, fold)

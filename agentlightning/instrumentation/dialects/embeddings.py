@@ -1,24 +1,24 @@
-"""OpenAI's embeddings: what was asked counts, the vectors are left to the raw response."""
+"""OpenAI's embeddings: the texts are recorded, and the vectors are in the raw response only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .base import Dialect, Json, Message, text, texts
+from .base import Dialect, Json, Message, prompt_messages
 
 
 def prompt(body: Json) -> list[Message]:
-    """One message for each text."""
-    return [Message("user", [text(asked)], asked) for asked in texts(body.get("input"))]
+    """Return one message for each text."""
+    return prompt_messages(body.get("input"))
 
 
 def answer(body: Json) -> list[Message]:
-    """Vectors are no messages."""
+    """Return no messages: the response has vectors only."""
     return []
 
 
 def fold(events: Iterable[Json]) -> Json:
-    """Embeddings are never streamed; the last event is as good as any."""
+    """Merge the events; embeddings are never streamed."""
     return {key: value for event in events for key, value in event.items()}
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's Responses."""
+"""OpenAI's Responses API."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from .base import (
 
 
 def prompt(body: Json) -> list[Message]:
-    """Instructions, then the input's items."""
-    asked = body.get("input")
+    """Return the instructions, then the items of the input."""
+    prompt = body.get("input")
     instructions = body.get("instructions")
-    before = [Message("system", [text(instructions)], instructions)] if isinstance(instructions, str) else []
-    if isinstance(asked, str):
-        return [*before, Message("user", [text(asked)], asked)]
-    return [*before, *(_item(item, "user") for item in items(asked))]
+    first = [Message("system", [text(instructions)], instructions)] if isinstance(instructions, str) else []
+    if isinstance(prompt, str):
+        return [*first, Message("user", [text(prompt)], prompt)]
+    return [*first, *(_item(item, "user") for item in items(prompt))]
 
 
 def answer(body: Json) -> list[Message]:
-    """The output's items as one message, as the other dialects have it."""
-    said = [_item(item, "assistant") for item in items(body.get("output"))]
-    if not said:
+    """Return the items of the output as one message, like the other dialects."""
+    messages = [_item(item, "assistant") for item in items(body.get("output"))]
+    if not messages:
         return []
-    contents = [message.content for message in said if message.content]
-    parts = [part for message in said for part in message.parts]
-    return [Message("assistant", parts, "".join(contents) if contents else None, _finish(body, parts))]
+    contents = [message.content for message in messages if message.content]
+    parts = [part for message in messages for part in message.parts]
+    return [Message("assistant", parts, "".join(contents) if contents else None, _finish_reason(body, parts))]
 
 
 def fold(events: Iterable[Json]) -> Json:
-    """The response whose events these are: the last one has it whole, an abandoned stream is put together."""
+    """Return the response of the last event; combine the events of an abandoned stream."""
     body: Json = {}
     output: dict[int, Json] = {}
     for event in events:
@@ -81,11 +81,11 @@ def _item(item: Json, role: str) -> Message:
             return Message("assistant", [tool_call(item.get("call_id"), item.get("name"), arguments)])
         case "function_call_output" | "custom_tool_call_output":
             output = item.get("output")
-            said = output if isinstance(output, str) else to_json(output)
-            return Message("tool", [tool_response(item.get("call_id"), output)], said)
+            content = output if isinstance(output, str) else to_json(output)
+            return Message("tool", [tool_response(item.get("call_id"), output)], content)
         case "reasoning":
-            thought = "".join(str(part.get("text") or "") for part in items(item.get("summary")))
-            return Message("assistant", [{"type": "reasoning", "content": thought}])
+            reasoning = "".join(str(part.get("text") or "") for part in items(item.get("summary")))
+            return Message("assistant", [{"type": "reasoning", "content": reasoning}])
         case kind:
             return Message(role, [{**item, "type": str(kind)}])
 
@@ -102,11 +102,11 @@ def _part(part: Json) -> Part:
             return {**part, "type": str(kind)}
 
 
-def _finish(body: Json, parts: list[Part]) -> str | None:
+def _finish_reason(body: Json, parts: list[Part]) -> str | None:
     if any(part["type"] == "tool_call" for part in parts):
         return "tool_calls"
-    if why := as_object(body.get("incomplete_details")).get("reason"):
-        return "length" if why == "max_output_tokens" else str(why)
+    if reason := as_object(body.get("incomplete_details")).get("reason"):
+        return "length" if reason == "max_output_tokens" else str(reason)
     return "stop" if body.get("status") == "completed" else None
 
 

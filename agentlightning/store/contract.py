@@ -1,7 +1,7 @@
-"""LightningStore: every operation of the store once, with its name, its types and its promise.
+"""The store's contract: every operation with its name, its types and its guarantees.
 
-All else is derived from this class: the HTTP routes and the client (`wire.py`), the OpenAPI page, the contract tests.
-Adding an operation is one method here and one body in `sql.py`.
+HTTP routes, client, OpenAPI document and contract tests are derived from `LightningStore`. A new operation is one
+method here and one body in `sql/`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-# pydantic takes only this one before Python 3.12, and brings it along.
+# pydantic requires this one before Python 3.12, and depends on it.
 from typing_extensions import TypedDict
 
 from ..types import (
@@ -41,7 +41,7 @@ AnyRollout = AttemptedRollout | Rollout
 
 
 class Unset:
-    """The type of `UNSET`: a parameter that was not given, where None has a meaning of its own."""
+    """The type of `UNSET`, which marks a parameter as not given where None is a value."""
 
     def __repr__(self) -> str:
         return "UNSET"
@@ -54,23 +54,23 @@ UNSET: Final = Unset()
 
 
 class Capabilities(TypedDict):
-    """What callers may rely on."""
+    """Guarantees of a store to its callers."""
 
     durable: bool
-    """What was acknowledged survives the end of the process."""
+    """Acknowledged changes survive the end of the process."""
     thread_safe: bool
     async_safe: bool
     zero_copy: bool
-    """The caller is in the store's own process."""
+    """Caller and store share a process."""
     otlp_traces: bool
-    """`otlp_traces_endpoint()` names a URL that takes OTLP/HTTP."""
+    """`otlp_traces_endpoint()` returns a URL that accepts OTLP/HTTP."""
 
 
 class Statistics(TypedDict):
-    """How much the store holds."""
+    """Numbers of stored objects."""
 
     rollouts: dict[str, int]
-    """By status; statuses that no rollout has are left out."""
+    """By status; statuses without rollouts are left out."""
     attempts: int
     spans: int
     resources: int
@@ -79,23 +79,23 @@ class Statistics(TypedDict):
 
 
 class Lease(TypedDict):
-    """Who holds what only one may hold at a time."""
+    """A named lock and its current holder."""
 
     holder: str
     about: dict[str, Any] | None
-    """What the holder says of itself."""
+    """Information given by the holder."""
     since: float
     seen: float
-    """When it last said that it holds on."""
+    """Time of the last renewal."""
     seconds_left: float
-    """Until it may go to another, if nothing more is heard of the holder."""
+    """Time until the lease expires without a renewal."""
 
 
 class RewardStep(TypedDict):
-    """What the rollouts of one share of the run were worth."""
+    """Rewards of one section of the run."""
 
     rollout: int
-    """Up to which rollout, counted in the order they were made."""
+    """The last rollout of the section, numbered in order of creation."""
     mode: RolloutMode | None
     count: int
     mean: float
@@ -104,7 +104,7 @@ class RewardStep(TypedDict):
 
 
 class VersionScore(TypedDict):
-    """What the rollouts with one version of the resources were worth."""
+    """Rewards of the rollouts with one version of the resources."""
 
     resources_id: str
     version: int
@@ -115,35 +115,35 @@ class VersionScore(TypedDict):
 
 
 class ErrorCount(TypedDict):
-    """Rollouts that failed for what seems to be the same reason."""
+    """Failed rollouts with similar error messages."""
 
     message: str
     count: int
     rollout_id: str
-    """The newest of them."""
+    """The newest of these rollouts."""
 
 
 class Summary(TypedDict):
-    """How the run is going."""
+    """Progress, rewards and errors of a run."""
 
     time: float
     rollouts: dict[str, int]
-    """By status; statuses that no rollout has are left out."""
+    """By status; statuses without rollouts are left out."""
     workers: dict[str, int]
     ended_per_minute: float | None
-    """None when nothing has ended, or nothing is left."""
+    """None when no rollout has ended, or none is left."""
     seconds_left: float | None
     ended_per_minute_by_worker: dict[str, float]
     steps: list[RewardStep]
     versions: list[VersionScore]
-    """Oldest first; the newest 200 versions that have rewards."""
+    """The newest 200 versions that have rewards, oldest first."""
     errors: list[ErrorCount]
-    """Of the newest 300 that failed, most frequent first."""
+    """Errors of the newest 300 failed rollouts, most frequent first."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """How an operation is reached over HTTP, and whether it changes anything."""
+    """The HTTP route of an operation, and its effect on the store."""
 
     name: str
     method: Literal["GET", "POST"]
@@ -152,12 +152,12 @@ class Route:
 
     @property
     def batchable(self) -> bool:
-        """A matter of a moment, so that it may travel in one request with others."""
+        """The operation is short enough to share one request with others."""
         return self.mutates or self.name.startswith("get_")
 
     @property
     def path_parameters(self) -> list[str]:
-        """Names between braces in the path, in order."""
+        """The names in braces in the path, in order."""
         return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
 
 
@@ -166,7 +166,7 @@ S = TypeVar("S", bound="type[LightningStore]")
 
 
 def route(at: str, *, mutates: bool = False) -> Callable[[F], F]:
-    """Mark a method as an operation: `at` is its method and path, `"GET /query_spans/{rollout_id}"`."""
+    """Mark a method as an operation; `at` is its HTTP method and path, such as `"GET /query_spans/{rollout_id}"`."""
     method, _, path = at.partition(" ")
 
     def mark(operation: F) -> F:
@@ -178,11 +178,11 @@ def route(at: str, *, mutates: bool = False) -> Callable[[F], F]:
 
 
 class LightningStore:
-    """Database and message queue in one: where algorithm, runners and everything else meet.
+    """Database and task queue in one, shared by algorithm, runners and all other parts.
 
-    Every method may be called from any event loop and any thread. Times are seconds since the epoch. An update of
-    something unknown raises `NotFound` (a ValueError and a LookupError), a query of it gives nothing. A change that
-    does not fit the state raises `Conflict`; succeeded, failed and cancelled are final.
+    Every method may be called from any event loop and any thread. Times are seconds since the epoch. An update of an
+    unknown object raises `NotFound` (a ValueError and a LookupError); a query of it returns nothing. A change that
+    contradicts the current status raises `Conflict`. The statuses succeeded, failed and cancelled are final.
     """
 
     # Rollouts
@@ -197,7 +197,7 @@ class LightningStore:
         metadata: dict[str, Any] | None = None,
         worker_id: str | None = None,
     ) -> AttemptedRollout:
-        """Begin a rollout that the caller carries out itself: already `preparing`, never in the queue."""
+        """Start a rollout that the caller executes itself: its status is `preparing`, and it is never queued."""
         raise NotImplementedError
 
     @route("POST /enqueue_rollout", mutates=True)
@@ -209,7 +209,7 @@ class LightningStore:
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
-        """Put a task at the queue's tail. Without `resources_id` it gets the latest resources, fixed now."""
+        """Append a task to the queue. Without `resources_id` it uses the resources that are the latest now."""
         raise NotImplementedError
 
     @route("POST /enqueue_many_rollouts", mutates=True)
@@ -219,9 +219,9 @@ class LightningStore:
 
     @route("GET /dequeue_rollout", mutates=True)
     async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> AttemptedRollout | None:
-        """Claim the oldest queued rollout: a new attempt, `preparing`. None when there is none.
+        """Claim the oldest queued rollout with a new attempt, whose status is `preparing`.
 
-        With `wait`, None only after so many seconds without one.
+        Returns None when the queue is empty, with `wait` only after that many seconds.
         """
         raise NotImplementedError
 
@@ -229,15 +229,15 @@ class LightningStore:
     async def dequeue_many_rollouts(
         self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
     ) -> list[AttemptedRollout]:
-        """Claim up to `limit` rollouts, and no more than 10,000 at once, oldest first.
+        """Claim up to `limit` rollouts, at most 10,000, oldest first.
 
-        With `wait`, at least one unless so many seconds pass.
+        With `wait`, returns an empty list only after that many seconds.
         """
         raise NotImplementedError
 
     @route("POST /start_attempt", mutates=True)
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
-        """Retry by hand: a new attempt at once, whatever `max_attempts` says. A live one is ended as failed."""
+        """Start a new attempt at once, regardless of `max_attempts`. A live attempt ends as failed."""
         raise NotImplementedError
 
     @route("POST /query_rollouts")
@@ -261,19 +261,19 @@ class LightningStore:
         cut_at: int | None = None,
         cursor: str | None = None,
     ) -> PaginatedResult[AnyRollout]:
-        """Rollouts that fit the filters, in the order they were made unless `sort_by` names a field.
+        """Return the rollouts that match the filters, in order of creation unless `sort_by` names a field.
 
-        `limit` -1 is all, 0 none. None sorts last; `sort_by="failed_first"` is what it says. `text_contains` is a
-        literal part of the id or of the input's JSON text. With `cut_at`, an input whose JSON text is longer comes as
-        the beginning of that text. With the `cursor` of a page in this order, the items that come behind that page.
-        `status` and `rollout_ids` are older names of `status_in` and `rollout_id_in`.
-        Raises `InvalidInput` naming the allowed fields where `sort_by` is not one.
+        `limit` -1 returns all, 0 none. None sorts last; `sort_by="failed_first"` sorts failed rollouts first.
+        `text_contains` is a literal part of the id or of the input's JSON text. `cut_at` truncates longer inputs to the
+        beginning of their JSON text. `cursor` continues after the page that returned it, in the same order. `status`
+        and `rollout_ids` are older names of `status_in` and `rollout_id_in`.
+        Raises `InvalidInput`, which lists the sortable fields, for an invalid `sort_by`.
         """
         raise NotImplementedError
 
     @route("GET /get_rollout_by_id/{rollout_id}")
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
-        """The rollout, with its latest attempt where it has one."""
+        """Return the rollout, with its latest attempt if it has one."""
         raise NotImplementedError
 
     @route("POST /update_rollout", mutates=True)
@@ -287,14 +287,14 @@ class LightningStore:
         config: RolloutConfig | Unset = UNSET,
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> AnyRollout:
-        """Change what is given. Status `cancelled` cancels; `queuing` or `requeuing` puts it in the queue, once."""
+        """Change the given fields. Status `cancelled` cancels the rollout; `queuing` and `requeuing` enqueue it once."""
         raise NotImplementedError
 
     @route("POST /wait_for_rollouts")
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
-        """Wait until all have ended or `timeout` seconds passed; return those that have, in the order given.
+        """Wait until all rollouts have ended, or for `timeout` seconds, and return those that have ended, in order.
 
-        None waits without end. Raises `NotFound` for an id that the store does not know.
+        None waits without limit. Raises `NotFound` for an unknown id.
         """
         raise NotImplementedError
 
@@ -311,12 +311,12 @@ class LightningStore:
         offset: int = 0,
         cursor: str | None = None,
     ) -> PaginatedResult[Attempt]:
-        """All attempts of a rollout, first to latest."""
+        """Return the attempts of a rollout, first to latest."""
         raise NotImplementedError
 
     @route("GET /get_latest_attempt/{rollout_id}")
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
-        """The attempt that speaks for the rollout."""
+        """Return the latest attempt, which determines the rollout's status."""
         raise NotImplementedError
 
     @route("POST /update_attempt", mutates=True)
@@ -329,9 +329,9 @@ class LightningStore:
         last_heartbeat_time: float | Unset = UNSET,
         metadata: dict[str, Any] | Unset = UNSET,
     ) -> Attempt:
-        """Report on an attempt (`"latest"` for the latest one); its rollout's status follows.
+        """Update an attempt (`"latest"` for the latest one) and its rollout's status.
 
-        Raises `StaleAttempt` or `FinalStatus`, and changes nothing, when the attempt no longer speaks for its rollout.
+        Raises `StaleAttempt` or `FinalStatus`, and changes nothing, when a later attempt exists or it has ended.
         """
         raise NotImplementedError
 
@@ -339,12 +339,12 @@ class LightningStore:
 
     @route("POST /add_resources", mutates=True)
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
-        """Store a new bundle of resources as version 1 of a new id; it becomes the latest."""
+        """Store resources as version 1 of a new id; they become the latest."""
         raise NotImplementedError
 
     @route("POST /update_resources", mutates=True)
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
-        """Store the next version under this id (the first, if it is new); it becomes the latest."""
+        """Store the next version under this id, or the first under a new one; it becomes the latest."""
         raise NotImplementedError
 
     @route("POST /query_resources")
@@ -360,51 +360,51 @@ class LightningStore:
         offset: int = 0,
         cursor: str | None = None,
     ) -> PaginatedResult[ResourcesUpdate]:
-        """Every version of every bundle, in the order they were stored unless `sort_by` names a field.
+        """Return every version of all resources, in the order they were stored unless `sort_by` names a field.
 
-        API keys are hidden (`***`); `get_resources_by_id` and `get_latest_resources` give them.
+        API keys are hidden (`***`); `get_resources_by_id` and `get_latest_resources` return them.
         """
         raise NotImplementedError
 
     @route("GET /get_resources_by_id/{resources_id}")
     async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
-        """One version of a bundle; without `version` its newest."""
+        """Return one version of the resources; without `version` the newest."""
         raise NotImplementedError
 
     @route("GET /get_latest_resources")
     async def get_latest_resources(self) -> ResourcesUpdate | None:
-        """The version stored last, of whatever id."""
+        """Return the version stored last, under any id."""
         raise NotImplementedError
 
     # Spans
 
     @route("POST /add_span", mutates=True)
     async def add_span(self, span: Span) -> Span | None:
-        """Store a span and return it as stored; None when its attempt has a span of this id already.
+        """Store a span and return it as stored; None when its attempt already has a span with this id.
 
-        Raises `NotFound` when there is no such attempt.
+        Raises `NotFound` when the attempt does not exist.
         """
         raise NotImplementedError
 
     @route("POST /add_many_spans", mutates=True)
     async def add_many_spans(self, spans: Sequence[Span]) -> list[Span]:
-        """Store spans in this order, all or none; return those that were not there already."""
+        """Store all spans in this order, or none, and return those that are not duplicates."""
         raise NotImplementedError
 
     async def add_otel_span(
         self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
     ) -> Span | None:
-        """`add_span` of an OpenTelemetry span."""
+        """Store an OpenTelemetry span; see `add_span`."""
         return await self.add_span(Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0))
 
     @route("GET /get_next_span_sequence_id/{rollout_id}/{attempt_id}", mutates=True)
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
-        """Reserve the next number within an attempt; each is given once."""
+        """Reserve the next sequence number of an attempt; no number is returned twice."""
         raise NotImplementedError
 
     @route("POST /get_many_span_sequence_ids", mutates=True)
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> list[int]:
-        """One number for each (rollout_id, attempt_id) pair."""
+        """Reserve one sequence number for each pair of rollout id and attempt id."""
         raise NotImplementedError
 
     @route("GET /query_spans/{rollout_id}")
@@ -429,10 +429,10 @@ class LightningStore:
         cut_at: int | None = None,
         cursor: str | None = None,
     ) -> PaginatedResult[Span]:
-        """Spans of a rollout, or of one of its attempts (`"latest"` for the latest), in their order.
+        """Return the spans of a rollout, or of one of its attempts (`"latest"` for the latest), in order.
 
-        Each filter is an exact value, or with `_contains` a literal part of it. With `cut_at`, a span of more bytes
-        comes with its longer attribute values cut, and its size as `agentlightning.cut`.
+        Each filter is an exact value, or with `_contains` a literal part of it. `cut_at` truncates the longer
+        attribute values of a span with more bytes, and sets its size as `agentlightning.cut`.
         """
         raise NotImplementedError
 
@@ -445,9 +445,9 @@ class LightningStore:
         heartbeat_stats: dict[str, Any] | None = None,
         attempts: Sequence[AttemptRef] | None = None,
     ) -> Worker:
-        """A heartbeat: a sign of life of the worker and of the `attempts` it names (None: of all it holds).
+        """Record a heartbeat of the worker and of the given `attempts`; None means all live attempts of the worker.
 
-        The reply's `stale_attempts` are those it named that are no longer live: cancelled, ended, or given to another.
+        The `stale_attempts` of the result are those that are no longer live: cancelled, ended, or superseded.
         """
         raise NotImplementedError
 
@@ -464,12 +464,12 @@ class LightningStore:
         offset: int = 0,
         cursor: str | None = None,
     ) -> PaginatedResult[Worker]:
-        """Workers that the store has heard of."""
+        """Return the workers that have claimed a rollout or sent a heartbeat."""
         raise NotImplementedError
 
     @route("GET /get_worker_by_id/{worker_id}")
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
-        """The worker as the store last saw it."""
+        """Return the worker with its last known status."""
         raise NotImplementedError
 
     # The store itself
@@ -478,38 +478,39 @@ class LightningStore:
     async def hold_lease(
         self, name: str, holder: str, seconds: float = 30.0, about: dict[str, Any] | None = None
     ) -> Lease:
-        """Hold what only one may hold at a time, for `seconds` from now; 0 lets go. The lease as it now stands.
+        """Acquire or renew a named lock for `seconds`, or release it with 0, and return its current state.
 
-        It is the caller's when its `holder` is: another's lease is left alone until that has let go or run out.
+        The caller has the lease if the returned `holder` is its own. Another holder keeps it until it is released or
+        expires.
         """
         raise NotImplementedError
 
     @route("GET /statistics")
     async def statistics(self) -> Statistics:
-        """How much the store holds, by kind and status."""
+        """Return the numbers of stored objects, by kind and status."""
         raise NotImplementedError
 
     @route("GET /summary")
     async def summary(self) -> Summary:
-        """How the run is going: rewards, rates, errors. Some moments old where making it takes long."""
+        """Return rewards, rates and errors of the run; under load up to a second old."""
         raise NotImplementedError
 
     @property
     def capabilities(self) -> Capabilities:
-        """What callers of this store may rely on."""
+        """Guarantees of this store to its callers."""
         raise NotImplementedError
 
     @property
     def is_unreachable(self) -> bool:
-        """Whether it has stopped answering; calls then wait until it is back."""
+        """The store does not respond; calls wait until it does."""
         return False
 
     def otlp_traces_endpoint(self) -> str | None:
-        """The URL that takes OTLP/HTTP traces, where the store is served."""
+        """Return the URL that accepts OTLP/HTTP traces; None when the store is not served."""
         return None
 
     async def close(self) -> None:
-        """Let go of files, connections and threads. The store cannot be used afterwards."""
+        """Close files, connections and threads. The store cannot be used afterwards."""
 
     async def __aenter__(self) -> LightningStore:
         return self
@@ -519,7 +520,7 @@ class LightningStore:
 
 
 def operations() -> Iterator[tuple[Route, Callable[..., Awaitable[Any]]]]:
-    """Every operation of the contract, in the order it is written here."""
+    """Yield every operation of the contract, in the order of this file."""
     for member in vars(LightningStore).values():
         if isinstance(getattr(member, "route", None), Route):
             yield member.route, member
@@ -528,7 +529,7 @@ def operations() -> Iterator[tuple[Route, Callable[..., Awaitable[Any]]]]:
 def implement_operations(
     make: Callable[[Route, Callable[..., Awaitable[Any]]], Callable[..., Any]],
 ) -> Callable[[S], S]:
-    """A class decorator that gives the class every operation, each made by `make(route, method)`."""
+    """Return a class decorator that adds every operation, each created by `make(route, method)`."""
 
     def derive(cls: S) -> S:
         for at, method in operations():

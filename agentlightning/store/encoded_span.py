@@ -1,7 +1,7 @@
-"""Spans as the store keeps them: the columns it looks at, and the rest as the very bytes that came.
+"""Encoded spans: the columns that the store reads, and the rest as the bytes that were sent.
 
-The server never builds a pydantic model of a span: msgspec reads the columns, the rest is checked to be sound JSON
-once, stored, and served again as it is.
+The server never builds a pydantic model of a span. msgspec decodes the columns; the rest is validated once as JSON,
+stored, and returned unchanged.
 """
 
 from __future__ import annotations
@@ -43,71 +43,59 @@ class EncodedSpan(msgspec.Struct, forbid_unknown_fields=True):
     resource: msgspec.Raw = msgspec.Raw(b'{"attributes":{},"schema_url":""}')
 
     def mark_late(self) -> None:
-        """Say in the attributes that the span came after its attempt had ended."""
+        """Set the attribute that marks a span received after the end of its attempt."""
         self.attributes = msgspec.Raw(orjson.dumps({**orjson.loads(bytes(self.attributes)), LATE: True}))
 
     def json(self) -> bytes:
-        """The whole span as JSON text."""
+        """Return the whole span as JSON text."""
         return _encoder.encode(self)
 
 
 _encoder = msgspec.json.Encoder()
-_one = msgspec.json.Decoder(EncodedSpan)
-_many = msgspec.json.Decoder(list[EncodedSpan])
+_decoder = msgspec.json.Decoder(EncodedSpan)
 
 
 class SpanAck(msgspec.Struct, omit_defaults=True):
-    """What the store decided about a span that it keeps."""
+    """The store's acknowledgement of a stored span."""
 
     sequence_id: int
     late: bool = False
-    """It came after its attempt had ended."""
+    """The span was received after the end of its attempt."""
 
     def apply_to(self, span: Span) -> Span:
-        """The span as it was stored."""
+        """Return the span as it was stored."""
         attributes = {**span.attributes, LATE: True} if self.late else span.attributes
         return span.model_copy(update={"sequence_id": self.sequence_id, "attributes": attributes})
 
 
 def encode(spans: Sequence[Span]) -> list[EncodedSpan]:
-    """Spans from this process. Raises `InvalidInput` where JSON cannot hold one."""
+    """Encode spans of this process. Raises `InvalidInput` for values that JSON cannot represent."""
     return [decode(payload.dumps(span.__dict__, field="span")) for span in spans]
 
 
 def decode(text: bytes) -> EncodedSpan:
-    """A span from JSON text that is known to be sound. Raises `InvalidInput` naming the field."""
+    """Decode a span from valid JSON text. Raises `InvalidInput` with the field."""
     try:
-        span = _one.decode(text)
+        span = _decoder.decode(text)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
     check(span)
     return span
 
 
-def decode_many(text: bytes) -> list[EncodedSpan]:
-    """Spans from the JSON text of a list that is known to be sound. Raises `InvalidInput` naming the field."""
-    try:
-        spans = _many.decode(text)
-    except msgspec.ValidationError as error:
-        raise invalid(error) from None
-    for span in spans:
-        check(span)
-    return spans
-
-
 def check(span: EncodedSpan) -> None:
-    """Take nothing that could not be given back: what `Span` refuses is refused at the door."""
+    """Reject a span that `Span` would reject, so that every stored span can be returned. Raises `InvalidInput`."""
     for field in ("rollout_id", "attempt_id", "trace_id", "span_id", "parent_id"):
         value = getattr(span, field)
         if value is not None:
             payload.check_id(value, field)
     if "\x00" in span.name:
-        raise InvalidInput("the name of a span may not hold a NUL character", field="name")
+        raise InvalidInput("the name of a span must not contain a NUL character", field="name")
     if not 0 <= span.sequence_id < 2**62:
-        raise InvalidInput("sequence_id is 0 (the store numbers the span) up to 2**62", field="sequence_id")
+        raise InvalidInput("sequence_id must be 0 (the store assigns one) or less than 2**62", field="sequence_id")
     if not bytes(span.attributes).startswith(b"{"):
         raise InvalidInput("attributes must be an object", field="attributes")
-    # The rest is nearly always empty or small, so its full validation costs little.
+    # The rest is nearly always empty or small, so full validation costs little.
     small = b'{"status":%b,"events":%b,"links":%b,"context":%b,"parent":%b,"resource":%b}' % (
         bytes(span.status),
         bytes(span.events),
@@ -136,6 +124,7 @@ def _check_shape(small: bytes) -> None:
 
 
 def invalid(error: msgspec.ValidationError) -> InvalidInput:
+    """Convert a decoding error to `InvalidInput` with the field."""
     message = str(error)
     where = message.partition(" - at `$")[2].rstrip("`").lstrip(".") or _quoted(message)
     return InvalidInput(message.replace(" - at `$.", " - at `"), field=where or None)

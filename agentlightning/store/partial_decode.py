@@ -1,4 +1,4 @@
-"""What is read from stored spans and values without building them: a reward, or the beginning of something long."""
+"""Partial decoding of stored spans and values: rewards, and truncated text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..rewards import AGENTOPS_OUTPUTS, TUTORIAL_SPAN, rewards_in
 from .encoded_span import EncodedSpan
 
 _REWARD_SPANS = frozenset({semconv.ANNOTATION, semconv.REWARD, TUTORIAL_SPAN})
-# The keys as they stand in JSON text; within a prompt their quotes would be escaped. Rust's search is the quickest.
+# The keys as they appear in JSON text; inside a prompt their quotes would be escaped. Rust's regex is the fastest.
 _MAY_REWARD = SchemaValidator(
     core_schema.str_schema(
         pattern="|".join(f'"{re.escape(key)}"' for key in (f"{semconv.REWARDS}.0.value", *AGENTOPS_OUTPUTS)),
@@ -23,7 +23,7 @@ _MAY_REWARD = SchemaValidator(
 
 
 def primary_reward(span: EncodedSpan) -> float | None:
-    """The span's primary reward. Spans that cannot carry one, which are nearly all, are not parsed."""
+    """Return the span's primary reward. Nearly all spans cannot contain one, and are not parsed."""
     text = bytes(span.attributes)
     if span.name not in _REWARD_SPANS and not _MAY_REWARD.isinstance_python(text):
         return None
@@ -32,7 +32,7 @@ def primary_reward(span: EncodedSpan) -> float | None:
 
 
 def truncate_span(text: bytes, cut_at: int) -> bytes:
-    """A span whose JSON text is longer than `cut_at` with its longer attribute values cut, and a note that they are."""
+    """Truncate the longer attribute values of a span with more than `cut_at` bytes, and mark it with its size."""
     if len(text) <= cut_at:
         return text
     span: dict[str, Any] = orjson.loads(text)
@@ -49,7 +49,7 @@ def truncate_span(text: bytes, cut_at: int) -> bytes:
 
 
 def truncate_value(text: bytes, cut_at: int) -> Any:
-    """The value that `text` is; where it is longer than `cut_at`, the beginning of its JSON text."""
+    """Decode the value, or return the beginning of its JSON text if that is longer than `cut_at`."""
     if len(text) <= cut_at:
         return orjson.loads(text)
     return text[:cut_at].decode(errors="ignore") + "…"

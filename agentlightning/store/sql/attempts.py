@@ -8,7 +8,7 @@ from ... import payload
 from ...errors import Conflict, FinalStatus
 from ...types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
 from .. import lifecycle
-from ..contract import UNSET, SortOrder, Unset
+from ..contract import UNSET, Unset
 from ..db.database import ConflictKey, Transaction
 from . import rows
 from .base import SqlBase, check_worker_id
@@ -43,19 +43,11 @@ class Attempts(SqlBase):
         return await self._write(body)
 
     async def query_attempts(
-        self,
-        rollout_id: str,
-        *,
-        sort_by: str | None = "sequence_id",
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
-        cursor: str | None = None,
+        self, rollout_id: str, *, sort_by: str | None = "sequence_id", **page: Any
     ) -> PaginatedResult[Attempt]:
         query = Query(self._database.dialect, rows.ATTEMPT, "attempts a", order="a.ordinal")
         query.always("a.rollout_id = {}", rollout_id)
-        query.sort(sort_by, sort_order, _ATTEMPT_SORT)
-        return await self._page(query, rows.attempt, "and", sort_order, limit, offset, cursor, short=True)
+        return await self._page(query, rows.attempt, _ATTEMPT_SORT, sort_by=sort_by, short=True, **page)
 
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         rollout = await self.get_rollout_by_id(rollout_id)
@@ -70,7 +62,7 @@ class Attempts(SqlBase):
         last_heartbeat_time: float | Unset = UNSET,
         metadata: dict[str, Any] | Unset = UNSET,
     ) -> Attempt:
-        text = metadata if isinstance(metadata, Unset) else payload.dumps(metadata, field="metadata")
+        text = metadata if isinstance(metadata, Unset) else payload.dumps_unchecked(metadata, field="metadata")
         if not isinstance(worker_id, Unset):
             check_worker_id(worker_id)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from ... import payload
 from ...errors import Conflict
@@ -13,8 +13,8 @@ from ..contract import FilterLogic, LightningStore, SortOrder
 from ..db.clock import Clock
 from ..db.database import Body, ConflictKey, Database, Row, Transaction
 from ..db.signals import Signals
-from .idempotency import IdempotentRequest, changed_something
-from .query import Query, Rows, check_page
+from .idempotency import IdempotentRequest
+from .query import Query, Rows, Sorts, check_page
 from .single_flight import SingleFlightCache
 from .transitions import TransitionWriter
 
@@ -54,12 +54,12 @@ class SqlBase(LightningStore):
         view._request = request
         return view
 
-    async def _write(self, body: Body[T], conflict_key: ConflictKey | None = None) -> T:
+    def _write(self, body: Body[T], conflict_key: ConflictKey | None = None) -> Awaitable[T]:
         request = self._request
         if request is None:
-            return await self._database.write(body, conflict_key=conflict_key)
+            return self._database.write(body, conflict_key=conflict_key)
         once = execute_once(request, body, self._clock.lease())
-        return await self._database.write(once, key=request.key, conflict_key=conflict_key)
+        return self._database.write(once, key=request.key, conflict_key=conflict_key)
 
     async def _fetch(self, sql: str, *values: Any, short: bool = False) -> Sequence[Row]:
         async def body(transaction: Transaction) -> Sequence[Row]:
@@ -70,25 +70,29 @@ class SqlBase(LightningStore):
     async def _page(
         self,
         query: Query,
-        noun: Callable[[Row], T],
-        logic: FilterLogic,
-        order: SortOrder,
-        limit: int,
-        offset: int,
-        cursor: str | None,
+        convert: Callable[[Row], T],
+        sorts: Sorts,
         *,
+        filter_logic: FilterLogic = "and",
+        sort_by: str | None = None,
+        sort_order: SortOrder = "asc",
+        limit: int = -1,
+        offset: int = 0,
+        cursor: str | None = None,
         short: bool = False,
     ) -> PaginatedResult[T]:
-        check_page(limit, offset, logic, order, cursor)
+        """Read the page of a query that these options of the contract's query operations select."""
+        check_page(limit, offset, filter_logic, sort_order, cursor)
+        query.sort(sort_by, sort_order, sorts)
         if cursor is not None:
             query.after(cursor)
 
         async def body(transaction: Transaction) -> Rows:
-            return await query.page(transaction, logic=logic, limit=limit, offset=offset)
+            return await query.page(transaction, logic=filter_logic, limit=limit, offset=offset)
 
         page = await self._database.read(body, short=short)
         return PaginatedResult[Any].model_construct(
-            items=[noun(row) for row in page.rows], limit=limit, offset=offset, total=page.total, cursor=page.cursor
+            items=[convert(row) for row in page.rows], limit=limit, offset=offset, total=page.total, cursor=page.cursor
         )
 
 
@@ -108,7 +112,7 @@ def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Bod
             if stored is None:
                 raise
             return request.replay(stored)
-        if changed_something(result):
+        if cast("Any", result) not in (None, []):  # else a claim found nothing, and a repeated one may find something
             request.response, request.time = request.encode(result), lease
             await transaction.store_response(request.key, request.response, lease)
         return result

@@ -36,11 +36,6 @@ class IdempotentRequest:
         return self.decode(response)
 
 
-def changed_something(result: Any) -> bool:
-    """Return False for a claim that found nothing: repeating it may find something."""
-    return result is not None and not (isinstance(result, list) and not result)
-
-
 async def delete_expired_responses(transaction: Transaction, lease: float) -> bool:
     """Delete some responses that are too old to be asked for; return False when none are left."""
     expired = "SELECT key FROM answers WHERE time < ?1 ORDER BY time LIMIT ?2"

@@ -196,9 +196,9 @@ class Query:
             sql = f"{selected} WHERE {self._key} IN ({keys}) ORDER BY {self._order}"
         return await transaction.fetch(sql, *self._values, _ALL if limit < 0 else limit, offset)
 
-    def cache_key(self, logic: FilterLogic) -> Hashable:
-        """Return a value that is equal for queries of the same rows in the same order."""
-        return self._columns, self._source, self._where(logic), self._order, tuple(map(str, self._values))
+    def cache_key(self) -> Hashable:
+        """Return a value that is equal for queries of the same columns with the same filters."""
+        return self._columns, self._source, self._where("and"), tuple(map(str, self._values))
 
     def _where(self, logic: FilterLogic) -> str:
         together = f" {logic.upper()} ".join(self._filters)

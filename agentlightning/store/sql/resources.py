@@ -8,7 +8,6 @@ from ... import payload
 from ...errors import InvalidInput, NotFound
 from ...types import LLM, NamedResources, PaginatedResult, ResourcesUpdate
 from ...types.resources import HIDDEN, with_hidden_keys
-from ..contract import FilterLogic, SortOrder
 from ..db.database import Row, Transaction
 from ..db.signals import change_topic
 from . import rows
@@ -32,18 +31,12 @@ class Resources(SqlBase):
         *,
         resources_id: str | None = None,
         resources_id_contains: str | None = None,
-        filter_logic: FilterLogic = "and",
-        sort_by: str | None = None,
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
-        cursor: str | None = None,
+        **page: Any,
     ) -> PaginatedResult[ResourcesUpdate]:
         query = Query(self._database.dialect, rows.RESOURCES, "resources", order="ordinal")
         query.equals("resources_id", resources_id)
         query.contains("resources_id", resources_id_contains)
-        query.sort(sort_by, sort_order, _RESOURCES_SORT)
-        return await self._page(query, _without_keys, filter_logic, sort_order, limit, offset, cursor)
+        return await self._page(query, _without_keys, _RESOURCES_SORT, **page)
 
     async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
         if version is None:

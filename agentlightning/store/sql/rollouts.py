@@ -11,7 +11,7 @@ from ... import payload
 from ...errors import FinalStatus, NotFound
 from ...types import AttemptedRollout, PaginatedResult, RolloutConfig, RolloutMode, RolloutStatus
 from .. import lifecycle
-from ..contract import UNSET, AnyRollout, FilterLogic, SortOrder, Unset
+from ..contract import UNSET, AnyRollout, Unset
 from ..db.database import Transaction
 from ..db.signals import change_topic, ended_topic, parse_topic
 from . import rows
@@ -41,11 +41,6 @@ class Rollouts(SqlBase):
         *,
         status_in: Sequence[RolloutStatus] | None = None,
         rollout_id_contains: str | None = None,
-        filter_logic: FilterLogic = "and",
-        sort_by: str | None = None,
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
         status: Sequence[RolloutStatus] | None = None,
         rollout_ids: Sequence[str] | None = None,
         mode_in: Sequence[RolloutMode] | None = None,
@@ -53,7 +48,7 @@ class Rollouts(SqlBase):
         resources_version: int | None = None,
         text_contains: str | None = None,
         cut_at: int | None = None,
-        cursor: str | None = None,
+        **page: Any,
     ) -> PaginatedResult[AnyRollout]:
         query = Query(
             self._database.dialect, rows.ROLLOUT_AND_ATTEMPT, rows.ROLLOUTS, order="r.ordinal", table="rollouts r"
@@ -65,13 +60,12 @@ class Rollouts(SqlBase):
         query.equals("r.resources_version", resources_version)
         query.contains("r.rollout_id", rollout_id_contains)
         query.any_contains(["r.rollout_id"], ["r.input"], text_contains)
-        query.sort(sort_by, sort_order, _ROLLOUT_SORT)
         convert = partial(rows.any_rollout, cut_at=cut_at)
-        read_page = partial(self._page, query, convert, filter_logic, sort_order, limit, offset, cursor)
+        read_page = partial(self._page, query, convert, _ROLLOUT_SORT, **page)
         if cut_at is None or rollout_id_in is not None:
             return await read_page()
         # Lists with truncated inputs are polled by dashboards, of which there may be many.
-        return await self._single_flight.get((query.cache_key(filter_logic), limit, offset, cursor, cut_at), read_page)
+        return await self._single_flight.get((query.cache_key(), *page.items(), cut_at), read_page)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
         found = await self._rollouts([rollout_id])
@@ -88,10 +82,12 @@ class Rollouts(SqlBase):
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> AnyRollout:
         fields: dict[str, Any] = {
-            "input": input if isinstance(input, Unset) else payload.dumps(input, field="input"),
+            "input": input if isinstance(input, Unset) else payload.dumps_unchecked(input, field="input"),
             "mode": mode,
             "config": config if isinstance(config, Unset) else rows.config_json(config),
-            "metadata": metadata if isinstance(metadata, Unset) else payload.dumps(metadata or {}, field="metadata"),
+            "metadata": metadata
+            if isinstance(metadata, Unset)
+            else payload.dumps_unchecked(metadata or {}, field="metadata"),
         }
 
         async def body(transaction: Transaction) -> AnyRollout:

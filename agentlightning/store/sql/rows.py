@@ -29,41 +29,10 @@ from ..partial_decode import truncate_value
 
 M = TypeVar("M", bound=BaseModel)
 
-_ROLLOUT_FIELDS = (
-    "rollout_id",
-    "input",
-    "start_time",
-    "end_time",
-    "mode",
-    "resources_id",
-    "resources_version",
-    "status",
-    "config",
-    "metadata",
-    "reward",
-)
-_ATTEMPT_FIELDS = (
-    "rollout_id",
-    "attempt_id",
-    "sequence_id",
-    "start_time",
-    "end_time",
-    "status",
-    "worker_id",
-    "last_heartbeat_time",
-    "metadata",
-)
-_WORKER_FIELDS = (
-    "worker_id",
-    "status",
-    "heartbeat_stats",
-    "last_heartbeat_time",
-    "last_dequeue_time",
-    "last_busy_time",
-    "last_idle_time",
-    "current_rollout_id",
-    "current_attempt_id",
-)
+# Each column has the name of its field.
+_ROLLOUT_FIELDS = tuple(Rollout.model_fields)
+_ATTEMPT_FIELDS = tuple(Attempt.model_fields)
+_WORKER_FIELDS = tuple(name for name in Worker.model_fields if name != "stale_attempts")
 ROLLOUT = ", ".join(f"r.{name}" for name in _ROLLOUT_FIELDS)
 ATTEMPT = ", ".join(f"a.{name}" for name in _ATTEMPT_FIELDS)
 WORKER = ", ".join(_WORKER_FIELDS)
@@ -156,7 +125,7 @@ def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
         valid = _resources.validate_python(resources)
     except ValidationError as error:
         raise InvalidInput.of(error) from None
-    return valid, payload.dumps(valid, field="resources")
+    return valid, payload.dumps_unchecked(valid, field="resources")
 
 
 @dataclass(slots=True, init=False, eq=False)
@@ -215,7 +184,7 @@ def config(text: bytes) -> RolloutConfig:
 
 def config_json(config: RolloutConfig) -> bytes:
     """Encode what differs from the defaults, which is nearly always nothing."""
-    return payload.dumps(config.model_dump(exclude_defaults=True), field="config")
+    return payload.dumps_unchecked(config.model_dump(exclude_defaults=True), field="config")
 
 
 def json(text: bytes | None) -> Any:
@@ -223,4 +192,4 @@ def json(text: bytes | None) -> Any:
 
 
 def json_or_null(value: Any, field: str) -> bytes | None:
-    return None if value is None else payload.dumps(value, field=field)
+    return None if value is None else payload.dumps_unchecked(value, field=field)

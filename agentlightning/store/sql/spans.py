@@ -11,7 +11,6 @@ import msgspec
 from ...redaction import redact_bytes
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
-from ..contract import FilterLogic, SortOrder
 from ..db.database import ConflictKey, Row, Transaction
 from ..db.signals import change_topic
 from ..encoded_span import EncodedSpan, SpanAck
@@ -89,16 +88,11 @@ class Spans(SqlBase):
         rollout_id: str,
         attempt_id: str | None = None,
         *,
-        filter_logic: FilterLogic = "and",
         sort_by: str | None = "sequence_id",
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
         cut_at: int | None = None,
-        cursor: str | None = None,
-        **filters: str | None,
+        **options: Any,
     ) -> PaginatedResult[bytes]:
-        """`query_spans`, with each span as JSON text; `filters` are its `trace_id`, `trace_id_contains` and so on."""
+        """`query_spans`, with each span as JSON text."""
         query = Query(self._database.dialect, "payload", "spans", order="ordinal")
         query.always("rollout_id = {}", rollout_id)
         if attempt_id == LATEST:
@@ -106,14 +100,11 @@ class Spans(SqlBase):
         elif attempt_id is not None:
             query.always("attempt_id = {}", attempt_id)
         for column in _FILTERED:
-            query.equals(column, filters.pop(column, None))
-            query.contains(column, filters.pop(f"{column}_contains", None))
-        if filters:
-            raise TypeError(f"query_spans has no parameter {', '.join(filters)}")
-        query.sort(sort_by, sort_order, _SPAN_SORT)
+            query.equals(column, options.pop(column, None))
+            query.contains(column, options.pop(f"{column}_contains", None))
         short = await self._has_few_spans(rollout_id)
         decode = partial(_payload, cut_at=cut_at)
-        return await self._page(query, decode, filter_logic, sort_order, limit, offset, cursor, short=short)
+        return await self._page(query, decode, _SPAN_SORT, sort_by=sort_by, short=short, **options)
 
     async def _has_few_spans(self, rollout_id: str) -> bool:
         found = await self._fetch(

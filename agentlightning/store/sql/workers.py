@@ -8,7 +8,6 @@ from typing import Any
 from ...errors import NotFound
 from ...types import AttemptRef, PaginatedResult, Worker, WorkerStatus
 from .. import lifecycle
-from ..contract import FilterLogic, SortOrder
 from ..db.database import Transaction
 from ..db.signals import change_topic
 from . import rows
@@ -51,18 +50,12 @@ class Workers(SqlBase):
         *,
         status_in: Sequence[WorkerStatus] | None = None,
         worker_id_contains: str | None = None,
-        filter_logic: FilterLogic = "and",
-        sort_by: str | None = None,
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
-        cursor: str | None = None,
+        **page: Any,
     ) -> PaginatedResult[Worker]:
         query = Query(self._database.dialect, rows.WORKER, "workers", order="ordinal")
         query.among("status", status_in)
         query.contains("worker_id", worker_id_contains)
-        query.sort(sort_by, sort_order, _WORKER_SORT)
-        return await self._page(query, rows.worker, filter_logic, sort_order, limit, offset, cursor)
+        return await self._page(query, rows.worker, _WORKER_SORT, **page)
 
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
         found = await self._fetch(f"SELECT {rows.WORKER} FROM workers WHERE worker_id = ?1", worker_id, short=True)

@@ -1,10 +1,11 @@
-"""Whether what the proxy records of tokens is what the server sent, number for number.
+"""Agreement of the token ids that the proxy records with those that the model server sent.
 
     python -m benchmarks.token_ids [--calls 100] [--turns 6]
 
-llama.cpp serves the small local model; something in between keeps its own bytes. Calls go through the proxy, chats and
-completions, whole and streamed in turn, and are compared with those bytes; then a conversation of several turns is
-merged, and every id in it has to be one that the model was given or chose itself. Writes results/token_ids.json.
+llama.cpp serves the small local model, and a server in between keeps its raw responses. Calls go through the proxy
+(chats and completions, whole and streamed in turn) and are compared with those responses. Then a conversation of
+several turns is merged; every id in it must be one that the model received or generated. Writes
+benchmarks/results/token_ids.json.
 """
 
 from __future__ import annotations
@@ -12,37 +13,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
-from pathlib import Path
 from typing import Any
 
 import agentlightning as agl
 from agentlightning.local_model import LocalModel, serve_local_model
-from tests.llm_proxy.agreement import compare, converse
-from tests.llm_proxy.conftest import started
+from tests.llm_proxy.conftest import start_attempt
+from tests.llm_proxy.token_checks import check_calls, check_conversation
 
-RESULTS = Path(__file__).parent / "results/token_ids.json"
+from .results import write_result
 
 
 async def measure(base_url: str, calls: int, turns: int) -> dict[str, Any]:
-    """Both comparisons, each with an attempt of its own."""
+    """Run both comparisons, each with its own attempt."""
     async with agl.InMemoryLightningStore() as store, agl.LLMProxy(model_list={"m": base_url}, store=store) as proxy:
-        compared = await compare(base_url, proxy, await started(store), calls)
-        merged = await converse(base_url, proxy, await started(store), turns)
+        compared = await check_calls(base_url, proxy, await start_attempt(store), calls)
+        merged = await check_conversation(base_url, proxy, await start_attempt(store), turns)
     return {"calls": compared, "conversation": merged}
 
 
 def main() -> None:
-    """Measure and write."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--calls", type=int, default=100)
-    options.add_argument("--turns", type=int, default=6)
-    given = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--turns", type=int, default=6)
+    arguments = parser.parse_args()
     with serve_local_model(LocalModel(threads=1)) as base_url:
-        figures = asyncio.run(measure(base_url, given.calls, given.turns))
-    result = {"python": platform.python_version(), "model": "SmolLM2-135M-Instruct on llama.cpp", **figures}
+        result = asyncio.run(measure(base_url, arguments.calls, arguments.turns))
     print(json.dumps(result, indent=2))
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    write_result("token_ids", {"model": "SmolLM2-135M-Instruct on llama.cpp", **result})
 
 
 if __name__ == "__main__":

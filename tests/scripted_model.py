@@ -1,4 +1,4 @@
-"""A language model over real HTTP that answers as the test says.
+"""A language model over real HTTP with scripted answers.
 
     with ScriptedModel() as model:                                  # echoes the last user message
         client = OpenAI(base_url=model.base_url, api_key="sk-test")
@@ -7,9 +7,9 @@
     ScriptedModel(lambda call: Answer(status=500) if call.number == 1 else "well", takes_call=True)
     model.script("first answer", Answer(tool_calls=[("add", {"a": 1})]), Answer(status=500))
 
-It speaks OpenAI chat completions, completions, responses and embeddings and Anthropic messages, each whole and
-streamed, on a free port in a thread of its own. `model.calls` holds every request it has seen, in order; a test that
-gives a call up waits for it with `await model.seen(1)` first, or the next test would find it among its own.
+It serves OpenAI chat completions, completions, responses and embeddings and Anthropic messages, each whole and
+streamed, on a free port in a thread of its own. `model.calls` holds every request, in order. A test that abandons a
+call waits for it with `await model.wait_for_calls(1)` first, or the next test would find it among its own.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ from tests.processes import TIMEOUT
 
 @dataclass
 class Answer:
-    """What the model says to one request."""
+    """The response to one request."""
 
     text: str | None = None
     tool_calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    """Name and arguments of each tool the model wants called."""
+    """Name and arguments of each tool call."""
     status: int = 200
-    """Anything but 200 answers with an error body of the dialect."""
+    """Any status but 200 has an error body of the dialect."""
     gzip: bool = False
     """Compress the body, a stream chunk by chunk."""
     delay: float = 0.0
-    """Seconds before the answer begins."""
+    """Seconds before the response starts."""
     break_after: int | None = None
-    """Drop the connection after so many events of a stream."""
+    """Drop the connection after this many events of a stream."""
     token_ids: list[int] | None = None
-    """As vLLM does with `return_token_ids`; the prompt's are then [1, 2, 3]."""
+    """As vLLM returns them with `return_token_ids`; those of the prompt are then [1, 2, 3]."""
     logprobs: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
-    """Merged into the body of an answer that is not streamed."""
+    """Fields to add to the body of a whole response."""
 
     @property
     def words(self) -> list[str]:
-        """The text in the pieces a stream sends it in."""
-        return [word if place == 0 else f" {word}" for place, word in enumerate((self.text or "").split(" "))]
+        """The text in the pieces of a stream."""
+        return [word if index == 0 else f" {word}" for index, word in enumerate((self.text or "").split(" "))]
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request as the model saw it."""
+    """One request."""
 
     number: int
     """1 for the first request."""
@@ -70,22 +70,22 @@ class Call:
     headers: dict[str, str]
     body: dict[str, Any]
     raw: str
-    """The body as it came."""
+    """The body as text."""
 
     @property
     def question(self) -> str:
         """The text of the last user message, or of the prompt."""
-        said = self.body.get("messages") or self.body.get("input") or self.body.get("prompt") or ""
-        if isinstance(said, list):
-            said = next((item for item in reversed(said) if not isinstance(item, dict) or "role" in item), "")
-            said = said["content"] if isinstance(said, dict) else said
-        if isinstance(said, list):
-            return "".join(part.get("text", "") for part in said)
-        return str(said)
+        prompt = self.body.get("messages") or self.body.get("input") or self.body.get("prompt") or ""
+        if isinstance(prompt, list):
+            prompt = next((item for item in reversed(prompt) if not isinstance(item, dict) or "role" in item), "")
+            prompt = prompt["content"] if isinstance(prompt, dict) else prompt
+        if isinstance(prompt, list):
+            return "".join(part.get("text", "") for part in prompt)
+        return str(prompt)
 
 
 class ScriptedModel:
-    """A model server; also a context manager that starts and stops it."""
+    """A model server, and the context manager that starts and stops it."""
 
     def __init__(
         self, answer: Callable[[Any], Answer | str] | str | None = None, *, takes_call: bool = False, port: int = 0
@@ -99,36 +99,36 @@ class ScriptedModel:
 
     @property
     def url(self) -> str:
-        """Without `/v1`, as Anthropic's SDK wants it."""
+        """The base URL for Anthropic's SDK, without `/v1`."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def base_url(self) -> str:
-        """With `/v1`, as OpenAI's SDK wants it."""
+        """The base URL for OpenAI's SDK, with `/v1`."""
         return f"{self.url}/v1"
 
     def script(self, *answers: Answer | str) -> None:
-        """Answer the next requests with these, in order, before the rule applies again."""
+        """Answer the next requests with these, in order; later ones by the rule again."""
         self._script.extend(answer if isinstance(answer, Answer) else Answer(answer) for answer in answers)
 
-    def forget(self) -> ScriptedModel:
-        """As if just started: no calls seen, no answers scripted."""
+    def reset(self) -> ScriptedModel:
+        """Clear calls and script."""
         self._script.clear()
         self.calls.clear()
         return self
 
-    async def seen(self, calls: int) -> None:
-        """Return once so many requests have come."""
+    async def wait_for_calls(self, count: int) -> None:
+        """Wait until this many requests have arrived."""
 
         def wait() -> None:
             with self._called:
-                if not self._called.wait_for(lambda: len(self.calls) >= calls, timeout=TIMEOUT):
-                    raise TimeoutError(f"The model has seen {len(self.calls)} of {calls} calls.")
+                if not self._called.wait_for(lambda: len(self.calls) >= count, timeout=TIMEOUT):
+                    raise TimeoutError(f"{len(self.calls)} of {count} calls have arrived")
 
         await asyncio.to_thread(wait)
 
     def start(self) -> ScriptedModel:
-        """Listen; return once connections are accepted."""
+        """Start the server and return once it accepts connections."""
         listening = socket.create_server(("127.0.0.1", self._port), backlog=512)
         self._port = listening.getsockname()[1]
         self._server = GracefulServer(self._app(), drain_seconds=1)
@@ -139,7 +139,7 @@ class ScriptedModel:
         return self
 
     def stop(self) -> None:
-        """Stop listening, and wait until the server's thread has ended."""
+        """Stop the server and wait for its thread to end."""
         self._server.request_stop()
         self._thread.join()
 
@@ -176,12 +176,12 @@ class ScriptedModel:
         if self._script:
             return self._script.popleft()
         if self._rule is None:
-            said: Answer | str = f"You said: {call.question}"
+            answer: Answer | str = f"You said: {call.question}"
         elif callable(self._rule):
-            said = self._rule(call if self._takes_call else call.question)
+            answer = self._rule(call if self._takes_call else call.question)
         else:
-            said = self._rule
-        return said if isinstance(said, Answer) else Answer(said)
+            answer = self._rule
+        return answer if isinstance(answer, Answer) else Answer(answer)
 
 
 @dataclass(frozen=True)
@@ -199,23 +199,23 @@ def _whole(answer: Answer, body: dict[str, Any]) -> Response:
     content = json.dumps(body | answer.extra).encode()
     if not answer.gzip:
         return Response(content, media_type="application/json")
-    squeeze = zlib.compressobj(wbits=31)
-    content = squeeze.compress(content) + squeeze.flush()
+    compressor = zlib.compressobj(wbits=31)
+    content = compressor.compress(content) + compressor.flush()
     return Response(content, media_type="application/json", headers={"content-encoding": "gzip"})
 
 
 def _stream(answer: Answer, events: Iterator[str]) -> Response:
-    squeeze = zlib.compressobj(wbits=31) if answer.gzip else None
+    compressor = zlib.compressobj(wbits=31) if answer.gzip else None
 
     async def chunks() -> AsyncIterator[bytes]:
         for number, event in enumerate(events):
             if number == answer.break_after:
-                raise ConnectionAbortedError("the script says so")
+                raise ConnectionAbortedError("scripted error")
             await asyncio.sleep(0)
             data = event.encode()
-            yield squeeze.compress(data) + squeeze.flush(zlib.Z_SYNC_FLUSH) if squeeze else data
-        if squeeze:
-            yield squeeze.flush()
+            yield compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH) if compressor else data
+        if compressor:
+            yield compressor.flush()
 
     headers = {"content-encoding": "gzip"} if answer.gzip else {}
     return StreamingResponse(chunks(), media_type="text/event-stream", headers=headers)
@@ -227,14 +227,14 @@ def _sse(data: dict[str, Any] | str, event: str | None = None) -> str:
 
 
 def _openai_error(answer: Answer) -> dict[str, Any]:
-    return {"error": {"message": answer.text or "the script says so", "type": "server_error", "code": None}}
+    return {"error": {"message": answer.text or "scripted error", "type": "server_error", "code": None}}
 
 
 def _usage(
     call: Call, answer: Answer, names: tuple[str, str] = ("prompt_tokens", "completion_tokens")
 ) -> dict[str, int]:
-    asked, said = len(call.question.split()), len((answer.text or "").split())
-    return {names[0]: asked, names[1]: said, "total_tokens": asked + said}
+    prompt, completion = len(call.question.split()), len((answer.text or "").split())
+    return {names[0]: prompt, names[1]: completion, "total_tokens": prompt + completion}
 
 
 # OpenAI chat completions
@@ -261,16 +261,16 @@ def _chat_events(call: Call, answer: Answer) -> Iterator[str]:
     prompt = {} if answer.token_ids is None else {"prompt_token_ids": [1, 2, 3]}
     first = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
     yield _sse({**head, "choices": [first], **prompt})
-    for place, word in enumerate(answer.words if answer.text else ()):
-        more = {} if answer.token_ids is None else {"token_ids": answer.token_ids[place : place + 1]}
+    for index, word in enumerate(answer.words if answer.text else ()):
+        more = {} if answer.token_ids is None else {"token_ids": answer.token_ids[index : index + 1]}
         yield chunk({"content": word}, logprobs=_logprob_words([word]) if answer.logprobs else None, **more)
-    for place, item in enumerate(answer.tool_calls):
-        tool_call = {"index": place, **_chat_tool_call(call, place, item)}
+    for index, item in enumerate(answer.tool_calls):
+        tool_call = {"index": index, **_chat_tool_call(call, index, item)}
         arguments = tool_call["function"]["arguments"]
         tool_call["function"] = {"name": item[0], "arguments": ""}
         yield chunk({"tool_calls": [tool_call]})
         for piece in (arguments[:4], arguments[4:]):
-            yield chunk({"tool_calls": [{"index": place, "function": {"arguments": piece}}]})
+            yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
     yield chunk({}, _finish(answer))
     if (call.body.get("stream_options") or {}).get("include_usage"):
         yield _sse({**head, "choices": [], "usage": _usage(call, answer)})
@@ -281,9 +281,9 @@ def _chat_head(call: Call, kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{call.number}", "object": kind, "created": 1760000000, "model": _model(call)}
 
 
-def _chat_tool_call(call: Call, place: int, item: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+def _chat_tool_call(call: Call, index: int, item: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     function = {"name": item[0], "arguments": json.dumps(item[1])}
-    return {"id": f"call_{call.number}_{place}", "type": "function", "function": function}
+    return {"id": f"call_{call.number}_{index}", "type": "function", "function": function}
 
 
 def _finish(answer: Answer) -> str:
@@ -324,8 +324,8 @@ def _completion_events(call: Call, answer: Answer) -> Iterator[str]:
 
 
 def _embedding_body(call: Call, answer: Answer) -> dict[str, Any]:
-    asked = call.body.get("input", "")
-    texts = asked if isinstance(asked, list) else [asked]
+    given = call.body.get("input", "")
+    texts = given if isinstance(given, list) else [given]
     data = [{"object": "embedding", "index": n, "embedding": [0.0, 0.5, 1.0]} for n in range(len(texts))]
     return {"object": "list", "data": data, "model": _model(call), "usage": {"prompt_tokens": 1, "total_tokens": 1}}
 
@@ -339,8 +339,8 @@ def _response_body(call: Call, answer: Answer) -> dict[str, Any]:
         text = {"type": "output_text", "text": answer.text, "annotations": []}
         message = {"type": "message", "id": f"msg_{call.number}", "role": "assistant", "status": "completed"}
         output.append({**message, "content": [text]})
-    for place, (name, arguments) in enumerate(answer.tool_calls):
-        ids = {"id": f"fc_{call.number}_{place}", "call_id": f"call_{call.number}_{place}"}
+    for index, (name, arguments) in enumerate(answer.tool_calls):
+        ids = {"id": f"fc_{call.number}_{index}", "call_id": f"call_{call.number}_{index}"}
         function = {"type": "function_call", "name": name, "arguments": json.dumps(arguments), "status": "completed"}
         output.append({**ids, **function})
     return {**_response_head(call, "completed"), "output": output, "usage": _response_usage(call, answer)}
@@ -354,17 +354,17 @@ def _response_events(call: Call, answer: Answer) -> Iterator[str]:
 
     whole = _response_body(call, answer)
     yield event("response.created", response={**_response_head(call, "in_progress"), "output": []})
-    for place, item in enumerate(whole["output"]):
-        yield event("response.output_item.added", output_index=place, item={**item, "content": []})
+    for index, item in enumerate(whole["output"]):
+        yield event("response.output_item.added", output_index=index, item={**item, "content": []})
         if item["type"] == "message":
-            at = {"item_id": item["id"], "output_index": place, "content_index": 0}
+            at = {"item_id": item["id"], "output_index": index, "content_index": 0}
             empty = {"type": "output_text", "text": "", "annotations": []}
             yield event("response.content_part.added", **at, part=empty)
             for word in answer.words:
                 yield event("response.output_text.delta", **at, delta=word, logprobs=[])
             yield event("response.output_text.done", **at, text=answer.text, logprobs=[])
             yield event("response.content_part.done", **at, part=item["content"][0])
-        yield event("response.output_item.done", output_index=place, item=item)
+        yield event("response.output_item.done", output_index=index, item=item)
     yield event("response.completed", response=whole)
 
 
@@ -385,8 +385,8 @@ def _response_usage(call: Call, answer: Answer) -> dict[str, Any]:
 
 def _message_body(call: Call, answer: Answer) -> dict[str, Any]:
     content: list[dict[str, Any]] = [] if answer.text is None else [{"type": "text", "text": answer.text}]
-    for place, (name, arguments) in enumerate(answer.tool_calls):
-        content.append({"type": "tool_use", "id": f"toolu_{call.number}_{place}", "name": name, "input": arguments})
+    for index, (name, arguments) in enumerate(answer.tool_calls):
+        content.append({"type": "tool_use", "id": f"toolu_{call.number}_{index}", "name": name, "input": arguments})
     usage = _usage(call, answer, ("input_tokens", "output_tokens"))
     usage.pop("total_tokens")
     stop = "tool_use" if answer.tool_calls else "end_turn"
@@ -400,19 +400,19 @@ def _message_events(call: Call, answer: Answer) -> Iterator[str]:
     whole = _message_body(call, answer)
     start = {**whole, "content": [], "stop_reason": None, "usage": {**whole["usage"], "output_tokens": 1}}
     yield event("message_start", message=start)
-    for place, block in enumerate(whole["content"]):
+    for index, block in enumerate(whole["content"]):
         if block["type"] == "text":
-            yield event("content_block_start", index=place, content_block={"type": "text", "text": ""})
+            yield event("content_block_start", index=index, content_block={"type": "text", "text": ""})
             deltas = [{"type": "text_delta", "text": word} for word in answer.words]
         else:
-            yield event("content_block_start", index=place, content_block={**block, "input": {}})
+            yield event("content_block_start", index=index, content_block={**block, "input": {}})
             arguments = json.dumps(block["input"])
             deltas = [{"type": "input_json_delta", "partial_json": part} for part in (arguments[:4], arguments[4:])]
         for delta in deltas:
-            yield event("content_block_delta", index=place, delta=delta)
-        yield event("content_block_stop", index=place)
-    ended = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
-    yield event("message_delta", delta=ended, usage={"output_tokens": whole["usage"]["output_tokens"]})
+            yield event("content_block_delta", index=index, delta=delta)
+        yield event("content_block_stop", index=index)
+    stop = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+    yield event("message_delta", delta=stop, usage={"output_tokens": whole["usage"]["output_tokens"]})
     yield event("message_stop")
 
 
@@ -421,7 +421,7 @@ def _message_head(call: Call) -> dict[str, Any]:
 
 
 def _anthropic_error(answer: Answer) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": "api_error", "message": answer.text or "the script says so"}}
+    return {"type": "error", "error": {"type": "api_error", "message": answer.text or "scripted error"}}
 
 
 _DIALECTS = {

@@ -1,4 +1,4 @@
-"""Rewards computed anew from what is on record."""
+"""Regrading: rewards recomputed from recorded outputs."""
 
 from __future__ import annotations
 
@@ -17,53 +17,50 @@ PAGE: Final = 100
 
 
 @dataclass(frozen=True)
-class Regraded:
-    """A rollout's reward as it was, and as another grader sees it."""
+class RegradeResult:
+    """A rollout's reward from another grader, beside the recorded one."""
 
     rollout_id: str
-    was: float | None
-    now: float
+    recorded_reward: float | None
+    reward: float
 
 
 async def regrade(
     store: LightningStore, grader: Callable[[Any, str], Any], rollout_ids: Sequence[str] | None = None
-) -> list[Regraded]:
-    """Call `grader` with the task and the output of each of these rollouts (all that succeeded, when none are named).
+) -> list[RegradeResult]:
+    """Call `grader(task, output)` for each of these rollouts, or for all succeeded ones. Does not change the store.
 
-    The output is what the agent's program printed, or else what its model said last. Nothing is changed in the store.
+    The output is the standard output of the agent's program, or else the last response of its model.
     """
-    return [await _regraded(store, grader, rollout) async for rollout in _rollouts(store, rollout_ids)]
+    return [await _regrade(store, grader, rollout) async for rollout in _rollouts(store, rollout_ids)]
 
 
-async def _regraded(store: LightningStore, grader: Callable[[Any, str], Any], rollout: Rollout) -> Regraded:
+async def _regrade(store: LightningStore, grader: Callable[[Any, str], Any], rollout: Rollout) -> RegradeResult:
     spans = list(await store.query_spans(rollout.rollout_id, "latest"))
     reward = grader(rollout.input, output_of(spans))
     if inspect.isawaitable(reward):
         reward = await reward
-    return Regraded(rollout.rollout_id, find_final_reward(spans), float(reward))
+    return RegradeResult(rollout.rollout_id, find_final_reward(spans), float(reward))
 
 
 def output_of(spans: Iterable[Span]) -> str:
-    """What the agent said in the end."""
-    said = ""
+    """Return the agent's final output."""
+    output = ""
     for span in spans:
-        printed = span.attributes.get(OPERATION_OUTPUT)
         if "process.exit.code" in span.attributes:
-            return str(printed or "")
-        said = str(span.attributes.get(f"{GEN_AI_COMPLETION}.0.content") or said)
-    return said
+            return str(span.attributes.get(OPERATION_OUTPUT) or "")
+        output = str(span.attributes.get(f"{GEN_AI_COMPLETION}.0.content") or output)
+    return output
 
 
 async def _rollouts(store: LightningStore, rollout_ids: Sequence[str] | None) -> AsyncIterator[Rollout]:
-    if rollout_ids:
-        for rollout_id in rollout_ids:
-            rollout = await store.get_rollout_by_id(rollout_id)
-            if rollout is None:
-                raise NotFound(f"there is no rollout {rollout_id} in this store")
-            yield rollout
-        return
+    for rollout_id in rollout_ids or ():
+        rollout = await store.get_rollout_by_id(rollout_id)
+        if rollout is None:
+            raise NotFound(f"rollout {rollout_id} is not in this store")
+        yield rollout
     cursor: str | None = None
-    while True:
+    while not rollout_ids:
         page = await store.query_rollouts(status_in=["succeeded"], limit=PAGE, cursor=cursor)
         for rollout in page:
             yield rollout

@@ -1,9 +1,9 @@
-"""An agent run again on a rollout that is on record, with the tape in place of every model."""
+"""Replay of one rollout: its agent runs again, with recorded responses in place of every model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,52 +15,53 @@ from ..runner import LitAgentRunner
 from ..store import InMemoryLightningStore, LightningStore
 from ..tracer import OtelTracer
 from ..types import LLM, NamedResources, Rollout
-from .cassette import Tape
-from .replay_server import Player
+from .cassette import Cassette
+from .replay_server import serve_cassette
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """What came of running it again."""
+class ReplayResult:
+    """A replay, compared with the recorded rollout."""
 
-    calls: int
-    """How many are on the tape."""
-    played: int
+    recorded_calls: int
+    matched_calls: int
     difference: str | None
-    """The first call that is not as it was; None where all are."""
+    """The first call that differs from the recorded one; None if all match."""
     status: str
-    was_status: str
+    recorded_status: str
     reward: float | None
-    was_reward: float | None
+    recorded_reward: float | None
 
     @property
-    def same(self) -> bool:
-        """Whether it went as it had gone."""
-        return (self.difference, self.status, self.reward) == (None, self.was_status, self.was_reward)
+    def is_identical(self) -> bool:
+        """True if calls, status and reward are as recorded."""
+        return (self.difference, self.status, self.reward) == (None, self.recorded_status, self.recorded_reward)
 
 
-async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | Callable[..., Any]) -> Replayed:
-    """Run `agent` on the task of a stored rollout, its models answering from the tape. Raises `NotFound`.
+async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | Callable[..., Any]) -> ReplayResult:
+    """Run `agent` on the task of a stored rollout, with recorded responses. Raises `NotFound`.
 
-    Every LLM among the rollout's resources is the tape, and so are OPENAI_BASE_URL and ANTHROPIC_BASE_URL.
+    The recorded responses replace every LLM among the rollout's resources, and the servers in OPENAI_BASE_URL and
+    ANTHROPIC_BASE_URL.
     """
     rollout = await store.get_rollout_by_id(rollout_id)
     if rollout is None:
-        raise NotFound(f"there is no rollout {rollout_id} in this store")
+        raise NotFound(f"rollout {rollout_id} is not in this store")
     spans = list(await store.query_spans(rollout_id, "latest"))
-    tape = Tape.of(spans)
-    async with Player(tape) as player, InMemoryLightningStore() as scratch:
-        with _models_at(player.url):
-            again = await _run(agent, rollout, await _resources(store, rollout, player.url), scratch)
-        reward = find_final_reward(list(await scratch.query_spans(again.rollout_id)))
-    return Replayed(
-        calls=len(tape.exchanges),
-        played=tape.played,
-        difference=tape.difference or _left_out(tape),
-        status=again.status,
-        was_status=rollout.status,
+    cassette = Cassette.from_spans(spans)
+    async with serve_cassette(cassette) as url, InMemoryLightningStore() as scratch:
+        with _environment(_model_variables(url)):
+            rerun = await _run(agent, rollout, await _resources(store, rollout, url), scratch)
+        reward = find_final_reward(list(await scratch.query_spans(rerun.rollout_id)))
+    unmade = f"recorded call {cassette.used + 1} was not made" if cassette.unused else None
+    return ReplayResult(
+        recorded_calls=len(cassette.calls),
+        matched_calls=cassette.used,
+        difference=cassette.difference or unmade,
+        status=rerun.status,
+        recorded_status=rollout.status,
         reward=reward,
-        was_reward=find_final_reward(spans),
+        recorded_reward=find_final_reward(spans),
     )
 
 
@@ -71,37 +72,34 @@ async def _run(agent: Any, rollout: Rollout, resources: NamedResources, scratch:
 
 
 async def _resources(store: LightningStore, rollout: Rollout, url: str) -> NamedResources:
+    """Return the rollout's resources, with the server at `url` in place of every LLM."""
     if rollout.resources_id is None:
         return {}
-    found = await store.get_resources_by_id(rollout.resources_id, rollout.resources_version)
-    return {name: _on_tape(resource, url) for name, resource in (found.resources if found else {}).items()}
+    update = await store.get_resources_by_id(rollout.resources_id, rollout.resources_version)
+    return {
+        name: LLM(endpoint=url, model=given.model, api_key="replay", sampling_parameters=given.sampling_parameters)
+        if isinstance(given, LLM)
+        else given
+        for name, given in (update.resources if update else {}).items()
+    }
 
 
-def _on_tape(resource: Any, url: str) -> Any:
-    if not isinstance(resource, LLM):
-        return resource
-    return LLM(endpoint=url, model=resource.model, api_key="replay", sampling_parameters=resource.sampling_parameters)
-
-
-def _left_out(tape: Tape) -> str | None:
-    return f"call {tape.played + 1} on the tape was not made" if tape.unplayed else None
-
-
-@contextmanager
-def _models_at(url: str) -> Generator[None]:
-    ours = {
+def _model_variables(url: str) -> dict[str, str]:
+    return {
         "OPENAI_BASE_URL": url,
         "OPENAI_API_KEY": "replay",
         "ANTHROPIC_BASE_URL": url.removesuffix("/v1"),
         "ANTHROPIC_API_KEY": "replay",
     }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Generator[None]:
+    previous = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(previous)

@@ -1,4 +1,4 @@
-"""Recorded answers as the streams they were: a whole body becomes the events that add up to it."""
+"""Conversion of a recorded whole response to the stream of events that an SDK folds into it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import orjson
 JsonObject = dict[str, Any]
 
 
-def events_of(path: str, response: JsonObject, request: JsonObject) -> bytes:
-    """The event stream that an SDK folds into `response`."""
+def to_event_stream(path: str, response: JsonObject, request: JsonObject) -> bytes:
+    """Return the server-sent events of a response, in the API of `path`."""
     match path:
         case "messages":
-            return b"".join(_named(event) for event in _anthropic(response))
+            return b"".join(_named_event(event) for event in _anthropic_events(response))
         case "responses":
-            return b"".join(_named(event) for event in _responses(response))
+            return b"".join(_named_event(event) for event in _responses_events(response))
         case _:
-            chunks = _chat(response, request) if path == "chat/completions" else [response]
-            return b"".join(_data(chunk) for chunk in chunks) + b"data: [DONE]\n\n"
+            chunks = _chat_chunks(response, request) if path == "chat/completions" else [response]
+            return b"".join(_event(chunk) for chunk in chunks) + b"data: [DONE]\n\n"
 
 
-def _data(event: JsonObject) -> bytes:
-    return b"data: " + orjson.dumps(event) + b"\n\n"
+def _event(data: JsonObject) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def _named(event: JsonObject) -> bytes:
-    return b"event: " + event["type"].encode() + b"\n" + _data(event)
+def _named_event(data: JsonObject) -> bytes:
+    return b"event: " + data["type"].encode() + b"\n" + _event(data)
 
 
-def _chat(response: JsonObject, request: JsonObject) -> Iterator[JsonObject]:
+def _chat_chunks(response: JsonObject, request: JsonObject) -> Iterator[JsonObject]:
     head = {key: response[key] for key in ("id", "created", "model", "system_fingerprint") if key in response}
     head |= {"object": "chat.completion.chunk"}
     for choice in response.get("choices", []):
@@ -44,50 +44,49 @@ def _chat(response: JsonObject, request: JsonObject) -> Iterator[JsonObject]:
         yield {**head, "choices": [], "usage": response.get("usage")}
 
 
-def _responses(response: JsonObject) -> Iterator[JsonObject]:
-    begun: JsonObject = {**response, "status": "in_progress", "output": []}
-    events: list[JsonObject] = [{"type": "response.created", "response": begun}]
+def _responses_events(response: JsonObject) -> Iterator[JsonObject]:
+    started: JsonObject = {**response, "status": "in_progress", "output": []}
+    events: list[JsonObject] = [{"type": "response.created", "response": started}]
     for output_index, item in enumerate(response.get("output", [])):
-        place = {"output_index": output_index}
-        events.append({"type": "response.output_item.added", "item": {**item, "content": []}, **place})
+        output = {"output_index": output_index}
+        events.append({"type": "response.output_item.added", "item": {**item, "content": []}, **output})
         for content_index, part in enumerate(item.get("content") or []):
-            where = {**place, "item_id": item.get("id"), "content_index": content_index}
+            content = {**output, "item_id": item.get("id"), "content_index": content_index}
             if part.get("type") == "output_text":
                 empty = {**part, "text": ""}
-                events.append({"type": "response.content_part.added", "part": empty, **where})
-                events.append({"type": "response.output_text.delta", "delta": part["text"], "logprobs": [], **where})
-                events.append({"type": "response.content_part.done", "part": part, **where})
-        events.append({"type": "response.output_item.done", "item": item, **place})
+                events.append({"type": "response.content_part.added", "part": empty, **content})
+                events.append({"type": "response.output_text.delta", "delta": part["text"], "logprobs": [], **content})
+                events.append({"type": "response.content_part.done", "part": part, **content})
+        events.append({"type": "response.output_item.done", "item": item, **output})
     events.append({"type": "response.completed", "response": response})
     for number, event in enumerate(events):
         yield {**event, "sequence_number": number}
 
 
-_DELTAS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
-
-
-def _anthropic(response: JsonObject) -> Iterator[JsonObject]:
+def _anthropic_events(response: JsonObject) -> Iterator[JsonObject]:
     yield {"type": "message_start", "message": {**response, "content": [], "stop_reason": None}}
     for index, block in enumerate(response.get("content", [])):
-        yield from _anthropic_block(index, block)
-    ending = {"stop_reason": response.get("stop_reason"), "stop_sequence": response.get("stop_sequence")}
-    yield {"type": "message_delta", "delta": ending, "usage": response.get("usage") or {"output_tokens": 0}}
+        empty, deltas = _anthropic_deltas(block)
+        yield {"type": "content_block_start", "index": index, "content_block": empty}
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+    stop = {"stop_reason": response.get("stop_reason"), "stop_sequence": response.get("stop_sequence")}
+    yield {"type": "message_delta", "delta": stop, "usage": response.get("usage") or {"output_tokens": 0}}
     yield {"type": "message_stop"}
 
 
-def _anthropic_block(index: int, block: JsonObject) -> Iterator[JsonObject]:
-    kind = block.get("type", "")
-    begun, deltas = dict(block), list[JsonObject]()
-    if kind in _DELTAS:
-        delta, member = _DELTAS[kind]
-        begun[member] = ""
-        deltas.append({"type": delta, member: block[member]})
-        if signature := block.get("signature"):
-            deltas.append({"type": "signature_delta", "signature": signature})
-    elif kind == "tool_use":
-        begun["input"] = {}
-        deltas.append({"type": "input_json_delta", "partial_json": orjson.dumps(block["input"]).decode()})
-    yield {"type": "content_block_start", "index": index, "content_block": begun}
-    for delta in deltas:
-        yield {"type": "content_block_delta", "index": index, "delta": delta}
-    yield {"type": "content_block_stop", "index": index}
+def _anthropic_deltas(block: JsonObject) -> tuple[JsonObject, list[JsonObject]]:
+    """Split a content block into its empty start and the deltas that fill it."""
+    match block.get("type"):
+        case "text":
+            return {**block, "text": ""}, [{"type": "text_delta", "text": block["text"]}]
+        case "thinking":
+            signature = block.get("signature")
+            signed = [{"type": "signature_delta", "signature": signature}] if signature else []
+            return {**block, "thinking": ""}, [{"type": "thinking_delta", "thinking": block["thinking"]}, *signed]
+        case "tool_use":
+            text = orjson.dumps(block["input"]).decode()
+            return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": text}]
+        case _:
+            return dict(block), []

@@ -64,7 +64,7 @@ def _reports(page: Page, model: ScriptedModel) -> list[Report]:
         agents = page.agents()
     except Exception:
         return [Report(page.name, "", problems=[traceback.format_exc()])]
-    return [_report(page, name, agent, model.forget()) for name, agent in agents.items()]
+    return [_report(page, name, agent, model.reset()) for name, agent in agents.items()]
 
 
 def _report(page: Page, name: str, agent: Any, model: ScriptedModel) -> Report:

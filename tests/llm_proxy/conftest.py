@@ -1,4 +1,4 @@
-"""A scripted model, a store with one attempt in it, and a proxy between them."""
+"""A scripted model, a store with one attempt, and a proxy between them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ from agentlightning.adapter import LLMCall, llm_calls
 from agentlightning.http.server import GracefulServer
 from tests.scripted_model import ScriptedModel
 
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="package")
+def running_model() -> Iterator[ScriptedModel]:
+    with ScriptedModel() as model:
+        yield model
+
 
 @pytest.fixture
-def model() -> Iterator[ScriptedModel]:
-    with ScriptedModel() as scripted:
-        yield scripted
+def model(running_model: ScriptedModel) -> ScriptedModel:
+    return running_model.reset()
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ async def proxy(model: ScriptedModel, store: agl.LightningStore) -> AsyncIterato
 
 @dataclass
 class Attempt:
-    """An attempt that is running, and what it has to do with the proxy."""
+    """A running attempt, with clients for its URL and the calls recorded for it."""
 
     rollout_id: str
     attempt_id: str
@@ -67,18 +74,29 @@ class Attempt:
         return only
 
 
-async def started(store: agl.LightningStore) -> Attempt:
+async def start_attempt(store: agl.LightningStore) -> Attempt:
     attempted = await store.start_rollout("a task")
     return Attempt(attempted.rollout_id, attempted.attempt.attempt_id, store)
 
 
 @pytest.fixture
 async def attempt(store: agl.LightningStore) -> Attempt:
-    return await started(store)
+    return await start_attempt(store)
+
+
+async def post_chat(url: str, *, headers: dict[str, str] | None = None, **body: Any) -> tuple[int, bytes]:
+    """Send a chat completion without an SDK; return the status and the whole response."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"{url}/chat/completions", json={"model": "m", "messages": HELLO, **body}, headers=headers
+        ) as response,
+    ):
+        return response.status, await response.read()
 
 
 @asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
+async def serve_app(app: Any) -> AsyncIterator[str]:
     """Serve an ASGI app from a thread of its own; the value is its base URL."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = GracefulServer(app, drain_seconds=1)
@@ -91,12 +109,26 @@ async def serving(app: Any) -> AsyncIterator[str]:
         await asyncio.to_thread(thread.join)
 
 
-class Tee:
-    """An ASGI app that passes requests on to a server, and keeps the path and the answer of each."""
+async def start_stream(receive: Any, send: Any) -> None:
+    """Receive a request and start an event stream, in an ASGI app."""
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+def chunk(text: str) -> dict[str, Any]:
+    """Return the ASGI message with one chunk of a streamed chat completion."""
+    data = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % text.encode()
+    return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+class RecordingForwarder:
+    """An ASGI app that forwards requests to a server and keeps the path and response of each."""
 
     def __init__(self, base_url: str) -> None:
         self._root = base_url.removesuffix("/v1")
-        self.answers: list[tuple[str, bytes]] = []
+        self.responses: list[tuple[str, bytes]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
@@ -104,18 +136,15 @@ class Tee:
         while message.get("more_body"):
             message = await receive()
             body += message["body"]
-        kept = b""
+        headers, received = {"content-type": "application/json"}, b""
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
-            session.request(scope["method"], self._root + scope["path"], data=body, headers=_JSON) as response,
+            session.request(scope["method"], self._root + scope["path"], data=body, headers=headers) as response,
         ):
             kind = response.headers["content-type"].encode()
             await send({"type": "http.response.start", "status": response.status, "headers": [(b"content-type", kind)]})
-            async for chunk in response.content.iter_any():
-                kept += chunk
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        self.answers.append((scope["path"], kept))
+            async for part in response.content.iter_any():
+                received += part
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        self.responses.append((scope["path"], received))
         await send({"type": "http.response.body", "body": b""})
-
-
-_JSON = {"content-type": "application/json"}

@@ -1,42 +1,34 @@
-"""Calls through the proxy: every API, whole and streamed, answered as the server answers and recorded as it was."""
+"""Calls through the proxy: every API, whole and streamed, answered as the server answers, and recorded."""
 
 from __future__ import annotations
+
+import asyncio
+from typing import Any
 
 import aiohttp
 import openai
 import pytest
 
 import agentlightning as agl
+from tests.processes import TIMEOUT
 from tests.scripted_model import Answer, ScriptedModel
 
-from .conftest import Attempt, serving
-
-HELLO = [{"role": "user", "content": "Hello"}]
+from .conftest import HELLO, Attempt, chunk, post_chat, serve_app, start_attempt, start_stream
 
 
-async def test_a_chat_is_answered_and_recorded(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
+async def test_chat_is_answered_and_recorded(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
     async with attempt.openai(proxy) as client:
-        answer = await client.chat.completions.create(model="m", messages=HELLO, temperature=0.5)
+        response = await client.chat.completions.create(model="m", messages=HELLO, temperature=0.5)
 
     call = await attempt.call()
-    assert answer.choices[0].message.content == "You said: Hello"
+    assert response.choices[0].message.content == "You said: Hello"
     assert call.messages == HELLO
     assert call.output == [{"role": "assistant", "content": "You said: Hello"}]
-    assert (call.model, call.response_id, call.parameters) == ("m", answer.id, {"temperature": 0.5})
+    assert (call.model, call.response_id, call.parameters) == ("m", response.id, {"temperature": 0.5})
     assert model.calls[0].body == {"model": "m", "messages": HELLO, "temperature": 0.5}
 
 
-async def test_a_streamed_chat_is_answered_and_recorded(proxy: agl.LLMProxy, attempt: Attempt):
-    async with attempt.openai(proxy) as client:
-        stream = await client.chat.completions.create(model="m", messages=HELLO, stream=True)
-        said = [chunk.choices[0].delta.content or "" async for chunk in stream]
-
-    call = await attempt.call()
-    assert "".join(said) == call.output[0]["content"] == "You said: Hello"
-    assert call.finish_reason == "stop"
-
-
-async def test_responses_are_answered_and_recorded_whole_and_streamed(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_responses_api_is_answered_and_recorded_whole_and_streamed(proxy: agl.LLMProxy, attempt: Attempt):
     async with attempt.openai(proxy) as client:
         whole = await client.responses.create(model="m", input="Hello", instructions="Be brief.")
         stream = await client.responses.create(model="m", input="Hello", stream=True)
@@ -52,133 +44,143 @@ async def test_anthropic_messages_are_answered_and_recorded_whole_and_streamed(p
     async with attempt.anthropic(proxy) as client:
         whole = await client.messages.create(model="m", messages=HELLO, max_tokens=9)
         async with client.messages.stream(model="m", messages=HELLO, max_tokens=9) as stream:
-            said = [text async for text in stream.text_stream]
+            text = "".join([part async for part in stream.text_stream])
 
     first, second = await attempt.calls()
-    assert whole.content[0].text == "".join(said) == first.output[0]["content"] == second.output[0]["content"]
+    assert whole.content[0].text == text == first.output[0]["content"] == second.output[0]["content"]
     assert second.finish_reason == "stop"
 
 
 async def test_completions_and_embeddings_are_answered_and_recorded(proxy: agl.LLMProxy, attempt: Attempt):
     async with attempt.openai(proxy) as client:
-        completed = await client.completions.create(model="m", prompt="Hello")
+        completion = await client.completions.create(model="m", prompt="Hello")
         stream = await client.completions.create(model="m", prompt="Hello", stream=True)
-        said = [chunk.choices[0].text async for chunk in stream]
+        text = "".join([part.choices[0].text async for part in stream])
         embedded = await client.embeddings.create(model="m", input="Hello", encoding_format="float")
 
     calls = await attempt.calls()
-    assert completed.choices[0].text == "".join(said) == calls[1].output[0]["content"]
+    assert completion.choices[0].text == text == calls[1].output[0]["content"]
     assert embedded.data[0].embedding == [0.0, 0.5, 1.0]
     assert [call.operation for call in calls] == ["text_completion", "text_completion", "embeddings"]
 
 
-async def test_tool_calls_pass_whole_and_streamed(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
-    wanted = Answer(tool_calls=[("add", {"a": 2, "b": 3})])
-    model.script(wanted, wanted)
+async def test_tool_calls_are_returned_and_recorded_whole_and_streamed(
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
+):
+    answer = Answer(tool_calls=[("add", {"a": 2, "b": 3})])
+    model.script(answer, answer)
 
     async with attempt.openai(proxy) as client:
         await client.chat.completions.create(model="m", messages=HELLO)
         async with client.chat.completions.stream(model="m", messages=HELLO) as stream:
             final = await stream.get_final_completion()
 
-    first, second = await attempt.calls()
     assert final.choices[0].message.tool_calls[0].function.arguments == '{"a": 2, "b": 3}'
-    for call in (first, second):
-        assert call.output[0]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 2, "b": 3}'}
+    functions = [call.output[0]["tool_calls"][0]["function"] for call in await attempt.calls()]
+    assert functions == [{"name": "add", "arguments": '{"a": 2, "b": 3}'}] * 2
 
 
-async def test_the_servers_own_bytes_reach_the_agent(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
-    body = {"model": "m", "messages": HELLO, "stream": True}
-    async with aiohttp.ClientSession() as session:
-        async with session.post(f"{model.base_url}/chat/completions", json=body) as response:
-            direct = await response.read()
-        async with session.post(f"{attempt.url(proxy)}/chat/completions", json=body) as response:
-            passed = await response.read()
+async def test_streamed_chat_has_the_servers_own_bytes_and_is_recorded(
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
+):
+    _, direct = await post_chat(model.base_url, stream=True)
+    _, forwarded = await post_chat(attempt.url(proxy), stream=True)
 
-    assert passed == direct.replace(b"chatcmpl-1", b"chatcmpl-2")
-
-
-async def test_the_span_is_in_the_store_before_the_agent_has_the_end(proxy: agl.LLMProxy, attempt: Attempt):
-    body = {"model": "m", "messages": HELLO, "stream": True}
-
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{attempt.url(proxy)}/chat/completions", json=body) as response,
-    ):
-        async for line in response.content:
-            if line.strip() == b"data: [DONE]":
-                assert len(await attempt.spans()) == 1
+    assert forwarded == direct.replace(b"chatcmpl-1", b"chatcmpl-2")
+    call = await attempt.call()
+    assert (call.output[0]["content"], call.finish_reason) == ("You said: Hello", "stop")
 
 
-async def test_a_stream_reaches_the_agent_while_the_server_still_speaks(proxy: agl.LLMProxy, attempt: Attempt):
-    import asyncio
-    import threading
+class BlockedStore(agl.InMemoryLightningStore):
+    """A store that writes spans only once the test unblocks it."""
 
-    go_on = threading.Event()
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self.called, self.unblocked = asyncio.Event(), asyncio.Event()
 
-    async def slow(_scope, receive, send):
-        while (await receive()).get("more_body"):
-            pass
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        for word in ("one", "two"):
-            chunk = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % word.encode()
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await asyncio.to_thread(go_on.wait, 10)
+    async def add_many_spans(self, spans: Any) -> Any:
+        self._loop.call_soon_threadsafe(self.called.set)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.unblocked.wait(), self._loop))
+        return await super().add_many_spans(spans)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_response_ends_only_after_its_span_can_be_queried(model: ScriptedModel, stream: bool):
+    async with BlockedStore() as store, agl.LLMProxy(model_list={"m": model.base_url}, store=store) as proxy:
+        attempt = await start_attempt(store)
+        received = bytearray()
+
+        async def read() -> None:
+            body = {"model": "m", "messages": HELLO, "stream": stream}
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(f"{attempt.url(proxy)}/chat/completions", json=body) as response,
+            ):
+                async for part in response.content.iter_any():
+                    received.extend(part)
+
+        reading = asyncio.create_task(read())
+        await store.called.wait()
+        await asyncio.wait({reading}, timeout=0.2)  # long enough for bytes that the proxy had sent too early
+        assert not reading.done()
+        assert (b"Hello" in received) is stream
+        assert b"[DONE]" not in received
+
+        store.unblocked.set()
+        await reading
+        assert len(await attempt.spans()) == 1
+
+
+async def test_stream_reaches_the_agent_while_the_server_still_responds(proxy: agl.LLMProxy, attempt: Attempt):
+    loop, first_received = asyncio.get_running_loop(), asyncio.Event()
+
+    async def server(_scope: Any, receive: Any, send: Any) -> None:
+        await start_stream(receive, send)
+        await send(chunk("one"))
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(first_received.wait(), loop))
+        await send(chunk("two"))
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
-    async with serving(slow) as url:
+    async with serve_app(server) as url, asyncio.timeout(TIMEOUT):
         proxy.update_model_list({"m": url})
         async with attempt.openai(proxy) as client:
             stream = await client.chat.completions.create(model="m", messages=HELLO, stream=True)
-            said = []
-            async for chunk in stream:
-                said.append(chunk.choices[0].delta.content)
-                assert go_on.is_set() == (said != ["one"])
-                go_on.set()
+            texts = []
+            async for part in stream:
+                texts.append(part.choices[0].delta.content)
+                first_received.set()
 
-    assert said == ["one", "two"]
+    assert texts == ["one", "two"]
 
 
-async def test_an_agent_that_goes_away_ends_the_call_and_what_it_saw_is_recorded(
-    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
-):
-    import asyncio
+async def test_disconnect_of_the_agent_cancels_the_call_and_records_its_start(proxy: agl.LLMProxy, attempt: Attempt):
+    loop, cancelled = asyncio.get_running_loop(), asyncio.Event()
 
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    async def endless(_scope: Any, receive: Any, send: Any) -> None:
+        await start_stream(receive, send)
+        disconnected = asyncio.ensure_future(receive())
+        while not disconnected.done():
+            await send(chunk("x"))
+            await asyncio.wait({disconnected}, timeout=0.01)
+        loop.call_soon_threadsafe(cancelled.set)
 
-    async def endless(_scope, receive, send):
-        while (await receive()).get("more_body"):
-            pass
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        gone = asyncio.ensure_future(receive())
-        while not gone.done():
-            await send(
-                {
-                    "type": "http.response.body",
-                    "body": b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n',
-                    "more_body": True,
-                }
-            )
-            await asyncio.wait({gone}, timeout=0.01)
-        loop.call_soon_threadsafe(stopped.set)
-
-    async with serving(endless) as url:
+    async with serve_app(endless) as url:
         proxy.update_model_list({"m": url})
         async with aiohttp.ClientSession() as session:
             body = {"model": "m", "messages": HELLO, "stream": True}
             async with session.post(f"{attempt.url(proxy)}/chat/completions", json=body) as response:
                 await response.content.readany()
                 response.close()
-        await asyncio.wait_for(stopped.wait(), 60)
+        await asyncio.wait_for(cancelled.wait(), TIMEOUT)
 
-    await proxy.pause()  # returns when the call is over
+    await proxy.pause()  # returns when the call has ended
     [span] = await attempt.spans()
     assert span.attributes["agentlightning.incomplete"] is True
     assert (await attempt.call()).output[0]["content"].startswith("x")
 
 
-async def test_a_servers_refusal_reaches_the_agent_and_the_record(
+async def test_error_of_the_server_is_returned_and_recorded(
     model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
 ):
     model.script(Answer("too long", status=400))
@@ -190,29 +192,24 @@ async def test_a_servers_refusal_reaches_the_agent_and_the_record(
     assert (await attempt.call()).error == "HTTP 400: too long"
 
 
-async def test_a_server_that_falters_is_asked_again(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
-    model.script(Answer(status=503), Answer(status=500), "at last")
+async def test_temporary_error_of_the_server_is_retried(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
+    model.script(Answer(status=503), Answer(status=500), "success")
 
     async with attempt.openai(proxy) as client:
-        answer = await client.chat.completions.create(model="m", messages=HELLO)
+        response = await client.chat.completions.create(model="m", messages=HELLO)
 
-    assert answer.choices[0].message.content == "at last"
-    assert (await attempt.call()).output[0]["content"] == "at last"
+    assert response.choices[0].message.content == "success"
+    assert (await attempt.call()).output[0]["content"] == "success"
     assert len(model.calls) == 3
 
 
-async def test_a_stream_that_breaks_is_a_broken_stream_to_the_agent(
+async def test_broken_stream_is_broken_for_the_agent_and_recorded(
     model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
 ):
     model.script(Answer("one two three four", break_after=3))
-    body = {"model": "m", "messages": HELLO, "stream": True}
 
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{attempt.url(proxy)}/chat/completions", json=body) as response,
-    ):
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await response.read()
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await post_chat(attempt.url(proxy), stream=True)
 
     await proxy.pause()
     call = await attempt.call()
@@ -220,7 +217,7 @@ async def test_a_stream_that_breaks_is_a_broken_stream_to_the_agent(
     assert call.output[0]["content"] == "one two"
 
 
-async def test_a_server_that_is_not_there_is_named(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_unreachable_server_is_named(proxy: agl.LLMProxy, attempt: Attempt):
     proxy.update_model_list([{"name": "m", "url": "http://127.0.0.1:9/v1", "retries": 0}])
 
     async with attempt.openai(proxy) as client:
@@ -230,14 +227,14 @@ async def test_a_server_that_is_not_there_is_named(proxy: agl.LLMProxy, attempt:
     assert "is unreachable" in ((await attempt.call()).error or "")
 
 
-async def test_a_model_that_is_not_there_is_told_with_those_that_are(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_unknown_model_is_refused_with_the_available_ones(proxy: agl.LLMProxy, attempt: Attempt):
     async with attempt.openai(proxy) as client:
         with pytest.raises(openai.NotFoundError, match="no model named 'x'; available models: m"):
             await client.chat.completions.create(model="x", messages=HELLO)
 
 
 @pytest.mark.parametrize("body", ["nonsense", "[1]", ""])
-async def test_what_is_no_call_is_refused(proxy: agl.LLMProxy, attempt: Attempt, body: str):
+async def test_body_that_is_not_a_json_object_is_refused(proxy: agl.LLMProxy, attempt: Attempt, body: str):
     url = f"{attempt.url(proxy)}/chat/completions"
 
     async with aiohttp.ClientSession() as session, session.post(url, data=body) as response:
@@ -245,25 +242,17 @@ async def test_what_is_no_call_is_refused(proxy: agl.LLMProxy, attempt: Attempt,
         assert (await response.json())["error"]["type"] == "invalid_request_error"
 
 
-async def test_the_models_are_listed(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_models_are_listed_for_both_sdks(proxy: agl.LLMProxy, attempt: Attempt):
     async with attempt.openai(proxy) as client, attempt.anthropic(proxy) as other:
         assert [model.id async for model in client.models.list()] == ["m"]
         assert [model.id async for model in other.models.list()] == ["m"]
         assert (await client.models.retrieve("m")).id == "m"
 
 
-async def test_calls_that_are_nobodys_are_answered_and_not_recorded(proxy: agl.LLMProxy, attempt: Attempt):
-    async with openai.AsyncOpenAI(base_url=proxy.endpoint, api_key="none") as client:
-        answer = await client.chat.completions.create(model="m", messages=HELLO)
-
-    assert answer.choices[0].message.content == "You said: Hello"
+async def test_call_without_an_attempt_is_answered_and_not_recorded(proxy: agl.LLMProxy, attempt: Attempt):
+    assert (await post_chat(proxy.endpoint))[0] == 200
     assert await attempt.spans() == []
 
 
-async def test_a_proxy_whose_store_does_not_know_the_attempt_still_answers(proxy: agl.LLMProxy):
-    url = proxy.as_resource("ro-unknown", "at-unknown").endpoint
-
-    async with openai.AsyncOpenAI(base_url=url, api_key="none") as client:
-        answer = await client.chat.completions.create(model="m", messages=HELLO)
-
-    assert answer.choices[0].message.content == "You said: Hello"
+async def test_call_of_an_attempt_unknown_to_the_store_is_answered(proxy: agl.LLMProxy):
+    assert (await post_chat(proxy.as_resource("ro-unknown", "at-unknown").endpoint))[0] == 200

@@ -1,17 +1,11 @@
-"""`agl proxy`, as a process of its own."""
+"""`agl proxy` as a process, and its error messages."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,59 +15,81 @@ from click.testing import CliRunner
 
 import agentlightning as agl
 from agentlightning.cli import main
-from tests.processes import TIMEOUT
-from tests.scripted_model import Answer, ScriptedModel
+from tests.processes import TIMEOUT, Program
+from tests.scripted_model import ScriptedModel
 
-from .conftest import started
+from .conftest import start_attempt
 
-
-@contextmanager
-def proxy_process(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "agentlightning.cli", "proxy", "--port", "0", *arguments]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
-    try:
-        assert process.stdout is not None
-        found = re.search(r"http://\S+/v1", process.stdout.readline())
-        yield process, found[0] if found else ""
-    finally:
-        process.kill()
-        process.communicate()
+KEY = "sk-of-the-server"
 
 
-async def test_it_serves_records_and_ends_cleanly_on_sigterm(model: ScriptedModel):
+def ask(url: str, model: str = "m") -> str | None:
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        response = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hello"}])
+    return response.choices[0].message.content
+
+
+async def test_proxy_records_calls_and_stops_cleanly_on_sigterm(model: ScriptedModel):
     async with agl.LightningStoreServer(agl.InMemoryLightningStore(), port=0) as server:
         await server.start()
-        attempt = await started(server)
-        arguments = (
-            "--model",
-            f"m={model.base_url}",
-            "--key",
-            "m=MY_KEY",
-            "--serves",
-            "m=served",
-            "--store",
-            server.endpoint,
-        )
-        with proxy_process(*arguments, MY_KEY="sk-of-the-server") as (process, endpoint):
-            own = endpoint.replace("/v1", f"/rollout/{attempt.rollout_id}/attempt/{attempt.attempt_id}/v1")
-            with openai.OpenAI(base_url=own, api_key="none") as client:
-                client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hello"}])
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=TIMEOUT)
+        attempt = await start_attempt(server)
+        options = ("--port", "0", "--model", f"m={model.base_url}", "--key", "m=MY_KEY", "--serves", "m=served")
+        store = ("--store", server.endpoint)
+        with Program("agentlightning.cli", "proxy", *options, *store, environment={"MY_KEY": KEY}) as proxy:
+            root = proxy.wait_for_line(r"Proxy for m at (http://\S+)/v1")[1]
+            ask(f"{root}/rollout/{attempt.rollout_id}/attempt/{attempt.attempt_id}/v1")
+            proxy.send_signal(signal.SIGTERM)
+            assert proxy.wait() == 0
 
-        assert process.returncode == 0
-        assert '"POST /rollout/' in errors
-        assert "sk-of-the-server" not in errors
+        assert '"POST /rollout/' in proxy.output
+        assert KEY not in proxy.output
         assert len(await attempt.spans()) == 1
-    assert model.calls[0].headers["authorization"] == "Bearer sk-of-the-server"
+    assert model.calls[0].headers["authorization"] == f"Bearer {KEY}"
     assert model.calls[0].body["model"] == "served"
+
+
+def test_sighup_reloads_models_without_dropping_calls_and_keeps_them_if_the_file_is_invalid(
+    model: ScriptedModel, tmp_path: Path
+):
+    file = tmp_path / "models.json"
+    arrived, released = threading.Event(), threading.Event()
+
+    def slow_answer(_: str) -> str:
+        arrived.set()
+        assert released.wait(TIMEOUT)
+        return "slow answer"
+
+    def reload(entry: dict[str, Any], line: str) -> None:
+        file.write_text(json.dumps([entry]))
+        proxy.send_signal(signal.SIGHUP)
+        proxy.wait_for_line(line)
+
+    file.write_text(json.dumps([{"name": "a", "url": model.base_url, "api_key": "$MY_KEY", "retries": 0}]))
+    arguments = ("--port", "0", "--models", str(file))
+    with (
+        ScriptedModel(slow_answer) as slow,
+        Program("agentlightning.cli", "proxy", *arguments, environment={"MY_KEY": KEY}) as proxy,
+        ThreadPoolExecutor() as threads,
+    ):
+        url = proxy.wait_for_line(r"Proxy for a at (\S+),")[1]
+        assert ask(url, "a") == "You said: Hello"
+        reload({"name": "b", "url": slow.base_url, "max_concurrency": 3}, "The models are now: b")
+        in_flight = threads.submit(ask, url, "b")
+        assert arrived.wait(TIMEOUT)
+        reload({"name": "c", "url": model.base_url}, "The models are now: c")
+        assert ask(url, "c") == "You said: Hello"
+        released.set()
+        assert in_flight.result() == "slow answer"
+        reload({"name": "d"}, "The models are unchanged: model_list: url: Field required")
+        assert ask(url, "c") == "You said: Hello"
+
+    assert model.calls[0].headers["authorization"] == f"Bearer {KEY}"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "no model given"),
         (["--model", "nonsense"], "NAME=VALUE"),
         (["--model", "m=gpu:8000"], "starts with http"),
         (["--model", "m=http://gpu", "--key", "x=KEY"], "no --model named 'x'"),
@@ -81,7 +97,7 @@ async def test_it_serves_records_and_ends_cleanly_on_sigterm(model: ScriptedMode
         (["--model", "m=http://gpu", "--host", "0.0.0.0"], "requires a token"),
     ],
 )
-def test_what_is_wrong_with_its_arguments_is_said_in_one_line(arguments: list[str], message: str):
+def test_invalid_arguments_have_a_message_without_traceback(arguments: list[str], message: str):
     result = CliRunner().invoke(main, ["proxy", *arguments])
 
     assert result.exit_code != 0
@@ -89,67 +105,18 @@ def test_what_is_wrong_with_its_arguments_is_said_in_one_line(arguments: list[st
     assert "Traceback" not in result.output
 
 
-def ask(endpoint: str) -> str | None:
-    with openai.OpenAI(base_url=endpoint, api_key="none", max_retries=0) as client:
-        answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hello"}])
-    return answer.choices[0].message.content
-
-
-def test_models_in_a_file_are_exchanged_on_sighup_and_a_bad_file_changes_nothing(model: ScriptedModel, tmp_path: Path):
-    file = tmp_path / "models.json"
-
-    def write(entries: Any) -> None:
-        file.write_text(json.dumps(entries))
-
-    write([{"name": "m", "url": model.base_url, "api_key": "$MY_KEY", "retries": 0}])
-    arrived = threading.Event()
-
-    def slowly(_: str) -> Answer:
-        arrived.set()
-        return Answer("slowly answered", delay=1.0)
-
-    with (
-        ScriptedModel(slowly) as slow,
-        proxy_process("--models", str(file), MY_KEY="sk-of-the-server") as (process, endpoint),
-        ThreadPoolExecutor() as threads,
-    ):
-        assert process.stderr is not None
-        assert ask(endpoint) == "You said: Hello"
-        write([{"name": "m", "url": slow.base_url, "max_concurrency": 3}])
-        process.send_signal(signal.SIGHUP)
-        assert "The models are now: m" in next_line(process, "models")
-        under_way = threads.submit(ask, endpoint)
-        assert arrived.wait(TIMEOUT)
-        write([{"name": "m", "url": model.base_url}])
-        process.send_signal(signal.SIGHUP)
-        assert "The models are now: m" in next_line(process, "models")
-        assert ask(endpoint) == "You said: Hello"
-        assert under_way.result() == "slowly answered"
-        write([{"name": "m"}])
-        process.send_signal(signal.SIGHUP)
-        assert "The models are unchanged: model_list: url: Field required" in next_line(process, "models")
-        assert ask(endpoint) == "You said: Hello"
-
-    assert model.calls[0].headers["authorization"] == "Bearer sk-of-the-server"
-
-
-def next_line(process: subprocess.Popen[str], word: str) -> str:
-    assert process.stderr is not None
-    return next(line for line in process.stderr if word in line)
-
-
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("nonsense", "is not JSON"),
-        ('{"m": "http://host"}', "holds no list of objects"),
-        ('[{"name": "m", "url": "http://host", "api_key": "$NOT_SET"}]', "NOT_SET, the key of 'm', is not set"),
+        ('{"m": "http://host"}', "does not contain a list of objects"),
+        ('[{"name": "m", "url": "http://host", "api_key": "$NOT_SET"}]', "NOT_SET (api_key of 'm') is not set"),
     ],
 )
-def test_a_file_of_models_that_cannot_be_read_is_refused(text: str, said: str, tmp_path: Path):
+def test_invalid_file_of_models_is_refused(text: str, message: str, tmp_path: Path):
     (tmp_path / "models.json").write_text(text)
 
-    refused = CliRunner().invoke(main, ["proxy", "--models", str(tmp_path / "models.json")])
+    result = CliRunner().invoke(main, ["proxy", "--models", str(tmp_path / "models.json")])
 
-    assert refused.exit_code == 1
-    assert said in refused.output
+    assert result.exit_code == 1
+    assert message in result.output

@@ -1,11 +1,10 @@
-"""Token ids and log probabilities: asked of servers that give them, recorded, and kept from agents that did not ask."""
+"""Token ids and log probabilities: requested from servers that support them, recorded, and hidden from agents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 
@@ -13,41 +12,33 @@ import agentlightning as agl
 from agentlightning.local_model import LocalModel, serve_local_model
 from tests.scripted_model import Answer, ScriptedModel
 
-from .agreement import compare, converse
-from .conftest import Attempt
+from .conftest import HELLO, Attempt, post_chat
+from .token_checks import check_calls, check_conversation
 
-HELLO = [{"role": "user", "content": "Hello"}]
-GIVES_TOKENS = Answer("Hi there", token_ids=[7, 9], logprobs=True)
+WITH_TOKENS = Answer("Hi there", token_ids=[7, 9], logprobs=True)
 
 
-def _is_vllm(proxy: agl.LLMProxy, model: ScriptedModel) -> None:
+@pytest.fixture
+def vllm(proxy: agl.LLMProxy, model: ScriptedModel) -> agl.LLMProxy:
+    """The proxy, with a server configured as vLLM."""
     proxy.update_model_list([{"name": "m", "url": model.base_url, "server": "vllm"}])
-
-
-async def _ask(attempt: Attempt, proxy: agl.LLMProxy, **body: Any) -> bytes:
-    url = f"{attempt.url(proxy)}/chat/completions"
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(url, json={"model": "m", "messages": HELLO, **body}) as it,
-    ):
-        return await it.read()
+    return proxy
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_vllm_is_asked_for_token_ids_and_the_agent_does_not_see_them(
-    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt, stream: bool
+async def test_token_ids_of_vllm_are_recorded_and_hidden_from_the_agent(
+    model: ScriptedModel, vllm: agl.LLMProxy, attempt: Attempt, stream: bool
 ):
-    _is_vllm(proxy, model)
-    model.script(GIVES_TOKENS)
+    model.script(WITH_TOKENS)
 
-    seen = await _ask(attempt, proxy, stream=stream)
+    _, received = await post_chat(attempt.url(vllm), stream=stream)
 
-    asked = model.calls[0].body
-    assert (asked["logprobs"], asked["return_token_ids"]) == (True, True)
-    assert asked.get("stream_options") == ({"include_usage": True} if stream else None)
-    for word in (b"token_ids", b"logprob"):
-        assert word not in seen
-    assert (b"usage" in seen) is not stream
+    request = model.calls[0].body
+    assert (request["logprobs"], request["return_token_ids"]) == (True, True)
+    assert request.get("stream_options") == ({"include_usage": True} if stream else None)
+    assert b"token_ids" not in received
+    assert b"logprob" not in received
+    assert (b"usage" in received) is not stream
     call = await attempt.call()
     assert (call.prompt_token_ids, call.token_ids, call.logprobs) == ([1, 2, 3], [7, 9], [-0.5, -0.5])
     assert call.usage["completion_tokens"] == 2
@@ -55,35 +46,31 @@ async def test_vllm_is_asked_for_token_ids_and_the_agent_does_not_see_them(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_agent_that_asked_for_logprobs_and_usage_gets_them(
-    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt, stream: bool
+async def test_agent_that_requests_logprobs_and_usage_receives_them(
+    model: ScriptedModel, vllm: agl.LLMProxy, attempt: Attempt, stream: bool
 ):
-    _is_vllm(proxy, model)
-    model.script(GIVES_TOKENS)
+    model.script(WITH_TOKENS)
     options = {"stream_options": {"include_usage": True}} if stream else {}
 
-    seen = await _ask(attempt, proxy, stream=stream, logprobs=True, top_logprobs=3, **options)
+    _, received = await post_chat(attempt.url(vllm), stream=stream, logprobs=True, top_logprobs=3, **options)
 
     assert model.calls[0].body["top_logprobs"] == 3
-    assert b"logprob" in seen
-    assert b"usage" in seen
-    assert b"token_ids" not in seen
+    assert b"logprob" in received
+    assert b"usage" in received
+    assert b"token_ids" not in received
 
 
-async def test_a_streams_events_are_otherwise_what_the_server_sent(
-    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
-):
-    await _ask(attempt, proxy, stream=True)
-    plain = await _ask(attempt, proxy, stream=True)
-    _is_vllm(proxy, model)
+async def test_events_of_a_stream_are_otherwise_unchanged(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
+    _, plain = await post_chat(attempt.url(proxy), stream=True)
+    proxy.update_model_list([{"name": "m", "url": model.base_url, "server": "vllm"}])
 
-    edited = await _ask(attempt, proxy, stream=True)
+    _, edited = await post_chat(attempt.url(proxy), stream=True)
 
     def chunks(stream: bytes) -> list[Any]:
         events = [line[6:] for line in stream.splitlines() if line.startswith(b"data: {")]
         return [orjson.loads(event) | {"id": None} for event in events]
 
-    # The scripted model writes "logprobs": null into every chunk; what was not asked for is left out.
+    # The scripted model writes "logprobs": null into every chunk; the proxy removes it.
     for chunk in (expected := chunks(plain)):
         for choice in chunk["choices"]:
             choice.pop("logprobs", None)
@@ -91,41 +78,36 @@ async def test_a_streams_events_are_otherwise_what_the_server_sent(
     assert edited.endswith(b"data: [DONE]\n\n")
 
 
-async def test_a_server_that_is_not_known_is_asked_for_nothing_more(
-    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
-):
-    await _ask(attempt, proxy, stream=True)
+async def test_unknown_server_gets_the_request_unchanged(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
+    await post_chat(attempt.url(proxy), stream=True)
 
     assert model.calls[0].body == {"model": "m", "messages": HELLO, "stream": True}
 
 
-async def test_calls_that_nobody_records_are_not_asked_for_more(model: ScriptedModel, proxy: agl.LLMProxy):
-    _is_vllm(proxy, model)
-
-    async with aiohttp.ClientSession() as session:
-        await session.post(f"{proxy.endpoint}/chat/completions", json={"model": "m", "messages": HELLO})
+async def test_request_that_is_not_recorded_is_unchanged(model: ScriptedModel, vllm: agl.LLMProxy):
+    await post_chat(vllm.endpoint)
 
     assert model.calls[0].body == {"model": "m", "messages": HELLO}
 
 
-# Against llama.cpp itself
+# With llama.cpp
 
 
 @pytest.fixture(scope="module")
-def llama() -> Iterator[str]:
+def llama_cpp() -> Iterator[str]:
     with serve_local_model(LocalModel(threads=1)) as base_url:
         yield base_url
 
 
 @pytest.mark.model
-async def test_llama_cpps_token_ids_and_logprobs_are_recorded_exactly(
-    llama: str, proxy: agl.LLMProxy, attempt: Attempt
+async def test_token_ids_and_logprobs_of_llama_cpp_are_recorded_exactly(
+    llama_cpp: str, proxy: agl.LLMProxy, attempt: Attempt
 ):
-    await compare(llama, proxy, attempt, calls=12)
+    await check_calls(llama_cpp, proxy, attempt, calls=4)
 
 
 @pytest.mark.model
-async def test_a_conversation_is_one_sequence_without_a_token_that_was_not_read_or_sampled(
-    llama: str, proxy: agl.LLMProxy, attempt: Attempt
+async def test_conversation_is_one_sequence_of_prompt_and_sampled_tokens(
+    llama_cpp: str, proxy: agl.LLMProxy, attempt: Attempt
 ):
-    await converse(llama, proxy, attempt, turns=3)
+    await check_conversation(llama_cpp, proxy, attempt, turns=2)

@@ -1,18 +1,19 @@
-"""Replay: agents run again against the tape, SDKs and all, and the first call that differs is named."""
+"""Replay with real SDKs: recorded responses instead of a model, and a description of the first difference."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from anthropic import Anthropic, AsyncAnthropic
+from anthropic import Anthropic
 from openai import AsyncOpenAI
 
 import agentlightning as agl
 from agentlightning.errors import NotFound
 from agentlightning.llm_proxy import LLMProxy
-from agentlightning.replay import Replayed, Tape, regrade, replay
+from agentlightning.replay import Cassette, ReplayResult, regrade, replay
 from agentlightning.replay.cassette import first_difference
 from tests.scripted_model import Answer, ScriptedModel
 
@@ -25,8 +26,8 @@ def model() -> Iterator[ScriptedModel]:
         yield model
 
 
-class Workshop:
-    """A store, a proxy in front of the scripted model, and what tests do with them."""
+class Recorder:
+    """A store, and a proxy before the scripted model."""
 
     def __init__(self, store: agl.LightningStore, proxy: LLMProxy) -> None:
         self.store, self.proxy = store, proxy
@@ -38,196 +39,148 @@ class Workshop:
         assert rollout.status == "succeeded"
         return rollout
 
-    async def replay(self, agent: Agent, rollout: agl.Rollout) -> Replayed:
+    async def replay(self, agent: Agent, rollout: agl.Rollout) -> ReplayResult:
         return await replay(self.store, rollout.rollout_id, agent)
 
 
 @pytest.fixture
-async def workshop(model: ScriptedModel) -> AsyncIterator[Workshop]:
+async def recorder(model: ScriptedModel) -> AsyncIterator[Recorder]:
     async with agl.InMemoryLightningStore() as store, LLMProxy(None, {"tiny": model.base_url}, store) as proxy:
-        yield Workshop(store, proxy)
+        yield Recorder(store, proxy)
 
 
-def client(llm: agl.LLM) -> AsyncOpenAI:
+def openai_client(llm: agl.LLM) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=llm.endpoint, api_key="sk-none", max_retries=0)
 
 
-def said(*texts: str) -> list[dict[str, str]]:
+def user(*texts: str) -> Any:
     return [{"role": "user", "content": text} for text in texts]
 
 
-heard: list[Any] = []
-
-
 @agl.rollout
-async def chat(task: str, llm: agl.LLM) -> float:
-    async with client(llm) as openai:
-        first = await openai.chat.completions.create(model="tiny", messages=said(task))  # type: ignore[arg-type]
+async def two_calls(task: str, llm: agl.LLM) -> float:
+    async with openai_client(llm) as client:
+        first = await client.chat.completions.create(model="tiny", messages=user(task))
         text = first.choices[0].message.content or ""
-        second = await openai.chat.completions.create(model="tiny", messages=said(task, text))  # type: ignore[arg-type]
-        heard.append((text, second.choices[0].message.content))
+        await client.chat.completions.create(model="tiny", messages=user(task, text))
     return float(len(text))
 
 
 @agl.rollout
-async def streamed(task: str, llm: agl.LLM) -> float:
-    async with client(llm) as openai:
-        stream = await openai.chat.completions.create(model="tiny", messages=said(task), stream=True)  # type: ignore[arg-type]
-        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-    heard.append(text)
-    return float(len(text))
+async def one_streamed_call(task: str, llm: agl.LLM) -> float:
+    async with openai_client(llm) as client:
+        stream = await client.chat.completions.create(model="tiny", messages=user(task), stream=True)
+        return float(len("".join([chunk.choices[0].delta.content or "" async for chunk in stream])))
 
 
-@agl.rollout
-async def helper(task: str, llm: agl.LLM) -> float:
-    async with client(llm) as openai, openai.responses.stream(model="tiny", input=task) as stream:
-        text = (await stream.get_final_response()).output_text
-    heard.append(text)
-    return float(len(text))
-
-
-@agl.rollout
-async def claude(task: str, llm: agl.LLM) -> float:
-    base_url = llm.endpoint.removesuffix("/v1")
-    async with AsyncAnthropic(base_url=base_url, api_key="none", max_retries=0) as anthropic:
-        whole = await anthropic.messages.create(model="tiny", max_tokens=9, messages=said(task))  # type: ignore[arg-type]
-        async with anthropic.messages.stream(model="tiny", max_tokens=9, messages=said(task, "x")) as stream:  # type: ignore[arg-type]
-            text = await stream.get_final_text()
-    heard.append((whole.content[0].to_dict()["text"], text))
-    return float(len(text))
-
-
-@pytest.mark.parametrize("agent", [chat, streamed, helper, claude], ids=lambda agent: agent.__name__)
-async def test_a_replay_hears_what_was_heard_and_asks_no_model(
-    workshop: Workshop, model: ScriptedModel, agent: Agent
-) -> None:
-    heard.clear()
-    rollout = await workshop.record(agent, "why?")
-    calls = len(model.calls)
-
-    replayed = await workshop.replay(agent, rollout)
-
-    assert replayed.same, replayed
-    assert replayed.played == replayed.calls == calls
-    assert heard[0] == heard[1]
-    assert len(model.calls) == calls
-
-
-async def test_tool_calls_are_played_whole_and_streamed(workshop: Workshop, model: ScriptedModel) -> None:
-    calls: list[Any] = []
-
-    @agl.rollout
-    async def agent(task: str, llm: agl.LLM) -> float:
-        tool: Any = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
-        messages: Any = said(task)
-        async with client(llm) as openai:
-            whole = await openai.chat.completions.create(model="tiny", messages=messages, tools=[tool])
-            async with openai.chat.completions.stream(model="tiny", messages=messages, tools=[tool]) as stream:
-                final = await stream.get_final_completion()
-        calls.append(
-            [
-                [
-                    (call.id, call.function.name, call.function.arguments)
-                    for call in each.choices[0].message.tool_calls or []
-                ]  # type: ignore[union-attr]
-                for each in (whole, final)
-            ]
-        )
-        return 1.0
-
-    model.script(Answer(tool_calls=[("add", {"a": 1})]), Answer(tool_calls=[("add", {"a": 2})]))
-    rollout = await workshop.record(agent, "add")
-
-    assert (await workshop.replay(agent, rollout)).same
-    assert calls[0] == calls[1]
-    assert calls[0][1][0][2] == '{"a": 2}' or calls[0][1][0][2] == '{"a":2}'
-
-
-async def test_the_first_call_that_differs_is_named(workshop: Workshop) -> None:
-    rollout = await workshop.record(chat, "why?")
+async def test_first_call_that_differs_is_described(recorder: Recorder):
+    rollout = await recorder.record(two_calls, "why?")
 
     @agl.rollout
     async def changed(task: str, llm: agl.LLM) -> float:
-        async with client(llm) as openai:
-            await openai.chat.completions.create(model="tiny", messages=said(task))  # type: ignore[arg-type]
-            await openai.chat.completions.create(model="tiny", messages=said(task, "planted"))  # type: ignore[arg-type]
+        async with openai_client(llm) as client:
+            await client.chat.completions.create(model="tiny", messages=user(task))
+            await client.chat.completions.create(model="tiny", messages=user(task, "changed"))
         return 1.0
 
-    replayed = await workshop.replay(changed, rollout)
+    result = await recorder.replay(changed, rollout)
 
-    assert not replayed.same
-    assert (replayed.played, replayed.status) == (1, "failed")
-    assert replayed.difference == 'call 2 differs: messages.1.content was "the answer to why?", is "planted"'
+    assert not result.is_identical
+    assert (result.matched_calls, result.status) == (1, "failed")
+    assert result.difference == 'call 2 differs: messages.1.content was "the answer to why?", is "changed"'
 
 
-async def test_calls_too_few_and_too_many_are_named(workshop: Workshop) -> None:
-    two, one = await workshop.record(chat, "why?"), await workshop.record(streamed, "why?")
+async def test_missing_and_additional_calls_are_described(recorder: Recorder):
+    two, one = await recorder.record(two_calls, "why?"), await recorder.record(one_streamed_call, "why?")
 
     @agl.rollout
     async def silent(task: str, llm: agl.LLM) -> float:
         return 1.0
 
     @agl.rollout
-    async def twice(task: str, llm: agl.LLM) -> float:
-        await streamed(task, llm)
-        return await streamed(task, llm)
+    async def repeated(task: str, llm: agl.LLM) -> float:
+        await one_streamed_call(task, llm)
+        return await one_streamed_call(task, llm)
 
-    assert (await workshop.replay(silent, two)).difference == "call 1 on the tape was not made"
-    assert "one more than the 1 on the tape" in ((await workshop.replay(twice, one)).difference or "")
+    assert (await recorder.replay(silent, two)).difference == "recorded call 1 was not made"
+    assert (
+        await recorder.replay(repeated, one)
+    ).difference == "call 2, to chat/completions, exceeds the 1 recorded calls"
 
 
-async def test_the_environments_model_is_the_tape_too_and_comes_back(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tool_calls_are_replayed_whole_and_streamed(recorder: Recorder, model: ScriptedModel):
+    received: list[Any] = []
+
+    @agl.rollout
+    async def agent(task: str, llm: agl.LLM) -> float:
+        tool: Any = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+        async with openai_client(llm) as client:
+            whole = await client.chat.completions.create(model="tiny", messages=user(task), tools=[tool])
+            async with client.chat.completions.stream(model="tiny", messages=user(task), tools=[tool]) as stream:
+                final = await stream.get_final_completion()
+        [first], [second] = (each.choices[0].message.tool_calls or [] for each in (whole, final))
+        received.append([(call.id, call.function.name, call.function.arguments) for call in (first, second)])
+        return 1.0
+
+    model.script(Answer(tool_calls=[("add", {"a": 1})]), Answer(tool_calls=[("add", {"a": 2})]))
+    rollout = await recorder.record(agent, "add")
+
+    assert (await recorder.replay(agent, rollout)).is_identical
+    assert received[0] == received[1]
+    assert received[1][1][2].replace(" ", "") == '{"a":2}'
+
+
+async def test_model_from_environment_is_replaced_and_restored(recorder: Recorder, monkeypatch: pytest.MonkeyPatch):
+    url = recorder.proxy.endpoint.removesuffix("/v1")
+
     @agl.rollout
     def agent(task: str) -> float:
         with Anthropic(max_retries=0) as anthropic:
-            anthropic.messages.create(model="tiny", max_tokens=9, messages=said(task))  # type: ignore[arg-type]
+            anthropic.messages.create(model="tiny", max_tokens=9, messages=user(task))
         return 1.0
 
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", workshop.proxy.endpoint.removesuffix("/v1"))
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    rollout = await workshop.record(agent, "why?")
+    rollout = await recorder.record(agent, "why?")
 
-    assert (await workshop.replay(agent, rollout)).same
-
-
-async def test_a_rollout_that_is_not_there_cannot_be_replayed(workshop: Workshop) -> None:
-    with pytest.raises(NotFound):
-        await replay(workshop.store, "ro-none", chat)
+    assert (await recorder.replay(agent, rollout)).is_identical
+    assert os.environ["ANTHROPIC_BASE_URL"] == url
+    assert "OPENAI_BASE_URL" not in os.environ
 
 
-async def test_rewards_are_computed_anew_and_nothing_is_changed(workshop: Workshop) -> None:
-    rollout = await workshop.record(chat, "why?")
-    before = list(await workshop.store.query_spans(rollout.rollout_id))
+async def test_replay_of_unknown_rollout_raises_not_found(recorder: Recorder):
+    with pytest.raises(NotFound, match="ro-none is not in this store"):
+        await replay(recorder.store, "ro-none", two_calls)
 
-    [regraded] = await regrade(workshop.store, lambda task, output: float(output.count("answer") and task == "why?"))
 
-    assert (regraded.rollout_id, regraded.was, regraded.now) == (
-        rollout.rollout_id,
-        float(len("the answer to why?")),
-        1.0,
-    )
-    assert list(await workshop.store.query_spans(rollout.rollout_id)) == before
+async def test_regrade_computes_rewards_without_changing_the_store(recorder: Recorder):
+    rollout = await recorder.record(two_calls, "why?")
+    before = list(await recorder.store.query_spans(rollout.rollout_id))
+
+    [result] = await regrade(recorder.store, lambda task, output: float(output.count("answer") and task == "why?"))
+
+    recorded = float(len("the answer to why?"))
+    assert (result.rollout_id, result.recorded_reward, result.reward) == (rollout.rollout_id, recorded, 1.0)
+    assert list(await recorder.store.query_spans(rollout.rollout_id)) == before
 
 
 @pytest.mark.parametrize(
-    ("was", "now", "difference"),
+    ("recorded", "sent", "difference"),
     [
         ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}, None),
         ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, "a.1.b was 2, is 3"),
-        ({"a": [1]}, {"a": [1, 2]}, "a.1 was not there, is 2"),
+        ({"a": [1]}, {"a": [1, 2]}, "a.1 was missing, is 2"),
         ({"a": 1, "user": "x"}, {"a": 1}, None),
-        ({"a": 1}, {"b": 1}, "a was 1, is not there"),
+        ({"a": 1}, {"b": 1}, "a was 1, is missing"),
     ],
 )
-def test_a_difference_is_told_by_its_place(was: Any, now: Any, difference: str | None) -> None:
-    assert first_difference(was, now) == difference
+def test_difference_names_the_first_field(recorded: Any, sent: Any, difference: str | None):
+    assert first_difference(recorded, sent) == difference
 
 
-def test_a_tape_of_nothing_answers_nothing() -> None:
-    tape = Tape.of([])
+def test_empty_cassette_has_no_response():
+    cassette = Cassette.from_spans([])
 
-    assert tape.answer("messages", {}) is None
-    assert tape.difference == "call 1, to messages, is one more than the 0 on the tape"
+    assert cassette.response_to("messages", {}) is None
+    assert cassette.difference == "call 1, to messages, exceeds the 0 recorded calls"

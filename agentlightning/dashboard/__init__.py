@@ -1,1 +1,1 @@
-"""The dashboard: static files that use the store's HTTP API like any other client. `store/http/assets.py` serves them."""
+"""The dashboard: static files, served by `store/http/assets.py`, that use the store's HTTP API like any client."""

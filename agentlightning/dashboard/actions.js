@@ -1,56 +1,56 @@
-// What can be done from the page: run a task again, cancel it, take everything known of it along as JSONL.
+// Actions on rollouts: retry, cancel, and export as JSONL.
 
 import { call } from "./api.js";
-import { saidOf } from "./data.js";
-import { say } from "./parts/messages.js";
+import { notify } from "./components/notifications.js";
+import { plural, statusLabel } from "./format.js";
+import { errorMessage } from "./query.js";
 import { link } from "./route.js";
-import { plural } from "./words.js";
 
 export const FINAL = new Set(["succeeded", "failed", "cancelled"]);
 
-const AT_ONCE = 200;
-const SPANS_AT_ONCE = 4;
+const PAGE_SIZE = 200;
+const CONCURRENCY = 4;
 
-/** Put the same tasks in the queue again; what has ended stays as it is. @param {string[]} ids */
-export async function retried(ids) {
-  const made = await each(ids, retry);
-  if (made.length === 1) say("In the queue again as", { link: { href: link("rollouts", made[0]), text: made[0] } });
-  else if (made.length) say(`${plural(made.length, "rollout")} in the queue again.`);
+/** Enqueue the same tasks again as new rollouts; the finished ones stay unchanged. @param {string[]} ids */
+export async function retryRollouts(ids) {
+  const created = await applyToAll(ids, retryRollout);
+  if (created.length === 1) notify("Requeued as", { link: { href: link("rollouts", created[0]), text: created[0] } });
+  else if (created.length) notify(`${plural(created.length, "rollout")} requeued.`);
 }
 
-/** Cancel those that have not ended. @param {string[]} ids */
-export async function cancelled(ids) {
-  const done = await each(ids, (rollout_id) => call("update_rollout", { rollout_id, status: "cancelled" }));
-  if (done.length) say(`${plural(done.length, "rollout")} cancelled.`);
+/** Cancel the rollouts that have not finished. @param {string[]} ids */
+export async function cancelRollouts(ids) {
+  const done = await applyToAll(ids, (rollout_id) => call("update_rollout", { rollout_id, status: "cancelled" }));
+  if (done.length) notify(`${plural(done.length, "rollout")} cancelled.`);
 }
 
 /**
- * Download the rollouts that fit `query`, one a line, each with its attempts and spans.
+ * Download the rollouts that match `query` as JSONL, each with its attempts and spans.
  * @param {Record<string, any>} query
- * @param {(text: string) => void} progress
+ * @param {(text: string) => void} onProgress
  */
-export async function exported(query, progress) {
+export async function exportRollouts(query, onProgress) {
   /** @type {string[]} */
   const lines = [];
-  const { cut_at, ...whole } = query;
+  const { cut_at, ...untruncated } = query;
   try {
-    for (let offset = 0, total = 1; offset < total; offset += AT_ONCE) {
-      const page = await call("query_rollouts", { ...whole, offset, limit: AT_ONCE });
+    for (let offset = 0, total = 1; offset < total; offset += PAGE_SIZE) {
+      const page = await call("query_rollouts", { ...untruncated, offset, limit: PAGE_SIZE });
       total = page.total;
-      await eachOf(page.items, SPANS_AT_ONCE, async (rollout, index) => {
-        lines[offset + index] = JSON.stringify(await everythingOf(rollout));
-        progress(`Exporting ${lines.length} of ${total}…`);
+      await forEachConcurrently(page.items, async (rollout, index) => {
+        lines[offset + index] = JSON.stringify(await withAttemptsAndSpans(rollout));
+        onProgress(`Exporting ${lines.length} of ${total}…`);
       });
     }
     download("rollouts.jsonl", [lines.join("\n"), "\n"]);
-    say(`Exported ${plural(lines.length, "rollout")} to rollouts.jsonl.`);
+    notify(`Exported ${plural(lines.length, "rollout")} to rollouts.jsonl.`);
   } catch (error) {
-    say(saidOf(error), { bad: true });
+    notify(errorMessage(error), { isError: true });
   }
 }
 
 /** @param {any} rollout */
-async function everythingOf(rollout) {
+async function withAttemptsAndSpans(rollout) {
   const { rollout_id } = rollout;
   const [attempts, spans] = await Promise.all([
     call("query_attempts", { rollout_id }),
@@ -60,35 +60,37 @@ async function everythingOf(rollout) {
 }
 
 /** @param {string} rollout_id */
-async function retry(rollout_id) {
+async function retryRollout(rollout_id) {
   const rollout = await call("get_rollout_by_id", { rollout_id });
-  const { input, mode, resources_id, config, metadata } = rollout;
-  if (!FINAL.has(rollout.status)) throw new Error(`${rollout_id} is still ${rollout.status}; cancel it first.`);
-  const again = { input, mode, resources_id, config, metadata: { ...metadata, retry_of: rollout_id } };
-  return (await call("enqueue_rollout", again)).rollout_id;
+  const { input, mode, resources_id, config, metadata, status } = rollout;
+  if (!FINAL.has(status)) {
+    throw new Error(`${rollout_id} has not finished (${statusLabel(status).toLowerCase()}); cancel it first.`);
+  }
+  const request = { input, mode, resources_id, config, metadata: { ...metadata, retry_of: rollout_id } };
+  return (await call("enqueue_rollout", request)).rollout_id;
 }
 
 /**
- * Do it to each; say what went wrong with some, once.
+ * Apply `action` to each id, and report all failures in one notification.
  * @template T
  * @param {string[]} ids
- * @param {(id: string) => Promise<T>} act
+ * @param {(id: string) => Promise<T>} action
  */
-async function each(ids, act) {
+async function applyToAll(ids, action) {
   /** @type {T[]} */
   const done = [];
   /** @type {any[]} */
-  const problems = [];
-  await eachOf(ids, SPANS_AT_ONCE, async (id) => {
+  const errors = [];
+  await forEachConcurrently(ids, async (id) => {
     try {
-      done.push(await act(id));
+      done.push(await action(id));
     } catch (error) {
-      problems.push(error);
+      errors.push(error);
     }
   });
-  if (problems.length) {
-    const others = problems.length > 1 ? ` (and ${problems.length - 1} more)` : "";
-    say(`${problems[0].message}${others}`, { bad: true });
+  if (errors.length) {
+    const others = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
+    notify(`${errors[0].message}${others}`, { isError: true });
   }
   return done;
 }
@@ -96,18 +98,17 @@ async function each(ids, act) {
 /**
  * @template T
  * @param {T[]} items
- * @param {number} atOnce
- * @param {(item: T, index: number) => Promise<void>} act
+ * @param {(item: T, index: number) => Promise<void>} action
  */
-async function eachOf(items, atOnce, act) {
+async function forEachConcurrently(items, action) {
   let next = 0;
   const work = async () => {
     while (next < items.length) {
       const index = next++;
-      await act(items[index], index);
+      await action(items[index], index);
     }
   };
-  await Promise.all(Array.from({ length: atOnce }, work));
+  await Promise.all(Array.from({ length: CONCURRENCY }, work));
 }
 
 /** @param {string} name @param {string[]} parts */

@@ -1,16 +1,15 @@
-// The store's operations, as any client calls them.
+// The store's operations, over the same HTTP API as any client.
 //
-// `call(name, arguments)` is one operation. Where the page carries a run with it (`agl export`), the run answers
-// instead of a store.
+// `call(name, args)` is one operation. In a page written by `agl export`, the embedded run replaces the store.
 
+import { embeddedRun } from "./embedded.js";
 import { signal } from "./ui.js";
-import { carriedRun } from "./carried.js";
 
 /** @typedef {Record<string, any>} Json */
 
-// Operations that are asked for with GET, and which of their arguments stand in the path. All others are a POST.
+// Operations sent as GET, each with its path parameters. All others are a POST.
 /** @type {Record<string, string[]>} */
-const GETS = {
+const GET_OPERATIONS = {
   get_latest_resources: [],
   get_resources_by_id: ["resources_id"],
   get_rollout_by_id: ["rollout_id"],
@@ -19,19 +18,19 @@ const GETS = {
   statistics: [],
   summary: [],
 };
-const MUTATING = new Set(["enqueue_rollout", "update_rollout"]);
-const TOKEN = "agl-token";
+const MUTATIONS = new Set(["enqueue_rollout", "update_rollout"]);
+const TOKEN_KEY = "agl-token";
 
-/** True while the store asks for a token that the page does not have. */
-export const tokenWanted = signal(false);
+/** True while the store requires a token and the page has none that it accepts. */
+export const tokenRequired = signal(false);
 
-/** What the store said of the last token, if it was wrong. */
-export const tokenRefused = signal(false);
+/** True when the store has rejected the last token. */
+export const tokenRejected = signal(false);
 
 /** @type {Array<() => void>} */
-let waitingForToken = [];
+let requestsAwaitingToken = [];
 
-/** Something the store refused, or could not be asked. */
+/** An error response of the store; status 0 means that the store is unreachable. */
 export class StoreError extends Error {
   /** @param {number} status @param {string} message */
   constructor(status, message) {
@@ -41,69 +40,69 @@ export class StoreError extends Error {
 }
 
 /**
- * Carry out one operation of the store.
+ * Execute one operation of the store.
  * @param {string} name
- * @param {Json} [given]
+ * @param {Json} [args]
  * @param {{signal?: AbortSignal}} [options]
  * @returns {Promise<any>}
  */
-export async function call(name, given = {}, options = {}) {
-  const run = carriedRun();
-  if (run) return run.answer(name, given);
-  const response = await send(name in GETS ? asGet(name, given) : asPost(name, given), options.signal);
-  return response.json();
+export async function call(name, args = {}, options = {}) {
+  const run = embeddedRun();
+  if (run) return run.execute(name, args);
+  const request = name in GET_OPERATIONS ? getRequest(name, args) : postRequest(name, args);
+  return (await sendRequest(request, options.signal)).json();
 }
 
 /**
- * Fetch a path of the store with the tab's token, which is asked for when the store wants one.
+ * Fetch a path of the store with the tab's token; on a 401, ask for a token and try again.
  * @param {{path: string, method?: string, body?: string, headers?: Record<string, string>}} request
  * @param {AbortSignal} [abort]
  * @returns {Promise<Response>}
  */
-export async function send({ path, method = "GET", body, headers = {} }, abort) {
-  const token = sessionStorage.getItem(TOKEN);
+export async function sendRequest(request, abort) {
+  const { path, ...init } = request;
+  const token = sessionStorage.getItem(TOKEN_KEY);
   /** @type {Record<string, string>} */
   const authorization = token ? { Authorization: `Bearer ${token}` } : {};
   let response;
   try {
     response = await fetch(new URL(path, document.baseURI), {
-      method,
-      body,
-      headers: { ...headers, ...authorization },
+      ...init,
+      headers: { ...init.headers, ...authorization },
       signal: abort,
     });
   } catch (error) {
     if (abort?.aborted) throw error;
-    throw new StoreError(0, "The store does not answer. Is `agl store` running?");
+    throw new StoreError(0, "The store is unreachable. Is `agl store` running?");
   }
   if (response.status === 401) {
-    await askForToken(token !== null);
-    return send({ path, method, body, headers }, abort);
+    await requestToken(token !== null);
+    return sendRequest(request, abort);
   }
-  if (!response.ok) throw new StoreError(response.status, await problemOf(response));
+  if (!response.ok) throw new StoreError(response.status, await errorDetail(response));
   return response;
 }
 
-/** Keep the token for this tab, and go on with what waited for it. @param {string} token */
-export function giveToken(token) {
-  sessionStorage.setItem(TOKEN, token.trim());
-  tokenWanted.value = false;
-  const waiting = waitingForToken;
-  waitingForToken = [];
-  for (const goOn of waiting) goOn();
+/** Save the token for this tab, and resend the requests that wait for it. @param {string} token */
+export function saveToken(token) {
+  sessionStorage.setItem(TOKEN_KEY, token.trim());
+  tokenRequired.value = false;
+  const waiting = requestsAwaitingToken;
+  requestsAwaitingToken = [];
+  for (const resume of waiting) resume();
 }
 
-/** @param {boolean} refused */
-function askForToken(refused) {
-  tokenRefused.value = refused;
-  tokenWanted.value = true;
-  return new Promise((resolve) => waitingForToken.push(() => resolve(undefined)));
+/** @param {boolean} rejected */
+function requestToken(rejected) {
+  tokenRejected.value = rejected;
+  tokenRequired.value = true;
+  return new Promise((resolve) => requestsAwaitingToken.push(() => resolve(undefined)));
 }
 
-/** @param {string} name @param {Json} given */
-function asGet(name, given) {
-  const rest = { ...given };
-  const parts = GETS[name].map((/** @type {string} */ parameter) => {
+/** @param {string} name @param {Json} args */
+function getRequest(name, args) {
+  const rest = { ...args };
+  const segments = GET_OPERATIONS[name].map((/** @type {string} */ parameter) => {
     const value = rest[parameter];
     delete rest[parameter];
     return `/${encodeURIComponent(value)}`;
@@ -112,30 +111,30 @@ function asGet(name, given) {
   for (const [key, value] of Object.entries(rest)) {
     if (value !== undefined && value !== null) query.set(key, String(value));
   }
-  return { path: `${name}${parts.join("")}${query.size ? `?${query}` : ""}` };
+  return { path: `${name}${segments.join("")}${query.size ? `?${query}` : ""}` };
 }
 
-/** @param {string} name @param {Json} given */
-function asPost(name, given) {
-  const key = MUTATING.has(name) ? { "Idempotency-Key": randomKey() } : {};
+/** @param {string} name @param {Json} args */
+function postRequest(name, args) {
+  const key = MUTATIONS.has(name) ? { "Idempotency-Key": randomKey() } : {};
   return {
     path: name,
     method: "POST",
-    body: JSON.stringify(given),
+    body: JSON.stringify(args),
     headers: { "Content-Type": "application/json", ...key },
   };
 }
 
-// `crypto.randomUUID` is missing where the page came over plain http from another machine.
+// `crypto.randomUUID` is missing in a page that was loaded over plain HTTP from another machine.
 function randomKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** @param {Response} response */
-async function problemOf(response) {
+async function errorDetail(response) {
   try {
     return (await response.json()).detail;
   } catch {
-    return `The store answered ${response.status}.`;
+    return `The store returned status ${response.status}.`;
   }
 }

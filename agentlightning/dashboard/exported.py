@@ -1,7 +1,7 @@
-"""A run and the whole dashboard as one page, which asks nobody for anything.
+"""Export of a run as one self-contained HTML page.
 
-The modules become `data:` URLs that an import map names; the run is JSON in the page. The page's own policy lets in
-these and nothing else.
+The JavaScript modules become `data:` URLs named by an import map, and the run is JSON in the page. The page's content
+security policy allows only these.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pydantic_core import to_json
 
 from ..store import LightningStore
 
-HERE = Path(__file__).parent
-STYLES = ("vendor/uplot.css", "style/base.css", "style/parts.css", "style/rollouts.css", "style/views.css")
-START = 'import "agl/main.js";'
+DASHBOARD = Path(__file__).parent
+STYLESHEETS = ("vendor/uplot.css", "style/base.css", "style/components.css", "style/rollouts.css", "style/views.css")
+ENTRY_POINT = 'import "agl/main.js";'
 
 _IMPORT = re.compile(r"""(\bfrom\s*|\bimport\s*)["'](\.{1,2}/[^"']+)["']""")
 
 
-async def run_of(store: LightningStore, newest: int) -> tuple[dict[str, Any], int]:
-    """What the page is to know of the run, and how many rollouts the run has."""
-    page = await store.query_rollouts(sort_order="desc", limit=newest)
+async def collect_run(store: LightningStore, limit: int) -> tuple[dict[str, Any], int]:
+    """Read the run, with its newest `limit` rollouts; also return how many rollouts the store has."""
+    page = await store.query_rollouts(sort_order="desc", limit=limit)
     rollouts = list(reversed(page.items))
     ids = [rollout.rollout_id for rollout in rollouts]
     return {
@@ -42,49 +42,48 @@ async def run_of(store: LightningStore, newest: int) -> tuple[dict[str, Any], in
     }, page.total
 
 
-def page_of(run: dict[str, Any]) -> str:
-    """The page that holds `run`."""
-    names = json.dumps({"imports": _modules()})
-    style = "\n".join((HERE / name).read_text(encoding="utf-8") for name in STYLES)
+def render_page(run: dict[str, Any]) -> str:
+    """Return the HTML page of `run`."""
+    import_map = json.dumps({"imports": _modules()})
+    style = "\n".join((DASHBOARD / name).read_text(encoding="utf-8") for name in STYLESHEETS)
     policy = "; ".join(
         (
             "default-src 'none'",
-            f"script-src {_allowed(names)} {_allowed(START)} data:",
-            f"style-src {_allowed(style)}",
+            f"script-src {_csp_hash(import_map)} {_csp_hash(ENTRY_POINT)} data:",
+            f"style-src {_csp_hash(style)}",
             "img-src data:",
             "base-uri 'none'",
             "form-action 'none'",
             "require-trusted-types-for 'script'",
         )
     )
-    icon = _data_url("image/svg+xml", (HERE / "icon.svg").read_bytes())
-    return _PAGE.format(policy=policy, icon=icon, style=style, names=names, start=START, run=_as_text(run))
+    icon = _data_url("image/svg+xml", (DASHBOARD / "icon.svg").read_bytes())
+    # Within a script element, only `<` can close the element or open another.
+    run_json = to_json(run).decode().replace("<", "\\u003c")
+    return _PAGE.format(
+        policy=policy, icon=icon, style=style, import_map=import_map, entry_point=ENTRY_POINT, run=run_json
+    )
 
 
 def _modules() -> dict[str, str]:
-    """Every module by the name that the import map gives it."""
-    found = (path.relative_to(HERE).as_posix() for path in sorted(HERE.rglob("*.js")))
-    return {f"agl/{name}": _data_url("text/javascript", _renamed(name).encode()) for name in found}
+    """Map each module's name in the import map to its `data:` URL."""
+    names = [path.relative_to(DASHBOARD).as_posix() for path in sorted(DASHBOARD.rglob("*.js"))]
+    return {f"agl/{name}": _data_url("text/javascript", _with_mapped_imports(name).encode()) for name in names}
 
 
-def _renamed(name: str) -> str:
-    """The module, with its neighbours called by the names of the import map."""
+def _with_mapped_imports(name: str) -> str:
+    """Return the module with its relative imports replaced by names of the import map."""
     folder = PurePosixPath(name).parent
-    text = (HERE / name).read_text(encoding="utf-8")
-    return _IMPORT.sub(lambda found: f'{found[1]}"agl/{normpath(folder / found[2])}"', text)
+    text = (DASHBOARD / name).read_text(encoding="utf-8")
+    return _IMPORT.sub(lambda match: f'{match[1]}"agl/{normpath(folder / match[2])}"', text)
 
 
-def _data_url(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _data_url(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def _allowed(text: str) -> str:
+def _csp_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _as_text(run: dict[str, Any]) -> str:
-    # Within a script element nothing but `<` could end it or begin another.
-    return to_json(run).decode().replace("<", "\\u003c")
 
 
 _PAGE = """<!doctype html>
@@ -97,10 +96,10 @@ _PAGE = """<!doctype html>
 <title>Agent Lightning</title>
 <link rel="icon" href="{icon}">
 <style>{style}</style>
-<script type="importmap">{names}</script>
+<script type="importmap">{import_map}</script>
 <script type="application/json" id="run">{run}</script>
-<script type="module">{start}</script>
+<script type="module">{entry_point}</script>
 </head>
-<body><div id="page"><p class="waiting">Opening the run…</p></div></body>
+<body><div id="page"><p class="loading">Loading the run…</p></div></body>
 </html>
 """

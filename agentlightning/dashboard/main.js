@@ -1,7 +1,7 @@
-// What runs first: shows the view that the URL names, inside the frame that all views share.
+// Entry point: renders the view named by the URL inside the layout that all views share.
 
-import { listen } from "./live.js";
-import { Frame } from "./parts/frame.js";
+import { watchChanges } from "./changes.js";
+import { Layout } from "./components/layout.js";
 import { route } from "./route.js";
 import { html, render } from "./ui.js";
 import { Overview } from "./views/overview.js";
@@ -11,10 +11,10 @@ import { Rollouts } from "./views/rollouts.js";
 import { Workers } from "./views/workers.js";
 
 function Page() {
-  return html`<${Frame}><${View} ...${route.value} /><//>`;
+  return html`<${Layout}><${View} ...${route.value} /><//>`;
 }
 
-/** @param {import("./route.js").Route} at */
+/** @param {import("./route.js").Route} route */
 function View({ view, id, params }) {
   switch (view) {
     case "overview":
@@ -28,11 +28,11 @@ function View({ view, id, params }) {
     case "workers":
       return html`<${Workers} />`;
     default:
-      return html`<p class="empty">There is no such page. <a href="#/">Overview</a></p>`;
+      return html`<p class="empty">Page not found. <a href="#/">Overview</a></p>`;
   }
 }
 
-const place = /** @type {HTMLElement} */ (document.getElementById("page"));
-place.replaceChildren();
-render(html`<${Page} />`, place);
-listen();
+const root = /** @type {HTMLElement} */ (document.getElementById("page"));
+root.replaceChildren();
+render(html`<${Page} />`, root);
+watchChanges();

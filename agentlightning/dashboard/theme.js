@@ -1,31 +1,31 @@
-// Light, dark, or whatever the system says.
+// The colour theme: light, dark, or that of the operating system.
 
 import { effect, signal } from "./ui.js";
 
-const KEPT = "agl-theme";
+const STORAGE_KEY = "agl-theme";
 const THEMES = ["system", "light", "dark"];
 
-/** The theme chosen: `system`, `light` or `dark`. */
-export const theme = signal(chosen());
+/** The selected theme: `system`, `light` or `dark`. */
+export const theme = signal(savedTheme());
 
 effect(() => {
   document.documentElement.style.colorScheme = theme.value === "system" ? "light dark" : theme.value;
 });
 
-/** The next of the three. */
+/** Switch to the next theme. */
 export function nextTheme() {
   theme.value = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length];
   try {
-    localStorage.setItem(KEPT, theme.value);
+    localStorage.setItem(STORAGE_KEY, theme.value);
   } catch {
-    // A page from a file may have no storage; the theme lasts as long as the page then.
+    // A page opened from a file may have no storage; the theme then lasts until the page is closed.
   }
 }
 
-function chosen() {
+function savedTheme() {
   try {
-    const kept = localStorage.getItem(KEPT);
-    return kept && THEMES.includes(kept) ? kept : "system";
+    const saved = localStorage.getItem(STORAGE_KEY);
+    return saved && THEMES.includes(saved) ? saved : "system";
   } catch {
     return "system";
   }

@@ -1,4 +1,4 @@
-// What every part of the page is made of: markup by htm, state by signals, both on Preact.
+// The UI library: markup by htm and state by signals, both on Preact.
 
 import { Fragment, h, render } from "./vendor/preact.js";
 import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.js";

@@ -1,1 +1,1 @@
-"""The dashboard in a real browser, over a real `agl store` with a real run in it."""
+"""Tests of the dashboard in a real browser, over real stores that hold a real run."""

@@ -1,20 +1,18 @@
-// A model's call, read from its span: messages made of parts, tokens, cost, and the request as it was sent.
+// A model call parseJson from its span: messages and their parts, tokens, cost, and the original request.
 
 /** @typedef {{role: string, parts: Part[], finish?: string}} Message */
 /** @typedef {{type: string, [key: string]: any}} Part */
 
-/**
- * @param {Record<string, any>} span
- */
-export function callOf(span) {
+/** @param {Record<string, any>} span */
+export function parseCall(span) {
   const { attributes } = span;
-  const request = parsed(attributes["agentlightning.request"]);
-  const response = parsed(attributes["agentlightning.response"]);
+  const request = parseJson(attributes["agentlightning.request"]);
+  const response = parseJson(attributes["agentlightning.response"]);
   return {
-    asked: messagesOf(attributes, "gen_ai.input.messages", "gen_ai.prompt"),
-    answered: messagesOf(attributes, "gen_ai.output.messages", "gen_ai.completion"),
-    tools: parsed(attributes["gen_ai.tool.definitions"]) ?? [],
-    model: attributes["gen_ai.response.model"] ?? attributes["gen_ai.request.model"] ?? "a model",
+    input: messagesOf(attributes, "gen_ai.input.messages", "gen_ai.prompt"),
+    output: messagesOf(attributes, "gen_ai.output.messages", "gen_ai.completion"),
+    tools: parseJson(attributes["gen_ai.tool.definitions"]) ?? [],
+    model: attributes["gen_ai.response.model"] ?? attributes["gen_ai.request.model"] ?? "unknown model",
     settings: settingsOf(attributes),
     tokens: tokensOf(attributes),
     cost: response?.usage?.cost ?? attributes["gen_ai.usage.cost"] ?? null,
@@ -27,7 +25,7 @@ export function callOf(span) {
   };
 }
 
-/** The request as a command for a terminal. @param {ReturnType<typeof callOf>} call */
+/** The request as a curl command. @param {ReturnType<typeof parseCall>} call */
 export function asCurl(call) {
   const body = JSON.stringify(bodyOf(call), null, 2).replaceAll("'", `'\\''`);
   const path = call.path.replace(/^.*\/v1\//, "/");
@@ -38,30 +36,30 @@ export function asCurl(call) {
   ].join("\n");
 }
 
-/** The request as Python. @param {ReturnType<typeof callOf>} call */
+/** The request as Python code. @param {ReturnType<typeof parseCall>} call */
 export function asPython(call) {
   const name = call.path.endsWith("/responses") ? "responses" : "chat.completions";
   return `import json
 from openai import OpenAI
 
-request = json.loads(${pythonText(JSON.stringify(bodyOf(call)))})
+request = json.loads(${pythonLiteral(JSON.stringify(bodyOf(call)))})
 print(OpenAI().${name}.create(**request))
 `;
 }
 
-/** @param {ReturnType<typeof callOf>} call */
+/** @param {ReturnType<typeof parseCall>} call */
 function bodyOf(call) {
   if (call.request) return call.request;
-  const messages = call.asked.map(({ role, parts }) => ({ role, content: parts.map(textOf).join("") }));
+  const messages = call.input.map(({ role, parts }) => ({ role, content: parts.map(textOf).join("") }));
   return { model: call.model, messages, ...call.settings };
 }
 
-/** A Python literal: JSON's own escapes are Python's too. @param {string} text */
-function pythonText(text) {
+/** A Python string literal; JSON's escapes are valid in Python. @param {string} text */
+function pythonLiteral(text) {
   return JSON.stringify(text);
 }
 
-/** The text of a part, where it has one. @param {Part} part */
+/** The text of a part; empty for a part without text. @param {Part} part */
 export function textOf(part) {
   if (typeof part.content === "string") return part.content;
   if (part.type === "tool_call_response")
@@ -69,21 +67,21 @@ export function textOf(part) {
   return "";
 }
 
-/** @param {any} attributes @param {string} whole @param {string} indexed @returns {Message[]} */
-function messagesOf(attributes, whole, indexed) {
-  const said = parsed(attributes[whole]);
-  if (Array.isArray(said)) return said.map(asMessage);
-  const found = [];
-  for (let n = 0; `${indexed}.${n}.role` in attributes || `${indexed}.${n}.content` in attributes; n++) {
-    found.push(indexedMessage(attributes, `${indexed}.${n}`));
+/** Messages from one JSON attribute, or from indexed attributes. @param {any} attributes @param {string} key @param {string} prefix @returns {Message[]} */
+function messagesOf(attributes, key, prefix) {
+  const stored = parseJson(attributes[key]);
+  if (Array.isArray(stored)) return stored.map(toMessage);
+  const messages = [];
+  for (let n = 0; `${prefix}.${n}.role` in attributes || `${prefix}.${n}.content` in attributes; n++) {
+    messages.push(indexedMessage(attributes, `${prefix}.${n}`));
   }
-  return found;
+  return messages;
 }
 
-/** @param {any} said @returns {Message} */
-function asMessage(said) {
-  const parts = Array.isArray(said?.parts) ? said.parts : [{ type: "text", content: said?.content ?? "" }];
-  return { role: String(said?.role ?? "unknown"), parts, finish: said?.finish_reason };
+/** @param {any} stored @returns {Message} */
+function toMessage(stored) {
+  const parts = Array.isArray(stored?.parts) ? stored.parts : [{ type: "text", content: stored?.content ?? "" }];
+  return { role: String(stored?.role ?? "unknown"), parts, finish: stored?.finish_reason };
 }
 
 /** @param {any} attributes @param {string} prefix @returns {Message} */
@@ -99,7 +97,7 @@ function indexedMessage(attributes, prefix) {
       type: "tool_call",
       id: attributes[`${at}.id`],
       name: attributes[`${at}.name`],
-      arguments: parsed(args) ?? args,
+      arguments: parseJson(args) ?? args,
     });
   }
   return { role: attributes[`${prefix}.role`] ?? "assistant", parts, finish: attributes[`${prefix}.finish_reason`] };
@@ -115,22 +113,22 @@ function settingsOf(attributes) {
 
 /** @param {any} attributes */
 function tokensOf(attributes) {
-  const asked = attributes["gen_ai.usage.input_tokens"] ?? attributes["gen_ai.usage.prompt_tokens"] ?? null;
-  const answered = attributes["gen_ai.usage.output_tokens"] ?? attributes["gen_ai.usage.completion_tokens"] ?? null;
-  return { asked, answered };
+  const input = attributes["gen_ai.usage.input_tokens"] ?? attributes["gen_ai.usage.prompt_tokens"] ?? null;
+  const output = attributes["gen_ai.usage.output_tokens"] ?? attributes["gen_ai.usage.completion_tokens"] ?? null;
+  return { input, output };
 }
 
-/** Each token of the answer and how likely it was, where the server told. @param {any} attributes @returns {Array<{token: string, logprob: number}>} */
+/** The output tokens with their log probabilities, if the server returned them. @param {any} attributes @returns {Array<{token: string, logprob: number}>} */
 function logprobsOf(attributes) {
-  const said = parsed(attributes["agentlightning.logprobs"]);
-  const content = said?.content ?? (Array.isArray(said) ? said : []);
+  const logprobs = parseJson(attributes["agentlightning.logprobs"]);
+  const content = logprobs?.content ?? (Array.isArray(logprobs) ? logprobs : []);
   return Array.isArray(content)
     ? content.filter((one) => typeof one?.token === "string" && typeof one?.logprob === "number")
     : [];
 }
 
 /** @param {any} text */
-function parsed(text) {
+function parseJson(text) {
   if (typeof text !== "string") return text ?? null;
   try {
     return JSON.parse(text);

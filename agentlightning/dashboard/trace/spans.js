@@ -1,37 +1,37 @@
-// Spans as a tree, and what is read from each: its kind, its rewards, its error.
+// Spans as trees, and the kind, rewards and exceptions of each.
 
 /** @typedef {Record<string, any>} Span */
-/** @typedef {{span: Span, depth: number, children: Node[]}} Node */
+/** @typedef {{span: Span, depth: number, children: SpanNode[]}} SpanNode */
 
 /**
- * Spans as trees, in the order they came; a span whose parent is not there is a root.
+ * Spans as trees, ordered by start time; a span with a missing parent is a root.
  * @param {Span[]} spans
- * @returns {Node[]}
+ * @returns {SpanNode[]}
  */
-export function treesOf(spans) {
-  /** @type {Map<string, Node>} */
+export function buildTrees(spans) {
+  /** @type {Map<string, SpanNode>} */
   const nodes = new Map(spans.map((span) => [span.span_id, { span, depth: 0, children: [] }]));
-  /** @type {Node[]} */
+  /** @type {SpanNode[]} */
   const roots = [];
   for (const node of nodes.values()) {
     const parent = nodes.get(node.span.parent_id);
-    if (parent && parent !== node && !isWithin(parent, node, nodes)) parent.children.push(node);
+    if (parent && parent !== node && !isDescendant(parent, node, nodes)) parent.children.push(node);
     else roots.push(node);
   }
-  return roots.sort(byStart);
+  return roots.sort(compareByStart);
 }
 
-/** The trees as rows, parents before children, without what lies below the `closed`. @param {Node[]} roots @param {Set<string>} closed */
-export function rowsOf(roots, closed) {
-  /** @type {Node[]} */
+/** The trees as rows, parents before children, without the children of `collapsed` spans. @param {SpanNode[]} roots @param {Set<string>} collapsed */
+export function flattenTrees(roots, collapsed) {
+  /** @type {SpanNode[]} */
   const rows = [];
   const stack = [...roots].reverse();
   roots.forEach((node) => (node.depth = 0));
   while (stack.length) {
-    const node = /** @type {Node} */ (stack.pop());
+    const node = /** @type {SpanNode} */ (stack.pop());
     rows.push(node);
-    if (closed.has(node.span.span_id)) continue;
-    for (const child of [...node.children].sort(byStart).reverse()) {
+    if (collapsed.has(node.span.span_id)) continue;
+    for (const child of [...node.children].sort(compareByStart).reverse()) {
       child.depth = node.depth + 1;
       stack.push(child);
     }
@@ -39,10 +39,10 @@ export function rowsOf(roots, closed) {
   return rows;
 }
 
-/** What a span is, for its colour and its word. @param {Span} span */
-export function kindOf(span) {
+/** The kind of a span, which selects its colour. @param {Span} span */
+export function spanKind(span) {
   if (isCall(span)) return "model";
-  if (rewardsOf(span).length) return "reward";
+  if (spanRewards(span).length) return "reward";
   if (isError(span)) return "error";
   if (span.name === "agentlightning.operation" || "agentlightning.operation.name" in span.attributes)
     return "operation";
@@ -50,8 +50,8 @@ export function kindOf(span) {
   return "step";
 }
 
-/** A span's name as the reader knows it. @param {Span} span */
-export function titleOf(span) {
+/** The title of a span: the operation's name, or the span's name without our prefix. @param {Span} span */
+export function spanTitle(span) {
   return span.attributes["agentlightning.operation.name"] ?? span.name.replace(/^agentlightning\./, "");
 }
 
@@ -70,39 +70,39 @@ export function isError(span) {
 }
 
 /** @param {Span} span */
-export function secondsOf({ start_time, end_time }) {
+export function spanSeconds({ start_time, end_time }) {
   return start_time === null || end_time === null ? null : end_time - start_time;
 }
 
 /**
- * The rewards that a span carries, in every spelling there is, the primary one first.
+ * The rewards of a span, in any known format, the primary one first.
  * @param {Span} span
  * @returns {Array<{name: string, value: number}>}
  */
-export function rewardsOf({ name, attributes }) {
+export function spanRewards({ name, attributes }) {
   const numbered = [];
   for (let n = 0; `agentlightning.reward.${n}.value` in attributes; n++) {
     const value = attributes[`agentlightning.reward.${n}.value`];
     numbered.push({ name: attributes[`agentlightning.reward.${n}.name`] ?? "primary", value });
   }
   if (numbered.length) return numbered;
-  const older = name === "agentlightning.reward" || name === "agentlightning.annotation";
-  const said = older ? attributes.reward : name === "reward" ? attributes.value : undefined;
-  const value = said ?? ofAgentOps(attributes);
+  const isLegacy = name === "agentlightning.reward" || name === "agentlightning.annotation";
+  const single = isLegacy ? attributes.reward : name === "reward" ? attributes.value : undefined;
+  const value = single ?? agentOpsReward(attributes);
   return typeof value === "number" ? [{ name: "primary", value }] : [];
 }
 
 /**
- * The exceptions that a span tells of.
+ * The exceptions recorded in a span.
  * @param {Span} span
  * @returns {Array<{type: string, message: string, stack: string}>}
  */
-export function exceptionsOf(span) {
-  const told = span.events
+export function spanExceptions(span) {
+  const exceptions = span.events
     .filter((/** @type {any} */ event) => event.name === "exception")
     .map((/** @type {any} */ event) => event.attributes);
-  if ("exception.type" in span.attributes) told.push(span.attributes);
-  return told.map((/** @type {any} */ attributes) => ({
+  if ("exception.type" in span.attributes) exceptions.push(span.attributes);
+  return exceptions.map((/** @type {any} */ attributes) => ({
     type: attributes["exception.type"] ?? "Exception",
     message: attributes["exception.message"] ?? "",
     stack: attributes["exception.stacktrace"] ?? "",
@@ -110,29 +110,33 @@ export function exceptionsOf(span) {
 }
 
 /** @param {any} attributes */
-function ofAgentOps(attributes) {
+function agentOpsReward(attributes) {
   for (const key of ["agentops.task.output", "agentops.entity.output"]) {
     try {
-      const said = JSON.parse(attributes[key] ?? "null");
-      if (said?.type === "reward") return said.value;
+      const output = JSON.parse(attributes[key] ?? "null");
+      if (output?.type === "reward") return output.value;
     } catch {
-      // Not everything that AgentOps writes there is JSON.
+      // AgentOps also writes plain text there.
     }
   }
   return null;
 }
 
-/** @param {Node} node @param {Node} above @param {Map<string, Node>} nodes */
-function isWithin(node, above, nodes) {
+/** @param {SpanNode} node @param {SpanNode} ancestor @param {Map<string, SpanNode>} nodes */
+function isDescendant(node, ancestor, nodes) {
   const seen = new Set();
-  for (let at = /** @type {Node | undefined} */ (node); at && !seen.has(at); at = nodes.get(at.span.parent_id)) {
-    if (at === above) return true;
-    seen.add(at);
+  for (
+    let current = /** @type {SpanNode | undefined} */ (node);
+    current && !seen.has(current);
+    current = nodes.get(current.span.parent_id)
+  ) {
+    if (current === ancestor) return true;
+    seen.add(current);
   }
   return false;
 }
 
-/** @param {Node} one @param {Node} other */
-function byStart({ span: one }, { span: other }) {
-  return (one.start_time ?? 0) - (other.start_time ?? 0) || one.sequence_id - other.sequence_id;
+/** @param {SpanNode} a @param {SpanNode} b */
+function compareByStart({ span: a }, { span: b }) {
+  return (a.start_time ?? 0) - (b.start_time ?? 0) || a.sequence_id - b.sequence_id;
 }

@@ -1,59 +1,56 @@
-// How the run is going, at a glance: rewards, what is done and what is left, what goes wrong, who works.
+// The progress of a run at a glance: rewards, statuses, errors and workers.
 
-import { useCall } from "../data.js";
-import { unchangeable } from "../live.js";
-import { Chart, interval, together } from "../parts/chart.js";
-import { Empty, ResourcesLink, Reward, Waiting } from "../parts/small.js";
-import { go, link } from "../route.js";
+import { readOnly } from "../changes.js";
+import { Chart, ciHalfWidth, poolScores } from "../components/chart.js";
+import { EmptyState, Loading, ResourcesLink, Reward } from "../components/elements.js";
+import { count, duration, plural, printable, score, statusLabel } from "../format.js";
+import { useOperation } from "../query.js";
+import { link, navigate } from "../route.js";
 import { html, useMemo, useState } from "../ui.js";
-import { count, duration, plural, score, visible } from "../words.js";
 import { STATUSES } from "./rollouts.js";
 
 const NO_MODE = "no mode";
 
 export function Overview() {
-  const loaded = useCall("summary", {}, () => true);
-  if (!loaded.data) return html`<${Waiting} of=${loaded} what="the overview" />`;
-  const summary = loaded.data;
+  const query = useOperation("summary", {}, () => true);
+  if (!query.data) return html`<${Loading} query=${query} name="the overview" />`;
+  const summary = query.data;
   const total = sum(summary.rollouts);
   if (!total) {
     return html`<section class="overview">
       <h1>Overview</h1>
-      <${Empty} command="agl demo">Nothing has run in this store yet. This finds the best of five prompts on this machine:<//>
+      <${EmptyState} command="agl demo">No rollouts in this store yet. The demo compares five prompts on this machine:<//>
     </section>`;
   }
   return html`<section class="overview" aria-labelledby="title">
     <h1 id="title" class="aside">Overview</h1>
     <${Tiles} summary=${summary} total=${total} />
-    <${Statuses} rollouts=${summary.rollouts} total=${total} />
+    <${StatusBar} rollouts=${summary.rollouts} total=${total} />
     <div class="columns">
-      <div class="stack"><${Steps} summary=${summary} /><${Errors} summary=${summary} /></div>
-      <div class="stack"><${Versions} summary=${summary} /><${Workers} summary=${summary} /></div>
+      <div class="stack"><${RewardOverTime} summary=${summary} /><${Errors} summary=${summary} /></div>
+      <div class="stack"><${RewardByResources} summary=${summary} /><${Workers} summary=${summary} /></div>
     </div>
   </section>`;
 }
 
-const NOBODY = { ended_per_minute: null, seconds_left: null };
+const NO_RATE = { ended_per_minute: null, seconds_left: null };
 
 /** @param {{summary: any, total: number}} props */
 function Tiles({ summary, total }) {
   const { rollouts } = summary;
-  const ended = amount(rollouts, ["succeeded", "failed", "cancelled"]);
-  const waiting = amount(rollouts, ["queuing", "requeuing"]);
-  const running = amount(rollouts, ["preparing", "running"]);
-  // In a file that is only looked at, nobody works, whatever its last minute was like.
-  const { ended_per_minute: rate, seconds_left: left } = unchangeable.value ? NOBODY : summary;
-  const all = summary.steps.length ? together(summary.steps) : null;
+  const completed = sumOf(rollouts, ["succeeded", "failed", "cancelled"]);
+  const queued = sumOf(rollouts, ["queuing", "requeuing"]);
+  const running = sumOf(rollouts, ["preparing", "running"]);
+  // A store opened read-only has no workers: the rate of its last minute says nothing about the present.
+  const { ended_per_minute: rate, seconds_left: left } = readOnly.value ? NO_RATE : summary;
+  const pooled = summary.steps.length ? poolScores(summary.steps) : null;
+  const noEstimate = queued + running ? "no active workers" : "nothing queued";
   return html`<dl class="tiles">
-    <${Tile} name="Mean reward" value=${all ? score(all.mean) : "–"} more=${all ? `± ${score(interval(all))} of ${plural(all.count, "reward")}` : "none given yet"} />
-    <${Tile} name="Ended" value=${count(ended)} more=${`of ${count(total)}`} />
-    <${Tile} name="In the queue" value=${count(waiting)} more=${running ? `${count(running)} running` : "none running"} />
-    <${Tile}
-      name="Rate"
-      value=${rate === null ? "–" : perMinute(rate)}
-      more=${rate === null ? "nothing is under way" : "a minute"}
-    />
-    <${Tile} name="Time left" value=${duration(left)} more=${left === null ? (waiting + running ? "nobody is at it" : "nothing to do") : "at this rate"} />
+    <${Tile} name="Mean reward" value=${pooled ? score(pooled.mean) : "–"} more=${pooled ? `± ${score(ciHalfWidth(pooled))} (${plural(pooled.count, "reward")})` : "no rewards yet"} />
+    <${Tile} name="Completed" value=${count(completed)} more=${`of ${count(total)}`} />
+    <${Tile} name="Queued" value=${count(queued)} more=${running ? `${count(running)} running` : "none running"} />
+    <${Tile} name="Rate" value=${rate === null ? "–" : formatRate(rate)} more=${rate === null ? "no recent completions" : "per minute"} />
+    <${Tile} name="Time left" value=${duration(left)} more=${left === null ? noEstimate : "at the current rate"} />
   </dl>`;
 }
 
@@ -66,7 +63,7 @@ function Tile({ name, value, more }) {
 }
 
 /** @param {{rollouts: Record<string, number>, total: number}} props */
-function Statuses({ rollouts, total }) {
+function StatusBar({ rollouts, total }) {
   const present = STATUSES.filter((status) => rollouts[status]);
   return html`<div class="statuses">
     <div class="share" aria-hidden="true">
@@ -75,88 +72,92 @@ function Statuses({ rollouts, total }) {
     <ul>
       ${present.map(
         (status) =>
-          html`<li><a href=${link("rollouts", null, { status })}><span class="dot ${status}" aria-hidden="true"></span> ${status} <strong class="number">${count(rollouts[status])}</strong></a></li>`,
+          html`<li><a href=${link("rollouts", null, { status })}><span class="dot ${status}" aria-hidden="true"></span> ${statusLabel(status)} <strong class="number">${count(rollouts[status])}</strong></a></li>`,
       )}
     </ul>
   </div>`;
 }
 
 /** @param {{summary: any}} props */
-function Steps({ summary }) {
+function RewardOverTime({ summary }) {
   const modes = [...new Set(summary.steps.map((/** @type {any} */ step) => step.mode ?? NO_MODE))].sort();
-  const [off, setOff] = useState(/** @type {Set<string>} */ (new Set()));
+  const [hidden, setHidden] = useState(/** @type {Set<string>} */ (new Set()));
   const toggle = (/** @type {string} */ mode) =>
-    setOff((before) => {
+    setHidden((before) => {
       const next = new Set(before);
       if (!next.delete(mode)) next.add(mode);
       return next;
     });
-  const series = useMemo(() => byMode(summary.steps, modes).filter(({ name }) => !off.has(name)), [summary, off]);
-  const place = (/** @type {number} */ at) => `Up to rollout ${count(at)}:`;
-  return html`<section class="card" aria-labelledby="by-step">
-    <h2 id="by-step">Reward by step</h2>
+  const series = useMemo(
+    () => seriesByMode(summary.steps, modes).filter(({ name }) => !hidden.has(name)),
+    [summary, hidden],
+  );
+  const positionName = (/** @type {number} */ at) => `Up to rollout ${count(at)}:`;
+  return html`<section class="card" aria-labelledby="reward-over-time">
+    <h2 id="reward-over-time">Reward over time</h2>
     ${
       modes.length > 1 &&
       html`<p class="actions" role="group" aria-label="Modes">
-        ${modes.map((mode, n) => html`<button class="small" aria-pressed=${!off.has(mode)} onClick=${() => toggle(mode)}><span class="swatch colour-${n % 5}" aria-hidden="true"></span> ${mode}</button>`)}
+        ${modes.map((mode, n) => html`<button class="small" aria-pressed=${!hidden.has(mode)} onClick=${() => toggle(mode)}><span class="swatch colour-${n % 5}" aria-hidden="true"></span> ${mode}</button>`)}
       </p>`
     }
     ${
       summary.steps.length
         ? html`<${Chart}
-            label="Mean reward by step"
-            hint="Each point is the mean of the rollouts made one after the other; in the band it lies 19 times out of 20."
-            ...${{ series, placeName: place }}
-            xName="rollouts, in the order they were made"
+            label="Mean reward over time"
+            hint="Mean of consecutive rollouts, with its 95 % CI."
+            ...${{ series, positionName }}
+            xName="Rollouts in creation order"
           />`
-        : html`<${Empty} command="agl.emit_reward(1.0)">No rewards yet. An agent returns its reward, or says:<//>`
+        : html`<${EmptyState} command="agl.emit_reward(1.0)">No rewards yet. Return the reward from the agent, or emit it:<//>`
     }
   </section>`;
 }
 
 /** @param {{summary: any}} props */
-function Versions({ summary }) {
-  const versions = useMemo(() => byVersion(summary.versions), [summary]);
-  const points = useMemo(
-    () => [{ name: "reward", points: versions.map((version, at) => ({ ...version, at: at + 1 })) }],
+function RewardByResources({ summary }) {
+  const versions = useMemo(() => scoresByVersion(summary.versions), [summary]);
+  const series = useMemo(
+    () => [{ name: "reward", points: versions.map((version, index) => ({ ...version, at: index + 1 })) }],
     [versions],
   );
-  const pick = (/** @type {number} */ at) => {
+  const openVersion = (/** @type {number} */ at) => {
     const version = versions[at - 1];
-    if (version) go(link("resources", null, { right: nameOf(version) }));
+    if (version) navigate(link("resources", null, { right: versionName(version) }));
   };
-  const place = (/** @type {number} */ at) => `No. ${at}, ${versions[at - 1] ? nameOf(versions[at - 1]) : ""}:`;
-  return html`<section class="card" aria-labelledby="by-version">
-    <h2 id="by-version">Reward by resources</h2>
+  const positionName = (/** @type {number} */ at) =>
+    `No. ${at}, ${versions[at - 1] ? versionName(versions[at - 1]) : ""}:`;
+  return html`<section class="card" aria-labelledby="reward-by-resources">
+    <h2 id="reward-by-resources">Reward by resources</h2>
     ${
       versions.length
         ? html`<${Chart}
-              label="Mean reward by version of the resources"
-              hint="Each version's mean, and the interval in which it lies 19 times out of 20. Click one to see what it says."
-              ...${{ series: points, placeName: place, tickName: String, onPick: pick, line: false }}
-              xName="versions, in the order they were stored"
+              label="Mean reward by resources version"
+              hint="Mean of each version, with its 95 % CI. Click a version to open it."
+              ...${{ series, positionName, tickName: String, onPick: openVersion, line: false }}
+              xName="Versions in creation order"
             />
-            <${Best} versions=${versions} />`
-        : html`<p class="dim">No rollout with a reward names the version of the resources that it used.</p>`
+            <${BestVersions} versions=${versions} />`
+        : html`<p class="dim">No rollout with a reward used versioned resources.</p>`
     }
   </section>`;
 }
 
-const BEST_SHOWN = 5;
+const TOP_ROWS = 5;
 const ERRORS_SHOWN = 8;
 
 /** @param {{versions: any[]}} props */
-function Best({ versions }) {
-  const best = versions.map((version, at) => ({ ...version, at: at + 1 })).sort((one, other) => other.mean - one.mean);
+function BestVersions({ versions }) {
+  const best = versions.map((version, index) => ({ ...version, number: index + 1 })).sort((a, b) => b.mean - a.mean);
   return html`<table class="plain">
-    <thead><tr><th scope="col" class="narrow number">No.</th><th scope="col">Best</th><th scope="col">Mean reward</th><th scope="col" class="number">Rewards</th></tr></thead>
+    <thead><tr><th scope="col" class="narrow number">No.</th><th scope="col">Best versions</th><th scope="col">Mean reward</th><th scope="col" class="number">Rewards</th></tr></thead>
     <tbody>
-      ${best.slice(0, BEST_SHOWN).map(
+      ${best.slice(0, TOP_ROWS).map(
         (version) => html`<tr>
-          <td class="number">${version.at}</td>
+          <td class="number">${version.number}</td>
           <td><${ResourcesLink} id=${version.resources_id} version=${version.version} /></td>
-          <td><${Reward} value=${version.mean} /> <span class="dim">± ${score(interval(version))}</span></td>
-          <td class="number"><a href=${link("rollouts", null, { resources: nameOf(version) })}>${count(version.count)}</a></td>
+          <td><${Reward} value=${version.mean} /> <span class="dim">± ${score(ciHalfWidth(version))}</span></td>
+          <td class="number"><a href=${link("rollouts", null, { resources: versionName(version) })}>${count(version.count)}</a></td>
         </tr>`,
       )}
     </tbody>
@@ -165,54 +166,52 @@ function Best({ versions }) {
 
 /** @param {{summary: any}} props */
 function Errors({ summary: { errors, rollouts } }) {
-  const grouped = sum(
-    Object.fromEntries(errors.map((/** @type {any} */ error, /** @type {number} */ n) => [n, error.count])),
-  );
+  const grouped = errors.reduce((/** @type {number} */ total, /** @type {any} */ error) => total + error.count, 0);
   const failed = rollouts.failed ?? 0;
   const most = errors[0]?.count ?? 1;
   return html`<section class="card" aria-labelledby="errors">
-    <h2 id="errors">What goes wrong ${failed > grouped && html`<span class="dim">the newest ${count(grouped)} of ${count(failed)} that failed</span>`}</h2>
+    <h2 id="errors">Errors ${failed > grouped && html`<span class="dim">newest ${count(grouped)} of ${count(failed)} failed rollouts</span>`}</h2>
     ${
       errors.length === 0
-        ? html`<p class="dim">No rollout has failed.</p>`
+        ? html`<p class="dim">No failed rollouts.</p>`
         : html`<ul class="errors">
           ${errors.slice(0, ERRORS_SHOWN).map(
-            (/** @type {any} */ { message, count: many, rollout_id }) => html`<li>
-              <span class="number">${count(many)} ×</span>
+            (/** @type {any} */ { message, count: frequency, rollout_id }) => html`<li>
+              <span class="number">${count(frequency)} ×</span>
               <span class="message">
-                <a class="bad" href=${link("rollouts", rollout_id)} title="The newest of them">${visible(message)}</a>
-                <span class="often" aria-hidden="true" style=${{ width: `${(100 * many) / most}%` }}></span>
+                <a class="bad" href=${link("rollouts", rollout_id)} title="Open the newest rollout with this error">${printable(message)}</a>
+                <span class="frequency" aria-hidden="true" style=${{ width: `${(100 * frequency) / most}%` }}></span>
               </span>
             </li>`,
           )}
         </ul>`
     }
-    ${errors.length > ERRORS_SHOWN && html`<p class="dim">and ${plural(errors.length - ERRORS_SHOWN, "other message")}, each of them rarer.</p>`}
-    ${errors.length > 0 && html`<p><a href=${link("rollouts", null, { status: "failed" })}>All that failed</a></p>`}
+    ${errors.length > ERRORS_SHOWN && html`<p class="dim">and ${plural(errors.length - ERRORS_SHOWN, "less frequent error")}</p>`}
+    ${errors.length > 0 && html`<p><a href=${link("rollouts", null, { status: "failed" })}>All failed rollouts</a></p>`}
   </section>`;
 }
 
 /** @param {{summary: any}} props */
 function Workers({ summary: { workers, ended_per_minute_by_worker: rates } }) {
   const total = sum(workers);
-  const fastest = Object.entries(rates).sort(([, one], [, other]) => other - one);
+  const fastest = Object.entries(rates).sort(([, a], [, b]) => b - a);
   return html`<section class="card" aria-labelledby="workers">
     <h2 id="workers">Workers</h2>
     ${
       total === 0
-        ? html`<p class="dim">No worker has come yet; a runner is one.</p>`
+        ? html`<p class="dim">No workers yet. Each runner is one worker.</p>`
         : html`<p>
           ${plural(total, "worker")}:
           ${["busy", "idle", "unknown"].filter((status) => workers[status]).map((status) => html` <span class="status ${status}">${count(workers[status])} ${status}</span>`)}
         </p>`
     }
-    ${workers.unknown > 0 && html`<p class="bad">${plural(workers.unknown, "worker")} gave no sign of life for a while.</p>`}
+    ${workers.unknown > 0 && html`<p class="bad">${plural(workers.unknown, "worker")} without a recent heartbeat.</p>`}
     ${
       fastest.length > 0 &&
       html`<table class="plain">
-        <thead><tr><th scope="col">At work</th><th scope="col" class="number">Rollouts a minute</th></tr></thead>
+        <thead><tr><th scope="col">Worker</th><th scope="col" class="number">Rollouts per minute</th></tr></thead>
         <tbody>
-          ${fastest.slice(0, BEST_SHOWN).map(([worker, rate]) => html`<tr><td class="id">${visible(worker)}</td><td class="number">${perMinute(rate)}</td></tr>`)}
+          ${fastest.slice(0, TOP_ROWS).map(([worker, rate]) => html`<tr><td class="id">${printable(worker)}</td><td class="number">${formatRate(rate)}</td></tr>`)}
         </tbody>
       </table>`
     }
@@ -221,35 +220,35 @@ function Workers({ summary: { workers, ended_per_minute_by_worker: rates } }) {
 }
 
 /** @param {any} version */
-export function nameOf({ resources_id, version }) {
+export function versionName({ resources_id, version }) {
   return `${resources_id}@${version}`;
 }
 
-/** One score for each version, whatever the mode. @param {any[]} scores */
-export function byVersion(scores) {
-  const groups = Map.groupBy(scores, nameOf);
-  return [...groups.values()].map((group) => ({ ...group[0], ...together(group) }));
+/** One score for each version, pooled over the modes. @param {any[]} scores */
+export function scoresByVersion(scores) {
+  const groups = Map.groupBy(scores, versionName);
+  return [...groups.values()].map((group) => ({ ...group[0], ...poolScores(group) }));
 }
 
-/** A curve for each mode, in the colour that it has whichever others are shown. @param {any[]} steps @param {string[]} modes */
-function byMode(steps, modes) {
+/** One series for each mode, with a colour that does not depend on the other modes shown. @param {any[]} steps @param {string[]} modes */
+function seriesByMode(steps, modes) {
   return modes.map((name, colour) => {
     const own = steps.filter(({ mode }) => (mode ?? NO_MODE) === name);
     return { name, colour, points: own.map((step) => ({ ...step, at: step.rollout })) };
   });
 }
 
-/** @param {number} rate */
-function perMinute(rate) {
-  return rate >= 10 ? count(Math.round(rate)) : rate.toFixed(1);
+/** @param {number} perMinute */
+function formatRate(perMinute) {
+  return perMinute >= 10 ? count(Math.round(perMinute)) : perMinute.toFixed(1);
 }
 
 /** @param {Record<string, number>} counts @param {string[]} names */
-function amount(counts, names) {
+function sumOf(counts, names) {
   return names.reduce((total, name) => total + (counts[name] ?? 0), 0);
 }
 
 /** @param {Record<string, number>} counts */
 function sum(counts) {
-  return Object.values(counts).reduce((total, one) => total + one, 0);
+  return sumOf(counts, Object.keys(counts));
 }

@@ -1,102 +1,114 @@
-// What is tuned: every version with what it was worth, the difference of any two, and the same tasks under both.
+// Resources: all versions with their rewards, the difference between any two, and the tasks that ran with both.
 
 import { call } from "../api.js";
-import { useCall, useLoaded } from "../data.js";
-import { interval } from "../parts/chart.js";
-import { Difference } from "../parts/difference.js";
-import { useKeys } from "../keys.js";
-import { Empty, ResourcesLink, Reward, RolloutLink, Status, Time, Value, Waiting } from "../parts/small.js";
-import { change, link } from "../route.js";
+import { ciHalfWidth } from "../components/chart.js";
+import { TextDiff } from "../components/diff.js";
+import {
+  EmptyState,
+  Loading,
+  ResourcesLink,
+  Reward,
+  RolloutLink,
+  Status,
+  Time,
+  Value,
+} from "../components/elements.js";
+import { count, oneLine, plural, printable, score } from "../format.js";
+import { useKeyBindings } from "../keyboard.js";
+import { useOperation, useQuery } from "../query.js";
+import { link, updateParams } from "../route.js";
 import { Conversation } from "../trace/chat.js";
 import { isCall } from "../trace/spans.js";
 import { html, useEffect, useMemo, useRef } from "../ui.js";
-import { brief, count, plural, score, visible } from "../words.js";
-import { byVersion, nameOf } from "./overview.js";
+import { scoresByVersion, versionName } from "./overview.js";
 
-const MOST = 200;
+const MAX_VERSIONS = 200;
 const TASKS_COMPARED = 500;
 const TASKS_SHOWN = 50;
 const SPANS_CUT_AT = 20_000;
-const NONE = {};
 
 /** @param {{params: Record<string, string>}} props */
 export function Resources({ params }) {
-  const loaded = useCall("query_resources", { limit: MOST, sort_order: "desc" }, (news) => news.resources);
-  const summary = useCall("summary", {}, (news) => Object.keys(news.rollouts).length > 0);
+  const query = useOperation(
+    "query_resources",
+    { limit: MAX_VERSIONS, sort_order: "desc" },
+    (change) => change.resources,
+  );
+  const summary = useOperation("summary", {}, (change) => Object.keys(change.rollouts).length > 0);
   const scores = useMemo(
-    () => new Map(byVersion(summary.data?.versions ?? []).map((score) => [nameOf(score), score])),
+    () => new Map(scoresByVersion(summary.data?.versions ?? []).map((score) => [versionName(score), score])),
     [summary.data],
   );
-  if (!loaded.data) return html`<${Waiting} of=${loaded} what="the resources" />`;
-  const { items, total } = loaded.data;
+  if (!query.data) return html`<${Loading} query=${query} name="the resources" />`;
+  const { items, total } = query.data;
   if (!items.length) {
     return html`<section class="page-view">
       <h1>Resources</h1>
-      <${Empty} command=${'await store.add_resources({"prompt": "Answer {question}"})'}>No resources yet. An algorithm stores what it tunes:<//>
+      <${EmptyState} command=${'await store.add_resources({"prompt": "Answer {question}"})'}>No resources yet. Add a first version:<//>
     </section>`;
   }
-  const right = named(items, params.right) ?? items[0];
-  const left = named(items, params.left) ?? parentOf(items, right) ?? items[items.indexOf(right) + 1] ?? null;
+  const right = findVersion(items, params.right) ?? items[0];
+  const left = findVersion(items, params.left) ?? parentOf(items, right) ?? items[items.indexOf(right) + 1] ?? null;
   return html`<section class="page-view" aria-labelledby="title">
     <div class="toolbar">
       <h1 id="title">Resources</h1>
-      <span class="dim">${plural(total, "version")}${total > items.length ? `, the newest ${count(items.length)} shown` : ""}</span>
+      <span class="dim">${plural(total, "version")}${total > items.length ? ` (newest ${count(items.length)} shown)` : ""}</span>
     </div>
     ${params.task && html`<${SideBySide} key=${params.task} ids=${params.task.split(",")} />`}
     <div class="versions">
       <${Versions} ...${{ items, scores, left, right }} />
-      <div class="compared">
-        <${Compared} ...${{ left, right }} />
-        ${left && html`<${SameTasks} key=${nameOf(left) + nameOf(right)} ...${{ left, right }} shown=${params.task ?? ""} />`}
+      <div class="comparison">
+        <${Comparison} ...${{ left, right }} />
+        ${left && html`<${SharedTasks} key=${versionName(left) + versionName(right)} ...${{ left, right }} shown=${params.task ?? ""} />`}
       </div>
     </div>
   </section>`;
 }
 
-/** The version that it was made of: the one that it names, or the one before it of the same bundle. @param {any[]} items newest first @param {any} of */
-function parentOf(items, of) {
-  const earlier = items.slice(items.indexOf(of) + 1);
-  const parent = parentTold(of) ?? of.resources_id;
+/** The version that a config names as parent, or else the previous version with the same id. @param {any[]} items newest first @param {any} version */
+function parentOf(items, version) {
+  const earlier = items.slice(items.indexOf(version) + 1);
+  const parent = namedParent(version) ?? version.resources_id;
   return earlier.find(({ resources_id }) => resources_id === parent) ?? null;
 }
 
-/** An algorithm may tell of a version's parent in a config beside what it tunes. @param {any} of @returns {string | null} */
-function parentTold({ resources }) {
-  const told = Object.values(resources).find(({ value }) => typeof value?.parent === "string");
-  return told ? told.value.parent : null;
+/** The `parent` in a config resource, by which an algorithm may name a version's origin. @param {any} version @returns {string | null} */
+function namedParent({ resources }) {
+  const config = Object.values(resources).find(({ value }) => typeof value?.parent === "string");
+  return config ? config.value.parent : null;
 }
 
 /** @param {any[]} items @param {string | undefined} name */
-function named(items, name) {
-  return items.find((item) => nameOf(item) === name || item.resources_id === name) ?? null;
+function findVersion(items, name) {
+  return items.find((item) => versionName(item) === name || item.resources_id === name) ?? null;
 }
 
 /** @param {{items: any[], scores: Map<string, any>, left: any, right: any}} props */
 function Versions({ items, scores, left, right }) {
-  const best = Math.max(...items.map((item) => scores.get(nameOf(item))?.mean ?? -Infinity));
+  const best = Math.max(...items.map((item) => scores.get(versionName(item))?.mean ?? -Infinity));
   return html`<div class="card scroll" tabindex="0" role="region" aria-label="Versions">
     <table class="plain">
       <thead>
         <tr>
           <th scope="col" class="radio">From</th><th scope="col" class="radio">To</th><th scope="col">Version</th><th scope="col" class="wide">Parent</th>
-          <th scope="col" class="number">Reward</th><th scope="col" class="wide">Stored</th>
+          <th scope="col" class="number">Reward</th><th scope="col" class="wide">Created</th>
         </tr>
       </thead>
       <tbody>
         ${items.map((item) => {
-          const name = nameOf(item);
-          const mark = scores.get(name);
+          const name = versionName(item);
+          const reward = scores.get(name);
           return html`<tr key=${name} class=${item === right ? "current" : ""}>
-            <td class="radio"><${Choose} side="left" name=${name} on=${item === left} /></td>
-            <td class="radio"><${Choose} side="right" name=${name} on=${item === right} /></td>
+            <td class="radio"><${VersionRadio} side="left" name=${name} checked=${item === left} /></td>
+            <td class="radio"><${VersionRadio} side="right" name=${name} checked=${item === right} /></td>
             <td>
-              <a class="id" title="Its rollouts" href=${link("rollouts", null, { resources: name })}>${visible(name)}</a>
-              ${mark && mark.mean === best && html` <span class="chip">best</span>`}
+              <a class="id" title="Show the rollouts of this version" href=${link("rollouts", null, { resources: name })}>${printable(name)}</a>
+              ${reward && reward.mean === best && html` <span class="chip">best</span>`}
             </td>
-            <td class="id dim wide"><${Parent} of=${item} parent=${parentOf(items, item)} /></td>
+            <td class="id dim wide"><${Parent} version=${item} parent=${parentOf(items, item)} /></td>
             <td class="number">
-              <${Reward} value=${mark?.mean} />
-              ${mark && html`<span class="dim more">± ${score(interval(mark))} of ${count(mark.count)}</span>`}
+              <${Reward} value=${reward?.mean} />
+              ${reward && html`<span class="dim more">± ${score(ciHalfWidth(reward))} (${count(reward.count)})</span>`}
             </td>
             <td class="wide"><${Time} at=${item.update_time} /></td>
           </tr>`;
@@ -106,37 +118,37 @@ function Versions({ items, scores, left, right }) {
   </div>`;
 }
 
-/** @param {{of: any, parent: any}} props */
-function Parent({ of, parent }) {
-  if (!parent) return html`${visible(parentTold(of) ?? "–")}`;
-  const name = parent.resources_id === of.resources_id ? `version ${parent.version}` : parent.resources_id;
-  const compare = { left: nameOf(parent), right: nameOf(of) };
-  return html`<a title="Compare with it" href=${link("resources", null, compare)}>${visible(name)}</a>`;
+/** @param {{version: any, parent: any}} props */
+function Parent({ version, parent }) {
+  if (!parent) return html`${printable(namedParent(version) ?? "–")}`;
+  const name = parent.resources_id === version.resources_id ? `version ${parent.version}` : parent.resources_id;
+  const compare = { left: versionName(parent), right: versionName(version) };
+  return html`<a title="Compare with the parent" href=${link("resources", null, compare)}>${printable(name)}</a>`;
 }
 
-/** @param {{side: "left" | "right", name: string, on: boolean}} props */
-function Choose({ side, name, on }) {
+/** @param {{side: "left" | "right", name: string, checked: boolean}} props */
+function VersionRadio({ side, name, checked }) {
   const label = `Compare ${side === "left" ? "from" : "to"} ${name}`;
-  return html`<input type="radio" name=${side} checked=${on} aria-label=${label} onChange=${() => change({ [side]: name })} />`;
+  return html`<input type="radio" name=${side} checked=${checked} aria-label=${label} onChange=${() => updateParams({ [side]: name })} />`;
 }
 
 /** @param {{left: any, right: any}} props */
-function Compared({ left, right }) {
-  const before = left?.resources ?? NONE;
+function Comparison({ left, right }) {
+  const before = left?.resources ?? {};
   const names = [...new Set([...Object.keys(before), ...Object.keys(right.resources)])];
-  return html`<section class="card" aria-labelledby="compared">
-    <h2 id="compared">${left ? html`From <span class="id">${visible(nameOf(left))}</span> to ` : ""}<span class="id">${visible(nameOf(right))}</span></h2>
+  return html`<section class="card" aria-labelledby="comparison">
+    <h2 id="comparison">${left ? html`From <span class="id">${printable(versionName(left))}</span> to ` : ""}<span class="id">${printable(versionName(right))}</span></h2>
     ${names.map((name) => {
       const [one, other] = [before[name], right.resources[name]];
       return html`<div class="resource" key=${name}>
-        <h3>${visible(name)} <span class="dim">${visible((other ?? one).resource_type).replaceAll("_", " ")}${other ? "" : ", left out"}</span></h3>
-        ${other && left ? html`<${Difference} from=${textOf(one)} to=${textOf(other)} />` : html`<${Value} value=${textOf(other ?? one)} label=${name} />`}
+        <h3>${printable(name)} <span class="dim">${printable((other ?? one).resource_type).replaceAll("_", " ")}${other ? "" : ", removed"}</span></h3>
+        ${other && left ? html`<${TextDiff} from=${textOf(one)} to=${textOf(other)} />` : html`<${Value} value=${textOf(other ?? one)} label=${name} />`}
       </div>`;
     })}
   </section>`;
 }
 
-/** A resource as text: a prompt's own, or the JSON of anything else. @param {any} resource */
+/** A resource as text: a prompt's template, or the JSON of any other type. @param {any} resource */
 function textOf(resource) {
   if (!resource) return "";
   if (resource.resource_type === "prompt_template") return resource.template;
@@ -144,53 +156,58 @@ function textOf(resource) {
   return JSON.stringify(resource_type === "config" ? rest.value : rest, null, 2);
 }
 
-/** The same tasks under two versions, the most different first. @param {{left: any, right: any, shown: string}} props */
-function SameTasks({ left, right, shown }) {
-  const loaded = useLoaded(
+/** The tasks that ran with both versions, largest change first. @param {{left: any, right: any, shown: string}} props */
+function SharedTasks({ left, right, shown }) {
+  const query = useQuery(
     async (options) => {
-      const of = (/** @type {any} */ { resources_id, version }) =>
+      const rolloutsOf = (/** @type {any} */ { resources_id, version }) =>
         call(
           "query_rollouts",
           { resources_id, resources_version: version, limit: TASKS_COMPARED, sort_order: "desc" },
           options,
         );
-      const [one, other] = await Promise.all([of(left), of(right)]);
-      return pairs(one.items, other.items);
+      const [before, after] = await Promise.all([rolloutsOf(left), rolloutsOf(right)]);
+      return pairByInput(before.items, after.items);
     },
-    [nameOf(left), nameOf(right)],
+    [versionName(left), versionName(right)],
   );
-  if (!loaded.data) return html`<${Waiting} of=${loaded} what="the tasks of both" />`;
-  if (!loaded.data.length) return html`<p class="dim">No task has been run under both.</p>`;
-  const tasks = loaded.data;
-  return html`<section class="card" aria-labelledby="same-tasks">
-    <h2 id="same-tasks">The same task under both</h2>
-    <p class="dim">${verdict(tasks)} The most different first; choose one to see both side by side.</p>
+  if (!query.data) return html`<${Loading} query=${query} name="the tasks of both versions" />`;
+  if (!query.data.length) return html`<p class="dim">No task ran with both versions.</p>`;
+  const pairs = query.data;
+  return html`<section class="card" aria-labelledby="shared-tasks">
+    <h2 id="shared-tasks">Tasks run with both versions</h2>
+    <p class="dim">${summarize(pairs)} Largest change first; select a task to see its rollouts side by side.</p>
     <table class="plain">
       <thead><tr><th scope="col">Input</th><th scope="col">From</th><th scope="col">To</th><th scope="col" class="number">Change</th></tr></thead>
       <tbody>
-        ${tasks.slice(0, TASKS_SHOWN).map((/** @type {Pair} */ { one, other, by }) => {
-          const ids = `${one.rollout_id},${other.rollout_id}`;
+        ${pairs.slice(0, TASKS_SHOWN).map((/** @type {Pair} */ { before, after, difference }) => {
+          const ids = `${before.rollout_id},${after.rollout_id}`;
           return html`<tr key=${ids} class=${ids === shown ? "current" : ""}>
-            <td><button class="link task" aria-pressed=${ids === shown} onClick=${() => change({ task: ids })}>${brief(one.input, 120)}</button></td>
-            <td><${Outcome} rollout=${one} /></td>
-            <td><${Outcome} rollout=${other} /></td>
-            <td class="number ${by === 0 ? "dim" : by < 0 ? "bad" : "good"}">${by > 0 ? "+" : ""}${score(by)}</td>
+            <td><button class="link task" aria-pressed=${ids === shown} onClick=${() => updateParams({ task: ids })}>${oneLine(before.input, 120)}</button></td>
+            <td><${Outcome} rollout=${before} /></td>
+            <td><${Outcome} rollout=${after} /></td>
+            <td class="number ${difference === 0 ? "dim" : difference < 0 ? "bad" : "good"}">${signed(difference)}</td>
           </tr>`;
         })}
       </tbody>
     </table>
-    ${tasks.length > TASKS_SHOWN && html`<p class="dim">and ${plural(tasks.length - TASKS_SHOWN, "task")} that differ less.</p>`}
+    ${pairs.length > TASKS_SHOWN && html`<p class="dim">and ${plural(pairs.length - TASKS_SHOWN, "task")} with smaller changes</p>`}
   </section>`;
 }
 
-/** @typedef {{one: any, other: any, by: number}} Pair */
+/** @typedef {{before: any, after: any, difference: number}} Pair */
 
-/** @param {Pair[]} tasks */
-function verdict(tasks) {
-  const better = tasks.filter(({ by }) => by > 0).length;
-  const worse = tasks.filter(({ by }) => by < 0).length;
-  const mean = tasks.reduce((sum, { by }) => sum + by, 0) / tasks.length;
-  return `${plural(tasks.length, "task")}: ${count(better)} better, ${count(worse)} worse, ${count(tasks.length - better - worse)} the same; the mean changes by ${mean > 0 ? "+" : ""}${score(mean)}.`;
+/** @param {Pair[]} pairs */
+function summarize(pairs) {
+  const better = pairs.filter(({ difference }) => difference > 0).length;
+  const worse = pairs.filter(({ difference }) => difference < 0).length;
+  const mean = pairs.reduce((sum, { difference }) => sum + difference, 0) / pairs.length;
+  return `${plural(pairs.length, "task")}: ${count(better)} better, ${count(worse)} worse, ${count(pairs.length - better - worse)} unchanged; mean change ${signed(mean)}.`;
+}
+
+/** @param {number} difference */
+function signed(difference) {
+  return `${difference > 0 ? "+" : ""}${score(difference)}`;
 }
 
 /** @param {{rollout: any}} props */
@@ -200,12 +217,12 @@ function Outcome({ rollout }) {
     : html`<${Reward} value=${rollout.reward} />`;
 }
 
-/** Two rollouts, most often of one task, and what was said in each. @param {{ids: string[]}} props */
+/** Two rollouts, usually of one task, with their conversations. @param {{ids: string[]}} props */
 function SideBySide({ ids }) {
   const section = useRef(/** @type {HTMLElement | null} */ (null));
   useEffect(() => section.current?.scrollIntoView({ block: "start" }), []);
-  const close = () => change({ task: null });
-  useKeys({ Escape: close });
+  const close = () => updateParams({ task: null });
+  useKeyBindings({ Escape: close });
   return html`<section class="card" aria-labelledby="side-by-side" ref=${section}>
     <div class="toolbar">
       <h2 id="side-by-side">Side by side</h2><span class="spacer"></span>
@@ -217,7 +234,7 @@ function SideBySide({ ids }) {
 
 /** @param {{id: string}} props */
 function Side({ id }) {
-  const loaded = useLoaded(
+  const query = useQuery(
     async (options) => {
       const [rollout, spans] = await Promise.all([
         call("get_rollout_by_id", { rollout_id: id }, options),
@@ -226,11 +243,11 @@ function Side({ id }) {
       return { rollout, calls: spans.items.filter(isCall) };
     },
     [id],
-    (news) => id in news.rollouts || news.spans.includes(id),
+    (change) => id in change.rollouts || change.spans.includes(id),
   );
-  if (!loaded.data) return html`<${Waiting} of=${loaded} what="the rollout" />`;
-  const { rollout, calls } = loaded.data;
-  if (!rollout) return html`<${Empty}>There is no rollout <code>${visible(id)}</code> in this store.<//>`;
+  if (!query.data) return html`<${Loading} query=${query} name="the rollout" />`;
+  const { rollout, calls } = query.data;
+  if (!rollout) return html`<${EmptyState}>Rollout <code>${printable(id)}</code> does not exist in this store.<//>`;
   const reason = rollout.attempt?.metadata?.reason;
   return html`<article class="side" aria-label=${`Rollout ${id}`}>
     <p class="facts">
@@ -238,20 +255,21 @@ function Side({ id }) {
       <span>reward <${Reward} value=${rollout.reward} /></span>
       <${ResourcesLink} id=${rollout.resources_id} version=${rollout.resources_version} />
     </p>
-    ${reason && html`<p class="bad">${brief(reason)}</p>`}
-    ${calls.length ? html`<${Conversation} spans=${calls} />` : html`<p class="dim">No model was called.</p>`}
+    ${reason && html`<p class="bad">${oneLine(reason)}</p>`}
+    ${calls.length ? html`<${Conversation} spans=${calls} />` : html`<p class="dim">No model calls.</p>`}
   </article>`;
 }
 
-/** @param {any[]} ones @param {any[]} others @returns {Pair[]} */
-function pairs(ones, others) {
-  const byInput = new Map(others.map((rollout) => [JSON.stringify(rollout.input), rollout]));
-  const matched = new Map(ones.map((rollout) => [JSON.stringify(rollout.input), rollout]));
-  return [...matched]
-    .filter(([input]) => byInput.has(input))
-    .map(([input, one]) => {
-      const other = byInput.get(input);
-      return { one, other, by: (other.reward ?? 0) - (one.reward ?? 0) };
+/** Pair rollouts with the same input. @param {any[]} before @param {any[]} after @returns {Pair[]} */
+function pairByInput(before, after) {
+  const byInput = (/** @type {any[]} */ rollouts) =>
+    new Map(rollouts.map((rollout) => [JSON.stringify(rollout.input), rollout]));
+  const later = byInput(after);
+  return [...byInput(before)]
+    .filter(([input]) => later.has(input))
+    .map(([input, rollout]) => {
+      const other = later.get(input);
+      return { before: rollout, after: other, difference: (other.reward ?? 0) - (rollout.reward ?? 0) };
     })
-    .sort((a, b) => Math.abs(b.by) - Math.abs(a.by));
+    .sort((a, b) => Math.abs(b.difference) - Math.abs(a.difference));
 }

@@ -1,40 +1,39 @@
-// Curves, by uPlot: it draws on a canvas, so each chart says in words what it shows, and what is pointed at.
+// Line and interval charts with uPlot. It draws on a canvas, so each chart has a text summary and a text readout.
 
 import uPlot from "../vendor/uplot.js";
 import { theme } from "../theme.js";
 import { html, useEffect, useRef, useState } from "../ui.js";
-import { count, plural, score } from "../words.js";
+import { count, plural, score } from "../format.js";
 
 const HEIGHT = 240;
-const COLOURS = ["--accent", "--busy", "--model", "--good", "--wait"];
-// Student's t: what the standard error is multiplied by, so that the mean lies within 19 times out of 20. Few rewards
-// say less of their mean than many, and the first few degrees of freedom are beyond the formula.
+const COLOURS = ["--accent", "--busy", "--model", "--good", "--queued"];
 const NORMAL_95 = 1.96;
-const T_95_OF_FEW = [NaN, 12.71, 4.3, 3.18, 2.78, 2.57];
+// Student's t for up to five degrees of freedom, where the series expansion is too inaccurate.
+const T_95_SMALL = [NaN, 12.71, 4.3, 3.18, 2.78, 2.57];
 
 /** @typedef {{at: number, count: number, mean: number, deviation: number}} Point */
 /** @typedef {{name: string, colour?: number, points: Point[]}} Series */
 
-/** Half the width of the mean's 95 % interval. @param {{count: number, deviation: number}} point */
-export function interval({ count, deviation }) {
+/** Half the width of the 95 % confidence interval of the mean. @param {{count: number, deviation: number}} point */
+export function ciHalfWidth({ count, deviation }) {
   return count > 1 ? (t95(count - 1) * deviation) / Math.sqrt(count) : 0;
 }
 
-/** @param {number} freedom */
+/** The two-sided 95 % quantile of Student's t. @param {number} freedom degrees of freedom */
 function t95(freedom) {
   const z = NORMAL_95;
   return (
-    T_95_OF_FEW[freedom] ?? z + (z ** 3 + z) / (4 * freedom) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * freedom ** 2)
+    T_95_SMALL[freedom] ?? z + (z ** 3 + z) / (4 * freedom) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * freedom ** 2)
   );
 }
 
 /** `0.5 ± 0.1`. @param {{count: number, mean: number, deviation: number}} point */
-export function meanOf(point) {
-  return point.count > 1 ? `${score(point.mean)} ± ${score(interval(point))}` : score(point.mean);
+function formatMean(point) {
+  return point.count > 1 ? `${score(point.mean)} ± ${score(ciHalfWidth(point))}` : score(point.mean);
 }
 
-/** Two scores as one. @param {Array<{count: number, mean: number, deviation: number}>} scores */
-export function together(scores) {
+/** One score for several groups of rewards. @param {Array<{count: number, mean: number, deviation: number}>} scores */
+export function poolScores(scores) {
   const count = scores.reduce((sum, one) => sum + one.count, 0);
   const mean = scores.reduce((sum, one) => sum + one.count * one.mean, 0) / count;
   const squares = scores.reduce(
@@ -47,30 +46,30 @@ export function together(scores) {
 /**
  * @param {{
  *   label: string, series: Series[], xName: string, line?: boolean, tickName?: (at: number) => string,
- *   placeName: (at: number) => string, hint: string, onPick?: (at: number) => void
- * }} props `line`: points are joined; else each stands alone with its interval. `placeName` says where one points,
- *   `hint` stands there while one does not
+ *   positionName: (at: number) => string, hint: string, onPick?: (at: number) => void
+ * }} props `line`: connect the points and draw a band, instead of one interval for each point; `positionName`: the
+ *   position under the pointer, for the readout; `hint`: shown while there is no pointer
  */
-export function Chart({ label, series, xName, line = true, tickName, placeName, hint, onPick }) {
-  const place = useRef(/** @type {HTMLElement | null} */ (null));
+export function Chart({ label, series, xName, line = true, tickName, positionName, hint, onPick }) {
+  const container = useRef(/** @type {HTMLElement | null} */ (null));
   const plot = useRef(/** @type {any} */ (null));
-  const [dark, setDark] = useState(0);
-  const [pointed, setPointed] = useState(/** @type {number | null} */ (null));
-  const shape = JSON.stringify([series.map(({ name }) => name), line, theme.value, dark]);
-  const pick = () => void (pointed !== null && onPick?.(pointed));
+  const [systemThemeChanges, setSystemThemeChanges] = useState(0);
+  const [hovered, setHovered] = useState(/** @type {number | null} */ (null));
+  const shape = JSON.stringify([series.map(({ name }) => name), line, theme.value, systemThemeChanges]);
+  const pick = () => void (hovered !== null && onPick?.(hovered));
   const latest = useRef({ pick });
   latest.current = { pick };
 
   useEffect(() => {
     const query = matchMedia("(prefers-color-scheme: dark)");
-    const redraw = () => setDark((n) => n + 1);
+    const redraw = () => setSystemThemeChanges((n) => n + 1);
     query.addEventListener("change", redraw);
     return () => query.removeEventListener("change", redraw);
   }, []);
   useEffect(() => {
-    const element = /** @type {HTMLElement} */ (place.current);
-    const options = optionsFor(element, series, { xName, line, tickName, onPoint: setPointed });
-    plot.current = new uPlot(options, dataOf(series), element);
+    const element = /** @type {HTMLElement} */ (container.current);
+    const options = chartOptions(element, series, { xName, line, tickName, onHover: setHovered });
+    plot.current = new uPlot(options, chartData(series), element);
     plot.current.over.addEventListener("click", () => latest.current.pick());
     const observer = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT }));
     observer.observe(element);
@@ -79,65 +78,65 @@ export function Chart({ label, series, xName, line = true, tickName, placeName, 
       plot.current.destroy();
     };
   }, [shape]);
-  useEffect(() => plot.current?.setData(dataOf(series)), [series]);
-  return html`<div class="chart ${onPick ? "picks" : ""}" ref=${place} role="img" aria-label=${said(label, series)}></div>
-    <p class="readout dim">${pointed === null ? hint : html`<${Readout} ...${{ series, placeName }} at=${pointed} />`}</p>`;
+  useEffect(() => plot.current?.setData(chartData(series)), [series]);
+  return html`<div class="chart ${onPick ? "clickable" : ""}" ref=${container} role="img" aria-label=${summarize(label, series)}></div>
+    <p class="readout dim">${hovered === null ? hint : html`<${Readout} ...${{ series, positionName }} at=${hovered} />`}</p>`;
 }
 
-/** What is pointed at, in numbers. @param {{series: Series[], at: number, placeName: (at: number) => string}} props */
-function Readout({ series, at, placeName }) {
-  return html`${placeName(at)}
+/** The values at the pointer's position. @param {{series: Series[], at: number, positionName: (at: number) => string}} props */
+function Readout({ series, at, positionName }) {
+  return html`${positionName(at)}
   ${series.map(({ name, colour, points }, n) => {
     const point = points.find((one) => one.at === at);
     if (!point) return null;
     return html`<span class="reading">
-      ${series.length > 1 && html`<span class="swatch colour-${colour ?? n}" aria-hidden="true"></span> ${name}`} <strong class="number">${meanOf(point)}</strong>
-      ${" "}of ${plural(point.count, "reward")}
+      ${series.length > 1 && html`<span class="swatch colour-${colour ?? n}" aria-hidden="true"></span> ${name}`} <strong class="number">${formatMean(point)}</strong>
+      ${" "}(${plural(point.count, "reward")})
     </span>`;
   })}`;
 }
 
-/** @param {string} label @param {Series[]} series */
-function said(label, series) {
-  const ends = series
+/** The chart as text, for screen readers. @param {string} label @param {Series[]} series */
+function summarize(label, series) {
+  const ranges = series
     .filter(({ points }) => points.length > 0)
     .map(({ name, points }) => `${name} from ${score(points[0].mean)} to ${score(points[points.length - 1].mean)}`);
-  return `${label}: ${ends.join("; ") || "nothing yet"}`;
+  return `${label}: ${ranges.join("; ") || "no data"}`;
 }
 
-/** Columns for uPlot: the places, then mean, low and high of each series. @param {Series[]} series */
-function dataOf(series) {
-  const places = [...new Set(series.flatMap(({ points }) => points.map(({ at }) => at)))].sort((a, b) => a - b);
+/** uPlot's columns: positions, then mean, low and high of each series. @param {Series[]} series */
+function chartData(series) {
+  const positions = [...new Set(series.flatMap(({ points }) => points.map(({ at }) => at)))].sort((a, b) => a - b);
   const columns = series.flatMap(({ points }) => {
-    const by = new Map(points.map((point) => [point.at, point]));
+    const byPosition = new Map(points.map((point) => [point.at, point]));
     const column = (/** @type {(point: Point) => number} */ read) =>
-      places.map((at) => {
-        const point = by.get(at);
+      positions.map((at) => {
+        const point = byPosition.get(at);
         return point ? read(point) : null;
       });
     return [
       column(({ mean }) => mean),
-      column((point) => point.mean - interval(point)),
-      column((point) => point.mean + interval(point)),
+      column((point) => point.mean - ciHalfWidth(point)),
+      column((point) => point.mean + ciHalfWidth(point)),
     ];
   });
-  return [places, ...columns];
+  return [positions, ...columns];
 }
 
-/** @param {HTMLElement} element @param {Series[]} series @param {any} how */
-function optionsFor(element, series, { xName, line, tickName, onPoint }) {
+/** @param {HTMLElement} element @param {Series[]} series @param {any} props */
+function chartOptions(element, series, { xName, line, tickName, onHover }) {
   const style = getComputedStyle(element);
-  const colour = (/** @type {string} */ name) => resolved(element, `var(${name})`);
+  const colour = (/** @type {string} */ name) => resolveColour(element, `var(${name})`);
   const text = colour("--dim");
   const grid = { stroke: colour("--line"), width: 1 };
   const font = `12px ${style.fontFamily}`;
   const colours = series.map((one, n) => colour(COLOURS[(one.colour ?? n) % COLOURS.length]));
   const hooks = {
     setCursor: [
-      // When its data change, the chart forgets where the pointer is until that moves again.
+      // After a change of its data, uPlot reports no position until the pointer moves again.
       (/** @type {any} */ { cursor, data }) => {
-        if (cursor.left < 0) onPoint(null);
-        else if (typeof cursor.idx === "number") onPoint(data[0][cursor.idx]);
+        if (cursor.left < 0) onHover(null);
+        else if (typeof cursor.idx === "number") onHover(data[0][cursor.idx]);
       },
     ],
     draw: line ? [] : [(/** @type {any} */ chart) => drawIntervals(chart, colours)],
@@ -145,7 +144,7 @@ function optionsFor(element, series, { xName, line, tickName, onPoint }) {
   return {
     width: element.clientWidth || 400,
     height: HEIGHT,
-    scales: { x: { time: false, range: line ? undefined : padded }, y: { range: yRange } },
+    scales: { x: { time: false, range: line ? undefined : padRange }, y: { range: yRange } },
     legend: { show: false },
     cursor: { drag: { setScale: false, x: false, y: false } },
     hooks,
@@ -159,7 +158,7 @@ function optionsFor(element, series, { xName, line, tickName, onPoint }) {
         label: xName,
         labelSize: 20,
         labelFont: font,
-        ...ticks(tickName),
+        ...integerTicks(tickName),
       },
       {
         stroke: text,
@@ -170,7 +169,7 @@ function optionsFor(element, series, { xName, line, tickName, onPoint }) {
         values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map(score),
       },
     ],
-    bands: line ? series.map((_, n) => ({ series: [3 * n + 3, 3 * n + 2], fill: faded(colours[n]) })) : [],
+    bands: line ? series.map((_, n) => ({ series: [3 * n + 3, 3 * n + 2], fill: translucent(colours[n]) })) : [],
     series: [
       {},
       ...colours.flatMap((stroke) => {
@@ -182,8 +181,8 @@ function optionsFor(element, series, { xName, line, tickName, onPoint }) {
   };
 }
 
-/** Whole places only: there is no half rollout, and no half version. @param {((at: number) => string) | undefined} tickName */
-function ticks(tickName = count) {
+/** Integer integerTicks only: positions are numbers of rollouts or versions. @param {((at: number) => string) | undefined} tickName */
+function integerTicks(tickName = count) {
   return {
     incrs: [1, 2, 5]
       .flatMap((step) => Array.from({ length: 8 }, (_, zeros) => step * 10 ** zeros))
@@ -194,7 +193,7 @@ function ticks(tickName = count) {
 }
 
 /** @param {any} _ @param {number} low @param {number} high */
-function padded(_, low, high) {
+function padRange(_, low, high) {
   return [low - 0.5, high + 0.5];
 }
 
@@ -226,17 +225,17 @@ function drawIntervals(chart, colours) {
   ctx.restore();
 }
 
-/** A colour of the style sheet as a canvas understands it. @param {HTMLElement} element @param {string} colour */
-function resolved(element, colour) {
+/** A CSS colour in the form that a canvas accepts. @param {HTMLElement} element @param {string} colour */
+function resolveColour(element, colour) {
   const probe = document.createElement("span");
   probe.style.color = colour;
   element.append(probe);
-  const found = getComputedStyle(probe).color;
+  const computed = getComputedStyle(probe).color;
   probe.remove();
-  return found;
+  return computed;
 }
 
 /** @param {string} colour */
-function faded(colour) {
+function translucent(colour) {
   return colour.replace(/^rgb\((.*)\)$/, "rgba($1, 0.16)");
 }

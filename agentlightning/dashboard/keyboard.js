@@ -1,30 +1,29 @@
-// The keyboard: one place that knows which key does what, and the list of them that `?` shows.
+// Keyboard shortcuts: their bindings, and the list that `?` shows.
 
 import { signal, useLayoutEffect, useRef } from "./ui.js";
 
-/** True while the list of keys is shown. */
-export const helpShown = signal(false);
+/** True while the list of shortcuts is open. */
+export const helpOpen = signal(false);
 
-export const KEYS = [
+export const SHORTCUTS = [
   ["j / k", "next / previous row or span"],
-  ["[ / ]", "previous / next rollout of the list"],
-  ["Enter", "open the row; fold or unfold the span"],
+  ["[ / ]", "previous / next rollout in the list"],
+  ["Enter", "open the row; expand or collapse the span"],
   ["/", "search"],
   ["g o, g r, g s, g w", "overview, rollouts, resources, workers"],
   ["Esc", "close, or back to the list"],
-  ["?", "this list"],
+  ["?", "keyboard shortcuts"],
 ];
 
 /** @type {Array<{current: Record<string, () => void>}>} */
 const layers = [];
-let pending = "";
+let prefix = "";
 
 /**
- * What keys do while a part is shown, from the moment it stands in the page; of the parts that know a key, the newest
- * counts.
+ * Bind keys while a component is mounted. The component mounted last takes precedence.
  * @param {Record<string, () => void>} bindings
  */
-export function useKeys(bindings) {
+export function useKeyBindings(bindings) {
   const layer = useRef(bindings);
   layer.current = bindings;
   useLayoutEffect(() => {
@@ -36,11 +35,11 @@ export function useKeys(bindings) {
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const target = /** @type {HTMLElement} */ (event.target);
-  const writing = target.matches?.("input, textarea, select") && target.getAttribute("type") !== "checkbox";
-  if (writing && event.key !== "Escape") return;
-  if (writing) target.blur();
-  const stroke = pending + event.key;
-  pending = event.key === "g" && !pending ? "g " : "";
+  const typing = target.matches?.("input, textarea, select") && target.getAttribute("type") !== "checkbox";
+  if (typing && event.key !== "Escape") return;
+  if (typing) target.blur();
+  const stroke = prefix + event.key;
+  prefix = event.key === "g" && !prefix ? "g " : "";
   const action = layers.findLast(({ current }) => stroke in current)?.current[stroke];
   if (!action) return;
   event.preventDefault();

@@ -1,5 +1,5 @@
-// An agent in Node: OpenAI's own package finds the model, OpenTelemetry's own package finds the store.
-// Nothing in here knows of Agent Lightning, except for the task in AGL_TASK and the reward on the last line.
+// An agent in Node. OpenAI's package reads the model's address, and OpenTelemetry's package the store's address, from the
+// environment. Only the task in AGL_TASK and the reward on the last line are specific to Agent Lightning.
 import { context, propagation, trace } from "@opentelemetry/api";
 import { NodeSDK } from "@opentelemetry/sdk-node";
 import OpenAI from "openai";
@@ -54,6 +54,6 @@ async function answer(question) {
 }
 
 const text = await context.with(run, () => answer(process.env.AGL_TASK));
-await telemetry.shutdown(); // sends what is left
+await telemetry.shutdown(); // sends the remaining spans
 console.log(text);
 console.log(JSON.stringify({ reward: text.includes("51") ? 1 : 0 }));

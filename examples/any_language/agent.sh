@@ -1,4 +1,4 @@
-# An agent in shell, with nothing but curl and sed.
+# An agent in shell that needs only curl.
 set -eu
 
 answer=$(curl -sS --fail "$OPENAI_BASE_URL/chat/completions" \

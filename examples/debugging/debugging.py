@@ -1,11 +1,11 @@
-"""Four ways to look at an agent, from the barest to the whole loop.
+"""Four ways to debug an agent, from a single task to the whole training loop.
 
     python debugging.py alone      # one task through a runner, no algorithm
     python debugging.py hook       # the same, with a hook that prints every span
-    python debugging.py dev        # the whole loop in this process, where a breakpoint works
-    python debugging.py broken     # an agent that fails: where its error is to be read
+    python debugging.py dev        # the whole loop in this process, so that breakpoints work
+    python debugging.py broken     # an agent that fails: find its error in the log and in the attempt
 
-The model is the service that OPENAI_BASE_URL names.
+OPENAI_BASE_URL selects the model server.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ TASKS = [{"country": "France", "capital": "Paris"}, {"country": "Japan", "capita
 
 
 def capital(task: dict[str, str], prompt_template: agl.PromptTemplate) -> float:
-    """Ask the model for a capital; 1 when it is the right one."""
+    """Ask the model for a capital; the reward is 1 for the right one, else 0."""
     question = prompt_template.format(country=task["country"])
     answer = OpenAI().chat.completions.create(model=MODEL, messages=[{"role": "user", "content": question}])
-    said = answer.choices[0].message.content or ""
-    agl.emit_message(f"The model said {said!r}, and {task['capital']} was right.")
-    return float(task["capital"].lower() in said.lower())
+    reply = answer.choices[0].message.content or ""
+    agl.emit_message(f"The model answered {reply!r}; the right answer is {task['capital']!r}.")
+    return float(task["capital"].lower() in reply.lower())
 
 
 def broken(task: dict[str, str], prompt_template: agl.PromptTemplate) -> float:
-    """The same with a typo."""
+    """Call `capital` with a typo in a key."""
     return capital({"country": task["contry"]}, prompt_template)
 
 
 class PrintSpans(agl.Hook):
-    """Prints what every rollout has left behind."""
+    """Print the spans of every rollout."""
 
     async def on_rollout_end(self, *, agent, runner, rollout: agl.AttemptedRollout, spans: Sequence[agl.Span]) -> None:
         for span in spans:
@@ -45,7 +45,7 @@ class PrintSpans(agl.Hook):
 
 
 async def run_alone(hooks: list[agl.Hook]) -> None:
-    """One task, past the queue, with a store that is gone afterwards."""
+    """Run one task without the queue, in a temporary store."""
     runner = agl.LitAgentRunner[dict](agl.LightningTracer())
     async with agl.InMemoryLightningStore() as store:
         with runner.run_context(agent=capital, store=store, hooks=hooks):
@@ -54,7 +54,7 @@ async def run_alone(hooks: list[agl.Hook]) -> None:
 
 
 def run_dev(agent: object) -> None:
-    """Every task once, with one runner in a thread of this process."""
+    """Run every task once, with one runner in a thread of this process."""
     trainer = agl.Trainer(algorithm=agl.Baseline(), initial_resources={"prompt_template": PROMPT})
     result = trainer.dev(agent, TASKS)
     print(f"[Dev] {result.counts}, mean reward {result.mean_reward}; the log is {result.folder}/log.txt")
@@ -63,7 +63,7 @@ def run_dev(agent: object) -> None:
 @click.command()
 @click.argument("way", type=click.Choice(["alone", "hook", "dev", "broken"]))
 def main(way: str) -> None:
-    """Look at an agent in one of four ways."""
+    """Debug an agent in one of four ways."""
     match way:
         case "alone":
             asyncio.run(run_alone([]))

@@ -1,12 +1,11 @@
-"""The first algorithm: which of three prompts gets the best answers? Store, runner and algorithm, each its own process.
+"""Find out which of three prompts gets the best answer, with store, runner and algorithm in three processes.
 
     python first_algorithm.py store       # or: agl store
     python first_algorithm.py runner
     python first_algorithm.py algo
 
-The algorithm tries one prompt after another: it puts the prompt into the store as a resource, enqueues a task, waits
-until a runner has done it, and reads the reward from the spans that the run left behind. The agent asks a model and
-scores the answer itself.
+The algorithm tries one prompt after another. It adds the prompt to the store as a resource, enqueues a task, waits for
+a runner to execute it, and reads the reward from its spans. The agent asks a model and scores the answer.
 """
 
 import asyncio
@@ -37,14 +36,14 @@ async def find_best_prompt(store: agl.LightningStore, prompts: list[str], task: 
     for prompt in prompts:
         resources = await store.add_resources({"prompt_template": agl.PromptTemplate(template=prompt)})
         rollout = await store.enqueue_rollout(input=task, resources_id=resources.resources_id)
-        print(f"[Algo] {rollout.rollout_id} waits for a runner, with the prompt {prompt!r}")
+        print(f"[Algo] {rollout.rollout_id} is queued with the prompt {prompt!r}")
 
-        (ended,) = await store.wait_for_rollouts([rollout.rollout_id])
+        (finished,) = await store.wait_for_rollouts([rollout.rollout_id])
         spans = await store.query_spans(rollout.rollout_id)
         for span in spans:
             print(f"[Algo]   {span}")
         reward = agl.find_final_reward(spans)
-        print(f"[Algo] {ended.rollout_id} {ended.status}, reward {reward}")
+        print(f"[Algo] {finished.rollout_id} {finished.status}, reward {reward}")
         rewards[prompt] = -1.0 if reward is None else reward
 
     best = max(rewards, key=lambda prompt: rewards[prompt])
@@ -53,7 +52,7 @@ async def find_best_prompt(store: agl.LightningStore, prompts: list[str], task: 
 
 
 def explain(task: str, prompt_template: agl.PromptTemplate) -> float:
-    """Ask the model, and return which share of the key points its answer names."""
+    """Ask the model, and return the fraction of key points that its answer mentions."""
     answer = OpenAI().chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": prompt_template.format(any_question=task)}],
@@ -61,19 +60,19 @@ def explain(task: str, prompt_template: agl.PromptTemplate) -> float:
         max_tokens=200,
     )
     text = answer.choices[0].message.content or ""
-    print(f"[Rollout] The model says: {text}")
+    print(f"[Rollout] The model answered: {text}")
     return sum(point in text.lower() for point in KEY_POINTS) / len(KEY_POINTS)
 
 
 async def run_runner() -> None:
-    """Carry out tasks until Ctrl-C."""
+    """Execute tasks until Ctrl-C."""
     runner = agl.LitAgentRunner[str](tracer=agl.LightningTracer())
     with runner.run_context(agent=explain, store=agl.LightningStoreClient(STORE_URL)):
         await runner.iter()
 
 
 async def run_algorithm() -> None:
-    """Find the best prompt, and leave."""
+    """Find the best prompt."""
     async with agl.LightningStoreClient(STORE_URL) as store:
         await find_best_prompt(store, PROMPTS, TASK)
 
@@ -81,7 +80,7 @@ async def run_algorithm() -> None:
 @click.command()
 @click.argument("role", type=click.Choice(["store", "runner", "algo"]))
 def main(role: str) -> None:
-    """Play one of the three parts; each in a terminal of its own, started in any order."""
+    """Run one of the three roles. Start each in its own terminal, in any order."""
     match role:
         case "store":
             agl_command(["store", "--port", str(urlsplit(STORE_URL).port)])

@@ -1,9 +1,9 @@
-"""The first algorithm under the Trainer: one command instead of three terminals.
+"""Run the first algorithm with the Trainer: one command instead of three terminals.
 
     python first_algorithm_trainer.py
 
-The agent and the algorithm are those of `first_algorithm.py`; `@algo` is all that the Trainer needs to know. It starts
-the store and two runners, runs the algorithm, and stops everything when that is done.
+The agent and the algorithm are those of `first_algorithm.py`, with `@algo` added. The Trainer starts the store and two
+runners, runs the algorithm, and stops everything afterwards.
 """
 
 from first_algorithm import PROMPTS, TASK, explain, find_best_prompt
@@ -13,7 +13,7 @@ import agentlightning as agl
 
 @agl.algo
 async def best_of_three(store: agl.LightningStore) -> str:
-    """The algorithm, as the Trainer calls it."""
+    """Run the algorithm; the Trainer passes the store."""
     return await find_best_prompt(store, PROMPTS, TASK)
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     """Find the best prompt."""
     result = agl.Trainer(algorithm=best_of_three, n_runners=2).fit(explain)
     print(f"Best prompt found: {result.returned!r}")
-    print(f"Everything that was recorded lies in {result.folder}")
+    print(f"The run is saved to {result.folder}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """An agent that picks meeting rooms with a tool, and APO, which improves its prompt.
 
     python room_selector.py          # train
-    python room_selector.py try      # one task, with everything it says
+    python room_selector.py try      # one task
 
-The agent asks a model, which may call `rooms_at(hour)` to learn which rooms there are and which are taken. The grader
-wants exactly one room, and says what was wrong with any other: that is what the critic of APO reads.
+The agent asks a model. The model can call `rooms_at(hour)`, which lists the rooms and shows which are taken. The grader
+accepts exactly one room. For any other room it records the reason as a message, which APO's critique model reads.
 """
 
 import json
@@ -27,7 +27,7 @@ TOOL: Any = {
         "parameters": {"type": "object", "properties": {"hour": {"type": "integer"}}, "required": ["hour"]},
     },
 }
-MOST_TURNS = 3
+MAX_TURNS = 3
 
 
 def select_room(task: dict[str, Any], prompt_template: agl.PromptTemplate) -> float:
@@ -39,9 +39,9 @@ def select_room(task: dict[str, Any], prompt_template: agl.PromptTemplate) -> fl
 
 
 def ask(task: dict[str, Any], prompt: str) -> str:
-    """The model's last word, after as many tool calls as it wants."""
+    """Return the model's final answer, after at most `MAX_TURNS` turns with tool calls."""
     client, messages = OpenAI(), [{"role": "user", "content": prompt}]
-    for _ in range(MOST_TURNS):
+    for _ in range(MAX_TURNS):
         answer = client.chat.completions.create(
             model=MODEL, messages=messages, tools=[TOOL], temperature=0, max_tokens=200
         )
@@ -54,24 +54,24 @@ def ask(task: dict[str, Any], prompt: str) -> str:
 
 
 def rooms_at(task: dict[str, Any], hour: int) -> list[dict[str, Any]]:
-    """The tool: what is taken is known for the task's hour only."""
+    """List all rooms (the tool). Taken rooms are known for the task's hour only."""
     taken = task["taken"] if hour == task["hour"] else []
     return [{**room, "taken": room["name"] in taken} for room in ROOMS]
 
 
 def grade(task: dict[str, Any], answer: str) -> tuple[float, str]:
-    """1 for exactly the right room, and what to say of the answer."""
+    """Return the reward (1 for exactly the right room, else 0) and feedback on the answer."""
     named = [room["name"] for room in ROOMS if room["name"].lower() in answer.lower()]
     if named == [task["room"]]:
         return 1.0, f"{named[0]} is right."
     if not named:
         return 0.0, f"No room was named; {task['room']} is right."
     if len(named) > 1:
-        return 0.0, f"Several rooms were named ({', '.join(named)}); exactly one was asked for, {task['room']}."
-    why = (
+        return 0.0, f"Several rooms were named ({', '.join(named)}); answer with exactly one, {task['room']}."
+    reason = (
         "it is taken then" if named[0] in task["taken"] else "it is too small, lacks something, or is not the smallest"
     )
-    return 0.0, f"{named[0]} is wrong: {why}. {task['room']} is right."
+    return 0.0, f"{named[0]} is wrong: {reason}. {task['room']} is right."
 
 
 def _tool_result(task: dict[str, Any], call: Any) -> dict[str, Any]:
@@ -83,14 +83,14 @@ def _tool_result(task: dict[str, Any], call: Any) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["train", "try"]), default="train")
+@click.argument("command", type=click.Choice(["train", "try"]), default="train")
 @click.option("--n-runners", default=4, show_default=True)
 @click.option("--rounds", default=2, show_default=True)
-@click.option("--quick", is_flag=True, help="Fewer tasks, to see that everything works.")
-@click.option("--resume", is_flag=True, help="Go on with the run that was stopped or killed.")
-def main(what: str, n_runners: int, rounds: int, quick: bool, resume: bool) -> None:
+@click.option("--quick", is_flag=True, help="Use fewer tasks, to check that everything works.")
+@click.option("--resume", is_flag=True, help="Resume the run that was stopped or killed.")
+def main(command: str, n_runners: int, rounds: int, quick: bool, resume: bool) -> None:
     """Improve the prompt of the room selector."""
-    if what == "try":
+    if command == "try":
         trainer = agl.Trainer(initial_resources={"prompt_template": PROMPT})
         result = trainer.dev(select_room, TRAIN[:1])
         print(f"{TRAIN[0]['request']} Reward {result.mean_reward}")

@@ -1,7 +1,7 @@
-"""Meeting rooms, and 60 requests for one, each with the room that is right.
+"""Meeting rooms, and 60 requests, each with its right room.
 
-The requests are made by a rule from a fixed seed, so everybody has the same ones. What people leave unsaid is the
-difficulty: that the smallest room that fits is wanted, and that a room that is taken is no room.
+The requests are generated from a fixed seed, so they are always the same. They do not state two rules: take the
+smallest room that fits, and do not take an occupied room.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _OPENINGS = [
 _WISHES = {
     "screen": ["We want to show slides.", "There will be a demo on a screen."],
     "whiteboard": ["We will sketch a lot.", "A whiteboard would be needed."],
-    "phone": ["Somebody dials in by phone.", "Our colleague in Lima will call."],
+    "phone": ["One colleague dials in by phone.", "Our colleague in Lima will call."],
     "accessible": ["One of us uses a wheelchair.", "It has to be accessible."],
 }
 
 
 def make_tasks(count: int = 60, seed: int = 7) -> list[dict[str, Any]]:
-    """Requests that have exactly one right answer."""
+    """Generate requests that have exactly one right answer."""
     chance, tasks = random.Random(seed), list[dict[str, Any]]()
     while len(tasks) < count:
         task = _make(len(tasks), chance)
@@ -59,7 +59,7 @@ def _make(number: int, chance: random.Random) -> dict[str, Any]:
 
 
 def right_room(people: int, wishes: list[str], taken: list[str]) -> str | None:
-    """The smallest free room that has everything; None where there is none, or no single one."""
+    """Return the smallest free room with all the equipment; None if there is none, or more than one."""
     fitting = [room for room in ROOMS if _fits(room, people, wishes) and room["name"] not in taken]
     smallest = [room["name"] for room in fitting if room["seats"] == min(each["seats"] for each in fitting)]
     return smallest[0] if len(smallest) == 1 else None

@@ -141,7 +141,7 @@ def test_the_example_plays_the_same_three_parts(stage: Stage) -> None:
 
     assert algo.wait() == 0
 
-    algo.wait_for_line(r"^\[Algo\] ro-[0-9a-f]{12} waits for a runner, with the prompt '{any_question}'")
+    algo.wait_for_line(r"^\[Algo\] ro-[0-9a-f]{12} is queued with the prompt '{any_question}'")
     algo.wait_for_line(r"^\[Algo\]   Span\(name='openai.chat.completion', attributes=")
     algo.wait_for_line(r"^\[Algo\] Best prompt: .* with reward 0\.\d")
     runner.wait_for_line(r"\[Worker 0 \| Rollout ro-[0-9a-f]{12}\] Completed in")

@@ -1,4 +1,4 @@
-"""The golden fixtures, as calls; and spans made by hand for what no library was run for."""
+"""The golden fixtures as spans and calls, and helpers that build single spans."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def span(
     at: tuple[float, float] | None = None,
     error: str | None = None,
 ) -> Span:
-    """A span of one trace; without `at` it has no length, and each begins after those made before it."""
+    """Build a span of one trace. Without `at` its duration is zero, and it starts after the spans built before."""
     number = next(_number)
-    made = Span.from_attributes(
+    built = Span.from_attributes(
         attributes={
             key: json.dumps(value) if isinstance(value, dict) else value for key, value in (attributes or {}).items()
         },
@@ -56,19 +56,19 @@ def span(
         start_time=at[0] if at else float(number),
         end_time=at[1] if at else float(number),
     )
-    made.status = TraceStatus(status_code="ERROR", description=error) if error else TraceStatus(status_code="OK")
-    return made
+    built.status = TraceStatus(status_code="ERROR", description=error) if error else TraceStatus(status_code="OK")
+    return built
 
 
-def wire_span(question: str, answer: str | None, *, id: str | None = None, **more: Any) -> Span:
-    """A chat completion as the wire tap records it."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
+def wire_span(question: str, text: str | None, *, id: str | None = None, **more: Any) -> Span:
+    """Build the span of a chat completion as the wire tap records it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     response = {"id": id or f"chatcmpl-{next(_number)}", "model": "m", "choices": [choice]}
     attributes: dict[str, Any] = {
         "url.path": "/v1/chat/completions",
         "agentlightning.request": {"model": "m", "messages": [{"role": "user", "content": question}]},
         **more.pop("attributes", {}),
     }
-    if answer is not None:
+    if text is not None:
         attributes.setdefault("agentlightning.response", response)
     return span("openai.chat.completion", attributes, **more)

@@ -1,10 +1,10 @@
-"""Makes `fixtures/*.json`: the same calls, as the tracing libraries of the field write them down.
+"""Create `fixtures/*.json`: the same calls, as tracing libraries record them.
 
-    python tests/adapter/make_fixtures.py            # all of them, each in a throw-away environment
-    python tests/adapter/make_fixtures.py wire       # one, in the environment this Python belongs to
+    python tests/adapter/make_fixtures.py            # all of them, each in a temporary environment
+    python tests/adapter/make_fixtures.py wire       # one, in the environment of this Python
 
-Every scenario is one or two calls of a real SDK to the scripted model. Ids are counted and times are ranks, so that
-making the fixtures again changes only what a library has changed.
+Every scenario is one or two calls of a real SDK to the scripted model. Ids are counters and times are ranks, so a new
+fixture differs from the old one only if the library has changed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
     "rkJggg=="
 )
-ASKED = {"role": "user", "content": "What is 2 + 3?"}
+QUESTION = {"role": "user", "content": "What is 2 + 3?"}
 
 
 def chat(openai: Any, _: Any) -> None:
@@ -96,7 +96,7 @@ def conversation(openai: Any, _: Any) -> None:
 
 
 def tool_call(openai: Any, _: Any) -> None:
-    openai.chat.completions.create(model="m", messages=[ASKED], tools=[TOOL])
+    openai.chat.completions.create(model="m", messages=[QUESTION], tools=[TOOL])
 
 
 def tool_result(openai: Any, _: Any) -> None:
@@ -104,7 +104,7 @@ def tool_result(openai: Any, _: Any) -> None:
     openai.chat.completions.create(
         model="m",
         messages=[
-            ASKED,
+            QUESTION,
             {"role": "assistant", "content": None, "tool_calls": [called]},
             {"role": "tool", "tool_call_id": "call_1", "content": "5"},
         ],
@@ -113,7 +113,7 @@ def tool_result(openai: Any, _: Any) -> None:
 
 
 def tool_call_stream(openai: Any, _: Any) -> None:
-    for _chunk in openai.chat.completions.create(model="m", messages=[ASKED], tools=[TOOL], stream=True):
+    for _chunk in openai.chat.completions.create(model="m", messages=[QUESTION], tools=[TOOL], stream=True):
         pass
 
 
@@ -124,15 +124,15 @@ def picture(openai: Any, _: Any) -> None:
 
 def several_turns(openai: Any, _: Any) -> None:
     messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
-    for said in ("Hello there", "And today?"):
-        messages.append({"role": "user", "content": said})
+    for question in ("Hello there", "And today?"):
+        messages.append({"role": "user", "content": question})
         answer = openai.chat.completions.create(model="m", messages=messages)
         messages.append({"role": "assistant", "content": answer.choices[0].message.content})
 
 
 def any_script(openai: Any, _: Any) -> None:
-    said = 'Grüße, 世界! \U0001f44b\U0001f3fd שלום "quoted" \\ back\n\tand a new line'
-    openai.chat.completions.create(model="m", messages=[{"role": "user", "content": said}])
+    text = 'Grüße, 世界! \U0001f44b\U0001f3fd שלום "quoted" \\ back\n\tand a new line'
+    openai.chat.completions.create(model="m", messages=[{"role": "user", "content": text}])
 
 
 def json_mode(openai: Any, _: Any) -> None:
@@ -186,14 +186,15 @@ def text_parts(openai: Any, _: Any) -> None:
 
 
 def several_tools(openai: Any, _: Any) -> None:
-    """Two tools called in one turn, both answered in the next."""
+    """Call two tools in one turn, with both results in the next."""
     messages: list[Any] = [{"role": "user", "content": "What is 2 + 3, and 4 + 5?"}]
     tools = [TOOL, OTHER_TOOL]
     answer = openai.chat.completions.create(model="m", messages=messages, tools=tools, parallel_tool_calls=True)
-    said = answer.choices[0].message
-    messages.append(said.model_dump(include={"role", "content", "tool_calls"}))
+    message = answer.choices[0].message
+    messages.append(message.model_dump(include={"role", "content", "tool_calls"}))
     messages += [
-        {"role": "tool", "tool_call_id": call.id, "content": f"from {call.function.name}"} for call in said.tool_calls
+        {"role": "tool", "tool_call_id": call.id, "content": f"from {call.function.name}"}
+        for call in message.tool_calls
     ]
     openai.chat.completions.create(model="m", messages=messages, tools=tools)
 
@@ -214,23 +215,23 @@ def responses_stream(openai: Any, _: Any) -> None:
 
 
 def responses_turns(openai: Any, _: Any) -> None:
-    said = [
+    conversation = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": "Who are you?"},
         {"role": "assistant", "content": "A model."},
         {"role": "user", "content": "And today?"},
     ]
-    for _event in openai.responses.create(model="m", input=said, stream=True):
+    for _event in openai.responses.create(model="m", input=conversation, stream=True):
         pass
 
 
 def responses_tools(openai: Any, _: Any) -> None:
-    answer = openai.responses.create(model="m", input=[ASKED], tools=[RESPONSES_TOOL])
+    answer = openai.responses.create(model="m", input=[QUESTION], tools=[RESPONSES_TOOL])
     call = answer.output[0]
     openai.responses.create(
         model="m",
         input=[
-            ASKED,
+            QUESTION,
             {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments},
             {"type": "function_call_output", "call_id": call.call_id, "output": "5"},
         ],
@@ -261,12 +262,12 @@ def anthropic_stream(_: Any, anthropic: Any) -> None:
 
 
 def anthropic_tools(_: Any, anthropic: Any) -> None:
-    answer = anthropic.messages.create(model="m", messages=[ASKED], tools=[ANTHROPIC_TOOL], max_tokens=20)
+    answer = anthropic.messages.create(model="m", messages=[QUESTION], tools=[ANTHROPIC_TOOL], max_tokens=20)
     call = answer.content[0]
     anthropic.messages.create(
         model="m",
         messages=[
-            ASKED,
+            QUESTION,
             {"role": "assistant", "content": [call.model_dump(include={"type", "id", "name", "input"})]},
             {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "5"}]},
         ],
@@ -312,11 +313,11 @@ SCENARIOS: dict[str, Callable[[Any, Any], None]] = {
 def _answer(call: Any) -> Any:
     from tests.scripted_model import Answer
 
-    said = str(call.body.get("messages") or call.body.get("input"))
-    answered = any(sign in said for sign in ("'tool'", "tool_result", "function_call_output"))
-    if len(call.body.get("tools", ())) > 1 and not answered:
+    prompt = str(call.body.get("messages") or call.body.get("input"))
+    has_results = any(marker in prompt for marker in ("'tool'", "tool_result", "function_call_output"))
+    if len(call.body.get("tools", ())) > 1 and not has_results:
         return Answer(tool_calls=[("add", {"a": 2, "b": 3}), ("add_slowly", {"a": 4, "b": 5})])
-    if call.body.get("tools") and not answered:
+    if call.body.get("tools") and not has_results:
         return Answer(tool_calls=[("add", {"a": 2, "b": 3})])
     if call.question in ANSWERS:
         return Answer(extra={"choices": [_choice(n, **choice) for n, choice in enumerate(ANSWERS[call.question])]})
@@ -330,7 +331,7 @@ ANSWERS: dict[str, list[dict[str, Any]]] = {
     "Count to a million": [{"content": "1, 2, 3,", "finish_reason": "length"}],
     "A long way. " * 400: [{"content": "On and on. " * 400}],
 }
-"""What is answered to some questions; to all others, something short."""
+"""Answers to some questions; all others get a short one."""
 
 
 def _choice(index: int, *, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
@@ -346,12 +347,12 @@ def _wire(provider: Any) -> None:
     from agentlightning.instrumentation import WIRE_TAP
     from agentlightning.instrumentation.context import SCOPE
 
-    class Listener:
-        instrument_with = provider.get_tracer("agentlightning")
-        read_at_once = True
+    class Recording:
+        call_tracer = provider.get_tracer("agentlightning")
+        eager_decode = True
 
     WIRE_TAP.apply()
-    context.attach(context.set_value(SCOPE, Listener()))
+    context.attach(context.set_value(SCOPE, Recording()))
 
 
 def _openinference(provider: Any) -> None:
@@ -375,7 +376,7 @@ def _opentelemetry(provider: Any) -> None:
 def _agentops(provider: Any) -> None:
     import openai.resources.chat
 
-    # What the instrumentor asks for under the name it had in openai 1.
+    # The instrumentor imports these modules under their names in openai 1.
     sys.modules.setdefault("openai.resources.beta.chat", openai.resources.chat)
     sys.modules.setdefault("openai.resources.beta.chat.completions", openai.resources.chat.completions)
     from agentops.sdk.core import tracer
@@ -442,7 +443,7 @@ SETUPS = {
 
 
 def make(library: str) -> None:
-    """Write the fixture of a library that is installed here."""
+    """Write the fixture of an installed library."""
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -451,7 +452,7 @@ def make(library: str) -> None:
 
     os.environ["ANTHROPIC_OPEN_TELEMETRY"] = "false"
     exporter = InMemorySpanExporter()
-    provider: Any = TracerProvider(id_generator=_counting())
+    provider: Any = TracerProvider(id_generator=_counting_ids())
     provider.exporter = exporter
     if library not in ("langfuse", "logfire"):
         provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -465,7 +466,7 @@ def make(library: str) -> None:
                 scenario(*clients)
         if library == "langfuse":
             provider.client.flush()
-        fixture[name] = _written(list(exporter.get_finished_spans()))
+        fixture[name] = _to_json(list(exporter.get_finished_spans()))
         print(f"{library:22} {name:18} {len(fixture[name])} spans")
     (HERE / "fixtures" / f"{library}.json").write_text(json.dumps(fixture, indent=1, sort_keys=True) + "\n")
 
@@ -480,12 +481,12 @@ def _clients(library: str, model: Any, provider: Any) -> tuple[Any, Any]:
     return OpenAI(base_url=model.base_url, api_key="none"), Anthropic(base_url=model.url, api_key="none")
 
 
-def _counting() -> Any:
+def _counting_ids() -> Any:
     from itertools import count
 
     from opentelemetry.sdk.trace.id_generator import IdGenerator
 
-    class Counting(IdGenerator):
+    class CountingIds(IdGenerator):
         def __init__(self) -> None:
             self._numbers = count(1)
 
@@ -495,15 +496,15 @@ def _counting() -> Any:
         def generate_trace_id(self) -> int:
             return next(self._numbers) << 64
 
-    return Counting()
+    return CountingIds()
 
 
-def _written(spans: list[Any]) -> list[dict[str, Any]]:
+def _to_json(spans: list[Any]) -> list[dict[str, Any]]:
     times = sorted({time for span in spans for time in (span.start_time, span.end_time)})
     return [_span(span, {time: float(rank) for rank, time in enumerate(times)}) for span in spans]
 
 
-_DIFFERENT_EACH_TIME = re.compile(
+_NOT_REPRODUCIBLE = re.compile(
     "port|server.address|url.full|time_to|duration|start_time|chunk_count|event_count|code[.]|logfire.(msg|json_schema)$"
 )
 
@@ -518,17 +519,17 @@ def _span(span: Any, ranks: dict[int, float]) -> dict[str, Any]:
         "attributes": {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in span.attributes.items()
-            if not _DIFFERENT_EACH_TIME.search(key)
+            if not _NOT_REPRODUCIBLE.search(key)
         },
         "start_time": ranks[span.start_time],
         "end_time": ranks[span.end_time],
     }
 
 
-# Throw-away environments
+# Temporary environments
 
 
-def _everything() -> Iterator[subprocess.CompletedProcess[bytes]]:
+def _make_all() -> Iterator[subprocess.CompletedProcess[bytes]]:
     for library, packages in {**LIBRARIES, **BOTH}.items():
         with tempfile.TemporaryDirectory() as folder:
             venv.create(folder, with_pip=True)
@@ -541,5 +542,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         make(sys.argv[1])
     else:
-        for _ in _everything():
+        for _ in _make_all():
             pass

@@ -1,6 +1,6 @@
-"""The same call gives the same view, whichever library recorded it: 27 scenarios, as real libraries saw them.
+"""The same call has the same view for every library: 27 scenarios, as real libraries recorded them.
 
-`make_fixtures.py` makes the fixtures. What a library itself leaves out cannot be read; it is listed here.
+`make_fixtures.py` creates the fixtures. A library's omissions are listed here.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from agentlightning.adapter import LLMCall
 
 from .golden import SCENARIOS, calls_of, fixture, spans_of
 
-READ_IN_FULL = ("openinference", "opentelemetry", "openinference_and_wire", "agentops_and_wire")
-ALONE = ("wire", "openinference", "opentelemetry", "agentops")
-"""Those who promise to agree without help, where they were told."""
+COMPLETE = ("openinference", "opentelemetry", "openinference_and_wire", "agentops_and_wire")
+SINGLE = ("wire", "openinference", "opentelemetry", "agentops")
+"""Libraries whose spans agree without those of the wire tap, except for their omissions."""
 
-LEAVES_OUT = {
-    "opentelemetry": {"refusal": "that what was said is a refusal"},
+OMISSIONS = {
+    "opentelemetry": {"refusal": "refusals are text"},
     "agentops": {
         "responses": "input that is plain text, and output text",
         "responses_tools": "call ids, function calls and their outputs in the input, output text",
-        "anthropic_stream": "the system prompt, and what was streamed",
-        "anthropic_tools": "tool calls in the conversation; a tool's answer is written as text",
+        "anthropic_stream": "the system prompt and the streamed output",
+        "anthropic_tools": "tool calls in the conversation; the result of a tool is text",
     },
     "logfire": {"refusal": "refusals"},
     "langfuse": {
@@ -36,47 +36,47 @@ LEAVES_OUT = {
 
 
 def test_every_fixture_has_every_scenario():
-    for library in ("wire", *READ_IN_FULL, "agentops", "logfire", "langfuse"):
+    for library in ("wire", *COMPLETE, "agentops", "logfire", "langfuse"):
         assert list(fixture(library)) == SCENARIOS
 
 
-def test_four_readers_agree_on_a_dozen_scenarios_and_more_each_alone():
+def test_single_libraries_agree_except_for_their_omissions():
     agreed = [
         scenario
         for scenario in SCENARIOS
-        if all(_messages_and_output(library, scenario) == _messages_and_output("wire", scenario) for library in ALONE)
+        if all(_messages_and_output(library, scenario) == _messages_and_output("wire", scenario) for library in SINGLE)
     ]
 
-    told = {scenario for library in ALONE for scenario in LEAVES_OUT.get(library, {})}
-    assert agreed == [scenario for scenario in SCENARIOS if scenario not in told]
+    omitted = {scenario for library in SINGLE for scenario in OMISSIONS.get(library, {})}
+    assert agreed == [scenario for scenario in SCENARIOS if scenario not in omitted]
     assert len(agreed) == 22
 
 
-@pytest.mark.parametrize("library", READ_IN_FULL)
-def test_readers_agree_with_the_wire_on_everything_that_was_said(library: str):
+@pytest.mark.parametrize("library", COMPLETE)
+def test_complete_libraries_agree_with_the_wire_in_every_field(library: str):
     for scenario in SCENARIOS:
-        if scenario not in LEAVES_OUT.get(library, {}):
-            read, wire = calls_of(library, scenario), calls_of("wire", scenario)
-            assert [_all(call) for call in read] == [_all(call) for call in wire], scenario
+        if scenario not in OMISSIONS.get(library, {}):
+            calls, wire = calls_of(library, scenario), calls_of("wire", scenario)
+            assert [_fields(call) for call in calls] == [_fields(call) for call in wire], scenario
 
 
-@pytest.mark.parametrize("library", LEAVES_OUT)
-def test_readers_agree_on_messages_and_output_except_for_what_they_were_not_told(library: str):
+@pytest.mark.parametrize("library", OMISSIONS)
+def test_libraries_agree_on_messages_and_output_except_for_their_omissions(library: str):
     for scenario in SCENARIOS:
         agrees = _messages_and_output(library, scenario) == _messages_and_output("wire", scenario)
-        left_out = LEAVES_OUT[library].get(scenario)
-        assert agrees is (left_out is None), f"{scenario}, which is said to leave out: {left_out}"
+        omitted = OMISSIONS[library].get(scenario)
+        assert agrees is (omitted is None), f"{scenario}, omitted: {omitted}"
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("library", ["wire", *READ_IN_FULL, "agentops", "logfire"])
-def test_every_call_stays_under_the_agents_own_span(library: str, scenario: str):
-    agent = next(span.span_id for span in spans_of(library, scenario) if span.name == "agent")
+@pytest.mark.parametrize("library", ["wire", *COMPLETE, "agentops", "logfire"])
+def test_parent_of_every_call_is_the_agents_span(library: str):
+    for scenario in SCENARIOS:
+        agent = next(span.span_id for span in spans_of(library, scenario) if span.name == "agent")
 
-    assert {call.parent_id for call in calls_of(library, scenario)} == {agent}
+        assert {call.parent_id for call in calls_of(library, scenario)} == {agent}, scenario
 
 
-def test_the_view_of_a_conversation_is_this():
+def test_view_of_a_conversation():
     [call] = calls_of("wire", "conversation")
 
     assert call.messages == [
@@ -92,17 +92,17 @@ def test_the_view_of_a_conversation_is_this():
 
 
 @pytest.mark.parametrize("scenario", ["responses_tools", "anthropic_tools"])
-def test_the_second_turn_of_a_tool_call_is_chat_whichever_api_was_asked(scenario: str):
+def test_second_turn_of_a_tool_call_is_in_chat_format_for_every_api(scenario: str):
     first, second = calls_of("wire", scenario)
-    [asked] = first.output
-    call_id = asked["tool_calls"][0]["id"]
+    [message] = first.output
+    call_id = message["tool_calls"][0]["id"]
 
-    assert asked["tool_calls"] == [
+    assert message["tool_calls"] == [
         {"id": call_id, "type": "function", "function": {"name": "add", "arguments": '{"a": 2, "b": 3}'}}
     ]
     assert second.messages == [
         {"role": "user", "content": "What is 2 + 3?"},
-        asked,
+        message,
         {"role": "tool", "tool_call_id": call_id, "content": "5"},
     ]
     assert second.tools == first.tools
@@ -114,6 +114,6 @@ def _messages_and_output(library: str, scenario: str) -> list[tuple[object, ...]
     return [(call.messages, call.output) for call in calls_of(library, scenario)]
 
 
-def _all(call: LLMCall) -> dict[str, object]:
-    told = ("messages", "output", "tools", "finish_reason", "response_id", "model", "operation", "error")
-    return {name: getattr(call, name) for name in told}
+def _fields(call: LLMCall) -> dict[str, object]:
+    names = ("messages", "output", "tools", "finish_reason", "response_id", "model", "operation", "error")
+    return {name: getattr(call, name) for name in names}

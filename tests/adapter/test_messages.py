@@ -1,4 +1,4 @@
-"""TraceToMessages: conversations that fine-tuning takes as they are."""
+"""TraceToMessages: conversations for fine-tuning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import agentlightning as agl
 from .golden import span, spans_of, wire_span
 
 
-def test_each_answered_call_is_one_conversation_that_ends_with_the_answer():
+def test_each_successful_call_becomes_one_conversation():
     spans = [
         wire_span("one", "1"),
         span("agentlightning.reward"),
@@ -21,7 +21,7 @@ def test_each_answered_call_is_one_conversation_that_ends_with_the_answer():
     ]
 
 
-def test_a_tool_call_is_there_with_its_definition():
+def test_conversation_has_tool_call_and_definition():
     [conversation] = agl.TraceToMessages().adapt(spans_of("wire", "tool_call"))
 
     assert conversation["messages"][-1] == {
@@ -35,7 +35,7 @@ def test_a_tool_call_is_there_with_its_definition():
     assert conversation["tools"][0]["function"]["parameters"]["type"] == "object"
 
 
-def test_every_tool_call_is_answered_by_the_message_that_follows():
+def test_tool_result_follows_its_tool_call():
     for scenario in ("tool_result", "responses_tools", "anthropic_tools"):
         messages = agl.TraceToMessages().adapt(spans_of("opentelemetry", scenario))[-1]["messages"]
 
@@ -43,5 +43,5 @@ def test_every_tool_call_is_answered_by_the_message_that_follows():
         assert messages[1]["tool_calls"][0]["id"] == messages[2]["tool_call_id"]
 
 
-def test_a_trace_without_calls_has_no_conversations():
+def test_trace_without_calls_has_no_conversations():
     assert agl.TraceToMessages().adapt([span("agent"), span("agentlightning.reward")]) == []

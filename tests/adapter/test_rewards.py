@@ -1,4 +1,4 @@
-"""Rewards are found in every spelling they have had."""
+"""Reading of rewards in every notation, and of messages and objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agentlightning.adapter import (
 )
 from agentlightning.types import SpanCoreFields
 
-SPELLINGS: list[tuple[str, dict[str, Any]]] = [
+NOTATIONS: list[tuple[str, dict[str, Any]]] = [
     ("agentlightning.annotation", {"agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": 0.5}),
     ("agentlightning.reward", {"reward": 0.5}),
     ("agentlightning.annotation", {"reward": 0.5}),
@@ -45,23 +45,23 @@ def _span(name: str, attributes: dict[str, Any]) -> SpanCoreFields:
     return SpanCoreFields(name=name, attributes=attributes)
 
 
-@pytest.mark.parametrize(("name", "attributes"), SPELLINGS)
-def test_every_spelling_is_a_reward(name: str, attributes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "attributes"), NOTATIONS)
+def test_every_notation_is_a_reward(name: str, attributes: dict[str, Any]) -> None:
     span = _span(name, attributes)
     assert is_reward_span(span)
     assert get_reward_value(span) == 0.5
 
 
 @pytest.mark.parametrize(("name", "attributes"), NO_REWARDS)
-def test_nothing_else_is_and_nothing_said_is_not_zero(name: str, attributes: dict[str, Any]) -> None:
+def test_span_without_a_number_has_no_reward(name: str, attributes: dict[str, Any]) -> None:
     span = _span(name, attributes)
     assert not is_reward_span(span)
     assert get_reward_value(span) is None
     assert get_rewards_from_span(span) == []
 
 
-def test_the_final_reward_is_the_last_ones_primary() -> None:
-    first, last = _span("reward", {"value": 0}), _span(*SPELLINGS[0])
+def test_final_reward_is_the_primary_of_the_last_reward_span() -> None:
+    first, last = _span("reward", {"value": 0}), _span(*NOTATIONS[0])
     other = _span("openai.chat.completion", {})
     assert find_final_reward([first, last, other]) == 0.5
     assert find_final_reward([last, first]) == 0.0
@@ -70,12 +70,12 @@ def test_the_final_reward_is_the_last_ones_primary() -> None:
     assert find_reward_spans([first, other, last]) == [first, last]
 
 
-def test_zero_and_whole_numbers_are_rewards() -> None:
+def test_zero_and_booleans_are_rewards() -> None:
     assert get_reward_value(_span("reward", {"value": 0})) == 0.0
     assert get_reward_value(_span("reward", {"value": True})) == 1.0
 
 
-def test_messages_and_objects_are_read_only_from_their_own_spans() -> None:
+def test_messages_and_objects_are_read_from_their_own_spans_only() -> None:
     message = _span("agentlightning.message", {"agentlightning.message.body": "Hello"})
     literal = _span("agentlightning.object", {"agentlightning.object.literal": 3})
     composed = _span("agentlightning.object", {"agentlightning.object.json": '{"a": [1]}'})

@@ -1,6 +1,6 @@
-"""The framework matrix: agents as the docs print them, carried out by our runner in environments of their own.
+"""The framework matrix: agents from the docs' pages, run in environments of their own.
 
-python -m tests.frameworks                   # all of them; writes benchmarks/results/frameworks.json
-python -m tests.frameworks core openai1      # these environments only, the others' results stay
-python -m tests.frameworks.environments      # locks the newest versions that fit
+python -m tests.frameworks                   # all environments; writes benchmarks/results/frameworks.json
+python -m tests.frameworks core openai1      # only these environments; keeps the results of the others
+python -m tests.frameworks.environments      # lock the newest compatible versions
 """

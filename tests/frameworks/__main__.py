@@ -1,4 +1,4 @@
-"""Runs the matrix by hand: see the package's first lines."""
+"""Run the matrix by hand; see the package's docstring."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import sys
 from typing import Any
 
 from .agents import ENVIRONMENTS
-from .environments import HOUSE
+from .environments import REPOSITORY
 from .run import reports, versions
 
-RESULTS = HOUSE / "benchmarks" / "results" / "frameworks.json"
+RESULTS = REPOSITORY / "benchmarks" / "results" / "frameworks.json"
 
 
 def main(chosen: list[str]) -> int:
-    """Run what was chosen, or everything, and keep the results; 1 where something is not as it should be."""
+    """Run the chosen environments, or all, and save the results; return 1 if there are problems."""
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if chosen and RESULTS.exists() else {}
     failed = 0
     for name in chosen or ENVIRONMENTS:
-        ran = list(reports(name))
-        results[name] = {"python": platform.python_version(), "versions": versions(name), "agents": ran}
-        for report in ran:
+        agents = list(reports(name))
+        results[name] = {"python": platform.python_version(), "versions": versions(name), "agents": agents}
+        for report in agents:
             failed += bool(report["problems"])
-            print(f"{name:10} {report['page']:16} {report['agent']:16} {_verdict(report)}", flush=True)
+            print(f"{name:10} {report['page']:16} {report['agent']:16} {_result(report)}", flush=True)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     return 1 if failed else 0
 
 
-def _verdict(report: dict[str, Any]) -> str:
+def _result(report: dict[str, Any]) -> str:
     if not report["problems"]:
-        return f"well: {report['rollouts']} rollouts, {report['calls']} calls, {report['spans']} spans"
-    return f"{len(report['problems'])} problems; the first: {report['problems'][0]}"
+        return f"ok: {report['rollouts']} rollouts, {report['calls']} calls, {report['spans']} spans"
+    return f"{len(report['problems'])} problems; first: {report['problems'][0]}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which page's agents run in which environment, and what is to be seen of them."""
+"""The pages of each environment, and the expected spans of their agents."""
 
 from __future__ import annotations
 
@@ -19,35 +19,34 @@ _CODE = re.compile(r"^```py\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True)
 class Page:
-    """A page of the docs whose agents are carried out."""
+    """A page of the docs with agents to run."""
 
     name: str
     rollouts: int = 20
-    """How many at once."""
+    """Concurrent rollouts."""
     calls: int = 2
-    """How often an agent asks the model in one rollout."""
+    """Model calls of one rollout."""
     parents: tuple[str, ...] = ()
-    """Among the spans around each call there is one whose name begins so, for each of these."""
+    """Prefixes of names; each call is within a span for each of them."""
     tool: str | None = None
-    """The name of its tool's span or operation; None: a tool is seen through the conversation only."""
-    tool_tells: bool = True
-    """Whether that span says what came out."""
+    """The name of the tool's span or operation; None if the tool has no span."""
+    tool_span_has_result: bool = True
 
     def agents(self) -> dict[str, Any]:
-        """The agents that the page's code defines, by name."""
+        """Return the agents that the page's code defines, by name."""
         from agentlightning import LitAgent
 
-        module = _imported(self.name.replace("-", "_"), "\n\n".join(_CODE.findall(self.text)))
+        module = _import(self.name.replace("-", "_"), "\n\n".join(_CODE.findall(self.text)))
         return {name: value for name, value in vars(module).items() if isinstance(value, LitAgent)}
 
     @property
     def text(self) -> str:
-        """The page."""
+        """The text of the page."""
         return (PAGES / f"{self.name}.md").read_text()
 
 
-def _imported(name: str, code: str) -> ModuleType:
-    """The code as a module with a file of its own, since some libraries read the source of functions."""
+def _import(name: str, code: str) -> ModuleType:
+    """Import code as a module with a file of its own: some libraries read the source of functions."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"page_{name}.py"
         path.write_text(code)
@@ -71,7 +70,7 @@ ENVIRONMENTS = {
         Page("langgraph", parents=("LangGraph", "model"), tool="add"),
         Page("openai-agents", parents=("Calculator",), tool="add"),
         Page("pydantic-ai", parents=("invoke_agent",), tool="execute_tool add"),
-        Page("mcp", rollouts=3, tool="call_tool"),  # each starts a server of its own
+        Page("mcp", rollouts=3, tool="call_tool"),  # each rollout starts a server
     ],
     "mcp": [Page("mcp", tool="call_tool")],
     "litellm": [
@@ -81,15 +80,15 @@ ENVIRONMENTS = {
     ],
     "microsoft": [
         Page("autogen", parents=("invoke_agent",), tool="calculator.add"),
-        Page("agent-framework", parents=("invoke_agent",), tool="execute_tool add", tool_tells=False),
+        Page("agent-framework", parents=("invoke_agent",), tool="execute_tool add", tool_span_has_result=False),
     ],
     "crewai": [Page("crewai", parents=("Crew",), tool="add.run")],
 }
 CORE = ("openai1", "openai2", "core")
-"""Those that are tried with every change."""
+"""The environments that the test suite runs."""
 
 
 def pages_without_an_environment() -> Iterator[str]:
-    """Pages of the docs that nothing carries out."""
+    """Yield the pages of the docs that no environment runs."""
     known = {page.name for pages in ENVIRONMENTS.values() for page in pages}
     return (path.stem for path in sorted(PAGES.glob("*.md")) if path.stem not in {*known, "index"})

@@ -1,4 +1,4 @@
-"""One environment's agents, carried out in a process of its own."""
+"""Run of one environment's agents in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from .environments import HOUSE, LOCKS, python_of
+from .environments import LOCKS, REPOSITORY, python_of
 
 
 def reports(environment: str, timeout: float = 600) -> Iterator[dict[str, Any]]:
-    """What `carry_out` says of each agent; of a process that broke, a report that says so."""
-    ran = subprocess.run(
-        [str(python_of(environment)), "-m", "tests.frameworks.carry_out", environment],
-        cwd=HOUSE,
-        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+    """Yield the reports of `run_agents`, and one more with stderr if the process fails."""
+    process = subprocess.run(
+        [str(python_of(environment)), "-m", "tests.frameworks.run_agents", environment],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=timeout,
     )
-    yield from (json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"page"'))
-    if ran.returncode:
-        yield {"page": "", "agent": "", "rollouts": 0, "calls": 0, "spans": 0, "problems": [ran.stderr]}
+    yield from (json.loads(line) for line in process.stdout.splitlines() if line.startswith('{"page"'))
+    if process.returncode:
+        yield {"page": "", "agent": "", "rollouts": 0, "calls": 0, "spans": 0, "problems": [process.stderr]}
 
 
 def versions(environment: str) -> dict[str, str]:
-    """What the environment was asked to have, in the versions it has."""
+    """Return the locked versions of the packages that an environment lists."""
     locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (LOCKS / f"{environment}.txt").read_text(), re.MULTILINE))
-    wanted = re.findall(r"^[\w.-]+", (LOCKS / f"{environment}.in").read_text(), re.MULTILINE)
-    return {name: locked[name] for name in wanted}
+    packages = re.findall(r"^[\w.-]+", (LOCKS / f"{environment}.in").read_text(), re.MULTILINE)
+    return {name: locked[name] for name in packages}

@@ -1,4 +1,4 @@
-"""The core of the matrix: what most agents are made of, as the docs' pages print it, in environments of its own."""
+"""The core of the matrix: the most common frameworks, in environments of their own."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .run import reports
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("environment", CORE)
-def test_rollouts_at_once_leave_their_own_calls_tools_and_rewards(environment: str) -> None:
-    ran = list(reports(environment))
+def test_concurrent_rollouts_record_their_own_calls_tools_and_rewards(environment: str) -> None:
+    agents = list(reports(environment))
 
-    assert [problem for report in ran for problem in report["problems"]] == []
-    assert {report["page"] for report in ran} == {page.name for page in ENVIRONMENTS[environment]}
+    assert [problem for report in agents for problem in report["problems"]] == []
+    assert {report["page"] for report in agents} == {page.name for page in ENVIRONMENTS[environment]}
 
 
-def test_the_agents_of_every_page_are_carried_out_somewhere() -> None:
+def test_every_page_has_an_environment() -> None:
     assert list(pages_without_an_environment()) == []
 
 
-def test_the_index_leads_to_every_page() -> None:
+def test_index_links_to_every_page() -> None:
     linked = re.findall(r"\]\(([\w-]+)\.md\)", (PAGES / "index.md").read_text())
 
     assert sorted(linked) == sorted(path.stem for path in PAGES.glob("*.md") if path.stem != "index")

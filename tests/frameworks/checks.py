@@ -1,4 +1,4 @@
-"""Whether what is in the store of a rollout is what happened in it."""
+"""Checks of a rollout's recorded spans against its actual calls."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from agentlightning import semconv
 from agentlightning.adapter import LLMCall, find_final_reward, llm_calls
 from agentlightning.types import Rollout, Span
 from tests.frameworks.agents import Page
-from tests.frameworks.model import conversation
+from tests.frameworks.answers import conversation
 from tests.scripted_model import ScriptedModel
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What one rollout is to leave behind."""
+    """The expected record of one rollout."""
 
     page: Page
     question: str
@@ -25,31 +25,31 @@ class Expected:
 
 
 def problems(rollout: Rollout, spans: Sequence[Span], expected: Expected, model: ScriptedModel) -> list[str]:
-    """What is not as expected, each with the rollout's question."""
+    """Describe all deviations, each with the rollout's question."""
     found = [
-        *_of_the_end(rollout, spans, expected),
-        *_of_the_calls(spans, expected, model),
-        *_of_the_tool(spans, expected),
+        *_check_result(rollout, spans, expected),
+        *_check_calls(spans, expected, model),
+        *_check_tool(spans, expected),
     ]
     return [f"{expected.question} {problem}" for problem in found]
 
 
-def _of_the_end(rollout: Rollout, spans: Sequence[Span], expected: Expected) -> Iterator[str]:
+def _check_result(rollout: Rollout, spans: Sequence[Span], expected: Expected) -> Iterator[str]:
     if rollout.status != "succeeded":
-        raised = [span.attributes for span in spans if "exception.type" in span.attributes]
-        yield f"has {rollout.status}: {[one.get('exception.stacktrace') for one in raised]}"
+        exceptions = [span.attributes for span in spans if "exception.type" in span.attributes]
+        yield f"has status {rollout.status}: {[attributes.get('exception.stacktrace') for attributes in exceptions]}"
     if (reward := find_final_reward(spans)) != expected.reward:
         yield f"has the reward {reward}, not {expected.reward}"
 
 
-def _of_the_calls(spans: Sequence[Span], expected: Expected, model: ScriptedModel) -> Iterator[str]:
+def _check_calls(spans: Sequence[Span], expected: Expected, model: ScriptedModel) -> Iterator[str]:
     calls = llm_calls(spans)
     if len(calls) != expected.page.calls:
         yield f"has {len(calls)} calls, not {expected.page.calls}: {[(call.dialect, call.names) for call in calls]}"
         return
     received = [json.loads(call.raw) for call in model.calls if expected.question in conversation(call, model.calls)]
     if [_request(call, spans) for call in calls] != received:
-        yield "has other requests, or in another order, than the model received"
+        yield "has other requests than the model received, or in another order"
     if any(expected.question not in str(call.messages) for call in calls):
         yield "has a call of another rollout"
     if expected.solution not in str(calls[-1].output):
@@ -57,12 +57,12 @@ def _of_the_calls(spans: Sequence[Span], expected: Expected, model: ScriptedMode
     for call in calls:
         names = [span.name for span in _around(call, spans)]
         yield from (
-            f"has a call that is not within {wanted!r} but {names}"
-            for wanted in expected.page.parents
-            if not any(name.startswith(wanted) for name in names)
+            f"has a call that is not within {parent!r} but {names}"
+            for parent in expected.page.parents
+            if not any(name.startswith(parent) for name in names)
         )
     if len({span.trace_id for span in spans}) > 1:
-        yield f"is torn into traces: {[(span.name, span.trace_id[-6:], span.parent_id) for span in spans]}"
+        yield f"has several traces: {[(span.name, span.trace_id[-6:], span.parent_id) for span in spans]}"
 
 
 def _request(call: LLMCall, spans: Sequence[Span]) -> object:
@@ -78,15 +78,17 @@ def _around(call: LLMCall, spans: Sequence[Span]) -> Iterator[Span]:
         parent = by_id[parent].parent_id
 
 
-def _of_the_tool(spans: Sequence[Span], expected: Expected) -> Iterator[str]:
+def _check_tool(spans: Sequence[Span], expected: Expected) -> Iterator[str]:
     conversation = str([call.messages for call in llm_calls(spans)])
     if expected.solution not in conversation:
         yield "has no result of the tool in its conversation"
     if expected.page.tool is not None:
-        named = [
+        tool_spans = [
             span for span in spans if expected.page.tool in (span.name, span.attributes.get(semconv.OPERATION_NAME))
         ]
-        if not named:
+        if not tool_spans:
             yield f"has no span of its tool among {sorted({span.name for span in spans})}"
-        elif expected.page.tool_tells and not any(expected.solution in str(span.attributes) for span in named):
-            yield f"has no result in the span of its tool: {[span.attributes for span in named]}"
+        elif expected.page.tool_span_has_result and not any(
+            expected.solution in str(span.attributes) for span in tool_spans
+        ):
+            yield f"has no result in the span of its tool: {[span.attributes for span in tool_spans]}"

@@ -1,6 +1,6 @@
-"""Carries out a page's agents within its environment, many rollouts at once, and says what is not as it should be.
+"""Run the agents of an environment's pages, many rollouts at once, and check the recorded spans.
 
-python -m tests.frameworks.carry_out ENVIRONMENT      # prints a line of JSON for each agent
+python -m tests.frameworks.run_agents ENVIRONMENT      # prints a line of JSON for each agent
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 from agentlightning.runner import LitAgentRunner
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import LightningTracer
-from tests.frameworks import model as script
+from tests.frameworks import answers
 from tests.frameworks.agents import ENVIRONMENTS, Page
-from tests.frameworks.seen import Expected, problems
+from tests.frameworks.checks import Expected, problems
 from tests.scripted_model import ScriptedModel
 
 
 @dataclass
 class Report:
-    """What came of one agent."""
+    """The result of one agent."""
 
     page: str
     agent: str
@@ -37,8 +37,8 @@ class Report:
 
 
 def main(environment: str) -> None:
-    """Carry out all agents of an environment."""
-    with ScriptedModel(lambda call: script.answer(call, model.calls), takes_call=True) as model:
+    """Run all agents of an environment."""
+    with ScriptedModel(lambda call: answers.answer(call, model.calls), takes_call=True) as model:
         os.environ.update(_variables(model))
         for page in ENVIRONMENTS[environment]:
             for report in _reports(page, model):
@@ -52,7 +52,7 @@ def _variables(model: ScriptedModel) -> dict[str, str]:
         "OPENAI_API_KEY": "sk-test-0123456789",
         "ANTHROPIC_BASE_URL": model.url,
         "ANTHROPIC_API_KEY": "sk-ant-test-0123456789",
-        # What they would send to their makers, who cannot be reached from a test.
+        # Telemetry and downloads, which have no network in a test.
         "CREWAI_DISABLE_TELEMETRY": "true",
         "CREWAI_TRACING_ENABLED": "false",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -68,16 +68,16 @@ def _reports(page: Page, model: ScriptedModel) -> list[Report]:
 
 
 def _report(page: Page, name: str, agent: Any, model: ScriptedModel) -> Report:
-    report, begun = Report(page.name, name, page.rollouts), time.monotonic()
+    report, started = Report(page.name, name, page.rollouts), time.monotonic()
     try:
-        asyncio.run(_try(page, agent, model, report))
+        asyncio.run(_run(page, agent, model, report))
     except Exception:
         report.problems.append(traceback.format_exc())
-    report.seconds = round(time.monotonic() - begun, 2)
+    report.seconds = round(time.monotonic() - started, 2)
     return report
 
 
-async def _try(page: Page, agent: Any, model: ScriptedModel, report: Report) -> None:
+async def _run(page: Page, agent: Any, model: ScriptedModel, report: Report) -> None:
     async with InMemoryLightningStore() as store:
         ids = [await _enqueue(store, number) for number in range(page.rollouts)]
         runner = LitAgentRunner[Any](LightningTracer(), max_rollouts=page.rollouts, max_concurrency=page.rollouts)
@@ -87,7 +87,7 @@ async def _try(page: Page, agent: Any, model: ScriptedModel, report: Report) -> 
         for number, rollout_id in enumerate(ids):
             spans = list(await store.query_spans(rollout_id))
             report.spans += len(spans)
-            expected = Expected(page, script.question(number), script.solution(number), reward=_reward(number))
+            expected = Expected(page, answers.question(number), answers.solution(number), reward=_reward(number))
             report.problems += problems(rollouts[rollout_id], spans, expected, model)
         report.calls = len(model.calls)
         if report.calls != page.rollouts * page.calls:
@@ -95,8 +95,11 @@ async def _try(page: Page, agent: Any, model: ScriptedModel, report: Report) -> 
 
 
 async def _enqueue(store: LightningStore, number: int) -> str:
-    # Every other one is to be told that its right answer is wrong, so that a reward of another rollout is found out.
-    task = {"question": script.question(number), "answer": script.solution(number) if number % 2 else "another number"}
+    # Every other rollout expects a wrong answer, so that a reward of another rollout is detected.
+    task = {
+        "question": answers.question(number),
+        "answer": answers.solution(number) if number % 2 else "another number",
+    }
     return (await store.enqueue_rollout(task)).rollout_id
 
 

@@ -1,14 +1,13 @@
-"""What the base install costs: size on disk, direct dependencies, CPU of an import and of `agl --help`, an idle store.
+"""Footprint of the base install: size, dependencies, CPU of an import and of `agl --help`, memory of an idle store.
 
-    python benchmarks/footprint.py
+    python -m benchmarks.footprint
 
-Installs the checkout into an environment of its own, with nothing but the base dependencies, and writes
-`benchmarks/results/footprint.json`.
+Installs the checkout with its base dependencies into a new environment. Writes benchmarks/results/footprint.json.
 """
 
+from __future__ import annotations
+
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -16,8 +15,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-HOUSE = Path(__file__).parent.parent
-RESULTS = HOUSE / "benchmarks" / "results" / "footprint.json"
+from .results import ROOT, write_result
+
 TRIES = 5
 
 
@@ -25,32 +24,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         python = install(Path(folder))
         result = {
-            "machine": {"python": platform.python_version(), "cores": os.cpu_count(), "load": os.getloadavg()},
             "direct_dependencies": len(direct_dependencies()),
-            "site_packages_MB": round(size(Path(folder), with_bytecode=False) / 1e6, 1),
-            "site_packages_with_bytecode_MB": round(size(Path(folder), with_bytecode=True) / 1e6, 1),
-            "import_cpu_seconds": least(python, "-c", "import agentlightning"),
-            "help_cpu_seconds": least(python, "-m", "agentlightning.cli", "--help"),
-            "idle_store_MB": idle_store(python, Path(folder)),
+            "site_packages_MB": round(installed_bytes(Path(folder), with_bytecode=False) / 1e6, 1),
+            "site_packages_with_bytecode_MB": round(installed_bytes(Path(folder), with_bytecode=True) / 1e6, 1),
+            "import_cpu_seconds": least_cpu_seconds(python, "-c", "import agentlightning"),
+            "help_cpu_seconds": least_cpu_seconds(python, "-m", "agentlightning.cli", "--help"),
+            "idle_store_MB": idle_store_memory(python, Path(folder)),
         }
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+    write_result("footprint", result)
 
 
 def install(folder: Path) -> str:
-    """An environment with the base install, and its Python."""
+    """Create an environment with the base install; return its Python."""
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     python = str(folder / "venv" / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", str(HOUSE)], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", str(ROOT)], check=True)
     return python
 
 
 def direct_dependencies() -> list[str]:
-    return tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]["dependencies"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
-def size(folder: Path, *, with_bytecode: bool) -> int:
-    """Bytes of all that the install brought; pip and setuptools came with the environment."""
+def installed_bytes(folder: Path, *, with_bytecode: bool) -> int:
+    """Return the size of the installed packages, without pip and setuptools, which belong to the environment."""
     packages = next((folder / "venv" / "lib").glob("python*/site-packages"))
     return sum(
         file.stat().st_size
@@ -61,8 +59,8 @@ def size(folder: Path, *, with_bytecode: bool) -> int:
     )
 
 
-def least(*command: str) -> float:
-    """Seconds of CPU in the best of some tries, the start of Python included."""
+def least_cpu_seconds(*command: str) -> float:
+    """Return the least CPU time of several tries, including the start of Python."""
     return round(min(cpu_seconds(command) for _ in range(TRIES)), 3)
 
 
@@ -73,8 +71,8 @@ def cpu_seconds(command: tuple[str, ...]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def idle_store(python: str, folder: Path) -> float:
-    """Resident memory of a store that has nothing to do, in MB."""
+def idle_store_memory(python: str, folder: Path) -> float:
+    """Return the resident memory of an idle store, in MB."""
     command = [python, "-m", "agentlightning.cli", "store", "--port", "0", "--db", str(folder / "idle.db")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as store:
         assert store.stdout is not None

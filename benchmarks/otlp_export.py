@@ -1,11 +1,11 @@
-"""Whether sending spans on makes the store slower to acknowledge them.
+"""Cost of OTLP export: the time in which a store acknowledges spans, with and without sending them on.
 
     python -m benchmarks.otlp_export [--pairs 700]
 
-Four stores with their databases on disk are processes of their own: a plain one, and three that send every span on, to
-a receiver that takes it, to one that takes seconds over each request, and to one that is away. Spans the size of a
-model call's are stored one by one, in the stores in turn and each time in another order, so that whatever else the
-machine does falls on all alike. Writes benchmarks/results/otlp_export.json.
+Four stores with databases on disk run in their own processes: one without export, and three that export to a receiver,
+to a receiver that takes seconds for each request, and to an unreachable one. Spans the size of a model call's are
+stored one by one, in the four stores in random order, so that other load on the machine affects all alike. Writes
+benchmarks/results/otlp_export.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -27,47 +26,52 @@ from typing import Any
 import aiohttp
 
 import agentlightning as agl
-from benchmarks.proxy import at_a_free_port, running
-from tests.otlp_receiver import Receiver, taken
+from tests.otlp_receiver import Receiver, accepted
 from tests.processes import free_port
 
-RESULTS = Path(__file__).parent / "results/otlp_export.json"
+from .processes import server_options, start_server
+from .results import environment, write_result
+
 PLAIN = "plain"
 SLOW_SECONDS = 3.0
-LIKE_A_CALL = {
+ATTRIBUTES = {
     **{f"gen_ai.prompt.{number}.content": "x" * 80 for number in range(15)},
     "agentlightning.request": "y" * 1_500,
     "agentlightning.response": "z" * 1_500,
 }
+QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 async def measure(urls: dict[str, str], pairs: int) -> dict[str, Any]:
-    """What an acknowledgement takes at each store, and how far the receiver has come meanwhile."""
-    taken: dict[str, list[float]] = {name: [] for name in urls}
+    """Time the acknowledgements of each store, and count the spans not yet exported at the end."""
+    seconds: dict[str, list[float]] = {name: [] for name in urls}
     stores = {name: agl.LightningStoreClient(url) for name, url in urls.items()}
     attempts = {name: await store.start_rollout("a task") for name, store in stores.items()}
-    names = list(stores)
     for _ in range(pairs):
-        for name in random.sample(names, len(names)):
+        for name in random.sample(list(stores), len(stores)):
             span = _span(attempts[name])
             started = time.perf_counter()
             await stores[name].add_many_spans([span])
-            taken[name].append(time.perf_counter() - started)
-    waiting = {name: await _waiting(urls[name]) for name in names if name != PLAIN}
+            seconds[name].append(time.perf_counter() - started)
+    waiting = {name: await _waiting_spans(urls[name]) for name in stores if name != PLAIN}
     for store in stores.values():
         await store.close()
-    figures = {f"milliseconds_{name}": _quantiles(seconds) for name, seconds in sorted(taken.items())}
-    return {"pairs": pairs, **figures, "spans_waiting_at_the_end": waiting}
+    quantiles = {f"milliseconds_{name}": _quantiles(each) for name, each in sorted(seconds.items())}
+    return {"pairs": pairs, **quantiles, "spans_waiting_at_the_end": waiting}
 
 
-def _span(attempted: Any) -> agl.Span:
-    ids = {"rollout_id": attempted.rollout_id, "attempt_id": attempted.attempt.attempt_id}
+def _span(rollout: agl.AttemptedRollout) -> agl.Span:
     return agl.Span(
-        **ids, trace_id="ab" * 16, span_id=os.urandom(8).hex(), name="openai.chat.completion", attributes=LIKE_A_CALL
+        rollout_id=rollout.rollout_id,
+        attempt_id=rollout.attempt.attempt_id,
+        trace_id="ab" * 16,
+        span_id=os.urandom(8).hex(),
+        name="openai.chat.completion",
+        attributes=ATTRIBUTES,
     )
 
 
-async def _waiting(store: str) -> int:
+async def _waiting_spans(store: str) -> int:
     async with aiohttp.ClientSession() as session, session.get(f"{store}/metrics") as response:
         lines = (await response.text()).splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("agl_export_waiting_spans{"))
@@ -75,18 +79,15 @@ async def _waiting(store: str) -> int:
 
 def _quantiles(seconds: list[float]) -> dict[str, float]:
     ordered = sorted(seconds)
-    return {name: round(1000 * ordered[int(len(ordered) * at)], 2) for name, at in _QUANTILES.items()}
+    return {name: round(1000 * ordered[int(len(ordered) * at)], 2) for name, at in QUANTILES.items()}
 
 
-_QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
-
-
-def receive(seconds: float) -> None:
-    """This process is a receiver that takes so many seconds over each request."""
+def run_receiver(seconds: float) -> None:
+    """Run a receiver in this process that takes `seconds` for each request."""
 
     def rule(spans: list[Any]) -> tuple[int, bytes]:
         time.sleep(seconds)
-        return taken()
+        return accepted()
 
     with Receiver(rule) as receiver:
         print(receiver.url, flush=True)
@@ -94,32 +95,29 @@ def receive(seconds: float) -> None:
 
 
 def main() -> None:
-    """Measure and write."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--pairs", type=int, default=700)
-    given = options.parse_args()
-    load = os.getloadavg()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=700)
+    arguments = parser.parse_args()
+    before = environment()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         targets = {
-            f"to_{which}": stack.enter_context(running("benchmarks.otlp_export", "receiver", str(seconds)))[1]
-            for which, seconds in {"a_receiver": 0.0, "a_slow_one": SLOW_SECONDS}.items()
+            name: stack.enter_context(start_server("benchmarks.otlp_export", "receiver", str(seconds)))[1]
+            for name, seconds in {"to_a_receiver": 0.0, "to_a_slow_one": SLOW_SECONDS}.items()
         }
-        targets["to_one_that_is_away"] = f"http://127.0.0.1:{free_port()}"
-        more = {PLAIN: (), **{name: ("--export-otlp", target) for name, target in targets.items()}}
+        targets["to_an_unreachable_one"] = f"http://127.0.0.1:{free_port()}"
+        options = {PLAIN: (), **{name: ("--export-otlp", target) for name, target in targets.items()}}
         urls = {
             name: stack.enter_context(
-                running(
-                    "agentlightning.cli", "store", *at_a_free_port(), "--db", str(Path(folder) / f"{name}.db"), *options
+                start_server(
+                    "agentlightning.cli", "store", *server_options(), "--db", str(Path(folder) / f"{name}.db"), *more
                 )
             )[1]
-            for name, options in more.items()
+            for name, more in options.items()
         }
-        figures = asyncio.run(measure(urls, given.pairs))
-    machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load": [round(one, 1) for one in load]}
-    result = {"machine": machine, **figures}
+        result = asyncio.run(measure(urls, arguments.pairs))
     print(json.dumps(result, indent=2))
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    write_result("otlp_export", {**before, **result})
 
 
 if __name__ == "__main__":
-    receive(float(sys.argv[2])) if sys.argv[1:2] == ["receiver"] else main()
+    run_receiver(float(sys.argv[2])) if sys.argv[1:2] == ["receiver"] else main()

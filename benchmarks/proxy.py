@@ -1,12 +1,11 @@
-"""What the proxy adds to a call, how many it carries on one core, and how streams fare.
+"""Cost of the LLM proxy: time added to a call, throughput on one core, streams and memory.
 
     python -m benchmarks.proxy [--pairs 400] [--streams 500] [--rounds 20]
 
-A model server that answers at once, `agl proxy`, and `agl store` with its database on disk run as processes of their
-own; the proxy is held to one core. Beside them runs an `LLMProxy` that has its store in its own process. Calls go
-directly and through the proxies in turn, so that whatever else the machine does falls on all alike, and what is
-reported are differences of medians. Memory is looked at after each of several equal rounds of streams and calls.
-Writes benchmarks/results/proxy.json.
+A model server that responds at once, `agl proxy`, and `agl store` with its database on disk run in their own processes;
+the proxy runs on one core. A further `LLMProxy` has its store in its own process. Calls go directly and through the
+proxies alternately, so that other load on the machine affects all alike, and the results are differences of medians.
+Memory is read after each of several equal rounds of streams and calls. Writes benchmarks/results/proxy.json.
 """
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ import argparse
 import asyncio
 import json
 import os
-import platform
-import re
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,42 +29,46 @@ import psutil
 import uvicorn
 
 import agentlightning as agl
-from tests.processes import free_port
 
-RESULTS = Path(__file__).parent / "results/proxy.json"
+from .processes import server_options, start_server
+from .results import environment, write_result
+
 PROXY_CORE = 0
 CHUNKS = 100
-CHUNK_PAUSE = 0.02
-AT_ONCE = 32
-UNTIL_STEADY = 800
-"""Spans after which the stores' logs are as large as they get: as long as a file grows, its commits take longer."""
+CHUNK_INTERVAL = 0.02
+CONCURRENCY = 32
+WARM_UP_SPANS = 800
+"""Spans until the stores' write-ahead logs have their final size: while a file grows, commits take longer."""
 SECONDS = 5.0
-ASKED = {"model": "m", "messages": [{"role": "user", "content": "Why is the sky blue? " * 20}], "temperature": 0.7}
-STREAMED = {**ASKED, "stream": True}
-STREAMED_SHORT = {**STREAMED, "max_tokens": 5}
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Why is the sky blue? " * 20}], "temperature": 0.7}
+STREAM_REQUEST = {**REQUEST, "stream": True}
+SHORT_STREAM_REQUEST = {**STREAM_REQUEST, "max_tokens": 5}
 
 Urls = dict[str, str]
-"""The same calls' URLs: direct, passed (through the proxy, nobody's), recorded (through it, an attempt's), and recorded
-by the proxy that has its store within."""
+"""URLs of the same call: `direct`, `passed` (through the proxy, without an attempt), `recorded` (through the proxy, for
+an attempt), and `recorded_within` (through the proxy with its own store)."""
 
 
 async def measure(
     urls: Urls, store: agl.LightningStore, proxy: psutil.Process, pairs: int, streams: int, rounds: int
 ) -> dict[str, Any]:
-    """All figures, in one run."""
+    """Measure everything in one run."""
     async with store, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         client = Client(session, urls, store, await _recorded_span(urls, store, session))
-        await client.in_turn(client.call, 20)  # everybody is warm
+        await client.alternate(client.call, 20)  # warm up
         for way in ("stored", "recorded_within"):
-            for _ in range(UNTIL_STEADY):
+            for _ in range(WARM_UP_SPANS):
                 await client.call(way)
-        figures: dict[str, Any] = {
-            "milliseconds_a_call": _compared(await client.in_turn(client.call, pairs, "stored")),
-            "milliseconds_to_a_streams_first_byte": _compared(await client.in_turn(client.first_byte, pairs // 4)),
-            "at_once": {"calls": AT_ONCE, **{name: await client.rate(name, proxy) for name in ("passed", "recorded")}},
+        calls = await client.alternate(client.call, pairs, "stored")
+        first_bytes = await client.alternate(client.first_byte, pairs // 4)
+        rates = {name: await client.rate(name, proxy) for name in ("passed", "recorded")}
+        return {
+            "milliseconds_a_call": _added_times(calls),
+            "milliseconds_to_a_streams_first_byte": _added_times(first_bytes),
+            "at_once": {"calls": CONCURRENCY, **rates},
+            "streams_at_once": await client.many_streams(streams, proxy),
+            "proxys_memory_MB": await client.memory(rounds, streams // 2, proxy),
         }
-        figures["streams_at_once"] = await client.many_streams(streams, proxy)
-        return {**figures, "proxys_memory_MB": await client.memory(rounds, streams // 2, proxy)}
 
 
 class Client:
@@ -80,50 +80,49 @@ class Client:
         self._store = store
         self._span = span
 
-    async def in_turn(self, ask: Callable[[str], Awaitable[float]], times: int, *more: str) -> dict[str, list[float]]:
-        """So many seconds for each way, one call at a time, the ways in turn."""
-        taken: dict[str, list[float]] = {name: [] for name in (*self._urls, *more)}
+    async def alternate(
+        self, measure: Callable[[str], Awaitable[float]], times: int, *more: str
+    ) -> dict[str, list[float]]:
+        """Return seconds for each way, measured one at a time and alternately."""
+        seconds: dict[str, list[float]] = {name: [] for name in (*self._urls, *more)}
         for _ in range(times):
-            for name in taken:
-                taken[name].append(await ask(name))
-        return taken
+            for name in seconds:
+                seconds[name].append(await measure(name))
+        return seconds
 
     async def call(self, name: str) -> float:
+        """Time a call; `stored` only stores a span like the call's, over HTTP and on disk."""
         if name == "stored":
-            return await self._only_store()
+            span = self._span.model_copy(update={"span_id": os.urandom(8).hex(), "sequence_id": 0})
+            started = time.perf_counter()
+            await self._store.add_many_spans([span])
+            return time.perf_counter() - started
         started = time.perf_counter()
-        async with self._session.post(self._urls[name], json=ASKED) as response:
+        async with self._session.post(self._urls[name], json=REQUEST) as response:
             await response.read()
             assert response.status == 200, await response.text()
         return time.perf_counter() - started
 
-    async def _only_store(self) -> float:
-        """What the store itself takes for such a span: its way over HTTP, and its commit on disk."""
-        span = self._span.model_copy(update={"span_id": os.urandom(8).hex(), "sequence_id": 0})
-        started = time.perf_counter()
-        await self._store.add_many_spans([span])
-        return time.perf_counter() - started
-
     async def first_byte(self, name: str) -> float:
         started = time.perf_counter()
-        async with self._session.post(self._urls[name], json=STREAMED_SHORT) as response:
+        async with self._session.post(self._urls[name], json=SHORT_STREAM_REQUEST) as response:
             await response.content.readany()
-            taken = time.perf_counter() - started
+            seconds = time.perf_counter() - started
             await response.read()
-        return taken
+        return seconds
 
     async def rate(self, name: str, proxy: psutil.Process) -> dict[str, float]:
-        """How many calls a second with many at once, and what each costs the proxy's core."""
-        over, done = time.perf_counter() + SECONDS, 0
+        """Measure concurrent calls a second, and the CPU time of each in the proxy."""
+        end, done = time.perf_counter() + SECONDS, 0
 
-        async def often() -> None:
+        async def repeat() -> None:
             nonlocal done
-            while time.perf_counter() < over:
+            while time.perf_counter() < end:
                 await self.call(name)
                 done += 1
 
         before = _cpu_seconds(proxy)
-        await asyncio.gather(*(often() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(repeat() for _ in range(CONCURRENCY)))
         busy = _cpu_seconds(proxy) - before
         return {
             "calls_a_second": round(done / SECONDS),
@@ -132,26 +131,26 @@ class Client:
         }
 
     async def many_streams(self, streams: int, proxy: psutil.Process) -> dict[str, Any]:
-        """All streams at once, directly and through the proxy: how many arrive whole, and when they begin."""
+        """Open all streams at the same time, directly and through the proxy; count those received completely."""
         result: dict[str, Any] = {"streams": streams, "chunks_each": CHUNKS}
         for name in ("direct", "recorded"):
             before = _cpu_seconds(proxy)
-            seen = await asyncio.gather(*(self._stream(name) for _ in range(streams)))
+            received = await asyncio.gather(*(self._stream(name) for _ in range(streams)))
             result[name] = {
-                "whole": sum(whole for whole, _ in seen),
-                "median_seconds_to_first_byte": round(statistics.median(first for _, first in seen), 3),
+                "whole": sum(complete for complete, _ in received),
+                "median_seconds_to_first_byte": round(statistics.median(first for _, first in received), 3),
                 "proxys_cpu_seconds": round(_cpu_seconds(proxy) - before, 2),
             }
         return result
 
     async def memory(self, rounds: int, each: int, proxy: psutil.Process) -> dict[str, Any]:
-        """What the proxy holds after each of so many equal rounds, of as many streams at once and then calls."""
+        """Read the proxy's memory after each of several equal rounds of streams and calls."""
         after: list[float] = []
         for _ in range(rounds):
             await asyncio.gather(*(self._stream("recorded") for _ in range(each)))
-            for _ in range(max(1, each // AT_ONCE)):
-                await asyncio.gather(*(self.call("recorded") for _ in range(AT_ONCE)))
-            after.append(_memory(proxy))
+            for _ in range(max(1, each // CONCURRENCY)):
+                await asyncio.gather(*(self.call("recorded") for _ in range(CONCURRENCY)))
+            after.append(round(proxy.memory_info().rss / 1_000_000, 1))
         return {
             "streams_and_calls_each": each,
             "after_each_round": after,
@@ -159,31 +158,32 @@ class Client:
         }
 
     async def _stream(self, name: str) -> tuple[bool, float]:
+        """Return whether a stream arrived completely, and the seconds until its first byte."""
         started, first, last = time.perf_counter(), 0.0, b""
-        async with self._session.post(self._urls[name], json=STREAMED) as response:
+        async with self._session.post(self._urls[name], json=STREAM_REQUEST) as response:
             async for chunk in response.content.iter_any():
                 first = first or time.perf_counter() - started
                 last = chunk
         return last.endswith(b"data: [DONE]\n\n"), first
 
 
-def _compared(taken: dict[str, list[float]]) -> dict[str, Any]:
-    medians = {name: 1000 * statistics.median(seconds) for name, seconds in taken.items()}
-    tenths = {name: 1000 * sorted(seconds)[len(seconds) // 10] for name, seconds in taken.items()}
+PROXY_WAYS = ("passed", "recorded", "recorded_within")
+
+
+def _added_times(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    medians = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
+    tenths = {name: 1000 * sorted(each)[len(each) // 10] for name, each in seconds.items()}
     return {
-        "pairs": len(taken["direct"]),
+        "pairs": len(seconds["direct"]),
         **{name: round(median, 2) for name, median in medians.items()},
-        **{f"added_when_{name}": round(medians[name] - medians["direct"], 2) for name in _THROUGH},
-        # What others do on the machine only ever makes a call slower.
-        "added_at_the_fastest_tenth": {name: round(tenths[name] - tenths["direct"], 2) for name in _THROUGH},
+        **{f"added_when_{name}": round(medians[name] - medians["direct"], 2) for name in PROXY_WAYS},
+        # Other load on the machine only makes calls slower, so the fastest tenth is closest to an idle machine.
+        "added_at_the_fastest_tenth": {name: round(tenths[name] - tenths["direct"], 2) for name in PROXY_WAYS},
     }
 
 
-_THROUGH = ("passed", "recorded", "recorded_within")
-
-
 async def _recorded_span(urls: Urls, store: agl.LightningStore, session: aiohttp.ClientSession) -> agl.Span:
-    async with session.post(urls["recorded"], json=ASKED) as response:
+    async with session.post(urls["recorded"], json=REQUEST) as response:
         await response.read()
     rollout_id = urls["recorded"].split("/rollout/")[1].split("/")[0]
     return (await store.query_spans(rollout_id))[0]
@@ -194,133 +194,92 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def _memory(process: psutil.Process) -> float:
-    return round(process.memory_info().rss / 1_000_000, 1)
-
-
-# The model server
-
-
 async def model_server(scope: Any, receive: Any, send: Any) -> None:
-    """Answers at once; a stream's chunks come at the pace of a fast model."""
+    """Respond at once; send a stream's chunks at the rate of a fast model."""
     message = await receive()
-    asked = message.get("body", b"")
+    body = message.get("body", b"")
     while message.get("more_body", False):
         message = await receive()
-        asked += message.get("body", b"")
+        body += message.get("body", b"")
     if scope["method"] == "GET":
-        await _whole(send, {"data": [{"id": "m", "owned_by": "scripted"}]})
-    elif b'"stream":' in asked:
-        await _streamed(send, int(json.loads(asked).get("max_tokens", CHUNKS)))
+        await _send_json(send, {"data": [{"id": "m", "owned_by": "scripted"}]})
+    elif b'"stream":' in body:
+        await _send_stream(send, int(json.loads(body).get("max_tokens", CHUNKS)))
     else:
         choice = {"index": 0, "message": {"role": "assistant", "content": "Rayleigh. " * 50}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 100, "completion_tokens": 100, "total_tokens": 200}
-        await _whole(send, {"id": os.urandom(8).hex(), "model": "m", "choices": [choice], "usage": usage})
+        await _send_json(send, {"id": os.urandom(8).hex(), "model": "m", "choices": [choice], "usage": usage})
 
 
-async def _whole(send: Any, body: dict[str, Any]) -> None:
+async def _send_json(send: Any, body: dict[str, Any]) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
 
-async def _streamed(send: Any, chunks: int) -> None:
+async def _send_stream(send: Any, chunks: int) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
     head = {"id": os.urandom(8).hex(), "object": "chat.completion.chunk", "model": "m"}
     for _ in range(chunks):
         chunk = {**head, "choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": None}]}
         await send({"type": "http.response.body", "body": f"data: {json.dumps(chunk)}\n\n".encode(), "more_body": True})
-        await asyncio.sleep(CHUNK_PAUSE)
+        await asyncio.sleep(CHUNK_INTERVAL)
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 
-def serve_model() -> None:
-    """This process is the model server."""
-    listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    print(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", flush=True)
+def run_model_server() -> None:
+    """Run the model server in this process."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    print(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", flush=True)
     config = uvicorn.Config(model_server, log_config=None, access_log=False, lifespan="off", ws="none")
-    uvicorn.Server(config).run([listening])
+    uvicorn.Server(config).run([listener])
 
 
-# The proxy that has its store within
-
-
-async def serve_proxy(model: str, database: str) -> None:
-    """This process is a proxy and its store."""
+async def run_proxy_with_store(model: str, database: str) -> None:
+    """Run a proxy and its store in this process."""
     async with agl.SqliteLightningStore(database) as store:
-        attempted = await store.start_rollout("a task")
+        rollout = await store.start_rollout("a task")
         async with agl.LLMProxy(model_list={"m": model}, store=store) as proxy:
-            print(proxy.as_resource(attempted.rollout_id, attempted.attempt.attempt_id).endpoint, flush=True)
+            print(proxy.as_resource(rollout.rollout_id, rollout.attempt.attempt_id).endpoint, flush=True)
             await asyncio.Event().wait()
 
 
-# All of it
-
-
-@contextmanager
-def running(*command: str, core: int | None = None) -> Iterator[tuple[psutil.Process, str]]:
-    """A process and the URL it prints first; held to one core where that is given."""
-
-    def hold() -> None:
-        if core is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {core})
-
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, preexec_fn=hold)
-    try:
-        assert process.stdout is not None
-        found = re.search(r"http://[^\s,;]+", process.stdout.readline())
-        assert found, f"{command} did not say where it is"
-        yield psutil.Process(process.pid), found[0]
-    finally:
-        process.terminate()
-        process.communicate()
-
-
-def at_a_free_port() -> tuple[str, ...]:
-    """Options for a server; the port is free now."""
-    return "--port", str(free_port()), "--log-level", "warning"
-
-
-async def an_attempt(store_url: str) -> str:
-    """The part of a URL that names a new attempt."""
+async def attempt_path(store_url: str) -> str:
+    """Start an attempt; return the part of a proxy URL that names it."""
     async with agl.LightningStoreClient(store_url) as store:
-        attempted = await store.start_rollout("a task")
-        return f"/rollout/{attempted.rollout_id}/attempt/{attempted.attempt.attempt_id}"
+        rollout = await store.start_rollout("a task")
+        return f"/rollout/{rollout.rollout_id}/attempt/{rollout.attempt.attempt_id}"
 
 
 def main() -> None:
-    """Measure and write."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--pairs", type=int, default=400)
-    options.add_argument("--streams", type=int, default=500)
-    options.add_argument("--rounds", type=int, default=20)
-    given = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--streams", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=20)
+    arguments = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        database = folder / "agl.db"
-        _, model = stack.enter_context(running("benchmarks.proxy", "model"))
-        _, store = stack.enter_context(running("agentlightning.cli", "store", *at_a_free_port(), "--db", str(database)))
-        command = ("agentlightning.cli", "proxy", *at_a_free_port(), "--model", f"m={model}", "--store", store)
-        proxy, endpoint = stack.enter_context(running(*command, core=PROXY_CORE))
-        own = endpoint.replace("/v1", f"{asyncio.run(an_attempt(store))}/v1")
-        within = ("benchmarks.proxy", "within", model, str(folder / "within.db"))
-        _, there = stack.enter_context(running(*within))
-        urls = {"direct": model, "passed": endpoint, "recorded": own, "recorded_within": there}
+        _, model = stack.enter_context(start_server("benchmarks.proxy", "model"))
+        database = ("--db", str(folder / "agl.db"))
+        _, store = stack.enter_context(start_server("agentlightning.cli", "store", *server_options(), *database))
+        options = (*server_options(), "--model", f"m={model}", "--store", store)
+        proxy, endpoint = stack.enter_context(start_server("agentlightning.cli", "proxy", *options, core=PROXY_CORE))
+        recorded = endpoint.replace("/v1", f"{asyncio.run(attempt_path(store))}/v1")
+        within = ("within", model, str(folder / "within.db"))
+        _, recorded_within = stack.enter_context(start_server("benchmarks.proxy", *within))
+        urls = {"direct": model, "passed": endpoint, "recorded": recorded, "recorded_within": recorded_within}
         urls = {name: f"{url}/chat/completions" for name, url in urls.items()}
-        load = os.getloadavg()
-        figures = asyncio.run(
-            measure(urls, agl.LightningStoreClient(store), proxy, given.pairs, given.streams, given.rounds)
-        )
-    machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load": [round(one, 1) for one in load]}
-    result = {"machine": machine, **figures}
+        before = environment()
+        client = agl.LightningStoreClient(store)
+        result = asyncio.run(measure(urls, client, proxy, arguments.pairs, arguments.streams, arguments.rounds))
     print(json.dumps(result, indent=2))
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    write_result("proxy", {**before, **result})
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["model"]:
-            serve_model()
+            run_model_server()
         case ["within", model, database]:
-            asyncio.run(serve_proxy(model, database))
+            asyncio.run(run_proxy_with_store(model, database))
         case _:
             main()

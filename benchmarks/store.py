@@ -1,11 +1,11 @@
-"""How fast a store is over HTTP: life cycles, single calls, growth, wake-ups, memory; servers and clients apart.
+"""Performance of a store over HTTP: life cycles, single calls, growth, wake-ups and memory.
 
     python -m benchmarks.store [--backends full process memory postgres] [--only lifecycle …] [--seconds 5]
     python -m benchmarks.store --python OTHER/bin/python --agl OTHER/bin/agl
 
-The server is `agl store` in a process of its own, the load `store_load.py` in another; the CPU of each is told apart.
-With `--python` and `--agl` another environment's `agentlightning` is measured as well, in turn with ours, and the
-ratios are told. Writes benchmarks/results/store.json.
+The server is `agl store` in one process, the load `store_load.py` in another; the CPU time of each is reported. With
+`--python` and `--agl`, the `agentlightning` of another environment is measured too, alternating with this one, and the
+ratios are reported. Writes benchmarks/results/store.json.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parent.parent
-LOAD = Path(__file__).parent / "store_load.py"
-RESULTS = ROOT / "benchmarks/results/store.json"
+from .results import RESULTS, ROOT
+
+LOAD = ROOT / "benchmarks/store_load.py"
 
 LIFECYCLES = {
     "32x6": ("lifecycle", 32, 6),
@@ -42,12 +42,12 @@ LIFECYCLES = {
 CALLS = ("enqueue_rollout", "get_rollout_by_id", "query_rollouts", "add_span", "update_worker")
 CONCURRENCY = (1, 16, 64)
 GROWTH = (0, 10_000, 100_000)
-GROWN = "full"
-"""The one that is filled; that takes minutes."""
+GROWTH_BACKEND = "full"
+"""The only backend that is filled, which takes minutes."""
 
 
 class Environment:
-    """A Python with an `agentlightning` in it."""
+    """A Python environment with `agentlightning`."""
 
     def __init__(self, python: str, agl: list[str]) -> None:
         self.python = python
@@ -55,7 +55,7 @@ class Environment:
 
     @contextmanager
     def server(self, backend: str, folder: Path) -> Iterator[Server]:
-        """`agl store` over a new database."""
+        """Run `agl store` with a new database."""
         port = free_port()
         with database(backend, folder) as options:
             command = [*self.agl, "store", "--port", str(port), "--log-level", "warning", *options]
@@ -71,7 +71,7 @@ class Environment:
 
 
 class Server:
-    """A running store, and what it costs."""
+    """A running store, with its CPU time and memory."""
 
     def __init__(self, environment: Environment, process: subprocess.Popen[bytes], url: str, folder: Path) -> None:
         self._python = environment.python
@@ -79,10 +79,10 @@ class Server:
         self._folder = folder
         self._has_postgres = bool(postgres_processes(folder))
         self._url = url
-        self._wait()
+        self._wait_until_started()
 
     def load(self, name: str, **options: Any) -> dict[str, Any]:
-        """Run a load against it; with the server's CPU per thing done."""
+        """Run a load; return its result, with the server's CPU time for each unit of work."""
         command = [self._python, str(LOAD), self._url, name, *(f"{key}={value}" for key, value in options.items())]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
             assert load.stdout
@@ -118,7 +118,7 @@ class Server:
     def memory_mb(self) -> float:
         return round(self._process.memory_info().rss / 2**20, 1)
 
-    def _wait(self) -> None:
+    def _wait_until_started(self) -> None:
         for _ in range(300):
             with suppress(OSError):
                 urllib.request.urlopen(self._url + "/health", timeout=2).read()
@@ -129,7 +129,7 @@ class Server:
 
 @contextmanager
 def database(backend: str, folder: Path) -> Iterator[list[str]]:
-    """Options of `agl store` for a new database."""
+    """Create a database; yield the options of `agl store` for it."""
     match backend:
         case "memory":
             yield ["--db", "memory:"]
@@ -145,70 +145,77 @@ def database(backend: str, folder: Path) -> Iterator[list[str]]:
             yield ["--db", str(folder / "agl.db"), "--durability", durability]
 
 
-def lifecycles(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
+def measure_lifecycles(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, (load, runners, spans) in LIFECYCLES.items():
-        with folder() as at, environment.server(backend, at) as server:
+        with temporary_folder() as at, environment.server(backend, at) as server:
             results[name] = server.load(load, runners=runners, spans=spans, seconds=seconds)
             results[name]["server_mb"] = server.memory_mb()
-        say(backend, name, results[name])
+        report(backend, name, results[name])
     return results
 
 
-def calls(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
+def measure_calls(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    with folder() as at, environment.server(backend, at) as server:
+    with temporary_folder() as at, environment.server(backend, at) as server:
         for operation in CALLS:
             for concurrency in CONCURRENCY:
                 name = f"{operation} x{concurrency}"
                 results[name] = server.load("calls", operation=operation, concurrency=concurrency, seconds=seconds / 3)
-                say(backend, name, results[name])
+                report(backend, name, results[name])
     return results
 
 
-def wakes(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
+def measure_wake_ups(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    with folder() as at, environment.server(backend, at) as server:
+    with temporary_folder() as at, environment.server(backend, at) as server:
         for waiting in (1, 64):
             results[f"{waiting} waiting"] = server.load("wake", waiting=waiting, tries=int(20 * seconds))
-            say(backend, f"wake, {waiting} waiting", results[f"{waiting} waiting"])
+            report(backend, f"wake, {waiting} waiting", results[f"{waiting} waiting"])
     return results
 
 
-def growth(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
-    """The same calls on an ever larger store, and what a span costs in memory and on disk."""
+def measure_growth(environment: Environment, backend: str, seconds: float) -> dict[str, Any]:
+    """Measure the same calls on an increasingly full store, and the size of a span in memory and on disk."""
     results: dict[str, Any] = {}
-    with folder() as at, environment.server(backend, at) as server:
-        held = 0
+    with temporary_folder() as at, environment.server(backend, at) as server:
+        stored = 0
         for rollouts in GROWTH:
-            if rollouts > held:
-                server.load("fill", rollouts=rollouts - held, spans=10)
-                held = rollouts
-            server.load("look", tries=20)
-            results[str(rollouts)] = server.load("look", tries=int(10 * seconds)) | {"server_mb": server.memory_mb()}
+            if rollouts > stored:
+                server.load("fill", rollouts=rollouts - stored, spans=10)
+                stored = rollouts
+            server.load("single_calls", tries=20)
+            results[str(rollouts)] = server.load("single_calls", tries=int(10 * seconds)) | {
+                "server_mb": server.memory_mb()
+            }
             if (file := at / "agl.db").exists() and rollouts:
                 results[str(rollouts)]["bytes_per_span"] = file.stat().st_size // (rollouts * 10)
-            say(backend, f"{rollouts} rollouts", results[str(rollouts)])
+            report(backend, f"{rollouts} rollouts", results[str(rollouts)])
     return results
 
 
-PARTS = {"lifecycle": lifecycles, "calls": calls, "wake": wakes, "growth": growth}
+PARTS = {
+    "lifecycle": measure_lifecycles,
+    "calls": measure_calls,
+    "wake": measure_wake_ups,
+    "growth": measure_growth,
+}
 
 
 def measure(ours: Environment, other: Environment | None, arguments: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {"machine": machine(), "seconds_each": arguments.seconds, "ours": {}, "other": {}}
     for backend in arguments.backends:
-        parts = [part for part in arguments.only if part != "growth" or backend == GROWN]
+        parts = [part for part in arguments.only if part != "growth" or backend == GROWTH_BACKEND]
         results["ours"][backend] = {part: PARTS[part](ours, backend, arguments.seconds) for part in parts}
     if other:
-        results |= alternating(ours, other, arguments)
+        results |= compare(ours, other, arguments)
     return results
 
 
-def alternating(ours: Environment, other: Environment, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Ours and the other in turn, three times, both with the database they have by default."""
+def compare(ours: Environment, other: Environment, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure both environments alternately, each with its default database."""
     rounds = [
-        (lifecycles(ours, "default", arguments.seconds), lifecycles(other, "default", arguments.seconds))
+        tuple(measure_lifecycles(environment, "default", arguments.seconds) for environment in (ours, other))
         for _ in range(arguments.rounds)
     ]
 
@@ -240,7 +247,7 @@ def cpu_info() -> list[str]:
 
 
 def postgres_processes(folder: Path) -> list[psutil.Process]:
-    """The database's own processes, where its data is in `folder`."""
+    """Return the processes of a PostgreSQL server with its data in `folder`."""
     file = folder / "postgres" / "postmaster.pid"
     if not file.exists():
         return []
@@ -249,9 +256,9 @@ def postgres_processes(folder: Path) -> list[psutil.Process]:
 
 
 @contextmanager
-def folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="agl-benchmark-", ignore_cleanup_errors=True) as path:
-        Path(path).chmod(0o755)  # PostgreSQL may run as somebody else
+        Path(path).chmod(0o755)  # PostgreSQL may run as another user
         yield Path(path)
 
 
@@ -260,7 +267,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def say(backend: str, name: str, result: dict[str, Any]) -> None:
+def report(backend: str, name: str, result: dict[str, Any]) -> None:
     print(f"{backend:9} {name:24}", "  ".join(f"{key} {value}" for key, value in result.items()), flush=True)
 
 
@@ -269,10 +276,10 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=["full", "process", "memory", "postgres"])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=3, help="how often ours and the other are measured in turn")
-    parser.add_argument("--python", help="another environment's Python")
-    parser.add_argument("--agl", help="its agl")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--rounds", type=int, default=3, help="number of alternating measurements of both environments")
+    parser.add_argument("--python", help="Python of another environment")
+    parser.add_argument("--agl", help="agl of that environment")
+    parser.add_argument("--results", type=Path, default=RESULTS / "store.json")
     arguments = parser.parse_args()
     ours = Environment(sys.executable, [sys.executable, "-m", "agentlightning.cli"])
     other = Environment(arguments.python, [arguments.agl]) if arguments.python else None

@@ -1,7 +1,7 @@
-"""One load on a store at a URL, from a process of its own: `python store_load.py URL LOAD [key=value …]`.
+"""One load on a store, in its own process: `python store_load.py URL LOAD [key=value …]`.
 
-Uses only the public client API, so that any Python environment with an `agentlightning` in it can run this file. Prints
-one JSON object: what was done, how long it took, and the CPU seconds of this process.
+Uses only the public client API, so that any Python environment with `agentlightning` can run this file. Prints one JSON
+object: the amount of work, its times, and the CPU time of this process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WARM_UP_SECONDS = 1.0
 
 
 class Load:
-    """Runners that go through life cycles until the time is over; only what ends within it is counted."""
+    """Concurrent workers that repeat a unit of work; only units that end within the measured time are counted."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self.client: Any = agl.LightningStoreClient(url)
@@ -33,24 +33,24 @@ class Load:
         self.times: list[float] = []
 
     async def run(self, workers: list[Callable[[], Awaitable[None]]]) -> dict[str, Any]:
-        """Each worker again and again, all at once."""
+        """Repeat each worker until the time has passed."""
         stop = asyncio.Event()
 
-        async def again(work: Callable[[], Awaitable[None]]) -> None:
+        async def repeat(work: Callable[[], Awaitable[None]]) -> None:
             while not stop.is_set():
-                began = time.perf_counter()
+                started = time.perf_counter()
                 await work()
                 if self.counting:
                     self.done += 1
-                    self.times.append(time.perf_counter() - began)
+                    self.times.append(time.perf_counter() - started)
 
-        tasks = [asyncio.create_task(again(work)) for work in workers]
+        tasks = [asyncio.create_task(repeat(work)) for work in workers]
         await asyncio.sleep(WARM_UP_SECONDS)
         print("counting", flush=True)
-        cpu, began, self.counting = cpu_seconds(), time.perf_counter(), True
+        cpu, started, self.counting = cpu_seconds(), time.perf_counter(), True
         await asyncio.sleep(self.seconds)
         self.counting = False
-        seconds, cpu = time.perf_counter() - began, cpu_seconds() - cpu
+        seconds, cpu = time.perf_counter() - started, cpu_seconds() - cpu
         print("counted", flush=True)
         stop.set()
         for task in tasks:
@@ -60,17 +60,17 @@ class Load:
             "done": self.done,
             "per_second": round(self.done / seconds, 1),
             "client_cpu_ms": round(1000 * cpu / max(1, self.done), 3),
-            **spread(self.times),
+            **percentiles(self.times),
         }
 
 
 async def lifecycle(load: Load, runners: int, spans: int) -> dict[str, Any]:
-    """Each runner enqueues, claims, adds its spans in one call, and reports."""
+    """Let each runner enqueue a rollout, claim it, add its spans in one call, and report."""
 
     def runner(number: int) -> Callable[[], Awaitable[None]]:
         async def work() -> None:
             await load.client.enqueue_rollout({"task": number})
-            await carry_out(load, f"runner-{number}", spans)
+            await execute_rollout(load, f"runner-{number}", spans)
 
         return work
 
@@ -78,12 +78,12 @@ async def lifecycle(load: Load, runners: int, spans: int) -> dict[str, Any]:
 
 
 async def queue(load: Load, runners: int, spans: int) -> dict[str, Any]:
-    """A producer keeps the queue filled in batches; runners claim, add spans and report."""
+    """Let a producer fill the queue in batches, and runners claim, add spans and report."""
     ahead = asyncio.Semaphore(4 * runners)
 
     def runner(number: int) -> Callable[[], Awaitable[None]]:
         async def work() -> None:
-            await carry_out(load, f"runner-{number}", spans)
+            await execute_rollout(load, f"runner-{number}", spans)
             ahead.release()
 
         return work
@@ -100,21 +100,21 @@ async def queue(load: Load, runners: int, spans: int) -> dict[str, Any]:
     return result
 
 
-async def carry_out(load: Load, worker_id: str, spans: int) -> None:
+async def execute_rollout(load: Load, worker_id: str, spans: int) -> None:
     while (attempted := await load.client.dequeue_rollout(worker_id=worker_id)) is None:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     rollout_id, attempt_id = attempted.rollout_id, attempted.attempt.attempt_id
-    made = [span(rollout_id, attempt_id, n + 1) for n in range(spans)]
-    if hasattr(load.client, "add_many_spans"):
-        await load.client.add_many_spans(made)
+    new_spans = [span(rollout_id, attempt_id, n + 1) for n in range(spans)]
+    if hasattr(load.client, "add_many_spans"):  # releases before 1.0 lack it
+        await load.client.add_many_spans(new_spans)
     else:
-        for each in made:
+        for each in new_spans:
             await load.client.add_span(each)
     await load.client.update_attempt(rollout_id, attempt_id, status="succeeded")
 
 
 async def calls(load: Load, operation: str, concurrency: int) -> dict[str, Any]:
-    """One operation, so many at once."""
+    """Repeat one operation concurrently."""
     client = load.client
     attempted = await client.start_rollout({"task": "known"})
     rollout_id, attempt_id = attempted.rollout_id, attempted.attempt.attempt_id
@@ -137,7 +137,7 @@ async def calls(load: Load, operation: str, concurrency: int) -> dict[str, Any]:
 
 
 async def wake(load: Load, waiting: int, tries: int) -> dict[str, Any]:
-    """From the enqueueing call until a waiting runner has the rollout."""
+    """Time from an enqueue call until a waiting runner has the rollout."""
     arrived: asyncio.Queue[float] = asyncio.Queue()
 
     async def runner(number: int) -> None:
@@ -149,39 +149,39 @@ async def wake(load: Load, waiting: int, tries: int) -> dict[str, Any]:
     await asyncio.sleep(WARM_UP_SECONDS)
     times: list[float] = []
     for _ in range(tries):
-        began = time.perf_counter()
+        started = time.perf_counter()
         await load.client.enqueue_rollout({"task": "wake"})
-        times.append(await arrived.get() - began)
+        times.append(await arrived.get() - started)
         await asyncio.sleep(0.02)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return spread(times)
+    return percentiles(times)
 
 
 async def fill(load: Load, rollouts: int, spans: int) -> dict[str, Any]:
-    """So many finished rollouts."""
-    at_once, made = 100, 0
-    while made < rollouts:
-        await enqueue_many(load.client, at_once)
-        await asyncio.gather(*(carry_out(load, f"runner-{n}", spans) for n in range(at_once)))
-        made += at_once
-    return {"made": made}
+    """Add finished rollouts."""
+    batch, created = 100, 0
+    while created < rollouts:
+        await enqueue_many(load.client, batch)
+        await asyncio.gather(*(execute_rollout(load, f"runner-{n}", spans) for n in range(batch)))
+        created += batch
+    return {"created": created}
 
 
-async def look(load: Load, tries: int) -> dict[str, Any]:
-    """What a life cycle and the first page of each list take, one call after another, in milliseconds."""
+async def single_calls(load: Load, tries: int) -> dict[str, Any]:
+    """Median times of the calls of a life cycle and of the first page of each list, one at a time, in milliseconds."""
     client, times = load.client, dict[str, list[float]]()
 
     async def timed(name: str, call: Awaitable[Any]) -> Any:
-        began = time.perf_counter()
+        started = time.perf_counter()
         result = await call
-        times.setdefault(name, []).append(time.perf_counter() - began)
+        times.setdefault(name, []).append(time.perf_counter() - started)
         return result
 
     for _ in range(tries):
-        await timed("enqueue", client.enqueue_rollout({"task": "look"}))
-        attempted = await timed("claim", client.dequeue_rollout(worker_id="look"))
+        await timed("enqueue", client.enqueue_rollout({"task": "one"}))
+        attempted = await timed("claim", client.dequeue_rollout(worker_id="one"))
         rollout_id, attempt_id = attempted.rollout_id, attempted.attempt.attempt_id
         await timed("add", client.add_span(span(rollout_id, attempt_id, 1)))
         await timed("finish", client.update_attempt(rollout_id, attempt_id, status="succeeded"))
@@ -202,10 +202,10 @@ async def enqueue_many(client: Any, many: int) -> None:
 
 
 def span(rollout_id: str, attempt_id: str, number: int) -> Any:
-    """30 attributes, 4.9 KB of JSON: a chat of some length."""
+    """Return a span with 30 attributes and 4.9 KB of JSON, the size of a model call with a longer chat."""
     now = time.time()
     return agl.Span(
-        **_WHOLE,
+        **_DEFAULTS,
         rollout_id=rollout_id,
         attempt_id=attempt_id,
         sequence_id=number if number < 10_000 else 1,
@@ -218,7 +218,7 @@ def span(rollout_id: str, attempt_id: str, number: int) -> Any:
     )
 
 
-_WHOLE: dict[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     "parent_id": None,
     "status": {"status_code": "OK", "description": None},
     "events": [],
@@ -235,8 +235,8 @@ _ATTRIBUTES: dict[str, Any] = {
 }
 
 
-def spread(times: list[float]) -> dict[str, float]:
-    """Median and tail, in milliseconds."""
+def percentiles(times: list[float]) -> dict[str, float]:
+    """Return the median and two upper percentiles, in milliseconds."""
     if not times:
         return {}
     ordered = sorted(times)
@@ -254,7 +254,7 @@ def cpu_seconds() -> float:
 async def main(url: str, name: str, options: dict[str, str]) -> None:
     load = Load(url, float(options.pop("seconds", 5)))
     loads: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
-        each.__name__: each for each in (lifecycle, queue, calls, wake, fill, look)
+        each.__name__: each for each in (lifecycle, queue, calls, wake, fill, single_calls)
     }
     numbers = {key: value if key == "operation" else int(value) for key, value in options.items()}
     result = await loads[name](load, **numbers)

@@ -161,9 +161,9 @@ def test_benchmarks_page_is_up_to_date() -> None:
 @pytest.mark.parametrize(
     ("measured", "line"),
     [
-        ({"broken_off": True, "tried": 1_234}, "(**broken off after 1,234 of 200,000**) | 0 of 200,000 | 9.9 |"),
+        ({"broken_off": True, "tried": 1_234}, "(**interrupted after 1,234 of 200,000**) | 0 of 200,000 | 9.9 |"),
         ({"broken_off": False, "tried": 1_234}, "(**only 1,234 of 200,000**) | 0 of 200,000 | 9.9 |"),
-        ({"broken_off": False, "tried": 200_000}, "200,000 made-up requests: 0 answers of 500 or more | 0 of"),
+        ({"broken_off": False, "tried": 200_000}, "200,000 generated requests: 0 responses with status 500 or more | 0 of"),
     ],
 )
 def test_benchmarks_page_marks_interrupted_runs_and_shows_load(

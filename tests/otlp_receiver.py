@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver on a port of its own, as Phoenix or a collector is one: takes spans, or refuses as told."""
+"""An OTLP/HTTP receiver on a port of its own, like Phoenix or a collector, that accepts or rejects spans by a rule."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ Rule = Callable[[list[Span]], Answer]
 
 
 class Receiver:
-    """Started and stopped with `with`; `spans` are those that it answered with 200, in the order they came."""
+    """A context manager that runs the receiver. `spans` are the accepted ones, in order of arrival."""
 
     def __init__(self, rule: Rule | None = None, port: int | None = None) -> None:
-        self.rule = rule or (lambda spans: taken())
+        self.rule = rule or (lambda spans: accepted())
         self.port = port or free_port()
         self.spans: list[Span] = []
         self.resources: list[Resource] = []
         self.headers: list[dict[str, str]] = []
-        self.refusals = 0
-        self._more = threading.Condition()
+        self.rejections = 0
+        self._changed = threading.Condition()
 
     @property
     def url(self) -> str:
-        """Without a path, as users know it."""
+        """The URL without a path, as users write it."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def names(self) -> list[str]:
-        """Of the spans taken."""
+        """The names of the accepted spans."""
         return [span.name for span in self.spans]
 
-    def wait_until(self, is_so: Callable[[Receiver], bool]) -> None:
-        """Return when it is; fail when it never is."""
-        with self._more:
-            assert self._more.wait_for(lambda: is_so(self), TIMEOUT), f"it has {self.names}"
+    def wait_until(self, condition: Callable[[Receiver], bool]) -> None:
+        """Return once the condition holds; fail after a timeout."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self), TIMEOUT), f"the receiver has {self.names}"
 
     def wait_for(self, count: int) -> None:
-        """Return when so many spans were taken."""
+        """Return once `count` spans are accepted."""
         self.wait_until(lambda receiver: len(receiver.spans) >= count)
 
     def __enter__(self) -> Receiver:
-        listening = socket.create_server(("127.0.0.1", self.port))
-        self._server = GracefulServer(self._take, drain_seconds=1)
-        self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self._server = GracefulServer(self._endpoint, drain_seconds=1)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
         return self
 
@@ -64,39 +64,39 @@ class Receiver:
         self._server.request_stop()
         self._thread.join()
 
-    async def _take(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _endpoint(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         body = message["body"]
         while message.get("more_body"):
             message = await receive()
             body += message["body"]
-        status, answer = self._judge(scope["path"], {k.decode(): v.decode() for k, v in scope["headers"]}, body)
-        kind = [(b"content-type", b"application/x-protobuf")]
-        await send({"type": "http.response.start", "status": status, "headers": kind})
+        status, answer = self._process(scope["path"], {k.decode(): v.decode() for k, v in scope["headers"]}, body)
+        media_type = [(b"content-type", b"application/x-protobuf")]
+        await send({"type": "http.response.start", "status": status, "headers": media_type})
         await send({"type": "http.response.body", "body": answer})
 
-    def _judge(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
+    def _process(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
         if path != "/v1/traces" or headers["content-type"] != "application/x-protobuf":
             return 404, b""
-        unpacked = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
-        groups = ExportTraceServiceRequest.FromString(unpacked).resource_spans
+        content = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+        groups = ExportTraceServiceRequest.FromString(content).resource_spans
         spans = [span for group in groups for scope in group.scope_spans for span in scope.spans]
         status, answer = self.rule(spans)
-        with self._more:
+        with self._changed:
             self.headers.append(headers)
             if status == 200:
                 self.resources.extend(group.resource for group in groups)
                 self.spans.extend(spans)
             else:
-                self.refusals += 1
-            self._more.notify_all()
+                self.rejections += 1
+            self._changed.notify_all()
         return status, answer
 
 
-def taken(rejected: int = 0, why: str = "") -> Answer:
-    """The answer to a request whose spans were taken, but for some."""
+def accepted(rejected: int = 0, reason: str = "") -> Answer:
+    """Return the answer to a request whose spans are accepted, except for `rejected` of them."""
     answer = ExportTraceServiceResponse()
     if rejected:
         answer.partial_success.rejected_spans = rejected
-        answer.partial_success.error_message = why
+        answer.partial_success.error_message = reason
     return 200, answer.SerializeToString()

@@ -1,4 +1,4 @@
-"""The store's HTTP interface as a stranger sees it: bytes out, status and JSON back."""
+"""Plain HTTP requests to a store, valid or not: bytes in, status and JSON out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIGNATURES: dict[str, dict[str, inspect.Parameter]] = {
 
 @dataclass
 class Answer:
-    """What came back."""
+    """The response to a request."""
 
     status: int
     headers: Mapping[str, str]
@@ -38,7 +38,7 @@ class Answer:
 
 
 class Raw:
-    """Plain requests to one store."""
+    """A client of one store without any checks of its own."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -51,20 +51,25 @@ class Raw:
         await self._session.close()
 
     async def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        """One request, its path as it is given."""
+        """Send one request, with the path as given; `_` in header names stands for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = URL(self.endpoint + path, encoded=True)
         async with self._session.request(method, url, data=body and BytesIO(body), headers=named) as response:
             return Answer(response.status, dict(response.headers), await response.text(errors="replace"))
 
     async def call(self, name: str, arguments: Mapping[str, Any], **headers: str) -> Answer:
-        """One operation of the contract, with arguments that need not fit it."""
+        """Call an operation of the contract, with arguments that may be invalid."""
         method, path, body = request(name, arguments)
         return await self.send(method, path, body, **headers)
 
 
+def plain_path(route: Route) -> str:
+    """Return a route's path with the names of its parameters as their values."""
+    return route.path.replace("{", "").replace("}", "")
+
+
 def request(name: str, arguments: Mapping[str, Any]) -> tuple[str, str, bytes | None]:
-    """How an operation is asked for: method, path and body."""
+    """Return method, path and body of an operation's request."""
     route = ROUTES[name]
     rest = dict(arguments)
     path = route.path
@@ -75,20 +80,20 @@ def request(name: str, arguments: Mapping[str, Any]) -> tuple[str, str, bytes | 
     return "POST", path, json.dumps(rest).encode()
 
 
-def bomb_of(size: int) -> bytes:
-    """Zeros, packed with gzip; made of one packed piece again and again, which is the same to whoever unpacks it."""
+def gzip_bomb(size: int) -> bytes:
+    """Return zeros in gzip format; one compressed piece is repeated, which decompresses like any other gzip data."""
     piece, packer = bytes(2**24), zlib.compressobj(9, wbits=31)
     packed = [packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
     end, checksum = b"\x03\x00", bytes(4)
     return packed[0] + packed[1] * (size // len(piece) - 1) + end + checksum + size.to_bytes(4, "little")
 
 
-async def bytes_to(endpoint: str, sent: bytes) -> bytes:
-    """What a store answers to bytes that need not be HTTP, up to the end of the connection or of the answer's head."""
-    where = urlsplit(endpoint)
-    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+async def send_bytes(endpoint: str, data: bytes) -> bytes:
+    """Send bytes that need not be HTTP; return the answer's first bytes, or nothing if the connection is closed."""
+    url = urlsplit(endpoint)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
     try:
-        writer.write(sent)
+        writer.write(data)
         return await asyncio.wait_for(reader.read(65536), 60)
     except ConnectionError:
         return b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from ..contract.conftest import WAYS
 from ..contract.making import everything, soon
 from ..faults.lossy import CALLS, happens_once, meet_every_fault, prepared, served
 from ..faults.proxy import Fault
-from .held_up import a_few_turns, held_up
 from .raw import ROUTES, Raw
+from .stalled_writer import run_loop_iterations, stalled_writer
 
 MUTATING = [name for name, route in ROUTES.items() if route.mutates]
 
@@ -43,16 +44,14 @@ async def server() -> AsyncIterator[LightningStoreServer]:
 # The key
 
 
-async def test_every_change_is_tried(server: LightningStoreServer) -> None:
+async def test_every_mutation_is_covered(server: LightningStoreServer) -> None:
     _, arguments = await prepared(server)
 
     assert sorted(arguments) == sorted(MUTATING)
 
 
 @pytest.mark.parametrize("name", MUTATING)
-async def test_the_same_key_again_gets_the_same_answer_and_changes_nothing(
-    server: LightningStoreServer, name: str
-) -> None:
+async def test_repeated_key_returns_the_first_response(server: LightningStoreServer, name: str) -> None:
     _, arguments = await prepared(server)
     async with Raw(server.endpoint) as raw:
         before = await everything(server)
@@ -66,7 +65,7 @@ async def test_the_same_key_again_gets_the_same_answer_and_changes_nothing(
     assert between != before or name.startswith(("get_", "hold_"))  # what no list shows
 
 
-async def test_the_same_key_at_the_same_time_happens_once(server: LightningStoreServer) -> None:
+async def test_concurrent_requests_with_one_key_happen_once(server: LightningStoreServer) -> None:
     async with Raw(server.endpoint) as raw:
         answers = await soon(
             asyncio.gather(*(raw.call("enqueue_rollout", {"input": 1}, Idempotency_Key="mine") for _ in range(20)))
@@ -76,7 +75,7 @@ async def test_the_same_key_at_the_same_time_happens_once(server: LightningStore
     assert (await server.query_rollouts()).total == 1
 
 
-async def test_another_key_or_none_is_another_call(server: LightningStoreServer) -> None:
+async def test_other_key_or_none_is_another_request(server: LightningStoreServer) -> None:
     async with Raw(server.endpoint) as raw:
         for headers in ({"Idempotency_Key": "one"}, {"Idempotency_Key": "two"}, {}, {}):
             assert (await raw.call("enqueue_rollout", {"input": 1}, **headers)).status == 200
@@ -84,7 +83,7 @@ async def test_another_key_or_none_is_another_call(server: LightningStoreServer)
     assert (await server.query_rollouts()).total == 4
 
 
-async def test_a_key_of_one_operation_does_not_answer_another(server: LightningStoreServer) -> None:
+async def test_key_is_valid_for_one_operation(server: LightningStoreServer) -> None:
     async with Raw(server.endpoint) as raw:
         enqueued = await raw.call("enqueue_rollout", {"input": 1}, Idempotency_Key="mine")
         resources = await raw.call("add_resources", {"resources": {}}, Idempotency_Key="mine")
@@ -93,7 +92,7 @@ async def test_a_key_of_one_operation_does_not_answer_another(server: LightningS
     assert resources.status in (409, 422) or resources.json["resources_id"]
 
 
-async def test_the_same_key_with_another_body_does_not_happen(server: LightningStoreServer) -> None:
+async def test_repeated_key_with_another_body_is_rejected(server: LightningStoreServer) -> None:
     async with Raw(server.endpoint) as raw:
         await raw.call("enqueue_rollout", {"input": "first"}, Idempotency_Key="mine")
         await raw.call("enqueue_rollout", {"input": "second"}, Idempotency_Key="mine")
@@ -101,7 +100,7 @@ async def test_the_same_key_with_another_body_does_not_happen(server: LightningS
     assert [rollout.input for rollout in await server.query_rollouts()] == ["first"]
 
 
-async def test_a_refused_call_may_be_corrected_under_its_key(server: LightningStoreServer) -> None:
+async def test_rejected_request_may_be_corrected_under_its_key(server: LightningStoreServer) -> None:
     async with Raw(server.endpoint) as raw:
         refused = await raw.call("enqueue_rollout", {"input": 1, "mode": "nonsense"}, Idempotency_Key="mine")
         corrected = await raw.call("enqueue_rollout", {"input": 1, "mode": "val"}, Idempotency_Key="mine")
@@ -110,7 +109,7 @@ async def test_a_refused_call_may_be_corrected_under_its_key(server: LightningSt
     assert (await server.query_rollouts()).total == 1
 
 
-async def test_an_empty_queue_is_asked_again_under_a_new_key(server: LightningStoreServer) -> None:
+async def test_empty_claim_is_repeated_under_a_new_key(server: LightningStoreServer) -> None:
     async with LightningStoreClient(server.endpoint) as client:
         assert await client.dequeue_rollout() is None
         rollout = await client.enqueue_rollout("task")
@@ -120,7 +119,7 @@ async def test_an_empty_queue_is_asked_again_under_a_new_key(server: LightningSt
     assert attempted.rollout_id == rollout.rollout_id
 
 
-async def test_keys_outlive_the_store_that_took_them(tmp_path: Path) -> None:
+async def test_keys_survive_a_restart(tmp_path: Path) -> None:
     answers: list[Any] = []
     for _ in range(2):
         async with served(SqliteLightningStore(tmp_path / "agl.db")) as server, Raw(server.endpoint) as raw:
@@ -137,11 +136,11 @@ async def test_keys_outlive_the_store_that_took_them(tmp_path: Path) -> None:
 # The client
 
 
-def test_every_change_of_the_client_is_tried() -> None:
+def test_every_mutation_of_the_client_is_covered() -> None:
     assert {name.partition(",")[0] for name in CALLS} == set(MUTATING)
 
 
-async def test_every_call_happens_once_whatever_gets_lost(figure: Figure) -> None:
+async def test_every_mutation_happens_once_under_faults(figure: Figure) -> None:
     result = await meet_every_fault(5)
 
     figure(result)
@@ -149,25 +148,25 @@ async def test_every_call_happens_once_whatever_gets_lost(figure: Figure) -> Non
     assert result.wrong == []
 
 
-async def test_one_enqueue_whose_first_three_answers_are_lost_makes_one_rollout() -> None:
+async def test_enqueue_with_lost_responses_creates_one_rollout() -> None:
     assert await happens_once("enqueue_rollout", "lost answer", 3) is None
 
 
-async def test_a_lost_answer_to_a_claim_orphans_nothing() -> None:
+async def test_claim_with_a_lost_response_orphans_no_rollout() -> None:
     assert await happens_once("dequeue_rollout", "lost answer", 3) is None
     assert await happens_once("dequeue_rollout, waiting", "lost answer", 3) is None
 
 
 @pytest.mark.parametrize("way", ["memory", "file", "postgres"])
-async def test_a_claim_that_its_caller_asks_for_again_is_not_taken_back(way: str, tmp_path: Path) -> None:
+async def test_repeated_claim_is_not_undone(way: str, tmp_path: Path) -> None:
     async with WAYS[way](tmp_path) as store:
         rollout = await store.enqueue_rollout("task")
-        async with held_up(store):
+        async with stalled_writer(store):
             gone = asyncio.ensure_future(claim(store, claim_request()))
             again = asyncio.ensure_future(claim(store, claim_request()))
-            await a_few_turns()
+            await run_loop_iterations()
             gone.cancel()
-            await a_few_turns()
+            await run_loop_iterations()
 
         told = await soon(again)
         await soon(asyncio.wait([gone]))
@@ -182,11 +181,11 @@ async def test_a_claim_that_its_caller_asks_for_again_is_not_taken_back(way: str
 async def test_repeated_claim_gets_another_attempt_after_the_first_claim_was_undone(way: str, tmp_path: Path) -> None:
     async with WAYS[way](tmp_path) as store:
         rollout = await store.enqueue_rollout("task")
-        async with held_up(store):
+        async with stalled_writer(store):
             cancelled = asyncio.ensure_future(claim(store, claim_request()))
-            await a_few_turns()
+            await run_loop_iterations()
             cancelled.cancel()
-            await a_few_turns()
+            await run_loop_iterations()
         await soon(asyncio.wait([cancelled]))
         assert list(await store.query_attempts(rollout.rollout_id)) == []
 
@@ -204,12 +203,12 @@ async def test_claim_is_not_undone_once_a_repeated_request_has_received_it(way: 
         request = claim_request()
         first = await claim(store, request)
         await claim(store, claim_request())
-        async with held_up(store):
+        async with stalled_writer(store):
             undone = asyncio.ensure_future(
                 store._database.write(lambda transaction: transaction.revoke_response(request.key, request.time))
             )
             third = asyncio.ensure_future(claim(store, claim_request()))
-            await a_few_turns()
+            await run_loop_iterations()
 
         assert await soon(undone) is False
         assert (await soon(third)).attempt.attempt_id == first.attempt.attempt_id
@@ -225,7 +224,9 @@ def claim_request() -> IdempotentRequest:
 
 async def claim(store: Any, request: IdempotentRequest) -> AttemptedRollout:
     """Claim as the server does for a request with an idempotency key."""
-    return await SqlStore.dequeue_rollout(store.for_request(request))
+    view = copy(store)
+    view.request = request
+    return await SqlStore.dequeue_rollout(view)
 
 
 # What shows that the tests above can fail
@@ -234,9 +235,7 @@ CREATING = ["start_rollout", "enqueue_rollout", "enqueue_many_rollouts", "dequeu
 
 
 @pytest.mark.parametrize("fault", ["lost answer", "twice"])
-async def test_the_faults_find_a_store_that_carries_a_repeated_call_out_again(
-    monkeypatch: pytest.MonkeyPatch, fault: Fault
-) -> None:
+async def test_faults_detect_a_store_without_idempotency(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     monkeypatch.setattr("agentlightning.store.sql.base.execute_once", execute_always)
 
     found = [name for name in CREATING if await happens_once(name, fault, 1)]
@@ -244,7 +243,7 @@ async def test_the_faults_find_a_store_that_carries_a_repeated_call_out_again(
     assert found == CREATING
 
 
-async def test_the_faults_find_a_store_that_keeps_a_repeated_span_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_faults_detect_a_store_with_duplicate_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables would refuse the second one too, so they are changed with the code."""
 
     async def none(*_: Any) -> set[str]:
@@ -301,9 +300,7 @@ async def test_response_that_another_server_has_stored_replaces_a_conflict() -> 
     assert result == request.response == b"of another server"
 
 
-async def test_a_question_may_be_asked_again_after_a_store_was_away_for_hours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_request_may_be_repeated_after_hours_of_downtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def ask() -> tuple[Any, int]:
         store = SqliteLightningStore(tmp_path / "agl.db")
         async with served(store) as server, Raw(server.endpoint) as raw:
@@ -319,9 +316,7 @@ async def test_a_question_may_be_asked_again_after_a_store_was_away_for_hours(
     assert first[1] == 1
 
 
-async def test_answers_that_nobody_will_ask_for_again_are_dropped_some_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_expired_responses_are_deleted_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency, "DELETED_PER_TRANSACTION", 3)
     store = SqliteLightningStore(tmp_path / "agl.db")
     async with served(store) as server, Raw(server.endpoint) as raw:

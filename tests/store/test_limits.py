@@ -23,12 +23,12 @@ from agentlightning.types import LLM, RolloutConfig
 
 from ..conftest import Figure
 from ..contract.conftest import WAYS
-from ..contract.making import WHILE, claimed, ended, eventually, soon, span
+from ..contract.making import LONG_WAIT, claimed, ended, eventually, soon, span
 from ..faults.lossy import served
 from ..faults.slow_clients import Crowd, ask_beside
 from ..timing import quickest
-from .held_up import a_few_turns, held_up
-from .raw import ROUTES, Raw, bomb_of, bytes_to
+from .raw import ROUTES, Raw, gzip_bomb, send_bytes
+from .stalled_writer import run_loop_iterations, stalled_writer
 
 ADMIN, RUNNER = "agl-admin-" + "a" * 40, "agl-runner-" + "r" * 40
 TIGHT = Limits(body=100_000, bodies=250_000, requests=20, head=4_000)
@@ -53,18 +53,18 @@ async def impatient() -> AsyncIterator[LightningStoreServer]:
 async def test_headers_that_do_not_end_are_cut_off(impatient: LightningStoreServer) -> None:
     began = time.monotonic()
 
-    answer = await bytes_to(impatient.endpoint, b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+    answer = await send_bytes(impatient.endpoint, b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
 
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert 0.4 < time.monotonic() - began < 5
 
 
 async def test_a_connection_on_which_nothing_comes_is_closed(impatient: LightningStoreServer) -> None:
-    assert (await bytes_to(impatient.endpoint, b"")).startswith(b"HTTP/1.1 408 ")
+    assert (await send_bytes(impatient.endpoint, b"")).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_headers_larger_than_the_limit_are_refused(server: LightningStoreServer) -> None:
-    answer = await bytes_to(server.endpoint, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 5_000)
+    answer = await send_bytes(server.endpoint, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 5_000)
 
     assert answer.startswith(b"HTTP/1.1 431 ")
 
@@ -72,7 +72,7 @@ async def test_headers_larger_than_the_limit_are_refused(server: LightningStoreS
 async def test_a_body_that_does_not_come_is_given_up(impatient: LightningStoreServer) -> None:
     head = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
 
-    answer = await bytes_to(impatient.endpoint, head + b'{"input": ')
+    answer = await send_bytes(impatient.endpoint, head + b'{"input": ')
 
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in answer
@@ -92,7 +92,7 @@ async def test_a_full_store_says_so_and_loses_nothing(server: LightningStoreServ
     for _, writer in slow:
         writer.write(head)
     async with Raw(server.endpoint) as raw:
-        async with asyncio.timeout(WHILE):
+        async with asyncio.timeout(LONG_WAIT):
             while (answer := await raw.call("enqueue_rollout", {"input": "refused"})).status == 200:
                 pass
         assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
@@ -125,7 +125,7 @@ async def test_a_client_waits_for_a_full_store_as_long_as_it_is_told(impatient: 
 
 async def test_waiting_runners_take_no_room(server: LightningStoreServer) -> None:
     async with LightningStoreClient(server.endpoint) as client:
-        waiting = [asyncio.create_task(client.dequeue_rollout(wait=WHILE)) for _ in range(60)]
+        waiting = [asyncio.create_task(client.dequeue_rollout(wait=LONG_WAIT)) for _ in range(60)]
         rollouts = [await client.enqueue_rollout(number) for number in range(60)]
 
         claims: list[Any] = await asyncio.gather(*waiting)
@@ -134,7 +134,7 @@ async def test_waiting_runners_take_no_room(server: LightningStoreServer) -> Non
 
 
 async def test_a_gzip_bomb_is_refused_at_once_and_takes_no_memory(figure: Figure) -> None:
-    bomb = bomb_of(2**30)
+    bomb = gzip_bomb(2**30)
     server = LightningStoreServer(InMemoryLightningStore(), port=0)
     await server.start()
     try:
@@ -168,7 +168,7 @@ async def test_idle_and_slow_connections_hold_nobody_up(tmp_path: Path, figure: 
 async def test_a_body_of_fifty_megabytes_is_refused_while_others_are_served() -> None:
     async with served(InMemoryLightningStore()) as server, LightningStoreClient(server.endpoint) as client:
         head = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000\r\n\r\n"
-        large = asyncio.create_task(bytes_to(server.endpoint, head + b"x" * 50_000_000))
+        large = asyncio.create_task(send_bytes(server.endpoint, head + b"x" * 50_000_000))
         rollout = await client.enqueue_rollout("task")
 
         assert (await large).startswith(b"HTTP/1.1 413 ")
@@ -349,14 +349,14 @@ async def test_what_is_begun_anew_since_another_call_failed_counts_once(way: str
         await store.add_span(span(running, 1))
         unknown = span(running, 3).model_copy(update={"attempt_id": "at-unknown"})
         before = store.counters.copy()
-        async with held_up(store):
+        async with stalled_writer(store):
             calls = [
                 store.add_many_spans([span(running, 1)]),
                 store.add_many_spans([span(over, 1)]),
                 store.add_many_spans([span(running, 2), unknown]),  # fails when it has changed something
             ]
             answers = [asyncio.ensure_future(call) for call in calls]
-            await a_few_turns()
+            await run_loop_iterations()
         await soon(asyncio.wait(answers))
 
         assert [type(answer.exception()) for answer in answers] == [type(None), type(None), NotFound]

@@ -1,4 +1,4 @@
-"""`POST /v1/traces`: the real exporter and hand-made requests, whose their spans are, and what is refused."""
+"""`POST /v1/traces`: requests of the official exporter and by hand, the attempt of each span, and rejections."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -25,15 +26,16 @@ from agentlightning.http.limits import Limits
 from agentlightning.store.otlp.receive import decompress
 from agentlightning.types import AttemptedRollout
 
-from .raw import Answer, Raw, bomb_of
+from ..timing import quickest
+from .raw import Answer, Raw, gzip_bomb
 
 TRACE, SPAN = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174"
-BOMB = bomb_of(2**30)
+BOMB = gzip_bomb(2**30)
 TOKEN, RUNNER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 
 
-class Live:
-    """A served store with one running attempt."""
+class ServedStore:
+    """A store server with one running attempt."""
 
     def __init__(self, store: agl.InMemoryLightningStore, server: agl.LightningStoreServer, raw: Raw) -> None:
         self.store, self.server, self.raw = store, server, raw
@@ -44,8 +46,13 @@ class Live:
         return ids(self.attempted)
 
     async def send(self, *spans: dict[str, Any], resource: dict[str, str] | None = None, **headers: str) -> Answer:
-        body = json.dumps(traces(*spans, resource=resource)).encode()
+        return await self.post(json.dumps(traces(*spans, resource=resource)).encode(), **headers)
+
+    async def post(self, body: bytes | None, **headers: str) -> Answer:
         return await self.raw.send("POST", "/v1/traces", body, **{"Content_Type": "application/json"} | headers)
+
+    async def span_ids(self, attempted: AttemptedRollout | None = None) -> list[str]:
+        return [each.span_id for each in await self.store.query_spans((attempted or self.attempted).rollout_id)]
 
     async def spans(self) -> list[agl.Span]:
         return list(await self.store.query_spans(self.attempted.rollout_id))
@@ -71,35 +78,30 @@ def traces(*spans: dict[str, Any], resource: dict[str, str] | None = None) -> di
     return {"resourceSpans": [{"resource": {"attributes": pairs(resource or {})}, "scopeSpans": [scope]}]}
 
 
-async def serving(token: str | None = None, limits: Limits | None = None) -> AsyncIterator[Live]:
+@asynccontextmanager
+async def serving(token: str | None = None, limits: Limits | None = None) -> AsyncIterator[ServedStore]:
     async with agl.InMemoryLightningStore() as store:
         runner_token = RUNNER if token else None
         server = agl.LightningStoreServer(store, port=0, token=token, runner_token=runner_token, limits=limits)
         await server.start()
         async with Raw(server.endpoint) as raw:
-            live = Live(store, server, raw)
-            live.attempted = await store.start_rollout("task")
-            yield live
+            served = ServedStore(store, server, raw)
+            served.attempted = await store.start_rollout("task")
+            yield served
         await server.stop()
 
 
 @pytest.fixture
-async def live() -> AsyncIterator[Live]:
-    async for live in serving():
-        yield live
-
-
-@pytest.fixture
-async def locked() -> AsyncIterator[Live]:
-    async for live in serving(TOKEN):
-        yield live
+async def served() -> AsyncIterator[ServedStore]:
+    async with serving() as served:
+        yield served
 
 
 @pytest.mark.parametrize("compression", [Compression.NoCompression, Compression.Gzip])
-async def test_what_the_real_exporter_sends_is_stored(live: Live, compression: Compression) -> None:
+async def test_spans_of_the_official_exporter_are_stored(served: ServedStore, compression: Compression) -> None:
     def export() -> None:
-        exporter = OTLPSpanExporter(endpoint=live.server.otlp_traces_endpoint(), compression=compression)
-        provider = TracerProvider(resource=Resource({"service.name": "agent", **live.ids}), shutdown_on_exit=False)
+        exporter = OTLPSpanExporter(endpoint=served.server.otlp_traces_endpoint(), compression=compression)
+        provider = TracerProvider(resource=Resource({"service.name": "agent", **served.ids}), shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(exporter))
         tracer = provider.get_tracer("test")
         with tracer.start_as_current_span("outer"), tracer.start_as_current_span("inner") as inner:
@@ -109,7 +111,7 @@ async def test_what_the_real_exporter_sends_is_stored(live: Live, compression: C
 
     await asyncio.to_thread(export)
 
-    inner, outer = await live.spans()
+    inner, outer = await served.spans()
     assert (inner.name, outer.name) == ("inner", "outer")
     assert inner.attributes == {"count": 3, "share": 0.5, "fine": True, "words": ["a", "b"]}
     assert [(event.name, event.attributes) for event in inner.events] == [("moment", {"n": 1})]
@@ -120,147 +122,147 @@ async def test_what_the_real_exporter_sends_is_stored(live: Live, compression: C
     assert abs(time.time() - inner.end_time) < 60
 
 
-async def test_json_by_hand_is_stored_and_answered_in_json(live: Live) -> None:
-    answer = await live.send(
+async def test_json_request_is_stored_and_answered_in_json(served: ServedStore) -> None:
+    answer = await served.send(
         span(color="red") | {"startTimeUnixNano": "1544712660000000000", "endTimeUnixNano": "1544712661500000000"},
-        resource=live.ids,
+        resource=served.ids,
     )
 
     assert (answer.status, answer.headers["Content-Type"], answer.json) == (200, "application/json", {})
-    [stored] = await live.spans()
+    [stored] = await served.spans()
     assert (stored.trace_id, stored.span_id, stored.attributes) == (TRACE, SPAN, {"color": "red"})
     assert (stored.start_time, stored.end_time) == (1544712660.0, 1544712661.5)
 
 
-async def test_a_span_says_whose_it_is_before_baggage_and_resource(live: Live) -> None:
-    another = await live.store.start_rollout("another task")
-    third = await live.store.start_rollout("third task")
+async def test_protobuf_request_is_answered_in_protobuf(served: ServedStore) -> None:
+    answer = await served.post(None, Content_Type="application/x-protobuf")
+
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-protobuf")
+    assert ExportTraceServiceResponse.FromString(answer.text.encode()) == ExportTraceServiceResponse()
+
+
+# The attempt of a span
+
+
+async def test_span_attributes_outrank_baggage_and_resource(served: ServedStore) -> None:
+    another = await served.store.start_rollout("another task")
+    third = await served.store.start_rollout("third task")
     baggage = ",".join(f"{key}={value};p=1" for key, value in ids(another).items())
 
-    await live.send(span("aa" * 8, **live.ids), span("bb" * 8), resource=ids(third), baggage=baggage)
-    await live.send(span("cc" * 8), resource=ids(third))
+    await served.send(span("aa" * 8, **served.ids), span("bb" * 8), resource=ids(third), baggage=baggage)
+    await served.send(span("cc" * 8), resource=ids(third))
 
-    found = [
-        [each.span_id for each in await live.store.query_spans(ro.rollout_id)]
-        for ro in (live.attempted, another, third)
-    ]
+    found = [await served.span_ids(attempted) for attempted in (served.attempted, another, third)]
     assert found == [["aa" * 8], ["bb" * 8], ["cc" * 8]]
 
 
-async def test_a_span_that_names_nobody_belongs_to_whom_its_trace_does(live: Live) -> None:
-    await live.send(span("aa" * 8, **live.ids), span("bb" * 8))
-    await live.send(span("cc" * 8))
+async def test_span_without_ids_belongs_to_the_attempt_of_its_trace(served: ServedStore) -> None:
+    await served.send(span("aa" * 8, **served.ids), span("bb" * 8))
+    await served.send(span("cc" * 8))
 
-    assert [each.span_id for each in await live.spans()] == ["aa" * 8, "bb" * 8, "cc" * 8]
+    assert await served.span_ids() == ["aa" * 8, "bb" * 8, "cc" * 8]
 
 
-async def test_spans_of_no_known_attempt_are_counted_and_the_rest_is_kept(live: Live) -> None:
-    stranger = {"agentlightning.rollout_id": "ro-x", "agentlightning.attempt_id": "at-x"}
+async def test_spans_of_unknown_attempts_are_rejected_and_the_rest_is_stored(served: ServedStore) -> None:
+    unknown = {"agentlightning.rollout_id": "ro-x", "agentlightning.attempt_id": "at-x"}
 
-    answer = await live.send(span("aa" * 8, **live.ids), span("bb" * 8, **stranger), span("cc" * 8, "ab" * 16))
+    answer = await served.send(span("aa" * 8, **served.ids), span("bb" * 8, **unknown), span("cc" * 8, "ab" * 16))
 
     assert answer.status == 200
     assert answer.json["partialSuccess"]["rejectedSpans"] == "2"
     assert "no attempt at-x of rollout ro-x" in answer.json["partialSuccess"]["errorMessage"]
-    assert [each.span_id for each in await live.spans()] == ["aa" * 8]
+    assert await served.span_ids() == ["aa" * 8]
 
 
-async def test_the_same_span_twice_is_stored_once(live: Live) -> None:
+async def test_repeated_span_is_stored_once(served: ServedStore) -> None:
     for _ in range(2):
-        assert (await live.send(span(**live.ids))).json == {}
+        assert (await served.send(span(**served.ids))).json == {}
 
-    assert len(await live.spans()) == 1
+    assert len(await served.spans()) == 1
 
 
-async def test_keys_in_spans_are_taken_out(live: Live) -> None:
-    await live.send(span(header="Bearer sk-live-1234567890abcdef", **live.ids))
+async def test_api_keys_are_redacted(served: ServedStore) -> None:
+    await served.send(span(header="Bearer sk-live-1234567890abcdef", **served.ids))
 
-    [stored] = await live.spans()
+    [stored] = await served.spans()
     assert "1234567890abcdef" not in stored.model_dump_json()
 
 
-async def test_a_number_that_json_cannot_hold_does_not_cost_the_span(live: Live) -> None:
-    odd = span(**live.ids)
+async def test_nan_is_stored_as_text(served: ServedStore) -> None:
+    odd = span(**served.ids)
     odd["attributes"].append({"key": "loss", "value": {"doubleValue": "NaN"}})
 
-    assert (await live.send(odd)).json == {}
-    assert (await live.spans())[0].attributes["loss"] == "nan"
-
-
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"resourceSpans": 1}', b'{"resourceSpans": [{"scopeSpans": [7]}]}'])
-async def test_what_is_no_trace_request_is_refused_in_its_own_content_type(live: Live, body: bytes) -> None:
-    answer = await live.raw.send("POST", "/v1/traces", body, Content_Type="application/json")
-
-    assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
-    assert answer.json["code"] == 3
-    binary = await live.raw.send("POST", "/v1/traces", b"\xff\xff", Content_Type="application/x-protobuf")
-    assert (binary.status, binary.headers["Content-Type"]) == (400, "application/x-protobuf")
-
-
-async def test_other_content_types_are_refused(live: Live) -> None:
-    assert (await live.raw.send("POST", "/v1/traces", b"x", Content_Type="text/plain")).status == 415
-
-
-def test_a_gzip_bomb_is_refused_at_once_and_costs_no_memory() -> None:
-    lying = BOMB[:-4] + (1000).to_bytes(4, "little")
-    tracemalloc.start()
-    seconds: list[float] = []
-    for bomb in (BOMB, lying):
-        began = time.thread_time()
-        with pytest.raises(TooLarge):
-            decompress(bomb, 20 * 2**20)
-        seconds.append(time.thread_time() - began)
-    grown = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-
-    assert 900_000 < len(BOMB) < 1_100_000
-    assert max(seconds) < 0.1
-    assert grown < 64 * 1024 * 1024
-
-
-async def test_a_gzip_bomb_gets_413(live: Live) -> None:
-    answer = await live.raw.send("POST", "/v1/traces", BOMB, Content_Type="application/json", Content_Encoding="gzip")
-
-    assert answer.status == 413
-    assert answer.json["code"] == 8
-
-
-@pytest.mark.parametrize("broken", [b"not gzip", gzip.compress(b"{}" * 100, mtime=0)[:-12]], ids=["not gzip", "cut"])
-async def test_broken_gzip_is_refused(live: Live, broken: bytes) -> None:
-    answer = await live.raw.send("POST", "/v1/traces", broken, Content_Type="application/json", Content_Encoding="gzip")
-
-    assert answer.status in (400, 413)
-
-
-async def test_a_store_that_is_full_says_503_and_when_to_come_again() -> None:
-    async for live in serving(limits=Limits(requests=0)):
-        answer = await live.send(span(**live.ids))
-
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert answer.json["code"] == 14
+    assert (await served.send(odd)).json == {}
+    assert (await served.spans())[0].attributes["loss"] == "nan"
 
 
 @pytest.mark.parametrize("maker", [TOKEN, RUNNER])
-async def test_an_attempts_token_adds_spans_to_its_own_attempt_and_opens_nothing_else(locked: Live, maker: str) -> None:
-    another = await locked.store.start_rollout("another task")
-    token = attempt_token(derive_secret(maker), locked.attempted.rollout_id, locked.attempted.attempt.attempt_id)
-    bearer = f"Bearer {token}"
+async def test_attempt_token_permits_spans_of_its_own_attempt_only(maker: str) -> None:
+    async with serving(TOKEN) as served:
+        another = await served.store.start_rollout("another task")
+        attempt = served.attempted.attempt
+        bearer = f"Bearer {attempt_token(derive_secret(maker), attempt.rollout_id, attempt.attempt_id)}"
 
-    own = await locked.send(span("aa" * 8, **locked.ids), Authorization=bearer)
-    foreign = await locked.send(span("bb" * 8, **ids(another)), Authorization=bearer)
+        own = await served.send(span("aa" * 8, **served.ids), Authorization=bearer)
+        foreign = await served.send(span("bb" * 8, **ids(another)), Authorization=bearer)
 
-    assert own.json == {}
-    assert "not valid for attempt" in foreign.json["partialSuccess"]["errorMessage"]
-    assert not await locked.store.query_spans(another.rollout_id)
-    assert len(await locked.spans()) == 1
-    assert (await locked.raw.send("GET", "/statistics", Authorization=bearer)).status == 401
-    for path in ("/add_span", "/add_many_spans", "/update_attempt", "/update_rollout", "/enqueue_rollout"):
-        assert (await locked.raw.send("POST", path, b"{}", Authorization=bearer)).status == 401
-    assert (await locked.send(span(**locked.ids))).status == 401
+        assert own.json == {}
+        assert "not valid for attempt" in foreign.json["partialSuccess"]["errorMessage"]
+        assert await served.span_ids(another) == []
+        assert await served.span_ids() == ["aa" * 8]
+        assert (await served.send(span(**served.ids))).status == 401
 
 
-async def test_protobuf_is_answered_with_protobuf(live: Live) -> None:
-    answer = await live.raw.send("POST", "/v1/traces", None, Content_Type="application/x-protobuf")
+# Rejected requests
 
-    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-protobuf")
-    assert ExportTraceServiceResponse.FromString(answer.text.encode()) == ExportTraceServiceResponse()
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"resourceSpans": 1}', b'{"resourceSpans": [{"scopeSpans": [7]}]}'])
+async def test_invalid_json_gets_400_in_json(served: ServedStore, body: bytes) -> None:
+    answer = await served.post(body)
+
+    assert (answer.status, answer.headers["Content-Type"], answer.json["code"]) == (400, "application/json", 3)
+
+
+async def test_invalid_protobuf_gets_400_in_protobuf(served: ServedStore) -> None:
+    answer = await served.post(b"\xff\xff", Content_Type="application/x-protobuf")
+
+    assert (answer.status, answer.headers["Content-Type"]) == (400, "application/x-protobuf")
+
+
+async def test_other_content_types_get_415(served: ServedStore) -> None:
+    assert (await served.post(b"x", Content_Type="text/plain")).status == 415
+
+
+@pytest.mark.parametrize("broken", [b"not gzip", gzip.compress(b"{}" * 100, mtime=0)[:-12]], ids=["not gzip", "cut"])
+async def test_invalid_gzip_is_rejected(served: ServedStore, broken: bytes) -> None:
+    assert (await served.post(broken, Content_Encoding="gzip")).status in (400, 413)
+
+
+async def test_gzip_bomb_is_rejected_within_a_tenth_of_a_second_and_64_megabytes() -> None:
+    async def seconds(bomb: bytes) -> float:
+        started = time.thread_time()
+        with pytest.raises(TooLarge):
+            decompress(bomb, 20 * 2**20)
+        return time.thread_time() - started
+
+    claims_little = BOMB[:-4] + (1000).to_bytes(4, "little")
+    tracemalloc.start()
+    try:
+        for bomb in (BOMB, claims_little):
+            assert await quickest(lambda bomb=bomb: seconds(bomb), 0.1) < 0.1
+        assert tracemalloc.get_traced_memory()[1] < 64 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+async def test_gzip_bomb_gets_413(served: ServedStore) -> None:
+    answer = await served.post(BOMB, Content_Encoding="gzip")
+
+    assert (answer.status, answer.json["code"]) == (413, 8)
+
+
+async def test_full_store_returns_503_with_retry_after() -> None:
+    async with serving(limits=Limits(requests=0)) as served:
+        answer = await served.send(span(**served.ids))
+
+        assert (answer.status, answer.headers["Retry-After"], answer.json["code"]) == (503, "1", 14)

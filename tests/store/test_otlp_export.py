@@ -1,4 +1,4 @@
-"""Spans sent on over OTLP: all of them, in their order, whatever the other side does, and nobody waits for it."""
+"""Export over OTLP: every span, in order, whatever the receiver does, without a delay of the store."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 import agentlightning as agl
 from agentlightning.errors import InvalidInput
+from agentlightning.retry import RetryPolicy
 from agentlightning.store import PostgresLightningStore
 from agentlightning.store.otlp import export
 from agentlightning.store.otlp.encode import encode_span
 from agentlightning.store.otlp.export import OtlpExporter, OtlpTarget, parse_headers
 from agentlightning.types import Event, Link, OtelResource, SpanContext, TraceStatus
-from tests.otlp_receiver import Receiver, taken
+from tests.otlp_receiver import Receiver, accepted
 from tests.postgres import empty_database
 from tests.processes import TIMEOUT
 
 TRACE = "5b8efff798038103d269b633813fc60c"
-PLANTED = "sk-lf-planted-0123456789abcdef"
+SECRET = "sk-lf-planted-0123456789abcdef"
 
 
 @pytest.fixture
@@ -40,13 +41,13 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was stored is sent on at once: tests would wait for it."""
+def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "BATCH_DELAY_SECONDS", 0.02)
+    monkeypatch.setattr(export, "RETRY", RetryPolicy(first_delay=0.02, max_delay=0.1))
 
 
-class Live:
-    """A served store that sends its spans on, with one running attempt."""
+class ServedStore:
+    """A store server that exports its spans, with one running attempt."""
 
     def __init__(self, store: Any, server: agl.LightningStoreServer) -> None:
         self.store, self.server = store, server
@@ -70,26 +71,33 @@ class Live:
             }
         )
 
-    async def metrics(self) -> dict[str, float]:
-        """The lines about targets, by name and target."""
+    async def replace_attempt(self) -> None:
+        """Delete the attempt with its spans, and start another one."""
+        await self.store.update_rollout(self.attempted.rollout_id, status="cancelled")
+        assert await self.store.delete_ended_before(time.time() + 60, 10) == 1
+        self.attempted = await self.store.start_rollout("another task")
+
+    async def metric(self, name: str, target: str = "there") -> float:
         async with aiohttp.ClientSession() as session, session.get(f"{self.server.endpoint}/metrics") as response:
             lines = (await response.text()).splitlines()
-        return {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("agl_export")}
+        return next(
+            float(line.split()[1]) for line in lines if line.startswith(f'agl_export_{name}{{target="{target}"')
+        )
 
 
 @asynccontextmanager
 async def exporting(
     *targets: OtlpTarget | Receiver, database: str | Path = "memory:", past: bool = False
-) -> AsyncIterator[Live]:
-    found = [each if isinstance(each, OtlpTarget) else OtlpTarget.parse(f"there={each.url}") for each in targets]
+) -> AsyncIterator[ServedStore]:
+    parsed = [each if isinstance(each, OtlpTarget) else OtlpTarget.parse(f"there={each.url}") for each in targets]
     store: Any = agl.open_store(str(database))
-    exporter = OtlpExporter(store, found, past=past) if found else None
+    exporter = OtlpExporter(store, parsed, past=past) if parsed else None
     server = agl.LightningStoreServer(store, port=0, exporter=exporter)
     await server.start()
     try:
-        live = Live(store, server)
-        live.attempted = await store.start_rollout("task")
-        yield live
+        served = ServedStore(store, server)
+        served.attempted = await store.start_rollout("task")
+        yield served
     finally:
         await server.close()
 
@@ -110,13 +118,16 @@ def attributes(pairs: Any) -> dict[str, Any]:
     return {pair.key: plain(pair.value) for pair in pairs}
 
 
-async def test_a_span_arrives_with_all_that_it_says(receiver: Receiver) -> None:
-    said = {"text": "é", "yes": True, "count": 3, "share": 0.5, "words": ["a", "b"], "deep": {"a": [1]}, "big": 2**63}
+# Encoding
+
+
+async def test_span_arrives_with_all_of_its_fields(receiver: Receiver) -> None:
+    given = {"text": "é", "yes": True, "count": 3, "share": 0.5, "words": ["a", "b"], "deep": {"a": [1]}, "big": 2**63}
     context = SpanContext(trace_id="ab" * 16, span_id="cd" * 8)
-    async with exporting(receiver) as live:
-        await live.add(
+    async with exporting(receiver) as served:
+        await served.add(
             "step",
-            attributes={**said, "gen_ai.request.model": "m"},
+            attributes={**given, "gen_ai.request.model": "m"},
             trace_id=TRACE,
             span_id="eee19b7ec3c1b174",
             parent_id="aaaaaaaaaaaaaaaa",
@@ -134,11 +145,11 @@ async def test_a_span_arrives_with_all_that_it_says(receiver: Receiver) -> None:
         "aaaaaaaaaaaaaaaa",
     )
     assert attributes(span.attributes) == {
-        **said,
+        **given,
         "big": str(2**63),
         "gen_ai.request.model": "m",
-        "agentlightning.rollout_id": live.attempted.rollout_id,
-        "agentlightning.attempt_id": live.attempted.attempt.attempt_id,
+        "agentlightning.rollout_id": served.attempted.rollout_id,
+        "agentlightning.attempt_id": served.attempted.attempt.attempt_id,
         "agentlightning.span_sequence_id": 1,
     }
     assert (span.kind, span.status.code, span.status.message) == (3, 2, "broke")
@@ -150,27 +161,20 @@ async def test_a_span_arrives_with_all_that_it_says(receiver: Receiver) -> None:
     assert attributes(resource.attributes) == {"service.name": "agent", "host": "here"}
 
 
-def test_many_spans_are_written_as_protobuf_itself_would_write_them() -> None:
+def test_concatenated_spans_are_one_request_in_order() -> None:
     spans = [agl.Span.from_attributes(rollout_id="ro", attempt_id="at", attributes={"n": n}) for n in range(300)]
-    for number, span in enumerate(spans):
-        span.resource.attributes["service.name"] = f"service {number % 2}"
 
-    request = ExportTraceServiceRequest.FromString(
-        request_of(encoded(span.model_dump_json().encode()) for span in spans)
-    )
+    body = b"".join(encode_span(span.model_dump_json().encode()) for span in spans)
 
-    groups = {attributes(group.resource.attributes)["service.name"]: group for group in request.resource_spans}
-    assert list(groups) == ["service 0", "service 1"]
-    for number, group in enumerate(groups.values()):
-        [scope] = group.scope_spans
-        assert scope.scope.name == "agentlightning"
-        assert [attributes(span.attributes)["n"] for span in scope.spans] == list(range(number, 300, 2))
+    scopes = [group.scope_spans[0] for group in ExportTraceServiceRequest.FromString(body).resource_spans]
+    assert {scope.scope.name for scope in scopes} == {"agentlightning"}
+    assert [attributes(scope.spans[0].attributes)["n"] for scope in scopes] == list(range(300))
 
 
-async def test_ids_that_are_not_opentelemetrys_become_such_and_still_belong_together(receiver: Receiver) -> None:
-    async with exporting(receiver) as live:
-        await live.add("parent", trace_id="my trace", span_id="one")
-        await live.add("child", trace_id="my trace", span_id="two", parent_id="one")
+async def test_foreign_ids_become_opentelemetry_ids_that_keep_parents_and_traces(receiver: Receiver) -> None:
+    async with exporting(receiver) as served:
+        await served.add("parent", trace_id="my trace", span_id="one")
+        await served.add("child", trace_id="my trace", span_id="two", parent_id="one")
         receiver.wait_for(2)
 
     parent, child = receiver.spans
@@ -178,22 +182,24 @@ async def test_ids_that_are_not_opentelemetrys_become_such_and_still_belong_toge
     assert (child.trace_id, child.parent_span_id) == (parent.trace_id, parent.span_id)
 
 
-async def test_a_target_that_is_busy_slows_nobody_and_gets_everything_later(
+# Outages
+
+
+async def test_unavailable_target_delays_no_call_and_receives_everything_later(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.rule = lambda spans: (503, b"")
-    async with exporting(receiver) as live:
+    async with exporting(receiver) as served:
         for number in range(20):
-            await live.add(f"span {number}")
-        assert receiver.spans == []  # nobody has waited for it to take them
-        receiver.wait_until(lambda receiver: receiver.refusals >= 2)
-        seen = await live.metrics()
-        assert seen['agl_export_waiting_spans{target="there"}'] == 20
-        assert seen['agl_export_failures_total{target="there"}'] >= 1
+            await served.add(f"span {number}")
+        assert receiver.spans == []
+        receiver.wait_until(lambda receiver: receiver.rejections >= 2)
+        assert await served.metric("waiting_spans") == 20
+        assert await served.metric("failures_total") >= 1
 
-        receiver.rule = lambda spans: taken()
+        receiver.rule = lambda spans: accepted()
         receiver.wait_for(20)
-        await live.add("one more")
+        await served.add("one more")
         receiver.wait_for(21)
 
     assert receiver.names == [*(f"span {number}" for number in range(20)), "one more"]
@@ -201,224 +207,223 @@ async def test_a_target_that_is_busy_slows_nobody_and_gets_everything_later(
     assert "there accepts spans again" in caplog.text
 
 
-@pytest.mark.parametrize("status", [429, 503, 401])
-async def test_a_target_that_takes_nothing_just_now_is_asked_again(receiver: Receiver, status: int) -> None:
-    receiver.rule = lambda spans: (status, b"") if not receiver.refusals else taken()
-    async with exporting(receiver) as live:
-        await live.add("a", "b")
+@pytest.mark.parametrize("status", [429, 401])
+async def test_transient_status_is_retried(receiver: Receiver, status: int) -> None:
+    receiver.rule = lambda spans: (status, b"") if not receiver.rejections else accepted()
+    async with exporting(receiver) as served:
+        await served.add("a", "b")
         receiver.wait_for(2)
 
     assert receiver.names == ["a", "b"]
 
 
-async def test_a_store_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_unreachable_target_delays_no_other(receiver: Receiver) -> None:
+    async with exporting(OtlpTarget.parse("away=http://127.0.0.1:9"), receiver) as served:
+        await served.add("a")
+        receiver.wait_for(1)
+
+        assert await served.metric("waiting_spans", "away") == 1
+
+
+async def test_restarted_store_continues_at_its_position(tmp_path: Path) -> None:
     receiver = Receiver()
     database = tmp_path / "agl.db"
     with receiver:
-        async with exporting(receiver, database=database) as live:
-            await live.add("a", "b")
+        async with exporting(receiver, database=database) as served:
+            await served.add("a", "b")
             receiver.wait_for(2)
-    async with exporting(receiver, database=database) as live:
-        await live.add("c", "d")
+    async with exporting(receiver, database=database) as served:
+        await served.add("c", "d")
     with receiver:
-        async with exporting(receiver, database=database) as live:
-            await live.add("e")
+        async with exporting(receiver, database=database) as served:
+            await served.add("e")
             receiver.wait_for(5)
 
     assert receiver.names == ["a", "b", "c", "d", "e"]
 
 
 @pytest.mark.parametrize(("past", "names"), [(False, ["new"]), (True, ["old", "new"])])
-async def test_a_new_target_is_told_of_what_comes_or_of_everything(
+async def test_new_target_receives_stored_spans_only_with_past(
     receiver: Receiver, tmp_path: Path, past: bool, names: list[str]
 ) -> None:
     database = tmp_path / "agl.db"
-    async with exporting(database=database) as live:
-        await live.add("old")
-    async with exporting(receiver, database=database, past=past) as live:
-        await live.add("new")
+    async with exporting(database=database) as served:
+        await served.add("old")
+    async with exporting(receiver, database=database, past=past) as served:
+        await served.add("new")
         receiver.wait_until(lambda receiver: "new" in receiver.names)
 
     assert receiver.names == names
 
 
-async def test_what_waits_is_sent_before_the_store_ends(receiver: Receiver) -> None:
-    async with exporting(receiver) as live:
-        await live.add(*(f"span {number}" for number in range(600)))
+async def test_stop_sends_pending_spans(receiver: Receiver) -> None:
+    async with exporting(receiver) as served:
+        await served.add(*(f"span {number}" for number in range(600)))
 
     assert len(receiver.spans) == 600
 
 
-async def test_one_span_that_is_refused_costs_no_other(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
-    receiver.rule = lambda spans: (400, b"no poison") if any(span.name == "poison" for span in spans) else taken()
-    async with exporting(receiver) as live:
-        await live.add("a", "poison", "b", "c")
+# Rejections
+
+
+async def test_rejected_span_costs_no_other(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    receiver.rule = lambda spans: (400, b"no poison") if any(span.name == "poison" for span in spans) else accepted()
+    async with exporting(receiver) as served:
+        await served.add("a", "poison", "b", "c")
         receiver.wait_for(3)
-        await live.add("d")
+        await served.add("d")
         receiver.wait_for(4)
-        seen = await live.metrics()
+        assert await served.metric("rejected_spans_total") == 1
 
     assert receiver.names == ["a", "b", "c", "d"]
-    assert seen['agl_export_rejected_spans_total{target="there"}'] == 1
     assert "there rejects 1 span: 400: no poison" in caplog.text
 
 
-async def test_a_target_that_has_never_taken_any_costs_none(
+async def test_target_that_accepted_no_span_yet_costs_none(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.rule = lambda spans: (422, b"the header x-experiment is missing")
-    async with exporting(receiver) as live:
-        await live.add("a", "b", "c")
-        receiver.wait_until(lambda receiver: receiver.refusals >= 4)  # all, each
-        receiver.rule = lambda spans: taken()
+    async with exporting(receiver) as served:
+        await served.add("a", "b", "c")
+        receiver.wait_until(lambda receiver: receiver.rejections >= 4)  # the batch, and a probe of each
+        receiver.rule = lambda spans: accepted()
         receiver.wait_for(3)
-        seen = await live.metrics()
+        assert await served.metric("rejected_spans_total") == 0
 
     assert receiver.names == ["a", "b", "c"]
-    assert seen['agl_export_rejected_spans_total{target="there"}'] == 0
-    assert "Spans for there wait in the store: the target has accepted no span yet, 422: the header x-experiment" in caplog.text
+    assert "wait in the store: the target has accepted no span yet, 422: the header x-experiment" in caplog.text
 
 
-@pytest.mark.parametrize("status", [400, 413, 422])
-async def test_a_bad_span_that_goes_first_and_alone_costs_no_other(
+@pytest.mark.parametrize("status", [400, 413])
+async def test_bad_span_alone_in_the_first_batch_costs_no_other(
     receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "MAX_BATCH_SPANS", 1)  # as if each were large
-    receiver.rule = lambda spans: (status, b"") if spans[0].name == "poison" else taken()
-    async with exporting(receiver) as live:
-        await live.add("poison", "a", "b")
+    monkeypatch.setattr(export, "MAX_BATCH_SPANS", 1)  # as for large spans
+    receiver.rule = lambda spans: (status, b"") if spans[0].name == "poison" else accepted()
+    async with exporting(receiver) as served:
+        await served.add("poison", "a", "b")
         receiver.wait_for(2)
-        await live.add("c")
+        await served.add("c")
         receiver.wait_for(3)
-        seen = await live.metrics()
+        assert await served.metric("rejected_spans_total") == 1
 
     assert receiver.names == ["a", "b", "c"]
-    assert seen['agl_export_rejected_spans_total{target="there"}'] == 1
 
 
-async def test_a_target_that_takes_none_is_asked_little_and_gets_each_once(receiver: Receiver) -> None:
+async def test_target_that_rejects_everything_gets_few_probes_and_then_each_span_once(receiver: Receiver) -> None:
     sizes = list[int]()
     receiver.rule = lambda spans: sizes.append(len(spans)) or (422, b"the header x-experiment is missing")
     names = [f"span {number}" for number in range(300)]
-    async with exporting(receiver) as live:
-        await live.add(*names)
+    async with exporting(receiver) as served:
+        await served.add(*names)
         receiver.wait_until(lambda receiver: sizes.count(256) == 2)
         assert sizes[: sizes.index(256, 1)] == [256, *[1] * export.MAX_PROBES]
 
-        receiver.rule = lambda spans: (422, b"") if any(span.name == names[0] for span in spans) else taken()
+        receiver.rule = lambda spans: (422, b"") if any(span.name == names[0] for span in spans) else accepted()
         receiver.wait_for(299)
-        seen = await live.metrics()
+        assert await served.metric("rejected_spans_total") == 1
 
     assert sorted(receiver.names) == sorted(names[1:])
-    assert seen['agl_export_rejected_spans_total{target="there"}'] == 1
 
 
-async def test_what_a_target_rejects_of_a_batch_is_counted(receiver: Receiver) -> None:
-    receiver.rule = lambda spans: taken(1, "too old") if spans[0].name == "a" else taken()
-    async with exporting(receiver) as live:
-        await live.add("a", "b", "c")
+async def test_partial_rejection_is_counted(receiver: Receiver) -> None:
+    receiver.rule = lambda spans: accepted(1, "too old") if spans[0].name == "a" else accepted()
+    async with exporting(receiver) as served:
+        await served.add("a", "b", "c")
         receiver.wait_for(3)
-        await live.add("d")
+        await served.add("d")
         receiver.wait_for(4)
-        seen = await live.metrics()
 
-    assert seen['agl_export_rejected_spans_total{target="there"}'] == 1
-
-
-async def test_a_target_that_is_away_holds_up_no_other(receiver: Receiver) -> None:
-    away = OtlpTarget.parse("away=http://127.0.0.1:9")
-    async with exporting(away, receiver) as live:
-        await live.add("a")
-        receiver.wait_for(1)
-        seen = await live.metrics()
-
-    assert seen['agl_export_waiting_spans{target="away"}'] == 1
+        assert await served.metric("rejected_spans_total") == 1
 
 
-async def test_headers_reach_the_target_and_nothing_else(
+async def test_headers_reach_the_target_only(
     receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    target = OtlpTarget.parse(f"there={receiver.url}", parse_headers(f"Authorization=Basic%20{PLANTED},x-project=mine"))
-    receiver.rule = lambda spans: (503, b"") if not receiver.refusals else taken()
-    async with exporting(target, database=tmp_path / "agl.db") as live:
-        await live.add("a")
+    headers = parse_headers(f"Authorization=Basic%20{SECRET},x-project=mine")
+    target = OtlpTarget.parse(f"there={receiver.url}", headers)
+    receiver.rule = lambda spans: (503, b"") if not receiver.rejections else accepted()
+    async with exporting(target, database=tmp_path / "agl.db") as served:
+        await served.add("a")
         receiver.wait_for(1)
 
-    assert receiver.headers[0]["authorization"] == f"Basic {PLANTED}"
+    assert receiver.headers[0]["authorization"] == f"Basic {SECRET}"
     assert receiver.headers[0]["x-project"] == "mine"
-    assert PLANTED.encode() not in everything_in(tmp_path) + caplog.text.encode() + repr(target).encode()
+    assert SECRET.encode() not in content_of(tmp_path) + caplog.text.encode() + repr(target).encode()
 
 
-def everything_in(folder: Path) -> bytes:
+def content_of(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.iterdir())
 
 
-async def test_spans_that_get_the_ordinals_of_deleted_ones_are_sent_too(receiver: Receiver, tmp_path: Path) -> None:
-    async with exporting(receiver, database=tmp_path / "agl.db") as live:
-        await live.add("a", "b", "c")
+# Positions
+
+
+async def test_spans_that_reuse_ordinals_of_deleted_spans_are_sent(receiver: Receiver, tmp_path: Path) -> None:
+    async with exporting(receiver, database=tmp_path / "agl.db") as served:
+        await served.add("a", "b", "c")
         receiver.wait_for(3)
-        await live.store.update_rollout(live.attempted.rollout_id, status="cancelled")
-        assert await live.store.delete_ended_before(time.time() + 60, 10) == 1
-        live.attempted = await live.store.start_rollout("another task")
-        await live.add("d", "e")
+        await served.replace_attempt()
+        await served.add("d", "e")
         receiver.wait_for(5)
 
     assert receiver.names == ["a", "b", "c", "d", "e"]
 
 
-async def test_spans_that_are_deleted_while_they_are_sent_cost_no_later_one(receiver: Receiver, tmp_path: Path) -> None:
-    asked, go_on = threading.Event(), threading.Event()
+async def test_spans_deleted_during_their_export_cost_no_later_span(receiver: Receiver, tmp_path: Path) -> None:
+    requested, proceed = threading.Event(), threading.Event()
 
-    def slowly(_: Any) -> Any:
-        asked.set()
-        assert go_on.wait(TIMEOUT)
-        return taken()
+    def accept_slowly(_: Any) -> Any:
+        requested.set()
+        assert proceed.wait(TIMEOUT)
+        return accepted()
 
-    receiver.rule = slowly
-    async with exporting(receiver, database=tmp_path / "agl.db") as live:
-        await live.add("a", "b", "c")
-        assert await asyncio.to_thread(asked.wait, TIMEOUT)
-        await live.store.update_rollout(live.attempted.rollout_id, status="cancelled")
-        assert await live.store.delete_ended_before(time.time() + 60, 10) == 1
-        live.attempted = await live.store.start_rollout("another task")
-        await live.add("d", "e")
-        go_on.set()
+    receiver.rule = accept_slowly
+    async with exporting(receiver, database=tmp_path / "agl.db") as served:
+        await served.add("a", "b", "c")
+        assert await asyncio.to_thread(requested.wait, TIMEOUT)
+        await served.replace_attempt()
+        await served.add("d", "e")
+        proceed.set()
         receiver.wait_until(lambda receiver: "e" in receiver.names)
 
     assert receiver.names == ["a", "b", "c", "d", "e"]
 
 
-async def test_commits_that_overtake_each_other_cost_no_span(receiver: Receiver) -> None:
+async def test_commit_that_overtakes_an_earlier_one_costs_no_span(receiver: Receiver) -> None:
     async with empty_database() as url:
-        target = OtlpTarget.parse(f"there={receiver.url}")
         store = PostgresLightningStore(url)
-        server = agl.LightningStoreServer(store, port=0, exporter=OtlpExporter(store, [target]))
+        exporter = OtlpExporter(store, [OtlpTarget.parse(f"there={receiver.url}")])
+        server = agl.LightningStoreServer(store, port=0, exporter=exporter)
         await server.start()
-        live = Live(store, server)
-        live.attempted = await store.start_rollout("task")
+        served = ServedStore(store, server)
+        served.attempted = await store.start_rollout("task")
         connection = await asyncpg.connect(url)
-        # Another store server in the middle of its commit: it has taken its ordinal, and is slow.
+        # Another store server has taken its ordinal, but has not committed yet.
         slow = connection.transaction()
         await slow.start()
-        early = live.span("early")
+        early = served.span("early")
         await connection.execute("SELECT pg_current_xact_id()")
         await connection.execute(
             "INSERT INTO spans (rollout_id, attempt_id, sequence_id, trace_id, span_id, name, payload) "
             "VALUES ($1, $2, 7, $3, $4, 'early', $5)",
             *(early.rollout_id, early.attempt_id, early.trace_id, early.span_id, early.model_dump_json().encode()),
         )
-        await live.add("late")
-        assert (await store.span_watermark()).ordinal == 2
-        horizon = await store.span_watermark()
-        assert not await store.is_settled(horizon)
+        await served.add("late")
+        watermark = await store.span_watermark()
+        assert watermark.ordinal == 2
+        assert not await store.is_settled(watermark)
         await slow.commit()
-        assert await store.is_settled(horizon)
+        assert await store.is_settled(watermark)
         await connection.close()
         receiver.wait_for(2)
         await server.close()
 
     assert receiver.names == ["early", "late"]
+
+
+# Targets
 
 
 @pytest.mark.parametrize(
@@ -430,19 +435,19 @@ async def test_commits_that_overtake_each_other_cost_no_span(receiver: Receiver)
         ("https://host/v1/traces?a=b", "host", "https://host/v1/traces?a=b"),
     ],
 )
-def test_a_target_is_a_url_and_may_have_a_name(text: str, name: str, url: str) -> None:
-    assert (OtlpTarget.parse(text).name, OtlpTarget.parse(text).url) == (name, url)
+def test_target_is_a_url_with_an_optional_name(text: str, name: str, url: str) -> None:
+    assert OtlpTarget.parse(text) == OtlpTarget(name, url)
 
 
 @pytest.mark.parametrize("text", ["localhost:4318", "x=ftp://host", "http://me:secret@host", ""])
-def test_what_is_no_target_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+def test_invalid_target_is_rejected(text: str) -> None:
+    with pytest.raises(InvalidInput) as rejected:
         OtlpTarget.parse(text)
 
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(rejected.value)
 
 
-def test_two_targets_need_two_names() -> None:
+def test_targets_with_the_same_name_are_rejected() -> None:
     target = OtlpTarget.parse("http://host")
     with pytest.raises(InvalidInput, match="write NAME=URL"):
         OtlpExporter(None, [target, target])  # type: ignore[arg-type]

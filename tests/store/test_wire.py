@@ -15,7 +15,7 @@ from agentlightning.store import InMemoryLightningStore, LightningStore, Lightni
 from agentlightning.types import AttemptedRollout, Config, RolloutConfig, Span
 
 from ..contract.making import claimed, everything
-from .raw import ROUTES, SIGNATURES, Answer, Raw, bytes_to
+from .raw import ROUTES, SIGNATURES, Answer, Raw, send_bytes
 
 PATHS = """
 POST /start_rollout
@@ -381,7 +381,7 @@ async def test_what_json_cannot_carry_is_refused_inside_spans_and_resources(live
 async def test_a_body_of_twenty_megabytes_is_refused_before_it_is_read(live: Live, raw: Raw, name: str) -> None:
     head = f"POST {ROUTES[name].path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n"
 
-    answer = await bytes_to(live.server.endpoint, head.encode() + b'{"input": "xxx')
+    answer = await send_bytes(live.server.endpoint, head.encode() + b'{"input": "xxx')
 
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"application/problem+json" in answer
@@ -391,7 +391,7 @@ async def test_a_body_of_unknown_length_is_refused_when_it_grows_too_large(live:
     head = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
 
-    answer = await bytes_to(live.server.endpoint, head + b"A\r\n" + b'{"input": ' + b"\r\n" + chunk * 17)
+    answer = await send_bytes(live.server.endpoint, head + b"A\r\n" + b'{"input": ' + b"\r\n" + chunk * 17)
 
     assert answer.startswith(b"HTTP/1.1 413 ")
 
@@ -421,14 +421,16 @@ async def test_junk_that_calls_itself_gzip_is_refused(live: Live, raw: Raw) -> N
     ids=lambda sent: repr(sent[:10]),
 )  # fmt: skip
 async def test_what_is_not_http_does_no_harm(live: Live, raw: Raw, sent: bytes) -> None:
-    answer = await bytes_to(live.server.endpoint, sent)
+    answer = await send_bytes(live.server.endpoint, sent)
 
     assert answer == b"" or answer.split(b" ")[1].startswith(b"4")
     assert b"Traceback" not in answer
 
 
 async def test_an_endless_header_is_refused(live: Live, raw: Raw) -> None:
-    answer = await bytes_to(live.server.endpoint, b"GET /health HTTP/1.1\r\nX-Long: " + b"x" * 1_000_000 + b"\r\n\r\n")
+    answer = await send_bytes(
+        live.server.endpoint, b"GET /health HTTP/1.1\r\nX-Long: " + b"x" * 1_000_000 + b"\r\n\r\n"
+    )
 
     assert answer == b"" or answer.split(b" ")[1].startswith(b"4")
 

@@ -6,19 +6,19 @@ site, or a Host that is not the store's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from starlette.types import Scope
 
 from ...attempt_tokens import ATTEMPT_TOKEN_PREFIX, attempt_token, derive_secret
 from ...errors import Forbidden, InvalidInput, Unauthorized
 from ...http.auth import (
+    CROSS_SITE,
     MIN_TOKEN_LENGTH,
     Headers,
     bearer_token,
     check_exposure,
     is_allowed_host,
-    is_cross_site,
     matches_token,
 )
 
@@ -36,12 +36,12 @@ RUNNER_OPERATIONS = frozenset(
 """Operations that the runner token permits: executing rollouts, but not creating, changing or listing them."""
 
 ATTEMPT_PATHS = frozenset({"/v1/traces"})
-"""Paths that an attempt's token permits; their endpoints check each span with `covers_attempt`."""
+"""Paths that an attempt's token permits; the endpoint checks each span with `covers_attempt`."""
 
 _RUNNER = "agentlightning.runner"
 """Scope key of a request with the runner token."""
-_COVERS_ATTEMPT = "agentlightning.covers_attempt"
-"""Scope key of a request with an attempt's token: the test whether the token is that attempt's."""
+_ATTEMPT_TOKEN = "agentlightning.attempt_token"
+"""Scope key of a request with an attempt's token: the token, and the secrets it may be derived from."""
 
 
 def is_dashboard(path: str) -> bool:
@@ -75,7 +75,7 @@ class RequestAuthorizer:
         """Return if the request is permitted. Raises `Unauthorized` or `Forbidden`."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         # With a token, a Host of another name does no harm: the page that uses it does not know the token.
-        if self._token is None and not is_allowed_host(headers, self._hosts):
+        if self._token is None and not is_allowed_host(headers.get(b"host"), self._hosts):
             host = headers.get(b"host", b"").decode("latin-1")
             raise Forbidden(f"the Host {host!r} is not a name of this store; see --allow-host", field="Host")
         if is_dashboard(scope["path"]):  # links from other sites may lead to the dashboard
@@ -93,9 +93,7 @@ class RequestAuthorizer:
             scope[_RUNNER] = True
             check_operation(scope, scope["path"][1:].partition("/")[0])
         elif scope["path"] in ATTEMPT_PATHS and given.startswith(ATTEMPT_TOKEN_PREFIX):
-            scope[_COVERS_ATTEMPT] = lambda rollout_id, attempt_id: matches_token(
-                given, [attempt_token(secret, rollout_id, attempt_id) for secret in self._secrets]
-            )
+            scope[_ATTEMPT_TOKEN] = given, self._secrets
         else:
             raise Unauthorized()
 
@@ -108,11 +106,15 @@ def check_operation(scope: Scope, operation: str) -> None:
 
 def covers_attempt(scope: Scope, rollout_id: str, attempt_id: str) -> bool:
     """Return whether the request's token permits spans of an attempt."""
-    covers: Callable[[str, str], bool] | None = scope.get(_COVERS_ATTEMPT)
-    return covers is None or covers(rollout_id, attempt_id)
+    if _ATTEMPT_TOKEN not in scope:
+        return True
+    given, secrets = scope[_ATTEMPT_TOKEN]
+    return matches_token(given, [attempt_token(secret, rollout_id, attempt_id) for secret in secrets])
 
 
 def _check_origin(headers: Headers) -> None:
     origin = headers.get(b"origin")
-    if is_cross_site(headers) or (origin is not None and origin.partition(b"://")[2] != headers.get(b"host")):
+    if headers.get(b"sec-fetch-site") in CROSS_SITE or (
+        origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+    ):
         raise Forbidden("pages of another origin may not send requests to this store", field="Origin")

@@ -23,7 +23,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ...errors import StoreBusy, StoreUnavailable
-from ..db.signals import CLOSED, parse_topic
+from ..db.signals import CLOSED, Topic
 from ..sql import SqlStore
 
 COALESCE_SECONDS = 0.25
@@ -35,6 +35,9 @@ MAX_PENDING_EVENTS = 16
 """Events buffered for a slow subscriber: four seconds of changes, at most 400 kB."""
 MAX_REPLAYED_EVENTS = 240
 """Events kept for clients that reconnect: one minute of changes."""
+
+Subscriber = asyncio.Queue[bytes | None]
+"""The events that one client has not read yet; None ends its stream."""
 
 _OMITTED_FIELDS = {"input", "config", "metadata"}
 """Fields that may be large and change only by `update_rollout`."""
@@ -49,9 +52,9 @@ class ChangeSet:
     workers: bool = False
     resources: bool = False
 
-    def add(self, topic: str) -> None:
+    def add(self, topic: Topic) -> None:
         """Add what a commit announced."""
-        match parse_topic(topic):
+        match topic:
             case ("rollout" | "ended", rollout_id) if len(self.rollouts) <= MAX_IDS_PER_EVENT:
                 self.rollouts.add(rollout_id)
             case ("spans", rollout_id) if len(self.spans) <= MAX_IDS_PER_EVENT:
@@ -68,7 +71,7 @@ class ChangeSet:
 
     @property
     def is_too_large(self) -> bool:
-        """Whether the changes are too many to be named one by one."""
+        """True if there are too many changes to name each of them."""
         return len(self.rollouts) > MAX_IDS_PER_EVENT or len(self.spans) > MAX_IDS_PER_EVENT
 
 
@@ -99,13 +102,13 @@ class ChangeFeed:
 
     async def stream(self, last_id: str | None) -> AsyncGenerator[bytes]:
         """Yield the events after `last_id`, and comments that keep the connection alive."""
-        subscriber = Subscriber()
+        subscriber = Subscriber(MAX_PENDING_EVENTS)
         self._subscribe(subscriber)
         try:
             for event in self._missed_events(last_id):
                 yield event
-            while not subscriber.is_closed:
-                yield await subscriber.next_events() or b": keep-alive\n\n"
+            while (event := await _next_event(subscriber)) is not None:
+                yield event
         finally:
             self._unsubscribe(subscriber)
 
@@ -135,7 +138,7 @@ class ChangeFeed:
             self._store.signals.unsubscribe(self._on_commit)
             self._publisher.cancel()
 
-    def _on_commit(self, topic: str) -> None:
+    def _on_commit(self, topic: Topic) -> None:
         """Record one announcement of a commit. Called by the thread that commits."""
         with self._lock:
             is_first = not self._changes
@@ -146,7 +149,8 @@ class ChangeFeed:
 
     def _close(self) -> None:
         for subscriber in self._subscribers:
-            subscriber.close()
+            _clear(subscriber)
+            subscriber.put_nowait(None)
 
     async def _publish_forever(self) -> None:
         while True:
@@ -169,8 +173,11 @@ class ChangeFeed:
             event = self._reload_event()
         self._recent.append((self._number, event))
         for subscriber in self._subscribers:
-            if not subscriber.offer(event):
-                subscriber.restart(self._reload_event())
+            if subscriber.full():
+                _clear(subscriber)
+                subscriber.put_nowait(self._reload_event())
+            else:
+                subscriber.put_nowait(event)
 
     async def _describe(self, changes: ChangeSet) -> dict[str, Any]:
         ids = [] if changes.is_too_large else sorted(changes.rollouts)
@@ -190,38 +197,14 @@ class ChangeFeed:
         return b"id: %s-%d\ndata: %s\n\n" % (self._epoch.encode(), self._number, to_json(data))
 
 
-class Subscriber:
-    """One client of the feed, and the events that it has not read yet."""
+async def _next_event(subscriber: Subscriber) -> bytes | None:
+    try:
+        async with asyncio.timeout(KEEP_ALIVE_INTERVAL):
+            return await subscriber.get()
+    except TimeoutError:
+        return b": keep-alive\n\n"
 
-    def __init__(self) -> None:
-        self.is_closed = False
-        self._pending: deque[bytes] = deque()
-        self._wake_up = asyncio.Event()
 
-    def offer(self, event: bytes) -> bool:
-        """Add an event; return False if too many are pending already."""
-        if len(self._pending) >= MAX_PENDING_EVENTS:
-            return False
-        self._pending.append(event)
-        self._wake_up.set()
-        return True
-
-    def restart(self, event: bytes) -> None:
-        """Replace all pending events by `event`."""
-        self._pending.clear()
-        self.offer(event)
-
-    def close(self) -> None:
-        """End the stream after the pending events."""
-        self.is_closed = True
-        self._wake_up.set()
-
-    async def next_events(self) -> bytes:
-        """Wait for events and return all pending ones; nothing if none came within the keep-alive interval."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(KEEP_ALIVE_INTERVAL):
-                await self._wake_up.wait()
-        self._wake_up.clear()
-        events = b"".join(self._pending)
-        self._pending.clear()
-        return events
+def _clear(subscriber: Subscriber) -> None:
+    while not subscriber.empty():
+        subscriber.get_nowait()

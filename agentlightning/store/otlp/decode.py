@@ -161,24 +161,23 @@ def _value(value: AnyValue) -> Any:
             return getattr(value, kind)
 
 
-def _parse_json(request: Any) -> ExportTraceServiceRequest:
+def _parse_json(value: Any) -> ExportTraceServiceRequest:
+    if not isinstance(value, dict):
+        raise ValueError("it must be a JSON object")
+    request = cast("JsonObject", value)
     # OTLP's JSON is protobuf's JSON, except that ids are hex instead of base64.
     for group in _objects(request, "resourceSpans"):
         for scope in _objects(group, "scopeSpans"):
             for span in _objects(scope, "spans"):
-                _convert_ids(span)
-                for link in _objects(span, "links"):
-                    _convert_ids(link)
+                for each in (span, *_objects(span, "links")):
+                    _convert_ids(each)
     return ParseDict(request, ExportTraceServiceRequest(), ignore_unknown_fields=True)
 
 
-def _objects(parent: Any, name: str) -> list[JsonObject]:
-    if not isinstance(parent, dict):
-        raise ValueError(f"the parent of {name} must be an object, not {type(parent).__name__}")
-    found: Any = cast("JsonObject", parent).get(name) or []
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in cast("list[Any]", found)):
-        raise ValueError(f"{name} must be a list of objects")
-    return cast("list[JsonObject]", found)
+def _objects(parent: JsonObject, name: str) -> list[JsonObject]:
+    """Return the objects of a list; `ParseDict` reports anything else in its place."""
+    values = parent.get(name)
+    return [each for each in cast("list[Any]", values) if isinstance(each, dict)] if isinstance(values, list) else []
 
 
 def _convert_ids(parent: JsonObject) -> None:

@@ -25,6 +25,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from ...errors import InvalidInput, StoreUnavailable
 from ...retry import RetryPolicy
+from ..db.signals import Topic
 from ..sql import SqlStore
 from . import PATH, PROTOBUF
 from .encode import encode_span
@@ -172,9 +173,9 @@ class OtlpExporter:
                 if each.waiting > 0:
                     logger.warning("%s were not sent to %s; %s", _count(each.waiting), each.target, outcome)
 
-    def _on_commit(self, topic: str) -> None:
+    def _on_commit(self, topic: Topic) -> None:
         """Wake the exports. Called by the thread that commits."""
-        if topic.startswith("spans:"):
+        if topic[0] == "spans":
             for export in self._exports:
                 if not export.is_notified:
                     export.is_notified = True
@@ -210,8 +211,7 @@ class _TargetExport:
 
     async def run(self, session: aiohttp.ClientSession) -> None:
         """Send new spans, and retry after failures, until the stop."""
-        is_last = False
-        while not is_last:
+        while True:
             is_last = self._stopping.is_set()
             try:
                 await self._send_new_spans(session)
@@ -219,6 +219,9 @@ class _TargetExport:
                 await self._back_off(error)
             else:
                 self._log_recovery()
+            if is_last:
+                return
+            if self._last_problem is None:
                 await _wait(self.new_spans, POLL_INTERVAL_SPANS)
                 await _wait(self._stopping, BATCH_DELAY_SECONDS)
 

@@ -11,7 +11,7 @@ from ..errors import InvalidInput
 from ..types import Span, Triplet
 from .base import TraceAdapter
 from .llm_call import LLMCall, llm_calls
-from .llm_call.merging import ancestors
+from .llm_call.merge import ancestors
 from .rewards import find_final_reward, get_reward_value
 from .turns import TurnSequence, merge_turns
 

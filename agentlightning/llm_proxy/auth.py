@@ -10,11 +10,11 @@ from .. import payload
 from ..attempt_tokens import attempt_token, derive_secret
 from ..errors import Forbidden, InvalidInput, Unauthorized
 from ..http.auth import (
+    CROSS_SITE,
     Headers,
     bearer_token,
     check_exposure,
     is_allowed_host,
-    is_cross_site,
     matches_token,
 )
 
@@ -30,8 +30,9 @@ class RequestTarget:
 
     path: str
     """Without `/v1`: chat/completions, messages, models."""
-    rollout_id: str | None = None
-    attempt_id: str | None = None
+    rollout_id: str = ""
+    attempt_id: str = ""
+    """Empty in a call that belongs to no attempt."""
     traceparent: str = ""
     """The parent span of the call in W3C notation, if the URL contains one."""
 
@@ -63,7 +64,7 @@ class ProxyAuthenticator:
     def __init__(self, host: str, token: str | None) -> None:
         check_exposure(host, token, server="proxy", remedy="pass token= or --token")
         self._token = token
-        self._host = host
+        self._hosts = frozenset({host})
         self.secret = derive_secret(token) if token is not None else None
 
     @property
@@ -73,10 +74,10 @@ class ProxyAuthenticator:
 
     def authenticate(self, headers: Headers, target: RequestTarget) -> None:
         """Raise unless the client may use this target."""
-        if b"origin" in headers or is_cross_site(headers):
+        if b"origin" in headers or headers.get(b"sec-fetch-site") in CROSS_SITE:
             raise Forbidden("web pages may not use this proxy", field="Origin")
         if self._token is None:
-            if not is_allowed_host(headers, [self._host]):
+            if not is_allowed_host(headers.get(b"host"), self._hosts):
                 host = headers.get(b"host", b"").decode("latin-1")
                 raise Forbidden(f"this proxy does not serve the Host {host!r}", field="Host")
         elif target.path != "health":
@@ -90,7 +91,7 @@ class ProxyAuthenticator:
 
     def _check_key(self, accepted: list[str], given: str, target: RequestTarget) -> None:
         protected = "this proxy"
-        if target.rollout_id is not None and target.attempt_id is not None:
+        if target.rollout_id:
             accepted.append(self.attempt_token(target.rollout_id, target.attempt_id))
             protected = f"attempt {target.attempt_id} of rollout {target.rollout_id}"
         if not matches_token(given, accepted):

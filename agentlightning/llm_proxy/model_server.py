@@ -26,7 +26,6 @@ TOKENIZE_TIMEOUT = 10.0
 """Seconds that the end of a response may wait for the token ids of its prompt."""
 _FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
 """Prefixes of the agent's headers that are forwarded."""
-_REQUEST_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError)
 
 
 class ModelServer:
@@ -114,43 +113,37 @@ class ModelServer:
     async def engine(self) -> Engine:
         """Return the server's inference engine, detected once; `other` for as long as the server does not respond."""
         if self._engine is None:
-            models = await self._models()
+            models = await self._request_json("GET", self.upstream.endpoint("models"), PROBE_TIMEOUT)
             if not models:
                 return "other"
             owners = {str(model.get("owned_by")) for model in items(models.get("data"))}
             self._engine = "vllm" if "vllm" in owners else "llama.cpp" if "llamacpp" in owners else "other"
         return self._engine
 
-    async def _models(self) -> Json:
-        url, timeout = self.upstream.endpoint("models"), aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
-        try:
-            async with self.session.get(url, headers=self._key(), timeout=timeout) as response:
-                return as_object(orjson.loads(await response.read()))
-        except _REQUEST_ERRORS as error:
-            logger.debug("Could not detect the inference engine at %s: %r", url, error)
-            return {}
-
     async def prompt_token_ids(self, path: str, request: Json) -> list[int] | None:
         """Ask a llama.cpp server, which does not return them with the response, for the token ids of a prompt."""
-        try:
-            text: Any = request.get("prompt")
-            if path == "chat/completions":
-                conversation = {key: value for key, value in request.items() if key not in ("stream", "stream_options")}
-                text = (await self._post_json("/apply-template", conversation)).get("prompt")
-            if not isinstance(text, str):
-                return None
-            options = {"content": text, "add_special": True, "parse_special": True}
-            token_ids = (await self._post_json("/tokenize", options)).get("tokens")
-            return cast("list[int]", token_ids) if isinstance(token_ids, list) else None
-        except _REQUEST_ERRORS as error:
-            logger.debug("Could not get the token ids of a prompt: %r", error)
+        root, text = self.upstream.root, request.get("prompt")
+        if path == "chat/completions":
+            conversation = {key: value for key, value in request.items() if key not in ("stream", "stream_options")}
+            applied = await self._request_json("POST", f"{root}/apply-template", TOKENIZE_TIMEOUT, conversation)
+            text = applied.get("prompt")
+        if not isinstance(text, str):
             return None
+        options = {"content": text, "add_special": True, "parse_special": True}
+        tokenized = await self._request_json("POST", f"{root}/tokenize", TOKENIZE_TIMEOUT, options)
+        token_ids = tokenized.get("tokens")
+        return cast("list[int]", token_ids) if isinstance(token_ids, list) else None
 
-    async def _post_json(self, path: str, body: Json) -> Json:
-        url, headers = f"{self.upstream.root}{path}", {"content-type": "application/json", **self._key()}
-        timeout = aiohttp.ClientTimeout(total=TOKENIZE_TIMEOUT)
-        async with self.session.post(url, data=orjson.dumps(body), headers=headers, timeout=timeout) as response:
-            return as_object(orjson.loads(await response.read())) if response.status == 200 else {}
+    async def _request_json(self, method: str, url: str, timeout: float, body: Json | None = None) -> Json:
+        """Return the object that the server responds with, or an empty one if the request fails."""
+        headers, data = {"content-type": "application/json", **self._key()}, orjson.dumps(body) if body else None
+        limit = aiohttp.ClientTimeout(total=timeout)
+        try:
+            async with self.session.request(method, url, data=data, headers=headers, timeout=limit) as response:
+                return as_object(orjson.loads(await response.read()))
+        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
+            logger.debug("%s %s failed: %r", method, url, error)
+            return {}
 
 
 class _RateLimiter:

@@ -53,7 +53,7 @@ class CallRecorder:
         self, target: RequestTarget, content: bytes, body: Json, headers: Headers, server: ModelServer
     ) -> CallRecording | None:
         """Start to record a call; None if it belongs to no attempt, or there is no store."""
-        dialect = None if target.rollout_id is None or self._store() is None else dialect_of(target.path, body)
+        dialect = dialect_of(target.path, body) if target.rollout_id and self._store() is not None else None
         if dialect is None:
             return None
         attributes = {**_attributes(target, headers, server), semconv.REQUEST: content.decode("utf-8", "replace")}
@@ -142,7 +142,7 @@ class CallRecording:
             return
         self._is_stored = True
         try:
-            finished = FinishedSpan(self._span(), self._target.rollout_id or "", self._target.attempt_id or "")
+            finished = FinishedSpan(self._span(), self._target.rollout_id, self._target.attempt_id)
             attributes = finished.span.attributes
             if prompt_token_ids and attributes.get(semconv.GEN_AI_USAGE_PROMPT_TOKENS) == len(prompt_token_ids):
                 attributes[semconv.PROMPT_TOKEN_IDS] = to_json(prompt_token_ids)
@@ -158,7 +158,7 @@ class CallRecording:
             self._status = TraceStatus(status_code="ERROR", description=f"HTTP {status}: {message}")
 
     def _span(self) -> Span:
-        rollout_id, attempt_id = self._target.rollout_id or "", self._target.attempt_id or ""
+        rollout_id, attempt_id = self._target.rollout_id, self._target.attempt_id
         if self._chunks:
             self._attributes[RAW_EVENTS] = b"".join(self._chunks).decode("utf-8", "replace")
         if self._size > MAX_STREAM_BYTES:

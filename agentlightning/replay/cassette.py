@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import orjson
 
 from .. import semconv
+from ..adapter.llm_call.attributes import object_in
 from ..redaction import redact
 from ..types import Span
 
@@ -98,7 +99,7 @@ def _format(value: Any) -> str:
 
 def _recorded_calls(spans: Iterable[Span]) -> Iterator[RecordedCall]:
     for span in spans:
-        request, response = (_parse(span.attributes.get(name)) for name in (semconv.REQUEST, semconv.RESPONSE))
+        request, response = (object_in(span.attributes, name) for name in (semconv.REQUEST, semconv.RESPONSE))
         if request and response and not response.get("error"):
             yield RecordedCall(api_path(str(span.attributes.get("url.path", ""))), request, response)
 
@@ -106,11 +107,3 @@ def _recorded_calls(spans: Iterable[Span]) -> Iterator[RecordedCall]:
 def api_path(url_path: str) -> str:
     """Return the part of a URL path after `/v1/`."""
     return (url_path.rpartition("/v1/")[2] or url_path).strip("/")
-
-
-def _parse(text: Any) -> JsonObject:
-    try:
-        value: Any = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
-        return {}
-    return cast("JsonObject", value) if isinstance(value, dict) else {}

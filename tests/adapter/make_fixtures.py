@@ -347,12 +347,12 @@ def _wire(provider: Any) -> None:
     from agentlightning.instrumentation import WIRE_TAP
     from agentlightning.instrumentation.context import SCOPE
 
-    class Recording:
+    class RecordingScope:
         call_tracer = provider.get_tracer("agentlightning")
         eager_decode = True
 
     WIRE_TAP.apply()
-    context.attach(context.set_value(SCOPE, Recording()))
+    context.attach(context.set_value(SCOPE, RecordingScope()))
 
 
 def _openinference(provider: Any) -> None:

@@ -10,7 +10,7 @@ from agentlightning import semconv
 from agentlightning.adapter import LLMCall, find_final_reward, llm_calls
 from agentlightning.types import Rollout, Span
 from tests.frameworks.agents import Page
-from tests.frameworks.answers import conversation
+from tests.frameworks.scripted_answers import conversation
 from tests.scripted_model import ScriptedModel
 
 

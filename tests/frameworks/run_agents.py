@@ -17,7 +17,7 @@ from typing import Any
 from agentlightning.runner import LitAgentRunner
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import LightningTracer
-from tests.frameworks import answers
+from tests.frameworks import scripted_answers
 from tests.frameworks.agents import ENVIRONMENTS, Page
 from tests.frameworks.checks import Expected, problems
 from tests.scripted_model import ScriptedModel
@@ -38,7 +38,7 @@ class Report:
 
 def main(environment: str) -> None:
     """Run all agents of an environment."""
-    with ScriptedModel(lambda call: answers.answer(call, model.calls), takes_call=True) as model:
+    with ScriptedModel(lambda call: scripted_answers.answer(call, model.calls), takes_call=True) as model:
         os.environ.update(_variables(model))
         for page in ENVIRONMENTS[environment]:
             for report in _reports(page, model):
@@ -87,7 +87,9 @@ async def _run(page: Page, agent: Any, model: ScriptedModel, report: Report) -> 
         for number, rollout_id in enumerate(ids):
             spans = list(await store.query_spans(rollout_id))
             report.spans += len(spans)
-            expected = Expected(page, answers.question(number), answers.solution(number), reward=_reward(number))
+            expected = Expected(
+                page, scripted_answers.question(number), scripted_answers.solution(number), reward=_reward(number)
+            )
             report.problems += problems(rollouts[rollout_id], spans, expected, model)
         report.calls = len(model.calls)
         if report.calls != page.rollouts * page.calls:
@@ -97,8 +99,8 @@ async def _run(page: Page, agent: Any, model: ScriptedModel, report: Report) -> 
 async def _enqueue(store: LightningStore, number: int) -> str:
     # Every other rollout expects a wrong answer, so that a reward of another rollout is detected.
     task = {
-        "question": answers.question(number),
-        "answer": answers.solution(number) if number % 2 else "another number",
+        "question": scripted_answers.question(number),
+        "answer": scripted_answers.solution(number) if number % 2 else "another number",
     }
     return (await store.enqueue_rollout(task)).rollout_id
 

@@ -3,7 +3,7 @@
 Adapters, dashboard and replay read calls through `llm_calls(spans)`, never through a library's attributes.
 """
 
-from .merging import llm_calls
+from .merge import llm_calls
 from .view import LLMCall
 
 __all__ = ["LLMCall", "llm_calls"]

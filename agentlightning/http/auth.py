@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 
 from ..errors import InvalidInput
 
@@ -44,13 +45,13 @@ def bearer_token(headers: Headers) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def is_allowed_host(headers: Headers, allowed: Collection[str]) -> bool:
-    """Return whether the Host header names this machine's loopback interface or one of `allowed`."""
-    host = headers.get(b"host", b"").decode("latin-1")
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+@lru_cache(256)
+def is_allowed_host(host: bytes | None, allowed: frozenset[str]) -> bool:
+    """Return whether a Host header names this machine's loopback interface or one of `allowed`."""
+    text = (host or b"").decode("latin-1")
+    name = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
     return name in allowed or is_loopback(name)
 
 
-def is_cross_site(headers: Headers) -> bool:
-    """Return whether a browser sent the request for a page of another site, or of another origin of this site."""
-    return headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+CROSS_SITE = frozenset({b"cross-site", b"same-site"})
+"""Values of Sec-Fetch-Site in requests that a browser sends for a page of another site or origin."""

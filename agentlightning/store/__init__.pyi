@@ -1,6 +1,6 @@
 """Where everything lives: the store's contract, its implementation, and the ways to reach it."""
 
-from .contract import LightningStore as LightningStore, UNSET as UNSET, Unset as Unset
+from .contract import UNSET as UNSET, LightningStore as LightningStore, Unset as Unset
 from .factory import (
     InMemoryLightningStore as InMemoryLightningStore,
     PostgresLightningStore as PostgresLightningStore,

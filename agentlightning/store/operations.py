@@ -43,6 +43,8 @@ class Operation:
         self.wait_parameter = next((name for name in ("wait", "timeout") if name in hints), None)
         """Parameter that says how many seconds the operation may wait, if it may wait at all."""
         self.result = TypeAdapter[Any](result)
+        self.encode: Callable[[Any], bytes] = payload.dumps_unchecked
+        """Encodes what the store returned as JSON text."""
         self.model = self._argument_model(hints)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -82,10 +84,6 @@ class Operation:
         limit = arguments.get("limit", -1)
         return {**arguments, "limit": page_size if limit == -1 else min(limit, page_size)}
 
-    def encode(self, result: Any) -> bytes:
-        """Encode what the store returned as JSON text."""
-        return payload.dumps_unchecked(result)
-
     def decode_stored(self, text: bytes) -> Any:
         """Decode JSON text into what the store returned."""
         return self.result.validate_json(text)
@@ -109,6 +107,7 @@ class _AddSpans(Operation):
     def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
         super().__init__(route, method)
         self.implementation = "add_encoded_spans"
+        self.encode = msgspec.json.encode
 
     def decode_arguments(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
         self.parse_object(body, depth)
@@ -123,9 +122,6 @@ class _AddSpans(Operation):
     def decode_spans(self, body: bytes) -> Arguments:
         return {"spans": _many_spans.decode(body).spans}
 
-    def encode(self, result: Any) -> bytes:
-        return msgspec.json.encode(result)
-
     def decode_stored(self, text: bytes) -> Any:
         return _acks.decode(text)
 
@@ -137,11 +133,12 @@ class _AddSpans(Operation):
 class _AddSpan(_AddSpans):
     """One span; the store returns a list of one acknowledgement."""
 
+    def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
+        super().__init__(route, method)
+        self.encode = lambda acks: msgspec.json.encode(acks[0])
+
     def decode_spans(self, body: bytes) -> Arguments:
         return {"spans": [_one_span.decode(body).span]}
-
-    def encode(self, result: Any) -> bytes:
-        return msgspec.json.encode(result[0])
 
     def decode_stored(self, text: bytes) -> Any:
         return [_ack.decode(text)]
@@ -157,23 +154,28 @@ class _QuerySpans(Operation):
     def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
         super().__init__(route, method)
         self.implementation = "query_encoded_spans"
+        self.encode = _encode_page
 
-    def encode(self, result: Any) -> bytes:
-        page: PaginatedResult[bytes] = result
-        head = {"limit": page.limit, "offset": page.offset, "total": page.total, "cursor": page.cursor}
-        return msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(page.items) + b"]}"
+
+def _encode_page(page: PaginatedResult[bytes]) -> bytes:
+    head = {"limit": page.limit, "offset": page.offset, "total": page.total, "cursor": page.cursor}
+    return msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(page.items) + b"]}"
 
 
 class _Summary(Operation):
     """A summary that many callers receive is encoded once."""
 
-    _encoded: tuple[Any, bytes] = (None, b"")
+    _last: tuple[Any, bytes] = (None, b"")
 
-    def encode(self, result: Any) -> bytes:
-        encoded = self._encoded
-        if encoded[0] is not result:
-            encoded = self._encoded = (result, super().encode(result))
-        return encoded[1]
+    def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
+        super().__init__(route, method)
+        self.encode = self._encode_once
+
+    def _encode_once(self, summary: Any) -> bytes:
+        last = self._last
+        if last[0] is not summary:
+            last = self._last = (summary, payload.dumps_unchecked(summary))
+        return last[1]
 
 
 class _OneSpan(msgspec.Struct, forbid_unknown_fields=True):

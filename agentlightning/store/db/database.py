@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from .signals import Notification, Signals
+from .signals import Notification, Signals, Topic
 
 T = TypeVar("T")
 Row = Sequence[Any]
@@ -102,7 +102,7 @@ class Transaction(Protocol):
         """Delete the response stored at `time`; False when it has been returned to a retry since."""
         return bool(await self.fetch("DELETE FROM answers WHERE key = ?1 AND time = ?2 RETURNING 1", key, time))
 
-    def notify(self, topic: str, count: int | None = None) -> None:
+    def notify(self, topic: Topic, count: int | None = None) -> None:
         """Wake `count` waiters of `topic`, or all of them, after the commit."""
         ...
 
@@ -111,14 +111,14 @@ class Transaction(Protocol):
         self.counts[counter] = self.counts.get(counter, 0) + times
 
 
+@dataclass
 class RecordingTransaction(Transaction):
     """A transaction that collects its notifications and counts until the commit."""
 
-    def __init__(self) -> None:
-        self.notifications: list[Notification] = []
-        self.counts = {}
+    notifications: list[Notification] = field(default_factory=list[Notification], init=False)
+    counts: dict[str, int] = field(default_factory=dict[str, int], init=False)
 
-    def notify(self, topic: str, count: int | None = None) -> None:
+    def notify(self, topic: Topic, count: int | None = None) -> None:
         self.notifications.append((topic, count))
 
 
@@ -153,8 +153,8 @@ class Database(Protocol):
     durability: str
     """Failures that acknowledged changes survive: `full` a power cut, `process` a process exit, `none` neither."""
 
-    async def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> T:
-        """Run `body` in a transaction and return its result once the commit is on disk.
+    def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
+        """Run `body` in a transaction; its result is available once the commit is on disk.
 
         `key` is the idempotency key that the body looks up. `conflict_key` names the only part that it changes, if
         there is one.

@@ -1,8 +1,7 @@
 """In-process notifications: callers that wait for a change are woken after the commit that makes it.
 
-A topic is a string: `QUEUE` when a rollout can be claimed, `ended_topic(rollout_id)` when it has ended, and
-`change_topic(…)` for changes shown to observers. Waiters may run in any event loop of any thread, and any thread may
-notify.
+`QUEUE` is the topic of rollouts that can be claimed, `("ended", rollout_id)` of a rollout's end; other kinds are for
+observers. Waiters may run in any event loop of any thread, and any thread may notify.
 """
 
 from __future__ import annotations
@@ -15,43 +14,29 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Literal
 
-QUEUE = "queue"
-CLOSED = "closed"
-"""The topic sent to subscribers when all waiters are released."""
-
-Kind = Literal["rollout", "spans", "workers", "resources"]
-Notification = tuple[str, int | None]
+Kind = Literal["queue", "closed", "ended", "rollout", "spans", "workers", "resources"]
+Topic = tuple[Kind, str]
+"""A kind of change, and the id of the rollout that it concerns; empty where it concerns none."""
+Notification = tuple[Topic, int | None]
 """A topic, and the number of waiters to wake; None for all."""
 
-
-def ended_topic(rollout_id: str) -> str:
-    """Return the topic of a rollout's end."""
-    return f"ended:{rollout_id}"
-
-
-def change_topic(kind: Kind, id: str = "") -> str:
-    """Return the topic of a change: of this rollout, of its spans, of the workers or the resources."""
-    return f"{kind}:{id}"
-
-
-def parse_topic(topic: str) -> tuple[str, str]:
-    """Return the kind and the id in a topic."""
-    kind, _, about = topic.partition(":")
-    return kind, about
+QUEUE: Topic = ("queue", "")
+CLOSED: Topic = ("closed", "")
+"""The topic sent to subscribers when all waiters are released."""
 
 
 class Waiter:
     """A caller that waits for one or more topics."""
 
-    def __init__(self, topics: tuple[str, ...]) -> None:
+    def __init__(self, topics: tuple[Topic, ...]) -> None:
         self.topics = topics
         self.released = False
         """Stop waiting: the store, or the server that serves the caller, is closing."""
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self._notified: deque[str] = deque()
+        self._notified: deque[Topic] = deque()
 
-    async def wait(self, timeout: float | None) -> set[str]:
+    async def wait(self, timeout: float | None) -> set[Topic]:
         """Return the topics notified since the last call; an empty set after `timeout` seconds without one."""
         if not self._notified:
             with suppress(TimeoutError):
@@ -60,14 +45,14 @@ class Waiter:
         self._event.clear()
         return self.take_notified()
 
-    def take_notified(self) -> set[str]:
+    def take_notified(self) -> set[Topic]:
         """Return and clear the topics notified so far."""
-        topics: set[str] = set()
+        topics: set[Topic] = set()
         while self._notified:
             topics.add(self._notified.popleft())
         return topics
 
-    def notify(self, topic: str) -> None:
+    def notify(self, topic: Topic) -> None:
         """Wake the caller, from any thread."""
         self._notified.append(topic)
         with suppress(RuntimeError):  # the caller's loop is closed
@@ -80,12 +65,12 @@ class Signals:
     def __init__(self) -> None:
         # Protects the dictionary: writer threads notify while callers join and leave in their own loops.
         self._lock = threading.Lock()
-        self._waiters: dict[str, dict[int, Waiter]] = {}
-        self._subscribers: tuple[Callable[[str], None], ...] = ()
+        self._waiters: dict[Topic, dict[int, Waiter]] = {}
+        self._subscribers: tuple[Callable[[Topic], None], ...] = ()
         self._closed = False
 
     @contextmanager
-    def listen(self, *topics: str) -> Generator[Waiter]:
+    def listen(self, *topics: Topic) -> Generator[Waiter]:
         """Register a waiter for `topics`. An unused `QUEUE` notification passes to the next waiter on exit."""
         waiter = Waiter(topics)
         waiter.released = self._closed
@@ -99,7 +84,7 @@ class Signals:
             if QUEUE in waiter.take_notified():
                 self.notify(QUEUE)
 
-    def notify(self, topic: str, count: int | None = 1) -> None:
+    def notify(self, topic: Topic, count: int | None = 1) -> None:
         """Wake the `count` longest waiters of `topic`, or all with None."""
         for subscriber in self._subscribers:
             subscriber(topic)
@@ -114,15 +99,15 @@ class Signals:
         for waiter in chosen:
             waiter.notify(topic)
 
-    def subscribe(self, on_topic: Callable[[str], None]) -> None:
+    def subscribe(self, on_topic: Callable[[Topic], None]) -> None:
         """Call `on_topic` with every topic from now on, in the notifying thread."""
         self._subscribers = (*self._subscribers, on_topic)
 
-    def unsubscribe(self, on_topic: Callable[[str], None]) -> None:
+    def unsubscribe(self, on_topic: Callable[[Topic], None]) -> None:
         """Stop calling `on_topic`."""
         self._subscribers = tuple(each for each in self._subscribers if each != on_topic)
 
-    def topics(self) -> list[str]:
+    def topics(self) -> list[Topic]:
         """Return the topics that have waiters."""
         with self._lock:
             return list(self._waiters)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote
 
 import apsw
+import orjson
 
-from ...errors import AgentLightningError, Forbidden, StoreInUse, StoreUnavailable
+from ...errors import AgentLightningError, Forbidden, StoreBusy, StoreInUse, StoreUnavailable
 from .database import INSERT_RESPONSE, Body, ConflictKey, Dialect, RecordingTransaction, Row, Values
 from .signals import Notification, Signals
-from .write_requests import WriteRequest, deliver_results
+from .write_requests import MAX_PENDING_WRITES, WriteRequest, deliver_results
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ BUSY_MILLISECONDS = 5_000
 CACHED_STATEMENTS = 256
 CHECKPOINT_PAGES = 4_000
 """16 MB of log between checkpoints; the default of 4 MB made a checkpoint every few hundred spans."""
+
+_STORED_KEYS = "SELECT key FROM answers WHERE key IN (SELECT value FROM json_each(?1))"
 
 DIALECT = Dialect(
     bytes="BLOB",
@@ -83,11 +86,13 @@ class SqliteDatabase:
         self._writer = threading.Thread(target=self._write_loop, name="agl-write", daemon=True)
         self._writer.start()
 
-    async def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> T:
+    def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
         self._check_open()
-        request = WriteRequest.create(body, self._requests.qsize(), key)
+        if self._requests.qsize() > MAX_PENDING_WRITES:
+            raise StoreBusy()
+        request = WriteRequest(body, asyncio.get_running_loop().create_future(), key)
         self._requests.put(request)
-        return await request.future
+        return request.future
 
     async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
         if self._readers is None:  # an in-memory database has one connection
@@ -191,8 +196,8 @@ class SqliteDatabase:
         keys = [request.key for request in group if request.key is not None]
         if not keys:
             return _GroupResponses(set())
-        condition, values = DIALECT.any_of(keys, 1)
-        found = self._connection.execute(f"SELECT key FROM answers WHERE key {condition}", values)
+        # One parameter for any number of keys, so that there is one statement to prepare.
+        found = self._connection.execute(_STORED_KEYS, [orjson.dumps(keys).decode()])
         return _GroupResponses({row[0] for row in found})
 
     def _run_request(self, request: WriteRequest, transaction: _SqliteTransaction) -> bool:
@@ -232,7 +237,7 @@ class ReadOnlyDatabase:
         self.counters = Counter[str]()
         self._readers = _ReaderPool(path, _open_read_only)
 
-    async def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> T:
+    def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
         raise Forbidden("this store is read-only; serve the database with `agl store` to change it")
 
     async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
@@ -290,6 +295,12 @@ class _SqliteTransaction(RecordingTransaction):
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         return cast("list[Row]", self._connection.execute(sql, values).fetchall())
+
+    async def fetch_each(self, sql: str, values: Sequence[Values]) -> Sequence[Sequence[Row]]:
+        return [cast("list[Row]", self._connection.execute(sql, each).fetchall()) for each in values]
+
+    async def claim_rows(self, sql: str, limit: int) -> Sequence[Row]:
+        return cast("list[Row]", self._connection.execute(sql, [limit]).fetchall())
 
     async def execute(self, sql: str, *values: Any) -> None:
         self._connection.execute(sql, values)

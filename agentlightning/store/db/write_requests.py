@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import StoreBusy
 from .database import Body, ConflictKey
 
 MAX_PENDING_WRITES = 20_000
-"""Bodies waiting for the writer; beyond this the store reports that it is busy."""
+"""Bodies waiting for the writer; beyond this a write raises `StoreBusy`."""
 
 
 @dataclass(eq=False)
@@ -21,8 +20,8 @@ class WriteRequest:
     """A transaction body and its result."""
 
     body: Body[Any]
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    """Belongs to the caller's loop."""
     key: str | None = None
     """The idempotency key that the body looks up."""
     conflict_key: ConflictKey | None = None
@@ -31,16 +30,6 @@ class WriteRequest:
     """Counter increments to apply after the commit."""
     result: Any = None
     error: BaseException | None = None
-
-    @classmethod
-    def create(
-        cls, body: Body[Any], pending: int = 0, key: str | None = None, conflict_key: ConflictKey | None = None
-    ) -> WriteRequest:
-        """Create a request of a caller in the running loop. Raises `StoreBusy` when too many are pending."""
-        if pending > MAX_PENDING_WRITES:
-            raise StoreBusy()
-        loop = asyncio.get_running_loop()
-        return cls(body, loop, loop.create_future(), key, conflict_key)
 
     def resolve(self) -> None:
         """Set the caller's future; called in the caller's loop."""
@@ -58,7 +47,7 @@ def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> No
     for request in group:
         if request.counts and request.error is None:
             counters.update(request.counts)
-        by_loop.setdefault(request.loop, []).append(request)
+        by_loop.setdefault(request.future.get_loop(), []).append(request)
     for loop, requests in by_loop.items():
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(_resolve, requests)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -136,8 +137,11 @@ class StoreApp:
         if key is None or not operation.route.mutates:
             return operation.encode(await execute(self._store, **arguments))
         payload.check_id(key, IDEMPOTENCY_KEY)
-        request = IdempotentRequest(f"{operation.name}:{key}", operation.encode, operation.decode_stored)
-        result = await execute(self._store.for_request(request), **arguments)
+        store = copy(self._store)
+        store.request = request = IdempotentRequest(
+            f"{operation.name}:{key}", operation.encode, operation.decode_stored
+        )
+        result = await execute(store, **arguments)
         return operation.encode(result) if request.response is None else request.response
 
     # Several operations in one request

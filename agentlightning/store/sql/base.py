@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from copy import copy
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ... import payload
 from ...errors import Conflict
@@ -29,7 +28,8 @@ class SqlBase(LightningStore):
 
     read_only = False
     """Clients, such as the dashboard, hide what would change a read-only store."""
-    _request: IdempotentRequest | None = None
+    request: IdempotentRequest | None = None
+    """The request that this copy of the store executes: its changes are stored together with its response."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -46,16 +46,8 @@ class SqlBase(LightningStore):
     def _transitions(self, transaction: Transaction) -> TransitionWriter:
         return TransitionWriter(transaction, self._database.dialect, self._clock.now(), self._clock.lease())
 
-    def for_request(self, request: IdempotentRequest | None) -> Self:
-        """Return this store as one request sees it: what it changes is stored together with its response."""
-        if request is None:
-            return self
-        view = copy(self)
-        view._request = request
-        return view
-
     def _write(self, body: Body[T], conflict_key: ConflictKey | None = None) -> Awaitable[T]:
-        request = self._request
+        request = self.request
         if request is None:
             return self._database.write(body, conflict_key=conflict_key)
         once = execute_once(request, body, self._clock.lease())

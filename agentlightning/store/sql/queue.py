@@ -13,7 +13,7 @@ from ... import payload
 from ...errors import InvalidInput
 from ...types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
 from ..db.database import NEW_ROLLOUTS, QUEUE_HEAD, Body, Transaction
-from ..db.signals import QUEUE, change_topic
+from ..db.signals import QUEUE
 from . import rows
 from .base import SqlBase, check_worker_id
 from .resources import resolve_version
@@ -98,7 +98,7 @@ class Queue(SqlBase):
             enqueued += await self._insert(transaction, list(group), TAIL)
         for rollout in enqueued:
             transaction.notify(QUEUE, 1)
-            transaction.notify(change_topic("rollout", rollout.rollout_id))
+            transaction.notify(("rollout", rollout.rollout_id))
         return enqueued
 
     async def _insert(self, transaction: Transaction, requests: Sequence[_NewRollout], position: str) -> list[Rollout]:
@@ -154,7 +154,7 @@ class Queue(SqlBase):
 
     async def _undo(self, claimed: Any) -> None:
         rollouts = cast("list[AttemptedRollout]", claimed if isinstance(claimed, list) else [claimed])
-        request = self._request
+        request = self.request
 
         async def body(transaction: Transaction) -> None:
             if request and not await transaction.revoke_response(request.key, request.time):
@@ -239,7 +239,7 @@ async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> No
         attempts,
     )
     transaction.notify(QUEUE, 1)
-    transaction.notify(change_topic("rollout", rollout.rollout_id))
+    transaction.notify(("rollout", rollout.rollout_id))
 
 
 async def _finish_despite_cancellation(future: asyncio.Future[T]) -> T | None:

@@ -9,7 +9,6 @@ from ...errors import InvalidInput, NotFound
 from ...types import LLM, NamedResources, PaginatedResult, ResourcesUpdate
 from ...types.resources import HIDDEN, with_hidden_keys
 from ..db.database import Row, Transaction
-from ..db.signals import change_topic
 from . import rows
 from .base import SqlBase
 from .query import Query, sorts
@@ -72,7 +71,7 @@ class Resources(SqlBase):
                 update.update_time,
                 text,
             )
-            transaction.notify(change_topic("resources"))
+            transaction.notify(("resources", ""))
             return update
 
         return await self._write(body)

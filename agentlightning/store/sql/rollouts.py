@@ -13,7 +13,7 @@ from ...types import AttemptedRollout, PaginatedResult, RolloutConfig, RolloutMo
 from .. import lifecycle
 from ..contract import UNSET, AnyRollout, Unset
 from ..db.database import Transaction
-from ..db.signals import change_topic, ended_topic, parse_topic
+from ..db.signals import Topic
 from . import rows
 from .base import SMALL_READ_ROWS, SqlBase
 from .query import Query, Sort, sorts
@@ -104,7 +104,7 @@ class Rollouts(SqlBase):
                 await self._renew_deadline(transaction, rollout_id, before.attempt.attempt_id)
             if not isinstance(status, Unset):
                 await self._set_status(transitions, before, status)
-            transaction.notify(change_topic("rollout", rollout_id))
+            transaction.notify(("rollout", rollout_id))
             return rows.any_rollout(await transitions.rollout_row(rollout_id))
 
         return await self._write(body)
@@ -112,14 +112,15 @@ class Rollouts(SqlBase):
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
         ids = list(dict.fromkeys(rollout_ids))
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._database.signals.listen(*map(ended_topic, ids)) as waiter:
+        topics: list[Topic] = [("ended", rollout_id) for rollout_id in ids]
+        with self._database.signals.listen(*topics) as waiter:
             unfinished = await self._unfinished(ids)
             while unfinished and not waiter.released:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
                 # A rollout ends once and for good, so a notified topic needs no further wait.
-                unfinished -= {parse_topic(topic)[1] for topic in await waiter.wait(left)}
+                unfinished -= {rollout_id for _, rollout_id in await waiter.wait(left)}
         by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids, ended_only=True)}
         return [by_id[rollout_id] for rollout_id in ids if rollout_id in by_id]
 

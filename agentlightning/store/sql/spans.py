@@ -12,7 +12,6 @@ from ...redaction import redact_bytes
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..db.database import ConflictKey, Row, Transaction
-from ..db.signals import change_topic
 from ..encoded_span import EncodedSpan, SpanAck
 from ..partial_decode import primary_reward, truncate_span
 from .base import SMALL_READ_ROWS, SqlBase
@@ -180,7 +179,7 @@ async def _insert_spans(
     await transaction.execute_many(_INSERT_SPAN, new)
     if reward is not None:
         await transitions.record_reward(state, reward)
-    transaction.notify(change_topic("spans", state.rollout_id))
+    transaction.notify(("spans", state.rollout_id))
     if heartbeat is not None:
         await transitions.apply_heartbeat(row, heartbeat)
     else:

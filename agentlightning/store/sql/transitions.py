@@ -7,6 +7,7 @@ rollout cannot overlap on a database with several writers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from ...errors import NotFound
 from ...types import Attempt, AttemptedRollout, AttemptStatus, RolloutStatus
 from .. import lifecycle
 from ..db.database import Dialect, Row, Transaction
-from ..db.signals import QUEUE, change_topic, ended_topic
+from ..db.signals import QUEUE
 from ..lifecycle import AttemptState, Transition
 from . import rows
 from .rows import AttemptRow
@@ -25,14 +26,14 @@ TAIL = "(SELECT coalesce(max(queue_position), 0) + 1 FROM rollouts WHERE queue_p
 """The next position in the queue, in SQL."""
 
 
+@dataclass(frozen=True)
 class TransitionWriter:
     """Transitions within one transaction, at one moment: `now` in wall time, `lease` in lease time."""
 
-    def __init__(self, transaction: Transaction, dialect: Dialect, now: float, lease: float) -> None:
-        self.transaction = transaction
-        self.now = now
-        self.lease = lease
-        self.dialect = dialect
+    transaction: Transaction
+    dialect: Dialect
+    now: float
+    lease: float
 
     # Reading
 
@@ -83,7 +84,7 @@ class TransitionWriter:
             [(each.rollout_id, each.status, each.attempt.attempt_id, each.attempt.sequence_id) for each in begun],
         )
         for each in begun:
-            self.transaction.notify(change_topic("rollout", each.rollout_id))
+            self.transaction.notify(("rollout", each.rollout_id))
         if worker_id is not None and begun:
             await self._set_worker_busy(worker_id, begun[-1].attempt)
         return begun
@@ -94,7 +95,7 @@ class TransitionWriter:
             f"UPDATE rollouts SET status = ?2, queue_position = {TAIL} WHERE rollout_id = ?1", rollout_id, status
         )
         self.transaction.notify(QUEUE, 1)
-        self.transaction.notify(change_topic("rollout", rollout_id))
+        self.transaction.notify(("rollout", rollout_id))
 
     # Heartbeats and rewards
 
@@ -129,7 +130,7 @@ class TransitionWriter:
             await self.transaction.execute(
                 "UPDATE rollouts SET reward = ?2 WHERE rollout_id = ?1", state.rollout_id, reward
             )
-            self.transaction.notify(change_topic("rollout", state.rollout_id))
+            self.transaction.notify(("rollout", state.rollout_id))
 
     # Ending
 
@@ -171,7 +172,7 @@ class TransitionWriter:
             status,
             self.now,
         )
-        self.transaction.notify(ended_topic(rollout_id))
+        self.transaction.notify(("ended", rollout_id))
 
     # Helpers
 
@@ -187,7 +188,7 @@ class TransitionWriter:
             await self.transaction.execute(
                 "UPDATE rollouts SET status = ?2, queue_position = NULL WHERE rollout_id = ?1", state.rollout_id, status
             )
-            self.transaction.notify(change_topic("rollout", state.rollout_id))
+            self.transaction.notify(("rollout", state.rollout_id))
 
     async def _new_attempt(self, row: Row, earlier_attempts: int, worker_id: str | None) -> AttemptedRollout:
         rollout = rows.rollout(row)
@@ -238,7 +239,7 @@ class TransitionWriter:
         )
 
     async def _set_worker_busy(self, worker_id: str, attempt: Attempt) -> None:
-        self.transaction.notify(change_topic("workers"))
+        self.transaction.notify(("workers", ""))
         await self.transaction.execute(
             "INSERT INTO workers (worker_id, status, last_dequeue_time, last_busy_time, current_rollout_id, "
             "current_attempt_id) VALUES (?1, 'busy', ?2, ?3, ?4, ?5) ON CONFLICT (worker_id) DO UPDATE SET "
@@ -261,7 +262,7 @@ class TransitionWriter:
         )
 
     async def _release_worker(self, worker_id: str, attempt: int, status: AttemptStatus) -> None:
-        self.transaction.notify(change_topic("workers"))
+        self.transaction.notify(("workers", ""))
         if status == "unresponsive":
             await self.transaction.execute("UPDATE workers SET status = 'unknown' WHERE worker_id = ?1", worker_id)
         else:

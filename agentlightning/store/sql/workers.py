@@ -9,7 +9,6 @@ from ...errors import NotFound
 from ...types import AttemptRef, PaginatedResult, Worker, WorkerStatus
 from .. import lifecycle
 from ..db.database import Transaction
-from ..db.signals import change_topic
 from . import rows
 from .base import SqlBase, check_worker_id
 from .query import Query, sorts
@@ -40,7 +39,7 @@ class Workers(SqlBase):
             transitions = self._transitions(transaction)
             stale = [ref for ref in held if not await _record_heartbeat(transitions, ref)]
             worker = await self._upsert(transaction, worker_id, stats)
-            transaction.notify(change_topic("workers"))
+            transaction.notify(("workers", ""))
             return worker.model_copy(update={"stale_attempts": stale})
 
         return await self._write(body)

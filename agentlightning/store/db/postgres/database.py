@@ -13,16 +13,16 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
 from ....concurrency import event_loop_thread
-from ....errors import AgentLightningError, InvalidInput, MissingExtra, StoreUnavailable
+from ....errors import AgentLightningError, InvalidInput, MissingExtra, StoreBusy, StoreUnavailable
 from ..database import Body, ConflictKey, Dialect, Row, Transaction, Values
-from ..signals import QUEUE, Notification, Signals, parse_topic
-from ..write_requests import WriteRequest, deliver_results
+from ..signals import QUEUE, Notification, Signals
+from ..write_requests import MAX_PENDING_WRITES, WriteRequest, deliver_results
 from .executor import BatchExecutor, conflict_free_groups
 from .row_batches import RowBatcher
 
@@ -108,13 +108,15 @@ class PostgresDatabase:
             self._resources.close()
             raise StoreUnavailable(f"the PostgreSQL database cannot be opened: {error}") from None
 
-    async def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> T:
-        request = WriteRequest.create(body, self._requests.qsize(), key, conflict_key)
+    def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
+        if self._requests.qsize() > MAX_PENDING_WRITES:
+            raise StoreBusy()
+        request = WriteRequest(body, asyncio.get_running_loop().create_future(), key, conflict_key)
         self._call_in_loop(self._requests.put_nowait, request)
-        return await request.future
+        return request.future
 
     async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
-        request = WriteRequest.create(body)
+        request = WriteRequest(body, asyncio.get_running_loop().create_future())
         self._call_in_loop(partial(self._start_read, single_statement=single_statement), request)
         return await request.future
 
@@ -298,7 +300,7 @@ class PostgresDatabase:
         notes, batch, size = list[str](), list[Notification](), 0
         for notification in dict.fromkeys(notifications):
             batch.append(notification)
-            size += len(notification[0].encode()) + 20
+            size += len(notification[0][1].encode()) + 40
             if size > MAX_NOTIFY_BYTES // 2:
                 notes.append(json.dumps([self._server_id, batch]))
                 batch, size = [], 0
@@ -364,19 +366,19 @@ class PostgresDatabase:
         if note.startswith(json.dumps([self._server_id])[:-1]):
             return
         for topic, count in json.loads(note)[1]:
-            self.signals.notify(topic, count)
+            self.signals.notify(tuple(topic), count)
 
     async def _catch_up(self, connection: Connection) -> None:
         """Wake waiters whose notification may have been lost: claims, and waits for rollouts that have ended."""
         self.signals.notify(QUEUE, None)
-        waited_for = {parse_topic(topic)[1]: topic for topic in self.signals.topics() if topic != QUEUE}
+        waited_for = [rollout_id for kind, rollout_id in self.signals.topics() if kind == "ended"]
         if waited_for:
             found = await connection.fetch(
                 "SELECT rollout_id FROM rollouts WHERE rollout_id = ANY($1::text[]) AND end_time IS NOT NULL",
-                list(waited_for),
+                waited_for,
             )
             for row in found:
-                self.signals.notify(waited_for[row[0]], None)
+                self.signals.notify(("ended", row[0]), None)
 
 
 _STORE_AND_NOTIFY = (

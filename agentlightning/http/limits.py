@@ -51,7 +51,7 @@ class AdmissionControl:
 
     async def admit(self, scope: Scope, receive: Receive) -> Permit:
         """Receive the request's body. Raises `StoreBusy`, `TooLarge` or `TooSlow`."""
-        expected = _expected_length(scope)
+        expected = min(_expected_length(scope), self.limits.body)  # a larger body is refused as too large
         if self.requests >= self.limits.requests or self.bytes + expected > self.limits.bodies:
             self.refused += 1
             raise StoreBusy()

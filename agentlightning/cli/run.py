@@ -135,7 +135,9 @@ async def _open_store(url: str | None, db: str) -> AsyncGenerator[LightningStore
             stack.push_async_callback(server.close)
             await server.start()
             url = server.endpoint
-        yield await stack.enter_async_context(LightningStoreClient(url, token=token))
+        client = LightningStoreClient(url, token=token)
+        stack.push_async_callback(client.close)
+        yield client
 
 
 @asynccontextmanager

@@ -59,7 +59,7 @@ def _summary_line(name: str, config: dict[str, Any], result: RunResult | None) -
 
 
 def _details(folder: RunFolder, result: RunResult | None) -> list[str]:
-    from ..trainer.display import failed
+    from ..trainer.display import failure_lines
 
     lines = [
         f"{name}: {' '.join(value) if isinstance(value, list) else value}"  # pyright: ignore[reportUnknownArgumentType]
@@ -68,6 +68,6 @@ def _details(folder: RunFolder, result: RunResult | None) -> list[str]:
     if result is None:
         return [*lines, f"The run has no result yet. If it was killed, continue it: agl resume {folder.path}"]
     lines.append(f"{result.status} after {result.seconds:.1f} s: {result.counts}, mean reward {result.mean_reward}")
-    lines += [*failed(result), result.error or "", str(result.report.get("summary", ""))]
+    lines += [*failure_lines(result), result.error or "", str(result.report.get("summary", ""))]
     lines += [f"best {name}: {resource}" for name, resource in (result.best_resources or {}).items()]
     return [line for line in lines if line]

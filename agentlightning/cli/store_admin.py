@@ -116,7 +116,8 @@ async def _collect_garbage(db: str, age: float, *, dry_run: bool) -> int:
     from ..store.factory import open_for_maintenance
     from ..store.maintenance import collect_garbage
 
-    async with open_for_maintenance(db) as store:
+    store = open_for_maintenance(db)
+    async with store:
         return await collect_garbage(store, age, dry_run=dry_run, on_progress=_print_progress)
 
 

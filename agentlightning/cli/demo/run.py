@@ -222,4 +222,4 @@ def _require_libraries(*, local_model: bool) -> None:
     if find_spec("openai") is None:
         raise MissingExtra("openai", wanted_for="the demo's agent")
     if local_model:
-        LocalModel().located()
+        LocalModel().resolved()

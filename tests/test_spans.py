@@ -1,4 +1,4 @@
-"""Spans as nouns: from OpenTelemetry and from nothing, and how they read."""
+"""The `Span` type: conversion from OpenTelemetry, creation, and text forms."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def tracer(exported: InMemorySpanExporter) -> Any:
     provider.shutdown()
 
 
-def test_a_span_prints_as_the_tutorial_shows_it() -> None:
+def test_str_of_a_span_is_that_of_the_tutorial() -> None:
     span = Span.from_attributes(name="reward", attributes={"value": 0.95})
 
     assert str(span) == f"{span}" == "Span(name='reward', attributes={'value': 0.95})"
     assert "\n  - ".join(str(each) for each in [span, span]).count("Span(name='reward'") == 2
 
 
-def test_the_repr_of_a_span_is_full() -> None:
+def test_repr_of_a_span_has_all_fields() -> None:
     span = Span.from_attributes(name="reward", attributes={"value": 0.95}, rollout_id="ro-1", attempt_id="at-1")
 
     assert set(re.findall(r"(\w+)=", repr(span))) >= {"rollout_id", "attempt_id", "trace_id", "span_id", "start_time"}
 
 
-def test_a_span_of_opentelemetry_keeps_everything_with_times_in_seconds(
+def test_conversion_from_opentelemetry_keeps_all_fields_with_times_in_seconds(
     tracer: Any, exported: InMemorySpanExporter
 ) -> None:
     remote = set_span_in_context(NonRecordingSpan(REMOTE))
@@ -73,7 +73,7 @@ def test_a_span_of_opentelemetry_keeps_everything_with_times_in_seconds(
         links=[OtelLink(REMOTE, {"why": "retry"})],
     )
     span.add_event("started", {"n": 1}, timestamp=1_750_000_000)
-    span.set_status(Status(StatusCode.ERROR, "it broke"))
+    span.set_status(Status(StatusCode.ERROR, "it failed"))
     span.end(end_time=2_250_000_000)
 
     (readable,) = exported.get_finished_spans()
@@ -87,7 +87,7 @@ def test_a_span_of_opentelemetry_keeps_everything_with_times_in_seconds(
         span_id=f"{own.span_id:016x}",
         parent_id="0000000000000def",
         name="call",
-        status=TraceStatus(status_code="ERROR", description="it broke"),
+        status=TraceStatus(status_code="ERROR", description="it failed"),
         attributes={"text": "a", "number": 1, "share": 0.5, "yes": True, "list": ["a", "b"], "numbers": [1, 2]},
         events=[types.Event(name="started", attributes={"n": 1}, timestamp=1.75)],
         links=[
@@ -119,7 +119,7 @@ def test_a_span_of_opentelemetry_keeps_everything_with_times_in_seconds(
     )
 
 
-def test_parents_and_children_keep_their_ties(tracer: Any, exported: InMemorySpanExporter) -> None:
+def test_conversion_from_opentelemetry_keeps_parents(tracer: Any, exported: InMemorySpanExporter) -> None:
     with tracer.start_as_current_span("parent"), tracer.start_as_current_span("child"):
         pass
 
@@ -131,18 +131,20 @@ def test_parents_and_children_keep_their_ties(tracer: Any, exported: InMemorySpa
     assert re.fullmatch(r"[0-9a-f]{16}", parent.span_id)
 
 
-def test_an_exception_is_an_event_and_an_error_status(tracer: Any, exported: InMemorySpanExporter) -> None:
+def test_conversion_from_opentelemetry_keeps_exceptions(tracer: Any, exported: InMemorySpanExporter) -> None:
     with pytest.raises(RuntimeError), tracer.start_as_current_span("call"):
-        raise RuntimeError("it broke")
+        raise RuntimeError("it failed")
 
     (readable,) = exported.get_finished_spans()
     span = Span.from_opentelemetry(readable, "ro-1", "at-1")
 
-    assert span.status == TraceStatus(status_code="ERROR", description="RuntimeError: it broke")
-    assert [(event.name, event.attributes["exception.message"]) for event in span.events] == [("exception", "it broke")]
+    assert span.status == TraceStatus(status_code="ERROR", description="RuntimeError: it failed")
+    assert [(event.name, event.attributes["exception.message"]) for event in span.events] == [
+        ("exception", "it failed")
+    ]
 
 
-def test_a_span_of_opentelemetry_survives_json_and_validation(tracer: Any, exported: InMemorySpanExporter) -> None:
+def test_converted_span_survives_json_and_validation(tracer: Any, exported: InMemorySpanExporter) -> None:
     with tracer.start_as_current_span("call", attributes={"list": ["a"]}, links=[OtelLink(REMOTE)]) as span:
         span.add_event("e")
 
@@ -154,7 +156,7 @@ def test_a_span_of_opentelemetry_survives_json_and_validation(tracer: Any, expor
 
 
 def test_attributes_that_are_none_are_dropped() -> None:
-    readable = ReadableSpan("call", context=REMOTE, attributes={"kept": 0, "empty": "", "gone": None})  # type: ignore[dict-item]
+    readable = ReadableSpan("call", context=REMOTE, attributes={"kept": 0, "empty": "", "none": None})  # type: ignore[dict-item]
 
     span = Span.from_opentelemetry(readable, "ro-1", "at-1")
 
@@ -162,14 +164,14 @@ def test_attributes_that_are_none_are_dropped() -> None:
     assert (span.start_time, span.end_time, span.status) == (None, None, TraceStatus())
 
 
-def test_a_span_without_a_context_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="'homeless' has no context"):
-        Span.from_opentelemetry(ReadableSpan("homeless"), "ro-1", "at-1")
+def test_span_without_context_is_rejected_by_name() -> None:
+    with pytest.raises(ValueError, match="'orphan' has no context"):
+        Span.from_opentelemetry(ReadableSpan("orphan"), "ro-1", "at-1")
 
 
-def test_a_span_from_attributes_makes_up_what_is_not_given() -> None:
+def test_from_attributes_generates_missing_fields() -> None:
     before = time.time()
-    first, second = (Span.from_attributes(attributes={"a": 1, "gone": None}) for _ in range(2))
+    first, second = (Span.from_attributes(attributes={"a": 1, "none": None}) for _ in range(2))
     after = time.time()
 
     assert re.fullmatch(r"[0-9a-f]{32}", first.trace_id)
@@ -191,8 +193,8 @@ def test_a_span_from_attributes_makes_up_what_is_not_given() -> None:
     )
 
 
-def test_a_span_from_attributes_keeps_what_is_given() -> None:
-    given: dict[str, Any] = {
+def test_from_attributes_keeps_given_fields() -> None:
+    fields: dict[str, Any] = {
         "attributes": {"a": 1},
         "rollout_id": "ro-1",
         "attempt_id": "at-1",
@@ -207,10 +209,10 @@ def test_a_span_from_attributes_keeps_what_is_given() -> None:
         "resource": types.OtelResource(attributes={"pid": 1}),
     }
 
-    assert Span.from_attributes(**given) == Span(**given)
+    assert Span.from_attributes(**fields) == Span(**fields)
 
 
-def test_core_fields_become_a_span_once_they_are_bound() -> None:
+def test_from_core_fields_adds_the_ids() -> None:
     core = SpanCoreFields(name="mine", attributes={"a": 1}, start_time=1.0, end_time=2.0)
 
     span = Span.from_core_fields(core, rollout_id="ro-1", attempt_id="at-1", sequence_id=2, parent_id="ef" * 8)
@@ -235,7 +237,7 @@ def test_core_fields_become_a_span_once_they_are_bound() -> None:
     [("sequence_id", -1), ("name", None), ("attributes", ["a"]), ("status", {"status_code": "FINE"}),
      ("start_time", "noon"), ("events", [{}]), ("links", [{"context": {}}])],
 )  # fmt: skip
-def test_a_span_that_makes_no_sense_is_refused_by_field(field: str, value: Any) -> None:
+def test_invalid_span_is_rejected_with_the_field_name(field: str, value: Any) -> None:
     span = Span.from_attributes(attributes={}).model_dump()
 
     with pytest.raises(ValidationError, match=field):

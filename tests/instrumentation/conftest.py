@@ -1,4 +1,4 @@
-"""A model over HTTP, and what the wire tap saw of the calls made to it."""
+"""Fixtures: a model server, an OpenAI client, and readers of the spans that the wire tap recorded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client(model: ScriptedModel) -> Iterator[OpenAI]:
 
 @asynccontextmanager
 async def recorded() -> AsyncIterator[list[Span]]:
-    """What is done within it is traced; the list is filled when it is left."""
+    """Record the calls of the block; the list of spans is filled at its end."""
     tracer, spans = LightningTracer(), list[Span]()
     try:
         async with tracer.trace_context():
@@ -44,10 +44,10 @@ async def recorded() -> AsyncIterator[list[Span]]:
 
 
 def raw(span: Span, side: str) -> Any:
-    """The request or response body as recorded."""
+    """Return the recorded request or response body."""
     return json.loads(span.attributes[f"agentlightning.{side}"])
 
 
-def told(span: Span, *names: str) -> dict[str, Any]:
-    """Some attributes, without the `gen_ai.` in front."""
+def gen_ai(span: Span, *names: str) -> dict[str, Any]:
+    """Return some of the `gen_ai.` attributes, by their names without this prefix."""
     return {name: span.attributes.get(f"gen_ai.{name}") for name in names}

@@ -1,4 +1,4 @@
-"""Dialects on bodies that servers really send, and that the scripted model does not."""
+"""Dialects on bodies that real servers send and the scripted model does not."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from agentlightning.instrumentation.dialects import anthropic, chat, completions
         ("/add_many_spans", {"spans": []}, None),
     ],
 )
-def test_a_call_is_known_by_its_path_and_body(path: str, body: dict[str, Any], name: str | None) -> None:
+def test_dialect_follows_from_path_and_body(path: str, body: dict[str, Any], name: str | None) -> None:
     dialect = dialect_of(path, body)
     assert (dialect.span_name if dialect else None) == name
 
 
-def test_events_are_read_however_they_are_written() -> None:
+def test_events_are_parsed_in_every_notation() -> None:
     stream = b': ping\n\nevent: x\r\ndata:{"a":1}\r\n\r\ndata: {"b":\ndata: 2}\n\ndata: [DONE]\n\ndata: {"cut'
     assert list(sse.events(stream)) == [{"a": 1}, {"b": 2}]
     assert sse.has_ended(b"data: [DONE]\n\n", None)
     assert not sse.has_ended(b"", {"type": "content_block_delta"})
 
 
-def test_chat_chunks_from_lenient_servers_fold_as_well() -> None:
+def test_irregular_chat_chunks_are_combined() -> None:
     def chunk(delta: Any, **more: Any) -> dict[str, Any]:
         return {"id": "x", "choices": [{"index": 0, "delta": delta, **more}], "usage": None}
 
@@ -61,13 +61,13 @@ def test_chat_chunks_from_lenient_servers_fold_as_well() -> None:
     assert choice["finish_reason"] == "tool_calls"
 
 
-def test_several_choices_are_folded_apart() -> None:
+def test_choices_are_combined_separately() -> None:
     pieces = [(0, "a"), (1, "x"), (0, "b"), (1, "y")]
     events = [{"choices": [{"index": index, "delta": {"content": text}}]} for index, text in pieces]
     assert [message.content for message in chat.answer(chat.fold(events))] == ["ab", "xy"]
 
 
-def test_log_probabilities_of_completions_are_strung_together() -> None:
+def test_log_probabilities_of_completions_are_concatenated() -> None:
     def event(token: str) -> dict[str, Any]:
         return {"choices": [{"index": 0, "text": token, "logprobs": {"tokens": [token], "token_logprobs": [-1.0]}}]}
 
@@ -75,11 +75,11 @@ def test_log_probabilities_of_completions_are_strung_together() -> None:
     assert choice["logprobs"] == {"tokens": ["a", "b"], "token_logprobs": [-1.0, -1.0]}
 
 
-def test_a_prompt_of_token_ids_is_kept_as_json() -> None:
+def test_prompt_of_token_ids_is_recorded_as_json() -> None:
     assert of_request(completions.DIALECT, {"prompt": [1, 2, 3]})["gen_ai.prompt.0.content"] == "[1,2,3]"
 
 
-def test_an_anthropic_stream_cut_off_keeps_what_there_is() -> None:
+def test_interrupted_anthropic_stream_is_combined() -> None:
     body = anthropic.fold(
         [
             {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 3}}},
@@ -95,26 +95,26 @@ def test_an_anthropic_stream_cut_off_keeps_what_there_is() -> None:
     ]
 
 
-def test_responses_input_items_are_a_conversation() -> None:
-    asked = [
+def test_input_items_of_responses_are_a_conversation() -> None:
+    items = [
         {"role": "user", "content": [{"type": "input_text", "text": "Add."}]},
         {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Easy."}]},
         {"type": "function_call", "call_id": "c", "name": "add", "arguments": '{"a":1}'},
         {"type": "function_call_output", "call_id": "c", "output": "2"},
     ]
-    told = of_request(responses.DIALECT, {"input": asked})
-    assert [told[f"gen_ai.prompt.{n}.role"] for n in range(4)] == ["user", "assistant", "assistant", "tool"]
-    assert (told["gen_ai.prompt.0.content"], told["gen_ai.prompt.3.content"]) == ("Add.", "2")
+    attributes = of_request(responses.DIALECT, {"input": items})
+    assert [attributes[f"gen_ai.prompt.{n}.role"] for n in range(4)] == ["user", "assistant", "assistant", "tool"]
+    assert (attributes["gen_ai.prompt.0.content"], attributes["gen_ai.prompt.3.content"]) == ("Add.", "2")
 
 
-def test_a_response_cut_short_says_why() -> None:
+def test_incomplete_response_has_a_finish_reason() -> None:
     output = [{"type": "message", "content": [{"type": "output_text", "text": "a"}]}]
     body = {"output": output, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     assert of_response(responses.DIALECT, body)["gen_ai.completion.0.finish_reason"] == "length"
 
 
 @pytest.mark.parametrize("body", [{}, {"choices": None}, {"choices": [{}]}, {"choices": ["?"], "usage": []}])
-def test_odd_bodies_are_read_without_complaint(body: dict[str, Any]) -> None:
+def test_malformed_bodies_raise_no_error(body: dict[str, Any]) -> None:
     for dialect in (chat.DIALECT, completions.DIALECT, responses.DIALECT, anthropic.DIALECT):
         of_response(dialect, body)
         of_request(dialect, {dialect.input_field: None})

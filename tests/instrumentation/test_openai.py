@@ -1,4 +1,4 @@
-"""The OpenAI SDK, whole answers: what the wire tap records, and that the user notices nothing."""
+"""Calls of the OpenAI SDK without streaming: the record, and no effect on the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tests.scripted_model import Answer, ScriptedModel
 
-from .conftest import raw, recorded, told
+from .conftest import gen_ai, raw, recorded
 
 HELLO: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
 ADD: Any = {
@@ -21,7 +21,7 @@ ADD: Any = {
 }
 
 
-async def test_a_chat_completion_is_one_span_in_both_conventions(model: ScriptedModel, client: OpenAI) -> None:
+async def test_chat_completion_is_one_span_in_both_conventions(model: ScriptedModel, client: OpenAI) -> None:
     model.script("Because of scattering.")
     async with recorded() as spans:
         answer = client.chat.completions.create(model="gpt-4.1-nano", messages=HELLO, temperature=0.5)
@@ -60,43 +60,43 @@ async def test_a_chat_completion_is_one_span_in_both_conventions(model: Scripted
     assert raw(span, "response")["choices"][0]["message"]["content"] == "Because of scattering."
 
 
-async def test_the_async_client_is_seen_as_well(model: ScriptedModel) -> None:
+async def test_call_of_async_client_is_recorded(model: ScriptedModel) -> None:
     async with recorded() as spans, AsyncOpenAI(base_url=model.base_url, api_key="none") as client:
         await client.chat.completions.create(model="m", messages=HELLO)
 
-    assert [told(span, "completion.0.content") for span in spans] == [
+    assert [gen_ai(span, "completion.0.content") for span in spans] == [
         {"completion.0.content": "You said: Why is the sky blue?"}
     ]
 
 
-async def test_tools_asked_for_and_answered_are_recorded(model: ScriptedModel, client: OpenAI) -> None:
+async def test_tool_calls_and_their_results_are_recorded(model: ScriptedModel, client: OpenAI) -> None:
     model.script(Answer(tool_calls=[("add", {"a": 1})]), "2")
     async with recorded() as spans:
-        asked = client.chat.completions.create(model="m", messages=HELLO, tools=[ADD]).choices[0].message
-        assert asked.tool_calls
-        result = {"role": "tool", "tool_call_id": asked.tool_calls[0].id, "content": "one more is two"}
-        messages = [*HELLO, asked.model_dump(exclude_none=True), result]
+        message = client.chat.completions.create(model="m", messages=HELLO, tools=[ADD]).choices[0].message
+        assert message.tool_calls
+        result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "one more is two"}
+        messages = [*HELLO, message.model_dump(exclude_none=True), result]
         client.chat.completions.create(model="m", messages=messages, tools=[ADD])
 
     first, second = spans
     assert json.loads(first.attributes["gen_ai.tool.definitions"]) == [ADD]
-    assert told(first, "completion.0.finish_reason", "completion.0.content") == {
+    assert gen_ai(first, "completion.0.finish_reason", "completion.0.content") == {
         "completion.0.finish_reason": "tool_calls",
         "completion.0.content": None,
     }
-    asked_for = {"type": "tool_call", "id": "call_1_0", "name": "add", "arguments": {"a": 1}}
+    call = {"type": "tool_call", "id": "call_1_0", "name": "add", "arguments": {"a": 1}}
     assert json.loads(first.attributes["gen_ai.output.messages"]) == [
-        {"role": "assistant", "parts": [asked_for], "finish_reason": "tool_calls"}
+        {"role": "assistant", "parts": [call], "finish_reason": "tool_calls"}
     ]
     assert json.loads(second.attributes["gen_ai.input.messages"])[1:] == [
-        {"role": "assistant", "parts": [asked_for]},
+        {"role": "assistant", "parts": [call]},
         {
             "role": "tool",
             "parts": [{"type": "tool_call_response", "id": "call_1_0", "response": "one more is two"}],
         },
     ]
     prefix = "prompt.1.tool_calls.0"
-    assert told(second, f"{prefix}.id", f"{prefix}.name", f"{prefix}.arguments", "prompt.2.tool_call_id") == {
+    assert gen_ai(second, f"{prefix}.id", f"{prefix}.name", f"{prefix}.arguments", "prompt.2.tool_call_id") == {
         f"{prefix}.id": "call_1_0",
         f"{prefix}.name": "add",
         f"{prefix}.arguments": '{"a":1}',
@@ -104,7 +104,7 @@ async def test_tools_asked_for_and_answered_are_recorded(model: ScriptedModel, c
     }
 
 
-async def test_token_ids_and_logprobs_are_kept(model: ScriptedModel, client: OpenAI) -> None:
+async def test_token_ids_and_logprobs_are_recorded(model: ScriptedModel, client: OpenAI) -> None:
     model.script(Answer("a b", token_ids=[7, 8], logprobs=True))
     async with recorded() as spans:
         client.chat.completions.create(model="m", messages=HELLO, logprobs=True, extra_body={"return_token_ids": True})
@@ -119,9 +119,9 @@ async def test_token_ids_and_logprobs_are_kept(model: ScriptedModel, client: Ope
     ]
 
 
-async def test_pictures_are_named_but_not_repeated(model: ScriptedModel, client: OpenAI) -> None:
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    content = [{"type": "text", "text": "What is this?"}, picture]
+async def test_images_are_recorded_without_their_bytes_in_the_messages(model: ScriptedModel, client: OpenAI) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    content = [{"type": "text", "text": "What is this?"}, image]
     async with recorded() as spans:
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": content}])  # pyright: ignore
 
@@ -136,25 +136,25 @@ class Sky(BaseModel):
     colour: str
 
 
-async def test_parse_gives_its_object_and_is_recorded(model: ScriptedModel, client: OpenAI) -> None:
+async def test_parse_returns_its_object_and_is_recorded(model: ScriptedModel, client: OpenAI) -> None:
     model.script('{"colour": "blue"}')
     async with recorded() as spans:
         parsed = client.chat.completions.parse(model="m", messages=HELLO, response_format=Sky)
 
     assert parsed.choices[0].message.parsed == Sky(colour="blue")
-    assert told(spans[0], "completion.0.content") == {"completion.0.content": '{"colour": "blue"}'}
+    assert gen_ai(spans[0], "completion.0.content") == {"completion.0.content": '{"colour": "blue"}'}
 
 
-async def test_the_answer_is_recorded_even_when_parsing_it_fails(model: ScriptedModel, client: OpenAI) -> None:
+async def test_response_is_recorded_if_parsing_it_fails(model: ScriptedModel, client: OpenAI) -> None:
     model.script("not JSON")
     async with recorded() as spans:
         with pytest.raises(ValueError, match="JSON"):
             client.chat.completions.parse(model="m", messages=HELLO, response_format=Sky)
 
-    assert told(spans[0], "completion.0.content") == {"completion.0.content": "not JSON"}
+    assert gen_ai(spans[0], "completion.0.content") == {"completion.0.content": "not JSON"}
 
 
-async def test_raw_and_streamed_raw_responses_are_the_sdks_own(model: ScriptedModel, client: OpenAI) -> None:
+async def test_raw_responses_are_of_the_sdks_types(model: ScriptedModel, client: OpenAI) -> None:
     async with recorded() as spans:
         plain = client.chat.completions.with_raw_response.create(model="m", messages=HELLO)
         with client.chat.completions.with_streaming_response.create(model="m", messages=HELLO) as streamed:
@@ -162,21 +162,21 @@ async def test_raw_and_streamed_raw_responses_are_the_sdks_own(model: ScriptedMo
 
     assert plain.parse().id == "chatcmpl-1"
     assert json.loads(body)["id"] == "chatcmpl-2"
-    assert [told(span, "response.id") for span in spans] == [
+    assert [gen_ai(span, "response.id") for span in spans] == [
         {"response.id": "chatcmpl-1"},
         {"response.id": "chatcmpl-2"},
     ]
 
 
-async def test_a_gzipped_answer_is_read(model: ScriptedModel, client: OpenAI) -> None:
+async def test_compressed_response_is_recorded(model: ScriptedModel, client: OpenAI) -> None:
     model.script(Answer("small", gzip=True))
     async with recorded() as spans:
         client.chat.completions.create(model="m", messages=HELLO)
 
-    assert told(spans[0], "completion.0.content") == {"completion.0.content": "small"}
+    assert gen_ai(spans[0], "completion.0.content") == {"completion.0.content": "small"}
 
 
-async def test_the_other_apis_are_seen_too(model: ScriptedModel, client: OpenAI) -> None:
+async def test_completions_embeddings_and_responses_are_recorded(model: ScriptedModel, client: OpenAI) -> None:
     model.script("one", "two", Answer("three", tool_calls=[("add", {"a": 1})]))
     async with recorded() as spans:
         client.completions.create(model="m", prompt=["tell me", "and me"])
@@ -185,17 +185,17 @@ async def test_the_other_apis_are_seen_too(model: ScriptedModel, client: OpenAI)
 
     completion, embeddings, responses = spans
     assert [span.name for span in spans] == ["openai.completion", "openai.embeddings", "openai.responses"]
-    assert told(completion, "prompt.0.content", "prompt.1.content", "completion.0.content") == {
+    assert gen_ai(completion, "prompt.0.content", "prompt.1.content", "completion.0.content") == {
         "prompt.0.content": "tell me",
         "prompt.1.content": "and me",
         "completion.0.content": "one",
     }
-    assert told(embeddings, "prompt.1.content", "operation.name", "usage.input_tokens") == {
+    assert gen_ai(embeddings, "prompt.1.content", "operation.name", "usage.input_tokens") == {
         "prompt.1.content": "b",
         "operation.name": "embeddings",
         "usage.input_tokens": 1,
     }
-    assert told(responses, "prompt.0.role", "prompt.0.content", "prompt.1.content", "completion.0.content") == {
+    assert gen_ai(responses, "prompt.0.role", "prompt.0.content", "prompt.1.content", "completion.0.content") == {
         "prompt.0.role": "system",
         "prompt.0.content": "Be brief.",
         "prompt.1.content": "Hello",
@@ -204,9 +204,7 @@ async def test_the_other_apis_are_seen_too(model: ScriptedModel, client: OpenAI)
     assert responses.attributes["gen_ai.completion.0.finish_reason"] == "tool_calls"
 
 
-async def test_a_server_error_leaves_an_error_span_and_reaches_the_user_unchanged(
-    model: ScriptedModel, client: OpenAI
-) -> None:
+async def test_server_error_is_recorded_and_reaches_the_user_unchanged(model: ScriptedModel, client: OpenAI) -> None:
     model.script(Answer("overloaded", status=500))
     async with recorded() as spans:
         with pytest.raises(openai.InternalServerError) as caught:
@@ -216,13 +214,13 @@ async def test_a_server_error_leaves_an_error_span_and_reaches_the_user_unchange
     [span] = spans
     assert (span.status.status_code, span.status.description) == ("ERROR", "HTTP 500: overloaded")
     assert span.attributes["http.response.status_code"] == 500
-    assert told(span, "prompt.0.content", "completion.0.content") == {
+    assert gen_ai(span, "prompt.0.content", "completion.0.content") == {
         "prompt.0.content": "Why is the sky blue?",
         "completion.0.content": None,
     }
 
 
-async def test_every_attempt_of_the_sdk_is_a_span_and_the_later_ones_are_marked(model: ScriptedModel) -> None:
+async def test_each_retry_of_the_sdk_is_a_span_with_its_number(model: ScriptedModel) -> None:
     model.script(Answer(status=500), "well")
     async with recorded() as spans:
         with OpenAI(base_url=model.base_url, api_key="none", max_retries=1) as client:
@@ -234,7 +232,7 @@ async def test_every_attempt_of_the_sdk_is_a_span_and_the_later_ones_are_marked(
     ]
 
 
-async def test_a_refused_connection_leaves_an_error_span() -> None:
+async def test_refused_connection_is_recorded_as_an_error() -> None:
     async with recorded() as spans:
         with (
             OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0) as client,
@@ -248,7 +246,7 @@ async def test_a_refused_connection_leaves_an_error_span() -> None:
     assert span.attributes["error.type"] == "ConnectError"
 
 
-async def test_keys_are_recorded_nowhere(model: ScriptedModel, client: OpenAI) -> None:
+async def test_keys_are_redacted_in_requests_responses_and_errors(model: ScriptedModel, client: OpenAI) -> None:
     model.script(
         Answer("your key is sk-proj-0123456789abcdef"), Answer("Bearer abc.def-0123456789 is wrong", status=401)
     )
@@ -258,10 +256,10 @@ async def test_keys_are_recorded_nowhere(model: ScriptedModel, client: OpenAI) -
         with pytest.raises(openai.AuthenticationError):
             client.chat.completions.create(model="m", messages=messages)
 
-    written = "".join(span.model_dump_json() for span in spans)
+    recorded_text = "".join(span.model_dump_json() for span in spans)
     assert model.calls[0].headers["authorization"] == "Bearer sk-secret-0123456789"
-    assert "0123456789" not in written
-    assert told(spans[0], "prompt.0.content", "completion.0.content") == {
+    assert "0123456789" not in recorded_text
+    assert gen_ai(spans[0], "prompt.0.content", "completion.0.content") == {
         "prompt.0.content": "my key is [redacted]",
         "completion.0.content": "your key is [redacted]",
     }

@@ -1,4 +1,4 @@
-"""OpenInference's instrumentors, which are found by their entry points."""
+"""OpenInference's instrumentors, found by their entry points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agentlightning.tracer import LightningTracer
 
 
 class Instrumentor:
-    """As OpenTelemetry's `BaseInstrumentor` is seen from outside."""
+    """The public interface of OpenTelemetry's `BaseInstrumentor`."""
 
     log: ClassVar[list[str]] = []
     is_instrumented_by_opentelemetry = False
@@ -30,11 +30,11 @@ class Applied(Instrumentor):
 
 class Conflicting(Instrumentor):
     def instrument(self, **_: Any) -> None:
-        raise ImportError("what it instruments is missing")
+        raise ImportError("the library to instrument is missing")
 
 
 @pytest.mark.parametrize(("wire_tap", "applied"), [("on", 1), ("off", 2)])
-def test_installed_instrumentors_are_applied_and_undone_those_of_tapped_sdks_only_without_the_tap(
+def test_instrumentors_are_applied_and_those_of_tapped_sdks_only_without_the_tap(
     monkeypatch: pytest.MonkeyPatch, wire_tap: str, applied: int
 ) -> None:
     Instrumentor.log.clear()

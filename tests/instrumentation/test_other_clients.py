@@ -1,4 +1,4 @@
-"""Calls of clients that are built on aiohttp or requests."""
+"""Calls through aiohttp and requests."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from tests.scripted_model import Answer, ScriptedModel
 
 from .conftest import raw, recorded
 
-ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
-STREAMED = {**ASKED, "stream": True}
-SAID = "You said: Hello"
+REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+STREAM_REQUEST = {**REQUEST, "stream": True}
+TEXT = "You said: Hello"
 
 
-async def test_a_call_through_aiohttp_is_recorded_whole(model: ScriptedModel) -> None:
+async def test_call_through_aiohttp_is_recorded(model: ScriptedModel) -> None:
     async with recorded() as spans, aiohttp.ClientSession() as session:
-        async with session.post(f"{model.base_url}/chat/completions", json=ASKED) as response:
+        async with session.post(f"{model.base_url}/chat/completions", json=REQUEST) as response:
             answer = await response.json()
-        async with session.post(f"{model.base_url}/chat/completions", data=json.dumps(ASKED)) as response:
+        async with session.post(f"{model.base_url}/chat/completions", data=json.dumps(REQUEST)) as response:
             await response.read()
 
-    assert [raw(span, "request") for span in spans] == [ASKED, ASKED]
+    assert [raw(span, "request") for span in spans] == [REQUEST, REQUEST]
     assert raw(spans[0], "response") == answer
     assert spans[0].attributes["server.port"] == int(model.base_url.split(":")[2].split("/")[0])
-    assert [span.attributes["gen_ai.completion.0.content"] for span in spans] == [SAID, SAID]
+    assert [span.attributes["gen_ai.completion.0.content"] for span in spans] == [TEXT, TEXT]
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-@pytest.mark.parametrize("way", ["lines", "any", "chunks", "whole"])
-async def test_a_stream_through_aiohttp_is_recorded_whole_however_it_is_read(
-    model: ScriptedModel, way: str, gzip: bool
+@pytest.mark.parametrize("reader", ["lines", "any", "chunks", "whole"])
+async def test_stream_through_aiohttp_is_recorded_with_every_reader(
+    model: ScriptedModel, reader: str, gzip: bool
 ) -> None:
-    model.script(Answer(SAID, gzip=gzip))
+    model.script(Answer(TEXT, gzip=gzip))
     async with recorded() as spans, _stream(model) as response:
-        match way:
+        match reader:
             case "lines":
-                got = b"".join([line async for line in response.content])
+                body = b"".join([line async for line in response.content])
             case "any":
-                got = b"".join([chunk async for chunk in response.content.iter_any()])
+                body = b"".join([chunk async for chunk in response.content.iter_any()])
             case "chunks":
-                got = b"".join([chunk async for chunk, _ in response.content.iter_chunks()])
+                body = b"".join([chunk async for chunk, _ in response.content.iter_chunks()])
             case _:
-                got = await response.read()
+                body = await response.read()
 
-    assert got.endswith(b"data: [DONE]\n\n")
+    assert body.endswith(b"data: [DONE]\n\n")
     [span] = spans
-    assert span.attributes["gen_ai.completion.0.content"] == SAID
+    assert span.attributes["gen_ai.completion.0.content"] == TEXT
     assert "agentlightning.incomplete" not in span.attributes
 
 
-async def test_an_aiohttp_stream_left_early_is_recorded_as_far_as_it_came(model: ScriptedModel) -> None:
+async def test_aiohttp_stream_closed_early_is_recorded_as_incomplete(model: ScriptedModel) -> None:
     model.script(Answer("word " * 20_000))
     async with recorded() as spans, _stream(model) as response:
         await response.content.readline()
@@ -68,7 +68,7 @@ async def test_an_aiohttp_stream_left_early_is_recorded_as_far_as_it_came(model:
     assert span.status.status_code == "UNSET"
 
 
-async def test_an_aiohttp_stream_that_breaks_is_an_error_and_raises_what_it_would(model: ScriptedModel) -> None:
+async def test_interrupted_aiohttp_stream_is_recorded_as_an_error(model: ScriptedModel) -> None:
     model.script(Answer("one two three", break_after=2))
     async with recorded() as spans, _stream(model) as response:
         with pytest.raises(aiohttp.ClientPayloadError):
@@ -78,66 +78,70 @@ async def test_an_aiohttp_stream_that_breaks_is_an_error_and_raises_what_it_woul
     assert (span.status.status_code, span.attributes["error.type"]) == ("ERROR", "ClientPayloadError")
 
 
-async def test_failures_through_aiohttp_are_recorded(model: ScriptedModel) -> None:
+async def test_errors_through_aiohttp_are_recorded(model: ScriptedModel) -> None:
     model.script(Answer("too much", status=429))
     async with recorded() as spans, aiohttp.ClientSession() as session:
-        async with session.post(f"{model.base_url}/chat/completions", json=ASKED) as response:
+        async with session.post(f"{model.base_url}/chat/completions", json=REQUEST) as response:
             assert response.status == 429
             await response.read()
         with pytest.raises(aiohttp.ClientConnectorError):
-            await session.post("http://127.0.0.1:1/v1/chat/completions", json=ASKED)
+            await session.post("http://127.0.0.1:1/v1/chat/completions", json=REQUEST)
 
     assert [span.status.status_code for span in spans] == ["ERROR", "ERROR"]
     assert spans[0].status.description == "HTTP 429: too much"
 
 
-def test_a_call_through_requests_is_recorded_whole(model: ScriptedModel) -> None:
-    spans = _recorded(lambda: requests.post(f"{model.base_url}/chat/completions", json=ASKED, timeout=10).json())
+def test_call_through_requests_is_recorded(model: ScriptedModel) -> None:
+    spans = _spans_of(lambda: requests.post(f"{model.base_url}/chat/completions", json=REQUEST, timeout=10).json())
 
     [span] = spans
-    assert raw(span, "request") == ASKED
-    assert span.attributes["gen_ai.completion.0.content"] == SAID
+    assert raw(span, "request") == REQUEST
+    assert span.attributes["gen_ai.completion.0.content"] == TEXT
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-@pytest.mark.parametrize("way", ["lines", "content"])
-def test_a_stream_through_requests_is_recorded_whole(model: ScriptedModel, way: str, gzip: bool) -> None:
-    model.script(Answer(SAID, gzip=gzip))
+@pytest.mark.parametrize("reader", ["lines", "content"])
+def test_stream_through_requests_is_recorded_with_every_reader(model: ScriptedModel, reader: str, gzip: bool) -> None:
+    model.script(Answer(TEXT, gzip=gzip))
 
     def read() -> bytes:
-        with requests.post(f"{model.base_url}/chat/completions", json=STREAMED, stream=True, timeout=10) as response:
-            return response.content if way == "content" else b"\n".join(response.iter_lines())
+        with requests.post(
+            f"{model.base_url}/chat/completions", json=STREAM_REQUEST, stream=True, timeout=10
+        ) as response:
+            return response.content if reader == "content" else b"\n".join(response.iter_lines())
 
-    [span] = _recorded(read)
-    assert span.attributes["gen_ai.completion.0.content"] == SAID
+    [span] = _spans_of(read)
+    assert span.attributes["gen_ai.completion.0.content"] == TEXT
     assert "agentlightning.incomplete" not in span.attributes
 
 
-def test_a_requests_stream_left_early_is_recorded_as_far_as_it_came(model: ScriptedModel) -> None:
+def test_requests_stream_closed_early_is_recorded_as_incomplete(model: ScriptedModel) -> None:
     model.script(Answer("word " * 20_000))
 
     def read() -> None:
-        with requests.post(f"{model.base_url}/chat/completions", json=STREAMED, stream=True, timeout=10) as response:
+        with requests.post(
+            f"{model.base_url}/chat/completions", json=STREAM_REQUEST, stream=True, timeout=10
+        ) as response:
             next(response.iter_lines())
 
-    [span] = _recorded(read)
+    [span] = _spans_of(read)
     assert span.attributes["agentlightning.incomplete"] is True
 
 
-def test_failures_through_requests_are_recorded(model: ScriptedModel) -> None:
+def test_errors_through_requests_are_recorded(model: ScriptedModel) -> None:
     model.script(Answer("too much", status=429))
 
     def fail() -> None:
-        assert requests.post(f"{model.base_url}/chat/completions", json=ASKED, timeout=10).status_code == 429
+        assert requests.post(f"{model.base_url}/chat/completions", json=REQUEST, timeout=10).status_code == 429
         with pytest.raises(requests.ConnectionError):
-            requests.post("http://127.0.0.1:1/v1/chat/completions", json=ASKED, timeout=10)
+            requests.post("http://127.0.0.1:1/v1/chat/completions", json=REQUEST, timeout=10)
 
-    spans = _recorded(fail)
+    spans = _spans_of(fail)
     assert [span.status.status_code for span in spans] == ["ERROR", "ERROR"]
     assert spans[0].status.description == "HTTP 429: too much"
 
 
-def _recorded(work: Callable[[], object]) -> list[Span]:
+def _spans_of(work: Callable[[], object]) -> list[Span]:
     async def record() -> list[Span]:
         async with recorded() as spans:
             work()
@@ -150,12 +154,12 @@ def _recorded(work: Callable[[], object]) -> list[Span]:
 async def _stream(model: ScriptedModel) -> AsyncIterator[aiohttp.ClientResponse]:
     async with (
         aiohttp.ClientSession() as session,
-        session.post(f"{model.base_url}/chat/completions", json=STREAMED) as response,
+        session.post(f"{model.base_url}/chat/completions", json=STREAM_REQUEST) as response,
     ):
         yield response
 
 
-async def _others(model: ScriptedModel) -> None:
+async def _aiohttp_requests(model: ScriptedModel) -> None:
     async with recorded() as spans, aiohttp.ClientSession(model.url) as session:
         async with session.get("/v1/models") as response:
             assert type(response.content) is aiohttp.StreamReader
@@ -165,6 +169,6 @@ async def _others(model: ScriptedModel) -> None:
     assert spans == []
 
 
-def test_other_requests_are_left_alone(model: ScriptedModel) -> None:
-    asyncio.run(_others(model))
-    assert _recorded(lambda: requests.get(f"{model.base_url}/models", timeout=10)) == []
+def test_other_requests_of_aiohttp_and_requests_are_not_recorded(model: ScriptedModel) -> None:
+    asyncio.run(_aiohttp_requests(model))
+    assert _spans_of(lambda: requests.get(f"{model.base_url}/models", timeout=10)) == []

@@ -1,4 +1,4 @@
-"""PydanticAI is asked to speak while it is traced. The library itself is tried in the framework matrix."""
+"""PydanticAI is instrumented while it is traced. The framework matrix tests the library itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _library(settings: Any) -> Any:
     return SimpleNamespace(Agent=Agent)
 
 
-def test_it_is_asked_while_a_tracer_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_is_instrumented_while_a_tracer_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     library = _library(False)
     monkeypatch.setitem(sys.modules, "pydantic_ai", library)
 
@@ -31,7 +31,7 @@ def test_it_is_asked_while_a_tracer_is_set_up(monkeypatch: pytest.MonkeyPatch) -
     assert library.Agent._instrument_default is False
 
 
-async def test_one_that_is_imported_later_is_asked_with_the_next_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_library_imported_later_is_instrumented_with_the_next_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     library = _library(False)
     with LightningTracer().lifespan() as tracer:
         monkeypatch.setitem(sys.modules, "pydantic_ai", library)
@@ -40,7 +40,7 @@ async def test_one_that_is_imported_later_is_asked_with_the_next_trace(monkeypat
     assert library.Agent._instrument_default is False
 
 
-def test_the_users_own_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_user_are_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     library = _library("the user's own")
     monkeypatch.setitem(sys.modules, "pydantic_ai", library)
 
@@ -49,7 +49,7 @@ def test_the_users_own_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert library.Agent._instrument_default == "the user's own"
 
 
-def test_one_that_is_only_half_imported_is_left_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partly_imported_library_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydantic_ai", SimpleNamespace())
 
     with LightningTracer().lifespan() as tracer:

@@ -1,4 +1,4 @@
-"""A store in memory, a model over HTTP, and stores that fail as the test says."""
+"""Fixtures: a store in memory or over HTTP, a model server, and a store whose failures a test chooses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from agentlightning.store import InMemoryLightningStore, LightningStore, Lightni
 from agentlightning.types import AttemptedRollout, Span
 from tests.scripted_model import ScriptedModel
 
+over_both = pytest.mark.parametrize("store", ["memory", "http"], indirect=True)
+"""Runs a test with a store in memory, and with a client of a store server."""
 
-@pytest.fixture(params=["memory", "http"])
+
+@pytest.fixture
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[LightningStore]:
     async with InMemoryLightningStore() as store:
-        if request.param == "memory":
+        if getattr(request, "param", "memory") == "memory":
             yield store
             return
         server = LightningStoreServer(store, port=0)
@@ -39,25 +42,23 @@ def model(running_model: ScriptedModel) -> ScriptedModel:
 
 
 class ScriptedStore(LightningStore):
-    """Keeps spans in a list, unless `refuses` raises; a store whose bad days can be chosen."""
+    """Keeps spans in a list, unless `check` raises."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
-        self.batches: list[int] = []
-        self.asked = 0
-        self.opened = threading.Event()
-        """Until it is set, the store does not answer."""
-        self.opened.set()
+        self.requests = 0
+        self.answers = threading.Event()
+        """While it is not set, the store does not answer."""
+        self.answers.set()
 
-    def refuse(self, spans: Sequence[Span]) -> None:
-        """Raise what the store is to answer."""
+    def check(self, spans: Sequence[Span]) -> None:
+        """Raise the store's answer, if it is an error."""
 
     async def add_many_spans(self, spans: Sequence[Span]) -> list[Span]:
-        self.asked += 1
-        if not self.opened.is_set():
-            await asyncio.to_thread(self.opened.wait)
-        self.refuse(spans)
-        self.batches.append(len(spans))
+        self.requests += 1
+        if not self.answers.is_set():
+            await asyncio.to_thread(self.answers.wait)
+        self.check(spans)
         self.spans.extend(spans)
         return list(spans)
 
@@ -72,5 +73,5 @@ def scripted_store() -> ScriptedStore:
 
 
 def ids(attempted: AttemptedRollout) -> dict[str, Any]:
-    """As `trace_context` takes them."""
+    """Return the ids as arguments of `trace_context`."""
     return {"rollout_id": attempted.rollout_id, "attempt_id": attempted.attempt.attempt_id}

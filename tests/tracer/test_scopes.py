@@ -1,4 +1,4 @@
-"""Whose span: rollouts that run side by side in one process each get exactly their own."""
+"""Scopes: concurrent rollouts in one process each get exactly their own spans."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.scripted_model import Answer, ScriptedModel
 
 from .conftest import ids
 
-ROLLOUTS = 50
+ROLLOUTS = 20
 
 
-async def test_fifty_async_rollouts_at_once_get_their_own_spans(store: LightningStore, model: ScriptedModel) -> None:
+async def test_concurrent_async_rollouts_get_their_own_spans(store: LightningStore, model: ScriptedModel) -> None:
     tracer = LightningTracer()
     rollouts = [await store.start_rollout(f"task {n}") for n in range(ROLLOUTS)]
-    model.script(*(Answer("well", delay=0.02) for _ in range(ROLLOUTS)))
+    model.script(*(Answer("ok", delay=0.02) for _ in range(ROLLOUTS)))
 
     async with AsyncOpenAI(base_url=model.base_url, api_key="none") as client:
 
@@ -48,12 +48,12 @@ async def test_fifty_async_rollouts_at_once_get_their_own_spans(store: Lightning
             await asyncio.gather(*map(run, rollouts))
 
     for n, rollout in enumerate(rollouts):
-        await _has_its_own_spans(store, rollout, float(n))
+        await _assert_own_spans(store, rollout, float(n))
 
 
-async def test_sync_rollouts_in_threads_get_their_own_spans(store: LightningStore, model: ScriptedModel) -> None:
+async def test_concurrent_rollouts_in_threads_get_their_own_spans(store: LightningStore, model: ScriptedModel) -> None:
     tracer = LightningTracer()
-    rollouts = [await store.start_rollout(f"task {n}") for n in range(20)]
+    rollouts = [await store.start_rollout(f"task {n}") for n in range(ROLLOUTS)]
 
     def agent(client: OpenAI, task: str) -> None:
         for turn in ("first", "second"):
@@ -69,10 +69,10 @@ async def test_sync_rollouts_in_threads_get_their_own_spans(store: LightningStor
         await asyncio.gather(*map(run, rollouts))
 
     for n, rollout in enumerate(rollouts):
-        await _has_its_own_spans(store, rollout, float(n))
+        await _assert_own_spans(store, rollout, float(n))
 
 
-async def _has_its_own_spans(store: LightningStore, rollout: AttemptedRollout, reward: float) -> None:
+async def _assert_own_spans(store: LightningStore, rollout: AttemptedRollout, reward: float) -> None:
     spans = await store.query_spans(rollout.rollout_id)
     assert [span.attributes.get("gen_ai.prompt.0.content") for span in spans] == [
         f"{rollout.input}: first",
@@ -83,7 +83,7 @@ async def _has_its_own_spans(store: LightningStore, rollout: AttemptedRollout, r
     assert len({span.trace_id for span in spans}) == 1
 
 
-async def test_threads_and_executors_that_an_agent_starts_are_part_of_its_rollout() -> None:
+async def test_threads_and_executors_of_an_agent_inherit_its_scope() -> None:
     tracer = LightningTracer()
     pool = ThreadPoolExecutor(1)
 
@@ -101,7 +101,7 @@ async def test_threads_and_executors_that_an_agent_starts_are_part_of_its_rollou
         return [span.name for span in tracer.get_last_trace()]
 
     with tracer.lifespan():
-        # One after the other: the second finds the threads that the first has started.
+        # One after the other: the second uses the threads that the first has started.
         for name in ("first", "second"):
             assert await run(name) == [
                 f"{name} in a thread",
@@ -114,7 +114,7 @@ async def test_threads_and_executors_that_an_agent_starts_are_part_of_its_rollou
     assert [span.name for span in tracer.get_last_trace()][-1] == "second in to_thread"
 
 
-async def test_spans_of_a_library_that_builds_its_own_contexts_are_found_by_their_parent() -> None:
+async def test_span_in_a_context_without_scope_belongs_to_the_scope_of_its_parent() -> None:
     tracer = OtelTracer()
     async with tracer.trace_context():
         library = trace.get_tracer("library")
@@ -127,13 +127,13 @@ async def test_spans_of_a_library_that_builds_its_own_contexts_are_found_by_thei
     assert (child_span.name, child_span.parent_id) == ("child", parent_span.span_id)
 
 
-async def test_the_ids_are_in_the_baggage() -> None:
+async def test_baggage_has_the_ids_within_trace_context_only() -> None:
     async with OtelTracer().trace_context(rollout_id="ro-1", attempt_id="at-1"):
         assert baggage.get_all() == {"agentlightning.rollout_id": "ro-1", "agentlightning.attempt_id": "at-1"}
     assert baggage.get_all() == {}
 
 
-async def test_the_last_trace_is_that_of_the_asking_task() -> None:
+async def test_last_trace_is_that_of_the_current_task() -> None:
     tracer = OtelTracer()
     entered = asyncio.Barrier(2)
 
@@ -146,7 +146,7 @@ async def test_the_last_trace_is_that_of_the_asking_task() -> None:
     assert await asyncio.gather(run("a"), run("b")) == [["step of a", "a"], ["step of b", "b"]]
 
 
-def test_the_last_trace_outlives_the_event_loop_it_ran_in() -> None:
+def test_last_trace_is_available_after_its_event_loop_has_ended() -> None:
     tracer = OtelTracer()
 
     async def main() -> None:
@@ -158,7 +158,7 @@ def test_the_last_trace_outlives_the_event_loop_it_ran_in() -> None:
     assert [span.name for span in tracer.get_last_trace()] == ["whole"]
 
 
-async def test_a_trace_context_without_ids_stays_here(store: LightningStore) -> None:
+async def test_trace_context_without_ids_stores_nothing(store: LightningStore) -> None:
     tracer = OtelTracer()
     async with tracer.trace_context("local", store=store):
         tracer.create_span("step", {"n": 1})
@@ -167,24 +167,24 @@ async def test_a_trace_context_without_ids_stays_here(store: LightningStore) -> 
     assert (await store.statistics())["spans"] == 0
 
 
-async def test_a_named_trace_context_is_a_span_that_holds_the_others() -> None:
+async def test_named_trace_context_is_the_parent_of_its_spans() -> None:
     tracer = OtelTracer()
 
     async def run() -> None:
         async with tracer.trace_context("whole"):
             with tracer.operation_context("part"):
                 tracer.create_span("moment")
-            raise RuntimeError("went wrong")
+            raise RuntimeError("it failed")
 
-    with pytest.raises(RuntimeError, match="went wrong"):
+    with pytest.raises(RuntimeError, match="it failed"):
         await run()
     moment, part, whole = tracer.get_last_trace()
     assert (moment.parent_id, part.parent_id, whole.parent_id) == (part.span_id, whole.span_id, None)
     assert (part.status.status_code, whole.status.status_code) == ("OK", "ERROR")
-    assert whole.status.description == "RuntimeError: went wrong"
+    assert whole.status.description == "RuntimeError: it failed"
 
 
-async def test_the_active_tracer_is_that_of_the_innermost_trace_context() -> None:
+async def test_active_tracer_is_that_of_the_innermost_trace_context() -> None:
     outer, inner = OtelTracer(), LightningTracer()
     assert get_active_tracer() is None
     async with outer.trace_context():
@@ -195,7 +195,7 @@ async def test_the_active_tracer_is_that_of_the_innermost_trace_context() -> Non
     assert get_active_tracer() is None
 
 
-def test_a_tracer_can_be_made_active_by_hand() -> None:
+def test_active_tracer_can_be_set_and_cleared() -> None:
     tracer: Tracer = OtelTracer()
     set_active_tracer(tracer)
     assert get_active_tracer() is tracer

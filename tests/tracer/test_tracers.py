@@ -1,4 +1,4 @@
-"""What each tracer watches, and that it leaves nothing behind."""
+"""Each tracer records its kinds of spans, and restores everything that it has patched."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ async def _names(tracer: Tracer, model: ScriptedModel) -> list[str]:
     return [span.name for span in tracer.get_last_trace()]
 
 
-async def test_lightning_sees_calls_and_libraries(model: ScriptedModel) -> None:
+async def test_lightning_tracer_records_calls_libraries_and_emitters(model: ScriptedModel) -> None:
     assert await _names(LightningTracer(), model) == ["openai.chat.completion", "library", "agentlightning.annotation"]
 
 
-async def test_otel_sees_libraries_only(model: ScriptedModel) -> None:
+async def test_otel_tracer_records_libraries_and_emitters(model: ScriptedModel) -> None:
     assert await _names(OtelTracer(), model) == ["library", "agentlightning.annotation"]
 
 
-async def test_dummy_sees_only_what_is_said(model: ScriptedModel) -> None:
+async def test_dummy_tracer_records_emitters_only(model: ScriptedModel) -> None:
     assert await _names(DummyTracer(), model) == ["agentlightning.annotation"]
 
 
-async def test_what_dummy_is_told_reaches_a_store_where_there_is_one(scripted_store: ScriptedStore) -> None:
+async def test_dummy_tracer_stores_spans_of_emitters(scripted_store: ScriptedStore) -> None:
     tracer = DummyTracer()
     async with tracer.trace_context(store=scripted_store, rollout_id="ro-1", attempt_id="at-1"):
         with tracer.operation_context("part", {"n": 1}) as part:
@@ -62,26 +62,26 @@ async def test_what_dummy_is_told_reaches_a_store_where_there_is_one(scripted_st
     assert span.attributes["more"] is True
 
 
-async def test_another_tracers_hooks_are_not_used(model: ScriptedModel) -> None:
+async def test_patches_of_another_tracer_record_nothing(model: ScriptedModel) -> None:
     with LightningTracer().lifespan():
         assert await _names(OtelTracer(), model) == ["library", "agentlightning.annotation"]
 
 
-def test_everything_patched_is_put_back() -> None:
-    hooks = [(httpx2.Client, "send"), (httpx2.AsyncClient, "send"), (threading.Thread, "start")]
-    hooks.append((ThreadPoolExecutor, "submit"))
-    before = [getattr(owner, name) for owner, name in hooks]
+def test_patches_are_undone_with_the_last_tracer() -> None:
+    patched = [(httpx2.Client, "send"), (httpx2.AsyncClient, "send"), (threading.Thread, "start")]
+    patched.append((ThreadPoolExecutor, "submit"))
+    originals = [getattr(owner, name) for owner, name in patched]
 
     first, second = LightningTracer(), LightningTracer()
     with first.lifespan():
         with second.lifespan():
-            assert all(getattr(owner, name) is not was for (owner, name), was in zip(hooks, before, strict=True))
-        assert httpx2.Client.send is not before[0]
+            assert all(getattr(owner, name) is not old for (owner, name), old in zip(patched, originals, strict=True))
+        assert httpx2.Client.send is not originals[0]
 
-    assert [getattr(owner, name) for owner, name in hooks] == before
+    assert [getattr(owner, name) for owner, name in patched] == originals
 
 
-def test_tearing_down_twice_is_as_good_as_once() -> None:
+def test_repeated_teardown_does_nothing() -> None:
     tracer, other = LightningTracer(), LightningTracer()
     before = httpx2.Client.send
     other.init_worker(0)
@@ -93,7 +93,7 @@ def test_tearing_down_twice_is_as_good_as_once() -> None:
     assert httpx2.Client.send is before
 
 
-def test_a_tracer_that_cannot_be_set_up_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_setup_undoes_all_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Instrumentation):
         def _apply(self) -> None:
             raise RuntimeError("cannot be patched")
@@ -110,18 +110,18 @@ def test_a_tracer_that_cannot_be_set_up_leaves_nothing_behind(monkeypatch: pytes
         assert httpx2.Client.send is not before
 
 
-async def test_workers_that_share_a_tracer_each_set_it_up_and_take_it_down(scripted_store: ScriptedStore) -> None:
+async def test_shared_tracer_works_until_its_last_worker_is_torn_down(scripted_store: ScriptedStore) -> None:
     tracer = OtelTracer()
     tracer.init_worker(0, scripted_store)
     tracer.init_worker(1, scripted_store)
     tracer.teardown_worker()
     async with tracer.trace_context(rollout_id="ro-1", attempt_id="at-1"):
-        tracer.create_span("still there")
+        tracer.create_span("step")
     tracer.teardown_worker()
-    assert scripted_store.names == ["still there"]
+    assert scripted_store.names == ["step"]
 
 
-def test_setting_up_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_setup_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "agentlightning")
     with OtelTracer().lifespan():
         pass
@@ -131,7 +131,7 @@ def test_setting_up_says_so(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_a_tracer_can_be_sent_to_another_process() -> None:
+def test_pickled_tracer_starts_without_workers() -> None:
     tracer = LightningTracer()
     with tracer.lifespan():
         copy = pickle.loads(pickle.dumps(tracer))
@@ -139,42 +139,44 @@ def test_a_tracer_can_be_sent_to_another_process() -> None:
     assert not copy.is_set_up
 
 
-async def test_the_users_own_provider_is_used_and_its_exporters_see_all(
+async def test_provider_of_the_user_is_used_and_its_processors_get_decoded_calls(
     model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs, exported = TracerProvider(), InMemorySpanExporter()
-    theirs.add_span_processor(SimpleSpanProcessor(exported))
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: theirs)
+    users_provider, exported = TracerProvider(), InMemorySpanExporter()
+    users_provider.add_span_processor(SimpleSpanProcessor(exported))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: users_provider)
     tracer = LightningTracer()
 
     async with tracer.trace_context():
         _ask(model)
         emit_reward(1.0)
 
-    theirs_saw = [(span.name, [*(span.attributes or {})]) for span in exported.get_finished_spans()]
-    assert theirs_saw == [(span.name, [*span.attributes]) for span in tracer.get_last_trace()]
-    assert "gen_ai.completion.0.content" in theirs_saw[0][1]
+    exported_spans = [(span.name, [*(span.attributes or {})]) for span in exported.get_finished_spans()]
+    assert exported_spans == [(span.name, [*span.attributes]) for span in tracer.get_last_trace()]
+    assert "gen_ai.completion.0.content" in exported_spans[0][1]
 
 
-def test_who_joins_our_provider_sees_all_too() -> None:
-    joined, exported = provider._DefaultProvider(), InMemorySpanExporter()
-    assert not joined.has_other_processors
-    joined.add_span_processor(SimpleSpanProcessor(exported))
-    assert joined.has_other_processors
+def test_default_provider_knows_processors_of_the_user() -> None:
+    own_provider, exported = provider._DefaultProvider(), InMemorySpanExporter()
+    assert not own_provider.has_other_processors
+    own_provider.add_span_processor(SimpleSpanProcessor(exported))
+    assert own_provider.has_other_processors
 
 
-async def test_a_sampler_cannot_lose_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = TracerProvider(sampler=ALWAYS_OFF)
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: theirs)
+async def test_rewards_are_recorded_even_if_the_sampler_drops_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    users_provider = TracerProvider(sampler=ALWAYS_OFF)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: users_provider)
     tracer = OtelTracer()
     async with tracer.trace_context():
         emit_reward(1.0)
     assert [span.name for span in tracer.get_last_trace()] == ["agentlightning.annotation"]
 
 
-@pytest.mark.parametrize("module", ["tracer", "tracer.tracers", "emitter", "adapter"])
-def test_importing_loads_no_sdk(module: str) -> None:
-    heavy = {"openai", "httpx", "httpx2", "agentops", "anthropic", "aiohttp", "starlette"}
-    code = f"import sys, agentlightning.{module}; print(*(sorted({heavy} & sys.modules.keys())))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+def test_importing_tracers_and_emitters_loads_no_sdk() -> None:
+    code = """
+import sys
+import agentlightning.tracer.tracers, agentlightning.emitter, agentlightning.adapter
+print(*sorted({"openai", "httpx", "httpx2", "agentops", "anthropic", "aiohttp", "starlette"} & sys.modules.keys()))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""

@@ -1,4 +1,4 @@
-"""What the wire tap leaves alone: everything else, and everybody who asks not to be seen."""
+"""Requests that the wire tap does not record, its failures, and the size limits of records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .conftest import raw, recorded
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.mark.parametrize("key", [SUPPRESSED, "suppress_instrumentation"], ids=["ours", "by name"])
+@pytest.mark.parametrize("key", [SUPPRESSED, "suppress_instrumentation"], ids=["current key", "old key"])
 async def test_suppressed_calls_are_not_recorded(client: OpenAI, key: str) -> None:
     async with recorded() as spans:
         token = context.attach(context.set_value(key, True))
@@ -29,7 +29,7 @@ async def test_suppressed_calls_are_not_recorded(client: OpenAI, key: str) -> No
     assert spans == []
 
 
-async def test_the_tap_can_be_switched_off_for_a_process(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wire_tap_can_be_disabled(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGL_WIRE_TAP", "off")
     async with recorded() as spans:
         client.chat.completions.create(model="m", messages=HELLO)
@@ -48,7 +48,7 @@ async def test_other_requests_are_not_recorded(model: ScriptedModel, client: Ope
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"messages"', b"\xff"])
-async def test_bodies_that_are_no_calls_pass_unseen(model: ScriptedModel, content: bytes) -> None:
+async def test_requests_with_other_bodies_are_not_recorded(model: ScriptedModel, content: bytes) -> None:
     async with recorded() as spans:
         with httpx2.Client() as http:
             http.post(f"{model.url}/elsewhere/messages", content=content)
@@ -57,14 +57,14 @@ async def test_bodies_that_are_no_calls_pass_unseen(model: ScriptedModel, conten
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
-async def test_a_call_by_hand_is_seen_like_an_sdks(model: ScriptedModel, library: str) -> None:
+async def test_call_without_an_sdk_is_recorded(model: ScriptedModel, library: str) -> None:
     http = pytest.importorskip(library)
-    asked = {"model": "m", "messages": HELLO}
+    body = {"model": "m", "messages": HELLO}
     async with recorded() as spans, http.AsyncClient(base_url=model.base_url) as client:
-        response = await client.post("/chat/completions", json=asked)
+        response = await client.post("/chat/completions", json=body)
         with (
             http.Client(base_url=model.base_url) as sync_client,
-            sync_client.stream("POST", "/chat/completions", json={**asked, "stream": True}) as stream,
+            sync_client.stream("POST", "/chat/completions", json={**body, "stream": True}) as stream,
         ):
             lines = [line for line in stream.iter_lines() if line]
 
@@ -74,20 +74,20 @@ async def test_a_call_by_hand_is_seen_like_an_sdks(model: ScriptedModel, library
 
 
 def _fail(*_: Any) -> None:
-    raise KeyError("a bug of ours")
+    raise KeyError("a bug in the tap")
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "noted"),
     [
         (llm_call, "_dialect", []),
-        (llm_call.OpenCall, "_end", ["KeyError: 'a bug of ours'"] * 2),
-        (call_record.call_attributes, "of_request", ["KeyError: 'a bug of ours'"] * 2),
-        (call_record.call_attributes, "of_response", ["KeyError: 'a bug of ours'"] * 2),
+        (llm_call.OpenCall, "_end", ["KeyError: 'a bug in the tap'"] * 2),
+        (call_record.call_attributes, "of_request", ["KeyError: 'a bug in the tap'"] * 2),
+        (call_record.call_attributes, "of_response", ["KeyError: 'a bug in the tap'"] * 2),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_a_tap_that_fails_says_so_on_the_span_and_nowhere_else(
+async def test_failure_of_the_tap_is_noted_on_the_span_only(
     client: OpenAI, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, noted: list[str]
 ) -> None:
     monkeypatch.setattr(owner, name, _fail)
@@ -98,7 +98,7 @@ async def test_a_tap_that_fails_says_so_on_the_span_and_nowhere_else(
     assert [span.attributes[semconv.CAPTURE_ERROR] for span in spans] == noted
 
 
-async def test_an_answer_that_is_not_json_is_named(model: ScriptedModel) -> None:
+async def test_response_that_is_not_json_is_noted(model: ScriptedModel) -> None:
     async with recorded() as spans, httpx2.AsyncClient() as http:
         await http.post(f"{model.url}/elsewhere/messages", json={"messages": HELLO})
 
@@ -106,7 +106,7 @@ async def test_an_answer_that_is_not_json_is_named(model: ScriptedModel) -> None
     assert "not a JSON object" in spans[0].attributes[semconv.CAPTURE_ERROR]
 
 
-async def test_a_huge_text_is_cut_in_the_record_only(model: ScriptedModel, client: OpenAI) -> None:
+async def test_long_text_is_cut_in_the_record_only(model: ScriptedModel, client: OpenAI) -> None:
     huge = "x" * (call_record.MAX_BODY_BYTES + 1)
     async with recorded() as spans:
         client.chat.completions.create(model="m", messages=[*HELLO, {"role": "user", "content": huge}])
@@ -118,7 +118,7 @@ async def test_a_huge_text_is_cut_in_the_record_only(model: ScriptedModel, clien
     assert sum(len(str(value)) for value in span.attributes.values()) < 100_000
 
 
-async def test_a_huge_stream_is_kept_in_part(
+async def test_long_stream_is_recorded_in_part(
     model: ScriptedModel, client: OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llm_call, "MAX_STREAM_BYTES", 1000)

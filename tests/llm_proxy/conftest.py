@@ -95,6 +95,11 @@ async def post_chat(url: str, *, headers: dict[str, str] | None = None, **body: 
         return response.status, await response.read()
 
 
+def upstream(url: str, **settings: Any) -> dict[str, Any]:
+    """Return an entry of a model list for a server made by the test, which has no list of models to probe."""
+    return {"name": "m", "url": url, "server": "other", **settings}
+
+
 @asynccontextmanager
 async def serve_app(app: Any) -> AsyncIterator[str]:
     """Serve an ASGI app from a thread of its own; the value is its base URL."""

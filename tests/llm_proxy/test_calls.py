@@ -13,7 +13,7 @@ import agentlightning as agl
 from tests.processes import TIMEOUT
 from tests.scripted_model import Answer, ScriptedModel
 
-from .conftest import HELLO, Attempt, chunk, post_chat, serve_app, start_attempt, start_stream
+from .conftest import HELLO, Attempt, chunk, post_chat, serve_app, start_attempt, start_stream, upstream
 
 
 async def test_chat_is_answered_and_recorded(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
@@ -143,7 +143,7 @@ async def test_stream_reaches_the_agent_while_the_server_still_responds(proxy: a
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
     async with serve_app(server) as url, asyncio.timeout(TIMEOUT):
-        proxy.update_model_list({"m": url})
+        proxy.update_model_list([upstream(url)])
         async with attempt.openai(proxy) as client:
             stream = await client.chat.completions.create(model="m", messages=HELLO, stream=True)
             texts = []
@@ -166,7 +166,7 @@ async def test_disconnect_of_the_agent_cancels_the_call_and_records_its_start(pr
         loop.call_soon_threadsafe(cancelled.set)
 
     async with serve_app(endless) as url:
-        proxy.update_model_list({"m": url})
+        proxy.update_model_list([upstream(url)])
         async with aiohttp.ClientSession() as session:
             body = {"model": "m", "messages": HELLO, "stream": True}
             async with session.post(f"{attempt.url(proxy)}/chat/completions", json=body) as response:

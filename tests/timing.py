@@ -1,4 +1,4 @@
-"""How long something takes, on a machine that may have other things to do."""
+"""Measurements of time on a machine with other load."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ TRIES = 5
 
 
 async def quickest(measure: Callable[[], Awaitable[float]], enough: float) -> float:
-    """The least that `measure` finds. It is asked again while that is more than `enough`: what is slow by itself is
-    slow each time, and what had to wait for the machine once is not.
+    """Return the shortest of up to five measurements, and stop at the first that is at most `enough`.
+
+    Code that is slow is slow every time; code that had to wait for the machine is not.
     """
-    least = await measure()
+    shortest = await measure()
     for _ in range(TRIES - 1):
-        if least <= enough:
+        if shortest <= enough:
             break
-        least = min(least, await measure())
-    return least
+        shortest = min(shortest, await measure())
+    return shortest

@@ -1,4 +1,4 @@
-"""APO as a user's script: an agent that asks a model, and two models that write its prompts, all at OPENAI_BASE_URL."""
+"""A training script with APO. The agent's model, the critic and the editor are all at OPENAI_BASE_URL."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`@algo`, the algorithms' base, and the journal."""
+"""Base class of algorithms, `@algo`, and the journal."""
 
 from __future__ import annotations
 
@@ -15,37 +15,41 @@ from agentlightning.algorithm.journal import journal_sessions
 
 
 @agl.algo
-def everything(store: Any, journal: Any, train_dataset: Any, other: int = 3) -> list[Any]:
-    """It returns what it is given."""
+def return_arguments(store: Any, journal: Any, train_dataset: Any, other: int = 3) -> list[Any]:
+    """Return the arguments."""
     return [store, journal, train_dataset, other]
 
 
-def test_a_function_is_given_what_its_parameters_name():
-    everything.bind(RunContext(store="the store", journal="the journal"))  # pyright: ignore
+def test_algo_injects_arguments_by_parameter_name():
+    return_arguments.bind(RunContext(store="the store", journal="the journal"))  # pyright: ignore
 
-    assert everything.run(["task"]) == ["the store", "the journal", ["task"], 3]
-    assert everything("a", "b", "c", other=4) == ["a", "b", "c", 4]
-    assert (everything.__name__, everything.__doc__) == ("everything", "It returns what it is given.")
+    assert return_arguments.run(["task"]) == ["the store", "the journal", ["task"], 3]
+    assert return_arguments("a", "b", "c", other=4) == ["a", "b", "c", 4]
+    assert (return_arguments.__name__, return_arguments.__doc__) == ("return_arguments", "Return the arguments.")
 
 
-def test_a_parameter_that_nobody_gives_is_an_error_that_names_it():
-    with pytest.raises(TypeError, match="algorithm lost asks for 'prompts', which nobody gives it"):
+def test_algo_rejects_unknown_parameter():
+    with pytest.raises(TypeError, match="algorithm wrong has an unknown parameter 'prompts': use store, adapter,"):
 
         @agl.algo
-        def lost(store: Any, prompts: Any) -> None: ...
+        def wrong(store: Any, prompts: Any) -> None: ...
 
 
-def test_an_algorithm_outside_a_trainer_says_what_it_lacks():
-    with pytest.raises(RuntimeError, match=r"has no store yet: it is given one by Trainer\.fit"):
-        agl.Algorithm().get_store()
-
-
-def test_a_class_is_no_function():
+def test_algo_rejects_class():
     with pytest.raises(TypeError, match=r"derive a class from agl\.Algorithm"):
         agl.algo(dict)
 
 
-async def test_a_step_is_done_once_also_in_a_later_sitting():
+def test_algorithm_outside_trainer_reports_missing_store():
+    with pytest.raises(RuntimeError, match=r"has no store yet: run it with Trainer\.fit"):
+        agl.Algorithm().get_store()
+
+
+def test_algorithm_can_be_pickled():
+    assert pickle.loads(pickle.dumps(agl.Baseline(2)))._n_epochs == 2
+
+
+async def test_journal_runs_step_once_across_sessions():
     done: list[str] = []
 
     async def work() -> dict[str, Any]:
@@ -55,11 +59,11 @@ async def test_a_step_is_done_once_also_in_a_later_sitting():
 
     async with agl.InMemoryLightningStore() as store:
         first = await Journal.open(store, "run")
-        both = await asyncio.gather(first.once("a", work), first.once("a", work))
+        concurrent = await asyncio.gather(first.once("a", work), first.once("a", work))
         second = await Journal.open(store, "run")
-        again = await second.once("a", work)
+        resumed = await second.once("a", work)
 
-        assert [*both, again] == [{"answer": [1, 2]}] * 3
+        assert [*concurrent, resumed] == [{"answer": [1, 2]}] * 3
         assert done == ["work"]
         assert (first.is_resumed, second.is_resumed) == (True, True)
         assert [each.status for each in await journal_sessions(store)] == ["failed", "running"]
@@ -67,20 +71,16 @@ async def test_a_step_is_done_once_also_in_a_later_sitting():
         assert [each.status for each in await journal_sessions(store)] == ["failed", "succeeded"]
 
 
-async def test_a_step_that_raises_was_not_done():
+async def test_journal_runs_failed_step_again():
     async def fail() -> None:
         raise OSError("no network")
 
     async def succeed() -> str:
-        return "well"
+        return "result"
 
     async with agl.InMemoryLightningStore() as store:
         journal = await Journal.open(store, "run")
         with pytest.raises(OSError, match="no network"):
             await journal.once("a", fail)
 
-        assert await journal.once("a", succeed) == "well"
-
-
-def test_an_algorithm_can_be_pickled_where_its_function_can():
-    assert pickle.loads(pickle.dumps(agl.Baseline(2)))._n_epochs == 2
+        assert await journal.once("a", succeed) == "result"

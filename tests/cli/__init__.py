@@ -1,1 +1,1 @@
-"""What is done from a terminal, as real processes."""
+"""The command line, in real processes."""

@@ -1,4 +1,4 @@
-"""`agl` itself: what it offers, and how soon it says so."""
+"""`agl` itself: its commands, their help, and the time that help takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agentlightning.cli import COMMANDS, main
 from tests.timing import quickest
 
 
-def test_help_names_every_command() -> None:
+def test_help_lists_every_command() -> None:
     shown = CliRunner().invoke(main, ["--help"])
 
     assert shown.exit_code == 0
@@ -23,14 +23,14 @@ def test_help_names_every_command() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
+def test_every_command_has_help(command: str) -> None:
     shown = CliRunner().invoke(main, [command, "--help"])
 
     assert shown.exit_code == 0
     assert shown.output.startswith(f"Usage: main {command} ")
 
 
-def test_an_unknown_command_is_an_error_that_names_it() -> None:
+def test_unknown_command_is_named() -> None:
     shown = CliRunner().invoke(main, ["fly"])
 
     assert shown.exit_code == 2
@@ -58,7 +58,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert heavy.isdisjoint(printed.splitlines()[-1].split())
 
 
-def test_the_version_is_the_packages() -> None:
+def test_version_is_that_of_package() -> None:
     from importlib.metadata import version
 
     assert CliRunner().invoke(main, ["--version"]).output == f"agl, version {version('agentlightning')}\n"

@@ -1,4 +1,4 @@
-"""`agl store`: which database, which address, and what it refuses."""
+"""`agl store`: database, address, tokens, limits, receivers of spans, and administration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def store(*arguments: str, cwd: Path, **environment: str) -> Program:
     return Program("agentlightning.cli", "store", *arguments, cwd=cwd, environment=environment)
 
 
-async def test_it_serves_agl_db_in_this_folder_and_says_so_first(tmp_path: Path) -> None:
+async def test_store_serves_agl_db_of_current_folder_and_announces_it(tmp_path: Path) -> None:
     port = free_port()
     with store("--port", str(port), cwd=tmp_path) as program:
         async with LightningStoreClient(f"http://127.0.0.1:{port}") as client:
@@ -37,12 +37,12 @@ async def test_it_serves_agl_db_in_this_folder_and_says_so_first(tmp_path: Path)
         program.wait_for_line('"POST /enqueue_rollout HTTP/1.1" 200')
 
     assert program.lines[0] == f"Store at http://127.0.0.1:{port}, database {tmp_path}/agl.db. Ctrl-C stops it."
-    async with agl.open_store(str(tmp_path / "agl.db")) as kept:
-        assert await kept.get_rollout_by_id(rollout.rollout_id) == rollout
+    async with agl.open_store(str(tmp_path / "agl.db")) as database:
+        assert await database.get_rollout_by_id(rollout.rollout_id) == rollout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_it_cleanly_even_while_somebody_waits(number: signal.Signals, tmp_path: Path) -> None:
+async def test_signal_stops_store_cleanly_despite_waiting_request(number: signal.Signals, tmp_path: Path) -> None:
     port = free_port()
     with store("--port", str(port), cwd=tmp_path) as program:
         async with LightningStoreClient(f"http://127.0.0.1:{port}") as client:
@@ -54,9 +54,9 @@ async def test_a_signal_ends_it_cleanly_even_while_somebody_waits(number: signal
             assert program.wait(timeout=10) == 0
 
 
-def test_nothing_of_it_stays_behind(tmp_path: Path) -> None:
+def test_stopped_store_releases_port_and_database(tmp_path: Path) -> None:
     port = free_port()
-    for _ in range(2):  # the second one needs the same port, and the lock of the same file
+    for _ in range(2):  # the second store needs the same port and the same file lock
         with store("--port", str(port), cwd=tmp_path) as program:
             program.wait_for_line("Store at")
             program.send_signal(signal.SIGTERM)
@@ -65,7 +65,7 @@ def test_nothing_of_it_stays_behind(tmp_path: Path) -> None:
             assert psutil.pid_exists(program.pid) is False
 
 
-async def test_a_store_that_a_power_cut_would_cost_something_says_so(tmp_path: Path) -> None:
+async def test_durability_process_is_announced(tmp_path: Path) -> None:
     port = free_port()
     with store("--port", str(port), "--durability", "process", cwd=tmp_path) as program:
         program.wait_for_line("Store at")
@@ -75,7 +75,7 @@ async def test_a_store_that_a_power_cut_would_cost_something_says_so(tmp_path: P
     assert "power" in program.output
 
 
-async def test_the_database_and_the_token_may_come_from_the_environment(tmp_path: Path) -> None:
+async def test_database_and_token_can_come_from_environment(tmp_path: Path) -> None:
     token, port = "0123456789abcdef" * 2, free_port()
     with store("--port", str(port), cwd=tmp_path, AGL_DB="memory:", AGL_TOKEN=token) as program:
         async with LightningStoreClient(f"http://127.0.0.1:{port}", token=token) as client:
@@ -89,7 +89,7 @@ async def test_the_database_and_the_token_may_come_from_the_environment(tmp_path
     assert files_in(tmp_path) == []
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_error_names_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with store("--port", str(port), "--db", "memory:", cwd=tmp_path) as program:
@@ -99,14 +99,14 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in program.output
 
 
-def test_an_address_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
+def test_public_address_requires_token(tmp_path: Path) -> None:
     with store("--host", "0.0.0.0", "--db", "memory:", cwd=tmp_path) as program:
         assert program.wait() == 1
 
     program.wait_for_line("^Error: .*token")
 
 
-def test_a_database_that_another_store_has_open_is_refused(tmp_path: Path) -> None:
+def test_database_in_use_is_rejected(tmp_path: Path) -> None:
     with store("--port", str(free_port()), cwd=tmp_path) as first:
         first.wait_for_line("^Store at")
         with store("--port", str(free_port()), cwd=tmp_path) as second:
@@ -116,14 +116,14 @@ def test_a_database_that_another_store_has_open_is_refused(tmp_path: Path) -> No
     assert "Traceback" not in second.output
 
 
-def test_an_unknown_log_level_is_refused_with_those_there_are(tmp_path: Path) -> None:
+def test_unknown_log_level_is_rejected(tmp_path: Path) -> None:
     with store("--log-level", "nonsense", cwd=tmp_path) as program:
         assert program.wait() == 2
 
     program.wait_for_line("'nonsense' is not one of 'debug', 'info', 'warning', 'error'")
 
 
-async def test_spans_are_sent_on_and_the_targets_key_is_not_display_name(tmp_path: Path) -> None:
+async def test_spans_are_forwarded_and_receiver_key_is_not_printed(tmp_path: Path) -> None:
     key = "sk-lf-planted-0123456789abcdef"
     with Receiver() as receiver:
         port = free_port()
@@ -143,24 +143,24 @@ async def test_spans_are_sent_on_and_the_targets_key_is_not_display_name(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (("--export-otlp", "localhost"), "an OTLP target is written"),
+        (("--export-otlp", "localhost"), "write an OTLP target as"),
         (("--export-headers", "x=HOME"), "there is no --export-otlp named 'x'"),
-        (("--export-otlp", "x=http://host", "--export-headers", "x=NOT_SET"), "NOT_SET (for .x.) is not set"),
-        (("--export-otlp", "x=http://host", "--export-headers", "x=HOME"), "headers of an OTLP target are written"),
+        (("--export-otlp", "x=http://host", "--export-headers", "x=NOT_SET"), "NOT_SET (for 'x') is not set"),
+        (("--export-otlp", "x=http://host", "--export-headers", "x=HOME"), "write headers of an OTLP target as"),
         (("--export-otlp", "http://host", "--export-otlp", "http://host/b"), "two OTLP targets are named 'host'"),
     ],
 )
-def test_what_is_said_wrongly_of_a_target_is_refused(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_invalid_receiver_is_rejected(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["store", "--db", "memory:", *options])
 
     assert refused.exit_code != 0
-    assert said in refused.output
+    assert message in refused.output
     assert refused.exception is None or isinstance(refused.exception, SystemExit)
 
 
-async def test_limits_and_the_runners_token_may_be_given(tmp_path: Path) -> None:
+async def test_limits_and_runner_token_can_be_set(tmp_path: Path) -> None:
     admin, runner, port = "a" * 32, "r" * 32, free_port()
     options = ("--max-body", "4KiB", "--max-page", "2", "--keep-keys", "--db", "memory:", "--port", str(port))
     with store(*options, cwd=tmp_path, AGL_TOKEN=admin, AGL_RUNNER_TOKEN=runner) as program:
@@ -183,47 +183,49 @@ async def test_limits_and_the_runners_token_may_be_given(tmp_path: Path) -> None
     assert not any(token in program.output for token in (admin, runner))
 
 
-def test_every_limit_is_an_option_that_says_its_default() -> None:
-    defaults = {name: (kind or click.STRING).convert(text, None, None) for name, (_, kind, text, _) in LIMIT_OPTIONS.items()}
+def test_limit_options_show_actual_defaults() -> None:
+    defaults = {
+        name: (kind or click.STRING).convert(text, None, None) for name, (_, kind, text, _) in LIMIT_OPTIONS.items()
+    }
 
     assert defaults == asdict(Limits())
 
 
 @pytest.mark.parametrize("size", ["-1", "4KB", "much", "1.5MiB"])
-def test_a_size_that_is_none_is_refused(size: str, tmp_path: Path) -> None:
+def test_invalid_size_is_rejected(size: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["store", "--max-body", size])
 
     assert result.exit_code == 2
     assert "is not a size such as 65536, 64KiB, 16MiB or 1GiB" in result.output
 
 
-def test_the_care_of_a_database_says_what_it_does(tmp_path: Path) -> None:
+def test_administration_commands_report_results(tmp_path: Path) -> None:
     database = str(tmp_path / "agl.db")
-    asyncio.run(_three_that_succeeded(database))
+    asyncio.run(_add_three_succeeded_rollouts(database))
 
-    def said(*arguments: str) -> str:
+    def output_of(*arguments: str) -> str:
         result = CliRunner().invoke(main, ["store", *arguments, "--db", database])
         assert result.exit_code == 0, result.output
         return result.output
 
-    stats = said("stats")
+    stats = output_of("stats")
     assert "size on disk" in stats
     assert "3 succeeded" in stats
-    assert "is sound" in said("check")
-    assert said("backup", str(tmp_path / "copy.db")).startswith(f"{tmp_path}/copy.db: ")
-    assert said("gc", "--older-than", "0s", "--dry-run") == "3 rollouts would be deleted.\n"
-    assert said("gc", "--older-than", "0s") == "3 rollouts were deleted.\n"
-    assert "3 succeeded" not in said("stats")
+    assert "is sound" in output_of("check")
+    assert output_of("backup", str(tmp_path / "copy.db")).startswith(f"{tmp_path}/copy.db: ")
+    assert output_of("gc", "--older-than", "0s", "--dry-run") == "3 rollouts would be deleted.\n"
+    assert output_of("gc", "--older-than", "0s") == "3 rollouts were deleted.\n"
+    assert "3 succeeded" not in output_of("stats")
 
 
-async def _three_that_succeeded(database: str) -> None:
+async def _add_three_succeeded_rollouts(database: str) -> None:
     async with agl.open_store(database) as store:
         for _ in range(3):
             rollout = await store.start_rollout("task")
             await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
 
 
-def test_a_password_is_not_display_name() -> None:
+def test_password_is_not_printed() -> None:
     assert _display_name("postgresql://me:secret@host:5432/agl") == "postgresql://me:***@host:5432/agl"
     assert _display_name("postgresql://host/agl") == "postgresql://host/agl"
 

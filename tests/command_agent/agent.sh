@@ -1,4 +1,4 @@
-# An agent with nothing but curl: it asks the model, and sends spans in its own name and in another's.
+# An agent that uses only curl: it calls the model, sends a span of its own attempt, and tries to send one of another.
 set -eu
 post() { curl -sS --fail -H "Content-Type: application/json" "$@"; }
 

@@ -1,4 +1,4 @@
-"""Programs in other languages as agents, through `agl run`: their calls, spans and rewards, and no key of anybody's."""
+"""Programs in other languages as agents of `agl run`: calls, spans, rewards, and no stored API keys."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.adapter import llm_calls
+from tests.processes import TIMEOUT
 from tests.scripted_model import Answer, Call, ScriptedModel
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples/any_language"
@@ -19,43 +20,43 @@ PLANTED = "sk-planted-0123456789abcdef"
 TASK = "What is 17 times 3?"
 
 
-def knows_tools(call: Call) -> Answer:
-    said = call.body["messages"][-1]
-    if said["role"] == "user" and "tools" in call.body:
+def call_tool_then_answer(call: Call) -> Answer:
+    last = call.body["messages"][-1]
+    if last["role"] == "user" and "tools" in call.body:
         return Answer(tool_calls=[("multiply", {"a": 17, "b": 3})])
     return Answer("17 times 3 is 51.")
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`agl run` with a model whose key is planted, in an environment that has another one."""
-    with ScriptedModel(knows_tools, takes_call=True) as model:
+    """Run `agl run` with a planted key for the model and another one in the environment."""
+    with ScriptedModel(call_tool_then_answer, takes_call=True) as model:
         options = ("--model", f"tiny={model.base_url}", "--key", "tiny=UPSTREAM_KEY", "--task", TASK)
-        ran = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "agentlightning.cli", "run", *options, "--", *command],
             cwd=cwd,
             env={**os.environ, "UPSTREAM_KEY": PLANTED, "OPENAI_API_KEY": f"{PLANTED}-another", "PYTHONWARNINGS": ""},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=TIMEOUT,
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
         assert {call.headers["authorization"] for call in model.calls} == {f"Bearer {PLANTED}"}
-    return ran
+    return result
 
 
-def check_that_no_key_is_kept(ran: subprocess.CompletedProcess[str], folder: Path) -> None:
-    kept = b"".join(file.read_bytes() for file in folder.iterdir() if file.name.startswith("agl.db"))
-    assert TASK.encode() in kept
+def assert_no_key_is_stored(result: subprocess.CompletedProcess[str], folder: Path) -> None:
+    stored = b"".join(file.read_bytes() for file in folder.iterdir() if file.name.startswith("agl.db"))
+    assert TASK.encode() in stored
     for secret in ("sk-planted", "agl-attempt-"):
-        assert secret.encode() not in kept
-        assert secret not in ran.stdout + ran.stderr
+        assert secret.encode() not in stored
+        assert secret not in result.stdout + result.stderr
 
 
-async def test_a_shell_script_with_curl_is_an_agent(tmp_path: Path) -> None:
-    ran = run("sh", "-c", f"env; sh {EXAMPLE / 'agent.sh'}", cwd=tmp_path)
+async def test_shell_script_with_curl_runs_as_agent(tmp_path: Path) -> None:
+    result = run("sh", "-c", f"env; sh {EXAMPLE / 'agent.sh'}", cwd=tmp_path)
 
-    assert ran.stdout.split(" ", 1)[1] == "succeeded, reward 1\n"
-    check_that_no_key_is_kept(ran, tmp_path)
+    assert result.stdout.split(" ", 1)[1] == "succeeded, reward 1\n"
+    assert_no_key_is_stored(result, tmp_path)
     async with agl.open_store(str(tmp_path / "agl.db")) as store:
         [rollout] = await store.query_rollouts()
         spans = list(await store.query_spans(rollout.rollout_id))
@@ -68,11 +69,11 @@ async def test_a_shell_script_with_curl_is_an_agent(tmp_path: Path) -> None:
     assert [span.sequence_id for span in spans] == [1, 2, 3]
 
 
-async def test_a_node_program_with_openais_package_is_an_agent(node_modules: Path, tmp_path: Path) -> None:
-    ran = run("node", str(node_modules.parent / "agent.mjs"), cwd=tmp_path)
+async def test_node_program_with_openai_package_runs_as_agent(node_modules: Path, tmp_path: Path) -> None:
+    result = run("node", str(node_modules.parent / "agent.mjs"), cwd=tmp_path)
 
-    assert ran.stdout.split(" ", 1)[1] == "succeeded, reward 1\n"
-    check_that_no_key_is_kept(ran, tmp_path)
+    assert result.stdout.split(" ", 1)[1] == "succeeded, reward 1\n"
+    assert_no_key_is_stored(result, tmp_path)
     async with agl.open_store(str(tmp_path / "agl.db")) as store:
         [rollout] = await store.query_rollouts()
         spans = list(await store.query_spans(rollout.rollout_id))
@@ -89,9 +90,9 @@ async def test_a_node_program_with_openais_package_is_an_agent(node_modules: Pat
 
 @pytest.fixture
 def node_modules() -> Path:
-    """The example with its packages, installed beside ours once."""
+    """Install the example's packages once, inside the Python environment."""
     if not shutil.which("npm"):
-        pytest.skip("there is no Node here")
+        pytest.skip("Node is not installed")
     home = Path(sys.prefix) / "agl-node"
     lock = (EXAMPLE / "package-lock.json").read_text()
     if not (home / "installed").exists() or (home / "installed").read_text() != lock:

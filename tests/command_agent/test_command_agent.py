@@ -1,4 +1,4 @@
-"""Programs as agents: what they are given, how they are heard, and that nothing of them stays behind."""
+"""Programs as agents: their input, their results, and the end of their processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.llm_proxy import LLMProxy
-from tests.processes import PATIENCE
+from tests.processes import TIMEOUT
 from tests.scripted_model import ScriptedModel
 
 TOKEN = "agl-secret-" + "0123456789abcdef" * 3
 
 
-class Workshop:
-    """A store over HTTP that asks for a token, and a runner on it."""
+class AgentRunner:
+    """A store over HTTP with a token, and a runner that uses it."""
 
     def __init__(self, store: agl.LightningStoreClient) -> None:
         self.store = store
@@ -41,23 +41,23 @@ class Workshop:
 
 
 @pytest.fixture
-async def workshop() -> AsyncIterator[Workshop]:
+async def site() -> AsyncIterator[AgentRunner]:
     async with agl.InMemoryLightningStore() as store:
         server = agl.LightningStoreServer(store, port=0, token=TOKEN)
         await server.start()
         async with agl.LightningStoreClient(server.endpoint, token=TOKEN) as client:
-            yield Workshop(client)
+            yield AgentRunner(client)
         await server.stop()
 
 
-async def test_the_task_is_in_the_environment_and_in_a_file(workshop: Workshop) -> None:
+async def test_task_is_in_environment_and_file(site: AgentRunner) -> None:
     @agl.command_agent
     def agent(task: Any) -> str:
         return 'echo "$AGL_TASK" "$(cat "$AGL_TASK_FILE")"'
 
     assert agent("anything") == 'echo "$AGL_TASK" "$(cat "$AGL_TASK_FILE")"'
-    assert await workshop.output(await workshop.run(agent, "add 1")) == "add 1 add 1\n"
-    assert await workshop.output(await workshop.run(agent, {"n": 1})) == '{"n": 1} {"n": 1}\n'
+    assert await site.output(await site.run(agent, "add 1")) == "add 1 add 1\n"
+    assert await site.output(await site.run(agent, {"n": 1})) == '{"n": 1} {"n": 1}\n'
 
 
 @pytest.mark.parametrize(
@@ -70,18 +70,18 @@ async def test_the_task_is_in_the_environment_and_in_a_file(workshop: Workshop) 
         ("true", None),
     ],
 )
-async def test_the_reward_is_what_the_program_says_last(workshop: Workshop, script: str, reward: float | None) -> None:
+async def test_reward_is_last_reported_value(site: AgentRunner, script: str, reward: float | None) -> None:
     @agl.command_agent
     def agent(task: Any) -> str:
         return script
 
-    rollout = await workshop.run(agent)
+    rollout = await site.run(agent)
 
     assert rollout.status == "succeeded"
-    assert await workshop.reward(rollout) == reward
+    assert await site.reward(rollout) == reward
 
 
-async def test_a_grader_has_the_last_word(workshop: Workshop) -> None:
+async def test_grader_overrides_output(site: AgentRunner) -> None:
     def grader(task: Any, output: str) -> float:
         return float(task in output)
 
@@ -89,53 +89,53 @@ async def test_a_grader_has_the_last_word(workshop: Workshop) -> None:
     def agent(task: Any) -> list[str]:
         return ["echo", "found:", task]
 
-    assert await workshop.reward(await workshop.run(agent)) == 1.0
+    assert await site.reward(await site.run(agent)) == 1.0
 
 
-async def test_a_program_that_fails_fails_the_attempt_with_its_last_words(workshop: Workshop) -> None:
+async def test_failed_program_fails_attempt_with_last_lines(site: AgentRunner) -> None:
     @agl.command_agent
     def agent(task: Any) -> str:
         return "echo so far; echo no such file >&2; exit 3"
 
-    rollout = await workshop.run(agent)
+    rollout = await site.run(agent)
 
     assert rollout.status == "failed"
-    attempt = await workshop.store.get_latest_attempt(rollout.rollout_id)
+    attempt = await site.store.get_latest_attempt(rollout.rollout_id)
     assert attempt is not None
     assert attempt.metadata is not None
     assert "exit code 3: no such file" in attempt.metadata["reason"]
-    assert await workshop.output(rollout) == "so far\n"
+    assert await site.output(rollout) == "so far\n"
 
 
-async def test_a_program_that_is_not_there_fails_the_attempt(workshop: Workshop) -> None:
+async def test_missing_program_fails_attempt(site: AgentRunner) -> None:
     @agl.command_agent
     def agent(task: Any) -> list[str]:
         return ["no-such-program"]
 
-    assert (await workshop.run(agent)).status == "failed"
+    assert (await site.run(agent)).status == "failed"
 
 
-async def test_a_timeout_ends_the_program_and_all_it_has_started(workshop: Workshop, tmp_path: Path) -> None:
-    @agl.command_agent(timeout=2.0)
+async def test_timeout_kills_program_and_children(site: AgentRunner, tmp_path: Path) -> None:
+    @agl.command_agent(timeout=0.5)
     def agent(task: Any) -> str:
         return f"sleep 300 & echo $! > {tmp_path}/pid; trap '' TERM; while true; do sleep 300; done"
 
-    rollout = await workshop.run(agent)
+    rollout = await site.run(agent)
 
     assert rollout.status == "failed"
-    assert await gone(int((tmp_path / "pid").read_text()))
+    assert await ends(int((tmp_path / "pid").read_text()))
 
 
-async def test_what_a_program_leaves_in_the_background_ends_with_it(workshop: Workshop, tmp_path: Path) -> None:
+async def test_background_children_end_with_program(site: AgentRunner, tmp_path: Path) -> None:
     @agl.command_agent
     def agent(task: Any) -> str:
         return f"sleep 300 & echo $! > {tmp_path}/pid; echo 1"
 
-    assert await workshop.reward(await workshop.run(agent)) == 1.0
-    assert await gone(int((tmp_path / "pid").read_text()))
+    assert await site.reward(await site.run(agent)) == 1.0
+    assert await ends(int((tmp_path / "pid").read_text()))
 
 
-async def test_only_what_is_allowed_is_in_the_environment(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_holds_only_allowed_variables(site: AgentRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
     monkeypatch.setenv("WANTED", "yes")
 
@@ -143,15 +143,15 @@ async def test_only_what_is_allowed_is_in_the_environment(workshop: Workshop, mo
     def agent(task: Any) -> str:
         return "env"
 
-    output = await workshop.output(await workshop.run(agent))
+    output = await site.output(await site.run(agent))
 
     assert "planted" not in output
     assert TOKEN not in output
     assert "WANTED=yes" in output
 
 
-async def test_a_shell_script_with_curl_is_traced_rewarded_and_cannot_speak_for_others(workshop: Workshop) -> None:
-    other = await workshop.store.start_rollout("another task")
+async def test_shell_script_is_traced_and_cannot_write_to_other_attempt(site: AgentRunner) -> None:
+    other = await site.store.start_rollout("another task")
 
     @agl.command_agent(environment={"OTHER": f"{other.rollout_id} {other.attempt.attempt_id}"})
     def agent(task: Any) -> list[str]:
@@ -159,21 +159,21 @@ async def test_a_shell_script_with_curl_is_traced_rewarded_and_cannot_speak_for_
 
     with ScriptedModel(lambda question: f"echo {question}") as model:
         upstream = {"name": "tiny", "url": model.base_url, "api_key": "sk-upstream-1234567890"}
-        async with LLMProxy(None, [upstream], workshop.store, token=TOKEN) as proxy:
-            rollout = await workshop.run(agent, "hello", {"llm": proxy.as_resource()})
+        async with LLMProxy(None, [upstream], site.store, token=TOKEN) as proxy:
+            rollout = await site.run(agent, "hello", {"llm": proxy.as_resource()})
 
     assert rollout.status == "succeeded"
-    assert await workshop.reward(rollout) == 0.5
-    by_name = {span.name: span for span in await workshop.spans(rollout)}
+    assert await site.reward(rollout) == 0.5
+    by_name = {span.name: span for span in await site.spans(rollout)}
     assert by_name["openai.chat.completion"].attributes["gen_ai.completion.0.content"] == "echo hello"
     assert by_name["from curl"].trace_id == by_name["agentlightning.operation"].trace_id
     assert by_name["from curl"].parent_id == by_name["agentlightning.operation"].span_id
-    assert not await workshop.store.query_spans(other.rollout_id)
+    assert not await site.store.query_spans(other.rollout_id)
     assert "sk-upstream" not in str([span.model_dump() for span in by_name.values()])
 
 
-async def gone(pid: int) -> bool:
-    """Whether the process ends, soon; one that nobody has taken note of yet counts as ended."""
+async def ends(pid: int) -> bool:
+    """Wait until the process ends, and return True if it does; a zombie counts as ended."""
     try:
         watched = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -181,7 +181,7 @@ async def gone(pid: int) -> bool:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(watched, ended.set)
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await ended.wait()
     except TimeoutError:
         return False

@@ -32,31 +32,38 @@ class BatchCall(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One operation of a batch, with all its arguments by name."""
 
     operation: str
-    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+    arguments: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     idempotency_key: str | None = None
+    """As in the header of that name."""
 
 
-class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+class Batch(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a batch request."""
+
     operations: list[BatchCall]
 
 
-class _BatchAnswer(msgspec.Struct):
+class BatchAnswer(msgspec.Struct):
+    """The response to one operation of a batch."""
+
     status: int
     body: msgspec.Raw
 
 
-class _BatchAnswers(msgspec.Struct):
-    answers: list[_BatchAnswer]
+class BatchAnswers(msgspec.Struct):
+    """The body of a batch response."""
+
+    answers: list[BatchAnswer]
 
 
 _encoder = msgspec.json.Encoder()
-_batch = msgspec.json.Decoder(_Batch)
-_answers = msgspec.json.Decoder(_BatchAnswers)
+_batch = msgspec.json.Decoder(Batch)
+_answers = msgspec.json.Decoder(BatchAnswers)
 
 
 def encode_batch(calls: Sequence[BatchCall]) -> bytes:
     """Encode the body of a batch request."""
-    return _encoder.encode(_Batch(list(calls)))
+    return _encoder.encode(Batch(list(calls)))
 
 
 def decode_batch(body: bytes) -> list[BatchCall]:
@@ -73,7 +80,7 @@ def decode_batch(body: bytes) -> list[BatchCall]:
 
 def encode_answers(responses: Sequence[Response]) -> bytes:
     """Encode the body of a batch response: the answers in the order of the calls."""
-    return _encoder.encode(_BatchAnswers([_BatchAnswer(status, msgspec.Raw(body)) for status, body in responses]))
+    return _encoder.encode(BatchAnswers([BatchAnswer(status, msgspec.Raw(body)) for status, body in responses]))
 
 
 def decode_answers(body: bytes) -> list[Response]:

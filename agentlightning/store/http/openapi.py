@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from ... import payload
 from ..encoded_span import SpanAck
 from ..operations import Operation, operation_table
-from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, MAX_BATCH_SIZE, PROBLEM
+from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, PROBLEM, Batch, BatchAnswers
 
 
 def openapi(version: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def openapi(version: str) -> dict[str, Any]:
         }
         for name, operation in table.items()
     }
-    components: dict[str, Any] = {"schemas": definitions.get("$defs", {}) | {"Problem": _PROBLEM_SCHEMA}}
+    components: dict[str, Any] = {"schemas": definitions.get("$defs", {}) | _MESSAGES | {"Problem": _PROBLEM_SCHEMA}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "LightningStore", "version": version, "description": "Database and message queue in one."},
@@ -94,37 +94,14 @@ _PROBLEM_SCHEMA = {
 }
 _ERROR = _content("An error.", {"$ref": "#/components/schemas/Problem"}, PROBLEM)
 _OBJECT = {"type": "object"}
-_ACK: dict[str, Any] = {
-    "anyOf": [msgspec.json.schema_components([SpanAck])[1]["SpanAck"], {"type": "null"}],
-    "description": "The sequence number of the span; null when the store has it already.",
-}
-_RESPONSES: dict[str, Any] = {"add_span": _ACK, "add_many_spans": {"type": "array", "items": _ACK}}
 _OTLP = {
     "application/json": {"schema": _OBJECT},
     "application/x-protobuf": {"schema": {"type": "string", "format": "binary"}},
 }
-_BATCH_CALL: dict[str, Any] = {
-    "type": "object",
-    "required": ["operation"],
-    "properties": {
-        "operation": {"type": "string", "description": "Its name, as in its path."},
-        "arguments": {"type": "object", "description": "All arguments by name."},
-        "idempotency_key": {"type": ["string", "null"], "description": "Like the header of that name."},
-    },
-}
-_BATCH: dict[str, Any] = {
-    "type": "object",
-    "required": ["operations"],
-    "properties": {"operations": {"type": "array", "maxItems": MAX_BATCH_SIZE, "items": _BATCH_CALL}},
-}
-_BATCH_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "properties": {"status": {"type": "integer"}, "body": {"description": "As of a single request."}},
-}
-_BATCH_ANSWERS: dict[str, Any] = {
-    "type": "object",
-    "properties": {"answers": {"type": "array", "items": _BATCH_ANSWER}},
-}
+(_ACK, _BATCH, _BATCH_ANSWERS), _MESSAGES = msgspec.json.schema_components(
+    [SpanAck | None, Batch, BatchAnswers], ref_template="#/components/schemas/{name}"
+)
+_RESPONSES: dict[str, Any] = {"add_span": _ACK, "add_many_spans": {"type": "array", "items": _ACK}}
 
 
 def _path(method: str, name: str, summary: str, response: dict[str, Any], **more: Any) -> dict[str, Any]:

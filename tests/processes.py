@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-TIMEOUT = 15.0
-"""Seconds to wait for a line, an exit or another event before the test fails."""
+TIMEOUT = float(os.environ.get("AGL_TEST_TIMEOUT", "15"))
+"""Seconds to wait for a line, an exit or another event before the test fails. Increase it on a slow machine."""
 
 
 class Program:

@@ -1,14 +1,14 @@
-"""Where algorithm and runners run: in threads of one process, or in processes on one machine or several."""
+"""Execution strategies: run algorithm and runners in threads of one process, or in processes on several machines."""
 
-from .base import AlgorithmSide, ExecutionStrategy, Role, RunnerSide
+from .base import AlgorithmTask, ExecutionStrategy, Role, RunnerTask
 from .client_server import ClientServerExecutionStrategy
 from .shared_memory import SharedMemoryExecutionStrategy
 
 __all__ = [
-    "AlgorithmSide",
+    "AlgorithmTask",
     "ClientServerExecutionStrategy",
     "ExecutionStrategy",
     "Role",
-    "RunnerSide",
+    "RunnerTask",
     "SharedMemoryExecutionStrategy",
 ]

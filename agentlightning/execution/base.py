@@ -1,7 +1,7 @@
-"""ExecutionStrategy: what a trainer asks of the place where both sides run.
+"""Base class of execution strategies.
 
-A strategy sees two callables and a way to open the store, and nothing else. Whatever happens, both sides end together:
-the algorithm's end stops the runners, a crash on either side stops the other and is raised, with its own traceback.
+A strategy gets two callables and a way to open the store. The end of the algorithm stops the runners; an error of
+either one stops the other and is raised with its own traceback.
 """
 
 from __future__ import annotations
@@ -16,45 +16,40 @@ from ..store import LightningStore
 Role = Literal["both", "algorithm", "runner"]
 
 OpenStore = Callable[[], AbstractAsyncContextManager[LightningStore]]
-"""Opens the store for as long as a context lasts; called once runners need no more be forked."""
+"""Opens the store for the length of a block. Called after the supervisor of the runners has been forked."""
 
 
-class AlgorithmSide(Protocol):
-    """The algorithm, ready to run: its end is the end of the run.
+class AlgorithmTask(Protocol):
+    """The algorithm, ready to run. Its end is the end of the run.
 
-    One with a method `admit(store)` has it awaited before any runner starts; what that raises ends the run.
+    If it has a method `acquire(store)`, that is awaited before any runner starts; an error there ends the run.
     """
 
     async def __call__(self, store: LightningStore) -> Any:
-        """Run to the end; what it returns is what `execute` returns."""
+        """Run to the end. The return value becomes that of `execute`."""
         ...
 
 
-class RunnerSide(Protocol):
-    """One runner, ready to run."""
+class RunnerTask(Protocol):
+    """A runner, ready to run."""
 
     async def __call__(self, store: LightningStore, worker: int, stop: StopEvent) -> None:
-        """Carry out rollouts until `stop` is set or SIGTERM comes. `worker` counts the runners from 0."""
+        """Carry out rollouts until `stop` is set or SIGTERM arrives. `worker` numbers the runners from 0."""
         ...
 
 
 class ExecutionStrategy:
-    """Runs one algorithm and some runners until the algorithm is done."""
+    """Runs one algorithm and several runners until the algorithm has ended."""
 
     role: Role = "both"
-    """Which of the two sides this process plays."""
+    """The part that this process runs."""
 
     def execute(
-        self,
-        algorithm: AlgorithmSide,
-        runner: RunnerSide,
-        open_store: OpenStore,
-        *,
-        n_runners: int = 1,
+        self, algorithm: AlgorithmTask, runner: RunnerTask, open_store: OpenStore, *, n_runners: int = 1
     ) -> Any:
-        """Run both sides to the end, and return what the algorithm returned.
+        """Run algorithm and runners to the end, and return the algorithm's return value.
 
-        Raises what either side raised; a Ctrl-C stops cleanly and is raised
-        as KeyboardInterrupt, a second one stops at once.
+        Raises the error of either one. A Ctrl-C stops cleanly and is raised as KeyboardInterrupt; a second one stops
+        at once.
         """
         raise NotImplementedError

@@ -1,28 +1,48 @@
-"""Both sides at once: whichever ends first decides."""
+"""Run algorithm and runners together until one of them, Ctrl-C or SIGTERM ends the run."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from ..concurrency import SIGTERM_EXIT, BackgroundTask, sigterm_handler
 from ..errors import InvalidInput
 from ..store import LightningStore
-from .base import AlgorithmSide
+from .base import AlgorithmTask
 
-LOOK_SECONDS: Final = 1.0
-"""How often is looked whether rollouts wait for runners that are all done."""
+T = TypeVar("T")
+
+POLL_INTERVAL_QUEUE: Final = 1.0
 
 
-async def until_algorithm_ends(
-    algorithm: AlgorithmSide, store: LightningStore, runners: Callable[[], Coroutine[Any, Any, None]]
-) -> Any:
-    """What the algorithm returns. What either side raises is raised, once the other has been cancelled.
+def run_until_complete(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return the result of `work`, run in an event loop of its own.
 
-    Runners that end by themselves end nothing.
+    The first Ctrl-C or SIGTERM cancels it, so that it can clean up; the second stops at once. They are raised as
+    KeyboardInterrupt and SystemExit. Where an event loop is running already, as in a notebook, `work` runs in a thread.
     """
-    await admit(algorithm, store)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_cancelled_by_sigterm(work))
+    task = BackgroundTask(work, name="agl-run")
+    task.start()
+    try:
+        return task.result()
+    finally:
+        task.stop()
+
+
+async def run_until_algorithm_ends(
+    algorithm: AlgorithmTask, store: LightningStore, runners: Callable[[], Coroutine[Any, Any, None]]
+) -> Any:
+    """Return the algorithm's return value. An error of either side is raised after the other has been cancelled.
+
+    Runners that end without an error do not end the run.
+    """
+    await acquire_store(algorithm, store)
     working, running = asyncio.ensure_future(algorithm(store)), asyncio.ensure_future(runners())
     try:
         await asyncio.wait({working, running}, return_when=asyncio.FIRST_COMPLETED)
@@ -31,27 +51,44 @@ async def until_algorithm_ends(
             await working
         return working.result()
     finally:
-        await _cancelled(working)
-        await _cancelled(running)
+        await _cancel(working)
+        await _cancel(running)
 
 
-async def complain_when_rollouts_wait(store: LightningStore) -> None:
-    """For after all runners have ended: raises when a rollout is in the queue, for which nobody will come."""
-    while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - nobody announces it from afar
-        await asyncio.sleep(LOOK_SECONDS)
-    raise InvalidInput("all runners have done their max_rollouts, but rollouts are waiting", field="max_rollouts")
+async def fail_when_rollouts_wait(store: LightningStore) -> None:
+    """Raise once a rollout is queued. For the time after all runners have ended, when none is left to claim it."""
+    while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - a remote store does not announce it
+        await asyncio.sleep(POLL_INTERVAL_QUEUE)
+    raise InvalidInput("all runners have completed max_rollouts, but rollouts are still queued", field="max_rollouts")
 
 
-async def admit(algorithm: AlgorithmSide, store: LightningStore) -> None:
-    """Let the algorithm refuse the store, if it has something to say to that."""
-    if has_a_say := getattr(algorithm, "admit", None):
-        await has_a_say(store)
+async def acquire_store(algorithm: AlgorithmTask, store: LightningStore) -> None:
+    """Let the algorithm acquire the store, if it has a method `acquire`."""
+    if acquire := getattr(algorithm, "acquire", None):
+        await acquire(store)
 
 
-async def _cancelled(task: asyncio.Future[Any]) -> None:
+async def _cancelled_by_sigterm(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    task, terminated = asyncio.current_task(), asyncio.Event()
+    assert task is not None
+
+    def terminate() -> None:
+        terminated.set()
+        task.cancel()
+
+    with sigterm_handler(terminate):
+        try:
+            return await work()
+        except asyncio.CancelledError:
+            if terminated.is_set():
+                raise SystemExit(SIGTERM_EXIT) from None
+            raise
+
+
+async def _cancel(task: asyncio.Future[Any]) -> None:
     if not task.done():
         task.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await task
     elif not task.cancelled():
-        task.exception()  # looked at: the other side's error is the one that is raised
+        task.exception()  # marks it as retrieved: the other side's error is the one to raise

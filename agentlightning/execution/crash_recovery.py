@@ -1,70 +1,93 @@
-"""What a dead runner leaves behind: its attempts are ended at once, and too many deaths in a row end the run."""
+"""Recover from runner processes that died: end or requeue their attempts, and limit the number of crashes."""
 
 from __future__ import annotations
 
 import logging
+import socket
 from contextlib import suppress
 from typing import Final
 
 from ..errors import Conflict, NotFound, RunnerDied
+from ..processes import is_process_alive
 from ..runner.worker import worker_id_prefix
 from ..store import LightningStore
-from ..types import AttemptedRollout
-from .supervisor import Ended
+from ..types import Attempt, AttemptedRollout
+from .supervisor import ProcessExit
 
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS: Final = 10
-"""Deaths in a row that are borne. Agents that now and then take their process with them never come to so many."""
+"""Crashes in a row before the run fails. Agents that crash their process occasionally never reach so many."""
 
 
-class Losses:
-    """The deaths of one run."""
+class CrashRecovery:
+    """Handles the crashes of one run's runners."""
 
     def __init__(self, store: LightningStore, max_restarts: int) -> None:
         self._store = store
-        self._most = max_restarts
-        self._in_a_row = 0
-        self._failed_by_death = 0
+        self._max_restarts = max_restarts
+        self._crashes_in_a_row = 0
+        self._failed_by_crash = 0
         self._ended_otherwise = 0
 
-    async def note(self, ended: Ended) -> None:
-        """End the attempts of a dead runner as `unresponsive`, so that they are retried where that is configured.
+    async def recover(self, crash: ProcessExit) -> None:
+        """End the attempts of a dead runner as `unresponsive`, so that they are retried if configured.
 
-        Raises `RunnerDied` after too many deaths without a rollout that ended in another way between them.
+        Raises `RunnerDied` after too many crashes without a rollout that ended in another way between them.
         """
-        lost = await self._held_by(ended.pid)
+        prefix = worker_id_prefix(crash.pid)
+        lost = [each for each in await _unfinished(self._store) if (each.attempt.worker_id or "").startswith(prefix)]
         for rollout in lost:
-            await self._give_up(rollout, ended)
-        held = ", ".join(rollout.rollout_id for rollout in lost) or "nothing"
-        logger.error("[Worker %d] Its process (%d) %s; it held %s.", ended.worker, ended.pid, ended.how, held)
-        await self._count(ended)
+            await self._end_attempt(rollout, crash)
+        ids = ", ".join(rollout.rollout_id for rollout in lost) or "none"
+        logger.error(
+            "[Worker %d] Process %d %s; its unfinished rollouts: %s.", crash.worker, crash.pid, crash.cause, ids
+        )
+        await self._count(crash)
 
-    async def _held_by(self, pid: int) -> list[AttemptedRollout]:
-        unfinished = await self._store.query_rollouts(status_in=["preparing", "running"])
-        return [
-            rollout
-            for rollout in unfinished
-            if isinstance(rollout, AttemptedRollout) and (rollout.attempt.worker_id or "").startswith(worker_id_prefix(pid))
-        ]
-
-    async def _give_up(self, rollout: AttemptedRollout, ended: Ended) -> None:
+    async def _end_attempt(self, rollout: AttemptedRollout, crash: ProcessExit) -> None:
         with suppress(Conflict, NotFound):
             await self._store.update_attempt(
                 rollout.rollout_id,
                 rollout.attempt.attempt_id,
                 status="unresponsive",
-                metadata={"reason": f"its runner's process {ended.how}"},
+                metadata={"reason": f"its runner's process {crash.cause}"},
             )
-        now = await self._store.get_rollout_by_id(rollout.rollout_id)
-        self._failed_by_death += now is not None and now.status == "failed"
+        current = await self._store.get_rollout_by_id(rollout.rollout_id)
+        self._failed_by_crash += current is not None and current.status == "failed"
 
-    async def _count(self, ended: Ended) -> None:
+    async def _count(self, crash: ProcessExit) -> None:
         by_status = (await self._store.statistics())["rollouts"]
-        otherwise = by_status.get("succeeded", 0) + by_status.get("failed", 0) - self._failed_by_death
-        self._in_a_row = 1 if otherwise > self._ended_otherwise else self._in_a_row + 1
+        otherwise = by_status.get("succeeded", 0) + by_status.get("failed", 0) - self._failed_by_crash
+        self._crashes_in_a_row = 1 if otherwise > self._ended_otherwise else self._crashes_in_a_row + 1
         self._ended_otherwise = otherwise
-        if self._in_a_row > self._most:
+        if self._crashes_in_a_row > self._max_restarts:
             raise RunnerDied(
-                f"runners died {self._in_a_row} times, and no rollout ended in between; the last one {ended.how}"
+                f"runner processes died {self._crashes_in_a_row} times, and no rollout ended in between; the last one "
+                f"{crash.cause}"
             )
+
+
+async def requeue_stale_attempts(store: LightningStore, before: float) -> None:
+    """Requeue rollouts whose attempt started `before` a time, in a process of this machine that is gone.
+
+    Runners on other machines may be alive and working; for dead ones the store's deadlines apply.
+    """
+    for rollout in await _unfinished(store):
+        if _is_stale(rollout.attempt, before):
+            with suppress(Conflict, NotFound):
+                await store.update_rollout(rollout.rollout_id, status="requeuing")
+                logger.info("Rollout %s was lost with its runner's process; it is queued again.", rollout.rollout_id)
+
+
+async def _unfinished(store: LightningStore) -> list[AttemptedRollout]:
+    rollouts = await store.query_rollouts(status_in=["preparing", "running"])
+    return [rollout for rollout in rollouts if isinstance(rollout, AttemptedRollout)]
+
+
+def _is_stale(attempt: Attempt, before: float) -> bool:
+    host = f"{socket.gethostname()}-"
+    if attempt.start_time >= before or attempt.worker_id is None or not attempt.worker_id.startswith(host):
+        return False
+    pid = attempt.worker_id.removeprefix(host).partition("-")[0]
+    return pid.isdigit() and not is_process_alive(int(pid))

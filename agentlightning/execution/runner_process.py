@@ -1,4 +1,4 @@
-"""A runner's process, from the inside: it runs one runner, tells how that ended, and ends when its parent does."""
+"""The process of one runner: run it, report its error to the parent, and end when the parent does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
 import traceback
 import types
 from collections import ChainMap
@@ -21,59 +19,59 @@ from typing import Any, ClassVar, Final
 
 import cloudpickle
 
+from ..processes import end_with_parent
 from ..store import LightningStoreClient
-from .base import RunnerSide
+from .base import RunnerTask
 
-LOOK_SECONDS: Final = 0.5
-"""How often a runner looks whether its parent is still there."""
+POLL_INTERVAL_PARENT: Final = 0.5
 GRACE_SECONDS: Final = 2.0
-"""How long a runner without a parent may take to stop."""
+"""Time for a runner to stop after its parent has ended."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a runner's process is to do. Can be handed to a forked process as it is, to a fresh one as `packed`."""
+class RunnerJob:
+    """The work of a runner's process. A forked process gets it as it is, a fresh one `pickled`."""
 
-    runner: RunnerSide
+    runner: RunnerTask
     log_level: int | None = None
-    """Of a fresh process; None leaves it silent."""
+    """Log level of a fresh process; None logs nothing."""
 
-    def packed(self) -> bytes:
-        """With everything it names, also what lives in `__main__`. Raises whatever cannot be pickled."""
+    def pickled(self) -> bytes:
+        """Pickle it with everything it refers to, including `__main__`. Raises the errors of pickling."""
         file = io.BytesIO()
-        _Pickler(file).dump(Job(self.runner, _spoken_level()))
+        _Pickler(file).dump(RunnerJob(self.runner, _console_level()))
         return file.getvalue()
 
 
 _reducers: Any = cloudpickle.Pickler.dispatch_table
 
 
-def _reduced(code: types.CodeType) -> tuple[Any, ...]:
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     make, arguments = _reducers[types.CodeType](code)
-    return _made_in_file, (code.co_filename, make, arguments)
+    return _make_code, (code.co_filename, make, arguments)
 
 
-class _Pickler(cloudpickle.Pickler):
-    """Code knows which file it comes from, so that tracebacks of a fresh process can be read."""
-
-    dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduced}, _reducers)
-
-
-def _made_in_file(file: str, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]) -> types.CodeType:
+def _make_code(file: str, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]) -> types.CodeType:
     return make(*arguments).replace(co_filename=file)
 
 
+class _Pickler(cloudpickle.Pickler):
+    """Keeps the file names of code objects, so that tracebacks in a fresh process are readable."""
+
+    dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduce_code}, _reducers)
+
+
 @dataclass(frozen=True)
-class Crash:
-    """An exception on its way to the parent process."""
+class CrashReport:
+    """An exception in a form that can be sent to the parent process."""
 
     pickled: bytes | None
     summary: str
     traceback: str
 
     @classmethod
-    def of(cls, error: BaseException) -> Crash:
-        """What can be told of `error`."""
+    def of(cls, error: BaseException) -> CrashReport:
+        """Create the report of `error`."""
         try:
             pickled = cloudpickle.dumps(error)
         except Exception:
@@ -81,7 +79,7 @@ class Crash:
         return cls(pickled, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
     def as_error(self) -> BaseException:
-        """The exception, caused by the traceback it had where it was raised."""
+        """Return the exception; its cause shows the original traceback."""
         error: BaseException
         try:
             error = cloudpickle.loads(self.pickled) if self.pickled else RuntimeError(self.summary)
@@ -92,89 +90,64 @@ class Crash:
 
 
 class RunnerTraceback(Exception):
-    """Where in a runner's process an error was raised."""
+    """The traceback of an error in a runner's process."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
 
 
-def work(job: Job | bytes, worker: int, url: str, report: Connection) -> None:
-    """The whole life of a runner's process."""
-    become_independent(GRACE_SECONDS)
+def run_runner_process(job: RunnerJob | bytes, worker: int, url: str, reports: Connection) -> None:
+    """Run a runner in this process, and send a `CrashReport` if it raises."""
+    _detach_from_parent()
     try:
-        asyncio.run(_run(_unpacked(job), worker, url))
-    except SystemExit as ending:
-        raise SystemExit(ending.code) from None
+        asyncio.run(_run(_load(job), worker, url))
+    except SystemExit as error:
+        raise SystemExit(error.code) from None
     except BaseException as error:
-        report.send(Crash.of(error))
+        reports.send(CrashReport.of(error))
         raise SystemExit(1) from None
 
 
-async def _run(job: Job, worker: int, url: str) -> None:
+async def _run(job: RunnerJob, worker: int, url: str) -> None:
     async with LightningStoreClient(url) as store:
         await job.runner(store, worker, threading.Event())
 
 
-def _unpacked(job: Job | bytes) -> Job:
-    if isinstance(job, Job):
+def _load(job: RunnerJob | bytes) -> RunnerJob:
+    if isinstance(job, RunnerJob):
         return job
-    unpacked: Any = cloudpickle.loads(job)
-    if unpacked.log_level:
+    loaded: Any = cloudpickle.loads(job)
+    if loaded.log_level:
         from ..logs import setup_logging
 
-        setup_logging(unpacked.log_level)
-    return unpacked
+        setup_logging(loaded.log_level)
+    return loaded
 
 
-def _spoken_level() -> int | None:
-    """From which level on the `agentlightning` loggers are heard by others than files; None where they are not."""
+def _console_level() -> int | None:
+    """Return the lowest level that a handler of the `agentlightning` logger shows, files apart; None if none does."""
     logger = logging.getLogger("agentlightning")
     handlers = [handler for handler in logger.handlers if not isinstance(handler, logging.FileHandler)]
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
-        said = logging.LogRecord(logger.name, level, "", 0, "", None, None)
-        if logger.isEnabledFor(level) and any(level >= each.level and each.filter(said) for each in handlers):
+        record = logging.LogRecord(logger.name, level, "", 0, "", None, None)
+        if logger.isEnabledFor(level) and any(level >= each.level and each.filter(record) for each in handlers):
             return level
     return None
 
 
-def become_independent(grace: float) -> None:
-    """Hear no Ctrl-C of the terminal, which is the parent's to act on, and end when the parent does."""
+def _detach_from_parent() -> None:
+    """Ignore the terminal's Ctrl-C, which the parent handles, and end when the parent does."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    when_parent_ends(lambda: _end(grace))
-
-
-def when_parent_ends(then: Callable[[], None]) -> None:
-    """Call `then`, in a thread, when the process that started this one is no more."""
-    parent, first = multiprocessing.parent_process(), os.getppid()
+    parent, parent_pid = multiprocessing.parent_process(), os.getppid()
     assert parent is not None
 
-    def watch() -> None:
-        # Both are asked: forked siblings hold the pipe behind `parent` open, and with a fork server the other process
-        # is not the one that counts.
-        while parent.is_alive() and os.getppid() == first:
-            parent.join(LOOK_SECONDS)
-        then()
+    def wait_for_parent() -> None:
+        # Both are checked: forked siblings keep the pipe behind `parent` open, and with a fork server `getppid` is the
+        # server and not the process that counts.
+        while parent.is_alive() and os.getppid() == parent_pid:
+            parent.join(POLL_INTERVAL_PARENT)
 
-    threading.Thread(target=watch, name="agl-parent-watch", daemon=True).start()
-
-
-def _end(grace: float) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace)
-    kill_group(os.getpid())
-
-
-def kill_group(pid: int) -> None:
-    """Kill the process and what it has started, at once."""
-    try:
-        if sys.platform == "win32":
-            os.kill(pid, signal.SIGTERM)
-        else:
-            os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    except PermissionError:  # it has no group of its own yet
-        os.kill(pid, signal.SIGTERM)
+    end_with_parent(wait_for_parent, GRACE_SECONDS)

@@ -1,6 +1,7 @@
-"""SharedMemoryExecutionStrategy: algorithm and runners as threads of this process, around one store in it.
+"""SharedMemoryExecutionStrategy: algorithm and runners in threads of this process, with one store in it.
 
-The easiest to debug, and enough for agents that mostly wait. An agent that exits the process ends the whole run.
+The easiest strategy to debug, and fast enough for agents that mostly wait. An agent that exits the process ends the
+whole run.
 """
 
 from __future__ import annotations
@@ -8,97 +9,64 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any, Final
 
+from ..concurrency import run_in_thread
 from ..store import LightningStore
-from .base import AlgorithmSide, ExecutionStrategy, OpenStore, RunnerSide
-from .coordinator import complain_when_rollouts_wait, until_algorithm_ends
-from .signals import run_to_the_end
+from .base import AlgorithmTask, ExecutionStrategy, OpenStore, RunnerTask
+from .coordinator import fail_when_rollouts_wait, run_until_algorithm_ends, run_until_complete
 
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""How long a runner may take to stop: more than its own draining and giving back. Its thread is then left behind."""
+"""Time for a runner to stop: longer than its own draining and reporting. Its thread is then left running."""
 
 
 class SharedMemoryExecutionStrategy(ExecutionStrategy):
-    """Runs everything in this process: the algorithm here, `n_runners` runners in threads."""
+    """Runs everything in this process: the algorithm in this thread, `n_runners` runners in others."""
 
     def __init__(self, *, n_runners: int | None = None, graceful_timeout: float = GRACE_SECONDS) -> None:
         self._n_runners = n_runners
-        self._grace = graceful_timeout
+        self._grace_seconds = graceful_timeout
 
     def execute(
-        self,
-        algorithm: AlgorithmSide,
-        runner: RunnerSide,
-        open_store: OpenStore,
-        *,
-        n_runners: int = 1,
+        self, algorithm: AlgorithmTask, runner: RunnerTask, open_store: OpenStore, *, n_runners: int = 1
     ) -> Any:
-        async def run() -> Any:
-            async with open_store() as store:
-                threads = [_RunnerThread(runner, store, n) for n in range(self._n_runners or n_runners)]
-                try:
-                    return await until_algorithm_ends(algorithm, store, lambda: _run_all(threads, store))
-                finally:
-                    await self._stop(threads)
+        return run_until_complete(lambda: self._run(algorithm, runner, open_store, self._n_runners or n_runners))
 
-        return run_to_the_end(run)
+    async def _run(self, algorithm: AlgorithmTask, runner: RunnerTask, open_store: OpenStore, count: int) -> Any:
+        stop = threading.Event()
+        threads: list[asyncio.Task[None]] = []
 
-    async def _stop(self, threads: list[_RunnerThread]) -> None:
-        for thread in threads:
-            thread.stop.set()
-        started = [thread.ended for thread in threads if thread.started]
-        if started and (await asyncio.wait(started, timeout=self._grace))[1]:
-            logger.warning("A runner has not stopped within %g s; its thread is left behind.", self._grace)
+        async with open_store() as store:
+
+            async def run_runners() -> None:
+                threads.extend(_start(runner, store, worker, stop) for worker in range(count))
+                await asyncio.wait(threads, return_when=asyncio.FIRST_EXCEPTION)
+                for thread in threads:
+                    if thread.done():
+                        thread.result()
+                await fail_when_rollouts_wait(store)
+
+            try:
+                return await run_until_algorithm_ends(algorithm, store, run_runners)
+            finally:
+                stop.set()
+                await self._wait_for_end(threads)
+
+    async def _wait_for_end(self, threads: Sequence[asyncio.Task[None]]) -> None:
+        if not threads:
+            return
+        ended, running = await asyncio.wait(threads, timeout=self._grace_seconds)
+        for thread in ended:
+            if not thread.cancelled():
+                thread.exception()  # marks it as retrieved
+        if running:
+            logger.warning("A runner has not stopped within %g s; its thread is left running.", self._grace_seconds)
 
 
-async def _run_all(threads: list[_RunnerThread], store: LightningStore) -> None:
-    for thread in threads:
-        thread.start()
-    ended = [thread.ended for thread in threads]
-    await asyncio.wait(ended, return_when=asyncio.FIRST_EXCEPTION)
-    for future in ended:
-        if future.done():
-            future.result()
-    await complain_when_rollouts_wait(store)
-
-
-class _RunnerThread:
-    """A runner in a thread, with an event loop of its own."""
-
-    def __init__(self, runner: RunnerSide, store: LightningStore, worker: int) -> None:
-        self.stop = threading.Event()
-        self.started = False
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._runner = runner
-        self._store = store
-        self._worker = worker
-
-    def start(self) -> None:
-        """Begin; the result or error goes to `ended`."""
-        self.started = True
-        threading.Thread(target=self._run, name=f"runner-{self._worker}", daemon=True).start()
-
-    def _run(self) -> None:
-        error: BaseException | None = None
-        try:
-            asyncio.run(self._runner(self._store, self._worker, self.stop))
-        except BaseException as raised:
-            error = raised
-        self._tell(error)
-
-    def _tell(self, error: BaseException | None) -> None:
-        def settle() -> None:
-            if self.ended.done():
-                return
-            if error is None:
-                self.ended.set_result(None)
-            else:
-                self.ended.set_exception(error)
-                self.ended.exception()  # looked at, whoever awaits it or not
-
-        loop = self.ended.get_loop()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle)
+def _start(runner: RunnerTask, store: LightningStore, worker: int, stop: threading.Event) -> asyncio.Task[None]:
+    """Run a runner in a thread with an event loop of its own."""
+    work = run_in_thread(lambda: asyncio.run(runner(store, worker, stop)), name=f"runner-{worker}")
+    return asyncio.create_task(work)

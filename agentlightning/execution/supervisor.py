@@ -1,10 +1,11 @@
-"""The nursery: a process that starts runners' processes, and tells when they end.
+"""Process supervisor: starts runner processes from a process without threads, and reports their exits.
 
-Forking is safe only in a process without threads, and the algorithm's process has many as soon as it has a store. So
-the nursery is forked first, stays without threads, and forks runners whenever it is told to, also in the middle of a
-run. With the start methods spawn and forkserver nothing is forked, and the nursery is a thread instead.
+Forking is safe only in a process without threads, and the algorithm's process has many as soon as it has a store. So a
+fork server is forked first. It stays without threads, and forks runners on command, also in the middle of a run. With
+the start methods spawn and forkserver nothing is forked, and the fork server is a thread instead.
 
-Orders go down a pipe and happenings come up another; a nursery whose orders end kills its runners and is gone.
+Commands are sent through a pipe, exits are reported through it. A fork server whose pipe closes kills its runners and
+ends.
 """
 
 from __future__ import annotations
@@ -27,216 +28,218 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Final, Literal
 
 from ..errors import RunnerDied
-from .runner_process import Crash, Job, kill_group, work
+from ..processes import kill_group
+from .runner_process import CrashReport, RunnerJob, run_runner_process
 
 logger = logging.getLogger(__name__)
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
-ORPHAN_SECONDS: Final = 2.0
-"""How long runners may take to stop when their nursery was left alone."""
-LAST_SECONDS: Final = 3.0
-"""How long a nursery that was told to kill everything may take for it."""
+ORPHAN_GRACE_SECONDS: Final = 2.0
+"""Time for runners to stop when the parent of their fork server has ended."""
+KILL_TIMEOUT: Final = 3.0
+"""Time for a fork server to kill its runners and end."""
 
 
 @dataclass(frozen=True)
-class Start:
-    """Order: start this runner."""
+class StartCommand:
+    """Start this runner."""
 
     worker: int
     url: str
 
 
 @dataclass(frozen=True)
-class Stop:
-    """Order: stop all runners; `at_once` kills them."""
+class StopCommand:
+    """Stop all runners: terminate or kill them."""
 
-    at_once: bool = False
+    kill: bool = False
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A runner's process is no more."""
+class ProcessExit:
+    """The exit of a runner's process."""
 
     worker: int
     pid: int
     exitcode: int
-    crash: Crash | None = None
+    crash: CrashReport | None = None
 
     @property
-    def how(self) -> str:
-        """In words."""
+    def cause(self) -> str:
+        """The exit in words."""
         if self.exitcode >= 0:
             return f"exited with code {self.exitcode}"
         hint = " (out of memory?)" if self.exitcode == -signal.SIGKILL else ""
         return f"was killed by {signal.Signals(-self.exitcode).name}{hint}"
 
 
-class Nursery:
-    """Runners' processes, from where the algorithm runs. A context manager: nothing is left when it exits."""
+class ProcessSupervisor:
+    """Starts and stops runner processes. A context manager: no process is left when it exits."""
 
-    def __init__(self, job: Job, method: StartMethod | None) -> None:
+    def __init__(self, job: RunnerJob, method: StartMethod | None) -> None:
         self._job = job
         self._method: StartMethod | None = method
         self._running = 0
-        self._mine, self._its = multiprocessing.Pipe()
-        self._body: BaseProcess | threading.Thread | None = None
+        self._pipe, self._server_pipe = multiprocessing.Pipe()
+        self._server: BaseProcess | threading.Thread | None = None
 
-    def __enter__(self) -> Nursery:
-        method, job = _chosen(self._job, self._method)
+    def __enter__(self) -> ProcessSupervisor:
+        method, job = _select_method(self._job, self._method)
         context: Any = multiprocessing.get_context(method)
-        keep = _Keeper(context, job, self._its)
+        server = _ForkServer(context, job, self._server_pipe)
         if method == "fork":
-            self._body = context.Process(target=_live, args=(keep, self._mine), name="agl-nursery")
+            self._server = context.Process(target=server.run_in_process, args=(self._pipe,), name="agl-fork-server")
         else:
-            self._body = threading.Thread(target=keep.run, name="agl-nursery", daemon=True)
-        assert self._body is not None
+            self._server = threading.Thread(target=server.run, name="agl-fork-server", daemon=True)
+        assert self._server is not None
         with warnings.catch_warnings():
-            # Where there are threads all the same, that has been said already, and better.
+            # If this process has threads, `_select_method` has logged a better warning.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._body.start()
+            self._server.start()
         if method == "fork":
-            self._its.close()
+            self._server_pipe.close()
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._body is not None
-        self._order(Stop(at_once=True))
-        self._body.join(LAST_SECONDS)
-        if isinstance(self._body, BaseProcess) and self._body.is_alive():
-            self._body.kill()
-            self._body.join()
-        self._mine.close()
-        self._its.close()
+        assert self._server is not None
+        self._send(StopCommand(kill=True))
+        self._server.join(KILL_TIMEOUT)
+        if isinstance(self._server, BaseProcess) and self._server.is_alive():
+            self._server.kill()
+            self._server.join()
+        self._pipe.close()
+        self._server_pipe.close()
 
     @property
     def running(self) -> int:
-        """How many runners were started and have not ended."""
+        """Number of runners that were started and have not exited."""
         return self._running
 
     def start(self, worker: int, url: str) -> None:
         """Start a runner of the store at `url`."""
         self._running += 1
-        self._order(Start(worker, url))
+        self._send(StartCommand(worker, url))
 
-    async def ends(self) -> AsyncGenerator[Ended]:
-        """Each end of a runner, as it comes. Raises `RunnerDied` when the nursery itself is gone."""
+    async def exits(self) -> AsyncGenerator[ProcessExit]:
+        """Yield the exits of runners. Raises `RunnerDied` when the fork server itself has ended."""
         loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        loop.add_reader(self._mine.fileno(), ready.set)
+        readable = asyncio.Event()
+        loop.add_reader(self._pipe.fileno(), readable.set)
         try:
             while True:
-                await ready.wait()
-                ready.clear()
-                for ended in self._received():
+                await readable.wait()
+                readable.clear()
+                for exited in self._receive():
                     self._running -= 1
-                    yield ended
+                    yield exited
         finally:
-            loop.remove_reader(self._mine.fileno())
+            loop.remove_reader(self._pipe.fileno())
 
     async def stop(self, grace: float) -> None:
-        """Let all runners finish or give back what they hold; kill those that take longer than `grace` seconds."""
-        self._order(Stop())
+        """Terminate all runners, so that they finish or return their rollouts; kill them after `grace` seconds."""
+        self._send(StopCommand())
         try:
-            async with asyncio.timeout(grace):
-                await self._until_empty()
+            async with asyncio.timeout(grace), contextlib.aclosing(self.exits()) as exits:
+                while self._running:
+                    await anext(exits)
         except TimeoutError:
             logger.warning("A runner has not stopped within %g s and is killed.", grace)
-            self._order(Stop(at_once=True))
+            self._send(StopCommand(kill=True))
 
-    async def _until_empty(self) -> None:
-        if not self._running:
-            return
-        async with contextlib.aclosing(self.ends()) as ends:
-            async for _ in ends:
-                if not self._running:
-                    return
-
-    def _received(self) -> Generator[Ended]:
+    def _receive(self) -> Generator[ProcessExit]:
         try:
-            while self._mine.poll():
-                yield self._mine.recv()
+            while self._pipe.poll():
+                yield self._pipe.recv()
         except (EOFError, OSError):
-            raise RunnerDied("the process that keeps the runners was killed") from None
+            raise RunnerDied("the process that starts the runners was killed") from None
 
-    def _order(self, order: Start | Stop) -> None:
-        with contextlib.suppress(OSError):  # it is gone; whoever waits for its runners hears of it
-            self._mine.send(order)
+    def _send(self, command: StartCommand | StopCommand) -> None:
+        with contextlib.suppress(OSError):  # the fork server has ended; `exits` raises
+            self._pipe.send(command)
 
 
 @dataclass
 class _Child:
     process: BaseProcess
-    report: Connection
+    reports: Connection
 
 
-class _Keeper:
-    """The nursery itself: carries out orders, and tells of ends."""
+class _ForkServer:
+    """Executes the supervisor's commands, and reports exits."""
 
-    def __init__(self, context: Any, job: Job | bytes, pipe: Connection) -> None:
+    def __init__(self, context: Any, job: RunnerJob | bytes, pipe: Connection) -> None:
         self._context = context
         self._job = job
         self._pipe = pipe
         self._children: dict[int, _Child] = {}
 
+    def run_in_process(self, parent_pipe: Connection) -> None:
+        """Run in a forked process."""
+        parent_pipe.close()
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.run()
+
     def run(self) -> None:
-        """Work until told to stop at once, or until there is nobody to give orders."""
+        """Run until a command kills the runners, or the supervisor's end of the pipe closes."""
         while True:
             sentinels = {child.process.sentinel: worker for worker, child in self._children.items()}
             for ready in wait([self._pipe, *sentinels]):
                 if ready is self._pipe:
-                    if not self._obey():
+                    if not self._execute_command():
                         return
                 elif isinstance(ready, int) and ready in sentinels:
-                    self._tell_of_end(sentinels[ready])
+                    self._report_exit(sentinels[ready])
 
-    def _obey(self) -> bool:
+    def _execute_command(self) -> bool:
         try:
-            order = self._pipe.recv()
+            command = self._pipe.recv()
         except (EOFError, OSError):
-            self.end(ORPHAN_SECONDS)
+            self._terminate()
+            self._kill(ORPHAN_GRACE_SECONDS)
             return False
-        match order:
-            case Start(worker, url):
+        match command:
+            case StartCommand(worker, url):
                 self._start(worker, url)
-            case Stop(at_once=False):
+            case StopCommand(kill=False):
                 self._terminate()
             case _:
-                self.end(0)
+                self._kill(0)
                 return False
         return True
 
     def _start(self, worker: int, url: str) -> None:
-        ours, theirs = self._context.Pipe()
+        reports, child_reports = self._context.Pipe()
         with _without_main():
             process: BaseProcess = self._context.Process(
-                target=work, args=(self._job, worker, url, theirs), name=f"agl-runner-{worker}"
+                target=run_runner_process, args=(self._job, worker, url, child_reports), name=f"agl-runner-{worker}"
             )
             process.start()
-        theirs.close()
-        self._children[worker] = _Child(process, ours)
+        child_reports.close()
+        self._children[worker] = _Child(process, reports)
 
-    def _tell_of_end(self, worker: int) -> None:
+    def _report_exit(self, worker: int) -> None:
         child = self._children.pop(worker)
         child.process.join()
         crash: Any = None
         with contextlib.suppress(EOFError, OSError):
-            crash = child.report.recv() if child.report.poll() else None
-        child.report.close()
+            crash = child.reports.recv() if child.reports.poll() else None
+        child.reports.close()
         assert child.process.pid is not None
         with contextlib.suppress(OSError):
-            self._pipe.send(Ended(worker, child.process.pid, child.process.exitcode or 0, crash))
+            self._pipe.send(ProcessExit(worker, child.process.pid, child.process.exitcode or 0, crash))
 
     def _terminate(self) -> None:
         for child in self._children.values():
             child.process.terminate()
 
-    def end(self, grace: float) -> None:
-        """Stop all runners, kill those that are left after `grace` seconds, and what runners have started as well."""
-        if grace:
-            self._terminate()
-            wait_all([child.process for child in self._children.values()], grace)
+    def _kill(self, grace: float) -> None:
+        """Kill the runners that are left after `grace` seconds, and the processes that they have started."""
+        deadline = time.monotonic() + grace
         for child in self._children.values():
+            child.process.join(max(0.0, deadline - time.monotonic()))
             assert child.process.pid is not None
             if child.process.is_alive():
                 kill_group(child.process.pid)
@@ -245,28 +248,13 @@ class _Keeper:
         self._children.clear()
 
 
-def wait_all(processes: list[BaseProcess], seconds: float) -> None:
-    """Wait until all have ended, but not longer than `seconds`."""
-    deadline = time.monotonic() + seconds
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-
-
-def _live(keeper: _Keeper, parents_end: Connection) -> None:
-    parents_end.close()
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    keeper.run()
-
-
-def _chosen(job: Job, method: StartMethod | None) -> tuple[StartMethod, Job | bytes]:
-    """The start method, and the job in the form that suits it."""
-    if method == "fork" or (method is None and _fork_is_safe()):
+def _select_method(job: RunnerJob, method: StartMethod | None) -> tuple[StartMethod, RunnerJob | bytes]:
+    """Return the start method, and the job in the form that it needs."""
+    if method == "fork" or (method is None and sys.platform == "linux" and threading.active_count() == 1):
         return "fork", job
     fresh: StartMethod = method or ("forkserver" if sys.platform == "linux" else "spawn")
     try:
-        return fresh, job.packed()
+        return fresh, job.pickled()
     except Exception as error:
         if method is None and sys.platform == "linux":
             logger.warning(
@@ -281,13 +269,9 @@ def _chosen(job: Job, method: StartMethod | None) -> tuple[StartMethod, Job | by
         ) from error
 
 
-def _fork_is_safe() -> bool:
-    return sys.platform == "linux" and threading.active_count() == 1
-
-
 @contextlib.contextmanager
 def _without_main() -> Generator[None]:
-    """Keep fresh processes from importing the script again: whatever they need of it was packed by value."""
+    """Keep fresh processes from importing the script again: the job contains what it needs of `__main__` by value."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -1,4 +1,4 @@
-"""Callbacks: who wants to know how a run goes."""
+"""Callbacks: receive the progress, the metrics and the result of a run."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from .result import RunResult
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run has come."""
+class RunProgress:
+    """Progress of a run."""
 
     seconds: float
-    """Since it began."""
+    """Since the start."""
     queued: int
     running: int
     succeeded: int
     failed: int
-    """Cancelled ones included."""
+    """Including cancelled ones."""
     mean_reward: float | None
     rate: float
-    """Rollouts ended a second, lately."""
+    """Rollouts completed per second, recently."""
 
     @property
     def done(self) -> int:
-        """Rollouts that have ended."""
+        """Number of completed rollouts."""
         return self.succeeded + self.failed
 
     @property
     def seconds_left(self) -> float | None:
-        """Until what is queued and running now has ended, at this rate."""
+        """Time until all queued and running rollouts are completed, at the current rate."""
         left = self.queued + self.running
         return left / self.rate if self.rate and left else None
 
     def as_metrics(self) -> dict[str, Any]:
-        """Numbers by name."""
+        """Return the progress as metrics by name."""
         return {
             "rollouts/queued": self.queued,
             "rollouts/running": self.running,
@@ -53,28 +53,28 @@ class Progress:
 
 
 class Callback:
-    """Override what you want to hear of. Called from a thread beside the algorithm's, one call at a time."""
+    """Base class of callbacks. All methods are called in one thread, not the algorithm's, one call at a time."""
 
     def on_start(self, folder: Path) -> None:
-        """The run begins; `folder` is its own."""
+        """Handle the start of the run in `folder`."""
 
-    def on_progress(self, progress: Progress) -> None:
-        """About once a second while rollouts end, and at the end."""
+    def on_progress(self, progress: RunProgress) -> None:
+        """Handle progress: about once a second while rollouts are completed, and at the end."""
 
     def on_metrics(self, values: Mapping[str, Any], step: int | None) -> None:
-        """The algorithm tells numbers by name."""
+        """Handle metrics of the algorithm."""
 
     def on_end(self, result: RunResult) -> None:
-        """The run is over."""
+        """Handle the end of the run."""
 
 
 class JsonLines(Callback):
-    """Appends everything to `metrics.jsonl` in the run's folder."""
+    """Appends progress and metrics to `metrics.jsonl` in the run's folder."""
 
     def on_start(self, folder: Path) -> None:
         self._file = folder / "metrics.jsonl"
 
-    def on_progress(self, progress: Progress) -> None:
+    def on_progress(self, progress: RunProgress) -> None:
         self._write(progress.as_metrics(), None)
 
     def on_metrics(self, values: Mapping[str, Any], step: int | None) -> None:
@@ -89,7 +89,7 @@ class JsonLines(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes the same for TensorBoard, into `folder` or into `tensorboard/` in the run's folder."""
+    """Writes progress and metrics for TensorBoard, to `folder` or to `tensorboard/` in the run's folder."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         try:
@@ -101,16 +101,13 @@ class TensorBoard(Callback):
     def on_start(self, folder: Path) -> None:
         self._writer = self._library.SummaryWriter(str(self._folder or folder / "tensorboard"))
 
-    def on_progress(self, progress: Progress) -> None:
-        self._add(progress.as_metrics(), progress.done)
+    def on_progress(self, progress: RunProgress) -> None:
+        self.on_metrics(progress.as_metrics(), progress.done)
 
     def on_metrics(self, values: Mapping[str, Any], step: int | None) -> None:
-        self._add(values, step)
-
-    def on_end(self, result: RunResult) -> None:
-        self._writer.close()
-
-    def _add(self, values: Mapping[str, Any], step: int | None) -> None:
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._writer.add_scalar(name, value, step)
+
+    def on_end(self, result: RunResult) -> None:
+        self._writer.close()

@@ -1,4 +1,4 @@
-"""Components of a trainer, in whatever form they are given: instance, class, factory, import path, or dict."""
+"""Build a trainer's components from an instance, class, factory, import path, or dict."""
 
 from __future__ import annotations
 
@@ -15,73 +15,72 @@ def build(
     given: Any,
     kind: type[T],
     *,
-    what: str,
+    parameter: str,
     names: Mapping[str, Callable[..., T]] | None = None,
-    offered: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> T:
-    """The component that `given` stands for.
+    """Return the component that `given` describes.
 
-    A string is one of `names` or an import path, `package.module:Name`; a dict has such a string, a class or a factory
-    as its `type`, and what to call it with. Whatever is called also gets those arguments `offered` that it takes.
-    Raises TypeError or ValueError naming `what` it was for.
+    A string is one of `names` or an import path, `package.module:Name`. A dict has such a string, a class or a factory
+    as its `type`, and further keys as arguments. Classes and factories also get the `defaults` that they accept.
+    Raises TypeError or ValueError naming the `parameter`.
     """
-    a_kind: Any = get_origin(kind) or kind
-    found = _named(given, what, names) if isinstance(given, str) else given
-    if isinstance(found, a_kind):
-        return cast("T", found)
-    made = _made(found, what, names, offered or {})
-    if isinstance(made, a_kind):
-        return cast("T", made)
-    raise TypeError(f"{what} is a {a_kind.__name__}, and {given!r} gave a {type(made).__name__}")
+    component_type: Any = get_origin(kind) or kind
+    resolved = resolve_name(given, parameter, names) if isinstance(given, str) else given
+    if not isinstance(resolved, component_type):
+        resolved = _call(resolved, parameter, names, defaults or {})
+    if isinstance(resolved, component_type):
+        return cast("T", resolved)
+    raise TypeError(f"{parameter} must be a {component_type.__name__}; {given!r} gave a {type(resolved).__name__}")
 
 
-def imported(path: str, what: str, names: Mapping[str, Any] | None = None) -> Any:
-    """What the import path names: `package.module:Name` or `package.module.Name`."""
-    module, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
-    if not module or not attribute:
-        known = "".join(f"{name!r}, " for name in names or ())
-        raise ValueError(f"{what}={path!r} means nothing: give {known}an import path like 'package.module:Name'")
-    found = _module(module, path, what)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"{what}={path!r} means nothing: there is no {part!r} in {module}")
-        found = getattr(found, part)
+def resolve_name(name: str, parameter: str, names: Mapping[str, Any] | None = None) -> Any:
+    """Return the object of one of `names`, or of an import path: `package.module:Name` or `package.module.Name`."""
+    if found := (names or {}).get(name):
+        return found
+    module, _, attributes = name.partition(":") if ":" in name else name.rpartition(".")
+    if not module or not attributes:
+        choices = "".join(f"{each!r}, " for each in names or ())
+        raise ValueError(
+            f"unknown {parameter} {name!r}; choose from {choices}or give an import path like 'package.module:Name'"
+        )
+    found = _import(module, name, parameter)
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            raise ValueError(f"unknown {parameter} {name!r}: {module} has no {attribute!r}")
+        found = getattr(found, attribute)
     return found
 
 
-def _module(name: str, path: str, what: str) -> Any:
+def _import(module: str, name: str, parameter: str) -> Any:
     try:
-        return import_module(name)
+        return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # it is there, and something that it needs is not
-        raise ValueError(f"{what}={path!r} means nothing: there is no module {error.name!r}") from None
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module exists, and one of its own imports does not
+        raise ValueError(f"unknown {parameter} {name!r}: no module named {error.name!r}") from None
 
 
-def _named(text: str, what: str, names: Mapping[str, Any] | None) -> Any:
-    return (names or {}).get(text) or imported(text, what, names)
-
-
-def _made(given: Any, what: str, names: Mapping[str, Any] | None, offered: Mapping[str, Any]) -> Any:
+def _call(given: Any, parameter: str, names: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> Any:
+    arguments: dict[str, Any] = {}
+    factory = given
     if isinstance(given, Mapping):
         arguments = dict(cast("Mapping[str, Any]", given))
         if "type" not in arguments:
-            raise ValueError(f"{what} is given as a dict, so it needs a 'type': a class, a factory or an import path")
-        maker: Any = arguments.pop("type")
-        maker = _named(maker, what, names) if isinstance(maker, str) else maker
-        return maker(**{**_taken(maker, offered), **arguments})
-    if callable(given):
-        return given(**_taken(given, offered))
-    raise TypeError(
-        f"{what} is given as an instance, a class, a factory, an import path or a dict, not {type(given).__name__}"
-    )
+            raise ValueError(f"the dict given as {parameter} needs a 'type': a class, a factory or an import path")
+        factory = arguments.pop("type")
+        factory = resolve_name(factory, parameter, names) if isinstance(factory, str) else factory
+    if not callable(factory):
+        kind = type(factory).__name__
+        raise TypeError(f"{parameter} must be an instance, a class, a factory, an import path or a dict, not {kind}")
+    return factory(**{**_accepted(factory, defaults), **arguments})
 
 
-def _taken(maker: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that `maker` takes by name."""
-    if not offered:
+def _accepted(factory: Callable[..., Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return those of the arguments that `factory` accepts by name."""
+    if not defaults:
         return {}
-    parameters = inspect.signature(maker).parameters.values()
+    parameters = inspect.signature(factory).parameters.values()
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
-        return dict(offered)
-    return {parameter.name: offered[parameter.name] for parameter in parameters if parameter.name in offered}
+        return defaults
+    return {parameter.name: defaults[parameter.name] for parameter in parameters if parameter.name in defaults}

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live line on a terminal, now and then a plain one elsewhere."""
+"""Terminal output of a run: a live status line on a terminal, occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,69 +12,68 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from .callbacks import Callback, Progress
+from .callbacks import Callback, RunProgress
 from .result import RunResult
 
-PLAIN_SECONDS: Final = 10.0
-"""How often a line is printed where it cannot be replaced by the next."""
-REASONS: Final = 3
-"""How many reasons of failures are told in the end."""
+PLAIN_INTERVAL: Final = 10.0
+"""Seconds between plain status lines."""
+MAX_REASONS: Final = 3
+"""Number of failure reasons shown at the end."""
 
 
 class Display(Callback):
-    """Speaks on stderr, so that what the script prints stays its own.
+    """Prints to stderr, so that stdout contains only the script's own output.
 
-    Without `live` it prints plain lines on a terminal too, which leave a debugger its prompt.
+    With `live=False` it prints plain lines on a terminal too, which do not disturb a debugger's prompt.
     """
 
     def __init__(self, *, live: bool = True) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._may_live = live and self._console.is_terminal
+        self._use_live = live and self._console.is_terminal
         self._live: Live | None = None
-        self._said = time.monotonic()
-        self._last = ""
+        self._last_print = time.monotonic()
+        self._last_line = ""
 
     def on_start(self, folder: Path) -> None:
         self._console.print(f"Run {folder.name} in {folder}", markup=False)
-        if self._may_live:
+        if self._use_live:
             self._live = Live(
                 Text("starting …"),
                 console=self._console,
                 refresh_per_second=4,
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe goes there
+                redirect_stdout=sys.stdout.isatty(),  # output to a file or a pipe must stay there
             )
             self._live.start()
 
-    def on_progress(self, progress: Progress) -> None:
-        self._last = line(progress)
+    def on_progress(self, progress: RunProgress) -> None:
+        self._last_line = progress_line(progress)
         if self._live:
-            self._live.update(Text(self._last, style="cyan"))
-        elif time.monotonic() - self._said >= PLAIN_SECONDS:
-            self._say(self._last)
+            self._live.update(Text(self._last_line, style="cyan"))
+        elif time.monotonic() - self._last_print >= PLAIN_INTERVAL:
+            self._print(self._last_line)
 
     def on_metrics(self, values: Mapping[str, Any], step: int | None) -> None:
-        shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-        self._say(f"{'' if step is None else f'step {step}: '}{shown}")
+        shown = ", ".join(
+            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+        )
+        self._print(f"{'' if step is None else f'step {step}: '}{shown}")
 
     def on_end(self, result: RunResult) -> None:
         if self._live:
             self._live.stop()
-        if self._last:
-            self._say(self._last)
-        for reason in failed(result):
-            self._say(reason)
-        if summary := result.report.get("summary"):
-            self._say(str(summary))
-        self._say(ending(result))
+        summary = str(result.report.get("summary") or "")
+        for line in [self._last_line, *failure_lines(result), summary, result_line(result)]:
+            if line:
+                self._print(line)
 
-    def _say(self, text: str) -> None:
-        self._said = time.monotonic()
+    def _print(self, text: str) -> None:
+        self._last_print = time.monotonic()
         self._console.print(text, markup=False)
 
 
-def line(progress: Progress) -> str:
-    """Progress in one line."""
+def progress_line(progress: RunProgress) -> str:
+    """Return the progress in one line."""
     parts = [
         f"{progress.done} done",
         f"{progress.failed} failed" if progress.failed else "",
@@ -87,20 +86,18 @@ def line(progress: Progress) -> str:
     return f"[{_duration(progress.seconds)}] " + ", ".join(part for part in parts if part)
 
 
-def ending(result: RunResult) -> str:
-    """The last line: how it ended, and where everything lies."""
-    counted = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items())) or "no rollouts"
+def result_line(result: RunResult) -> str:
+    """Return the result and the run's folder in one line."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items())) or "no rollouts"
     mean = "" if result.mean_reward is None else f", mean reward {result.mean_reward:.3f}"
-    return (
-        f"Run {result.name} {result.status} after {result.seconds:.1f} s: {counted}{mean}. It lies in {result.folder}"
-    )
+    return f"Run {result.name} {result.status} after {result.seconds:.1f} s: {counts}{mean}. Saved to {result.folder}"
 
 
-def failed(result: RunResult) -> list[str]:
-    """Why rollouts have failed, the most frequent reasons first."""
+def failure_lines(result: RunResult) -> list[str]:
+    """Return the reasons of failed rollouts, the most frequent first."""
     reasons = list(result.failures.items())
-    more = len(reasons) - REASONS
-    lines = [f"  {count} failed: {reason}" for reason, count in reasons[:REASONS]]
+    more = len(reasons) - MAX_REASONS
+    lines = [f"  {count} failed: {reason}" for reason, count in reasons[:MAX_REASONS]]
     return [*lines, f"  … and {more} more reasons, see log.txt"] if more > 0 else lines
 
 
@@ -108,7 +105,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

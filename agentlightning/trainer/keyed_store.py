@@ -1,7 +1,7 @@
-"""KeyedStore: the algorithm's view of the store, in which a key names one rollout for the whole of a run.
+"""KeyedStore: the algorithm's view of the store, with rollouts that are unique by key within a run.
 
-A rollout enqueued with `metadata={"key": …}` is enqueued once. Who enqueues it again, above all an algorithm that was
-killed and is resumed, gets the one that is there: finished, running, or waiting.
+A rollout enqueued with `metadata={"key": …}` is enqueued once. Enqueuing the key again, above all in an algorithm that
+was killed and is resumed, returns the existing rollout: finished, running, or queued.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from typing import Any, Final
 
 from ..errors import Conflict
 from ..store import LightningStore
-from ..store.contract import AnyRollout, Capabilities, Route, forwarding
+from ..store.contract import AnyRollout, Capabilities, Route, implement_operations
 from ..types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
 
 KEY: Final = "key"
-PAGE: Final = 1000
+PAGE_SIZE: Final = 1000
 
 
-def _pass_on(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+def _delegate(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
     async def call(self: KeyedStore, *args: Any, **kwargs: Any) -> Any:
         return await getattr(self.inner, route.name)(*args, **kwargs)
 
     return call
 
 
-@forwarding(_pass_on)
-class _Forwarding(LightningStore):
-    """Every operation of the contract, as the store behind it does it."""
+@implement_operations(_delegate)
+class _DelegatingStore(LightningStore):
+    """Delegates every operation to the inner store."""
 
 
-class KeyedStore(_Forwarding):
-    """`inner`, with rollouts that are found by their keys. Closing it leaves `inner` open."""
+class KeyedStore(_DelegatingStore):
+    """A view of `inner` whose rollouts are unique by key. Closing it leaves `inner` open."""
 
     def __init__(self, inner: LightningStore) -> None:
         self.inner = inner
-        self._by_key: dict[str, str] = {}
+        self._ids_by_key: dict[str, str] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -44,14 +44,14 @@ class KeyedStore(_Forwarding):
     def otlp_traces_endpoint(self) -> str | None:
         return self.inner.otlp_traces_endpoint()
 
-    async def recall(self) -> None:
-        """Learn the keys of the rollouts that are there; cancelled and lost ones are enqueued anew."""
+    async def load_keys(self) -> None:
+        """Load the keys of the existing rollouts. Cancelled and lost ones are left out, to be enqueued again."""
         cursor: str | None = None
         while True:
-            page = await self.inner.query_rollouts(limit=PAGE, cursor=cursor, cut_at=1)
+            page = await self.inner.query_rollouts(limit=PAGE_SIZE, cursor=cursor, cut_at=1)
             for rollout in page:
                 if not _is_lost(rollout):
-                    self._remember(rollout)
+                    self._add_key(rollout)
             if (cursor := page.cursor) is None:
                 return
 
@@ -63,35 +63,35 @@ class KeyedStore(_Forwarding):
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
-        if known := await self._known(metadata):
-            return known
+        if existing := await self._existing(metadata):
+            return existing
         rollout = await self.inner.enqueue_rollout(input, mode, resources_id, config, metadata)
-        self._remember(rollout)
+        self._add_key(rollout)
         return rollout
 
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> list[Rollout]:
-        keys = [_key_of(request.metadata) for request in rollouts]
-        if len({key for key in keys if key}) < sum(key is not None for key in keys):
+        keys = [key for request in rollouts if (key := _key_of(request.metadata)) is not None]
+        if len(set(keys)) < len(keys):
             raise Conflict("two of the rollouts have the same key", field=KEY)
-        found = [await self._known(request.metadata) for request in rollouts]
-        missing = [request for request, known in zip(rollouts, found, strict=True) if known is None]
-        made = iter(await self.inner.enqueue_many_rollouts(missing) if missing else [])
-        everything = [known or next(made) for known in found]
-        for rollout in everything:
-            self._remember(rollout)
-        return everything
+        existing = [await self._existing(request.metadata) for request in rollouts]
+        missing = [request for request, found in zip(rollouts, existing, strict=True) if found is None]
+        enqueued = iter(await self.inner.enqueue_many_rollouts(missing) if missing else [])
+        result = [found or next(enqueued) for found in existing]
+        for rollout in result:
+            self._add_key(rollout)
+        return result
 
-    async def _known(self, metadata: dict[str, Any] | None) -> AnyRollout | None:
-        rollout_id = self._by_key.get(_key_of(metadata) or "")
+    async def _existing(self, metadata: dict[str, Any] | None) -> AnyRollout | None:
+        rollout_id = self._ids_by_key.get(_key_of(metadata) or "")
         return None if rollout_id is None else await self.inner.get_rollout_by_id(rollout_id)
 
-    def _remember(self, rollout: Rollout) -> None:
+    def _add_key(self, rollout: Rollout) -> None:
         if (key := _key_of(rollout.metadata)) is not None:
-            self._by_key[key] = rollout.rollout_id
+            self._ids_by_key[key] = rollout.rollout_id
 
 
 def _is_lost(rollout: AnyRollout) -> bool:
-    """Nothing came of it that says anything of the agent: cancelled, or its only attempt ended with its runner."""
+    """Return True if the rollout says nothing about the agent: cancelled, or its only attempt lost with its runner."""
     if rollout.status != "failed" or not isinstance(rollout, AttemptedRollout):
         return rollout.status == "cancelled"
     return rollout.attempt.status == "unresponsive" and rollout.config.max_attempts == 1

@@ -1,4 +1,4 @@
-"""RunResult: what came of a run."""
+"""RunResult: the result of a run, as returned and as saved."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from pydantic import BaseModel, Field
 from ..types import NamedResources
 
 
-class Tried(BaseModel):
-    """What came of all rollouts with one version of some resources."""
+class CandidateResult(BaseModel):
+    """Result of all rollouts with one version of some resources."""
 
     resources_id: str | None
     version: int | None
     rollouts: int
-    """Those that have ended."""
+    """Completed ones."""
     failed: int = 0
-    """Timed-out and lost ones included."""
+    """Including timed-out and lost ones."""
     rewarded: int = 0
-    """Those with a reward; the others count neither as 0 nor as anything else."""
+    """Rollouts with a reward. The others are not counted as 0."""
     mean_reward: float | None = None
     standard_error: float | None = None
     """Of the mean; None with fewer than two rewards."""
 
 
 class RunResult(BaseModel):
-    """What came of a run, as `Trainer.fit` returns it and as `result.json` keeps it."""
+    """Result of a run, as returned by `Trainer.fit` and saved in `result.json`."""
 
     name: str
     folder: Path | None = None
-    """Database, log, config, metrics and this result. None where only runners ran."""
+    """Contains database, log, config, metrics and this result. None for a process with runners only."""
     status: Literal["finished", "stopped", "failed"] = "finished"
     best_resources: NamedResources | None = None
-    """The algorithm's choice; where it makes none, the resources with the highest mean reward."""
+    """The algorithm's choice, or else the resources with the highest mean reward."""
     best_resources_id: str | None = None
-    history: list[Tried] = Field(default_factory=list[Tried])
+    history: list[CandidateResult] = Field(default_factory=list[CandidateResult])
     """In the order in which their first rollouts ended."""
     mean_reward: float | None = None
-    """Over all rollouts that have one."""
+    """Over all rollouts with a reward."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Rollouts by status."""
     failures: dict[str, int] = Field(default_factory=dict)
     """Failed rollouts by reason, the most frequent first."""
     seconds: float = 0.0
     report: dict[str, Any] = Field(default_factory=dict)
-    """What the algorithm says it found."""
+    """The algorithm's report."""
     returned: Any = Field(default=None, exclude=True)
-    """What the algorithm returned; not kept in the file."""
+    """The algorithm's return value; not saved in the file."""
     error: str | None = None
-    """What ended it, where it has failed."""
+    """The error that ended a failed run."""
 
     @property
     def rewards(self) -> dict[str, float]:
-        """Mean reward by resources id, of those that have one; the latest version of each."""
-        return {tried.resources_id: tried.mean_reward for tried in self.history if _rewarded(tried)}  # pyright: ignore[reportReturnType]
-
-
-def _rewarded(tried: Tried) -> bool:
-    return tried.resources_id is not None and tried.mean_reward is not None
+        """Mean reward by resources id; the latest version of each."""
+        return {
+            each.resources_id: each.mean_reward
+            for each in self.history
+            if each.resources_id is not None and each.mean_reward is not None
+        }

@@ -1,4 +1,4 @@
-"""RunFolder: `runs/NAME/`, where all that belongs to a run lies."""
+"""RunFolder: the files of one run, in `runs/NAME/`."""
 
 from __future__ import annotations
 
@@ -18,86 +18,69 @@ from .result import RunResult
 
 RUNS = "runs"
 RESUME_VARIABLE = "AGL_RESUME"
-"""Names the folder that the script's run is to go on in; set by `agl resume`."""
+"""Set by `agl resume`: the folder in which the script's run continues."""
 
 
 class RunFolder:
-    """One run's files: `agl.db`, `log.txt`, `config.json`, `metrics.jsonl`, `result.json`."""
+    """The files of one run: `agl.db`, `log.txt`, `config.json`, `metrics.jsonl`, `result.json`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
+        self.name = self.path.name
+        self.database = self.path / "agl.db"
+        self.log = self.path / "log.txt"
+        self.metrics = self.path / "metrics.jsonl"
+        self._config = self.path / "config.json"
+        self._result = self.path / "result.json"
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
 
     @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def database(self) -> Path:
-        return self.path / "agl.db"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
     def exists(self) -> bool:
-        """A run was begun in it."""
-        return (self.path / "config.json").exists()
+        """True if a run was started in the folder."""
+        return self._config.exists()
 
     def config(self) -> dict[str, Any]:
-        """How the run was started; empty where that cannot be read."""
+        """Return the command and settings of the run; empty if they cannot be read."""
         try:
-            return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            return json.loads(self._config.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
 
     def result(self) -> RunResult | None:
-        """What came of it; None while it runs, or when it was killed."""
+        """Return the result; None while the run is active, and after it was killed."""
         try:
-            return RunResult.model_validate_json((self.path / "result.json").read_text(encoding="utf-8"))
+            return RunResult.model_validate_json(self._result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
-    def begin(self, about: dict[str, Any]) -> None:
-        """Make the folder, and keep how the run was started."""
+    def start(self, settings: dict[str, Any]) -> None:
+        """Create the folder, and save the command and the settings."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "result.json").unlink(missing_ok=True)
-        started = {
+        self._result.unlink(missing_ok=True)
+        config = {
             "command": sys.orig_argv,
             "working_directory": str(Path.cwd()),
             "started": time.strftime("%Y-%m-%d %H:%M:%S"),
             "process": os.getpid(),
-            **about,
+            **settings,
         }
-        self._write("config.json", json.dumps(started, indent=2, default=str) + "\n")
+        _write(self._config, json.dumps(config, indent=2, default=str))
 
     def end(self, result: RunResult) -> None:
-        """Keep what came of it."""
-        text = orjson.dumps(result.model_dump(mode="json"), option=orjson.OPT_INDENT_2, default=str).decode()
-        self._write("result.json", text + "\n")
+        """Save the result."""
+        data = result.model_dump(mode="json")
+        _write(self._result, orjson.dumps(data, option=orjson.OPT_INDENT_2, default=str).decode())
 
-    def forget(self, *, unless: bool) -> None:
-        """The run that was begun in it never came to anything, `unless` it went on with an earlier one."""
-        if not unless:
-            (self.path / "config.json").unlink(missing_ok=True)
-
-    def _write(self, name: str, text: str) -> None:
-        # By renaming: whoever reads it, or is killed meanwhile, has the old one or the new one.
-        beside = self.path / f".{name}.new"
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(self.path / name)
+    def discard(self) -> None:
+        """Mark the folder as unused, so that its run is not resumed."""
+        self._config.unlink(missing_ok=True)
 
 
-def new_folder(what: str, root: str | Path = RUNS) -> RunFolder:
-    """A folder that is not there yet, named after the moment and `what` runs. It is made at once, as its own."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9_]+', '-', what).strip('-').lower() or 'run'}"
+def new_folder(title: str, root: str | Path = RUNS) -> RunFolder:
+    """Create a folder that does not exist yet, named after the time and the title."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9_]+', '-', title).strip('-').lower() or 'run'}"
     for number in itertools.count(1):
         path = Path(root) / (stem if number == 1 else f"{stem}-{number}")
         try:
@@ -109,19 +92,26 @@ def new_folder(what: str, root: str | Path = RUNS) -> RunFolder:
 
 
 def folders(root: str | Path = RUNS) -> Iterator[RunFolder]:
-    """All runs under `root`, the latest first."""
+    """Yield all runs under `root`, the latest first."""
     found = [RunFolder(path) for path in Path(root).glob("*/")] if Path(root).is_dir() else []
-    yield from sorted((folder for folder in found if folder.exists), key=_started, reverse=True)
+    yield from sorted((folder for folder in found if folder.exists), key=_start_order, reverse=True)
 
 
-def unfinished(about: dict[str, Any], root: str | Path = RUNS) -> RunFolder | None:
-    """The latest run that was started like this, and has not come to its end."""
+def unfinished(settings: dict[str, Any], root: str | Path = RUNS) -> RunFolder | None:
+    """Return the latest unfinished run with these settings."""
     for folder in folders(root):
         config, result = folder.config(), folder.result()
-        if config.items() >= about.items() and (result is None or result.status != "finished"):
+        if config.items() >= settings.items() and (result is None or result.status != "finished"):
             return folder
     return None
 
 
-def _started(folder: RunFolder) -> tuple[str, str]:
+def _start_order(folder: RunFolder) -> tuple[str, str]:
     return str(folder.config().get("started", "")), folder.name
+
+
+def _write(file: Path, text: str) -> None:
+    # Atomic by a rename: a reader, and a file left by a killed process, has the old content or the new one.
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(file)

@@ -1,4 +1,4 @@
-"""RunLog: what the `agentlightning` loggers say during a run, also in the run's `log.txt`, from all its processes."""
+"""RunLog: write the `agentlightning` log of all processes of a run to its `log.txt`."""
 
 from __future__ import annotations
 
@@ -11,65 +11,64 @@ from typing import Any, Final
 from ..logs import FORMAT
 
 LOGGER: Final = logging.getLogger("agentlightning")
-ACCESS: Final = logging.getLogger("agentlightning.store.access")
-"""A line for every request is what `agl store` is for; here it would drown the rest."""
+ACCESS_LOGGER: Final = logging.getLogger("agentlightning.store.access")
+"""Silenced during a run: a line for each request is useful in `agl store` only."""
+
+_entering = threading.Lock()
+"""Protects the count of entries from runners' threads that enter and leave at the same time."""
 
 
 class RunLog:
-    """A context manager. Entering it again, in a runner's thread or forked process, changes nothing."""
+    """A context manager. Entering it again, in a runner's thread or forked process, has no effect."""
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        self._entered = 0
-        self._end = ExitStack()
+        self._entries = 0
+        self._cleanup = ExitStack()
 
     def __reduce__(self) -> Any:
-        return RunLog, (self.file,)  # a fresh process opens it itself
+        return RunLog, (self.file,)  # a fresh process opens the file itself
 
     def __enter__(self) -> RunLog:
         with _entering:
-            self._entered += 1
-            if self._entered == 1 and self.file is not None:
-                self._begin(self.file)
+            self._entries += 1
+            if self._entries == 1 and self.file is not None:
+                self._open(self.file)
         return self
 
     def __exit__(self, *_: object) -> None:
         with _entering:
-            self._entered -= 1
-            if not self._entered:
-                self._end.close()
+            self._entries -= 1
+            if not self._entries:
+                self._cleanup.close()
 
-    def _begin(self, file: Path) -> None:
+    def _open(self, file: Path) -> None:
         handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter(FORMAT))
-        self._end.callback(handler.close)
-        self._listen()
+        self._cleanup.callback(handler.close)
+        self._enable_info()
         LOGGER.addHandler(handler)
-        self._end.callback(LOGGER.removeHandler, handler)
-        if ACCESS.level == logging.NOTSET:
-            ACCESS.setLevel(logging.WARNING)
-            self._end.callback(ACCESS.setLevel, logging.NOTSET)
+        self._cleanup.callback(LOGGER.removeHandler, handler)
+        if ACCESS_LOGGER.level == logging.NOTSET:
+            ACCESS_LOGGER.setLevel(logging.WARNING)
+            self._cleanup.callback(ACCESS_LOGGER.setLevel, logging.NOTSET)
 
-    def _listen(self) -> None:
-        """Have everything said from INFO on, but to nobody who did not want to hear it before."""
+    def _enable_info(self) -> None:
+        """Lower the logger's level to INFO, and keep the existing handlers at the level that they have now."""
         if LOGGER.isEnabledFor(logging.INFO):
             return
-        quiet = _KeepQuiet(LOGGER.getEffectiveLevel())
+        level_filter = _LevelFilter(LOGGER.getEffectiveLevel())
         for handler in [*LOGGER.handlers, *logging.getLogger().handlers]:
-            handler.addFilter(quiet)
-            self._end.callback(handler.removeFilter, quiet)
-        self._end.callback(LOGGER.setLevel, LOGGER.level)
+            handler.addFilter(level_filter)
+            self._cleanup.callback(handler.removeFilter, level_filter)
+        self._cleanup.callback(LOGGER.setLevel, LOGGER.level)
         LOGGER.setLevel(logging.INFO)
 
 
-class _KeepQuiet(logging.Filter):
+class _LevelFilter(logging.Filter):
     def __init__(self, level: int) -> None:
         super().__init__(LOGGER.name)
         self._level = level
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= self._level or not super().filter(record)
-
-
-_entering = threading.Lock()
-"""Protects the count from runners' threads that enter and leave at the same time."""

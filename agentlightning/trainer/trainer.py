@@ -1,4 +1,4 @@
-"""Trainer: builds the parts of a run, wires them, runs them, and says what came of it."""
+"""Trainer: build the components of a run, run them, and return the result."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from ..store import LightningStore, SqliteLightningStore, open_store
 from ..tracer import LightningTracer, Tracer
 from ..types import Dataset, Hook, NamedResources, ResourcesUpdate
 from .callbacks import Callback, JsonLines
-from .components import build, imported
+from .components import build, resolve_name
 from .display import Display
 from .result import RunResult
-from .run_coordinator import AlgorithmSide, RunnerSide
-from .run_folder import RESUME_VARIABLE, RUNS, RunFolder, new_folder, unfinished
+from .run_coordinator import RunCoordinator, RunnerLauncher
+from .run_folder import RESUME_VARIABLE, RunFolder, new_folder, unfinished
 from .run_log import RunLog
 
 DRAIN_SECONDS = 5.0
-"""What a runner still holds when the algorithm is done, nobody waits for."""
+"""Short, because the results of rollouts that outlast the algorithm are not used."""
 
 
 class Trainer:
-    """Runs an algorithm and `n_runners` runners of an agent until the algorithm is done.
+    """Runs an algorithm and `n_runners` runners of an agent until the algorithm has ended.
 
     Each component may be an instance, a class, a factory, an import path, or a dict with "type". The defaults: a
-    SQLite store in the run's folder, `LightningTracer`, and the client-server strategy, "cs" (`strategy="shm"` keeps
+    SQLite store in the run's folder, `LightningTracer`, and the client-server strategy, "cs" (`strategy="shm"` runs
     everything in this process). A run's folder is `runs/NAME`, or `run_dir`. Each runner carries out up to
-    `max_concurrency` rollouts at once; `max_rollouts` is how many it does in all. `port` is where the store is served.
+    `max_concurrency` rollouts at once, and `max_rollouts` in all. `port` is the port of the store's server.
     """
 
     def __init__(
@@ -63,18 +63,20 @@ class Trainer:
     ) -> None:
         for name, number in {"n_runners": n_runners, "max_concurrency": max_concurrency}.items():
             if number < 1:
-                raise ValueError(f"{name} is at least 1, not {number}")
+                raise ValueError(f"{name} must be at least 1, not {number}")
         self.algorithm = _algorithm(algorithm)
         self.n_runners = n_runners
         self.max_rollouts = max_rollouts
         self.max_concurrency = max_concurrency
         self.initial_resources = _resources(initial_resources)
-        self.tracer = build(LightningTracer if tracer is None else tracer, Tracer, what="tracer")
-        self.adapter = build(TracerTraceToTriplet if adapter is None else adapter, TraceAdapter[Any], what="adapter")
+        self.tracer = build(LightningTracer if tracer is None else tracer, Tracer, parameter="tracer")
+        self.adapter = build(
+            TracerTraceToTriplet if adapter is None else adapter, TraceAdapter[Any], parameter="adapter"
+        )
         self.strategy = _strategy(strategy, port)
         self.llm_proxy = _llm_proxy(llm_proxy)
-        self.hooks = [build(hook, Hook, what="hooks") for hook in _listed(hooks)]
-        self.callbacks = [build(callback, Callback, what="callbacks") for callback in _listed(callbacks)]
+        self.hooks = [build(hook, Hook, parameter="hooks") for hook in _as_list(hooks)]
+        self.callbacks = [build(callback, Callback, parameter="callbacks") for callback in _as_list(callbacks)]
         self.run_dir = run_dir
         self._runner = runner
         self._store = store
@@ -90,13 +92,12 @@ class Trainer:
     ) -> RunResult:
         """Run the algorithm on `agent` to its end.
 
-        Raises what the algorithm or a runner raised. Raises `StoreInUse` when another trainer is at the store: runners
-        would give one's tasks to the other's agent, so there is no way to share one; each trainer needs its own (on
-        PostgreSQL, a schema). With `resume` it goes on where a run in the same folder, or else the latest unfinished
-        one of this algorithm and agent, was stopped or killed: what was done is not done again.
+        Raises the errors of the algorithm and of runners, and `StoreInUse` when another trainer uses the store. Two
+        trainers cannot share one, because runners would run the tasks of one with the agent of the other; each needs
+        its own (on PostgreSQL, a schema). With `resume` it continues the run in the same folder, or else the latest
+        unfinished one of this algorithm and agent; completed work is not repeated.
         """
-        strategy, n_runners = self.strategy, self.n_runners
-        return self._fit(strategy, self.algorithm, n_runners, agent, train_dataset, val_dataset, resume=resume)
+        return self._fit(self.strategy, self.n_runners, agent, train_dataset, val_dataset, resume=resume)
 
     def dev(
         self,
@@ -105,22 +106,21 @@ class Trainer:
         *,
         val_dataset: Dataset[Any] | None = None,
     ) -> RunResult:
-        """Try everything in this one process, where a debugger sees it: one runner, in a thread.
+        """Run everything in this process with one runner in a thread, as a debugger needs it.
 
-        The algorithm has to be a `FastAlgorithm`; with none given to the trainer it is `Baseline`.
+        The algorithm must be a `FastAlgorithm`; the default is `Baseline`.
         """
         if not isinstance(self.algorithm, FastAlgorithm):
             raise TypeError(
-                f"dev is for algorithms that are soon done, and {_name(self.algorithm)} is not a FastAlgorithm: give "
-                "the trainer agl.Baseline(), or use fit with strategy='shm'"
+                f"dev needs a FastAlgorithm, and {_name(self.algorithm)} is not one: use agl.Baseline() as the "
+                "trainer's algorithm, or fit with strategy='shm'"
             )
         strategy = SharedMemoryExecutionStrategy()
-        return self._fit(strategy, self.algorithm, 1, agent, train_dataset, val_dataset, resume=False, live=False)
+        return self._fit(strategy, 1, agent, train_dataset, val_dataset, resume=False, live=False)
 
     def _fit(
         self,
         strategy: ExecutionStrategy,
-        algorithm: Algorithm,
         n_runners: int,
         agent: LitAgent[Any] | Callable[..., Any],
         train_dataset: Dataset[Any] | None,
@@ -129,16 +129,17 @@ class Trainer:
         resume: bool,
         live: bool = True,
     ) -> RunResult:
-        wrapped = as_agent(agent)
-        _require_datasets(train_dataset=train_dataset, val_dataset=val_dataset)
+        lit_agent = as_agent(agent)
+        _check_datasets(train_dataset=train_dataset, val_dataset=val_dataset)
         if strategy.role == "runner":
-            strategy.execute(_nothing, self._runner_side(wrapped, RunLog(None), True), _no_store, n_runners=n_runners)
+            launcher = RunnerLauncher(self._make_runner, lit_agent, self.hooks, RunLog(None), watch_run_end=True)
+            strategy.execute(_no_algorithm, launcher, _no_store, n_runners=n_runners)
             return RunResult(name="runners")
-        about = {"algorithm": _name(algorithm), "agent": _name(wrapped)}
-        folder, resumed = self._folder(about, resume)
-        folder.begin({**about, "n_runners": n_runners, "strategy": type(strategy).__name__, "resumed": resumed})
-        side = AlgorithmSide(
-            algorithm=algorithm,
+        settings = {"algorithm": _name(self.algorithm), "agent": _name(lit_agent)}
+        folder, resumed = self._folder(settings, resume)
+        folder.start({**settings, "n_runners": n_runners, "strategy": type(strategy).__name__, "resumed": resumed})
+        coordinator = RunCoordinator(
+            algorithm=self.algorithm,
             folder=folder,
             adapter=self.adapter,
             llm_proxy=self.llm_proxy,
@@ -149,80 +150,77 @@ class Trainer:
             resume=resumed,
         )
         with RunLog(folder.log) as log:
-            runner = self._runner_side(wrapped, log, False)
+            launcher = RunnerLauncher(self._make_runner, lit_agent, self.hooks, log, watch_run_end=False)
             try:
-                strategy.execute(side, runner, self._opening(folder), n_runners=n_runners)
+                strategy.execute(coordinator, launcher, self._open_store(folder), n_runners=n_runners)
             except KeyboardInterrupt:
-                # Anew, without the event loop's frames: whoever pressed Ctrl-C wants to know how to go on.
-                raise KeyboardInterrupt(f"to go on with it: agl resume {folder.path}") from None
+                # Raised anew, without the frames of the event loop, so that the user sees how to continue.
+                raise KeyboardInterrupt(f"to continue: agl resume {folder.path}") from None
             except Exception as error:
-                side.blame(error)
+                coordinator.record_failure(error)
                 raise
-        assert side.result is not None
-        return side.result
+        assert coordinator.result is not None
+        return coordinator.result
 
-    def _folder(self, about: dict[str, Any], resume: bool) -> tuple[RunFolder, bool]:
-        """Where this run lies, and whether it goes on from an earlier one."""
-        if named := os.environ.pop(RESUME_VARIABLE, None):
-            return RunFolder(named), True
+    def _folder(self, settings: dict[str, Any], resume: bool) -> tuple[RunFolder, bool]:
+        """Return the folder of this run, and True if the run continues an earlier one."""
+        if path := os.environ.pop(RESUME_VARIABLE, None):
+            return RunFolder(path), True
         if self.run_dir is not None:
             folder = RunFolder(self.run_dir)
             if folder.exists and not resume:
                 raise FileExistsError(
-                    f"{folder.path} holds a run already: pass resume=True to go on with it, or another run_dir"
+                    f"{folder.path} already contains a run: pass resume=True to continue it, or another run_dir"
                 )
             return folder, folder.exists
-        earlier = unfinished(about) if resume else None
-        return (earlier, True) if earlier else (new_folder(about["algorithm"], RUNS), False)
+        earlier = unfinished(settings) if resume else None
+        return (earlier, True) if earlier else (new_folder(settings["algorithm"]), False)
 
-    def _runner_side(self, agent: LitAgent[Any], log: RunLog, ends_with_run: bool) -> RunnerSide:
-        return RunnerSide(self._runner_maker(), agent, self.hooks, log, ends_with_run)
-
-    def _runner_maker(self) -> Callable[[], Runner[Any]]:
-        offered = {
+    def _make_runner(self) -> Runner[Any]:
+        defaults = {
             "tracer": self.tracer,
             "max_rollouts": self.max_rollouts,
             "max_concurrency": self.max_concurrency,
             "drain_seconds": DRAIN_SECONDS,
         }
         given = LitAgentRunner[Any] if self._runner is None else self._runner
-        return functools.partial(build, given, Runner[Any], what="runner", offered=offered)
+        return build(given, Runner[Any], parameter="runner", defaults=defaults)
 
-    def _opening(self, folder: RunFolder) -> OpenStore:
-        """How the store is opened; one that was given as an instance stays open."""
+    def _open_store(self, folder: RunFolder) -> OpenStore:
+        """Return the function that opens the store. A store given as an instance is not closed."""
         given = self._store
         if given is None:
             return lambda: SqliteLightningStore(folder.database)
         if isinstance(given, LightningStore):
-            kept = given
-            return lambda: nullcontext(kept)
+            store = given
+            return lambda: nullcontext(store)
         if isinstance(given, str) and (":/" in given or given.endswith((":", ".db"))):
             return lambda: open_store(given)
-        return lambda: build(given, LightningStore, what="store")
+        return lambda: build(given, LightningStore, parameter="store")
 
 
-async def _nothing(store: LightningStore) -> None:
-    """The algorithm runs elsewhere."""
+async def _no_algorithm(store: LightningStore) -> None:
+    """Do nothing: the algorithm runs in another process."""
 
 
 def _no_store() -> AbstractAsyncContextManager[LightningStore]:
-    raise AssertionError("runners reach the store over HTTP")
+    raise AssertionError("runners connect to the store over HTTP")
 
 
 def _algorithm(given: Any) -> Algorithm:
     names = {"baseline": Baseline}
     if isinstance(given, str):
-        given = names.get(given) or imported(given, "algorithm", names)
+        given = resolve_name(given, "algorithm", names)
     if given is None or isinstance(given, (type, Mapping)) or _is_factory(given):
-        return build(Baseline if given is None else given, Algorithm, what="algorithm", names=names)
+        return build(Baseline if given is None else given, Algorithm, parameter="algorithm", names=names)
     return as_algorithm(given)
 
 
-def _is_factory(thing: Any) -> bool:
-    """A function that asks for nothing can do nothing as an algorithm, so it makes one."""
-    if isinstance(thing, Algorithm) or not callable(thing) or inspect.iscoroutinefunction(thing):
+def _is_factory(value: Any) -> bool:
+    """Return True for a function without an argument of an algorithm, which can only create one."""
+    if isinstance(value, Algorithm) or not callable(value) or inspect.iscoroutinefunction(value):
         return False
-    return not set(inspect.signature(thing).parameters) & set(ARGUMENTS)
+    return not set(inspect.signature(value).parameters) & set(ARGUMENTS)
 
 
 def _strategy(given: Any, port: int | None) -> ExecutionStrategy:
@@ -230,7 +228,7 @@ def _strategy(given: Any, port: int | None) -> ExecutionStrategy:
         "cs": functools.partial(ClientServerExecutionStrategy, server_port=port),
         "shm": SharedMemoryExecutionStrategy,
     }
-    return build("cs" if given is None else given, ExecutionStrategy, what="strategy", names=names)
+    return build("cs" if given is None else given, ExecutionStrategy, parameter="strategy", names=names)
 
 
 def _llm_proxy(given: Any) -> Any:
@@ -238,31 +236,30 @@ def _llm_proxy(given: Any) -> Any:
         return None
     from ..llm_proxy import LLMProxy
 
-    return build(given, LLMProxy, what="llm_proxy")
+    return build(given, LLMProxy, parameter="llm_proxy")
 
 
-def _listed(given: Any) -> list[Any]:
-    """One thing or several as a list."""
+def _as_list(given: Any) -> list[Any]:
     return list(cast("Sequence[Any]", given)) if isinstance(given, (list, tuple)) else [given] if given else []
 
 
-def _require_datasets(**datasets: Any) -> None:
+def _check_datasets(**datasets: Any) -> None:
     for name, dataset in datasets.items():
         kind = type(dataset).__name__
-        is_one = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping)
-        if dataset is not None and not is_one:
-            raise TypeError(f"{name} is a list, or anything else with a length and items by number, not {kind}")
+        is_valid = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping)
+        if dataset is not None and not is_valid:
+            raise TypeError(f"{name} must be a list, or have a length and items by number, not a {kind}")
 
 
 def _resources(given: Any) -> NamedResources | None:
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        raise TypeError(f"initial_resources is a dict of resources by name, not {type(given).__name__}")
+        raise TypeError(f"initial_resources must be a dict of resources by name, not a {type(given).__name__}")
     return ResourcesUpdate.model_validate(
         {"resources_id": "", "create_time": 0, "update_time": 0, "version": 1, "resources": given}
     ).resources
 
 
-def _name(thing: Any) -> str:
-    return getattr(thing, "__name__", None) or type(thing).__name__
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", None) or type(value).__name__

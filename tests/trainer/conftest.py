@@ -1,4 +1,4 @@
-"""Scripts with a Trainer, as processes that are known to be gone when they are."""
+"""Scripts with a Trainer in child processes, with a check for processes that they leave running."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import PATIENCE, Program
+from tests.processes import TIMEOUT, Program
 
 SCRIPT = Path(__file__).with_name("script.py")
 
 
-class Run(Program):
-    """The script, with a mark in its environment that all its children have too."""
+class ScriptRun(Program):
+    """The script, with a mark in its environment that its children inherit."""
 
     def __init__(self, folder: Path, *arguments: str, script: Path = SCRIPT, **environment: str) -> None:
         self.mark = str(uuid.uuid4())
@@ -28,12 +28,12 @@ class Run(Program):
 
     @property
     def descendants(self) -> list[psutil.Process]:
-        """All processes that it has started, whoever their parent is now."""
+        """All processes started by the script, also those with another parent by now."""
         return [process for process in psutil.process_iter() if self.mark in _mark_of(process)]
 
-    def leaves_nothing(self) -> bool:
-        """Whether all of them are gone, soon."""
-        psutil.wait_procs(self.descendants, timeout=PATIENCE)
+    def leaves_no_process(self) -> bool:
+        """Wait for all of them to end; return False if one does not."""
+        psutil.wait_procs(self.descendants, timeout=TIMEOUT)
         return not self.descendants
 
 
@@ -47,12 +47,12 @@ def _mark_of(process: psutil.Process) -> str:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+def run(tmp_path: Path) -> Iterator[Callable[..., ScriptRun]]:
     """Start the script in the test's folder."""
-    started: list[Run] = []
+    started: list[ScriptRun] = []
 
-    def start(*arguments: str, **environment: str) -> Run:
-        started.append(Run(tmp_path, *arguments, **environment))
+    def start(*arguments: str, **environment: str) -> ScriptRun:
+        started.append(ScriptRun(tmp_path, *arguments, **environment))
         return started[-1]
 
     yield start

@@ -1,11 +1,11 @@
-"""An agent at its worst, again and again in one run: each task says how it is to misbehave."""
+"""An agent that fails in a different way for each task of one run."""
 
 import sys
 import time
 
 import agentlightning as agl
 
-WAYS = ["raises", "exits", "talks nonsense", "hangs", "blocks the event loop", "behaves"]
+FAILURES = ["raises", "exits", "returns nonsense", "hangs", "blocks the event loop", "behaves"]
 STRATEGIES = {
     "fork": agl.ClientServerExecutionStrategy(start_method="fork", graceful_timeout=1),
     "shm": agl.SharedMemoryExecutionStrategy(graceful_timeout=1),
@@ -13,21 +13,21 @@ STRATEGIES = {
 
 
 @agl.algo
-async def try_each_way(store: agl.LightningStore) -> None:
-    for way in WAYS:
-        config = agl.RolloutConfig(timeout_seconds=0.5 if way in ("hangs", "blocks the event loop") else 60)
-        rollout = await store.enqueue_rollout(way, config=config)
+async def try_each_failure(store: agl.LightningStore) -> None:
+    for failure in FAILURES:
+        config = agl.RolloutConfig(timeout_seconds=0.5 if failure in ("hangs", "blocks the event loop") else 60)
+        rollout = await store.enqueue_rollout(failure, config=config)
         (ended,) = await store.wait_for_rollouts([rollout.rollout_id])
-        print(f"[Algo] {way}: {ended.status} {(ended.attempt.metadata or {}).get('reason')}", flush=True)
+        print(f"[Algo] {failure}: {ended.status} {(ended.attempt.metadata or {}).get('reason')}", flush=True)
 
 
-def agent(way):
-    match way:
+def agent(failure):
+    match failure:
         case "raises":
             raise KeyError("no such \ud800 tool")
         case "exits":
             sys.exit("I give up")
-        case "talks nonsense":
+        case "returns nonsense":
             return {"a": object()}
         case "hangs":
             return time.sleep(60)
@@ -38,12 +38,12 @@ def agent(way):
 
 
 async def block_the_event_loop() -> float:
-    time.sleep(60)  # noqa: ASYNC251 - that is the point
+    time.sleep(60)  # noqa: ASYNC251 - the failure to test
     return 1.0
 
 
 trainer = agl.Trainer(
-    algorithm=try_each_way,
+    algorithm=try_each_failure,
     n_runners=2,
     strategy=STRATEGIES[sys.argv[1]],
     runner=lambda: agl.LitAgentRunner(agl.OtelTracer(), drain_seconds=0.2),

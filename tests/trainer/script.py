@@ -1,6 +1,6 @@
-"""A script as users write them: the tutorial's algorithm with the Trainer. The test says which agent, and where.
+"""A user's script: the tutorial's algorithm with the Trainer. The test selects the agent and the strategy.
 
-Nothing here is guarded by `if __name__ == "__main__"`, the agent is a closure, and both live in `__main__`.
+There is no `if __name__ == "__main__"`; the agent is a closure, and agent and algorithm are defined in `__main__`.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ def make_agent():
         return len(prompt_template.format(any_question=task)) / unpicklable_only_by_name["length"]
 
     def slow(task, prompt_template):
-        print("[Rollout] begun in", os.getpid(), flush=True)
+        print("[Rollout] started in", os.getpid(), flush=True)
         time.sleep(60)
 
     def kills_its_runner_once(task, prompt_template, rollout):
@@ -65,16 +65,11 @@ def make_agent():
         if rollout.attempt.sequence_id == 1 and "helpful" in prompt_template.template:
             os._exit(3)
         if rollout.attempt.sequence_id == 1 and "kind" in prompt_template.template:
-            os.kill(os.getpid(), signal.SIGSEGV)
+            os.kill(os.getpid(), signal.SIGKILL)
         return score(task, prompt_template)
 
     def kills_its_runner(task, prompt_template):
         os._exit(3)
-
-    async def blocks_the_event_loop(task, prompt_template):
-        if "helpful" in prompt_template.template:
-            time.sleep(60)  # noqa: ASYNC251 - that is the point
-        return score(task, prompt_template)
 
     def waits_before_the_third(task, prompt_template):
         print("[Rollout]", prompt_template.template, flush=True)
@@ -86,24 +81,6 @@ def make_agent():
         print("[Rollout]", prompt_template.template, flush=True)
         while "helpful" in prompt_template.template and not Path("go").exists():
             time.sleep(0.05)
-        return score(task, prompt_template)
-
-    def hangs(task, prompt_template):
-        if "helpful" in prompt_template.template:
-            time.sleep(60)
-        return score(task, prompt_template)
-
-    def talks_nonsense(task, prompt_template):
-        return {"a": object()} if "helpful" in prompt_template.template else score(task, prompt_template)
-
-    def raises(task, prompt_template):
-        if "helpful" in prompt_template.template:
-            raise KeyError("no such \ud800 tool")
-        return score(task, prompt_template)
-
-    def exits(task, prompt_template):
-        if "helpful" in prompt_template.template:
-            sys.exit("I give up")
         return score(task, prompt_template)
 
     return locals()[agent_name]
@@ -128,7 +105,7 @@ trainer = agl.Trainer(
         else strategy
         if strategy == "cs"
         else agl.ClientServerExecutionStrategy(graceful_timeout=110)
-        if strategy == "patient"
+        if strategy == "long grace"
         else agl.ClientServerExecutionStrategy(start_method=strategy, graceful_timeout=3, max_restarts=3)
     ),
     runner=make_runner,

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: a real terminal, with the script on its other side."""
+"""Terminal output of a run, through a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals on Windows")
 
 SCRIPT = """
 import agentlightning as agl
@@ -24,8 +24,8 @@ trainer.{call}(agent, [41, 42])
 """
 
 
-def at_a_terminal(folder: Path, script: str, *, typed: str = "", stdout: Path | None = None) -> str:
-    """All that the terminal has shown when the script has ended."""
+def run_in_terminal(folder: Path, script: str, *, typed: str = "", stdout: Path | None = None) -> str:
+    """Run the script in a terminal, and return the terminal's output."""
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(folder)
@@ -44,27 +44,27 @@ def _read_all(terminal: int) -> str:
     try:
         while chunk := os.read(terminal, 65536):
             shown += chunk
-    except OSError:  # how Linux says that the other side is gone
+    except OSError:  # on Linux: the other end is closed
         pass
     os.close(terminal)
     return shown.decode()
 
 
-def test_a_live_line_is_on_the_terminal_and_what_the_agent_prints_in_the_file(tmp_path: Path):
+def test_live_line_is_shown_in_the_terminal_and_agent_output_goes_to_the_file(tmp_path: Path):
     script = SCRIPT.format(body="print('task', task)", call="fit")
 
-    shown = at_a_terminal(tmp_path, script, stdout=tmp_path / "out.txt")
+    shown = run_in_terminal(tmp_path, script, stdout=tmp_path / "out.txt")
 
-    assert "\x1b[?25l" in shown  # the cursor is hidden, as long as a line is alive
+    assert "\x1b[?25l" in shown  # the cursor is hidden while a live line is shown
     assert re.search(r"\[\d+:\d\d\] 2 done, mean reward 0\.500", shown)
     assert "task 41" not in shown
     assert (tmp_path / "out.txt").read_text() == "task 41\ntask 42\n"
 
 
-def test_a_breakpoint_in_the_agent_works_with_dev(tmp_path: Path):
+def test_breakpoint_in_the_agent_works_with_dev(tmp_path: Path):
     script = SCRIPT.format(body="breakpoint()", call="dev")
 
-    shown = at_a_terminal(tmp_path, script, typed="p task + 1000\nc\np task + 1000\nc\n")
+    shown = run_in_terminal(tmp_path, script, typed="p task + 1000\nc\np task + 1000\nc\n")
 
     assert "\x1b[" not in shown
     assert shown.count("(Pdb)") == 4

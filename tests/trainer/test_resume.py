@@ -1,4 +1,4 @@
-"""Runs that were killed, and go on."""
+"""Runs that are resumed after they were killed or stopped."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from agentlightning.trainer.keyed_store import KeyedStore
 from agentlightning.trainer.run_folder import RunFolder, folders, new_folder, unfinished
 from agentlightning.types import EnqueueRolloutRequest
 from tests.processes import Program, free_port
-from tests.trainer.conftest import Run
+from tests.trainer.conftest import ScriptRun
 
-Start = Callable[..., Run]
+Start = Callable[..., ScriptRun]
 
 
-def test_agl_resume_goes_on_without_doing_again_what_was_done(run: Start, tmp_path: Path):
+def test_agl_resume_does_not_repeat_completed_rollouts(run: Start, tmp_path: Path):
     script = run("cs", "waits_before_the_third")
     script.wait_for_line(r"^\[Rollout\] Be kind")
     script.kill()
-    assert script.leaves_nothing()
+    assert script.leaves_no_process()
     [folder] = folders(tmp_path / "runs")
     assert folder.result() is None
     assert "unfinished" in CliRunner().invoke(agl_command, ["runs", "list", str(tmp_path / "runs")]).output
@@ -44,15 +44,15 @@ def test_agl_resume_goes_on_without_doing_again_what_was_done(run: Start, tmp_pa
     assert CliRunner().invoke(agl_command, ["resume", str(folder.path)]).exit_code == 1
 
 
-def test_the_latest_unfinished_run_is_gone_on_with_by_the_same_runners(run: Start, tmp_path: Path):
-    place = {"AGL_SERVER_PORT": str(free_port()), "AGL_TOKEN": "a secret of some length"}
-    runners = run("cs", "waits_for_a_file", AGL_CURRENT_ROLE="runner", **place)
-    algorithm = run("cs", "waits_for_a_file", AGL_CURRENT_ROLE="algorithm", AGL_SERVER_HOST="0.0.0.0", **place)
+def test_latest_unfinished_run_is_resumed_by_the_same_runners(run: Start, tmp_path: Path):
+    address = {"AGL_SERVER_PORT": str(free_port()), "AGL_TOKEN": "a secret of some length"}
+    runners = run("cs", "waits_for_a_file", AGL_CURRENT_ROLE="runner", **address)
+    algorithm = run("cs", "waits_for_a_file", AGL_CURRENT_ROLE="algorithm", AGL_SERVER_HOST="0.0.0.0", **address)
     runners.wait_for_line(r"^\[Rollout\] You are helpful")
     algorithm.kill()
 
     again = run(
-        "cs", "waits_for_a_file", "resume=yes", AGL_CURRENT_ROLE="algorithm", AGL_SERVER_HOST="0.0.0.0", **place
+        "cs", "waits_for_a_file", "resume=yes", AGL_CURRENT_ROLE="algorithm", AGL_SERVER_HOST="0.0.0.0", **address
     )
     again.wait_for_line(r"^\[Algo\] Queued")
     (tmp_path / "go").touch()
@@ -60,12 +60,13 @@ def test_the_latest_unfinished_run_is_gone_on_with_by_the_same_runners(run: Star
     assert again.wait() == 0, again.output
     assert runners.wait() == 0, runners.output
     assert runners.output.count("[Rollout]") == 3
+    assert "[Algo]" not in runners.output
     again.wait_for_line(r"^\[Result\] finished \[\('succeeded', 3\)\]")
     assert len(list(folders(tmp_path / "runs"))) == 1
-    assert runners.leaves_nothing()
+    assert runners.leaves_no_process()
 
 
-def test_what_was_broken_off_by_ctrl_c_is_run_again(run: Start):
+def test_rollout_interrupted_by_ctrl_c_is_run_again(run: Start):
     first = run("fork", "waits_for_a_file", "attempts=1")
     first.wait_for_line(r"^\[Rollout\] You are helpful")
     first.send_signal(signal.SIGINT)
@@ -78,39 +79,39 @@ def test_what_was_broken_off_by_ctrl_c_is_run_again(run: Start):
     again.wait_for_line(r"^\[Result\] finished \[\('failed', 1\), \('succeeded', 3\)\]")
 
 
-def test_a_folder_that_holds_a_run_is_not_run_over(run: Start, tmp_path: Path):
+def test_folder_with_a_run_is_not_overwritten(run: Start, tmp_path: Path):
     assert run("shm", "score", "run_dir=mine").wait() == 0
 
     second = run("shm", "score", "run_dir=mine")
 
     assert second.wait() == 1
-    second.wait_for_line("FileExistsError: .*/mine holds a run already: pass resume=True")
+    second.wait_for_line("FileExistsError: .*/mine already contains a run: pass resume=True")
 
 
-async def test_a_key_names_one_rollout():
+async def test_key_identifies_one_rollout():
     async with agl.InMemoryLightningStore() as inner:
         store = KeyedStore(inner)
         first = await store.enqueue_rollout("task", metadata={"key": "one"})
         two = [EnqueueRolloutRequest(input=n, metadata={"key": key}) for n, key in enumerate(["two", "one"])]
 
-        made = await store.enqueue_many_rollouts(two)
+        enqueued = await store.enqueue_many_rollouts(two)
         later = KeyedStore(inner)
-        await later.recall()
+        await later.load_keys()
 
-        assert made[1].rollout_id == first.rollout_id
-        assert (await later.enqueue_rollout("task", metadata={"key": "two"})).rollout_id == made[0].rollout_id
+        assert enqueued[1].rollout_id == first.rollout_id
+        assert (await later.enqueue_rollout("task", metadata={"key": "two"})).rollout_id == enqueued[0].rollout_id
         assert (await inner.statistics())["rollouts"] == {"queuing": 2}
         with pytest.raises(Conflict, match="same key"):
             await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=1, metadata={"key": "x"})] * 2)
 
 
-async def test_a_cancelled_rollout_is_enqueued_anew_when_the_run_is_resumed():
+async def test_cancelled_rollout_is_enqueued_again_by_a_resumed_run():
     async with agl.InMemoryLightningStore() as inner:
         first = await KeyedStore(inner).enqueue_rollout("task", metadata={"key": "one"})
         await inner.update_rollout(first.rollout_id, status="cancelled")
 
         store = KeyedStore(inner)
-        await store.recall()
+        await store.load_keys()
 
         assert (await store.enqueue_rollout("task", metadata={"key": "one"})).rollout_id != first.rollout_id
 
@@ -122,9 +123,9 @@ def test_two_runs_never_share_a_folder(tmp_path: Path):
     assert all("my-algorithm" in name for name in names)
 
 
-def test_only_a_run_of_the_same_algorithm_and_agent_is_gone_on_with(tmp_path: Path):
+def test_only_a_run_of_the_same_algorithm_and_agent_is_resumed(tmp_path: Path):
     folder = new_folder("a", tmp_path)
-    folder.begin({"algorithm": "a", "agent": "x"})
+    folder.start({"algorithm": "a", "agent": "x"})
 
     assert unfinished({"algorithm": "a", "agent": "y"}, tmp_path) is None
     assert unfinished({"algorithm": "a", "agent": "x"}, tmp_path).path == folder.path

@@ -1,4 +1,4 @@
-"""`agl train` and `agl runs`, and TensorBoard's files."""
+"""`agl train`, `agl runs`, and the TensorBoard callback."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def agl_command(*arguments: str, folder: Path) -> Program:
     return Program("agentlightning.cli", *arguments, environment={"PYTHONPATH": str(Path.cwd())}, cwd=folder)
 
 
-def test_an_agent_in_a_file_is_run_without_a_script(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_agent_in_a_file_runs_without_a_script(folder: Path, monkeypatch: pytest.MonkeyPatch):
     program = agl_command("train", "adding.py:adder", "--strategy", "shm", "--run-dir", "runs/one", folder=folder)
 
     assert program.wait() == 0, program.output
-    program.wait_for_line("Run one finished after .*: 2 succeeded, mean reward 5.000. It lies in .*/runs/one")
+    program.wait_for_line("Run one finished after .*: 2 succeeded, mean reward 5.000. Saved to .*/runs/one")
     monkeypatch.chdir(folder)
     listed = CliRunner().invoke(main, ["runs"]).output
     assert listed.split()[:3] == ["one", "finished", "Baseline"]
@@ -47,17 +47,17 @@ def test_an_agent_in_a_file_is_run_without_a_script(folder: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
-        (["nowhere.py:adder"], "'nowhere.py:adder' is not FILE.py:AGENT"),
-        (["adding.py:divider"], "adding.py has no divider"),
-        (["adding.py:adder", "--algorithm", "magic"], "algorithm='magic' means nothing"),
-        (["adding.py:adder", "--algorithm", "apo"], "APO needs models to write prompts with. .*OPENAI_API_KEY"),
-        (["adding.py:adder", "--run-dir", "."], "holds a run already"),
+        (["nowhere.py:adder"], "'nowhere.py:adder' must be FILE.py:NAME"),
+        (["adding.py:divider"], "adding.py does not define divider"),
+        (["adding.py:adder", "--algorithm", "magic"], "unknown algorithm 'magic'; choose from 'baseline'"),
+        (["adding.py:adder", "--algorithm", "apo"], "APO needs access to models that write prompts: .*OPENAI_API_KEY"),
+        (["adding.py:adder", "--run-dir", "."], "already contains a run"),
         (["adding.py:adder", "--port", "high"], "'high' is not a valid integer"),
     ],
 )
-def test_a_mistake_is_named(arguments: list[str], complaint: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_wrong_argument_is_named(arguments: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -67,10 +67,10 @@ def test_a_mistake_is_named(arguments: list[str], complaint: str, folder: Path, 
     ended = CliRunner().invoke(main, ["train", *arguments])
 
     assert ended.exit_code in (1, 2)
-    assert re.search(complaint, ended.output.replace("\n", " "))
+    assert re.search(message, ended.output.replace("\n", " "))
 
 
-def test_what_an_algorithm_in_a_file_raises_is_shown_with_its_traceback(folder: Path):
+def test_error_of_an_algorithm_in_a_file_is_shown_with_its_traceback(folder: Path):
     (folder / "adding.py").write_text(f"{FILE}\ndef best(store):\n    raise ValueError('no idea')\n")
     program = agl_command("train", "adding.py:adder", "--algorithm", "best", "--strategy", "shm", folder=folder)
 
@@ -78,7 +78,7 @@ def test_what_an_algorithm_in_a_file_raises_is_shown_with_its_traceback(folder: 
     program.wait_for_line("raise ValueError\\('no idea'\\)")
 
 
-def test_both_sides_of_agl_train_can_be_started_apart(folder: Path):
+def test_agl_train_can_run_each_role_in_its_own_process(folder: Path):
     command = ["train", "adding.py:adder", "--port", str(free_port())]
     runners = agl_command(*command, "--role", "runner", "--n-runners", "2", folder=folder)
     algorithm = agl_command(*command, "--role", "algorithm", folder=folder)
@@ -88,7 +88,7 @@ def test_both_sides_of_agl_train_can_be_started_apart(folder: Path):
     algorithm.wait_for_line("2 succeeded, mean reward 5.000")
 
 
-def test_tensorboard_gets_the_same_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tensorboard_receives_the_metrics(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     trainer = agl.Trainer(strategy="shm", tracer=agl.OtelTracer(), progress=False, callbacks=[TensorBoard()])
 

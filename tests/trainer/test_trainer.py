@@ -1,4 +1,4 @@
-"""The trainer in this process: components in every form, results, callbacks, dev."""
+"""The trainer in this process: forms of components, results, callbacks, `dev`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 import agentlightning as agl
 from agentlightning.execution import ExecutionStrategy
 from agentlightning.trainer import Callback, RunResult
-from agentlightning.trainer.callbacks import Progress
+from agentlightning.trainer.callbacks import RunProgress
 from agentlightning.trainer.components import build
-from agentlightning.trainer.display import ending, failed, line
+from agentlightning.trainer.display import failure_lines, progress_line, result_line
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
 
 
@@ -28,7 +28,7 @@ def half(task: Any) -> float:
     return 0.5
 
 
-def odd_ones_fail(task: int) -> float | None:
+def fails_on_odd_tasks(task: int) -> float | None:
     if task % 2:
         raise ValueError("odd")
     return task / 10 if task else None
@@ -40,7 +40,7 @@ def train(agent: Any, tasks: list[Any], **options: Any) -> RunResult:
 
 
 class Named(agl.Baseline):
-    """An algorithm that is found by import path."""
+    """An algorithm for an import path."""
 
 
 def make_algorithm() -> agl.Algorithm:
@@ -52,14 +52,14 @@ async def decorated(store: agl.LightningStore) -> int:
     return 7
 
 
-NOTICED: list[bool] = []
+HOOK_CALLS: list[bool] = []
 
 
-class NoticingHook(agl.Hook):
-    """Notes that it was called."""
+class RecordingHook(agl.Hook):
+    """Records its calls."""
 
     async def on_rollout_end(self, **about: Any) -> None:
-        NOTICED.append(True)
+        HOOK_CALLS.append(True)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ class NoticingHook(agl.Hook):
         {"type": "agentlightning.algorithm:Baseline"},
     ],
 )
-def test_an_algorithm_comes_in_any_form(algorithm: Any):
+def test_algorithm_is_accepted_in_every_form(algorithm: Any):
     assert isinstance(agl.Trainer(algorithm=algorithm).algorithm, agl.Baseline)
 
 
-def test_a_function_that_asks_for_something_is_an_algorithm_itself():
+def test_function_with_an_argument_of_algorithms_is_an_algorithm():
     async def plain(store: agl.LightningStore) -> int:
         return 8
 
@@ -105,70 +105,70 @@ def test_a_function_that_asks_for_something_is_an_algorithm_itself():
     ],
     ids=" ".join,
 )
-def test_so_does_every_other_component(component: dict[str, Any]):
-    NOTICED.clear()
+def test_components_are_accepted_in_every_form(component: dict[str, Any]):
+    HOOK_CALLS.clear()
 
-    result = train(half, [1], hooks=NoticingHook, **component)
+    result = train(half, [1], hooks=RecordingHook, **component)
 
     assert result.counts == {"succeeded": 1}
-    assert NOTICED == [True]
+    assert HOOK_CALLS == [True]
 
 
 @pytest.mark.parametrize(
-    ("given", "complaint"),
+    ("given", "message"),
     [
-        ("no_such_module:Name", "strategy='no_such_module:Name' means nothing: there is no module 'no_such_module'"),
-        ("agentlightning:Nothing", "strategy='agentlightning:Nothing' means nothing: there is no 'Nothing' in"),
-        ("nonsense", "strategy='nonsense' means nothing: give 'cs', 'shm', an import path"),
-        ({"n_runners": 2}, "strategy is given as a dict, so it needs a 'type'"),
-        (7, "strategy is given as an instance, a class, a factory, an import path or a dict, not int"),
-        (agl.Baseline, "strategy is a ExecutionStrategy, and .* gave a Baseline"),
+        ("no_such_module:Name", "unknown strategy 'no_such_module:Name': no module named 'no_such_module'"),
+        ("agentlightning:Nothing", "unknown strategy 'agentlightning:Nothing': agentlightning has no 'Nothing'"),
+        ("nonsense", "unknown strategy 'nonsense'; choose from 'cs', 'shm', or give an import path"),
+        ({"n_runners": 2}, "the dict given as strategy needs a 'type'"),
+        (7, "strategy must be an instance, a class, a factory, an import path or a dict, not int"),
+        (agl.Baseline, "strategy must be a ExecutionStrategy; .* gave a Baseline"),
     ],
 )
-def test_what_is_no_component_is_refused_with_a_reason(given: Any, complaint: str):
-    with pytest.raises((TypeError, ValueError), match=complaint):
-        build(given, ExecutionStrategy, what="strategy", names={"cs": ExecutionStrategy, "shm": ExecutionStrategy})
+def test_wrong_component_is_refused_with_a_reason(given: Any, message: str):
+    with pytest.raises((TypeError, ValueError), match=message):
+        build(given, ExecutionStrategy, parameter="strategy", names={"cs": ExecutionStrategy, "shm": ExecutionStrategy})
 
 
-def test_the_result_counts_failures_and_rewards_apart():
-    result = train(odd_ones_fail, [0, 1, 2, 3, 4], initial_resources={"prompt": "Do {it}"})
+def test_result_counts_failures_and_rewards_separately():
+    result = train(fails_on_odd_tasks, [0, 1, 2, 3, 4], initial_resources={"prompt": "Do {it}"})
 
     assert result.counts == {"succeeded": 3, "failed": 2}
-    [tried] = result.history
-    assert (tried.resources_id, tried.rollouts, tried.failed, tried.rewarded) == ("initial", 5, 2, 2)
-    assert tried.mean_reward == pytest.approx(0.3)
-    assert tried.standard_error == pytest.approx(0.1)
+    [candidate] = result.history
+    assert (candidate.resources_id, candidate.rollouts, candidate.failed, candidate.rewarded) == ("initial", 5, 2, 2)
+    assert candidate.mean_reward == pytest.approx(0.3)
+    assert candidate.standard_error == pytest.approx(0.1)
     assert result.best_resources == {"prompt": agl.PromptTemplate(template="Do {it}")}
     assert result.rewards == {"initial": pytest.approx(0.3)}
     kept = json.loads((result.folder / "result.json").read_text())
     assert kept["counts"] == result.counts
 
 
-def test_callbacks_hear_of_everything_and_may_fail():
-    heard: list[Any] = []
+def test_callbacks_receive_all_events_and_may_fail():
+    events: list[Any] = []
 
     class Broken(Callback):
         def on_start(self, folder: Path) -> None:
             raise OSError("no disk")
 
-    class Listener(Callback):
+    class Recorder(Callback):
         def on_start(self, folder: Path) -> None:
-            heard.append(folder.name)
+            events.append(folder.name)
 
-        def on_progress(self, progress: Progress) -> None:
-            heard.append(progress.done)
+        def on_progress(self, progress: RunProgress) -> None:
+            events.append(progress.done)
 
         def on_metrics(self, values: Any, step: int | None) -> None:
-            heard.append((dict(values), step))
+            events.append((dict(values), step))
 
         def on_end(self, result: RunResult) -> None:
-            heard.append(result.status)
+            events.append(result.status)
 
-    result = train(half, [1, 2], callbacks=[Broken(), Listener()])
+    result = train(half, [1, 2], callbacks=[Broken(), Recorder()])
 
-    assert heard[0] == result.name
-    assert heard[-2:] == [2, "finished"]
-    assert ({"train/mean_reward": 0.5}, 1) in heard
+    assert events[0] == result.name
+    assert events[-2:] == [2, "finished"]
+    assert ({"train/mean_reward": 0.5}, 1) in events
     lines = [json.loads(text) for text in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert any(entry.get("train/mean_reward") == 0.5 and entry["step"] == 1 for entry in lines)
     assert lines[-1]["rollouts/succeeded"] == 2
@@ -187,16 +187,16 @@ def test_dev_runs_in_this_process():
     assert len(threads) == 2
 
 
-def test_dev_is_for_fast_algorithms():
+def test_dev_requires_a_fast_algorithm():
     class Slow(agl.Algorithm):
         pass
 
-    with pytest.raises(TypeError, match="Slow is not a FastAlgorithm"):
+    with pytest.raises(TypeError, match="dev needs a FastAlgorithm, and Slow is not one"):
         agl.Trainer(algorithm=Slow()).dev(half, [1])
 
 
-def test_runners_have_many_rollouts_at_once_with_max_concurrency():
-    together = threading.Barrier(4, timeout=30)
+def test_max_concurrency_runs_several_rollouts_at_once():
+    together = threading.Barrier(4, timeout=15)
 
     def agent(task: int) -> float:
         together.wait()
@@ -205,7 +205,7 @@ def test_runners_have_many_rollouts_at_once_with_max_concurrency():
     assert train(agent, [1, 2, 3, 4], max_concurrency=4).counts == {"succeeded": 4}
 
 
-def test_a_store_that_was_given_stays_open():
+def test_store_given_as_an_instance_stays_open():
     store = agl.InMemoryLightningStore()
 
     train(half, [1], store=store)
@@ -213,55 +213,58 @@ def test_a_store_that_was_given_stays_open():
 
     import asyncio
 
-    assert asyncio.run(store.statistics())["rollouts"]["succeeded"] == 4  # with an algorithm's sitting for each run
+    assert asyncio.run(store.statistics())["rollouts"]["succeeded"] == 4  # including a journal session for each run
     asyncio.run(store.close())
 
 
 @pytest.mark.parametrize("strategy", ["cs", "shm"])
-def test_rollouts_that_wait_for_runners_that_are_done_end_the_run(strategy: str):
+def test_queued_rollouts_fail_the_run_when_all_runners_are_done(strategy: str):
     with pytest.raises(ValueError, match="max_rollouts"):
         train(half, [1, 2, 3], strategy=strategy, max_rollouts=2)
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
-        ({"n_runners": 0}, "n_runners is at least 1, not 0"),
-        ({"max_concurrency": 0}, "max_concurrency is at least 1, not 0"),
-        ({"initial_resources": agl.PromptTemplate(template="x")}, "initial_resources is a dict of resources by name"),
+        ({"n_runners": 0}, "n_runners must be at least 1, not 0"),
+        ({"max_concurrency": 0}, "max_concurrency must be at least 1, not 0"),
+        (
+            {"initial_resources": agl.PromptTemplate(template="x")},
+            "initial_resources must be a dict of resources by name",
+        ),
         ({"initial_resources": {"p": {"a": 1}}}, "needs a 'resource_type'"),
-        ({"hooks": [3]}, "hooks is given as an instance"),
+        ({"hooks": [3]}, "hooks must be an instance"),
     ],
 )
-def test_a_mistake_in_the_settings_is_named_before_anything_runs(options: dict[str, Any], complaint: str):
-    with pytest.raises((TypeError, ValueError), match=complaint):
+def test_wrong_setting_is_named_before_the_run(options: dict[str, Any], message: str):
+    with pytest.raises((TypeError, ValueError), match=message):
         agl.Trainer(**options)
 
 
 @pytest.mark.parametrize("tasks", [(n for n in range(3)), {"a": 1}, 7])
-def test_tasks_that_cannot_be_counted_are_refused(tasks: Any):
-    with pytest.raises(TypeError, match="train_dataset is a list, or anything else with a length"):
+def test_dataset_without_length_and_items_is_refused(tasks: Any):
+    with pytest.raises(TypeError, match="train_dataset must be a list, or have a length"):
         train(half, tasks)
 
 
-def test_failures_are_told_by_their_reasons():
-    result = train(odd_ones_fail, [0, 1, 2, 3])
+def test_failures_are_grouped_by_reason():
+    result = train(fails_on_odd_tasks, [0, 1, 2, 3])
 
     assert result.failures == {"ValueError: odd": 2}
-    assert failed(result) == ["  2 failed: ValueError: odd"]
+    assert failure_lines(result) == ["  2 failed: ValueError: odd"]
 
 
-def test_each_run_has_a_log_of_its_own():
+def test_each_run_has_its_own_log():
     first, second = train(half, [1]), train(half, [1, 2])
 
     assert (first.folder / "log.txt").read_text().count("Completed in") == 1
     assert (second.folder / "log.txt").read_text().count("Completed in") == 2
 
 
-def test_logging_that_was_set_up_says_no_more_during_a_run(capsys: pytest.CaptureFixture[str]):
+def test_run_log_does_not_change_configured_logging(capsys: pytest.CaptureFixture[str]):
     logger = agl.setup_logging("ERROR")
     try:
-        result = train(odd_ones_fail, [0, 1])
+        result = train(fails_on_odd_tasks, [0, 1])
         logger.warning("not this")
         logger.error("but this")
     finally:
@@ -269,15 +272,15 @@ def test_logging_that_was_set_up_says_no_more_during_a_run(capsys: pytest.Captur
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
 
-    said = capsys.readouterr().err
-    assert "Completed in" not in said
-    assert "Failed in" in said
-    assert "not this" not in said
-    assert "but this" in said
+    stderr = capsys.readouterr().err
+    assert "Completed in" not in stderr
+    assert "Failed in" in stderr
+    assert "not this" not in stderr
+    assert "but this" in stderr
     assert "Completed in" in (result.folder / "log.txt").read_text()
 
 
-def test_a_sync_algorithm_may_block():
+def test_sync_algorithm_may_block():
     @agl.algo
     def wait(store: agl.LightningStore, train_dataset: list[int]) -> int:
         import asyncio
@@ -291,8 +294,8 @@ def test_a_sync_algorithm_may_block():
     assert train(half, [1], algorithm=wait).returned == 1
 
 
-def test_progress_is_one_line():
-    progress = Progress(
+def test_progress_and_result_are_one_line_each():
+    progress = RunProgress(
         seconds=72,
         queued=86,
         running=4,
@@ -302,6 +305,9 @@ def test_progress_is_one_line():
         rate=6.2,
     )
 
-    assert line(progress) == "[1:12] 412 done, 3 failed, 4 running, 86 queued, mean reward 0.541, 6.2/s, 0:14 left"
+    assert (
+        progress_line(progress)
+        == "[1:12] 412 done, 3 failed, 4 running, 86 queued, mean reward 0.541, 6.2/s, 0:14 left"
+    )
     result = RunResult(name="r", folder=Path("/runs/r"), counts={"succeeded": 2, "failed": 1}, seconds=3.21)
-    assert ending(result) == "Run r finished after 3.2 s: 1 failed, 2 succeeded. It lies in /runs/r"
+    assert result_line(result) == "Run r finished after 3.2 s: 1 failed, 2 succeeded. Saved to /runs/r"

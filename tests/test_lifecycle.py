@@ -1,10 +1,11 @@
-"""What status follows what: every pair of statuses, against tables written by hand from the published rules."""
+"""Lifecycle rules: every pair of statuses, compared with tables written by hand from the published rules."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, strategies as st
@@ -34,11 +35,11 @@ from agentlightning.types import AttemptStatus, RolloutConfig, RolloutStatus
 
 ROLLOUT: tuple[RolloutStatus, ...] = get_args(RolloutStatus)
 ATTEMPT: tuple[AttemptStatus, ...] = get_args(AttemptStatus)
-LAPSES: tuple[AttemptStatus, ...] = ("failed", "timeout", "unresponsive")
+FAILURES: tuple[AttemptStatus, ...] = ("failed", "timeout", "unresponsive")
 
 
 def table(text: str) -> dict[tuple[str, ...], str]:
-    """A drawn table as a dict: the words left of the bar are the row, the first line names the columns."""
+    """Parse a drawn table: the words left of the bar name the row, the first line names the columns."""
     head, *lines = [line for line in text.strip().splitlines() if line.strip()]
     columns = head.partition("|")[2].split()
     cells: dict[tuple[str, ...], str] = {}
@@ -49,9 +50,9 @@ def table(text: str) -> dict[tuple[str, ...], str]:
     return cells
 
 
-# What the rollout becomes when its latest attempt, in the first status, is reported to be in the second.
-# "again": requeuing where another attempt is due, else failed. "no": the attempt cannot become that.
-# "final": the attempt has ended. Where it is allowed, the attempt becomes what is reported.
+# The rollout's next status when its latest attempt, in the first status, is reported to be in the second.
+# "again": requeuing if a retry is due, else failed. "no": an invalid transition of the attempt.
+# "final": the attempt or rollout has ended. Otherwise the attempt gets the reported status.
 REPORTED = table(
     """
     attempt      report       | queuing   preparing running   requeuing succeeded failed cancelled
@@ -94,8 +95,8 @@ REPORTED = table(
     """
 )
 
-# What both become at a sign of life of the rollout's latest attempt; "late": it means nothing any more.
-ALIVE = table(
+# The next status of both at a heartbeat of the rollout's latest attempt; "late": it is ignored.
+HEARTBEAT = table(
     """
     attempt      | queuing preparing running requeuing succeeded failed cancelled
     preparing    | running running   running running   late      late   late
@@ -107,9 +108,9 @@ ALIVE = table(
     """
 )
 
-# What follows when a rollout's status is set by hand: rollout/attempt. "-": the attempt stays what it was;
-# "=": it becomes the same. "same": nothing changes. "final": it has ended. "no": only a worker can bring that about.
-BY_HAND_WHILE_LIVE = table(
+# The next statuses when a client sets a rollout's status: rollout/attempt. "-": the attempt keeps its status;
+# "=": it gets the same one. "same": nothing changes. "final": the rollout has ended. "no": only a worker can do that.
+SET_WHILE_LIVE = table(
     """
     rollout   | queuing        preparing running         requeuing        succeeded   failed   cancelled
     queuing   | same           no        running/running same             succeeded/= failed/= cancelled/failed
@@ -121,7 +122,7 @@ BY_HAND_WHILE_LIVE = table(
     cancelled | final          final     final           final            final       final    same
     """
 )
-BY_HAND_OTHERWISE = table(
+SET_OTHERWISE = table(
     """
     rollout   | queuing   preparing running requeuing   succeeded   failed   cancelled
     queuing   | same      no        no      same        succeeded/- failed/- cancelled/-
@@ -135,7 +136,7 @@ BY_HAND_OTHERWISE = table(
 )
 
 
-def standing(
+def state(
     rollout: RolloutStatus,
     attempt: AttemptStatus,
     *,
@@ -154,113 +155,117 @@ def retrying(*conditions: AttemptStatus, max_attempts: int = 2) -> RolloutConfig
 
 
 @pytest.mark.parametrize("again", ["requeuing", "failed"])
-@pytest.mark.parametrize(("attempt", "reported", "rollout"), list(product(ATTEMPT, ATTEMPT, ROLLOUT)))
-def test_a_report_of_the_latest_attempt_has_the_result_in_the_table(
-    attempt: AttemptStatus, reported: AttemptStatus, rollout: RolloutStatus, again: RolloutStatus
-) -> None:
-    now = standing(rollout, attempt, config=retrying(*LAPSES, max_attempts=2 if again == "requeuing" else 1))
+def test_report_follows_the_table(again: RolloutStatus) -> None:
+    config = retrying(*FAILURES, max_attempts=2 if again == "requeuing" else 1)
 
-    match REPORTED[attempt, reported, rollout]:
-        case "final":
-            with pytest.raises(FinalStatus):
-                report(now, reported)
-        case "no":
-            with pytest.raises(Conflict, match=f"at-1 of ro-1 is {attempt} and cannot become {reported}"):
-                report(now, reported)
-        case "again":
-            assert report(now, reported) == Transition(again, reported)
-        case after:
-            assert report(now, reported) == (after, reported)
+    for (attempt, reported, rollout), expected in REPORTED.items():
+        after = outcome(report, state(rollout, attempt, config=config), reported)
+        match expected:
+            case "final":
+                assert after is FinalStatus, (attempt, reported, rollout)
+            case "no":
+                assert after is Conflict, (attempt, reported, rollout)
+            case _:
+                status = again if expected == "again" else expected
+                assert after == (status, reported), (attempt, reported, rollout)
 
 
-@pytest.mark.parametrize(("attempt", "reported", "rollout"), list(product(ATTEMPT, ATTEMPT, ROLLOUT)))
-def test_a_report_of_a_superseded_attempt_is_stale_whatever_it_says(
-    attempt: AttemptStatus, reported: AttemptStatus, rollout: RolloutStatus
-) -> None:
+def outcome(rule: Callable[..., Transition], *args: Any) -> Transition | type[Exception]:
+    """Return the transition, or the class of the error."""
+    try:
+        return rule(*args)
+    except Conflict as error:
+        return type(error)
+
+
+def test_invalid_transition_names_both_statuses() -> None:
+    with pytest.raises(Conflict, match="at-1 of ro-1 is running and cannot become preparing"):
+        report(state("running", "running"), "preparing")
+
+
+def test_report_on_a_superseded_attempt_is_stale() -> None:
     with pytest.raises(StaleAttempt, match="at-1 of ro-1 was superseded"):
-        report(standing(rollout, attempt, latest=False), reported)
+        report(state("running", "running", latest=False), "succeeded")
+    for attempt, reported, rollout in product(ATTEMPT, ATTEMPT, ROLLOUT):
+        assert outcome(report, state(rollout, attempt, latest=False), reported) is StaleAttempt
 
 
-@pytest.mark.parametrize("reported", LAPSES)
+@pytest.mark.parametrize("reported", FAILURES)
 @pytest.mark.parametrize(
     ("conditions", "sequence_id", "max_attempts", "again"),
     [
         ((), 1, 1, False),
         ((), 1, 9, False),
-        (LAPSES, 1, 1, False),
-        (LAPSES, 1, 2, True),
-        (LAPSES, 2, 2, False),
-        (LAPSES, 2, 3, True),
-        (LAPSES, 3, 3, False),
-        (LAPSES, 4, 3, False),
+        (FAILURES, 1, 1, False),
+        (FAILURES, 1, 2, True),
+        (FAILURES, 2, 2, False),
+        (FAILURES, 2, 3, True),
+        (FAILURES, 3, 3, False),
+        (FAILURES, 4, 3, False),
     ],
 )
-def test_another_attempt_is_due_only_while_attempts_last_and_the_condition_fits(
+def test_retry_requires_attempts_left_and_a_matching_condition(
     reported: AttemptStatus, conditions: tuple[AttemptStatus, ...], sequence_id: int, max_attempts: int, again: bool
 ) -> None:
-    now = standing(
-        "running", "running", sequence_id=sequence_id, config=retrying(*conditions, max_attempts=max_attempts)
-    )
+    now = state("running", "running", sequence_id=sequence_id, config=retrying(*conditions, max_attempts=max_attempts))
 
     assert report(now, reported).rollout == ("requeuing" if again else "failed")
 
 
-@pytest.mark.parametrize(("reported", "condition"), list(product(LAPSES, LAPSES)))
-def test_only_the_named_way_to_fail_is_retried(reported: AttemptStatus, condition: AttemptStatus) -> None:
-    now = standing("running", "running", config=retrying(condition))
+def test_only_failures_in_the_condition_are_retried() -> None:
+    for reported, condition in product(FAILURES, FAILURES):
+        after = report(state("running", "running", config=retrying(condition)), reported)
+        assert after.rollout == ("requeuing" if reported == condition else "failed"), (reported, condition)
 
-    assert report(now, reported).rollout == ("requeuing" if reported == condition else "failed")
 
-
-def test_a_success_is_never_retried() -> None:
-    now = standing("running", "running", config=retrying(*ATTEMPT, max_attempts=9))
+def test_success_is_never_retried() -> None:
+    now = state("running", "running", config=retrying(*ATTEMPT, max_attempts=9))
 
     assert report(now, "succeeded") == Transition("succeeded", "succeeded")
 
 
-# Signs of life
+# Heartbeats
 
 
-@pytest.mark.parametrize(("attempt", "rollout"), list(product(ATTEMPT, ROLLOUT)))
-def test_a_sign_of_life_has_the_result_in_the_table(attempt: AttemptStatus, rollout: RolloutStatus) -> None:
-    expected = ALIVE[attempt, rollout]
-
-    assert heartbeat(standing(rollout, attempt)) == (None if expected == "late" else (expected, expected))
-
-
-@pytest.mark.parametrize(("attempt", "rollout"), list(product(ATTEMPT, ROLLOUT)))
-def test_a_sign_of_life_of_a_superseded_attempt_means_nothing(attempt: AttemptStatus, rollout: RolloutStatus) -> None:
-    assert heartbeat(standing(rollout, attempt, latest=False)) is None
+def test_heartbeat_follows_the_table() -> None:
+    for (attempt, rollout), expected in HEARTBEAT.items():
+        after = None if expected == "late" else (expected, expected)
+        assert heartbeat(state(rollout, attempt)) == after, (attempt, rollout)
 
 
-# By hand
+def test_heartbeat_of_a_superseded_attempt_is_ignored() -> None:
+    for attempt, rollout in product(ATTEMPT, ROLLOUT):
+        assert heartbeat(state(rollout, attempt, latest=False)) is None
+
+
+# Statuses set by clients
 
 
 @pytest.mark.parametrize("attempt", [*ATTEMPT, None])
-@pytest.mark.parametrize(("rollout", "to"), list(product(ROLLOUT, ROLLOUT)))
-def test_setting_a_status_by_hand_has_the_result_in_the_table(
-    rollout: RolloutStatus, to: RolloutStatus, attempt: AttemptStatus | None
-) -> None:
-    live = attempt in ("preparing", "running")
-
-    match (BY_HAND_WHILE_LIVE if live else BY_HAND_OTHERWISE)[rollout, to]:
-        case "same":
-            assert set_rollout_status("ro-1", rollout, attempt, to) == (rollout, attempt)
-        case "final":
-            with pytest.raises(FinalStatus, match="ro-1 has already"):
-                set_rollout_status("ro-1", rollout, attempt, to)
-        case "no":
-            with pytest.raises(Conflict, match=f"ro-1 is {rollout}; it becomes {to} when a worker takes it"):
-                set_rollout_status("ro-1", rollout, attempt, to)
-        case after:
-            rollout_after, attempt_after = after.split("/")
-            assert set_rollout_status("ro-1", rollout, attempt, to) == (
-                rollout_after,
-                {"-": attempt, "=": rollout_after}.get(attempt_after, attempt_after),
-            )
+def test_set_rollout_status_follows_the_table(attempt: AttemptStatus | None) -> None:
+    for (rollout, to), expected in (SET_WHILE_LIVE if attempt in LIVE else SET_OTHERWISE).items():
+        after = outcome(set_rollout_status, "ro-1", rollout, attempt, to)
+        match expected:
+            case "same":
+                assert after == (rollout, attempt), (rollout, to)
+            case "final":
+                assert after is FinalStatus, (rollout, to)
+            case "no":
+                assert after is Conflict, (rollout, to)
+            case _:
+                rollout_after, attempt_after = expected.split("/")
+                named = {"-": attempt, "=": rollout_after}.get(attempt_after, attempt_after)
+                assert after == (rollout_after, named), (rollout, to)
 
 
-def test_a_claim_makes_both_preparing() -> None:
+def test_status_that_requires_a_worker_is_rejected_with_the_reason() -> None:
+    with pytest.raises(Conflict, match="ro-1 is queuing; it becomes running when a worker claims it"):
+        set_rollout_status("ro-1", "queuing", None, "running")
+    with pytest.raises(FinalStatus, match="ro-1 has already failed"):
+        set_rollout_status("ro-1", "failed", None, "running")
+
+
+def test_claim_sets_both_preparing() -> None:
     for rollout in ("queuing", "requeuing", "preparing", "running"):
         assert claim(rollout) == Transition("preparing", "preparing")
 
@@ -269,14 +274,14 @@ def test_a_claim_makes_both_preparing() -> None:
     ("rollout", "said"),
     [("succeeded", "already succeeded"), ("failed", "already failed"), ("cancelled", "already been cancelled")],
 )
-def test_a_refusal_names_the_thing_and_its_state(rollout: RolloutStatus, said: str) -> None:
+def test_error_names_the_rollout_and_its_status(rollout: RolloutStatus, said: str) -> None:
     with pytest.raises(FinalStatus, match=f"^rollout ro-1 has {said}$"):
-        report(standing(rollout, "running"), "succeeded")
+        report(state(rollout, "running"), "succeeded")
 
 
-def test_a_refusal_names_the_attempt_where_only_that_has_ended() -> None:
+def test_error_names_the_attempt_if_only_that_has_ended() -> None:
     with pytest.raises(FinalStatus, match=r"^attempt at-1 of ro-1 has already timed out$"):
-        report(standing("requeuing", "timeout"), "succeeded")
+        report(state("requeuing", "timeout"), "succeeded")
 
 
 # Deadlines
@@ -291,14 +296,12 @@ def test_a_refusal_names_the_attempt_where_only_that_has_ended() -> None:
         (RolloutConfig(timeout_seconds=0.5, unresponsive_seconds=0.25), Deadlines(timeout=100.5, silence=250.25)),
     ],
 )
-def test_a_timeout_counts_from_the_start_and_silence_from_the_last_sign(
-    config: RolloutConfig, expected: Deadlines
-) -> None:
-    assert deadlines(config, started=100.0, last_sign=250.0) == expected
+def test_timeout_counts_from_start_and_silence_from_last_heartbeat(config: RolloutConfig, expected: Deadlines) -> None:
+    assert deadlines(config, started=100.0, last_heartbeat=250.0) == expected
 
 
 def test_every_attempt_has_a_deadline() -> None:
-    due = deadlines(RolloutConfig(), started=100.0, last_sign=100.0)
+    due = deadlines(RolloutConfig(), started=100.0, last_heartbeat=100.0)
 
     assert due.next == 100.0 + DEFAULT_UNRESPONSIVE_SECONDS
     assert 0 < DEFAULT_UNRESPONSIVE_SECONDS < 60
@@ -307,7 +310,7 @@ def test_every_attempt_has_a_deadline() -> None:
 @pytest.mark.parametrize(
     ("due", "first"), [(Deadlines(10.0, 20.0), 10.0), (Deadlines(20.0, 10.0), 10.0), (Deadlines(None, 7.0), 7.0)]
 )
-def test_the_next_deadline_is_the_one_that_comes_first(due: Deadlines, first: float) -> None:
+def test_next_deadline_is_the_earlier_one(due: Deadlines, first: float) -> None:
     assert due.next == first
 
 
@@ -325,11 +328,11 @@ def test_the_next_deadline_is_the_one_that_comes_first(due: Deadlines, first: fl
         (Deadlines(None, 10.0), 1e9, "unresponsive"),
     ],
 )
-def test_a_deadline_is_missed_once_it_has_passed(due: Deadlines, now: float, expected: str | None) -> None:
+def test_deadline_expires_after_its_time(due: Deadlines, now: float, expected: str | None) -> None:
     assert expired(due, now) == expected
 
 
-def test_the_reason_names_the_setting_that_was_exceeded() -> None:
+def test_timeout_reason_names_the_exceeded_setting() -> None:
     config = RolloutConfig(timeout_seconds=1.5, unresponsive_seconds=4)
 
     assert timeout_reason("timeout", config) == "took longer than timeout_seconds=1.5"
@@ -337,10 +340,10 @@ def test_the_reason_names_the_setting_that_was_exceeded() -> None:
     assert timeout_reason("unresponsive", RolloutConfig()) == "no heartbeat and no span for 30 seconds"
 
 
-# The tables themselves
+# The tables
 
 
-def test_every_status_stands_in_exactly_one_group() -> None:
+def test_every_status_is_in_one_group() -> None:
     assert set(ROLLOUT) == QUEUED | FINAL | {"preparing", "running"}
     assert not QUEUED & FINAL
     assert set(ATTEMPT) == LIVE | ENDED | {"unresponsive"}
@@ -349,7 +352,7 @@ def test_every_status_stands_in_exactly_one_group() -> None:
     assert set(ATTEMPT_TRANSITIONS) == set(ATTEMPT)
 
 
-def test_nothing_follows_a_final_status() -> None:
+def test_final_statuses_have_no_transitions() -> None:
     assert [status for status in ROLLOUT if not ROLLOUT_TRANSITIONS[status]] == ["failed", "succeeded", "cancelled"]
     assert [status for status in ATTEMPT if not ATTEMPT_TRANSITIONS[status]] == ["failed", "succeeded", "timeout"]
 
@@ -358,7 +361,7 @@ def test_nothing_follows_a_final_status() -> None:
     ("rollout", "queuing", FINAL, ROLLOUT_TRANSITIONS),
     ("attempt", "preparing", ENDED, ATTEMPT_TRANSITIONS),
 ])  # fmt: skip
-def test_the_diagram_shows_every_transition_and_no_other(name: str, first: str, final: set, follows: dict) -> None:
+def test_diagram_shows_exactly_the_transitions(name: str, first: str, final: set, follows: dict) -> None:
     kind, *lines = diagrams()[name].splitlines()
     drawn = [re.fullmatch(r" +(\S+) --> (\S+)", line).groups() for line in lines]  # type: ignore[union-attr]
 
@@ -370,11 +373,11 @@ def test_the_diagram_shows_every_transition_and_no_other(name: str, first: str, 
     )
 
 
-# Whole lives
+# Sequences of calls
 
 
 class Life:
-    """One rollout and its attempts, moved only by the rules; remembers where it has been."""
+    """One rollout and its attempts, changed only by the rules."""
 
     def __init__(self, config: RolloutConfig) -> None:
         self.config = config
@@ -388,20 +391,20 @@ class Life:
                     self.attempts.append("preparing")
                     self.become(claim(self.rollout))
             case ("report", back, status):
-                self.speak(back, lambda now: report(now, status))
-            case ("sign", back):
-                self.speak(back, heartbeat)
-            case ("hand", status):
+                self.apply(back, lambda now: report(now, status))
+            case ("heartbeat", back):
+                self.apply(back, heartbeat)
+            case ("set", status):
                 latest = self.attempts[-1] if self.attempts else None
                 self.become(set_rollout_status("ro-1", self.rollout, latest, status))
 
-    def speak(self, back: int, rule) -> None:
+    def apply(self, back: int, rule) -> None:
         if back >= len(self.attempts):
             return
         at = len(self.attempts) - 1 - back
-        now = standing(self.rollout, self.attempts[at], latest=back == 0, sequence_id=at + 1, config=self.config)
+        now = state(self.rollout, self.attempts[at], latest=back == 0, sequence_id=at + 1, config=self.config)
         if after := rule(now):
-            assert back == 0, "a superseded attempt was heard"
+            assert back == 0, "a superseded attempt changed the rollout"
             self.become(after)
 
     def become(self, after: Transition) -> None:
@@ -419,8 +422,8 @@ class Life:
 steps = st.one_of(
     st.just(("claim",)),
     st.tuples(st.just("report"), st.integers(0, 1), st.sampled_from(ATTEMPT)),
-    st.tuples(st.just("sign"), st.integers(0, 1)),
-    st.tuples(st.just("hand"), st.sampled_from(ROLLOUT)),
+    st.tuples(st.just("heartbeat"), st.integers(0, 1)),
+    st.tuples(st.just("set"), st.sampled_from(ROLLOUT)),
 )
 configs = st.builds(
     RolloutConfig, max_attempts=st.integers(1, 4), retry_condition=st.lists(st.sampled_from(ATTEMPT), unique=True)
@@ -442,9 +445,7 @@ def test_no_sequence_of_calls_leaves_a_final_status(config: RolloutConfig, calls
 
 
 @given(configs, st.lists(steps, max_size=30))
-def test_at_most_the_latest_attempt_is_live_and_only_while_its_rollout_is_under_way(
-    config: RolloutConfig, calls: list[tuple]
-) -> None:
+def test_only_the_latest_attempt_of_an_active_rollout_is_live(config: RolloutConfig, calls: list[tuple]) -> None:
     life = Life(config)
 
     for call in calls:
@@ -458,11 +459,11 @@ def test_at_most_the_latest_attempt_is_live_and_only_while_its_rollout_is_under_
 
 
 @given(configs, st.lists(steps, max_size=30))
-def test_the_store_alone_never_makes_more_attempts_than_allowed(config: RolloutConfig, calls: list[tuple]) -> None:
+def test_retries_never_exceed_max_attempts(config: RolloutConfig, calls: list[tuple]) -> None:
     life = Life(config)
 
     for call in calls:
-        if call[0] == "hand":
+        if call[0] == "set":
             continue
         try:
             life.do(call)

@@ -1,4 +1,8 @@
-"""`store`, in turn reached in every way there is; another way is one line in `WAYS`."""
+"""The fixture `store`: a store of every kind, in this process and over HTTP.
+
+A test runs once for each of `DISTINCT_WAYS`, or of those in its marker `ways`. The store in memory has the class of the
+one in a file; `every_way` marks the tests that depend on the database's readers or on notifications of servers.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ async def memory(_: Path) -> AsyncIterator[LightningStore]:
 
 @asynccontextmanager
 async def file(path: Path) -> AsyncIterator[LightningStore]:
-    # What these tests are about is never the disk.
+    # No test here depends on the disk.
     async with SqliteLightningStore(path / "agl.db", durability="process") as store:
         yield store
 
@@ -41,7 +45,7 @@ async def postgres(_: Path) -> AsyncIterator[LightningStore]:
 
 
 def http(over: Way) -> Way:
-    """The same store, at the other end of a connection."""
+    """Serve the store and connect a client to it."""
 
     @asynccontextmanager
     async def served(path: Path) -> AsyncIterator[LightningStore]:
@@ -66,9 +70,18 @@ WAYS: dict[str, Way] = {
 }
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> str:
-    return request.param
+DISTINCT_WAYS = ("file", "http", "postgres")
+every_way = pytest.mark.ways(*WAYS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "ways(*names): the kinds of store that a test of the contract runs on")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "way" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("ways")
+        metafunc.parametrize("way", marker.args if marker else DISTINCT_WAYS)
 
 
 @pytest.fixture

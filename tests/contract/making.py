@@ -1,4 +1,4 @@
-"""What the tests of a store begin with: rollouts on their way, spans with counting ids, and a look at everything."""
+"""Helpers for tests of the store: claimed and ended rollouts, numbered spans, and the whole contents of a store."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from agentlightning.types import AttemptedRollout, Rollout, RolloutConfig, Span
 
 RETRYING = RolloutConfig(max_attempts=3, retry_condition=["failed", "timeout", "unresponsive"])
 
-WHILE = 60.0
-"""Longer than anything takes that is going to happen; only what fails waits that long."""
+LONG_WAIT = 60.0
+"""Seconds; longer than any event takes. Only a failing test waits this long."""
 
-DEADLINES = (0.2, 2.0, 15.0)
-"""Seconds of a deadline that a test has to be ahead of: where a busy machine is late, it is tried with more."""
+EVENT_TIMEOUT = 12.0
+"""Seconds until a test fails whose event does not happen."""
+
+DEADLINES = (0.2, 1.0, 5.0)
+"""Seconds of a deadline that a test must stay ahead of; a test on a busy machine retries with the next."""
 
 
 async def claimed(store: LightningStore, input: Any = "task", *, worker_id: str | None = None, **given: Any) -> Any:
-    """A rollout that a worker has just taken from the queue."""
+    """Enqueue and claim a rollout."""
     rollout = await store.enqueue_rollout(input, **given)
     attempted = await store.dequeue_rollout(worker_id=worker_id)
     assert attempted is not None
@@ -28,27 +31,27 @@ async def claimed(store: LightningStore, input: Any = "task", *, worker_id: str 
 
 
 async def ended(store: LightningStore, status: Any = "succeeded", input: Any = "task", **given: Any) -> Rollout:
-    """A rollout that a worker has carried out."""
+    """Enqueue, claim and end a rollout."""
     attempted = await claimed(store, input, **given)
     await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status=status)
     return await found(store, attempted)
 
 
 async def found(store: LightningStore, rollout: Rollout) -> Any:
-    """The rollout as the store has it now."""
+    """Return the rollout as it is stored now."""
     now = await store.get_rollout_by_id(rollout.rollout_id)
     assert now is not None
     return now
 
 
 async def statuses(store: LightningStore, rollout: Rollout) -> tuple[str, ...]:
-    """Where a rollout stands now: its own status, then its attempts', first to latest."""
+    """Return the status of a rollout, then those of its attempts, first to latest."""
     attempts = await store.query_attempts(rollout.rollout_id)
     return ((await found(store, rollout)).status, *(attempt.status for attempt in attempts))
 
 
 def span(of: AttemptedRollout, n: int = 1, name: str = "step", **given: Any) -> Span:
-    """The `n`th span that a test makes for an attempt."""
+    """Return the `n`th test span of an attempt."""
     return Span(
         rollout_id=of.rollout_id,
         attempt_id=of.attempt.attempt_id,
@@ -60,12 +63,12 @@ def span(of: AttemptedRollout, n: int = 1, name: str = "step", **given: Any) -> 
 
 
 def numbered(span: Span, sequence_id: int) -> Span:
-    """The span as it is stored."""
+    """Return the span as it is stored under this number."""
     return span.model_copy(update={"sequence_id": sequence_id})
 
 
 async def everything(store: LightningStore) -> dict[str, Any]:
-    """All that can be listed; two of these are equal when nothing has changed between them."""
+    """Return everything that can be listed; equal results mean that nothing has changed between them."""
     rollouts = await store.query_rollouts()
     return {
         "rollouts": rollouts.items,
@@ -79,9 +82,9 @@ async def everything(store: LightningStore) -> dict[str, Any]:
 
 
 async def eventually(
-    store: LightningStore, rollout: Rollout, holds: Callable[[Any], bool], *, within: float = WHILE
+    store: LightningStore, rollout: Rollout, holds: Callable[[Any], bool], *, within: float = EVENT_TIMEOUT
 ) -> Any:
-    """The rollout as soon as `holds` is true of it, for states that no call of the store waits for."""
+    """Return the rollout once `holds` is true of it, for states that no call of the store waits for."""
 
     async def look() -> Any:
         while not holds(now := await found(store, rollout)):
@@ -92,5 +95,5 @@ async def eventually(
 
 
 async def soon(awaitable: Awaitable[Any]) -> Any:
-    """What is awaited, which must not take forever."""
-    return await asyncio.wait_for(awaitable, WHILE)
+    """Return the result of the awaitable within the timeout."""
+    return await asyncio.wait_for(awaitable, EVENT_TIMEOUT)

@@ -25,7 +25,7 @@ async def lost(store: LightningStore, **given: Any) -> AttemptedRollout:
 # What follows what
 
 
-async def test_the_first_span_means_that_it_runs(store: LightningStore) -> None:
+async def test_first_span_sets_the_attempt_running(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     await store.add_span(span(attempted))
@@ -33,7 +33,7 @@ async def test_the_first_span_means_that_it_runs(store: LightningStore) -> None:
     assert await statuses(store, attempted) == ("running", "running")
 
 
-async def test_the_first_heartbeat_means_that_it_runs(store: LightningStore) -> None:
+async def test_first_heartbeat_sets_the_attempt_running(store: LightningStore) -> None:
     attempted = await claimed(store, worker_id="worker-1")
 
     await store.update_worker("worker-1")
@@ -41,7 +41,7 @@ async def test_the_first_heartbeat_means_that_it_runs(store: LightningStore) -> 
     assert await statuses(store, attempted) == ("running", "running")
 
 
-async def test_its_own_word_means_that_it_runs(store: LightningStore) -> None:
+async def test_report_of_running_sets_the_attempt_running(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     attempt = await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="running")
@@ -55,7 +55,7 @@ async def test_its_own_word_means_that_it_runs(store: LightningStore) -> None:
     ("reported", "rollout"),
     [("succeeded", "succeeded"), ("failed", "failed"), ("timeout", "failed"), ("unresponsive", "failed")],
 )
-async def test_how_an_attempt_ends_is_how_its_rollout_ends(
+async def test_end_of_an_attempt_ends_its_rollout(
     store: LightningStore, reported: Any, rollout: str, begun: bool
 ) -> None:
     attempted = await claimed(store)
@@ -75,7 +75,7 @@ async def test_how_an_attempt_ends_is_how_its_rollout_ends(
 
 
 @pytest.mark.parametrize("reported", ["failed", "timeout", "unresponsive"])
-async def test_a_lapse_is_retried_as_long_as_attempts_last(store: LightningStore, reported: Any) -> None:
+async def test_failure_is_retried_until_max_attempts(store: LightningStore, reported: Any) -> None:
     config = RolloutConfig(max_attempts=3, retry_condition=[reported])
     rollout = await store.enqueue_rollout("task", config=config)
     seen: list[tuple[str, ...]] = []
@@ -104,7 +104,7 @@ async def test_a_lapse_is_retried_as_long_as_attempts_last(store: LightningStore
         ("failed", ["failed"], 1),
     ],
 )
-async def test_a_lapse_is_not_retried_where_the_config_does_not_say_so(
+async def test_failure_outside_the_retry_condition_is_not_retried(
     store: LightningStore, reported: Any, condition: list[Any], max_attempts: int
 ) -> None:
     config = RolloutConfig(max_attempts=max_attempts, retry_condition=condition)
@@ -116,7 +116,7 @@ async def test_a_lapse_is_not_retried_where_the_config_does_not_say_so(
     assert await store.dequeue_rollout() is None
 
 
-async def test_a_second_attempt_can_succeed(store: LightningStore) -> None:
+async def test_second_attempt_can_succeed(store: LightningStore) -> None:
     first = await claimed(store, config=RETRYING)
     await store.update_attempt(first.rollout_id, first.attempt.attempt_id, status="failed")
     second = await store.dequeue_rollout()
@@ -131,7 +131,7 @@ async def test_a_second_attempt_can_succeed(store: LightningStore) -> None:
 # Reports
 
 
-async def test_a_report_says_only_what_it_says(store: LightningStore) -> None:
+async def test_report_changes_only_given_fields(store: LightningStore) -> None:
     attempted = await claimed(store, worker_id="worker-1")
     ids = attempted.rollout_id, attempted.attempt.attempt_id
     running = await store.update_attempt(*ids, status="running")
@@ -144,7 +144,7 @@ async def test_a_report_says_only_what_it_says(store: LightningStore) -> None:
     assert handed.model_copy(update=ignoring) == noted.model_copy(update={"worker_id": "worker-2", **ignoring})
 
 
-async def test_a_heartbeat_time_may_be_reported(store: LightningStore) -> None:
+async def test_report_may_contain_a_heartbeat_time(store: LightningStore) -> None:
     attempted = await claimed(store)
     at = time.time()
 
@@ -154,7 +154,7 @@ async def test_a_heartbeat_time_may_be_reported(store: LightningStore) -> None:
     assert await store.get_latest_attempt(attempted.rollout_id) == attempt
 
 
-async def test_latest_names_the_latest_attempt(store: LightningStore) -> None:
+async def test_latest_is_the_latest_attempt(store: LightningStore) -> None:
     first = await claimed(store, config=RETRYING)
     await store.update_attempt(first.rollout_id, "latest", status="failed")
     second = await store.dequeue_rollout()
@@ -166,7 +166,7 @@ async def test_latest_names_the_latest_attempt(store: LightningStore) -> None:
     assert await statuses(store, first) == ("succeeded", "failed", "succeeded")
 
 
-async def test_the_same_status_again_is_no_news(store: LightningStore) -> None:
+async def test_repeated_status_changes_nothing(store: LightningStore) -> None:
     attempted = await claimed(store)
     await store.update_attempt(attempted.rollout_id, "latest", status="running")
     await store.update_attempt(attempted.rollout_id, "latest", status="running")
@@ -174,7 +174,7 @@ async def test_the_same_status_again_is_no_news(store: LightningStore) -> None:
     assert await statuses(store, attempted) == ("running", "running")
 
 
-async def test_an_attempt_does_not_go_back_to_preparing(store: LightningStore) -> None:
+async def test_running_attempt_cannot_become_preparing(store: LightningStore) -> None:
     attempted = await claimed(store)
     await store.update_attempt(attempted.rollout_id, "latest", status="running")
 
@@ -184,7 +184,7 @@ async def test_an_attempt_does_not_go_back_to_preparing(store: LightningStore) -
     assert await statuses(store, attempted) == ("running", "running")
 
 
-async def test_reports_on_what_is_unknown_are_refused_by_name(store: LightningStore) -> None:
+async def test_report_on_an_unknown_attempt_raises_not_found(store: LightningStore) -> None:
     queued = await store.enqueue_rollout("no attempt yet")
     attempted = await store.start_rollout("task")
     other = await store.start_rollout("other")
@@ -209,7 +209,7 @@ async def test_reports_on_what_is_unknown_are_refused_by_name(store: LightningSt
 
 
 @pytest.mark.parametrize("late", ["running", "succeeded", "failed", "timeout", "unresponsive", None])
-async def test_a_superseded_attempt_is_not_heard(store: LightningStore, late: Any) -> None:
+async def test_report_on_a_superseded_attempt_is_rejected(store: LightningStore, late: Any) -> None:
     first = await lost(store)
     second = await store.dequeue_rollout()
     assert second is not None
@@ -231,7 +231,7 @@ async def test_a_superseded_attempt_is_not_heard(store: LightningStore, late: An
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "timeout", "unresponsive"])
 @pytest.mark.parametrize("late", ["running", "succeeded", "failed", "timeout", "unresponsive", None])
-async def test_a_report_after_the_end_changes_nothing(store: LightningStore, end: Any, late: Any) -> None:
+async def test_report_after_the_end_is_rejected(store: LightningStore, end: Any, late: Any) -> None:
     attempted = await claimed(store)
     await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status=end)
     before = await everything(store)
@@ -247,7 +247,7 @@ async def test_a_report_after_the_end_changes_nothing(store: LightningStore, end
     assert await everything(store) == before
 
 
-async def test_a_report_on_an_attempt_that_failed_does_not_touch_the_retry(store: LightningStore) -> None:
+async def test_report_on_a_failed_attempt_does_not_change_the_retry(store: LightningStore) -> None:
     first = await claimed(store, config=RETRYING)
     await store.update_attempt(first.rollout_id, first.attempt.attempt_id, status="failed")
     before = await everything(store)
@@ -258,7 +258,7 @@ async def test_a_report_on_an_attempt_that_failed_does_not_touch_the_retry(store
     assert await everything(store) == before
 
 
-async def test_at_most_one_attempt_is_live(store: LightningStore) -> None:
+async def test_rollout_has_at_most_one_live_attempt(store: LightningStore) -> None:
     first = await claimed(store, config=RETRYING)
     second = await store.start_attempt(first.rollout_id)
     third = await store.start_attempt(first.rollout_id)
@@ -272,7 +272,7 @@ async def test_at_most_one_attempt_is_live(store: LightningStore) -> None:
 
 
 @pytest.mark.parametrize("sign", ["span", "heartbeat", "report"])
-async def test_an_attempt_comes_back_while_its_rollout_still_waits(store: LightningStore, sign: str) -> None:
+async def test_unresponsive_attempt_recovers_while_its_rollout_is_queued(store: LightningStore, sign: str) -> None:
     attempted = await lost(store, worker_id="worker-1")
 
     match sign:
@@ -291,7 +291,7 @@ async def test_an_attempt_comes_back_while_its_rollout_still_waits(store: Lightn
     assert attempt.sequence_id == 1
 
 
-async def test_an_attempt_that_came_back_is_not_marked_as_ended_meanwhile(store: LightningStore) -> None:
+async def test_recovered_attempt_has_no_end_time(store: LightningStore) -> None:
     attempted = await lost(store)
 
     await store.add_span(span(attempted))
@@ -300,7 +300,7 @@ async def test_an_attempt_that_came_back_is_not_marked_as_ended_meanwhile(store:
     assert (now.end_time, now.attempt.end_time) == (None, None)
 
 
-async def test_a_late_success_counts_while_the_rollout_still_waits(store: LightningStore) -> None:
+async def test_late_success_counts_while_the_rollout_is_queued(store: LightningStore) -> None:
     attempted = await lost(store)
 
     await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="succeeded")
@@ -309,7 +309,7 @@ async def test_a_late_success_counts_while_the_rollout_still_waits(store: Lightn
     assert await store.dequeue_rollout() is None
 
 
-async def test_an_attempt_does_not_come_back_once_another_worker_has_the_rollout(store: LightningStore) -> None:
+async def test_attempt_does_not_recover_after_another_claim(store: LightningStore) -> None:
     first = await lost(store, worker_id="worker-1")
     second = await store.dequeue_rollout(worker_id="worker-2")
     assert second is not None
@@ -320,7 +320,7 @@ async def test_an_attempt_does_not_come_back_once_another_worker_has_the_rollout
     assert await statuses(store, first) == ("preparing", "unresponsive", "preparing")
 
 
-async def test_an_attempt_does_not_come_back_once_its_rollout_has_failed(store: LightningStore) -> None:
+async def test_attempt_does_not_recover_after_its_rollout_failed(store: LightningStore) -> None:
     attempted = await claimed(store)
     await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="unresponsive")
 
@@ -332,7 +332,7 @@ async def test_an_attempt_does_not_come_back_once_its_rollout_has_failed(store: 
 # By hand
 
 
-async def test_a_retry_by_hand_begins_at_once_whatever_the_config_allows(store: LightningStore) -> None:
+async def test_start_attempt_ignores_max_attempts(store: LightningStore) -> None:
     first = await claimed(store, worker_id="worker-1", metadata={"k": 1})
 
     second = await store.start_attempt(first.rollout_id, worker_id="worker-2")
@@ -354,7 +354,7 @@ async def test_a_retry_by_hand_begins_at_once_whatever_the_config_allows(store: 
         await store.update_attempt(first.rollout_id, first.attempt.attempt_id, status="succeeded")
 
 
-async def test_a_queued_rollout_begun_by_hand_has_left_the_queue(store: LightningStore) -> None:
+async def test_start_attempt_removes_the_rollout_from_the_queue(store: LightningStore) -> None:
     rollout = await store.enqueue_rollout("task")
 
     attempted = await store.start_attempt(rollout.rollout_id)
@@ -364,7 +364,7 @@ async def test_a_queued_rollout_begun_by_hand_has_left_the_queue(store: Lightnin
     assert await statuses(store, rollout) == ("preparing", "preparing")
 
 
-async def test_an_unknown_rollout_cannot_be_retried(store: LightningStore) -> None:
+async def test_start_attempt_of_an_unknown_rollout_raises_not_found(store: LightningStore) -> None:
     with pytest.raises(NotFound, match="ro-unknown"):
         await store.start_attempt("ro-unknown")
 
@@ -385,7 +385,7 @@ async def test_attempts_are_listed_first_to_latest(store: LightningStore) -> Non
     assert one.attempt_id != second.attempt.attempt_id
 
 
-async def test_what_is_unknown_has_no_attempts(store: LightningStore) -> None:
+async def test_unknown_rollout_has_no_attempts(store: LightningStore) -> None:
     queued = await store.enqueue_rollout("task")
 
     for rollout_id in ("ro-unknown", queued.rollout_id):

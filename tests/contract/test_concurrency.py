@@ -12,6 +12,7 @@ from agentlightning.errors import Conflict
 from agentlightning.store import LightningStore
 from agentlightning.types import AttemptedRollout, Config, EnqueueRolloutRequest
 
+from .conftest import every_way
 from .making import RETRYING, claimed, soon, span, statuses
 
 
@@ -35,7 +36,8 @@ def ids(attempted: AttemptedRollout) -> tuple[str, str]:
     return attempted.rollout_id, attempted.attempt.attempt_id
 
 
-async def test_fifty_claimers_get_each_rollout_exactly_once(store: LightningStore) -> None:
+@every_way
+async def test_fifty_concurrent_claimers_get_each_rollout_once(store: LightningStore) -> None:
     queued = await queue(store, 45)
 
     claims = await soon(asyncio.gather(*(store.dequeue_rollout(worker_id=f"worker-{n}") for n in range(50))))
@@ -46,7 +48,7 @@ async def test_fifty_claimers_get_each_rollout_exactly_once(store: LightningStor
     assert [(await store.query_attempts(rollout_id)).total for rollout_id in queued] == [1] * 45
 
 
-async def test_claimers_in_threads_get_each_rollout_exactly_once_and_in_order(store: LightningStore) -> None:
+async def test_claimers_in_threads_get_each_rollout_once_and_in_order(store: LightningStore) -> None:
     queued = await queue(store, 64)
 
     async def work(n: int) -> list[str]:
@@ -64,7 +66,7 @@ async def test_claimers_in_threads_get_each_rollout_exactly_once_and_in_order(st
     assert (await store.statistics())["rollouts"] == {"succeeded": 64}
 
 
-async def test_claims_of_many_do_not_overlap(store: LightningStore) -> None:
+async def test_concurrent_bulk_claims_do_not_overlap(store: LightningStore) -> None:
     queued = await queue(store, 40)
 
     batches = await soon(asyncio.gather(*(store.dequeue_many_rollouts(limit=3) for _ in range(20))))
@@ -72,7 +74,7 @@ async def test_claims_of_many_do_not_overlap(store: LightningStore) -> None:
     assert sorted(claim.rollout_id for batch in batches for claim in batch) == sorted(queued)
 
 
-async def test_tasks_that_arrive_while_workers_wait_are_each_done_once(store: LightningStore) -> None:
+async def test_tasks_enqueued_for_waiting_workers_are_claimed_once(store: LightningStore) -> None:
     done: list[str] = []
 
     async def work(n: int) -> None:
@@ -89,7 +91,7 @@ async def test_tasks_that_arrive_while_workers_wait_are_each_done_once(store: Li
     assert sorted(done) == sorted(rollout.rollout_id for rollout in enqueued)
 
 
-async def test_retries_are_handed_out_once_each(store: LightningStore) -> None:
+async def test_each_retry_is_claimed_once(store: LightningStore) -> None:
     requests = [EnqueueRolloutRequest(input=n, config=RETRYING) for n in range(12)]
     queued = [rollout.rollout_id for rollout in await store.enqueue_many_rollouts(requests)]
     claims: Counter[tuple[str, int]] = Counter()
@@ -106,7 +108,7 @@ async def test_retries_are_handed_out_once_each(store: LightningStore) -> None:
     assert (await store.statistics())["rollouts"] == {"failed": 12}
 
 
-async def test_of_two_results_one_counts(store: LightningStore) -> None:
+async def test_one_of_two_concurrent_results_counts(store: LightningStore) -> None:
     for _ in range(10):
         attempted = await claimed(store)
 
@@ -121,7 +123,7 @@ async def test_of_two_results_one_counts(store: LightningStore) -> None:
         assert await statuses(store, attempted) == (winner.status, winner.status)
 
 
-async def test_a_cancellation_and_a_success_do_not_mix(store: LightningStore) -> None:
+async def test_concurrent_cancellation_and_success_leave_one_result(store: LightningStore) -> None:
     for _ in range(10):
         attempted = await claimed(store)
 
@@ -135,7 +137,7 @@ async def test_a_cancellation_and_a_success_do_not_mix(store: LightningStore) ->
         assert isinstance(cancelled, Conflict) != isinstance(succeeded, Conflict)
 
 
-async def test_one_attempt_is_live_however_many_are_begun_at_once(store: LightningStore) -> None:
+async def test_concurrent_starts_leave_one_live_attempt(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     begun = await asyncio.gather(*(store.start_attempt(attempted.rollout_id) for _ in range(10)))
@@ -144,7 +146,8 @@ async def test_one_attempt_is_live_however_many_are_begun_at_once(store: Lightni
     assert await statuses(store, attempted) == ("preparing", *["failed"] * 10, "preparing")
 
 
-async def test_spans_from_many_threads_have_each_a_number_of_their_own(store: LightningStore) -> None:
+@every_way
+async def test_spans_from_many_threads_get_unique_numbers(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     async def work(thread: int) -> list[int]:
@@ -160,7 +163,7 @@ async def test_spans_from_many_threads_have_each_a_number_of_their_own(store: Li
     assert [each.sequence_id for each in stored] == list(range(1, 61))
 
 
-async def test_the_same_span_from_many_sides_is_stored_once(store: LightningStore) -> None:
+async def test_span_sent_concurrently_is_stored_once(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     stored = await asyncio.gather(*(store.add_span(span(attempted, attributes={"n": n})) for n in range(20)))
@@ -169,7 +172,7 @@ async def test_the_same_span_from_many_sides_is_stored_once(store: LightningStor
     assert (await store.query_spans(attempted.rollout_id)).items == [each for each in stored if each]
 
 
-async def test_reserved_numbers_are_never_given_twice(store: LightningStore) -> None:
+async def test_concurrently_reserved_numbers_are_unique(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     async def work(_: int) -> list[int]:
@@ -181,7 +184,7 @@ async def test_reserved_numbers_are_never_given_twice(store: LightningStore) -> 
     assert sorted(number for numbers in given for number in numbers) == list(range(1, 61))
 
 
-async def test_versions_of_resources_are_never_given_twice(store: LightningStore) -> None:
+async def test_concurrent_updates_get_unique_versions(store: LightningStore) -> None:
     updates = await asyncio.gather(*(store.update_resources("rs", {"n": Config(value=n)}) for n in range(20)))
 
     assert sorted(update.version for update in updates) == list(range(1, 21))
@@ -190,7 +193,7 @@ async def test_versions_of_resources_are_never_given_twice(store: LightningStore
     assert await store.get_latest_resources() == listed[-1]
 
 
-async def test_a_store_is_used_from_one_event_loop_after_the_other(store: LightningStore) -> None:
+async def test_store_works_in_successive_event_loops(store: LightningStore) -> None:
     def use(n: int) -> str:
         return asyncio.run(soon(store.enqueue_rollout(n))).rollout_id
 
@@ -199,7 +202,7 @@ async def test_a_store_is_used_from_one_event_loop_after_the_other(store: Lightn
     assert [rollout.rollout_id for rollout in await store.query_rollouts()] == enqueued
 
 
-async def test_a_worker_in_another_thread_is_woken(store: LightningStore) -> None:
+async def test_waiting_worker_in_another_thread_is_woken(store: LightningStore) -> None:
     working = asyncio.create_task(in_threads(3, lambda n: store.dequeue_rollout(worker_id=f"{n}", wait=30)))
     queued = await queue(store, 3)
 

@@ -48,7 +48,7 @@ async def of_every_kind(store: LightningStore) -> None:
 
 
 @BOTH_WAYS
-async def test_pages_by_cursor_are_the_whole_list_in_its_order(store: LightningStore, order: Any) -> None:
+async def test_pages_by_cursor_contain_the_whole_list_in_order(store: LightningStore, order: Any) -> None:
     await of_every_kind(store)
 
     for sort_by in (None, "mode", "end_time", "status", "failed_first", "reward", "resources_version"):
@@ -62,7 +62,7 @@ async def test_pages_by_cursor_are_the_whole_list_in_its_order(store: LightningS
 
 
 @BOTH_WAYS
-async def test_spans_attempts_resources_and_workers_have_cursors_too(store: LightningStore, order: Any) -> None:
+async def test_every_list_supports_cursors(store: LightningStore, order: Any) -> None:
     attempted = await claimed(store)
     rollout_id = attempted.rollout_id
     await store.add_many_spans([span(attempted, n, name="x" * 2_000, start_time=n / 3) for n in range(1, 6)])
@@ -94,7 +94,7 @@ async def test_spans_attempts_resources_and_workers_have_cursors_too(store: Ligh
 
 @BOTH_WAYS
 @pytest.mark.parametrize("sort_by", [None, "start_time", "mode"])
-async def test_what_is_there_all_the_time_comes_once_whatever_comes_and_goes(
+async def test_items_that_stay_are_returned_once_while_others_change(
     store: LightningStore, sort_by: str | None, order: Any
 ) -> None:
     modes = cycle(MODES)
@@ -118,7 +118,7 @@ async def test_what_is_there_all_the_time_comes_once_whatever_comes_and_goes(
     assert len({each.rollout_id for each in listed}) == len(listed)
 
 
-async def test_filters_hold_behind_a_cursor(store: LightningStore) -> None:
+async def test_filters_apply_to_pages_by_cursor(store: LightningStore) -> None:
     await of_every_kind(store)
 
     found = await pages(
@@ -146,7 +146,7 @@ NO_PLACES: list[Any] = [
 ]
 
 
-async def test_a_cursor_that_came_with_no_page_of_this_list_is_refused(store: LightningStore) -> None:
+async def test_foreign_cursor_is_rejected(store: LightningStore) -> None:
     await store.enqueue_rollout("task")
 
     for place in NO_PLACES:
@@ -158,7 +158,7 @@ async def test_a_cursor_that_came_with_no_page_of_this_list_is_refused(store: Li
         assert refused.value.field == "cursor"
 
 
-async def test_a_cursor_goes_with_no_offset(store: LightningStore) -> None:
+async def test_cursor_with_an_offset_is_rejected(store: LightningStore) -> None:
     await of_every_kind(store)
     page = await store.query_rollouts(limit=2)
 

@@ -1,4 +1,4 @@
-"""Deadlines: kept by the store's own timer, with traffic or without, and at most a second late."""
+"""Deadlines: they fire by the store's own timer, with and without traffic, and at most a second late."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from agentlightning.store import LightningStore
 from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, RolloutConfig
 
 from ..timing import quickest
-from .making import DEADLINES, WHILE, claimed, eventually, found, soon, span, statuses
+from .making import DEADLINES, LONG_WAIT, claimed, eventually, found, soon, span, statuses
+
+# Deadlines depend on the clock of the database, not on the way to the store.
+pytestmark = pytest.mark.ways("file", "postgres")
 
 SILENT = RolloutConfig(unresponsive_seconds=0.2)
 SHORT = RolloutConfig(timeout_seconds=0.2)
-PATIENT = RolloutConfig(max_attempts=2)
+WITHOUT_DEADLINE = RolloutConfig(max_attempts=2)
 
 
-def again(config: RolloutConfig, *condition: Any) -> RolloutConfig:
+def retried(config: RolloutConfig, *condition: Any) -> RolloutConfig:
     return config.model_copy(update={"max_attempts": 2, "retry_condition": list(condition)})
 
 
-async def over(store: LightningStore, attempted: AttemptedRollout) -> Any:
+async def ended_rollout(store: LightningStore, attempted: AttemptedRollout) -> Any:
     (rollout,) = await soon(store.wait_for_rollouts([attempted.rollout_id]))
     return rollout
 
 
-async def test_a_timeout_of_a_second_fires_within_two_on_an_idle_store(store: LightningStore) -> None:
+async def test_timeout_fires_within_a_second_on_an_idle_store(store: LightningStore) -> None:
     async def a_timeout_of_a_second() -> float:
         attempted = await claimed(store, config=RolloutConfig(timeout_seconds=1))
         began = time.monotonic()
 
-        rollout = await over(store, attempted)
+        rollout = await ended_rollout(store, attempted)
 
         seconds = time.monotonic() - began
         attempt = rollout.attempt
@@ -49,7 +52,7 @@ async def test_a_timeout_of_a_second_fires_within_two_on_an_idle_store(store: Li
 
 
 @pytest.mark.parametrize("how", ["claimed", "started", "retried by hand"])
-async def test_every_attempt_has_its_deadline_however_it_began(store: LightningStore, how: str) -> None:
+async def test_every_kind_of_attempt_has_a_deadline(store: LightningStore, how: str) -> None:
     match how:
         case "claimed":
             attempted = await claimed(store, config=SHORT)
@@ -59,14 +62,14 @@ async def test_every_attempt_has_its_deadline_however_it_began(store: LightningS
             rollout = await store.enqueue_rollout("task", config=SHORT)
             attempted = await store.start_attempt(rollout.rollout_id)
 
-    rollout = await over(store, attempted)
+    rollout = await ended_rollout(store, attempted)
 
     assert (rollout.status, rollout.attempt.status) == ("failed", "timeout")
 
 
-async def test_a_timeout_does_not_care_for_signs_of_life(store: LightningStore) -> None:
+async def test_heartbeats_do_not_extend_a_timeout(store: LightningStore) -> None:
     attempted = await claimed(store, config=RolloutConfig(timeout_seconds=0.5, unresponsive_seconds=60))
-    waiting = asyncio.create_task(over(store, attempted))
+    waiting = asyncio.create_task(ended_rollout(store, attempted))
     n = 0
     while not waiting.done():
         await store.add_span(span(attempted, n := n + 1))
@@ -74,10 +77,10 @@ async def test_a_timeout_does_not_care_for_signs_of_life(store: LightningStore) 
     assert (await waiting).attempt.status == "timeout"
 
 
-async def test_silence_is_unresponsive(store: LightningStore) -> None:
+async def test_silent_attempt_becomes_unresponsive(store: LightningStore) -> None:
     attempted = await claimed(store, config=SILENT, worker_id="worker-1")
 
-    rollout = await over(store, attempted)
+    rollout = await ended_rollout(store, attempted)
 
     assert (rollout.status, rollout.attempt.status) == ("failed", "unresponsive")
     assert rollout.attempt.metadata == {"reason": "no heartbeat and no span for 0.2 seconds"}
@@ -86,30 +89,32 @@ async def test_silence_is_unresponsive(store: LightningStore) -> None:
     assert worker.status == "unknown"
 
 
-@pytest.mark.parametrize("sign", ["span", "heartbeat", "report"])
-async def test_signs_of_life_keep_an_attempt_alive(store: LightningStore, sign: str) -> None:
+@pytest.mark.parametrize("kind", ["span", "heartbeat", "report"])
+async def test_heartbeats_keep_an_attempt_alive(store: LightningStore, kind: str) -> None:
     alive = False
     for seconds in DEADLINES:
         config = RolloutConfig(unresponsive_seconds=seconds)
         attempted = await claimed(store, config=config, worker_id="worker-1")
-        witness = await store.start_rollout("a silent one that began later", config=config)
-        longest_silence = await give_signs(store, attempted, sign, until=asyncio.create_task(over(store, witness)))
+        witness = await store.start_rollout("a silent attempt that starts later", config=config)
+        longest_silence = await send_heartbeats(
+            store, attempted, kind, until=asyncio.create_task(ended_rollout(store, witness))
+        )
         alive = (await found(store, attempted)).status == "running"
-        assert (await over(store, attempted)).attempt.status == "unresponsive"
+        assert (await ended_rollout(store, attempted)).attempt.status == "unresponsive"
         if longest_silence < seconds / 2:
             break
 
     assert alive
 
 
-async def give_signs(
-    store: LightningStore, attempted: AttemptedRollout, sign: str, *, until: asyncio.Task[Any]
+async def send_heartbeats(
+    store: LightningStore, attempted: AttemptedRollout, kind: str, *, until: asyncio.Task[Any]
 ) -> float:
-    """The longest time between two of them."""
+    """Send heartbeats until the task is done and return the longest time between two."""
     longest, last, n = 0.0, time.monotonic(), 0
     while not until.done():
-        with suppress(Conflict):  # the machine was late
-            match sign:
+        with suppress(Conflict):  # the deadline has passed on a slow machine
+            match kind:
                 case "span":
                     await store.add_span(span(attempted, n := n + 1))
                 case "heartbeat":
@@ -123,12 +128,12 @@ async def give_signs(
 
 
 @pytest.mark.parametrize(("config", "lapse"), [(SHORT, "timeout"), (SILENT, "unresponsive")])
-async def test_a_missed_deadline_is_retried_where_the_config_says_so(
+async def test_expired_attempt_is_retried_by_its_condition(
     store: LightningStore, config: RolloutConfig, lapse: Any
 ) -> None:
-    first = await claimed(store, config=again(config, lapse), worker_id="worker-1")
+    first = await claimed(store, config=retried(config, lapse), worker_id="worker-1")
     await eventually(store, first, lambda now: now.status == "requeuing")
-    await store.update_rollout(first.rollout_id, config=PATIENT)
+    await store.update_rollout(first.rollout_id, config=WITHOUT_DEADLINE)
 
     second = await soon(store.dequeue_rollout(worker_id="worker-2"))
 
@@ -140,20 +145,20 @@ async def test_a_missed_deadline_is_retried_where_the_config_says_so(
     assert await statuses(store, first) == ("succeeded", lapse, "succeeded")
 
 
-async def test_the_second_attempt_has_a_deadline_of_its_own(store: LightningStore) -> None:
-    first = await claimed(store, config=again(SHORT, "timeout"))
-    second = await soon(store.dequeue_rollout(wait=WHILE))
+async def test_second_attempt_has_its_own_deadline(store: LightningStore) -> None:
+    first = await claimed(store, config=retried(SHORT, "timeout"))
+    second = await soon(store.dequeue_rollout(wait=LONG_WAIT))
 
-    rollout = await over(store, first)
+    rollout = await ended_rollout(store, first)
 
     assert await statuses(store, first) == ("failed", "timeout", "timeout")
     assert rollout.attempt.end_time - second.attempt.start_time >= 0.2
 
 
-async def test_an_unresponsive_attempt_comes_back_while_its_rollout_waits(store: LightningStore) -> None:
+async def test_report_revives_an_unresponsive_attempt_of_a_queued_rollout(store: LightningStore) -> None:
     back: tuple[str, ...] = ()
     for seconds in DEADLINES:
-        attempted = await claimed(store, config=again(RolloutConfig(unresponsive_seconds=seconds), "unresponsive"))
+        attempted = await claimed(store, config=retried(RolloutConfig(unresponsive_seconds=seconds), "unresponsive"))
         lost = await eventually(store, attempted, lambda now: now.status == "requeuing")
         assert lost.attempt.status == "unresponsive"
 
@@ -171,15 +176,15 @@ async def test_an_unresponsive_attempt_comes_back_while_its_rollout_waits(store:
     assert back == ("running", "running")
 
 
-async def test_an_attempt_that_came_back_is_still_bound_by_its_timeout(store: LightningStore) -> None:
+async def test_recovered_attempt_keeps_its_timeout(store: LightningStore) -> None:
     for seconds in DEADLINES:
-        config = again(RolloutConfig(unresponsive_seconds=seconds, timeout_seconds=5 * seconds), "unresponsive")
+        config = retried(RolloutConfig(unresponsive_seconds=seconds, timeout_seconds=5 * seconds), "unresponsive")
         attempted = await claimed(store, config=config)
         lost = await eventually(store, attempted, lambda now: now.status in ("requeuing", "failed"))
         if lost.status == "requeuing":
             break
     n = 0
-    waiting = asyncio.create_task(over(store, attempted))
+    waiting = asyncio.create_task(ended_rollout(store, attempted))
 
     while not waiting.done():
         await store.add_span(span(attempted, n := n + 1))
@@ -188,7 +193,7 @@ async def test_an_attempt_that_came_back_is_still_bound_by_its_timeout(store: Li
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
-async def test_a_deadline_does_not_touch_what_has_ended(store: LightningStore, end: Any) -> None:
+async def test_deadline_does_not_change_an_ended_attempt(store: LightningStore, end: Any) -> None:
     for seconds in DEADLINES:
         short = RolloutConfig(timeout_seconds=seconds, unresponsive_seconds=seconds)
         attempted = await claimed(store, config=short)
@@ -198,31 +203,31 @@ async def test_a_deadline_does_not_touch_what_has_ended(store: LightningStore, e
     before = await found(store, attempted), await store.query_attempts(attempted.rollout_id)
 
     witness = await claimed(store, config=short)
-    await over(store, witness)
+    await ended_rollout(store, witness)
 
     assert before[0].status == end
     assert (await found(store, attempted), await store.query_attempts(attempted.rollout_id)) == before
 
 
-async def test_a_rollout_in_the_queue_has_no_deadline(store: LightningStore) -> None:
+async def test_queued_rollout_has_no_deadline(store: LightningStore) -> None:
     config = RolloutConfig(timeout_seconds=0.1, unresponsive_seconds=0.1)
     rollout = await store.enqueue_rollout("task", config=config)
 
     witness = await store.start_rollout("witness", config=RolloutConfig(timeout_seconds=0.3))
-    await over(store, witness)
+    await ended_rollout(store, witness)
 
     assert await found(store, rollout) == rollout
 
 
-async def test_a_config_that_changes_moves_the_deadline(store: LightningStore) -> None:
+async def test_changed_config_moves_the_deadline(store: LightningStore) -> None:
     attempted = await claimed(store, config=RolloutConfig(timeout_seconds=600))
 
     await store.update_rollout(attempted.rollout_id, config=SHORT)
 
-    assert (await over(store, attempted)).attempt.status == "timeout"
+    assert (await ended_rollout(store, attempted)).attempt.status == "timeout"
 
 
-async def test_a_rollout_put_back_by_hand_leaves_its_deadline_behind(store: LightningStore) -> None:
+async def test_requeued_rollout_has_no_deadline(store: LightningStore) -> None:
     for seconds in DEADLINES:
         attempted = await claimed(store, config=RolloutConfig(timeout_seconds=seconds))
         with suppress(Conflict):
@@ -230,12 +235,12 @@ async def test_a_rollout_put_back_by_hand_leaves_its_deadline_behind(store: Ligh
             break
 
     witness = await store.start_rollout("witness", config=RolloutConfig(timeout_seconds=seconds))
-    await over(store, witness)
+    await ended_rollout(store, witness)
 
     assert await statuses(store, attempted) == ("queuing", "failed")
 
 
-async def test_a_hundred_deadlines_at_once_are_all_kept(store: LightningStore) -> None:
+async def test_hundred_simultaneous_deadlines_all_fire(store: LightningStore) -> None:
     config = RolloutConfig(timeout_seconds=0.5)
 
     async def a_hundred() -> float:
@@ -253,16 +258,16 @@ async def test_a_hundred_deadlines_at_once_are_all_kept(store: LightningStore) -
 
 
 @pytest.mark.parametrize("jump", [86_400.0, -86_400.0])
-async def test_a_wall_clock_that_jumps_a_day_neither_ends_an_attempt_nor_prolongs_it(
+async def test_wall_clock_jump_does_not_affect_deadlines(
     store: LightningStore, monkeypatch: pytest.MonkeyPatch, jump: float
 ) -> None:
-    patient = await claimed(store, "patient", config=RolloutConfig(timeout_seconds=600, unresponsive_seconds=600))
+    unaffected = await claimed(store, "unaffected", config=RolloutConfig(timeout_seconds=600, unresponsive_seconds=600))
     short = await store.start_rollout("short", config=RolloutConfig(timeout_seconds=0.5))
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + jump)
 
-    assert (await over(store, short)).attempt.status == "timeout"
+    assert (await ended_rollout(store, short)).attempt.status == "timeout"
     later = await store.start_rollout("later", config=SHORT)
-    assert (await over(store, later)).attempt.status == "timeout"
+    assert (await ended_rollout(store, later)).attempt.status == "timeout"
 
-    assert await statuses(store, patient) == ("preparing", "preparing")
+    assert await statuses(store, unaffected) == ("preparing", "preparing")

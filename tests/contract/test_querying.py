@@ -52,7 +52,7 @@ def names(page: PaginatedResult[Any]) -> list[str]:
 # Rollouts
 
 
-async def test_rollouts_are_listed_as_they_were_made(store: LightningStore) -> None:
+async def test_rollouts_are_listed_in_order_of_creation(store: LightningStore) -> None:
     rollouts = await rollouts_of_every_kind(store)
 
     page = await store.query_rollouts()
@@ -63,7 +63,7 @@ async def test_rollouts_are_listed_as_they_were_made(store: LightningStore) -> N
     assert (page.limit, page.offset, page.total) == (-1, 0, 7)
 
 
-async def test_rollouts_are_found_by_id_in_the_order_they_were_made(store: LightningStore) -> None:
+async def test_rollouts_found_by_id_are_in_order_of_creation(store: LightningStore) -> None:
     rollouts = await rollouts_of_every_kind(store)
     ids = [rollouts[name].rollout_id for name in ("queuing", "failed")]
 
@@ -75,7 +75,7 @@ async def test_rollouts_are_found_by_id_in_the_order_they_were_made(store: Light
     assert (await store.query_rollouts(["ro-unknown"])).items == []
 
 
-async def test_none_of_them_is_not_all_of_them(store: LightningStore) -> None:
+async def test_empty_filter_list_matches_nothing(store: LightningStore) -> None:
     await store.enqueue_rollout("task")
 
     assert (await store.query_rollouts([])).items == []
@@ -104,7 +104,7 @@ async def test_rollouts_are_found_by_part_of_their_id(store: LightningStore) -> 
         assert (await store.query_rollouts(rollout_id_contains=nothing)).items == []
 
 
-async def test_filters_are_all_met_or_with_or_any(store: LightningStore) -> None:
+async def test_filter_logic_is_and_or_or(store: LightningStore) -> None:
     rollouts = await rollouts_of_every_kind(store)
     ids = [rollouts[name].rollout_id for name in ("failed", "queuing")]
 
@@ -129,7 +129,7 @@ async def test_rollouts_come_in_pages(store: LightningStore, limit: int, offset:
     assert (page.items, page.limit, page.offset, page.total) == (rollouts[picked], limit, offset, 5)
 
 
-async def test_all_means_all_however_many_there_are(store: LightningStore) -> None:
+async def test_no_limit_returns_all_items(store: LightningStore) -> None:
     rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(2_100)])
 
     assert (await store.query_rollouts()).items == rollouts
@@ -151,7 +151,7 @@ async def test_rollouts_are_sorted_with_none_last(store: LightningStore, field: 
     assert sorted(names(page)) == sorted(rollout.input for rollout in rollouts)
 
 
-async def test_equals_stay_in_the_order_they_were_made(store: LightningStore) -> None:
+async def test_equal_sort_values_keep_the_order_of_creation(store: LightningStore) -> None:
     rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=n, mode="val") for n in range(6)])
 
     assert (await store.query_rollouts(sort_by="mode")).items == rollouts
@@ -182,7 +182,7 @@ async def test_rollouts_are_found_by_mode_and_resources(store: LightningStore) -
     ]  # fmt: skip
 
 
-async def test_rollouts_are_found_by_any_literal_part_of_their_task(store: LightningStore) -> None:
+async def test_rollouts_are_found_by_literal_text_of_their_input(store: LightningStore) -> None:
     for task in ("100% sure", "100 sure", {"question": "snake_case?"}, {"question": "größer"}, "snakeXcase"):
         await store.enqueue_rollout(task)
     rollouts = (await store.query_rollouts()).items
@@ -200,7 +200,7 @@ async def test_rollouts_are_found_by_any_literal_part_of_their_task(store: Light
     assert await found(rollouts[4].rollout_id) == [4]
 
 
-async def test_what_failed_may_come_first(store: LightningStore) -> None:
+async def test_failed_rollouts_sort_first(store: LightningStore) -> None:
     await rollouts_of_every_kind(store)
 
     page = await store.query_rollouts(sort_by="failed_first")
@@ -209,7 +209,7 @@ async def test_what_failed_may_come_first(store: LightningStore) -> None:
     assert len(page) == 7
 
 
-async def test_long_tasks_are_cut_where_asked_and_only_there(store: LightningStore) -> None:
+async def test_cut_at_truncates_long_inputs(store: LightningStore) -> None:
     short, long = {"q": "short"}, {"q": "x" * 1_000}
     for task in (short, long):
         await store.enqueue_rollout(task)
@@ -282,7 +282,7 @@ async def spans(store: LightningStore) -> Any:
     ],
     ids=str,
 )
-async def test_spans_are_found_by_what_they_say(
+async def test_spans_are_found_by_their_fields(
     store: LightningStore, spans: Any, filters: dict[str, Any], found: list[int]
 ) -> None:
     page = await store.query_spans(spans[0].rollout_id, **filters)
@@ -314,7 +314,7 @@ async def test_spans_are_sorted_with_none_last(store: LightningStore, spans: Any
     assert len(values) == 5
 
 
-async def test_long_attributes_are_cut_where_asked_and_only_there(store: LightningStore) -> None:
+async def test_cut_at_truncates_long_attributes(store: LightningStore) -> None:
     attempted = await claimed(store)
     attributes = {"short": "kept", "number": 7, "long": "x" * 10_000}
     await store.add_many_spans([span(attempted, 1, attributes=attributes), span(attempted, 2)])
@@ -430,9 +430,7 @@ LISTS = pytest.mark.parametrize("listed", ["rollouts", "attempts", "resources", 
 
 
 @LISTS
-async def test_what_is_no_field_cannot_be_sorted_by_and_the_error_names_those_that_are(
-    store: LightningStore, listed: str
-) -> None:
+async def test_invalid_sort_field_is_rejected_with_the_valid_ones(store: LightningStore, listed: str) -> None:
     query, arguments, allowed = queries(store)[listed]
 
     for field in ("nonsense", "start_time; DROP TABLE rollouts", "", "rowid", "input.a", "1"):
@@ -450,9 +448,7 @@ async def test_what_is_no_field_cannot_be_sorted_by_and_the_error_names_those_th
     [{"sort_order": "sideways"}, {"limit": -2}, {"offset": -1}],
     ids=str,
 )
-async def test_a_page_that_makes_no_sense_is_refused_by_name(
-    store: LightningStore, listed: str, wrong: dict[str, Any]
-) -> None:
+async def test_invalid_page_is_rejected(store: LightningStore, listed: str, wrong: dict[str, Any]) -> None:
     query, arguments, _ = queries(store)[listed]
 
     with pytest.raises(InvalidInput, match=next(iter(wrong))) as caught:
@@ -475,9 +471,7 @@ async def test_a_page_that_makes_no_sense_is_refused_by_name(
     ],
     ids=str,
 )
-async def test_a_filter_that_makes_no_sense_is_refused_by_name(
-    store: LightningStore, listed: str, wrong: dict[str, Any]
-) -> None:
+async def test_invalid_filter_is_rejected(store: LightningStore, listed: str, wrong: dict[str, Any]) -> None:
     query, arguments, _ = queries(store)[listed]
 
     with pytest.raises(InvalidInput, match=next(iter(wrong))) as caught:
@@ -489,7 +483,7 @@ async def test_a_filter_that_makes_no_sense_is_refused_by_name(
 # The whole
 
 
-async def test_the_store_knows_how_much_it_holds(store: LightningStore) -> None:
+async def test_statistics_count_stored_objects(store: LightningStore) -> None:
     empty = await store.statistics()
     await rollouts_of_every_kind(store)
     await store.add_resources({"prompt": Config(value=1)})
@@ -523,7 +517,7 @@ async def test_the_store_knows_how_much_it_holds(store: LightningStore) -> None:
     }
 
 
-async def test_the_store_says_what_callers_may_rely_on(store: LightningStore, way: str) -> None:
+async def test_capabilities_state_guarantees(store: LightningStore, way: str) -> None:
     remote = way.startswith("http")
 
     assert store.capabilities == {

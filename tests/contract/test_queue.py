@@ -1,16 +1,18 @@
-"""The queue: what goes in comes out once, oldest first."""
+"""The queue: every enqueued rollout is claimed once, oldest first."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from agentlightning.errors import NotFound
 from agentlightning.store import LightningStore
+from agentlightning.store.db.signals import QUEUE
 from agentlightning.store.sql import queue
 from agentlightning.types import (
     Attempt,
@@ -21,20 +23,21 @@ from agentlightning.types import (
     RolloutConfig,
 )
 
-from .making import RETRYING, claimed, everything, found, soon, statuses
+from .conftest import every_way
+from .making import LONG_WAIT, RETRYING, claimed, everything, found, soon, statuses
 
 CONFIG = RolloutConfig(timeout_seconds=60, unresponsive_seconds=20, max_attempts=3, retry_condition=["failed"])
 
 
 async def drained(store: LightningStore) -> list[str]:
-    """Ids of all that is queued, in the order it is handed out."""
+    """Claim everything and return the ids in order."""
     ids: list[str] = []
     while rollout := await store.dequeue_rollout():
         ids.append(rollout.rollout_id)
     return ids
 
 
-async def test_many_are_queued_in_their_order_whatever_resources_they_ask_for(store: LightningStore) -> None:
+async def test_enqueue_many_keeps_the_order_across_resources(store: LightningStore) -> None:
     given = (await store.add_resources({"prompt": PromptTemplate(template="first")})).resources_id
     latest = (await store.add_resources({"prompt": PromptTemplate(template="second")})).resources_id
     asked = [None, given, given, None, latest]
@@ -49,7 +52,7 @@ async def test_many_are_queued_in_their_order_whatever_resources_they_ask_for(st
     assert [rollout.rollout_id for rollout in claimed] == [rollout.rollout_id for rollout in enqueued]
 
 
-async def test_a_task_waits_in_the_queue_with_the_defaults(store: LightningStore) -> None:
+async def test_enqueued_task_has_the_defaults(store: LightningStore) -> None:
     before = time.time()
     rollout = await store.enqueue_rollout("Why is the sky blue?")
     after = time.time()
@@ -64,7 +67,7 @@ async def test_a_task_waits_in_the_queue_with_the_defaults(store: LightningStore
     assert type(await found(store, rollout)) is Rollout
 
 
-async def test_a_task_keeps_everything_that_was_said_of_it(store: LightningStore) -> None:
+async def test_enqueued_task_keeps_all_given_fields(store: LightningStore) -> None:
     resources = await store.add_resources({"prompt": "Hello"})
     rollout = await store.enqueue_rollout(
         {"question": "why?"}, "val", resources.resources_id, CONFIG, {"source": "tests", "nested": {"n": [1, None]}}
@@ -84,25 +87,27 @@ async def test_a_task_keeps_everything_that_was_said_of_it(store: LightningStore
     assert await found(store, rollout) == rollout
 
 
-@pytest.mark.parametrize(
-    "input",
+JSON_VALUES = (
     [
         None, True, 0, -1.5, 2**63 - 1, -(2**63), "", "text", "naïve 😀 \x00 \n \u2028 ' \" \\", [], {}, {"": None},
         [1, [2, [3]]], {"a": {"b": [None, {"c": 1e-300}]}}, "x" * 1_000_000, {"unset": "UNSET", "__proto__": 1},
-    ],
-    ids=lambda value: type(value).__name__,
+    ]
 )  # fmt: skip
-async def test_any_json_is_a_task_and_comes_out_as_it_went_in(store: LightningStore, input: Any) -> None:
-    rollout = await store.enqueue_rollout(input, metadata={"same": input})
-
-    attempted = await store.dequeue_rollout()
-
-    assert attempted is not None
-    assert (attempted.rollout_id, attempted.input, attempted.metadata) == (rollout.rollout_id, input, {"same": input})
-    assert type(attempted.input) is type(input)
 
 
-async def test_a_claim_makes_the_first_attempt(store: LightningStore) -> None:
+async def test_any_json_input_is_returned_unchanged(store: LightningStore) -> None:
+    for value in JSON_VALUES:
+        rollout = await store.enqueue_rollout(value, metadata={"same": value})
+
+        attempted = await store.dequeue_rollout()
+
+        assert attempted is not None
+        assert attempted.rollout_id == rollout.rollout_id
+        assert (attempted.input, attempted.metadata) == (value, {"same": value})
+        assert type(attempted.input) is type(value)
+
+
+async def test_claim_creates_the_first_attempt(store: LightningStore) -> None:
     rollout = await store.enqueue_rollout("task", "train", config=CONFIG, metadata={"k": 1})
     before = time.time()
     attempted = await store.dequeue_rollout(worker_id="worker-1")
@@ -124,19 +129,20 @@ async def test_a_claim_makes_the_first_attempt(store: LightningStore) -> None:
     assert await found(store, rollout) == attempted
 
 
-async def test_the_oldest_task_is_handed_out_first(store: LightningStore) -> None:
+@every_way
+async def test_claim_returns_the_oldest_task(store: LightningStore) -> None:
     rollouts = [await store.enqueue_rollout(number) for number in range(10)]
 
     assert await drained(store) == [rollout.rollout_id for rollout in rollouts]
 
 
-async def test_an_empty_queue_gives_none_at_once(store: LightningStore) -> None:
+async def test_claim_of_an_empty_queue_returns_none_at_once(store: LightningStore) -> None:
     assert await store.dequeue_rollout() is None
     assert await store.dequeue_rollout(worker_id="worker-1") is None
     assert await store.dequeue_many_rollouts(limit=3) == []
 
 
-async def test_many_tasks_are_enqueued_in_the_order_given(store: LightningStore) -> None:
+async def test_enqueue_many_keeps_the_given_order(store: LightningStore) -> None:
     first = await store.enqueue_rollout("first")
     requests = [
         EnqueueRolloutRequest(input=1),
@@ -161,7 +167,8 @@ async def test_many_tasks_are_enqueued_in_the_order_given(store: LightningStore)
     assert await drained(store) == [rollout.rollout_id for rollout in [first, *many]]
 
 
-async def test_many_tasks_are_enqueued_all_or_none(store: LightningStore) -> None:
+@every_way
+async def test_enqueue_many_is_atomic(store: LightningStore) -> None:
     await store.enqueue_rollout("here already")
     before = await everything(store)
 
@@ -173,12 +180,12 @@ async def test_many_tasks_are_enqueued_all_or_none(store: LightningStore) -> Non
     assert await everything(store) == before
 
 
-async def test_no_tasks_at_all_are_enqueued_without_ado(store: LightningStore) -> None:
+async def test_enqueue_many_accepts_an_empty_list(store: LightningStore) -> None:
     assert await store.enqueue_many_rollouts([]) == []
     assert (await store.query_rollouts()).items == []
 
 
-async def test_many_are_claimed_oldest_first_and_never_more_than_there_are(store: LightningStore) -> None:
+async def test_bulk_claim_returns_the_oldest_tasks(store: LightningStore) -> None:
     rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=number) for number in range(5)])
     ids = [rollout.rollout_id for rollout in rollouts]
 
@@ -192,9 +199,7 @@ async def test_many_are_claimed_oldest_first_and_never_more_than_there_are(store
     assert [rollout.status for rollout in [*one, *two, *rest]] == ["preparing"] * 5
 
 
-async def test_claims_of_all_there_is_take_so_many_at_once(
-    store: LightningStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bulk_claim_is_limited(store: LightningStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "MOST_CLAIMED", 2)
     ids = [(await store.enqueue_rollout(n)).rollout_id for n in range(3)]
 
@@ -203,14 +208,14 @@ async def test_claims_of_all_there_is_take_so_many_at_once(
     assert sorted([rollout.rollout_id for rollout in claimed] for claimed in both) == sorted([ids[:2], ids[2:]])
 
 
-async def test_a_limit_of_none_claims_nothing(store: LightningStore) -> None:
+async def test_bulk_claim_with_limit_zero_returns_nothing(store: LightningStore) -> None:
     rollout = await store.enqueue_rollout("task")
 
     assert await store.dequeue_many_rollouts(limit=0) == []
     assert await statuses(store, rollout) == ("queuing",)
 
 
-async def test_a_claimed_rollout_has_left_the_queue(store: LightningStore) -> None:
+async def test_claimed_rollout_leaves_the_queue(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     assert await store.dequeue_rollout() is None
@@ -218,7 +223,7 @@ async def test_a_claimed_rollout_has_left_the_queue(store: LightningStore) -> No
     assert await statuses(store, attempted) == ("preparing", "preparing")
 
 
-async def test_a_rollout_that_its_caller_carries_out_is_never_in_the_queue(store: LightningStore) -> None:
+async def test_start_rollout_never_enqueues(store: LightningStore) -> None:
     resources = await store.add_resources({"prompt": "Hello"})
     rollout = await store.start_rollout("task", "train", None, CONFIG, {"k": 1}, "worker-1")
 
@@ -249,7 +254,7 @@ async def test_a_rollout_that_its_caller_carries_out_is_never_in_the_queue(store
 # Which resources
 
 
-async def test_a_task_without_resources_gets_the_latest_fixed_when_it_is_enqueued(store: LightningStore) -> None:
+async def test_task_without_resources_uses_the_latest_at_enqueue_time(store: LightningStore) -> None:
     without = await store.enqueue_rollout("before there are any")
     first = await store.add_resources({"prompt": "first"})
     early = await store.enqueue_rollout("early")
@@ -268,7 +273,7 @@ async def test_a_task_without_resources_gets_the_latest_fixed_when_it_is_enqueue
     ]
 
 
-async def test_a_task_with_resources_keeps_their_version_of_that_moment(store: LightningStore) -> None:
+async def test_task_keeps_the_version_of_its_resources_at_enqueue_time(store: LightningStore) -> None:
     mine = await store.add_resources({"prompt": "mine"})
     await store.add_resources({"prompt": "newer"})
     rollout = await store.enqueue_rollout("task", resources_id=mine.resources_id)
@@ -282,7 +287,7 @@ async def test_a_task_with_resources_keeps_their_version_of_that_moment(store: L
     assert await store.get_resources_by_id(mine.resources_id, 1) == mine
 
 
-async def test_resources_that_do_not_exist_are_refused_and_nothing_is_enqueued(store: LightningStore) -> None:
+async def test_enqueue_with_unknown_resources_raises_not_found(store: LightningStore) -> None:
     for refused in (
         store.enqueue_rollout("task", resources_id="rs-unknown"),
         store.start_rollout("task", resources_id="rs-unknown"),
@@ -296,8 +301,8 @@ async def test_resources_that_do_not_exist_are_refused_and_nothing_is_enqueued(s
 # Waiting for work
 
 
-async def test_a_waiting_worker_gets_a_task_as_soon_as_there_is_one(store: LightningStore) -> None:
-    waiting = asyncio.create_task(store.dequeue_rollout(worker_id="worker-1", wait=60))
+async def test_waiting_claim_returns_a_new_task_at_once(store: LightningStore) -> None:
+    waiting = asyncio.create_task(store.dequeue_rollout(worker_id="worker-1", wait=LONG_WAIT))
     rollout = await store.enqueue_rollout("task")
 
     attempted = await soon(waiting)
@@ -305,8 +310,9 @@ async def test_a_waiting_worker_gets_a_task_as_soon_as_there_is_one(store: Light
     assert (attempted.rollout_id, attempted.attempt.worker_id) == (rollout.rollout_id, "worker-1")
 
 
-async def test_waiting_workers_each_get_one_task(store: LightningStore) -> None:
-    waiting = [asyncio.create_task(store.dequeue_rollout(worker_id=f"worker-{n}", wait=60)) for n in range(8)]
+@every_way
+async def test_waiting_claims_get_one_task_each(store: LightningStore) -> None:
+    waiting = [asyncio.create_task(store.dequeue_rollout(worker_id=f"worker-{n}", wait=LONG_WAIT)) for n in range(8)]
     rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(8)])
 
     attempted = await soon(asyncio.gather(*waiting))
@@ -314,24 +320,51 @@ async def test_waiting_workers_each_get_one_task(store: LightningStore) -> None:
     assert sorted(each.rollout_id for each in attempted) == sorted(each.rollout_id for each in rollouts)
 
 
-async def test_waiting_for_many_ends_with_the_first(store: LightningStore) -> None:
-    waiting = asyncio.create_task(store.dequeue_many_rollouts(limit=5, wait=60))
+async def test_waiting_bulk_claim_returns_with_the_first_task(store: LightningStore) -> None:
+    waiting = asyncio.create_task(store.dequeue_many_rollouts(limit=5, wait=LONG_WAIT))
     rollout = await store.enqueue_rollout("task")
 
     assert [each.rollout_id for each in await soon(waiting)] == [rollout.rollout_id]
 
 
-async def test_a_waiting_worker_gets_a_rollout_that_is_retried(store: LightningStore) -> None:
-    attempted = await claimed(store, config=RETRYING)
-    waiting = asyncio.create_task(store.dequeue_rollout(wait=60))
-    await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="failed")
+REQUEUES: dict[str, tuple[RolloutConfig, Callable[[LightningStore, AttemptedRollout], Awaitable[Any]]]] = {
+    "failed attempt": (
+        RETRYING,
+        lambda store, it: store.update_attempt(it.rollout_id, it.attempt.attempt_id, status="failed"),
+    ),
+    "status queuing": (
+        RolloutConfig(),
+        lambda store, it: store.update_rollout(it.rollout_id, status="queuing"),
+    ),
+    "timeout": (
+        RolloutConfig(timeout_seconds=0.5, max_attempts=2, retry_condition=["timeout"]),
+        lambda _, __: asyncio.sleep(0),
+    ),
+    "unresponsive attempt": (
+        RolloutConfig(unresponsive_seconds=0.5, max_attempts=2, retry_condition=["unresponsive"]),
+        lambda _, __: asyncio.sleep(0),
+    ),
+}
+
+
+@pytest.mark.ways("file", "postgres")
+@pytest.mark.parametrize("requeue", REQUEUES)
+async def test_waiting_claim_is_woken_by_a_requeue(store: Any, requeue: str) -> None:
+    """The claim must return long before its own timeout, after which it would try again in any case."""
+    config, act = REQUEUES[requeue]
+    attempted = await claimed(store, config=config)
+    waiting = asyncio.create_task(store.dequeue_rollout(wait=LONG_WAIT))
+    while QUEUE not in store.signals.topics():  # noqa: ASYNC110 (no call of the store waits for a waiter)
+        await asyncio.sleep(0)
+    assert await store.dequeue_rollout() is None  # commits after the first try of the waiting claim
+    await act(store, attempted)
 
     again = await soon(waiting)
 
     assert (again.rollout_id, again.attempt.sequence_id) == (attempted.rollout_id, 2)
 
 
-async def test_waiting_in_vain_gives_none_after_the_time_given(store: LightningStore) -> None:
+async def test_waiting_claim_returns_none_after_its_timeout(store: LightningStore) -> None:
     began = time.monotonic()
 
     assert await soon(store.dequeue_rollout(wait=0.3)) is None
@@ -340,8 +373,8 @@ async def test_waiting_in_vain_gives_none_after_the_time_given(store: LightningS
     assert time.monotonic() - began >= 0.6
 
 
-async def test_a_worker_that_stops_waiting_takes_nothing_with_it(store: LightningStore) -> None:
-    waiting = asyncio.create_task(store.dequeue_rollout(wait=60))
+async def test_cancelled_claim_takes_no_task(store: LightningStore) -> None:
+    waiting = asyncio.create_task(store.dequeue_rollout(wait=LONG_WAIT))
     await store.statistics()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -355,7 +388,7 @@ async def test_a_worker_that_stops_waiting_takes_nothing_with_it(store: Lightnin
 # Back in the queue
 
 
-async def test_a_retried_rollout_goes_to_the_tail(store: LightningStore) -> None:
+async def test_retried_rollout_goes_to_the_tail(store: LightningStore) -> None:
     first = await claimed(store, "first", config=RETRYING)
     second = await store.enqueue_rollout("second")
     third = await store.enqueue_rollout("third")
@@ -365,7 +398,7 @@ async def test_a_retried_rollout_goes_to_the_tail(store: LightningStore) -> None
     assert await drained(store) == [rollout.rollout_id for rollout in (second, third, first, fourth)]
 
 
-async def test_a_rollout_put_back_by_hand_goes_to_the_tail(store: LightningStore) -> None:
+async def test_rollout_set_to_queuing_goes_to_the_tail(store: LightningStore) -> None:
     first = await claimed(store, "first")
     second = await store.enqueue_rollout("second")
     await store.update_rollout(first.rollout_id, status="queuing")
@@ -374,7 +407,7 @@ async def test_a_rollout_put_back_by_hand_goes_to_the_tail(store: LightningStore
 
 
 @pytest.mark.parametrize("status", ["queuing", "requeuing"])
-async def test_a_rollout_is_in_the_queue_once_however_often_it_is_put_there(store: LightningStore, status: Any) -> None:
+async def test_rollout_is_queued_once(store: LightningStore, status: Any) -> None:
     fresh = await store.enqueue_rollout("fresh")
     returned = await claimed(store, "returned") if await store.dequeue_rollout() else None
     assert returned is not None
@@ -387,7 +420,7 @@ async def test_a_rollout_is_in_the_queue_once_however_often_it_is_put_there(stor
     assert await drained(store) == [fresh.rollout_id, returned.rollout_id]
 
 
-async def test_putting_a_queued_rollout_in_the_queue_does_not_cost_it_its_place(store: LightningStore) -> None:
+async def test_requeue_of_a_queued_rollout_keeps_its_position(store: LightningStore) -> None:
     first, second = await store.enqueue_rollout("first"), await store.enqueue_rollout("second")
     await store.update_rollout(first.rollout_id, status="requeuing")
 
@@ -396,7 +429,7 @@ async def test_putting_a_queued_rollout_in_the_queue_does_not_cost_it_its_place(
 
 
 @pytest.mark.parametrize("status", ["cancelled", "succeeded", "failed"])
-async def test_what_ended_while_it_waited_is_not_handed_out(store: LightningStore, status: Any) -> None:
+async def test_rollout_that_ended_in_the_queue_is_not_claimed(store: LightningStore, status: Any) -> None:
     first, second = await store.enqueue_rollout("first"), await store.enqueue_rollout("second")
     await store.update_rollout(first.rollout_id, status=status)
 
@@ -404,10 +437,10 @@ async def test_what_ended_while_it_waited_is_not_handed_out(store: LightningStor
     assert await statuses(store, first) == (status,)
 
 
-# Nobody else's data
+# Independent copies
 
 
-async def test_what_the_caller_does_to_the_answer_does_not_reach_the_store(store: LightningStore) -> None:
+async def test_changing_a_returned_rollout_does_not_change_the_store(store: LightningStore) -> None:
     task, metadata = {"words": ["a"]}, {"k": ["v"]}
     rollout = await store.enqueue_rollout(task, metadata=metadata)
     before = await found(store, rollout)

@@ -22,7 +22,7 @@ EVERY_KIND = {
 }
 
 
-async def test_lists_hide_keys_and_who_asks_for_resources_gets_them(store: LightningStore) -> None:
+async def test_lists_hide_keys_and_lookups_return_them(store: LightningStore) -> None:
     update = await store.update_resources("rs", EVERY_KIND)
 
     [listed] = await store.query_resources()
@@ -33,18 +33,18 @@ async def test_lists_hide_keys_and_who_asks_for_resources_gets_them(store: Light
     assert await store.get_resources_by_id("rs") == update == await store.get_latest_resources()
     assert update.resources == EVERY_KIND
 
-    with pytest.raises(InvalidInput, match=r"'main_llm' has \*\*\* as its api_key: lists hide keys"):
+    with pytest.raises(InvalidInput, match=r"api_key of resource 'main_llm' is \*\*\*"):
         await store.update_resources("rs", listed.resources)
 
 
-def test_a_key_is_not_in_what_is_printed_of_a_model() -> None:
+def test_repr_of_a_resource_hides_its_key() -> None:
     text = "endpoint='http://h/v1', model='m', sampling_parameters={}, api_key='***'"
     assert repr(LLM(endpoint="http://h/v1", model="m", api_key="secret")) == f"LLM(resource_type='llm', {text})"
     assert "api_key" not in repr(LLM(endpoint="http://h/v1", model="m"))
     assert "secret" not in str(ProxyLLM(endpoint="http://h/v1", model="m", api_key="secret"))
 
 
-async def test_the_tutorials_plain_string_is_a_prompt_template(store: LightningStore) -> None:
+async def test_plain_string_becomes_a_prompt_template(store: LightningStore) -> None:
     update = await store.add_resources(resources={"prompt_template": "You are helpful. {any_question}"})  # type: ignore[dict-item]
 
     assert update.resources == {
@@ -52,7 +52,7 @@ async def test_the_tutorials_plain_string_is_a_prompt_template(store: LightningS
     }
 
 
-async def test_every_kind_of_resource_comes_back_as_it_was(store: LightningStore) -> None:
+async def test_every_resource_type_is_returned_unchanged(store: LightningStore) -> None:
     before = time.time()
     update = await store.add_resources(EVERY_KIND)
     after = time.time()
@@ -73,20 +73,20 @@ async def test_every_kind_of_resource_comes_back_as_it_was(store: LightningStore
     assert await store.get_latest_resources() == update
 
 
-async def test_a_store_without_resources_has_no_latest(store: LightningStore) -> None:
+async def test_empty_store_has_no_latest_resources(store: LightningStore) -> None:
     assert await store.get_latest_resources() is None
     assert await store.get_resources_by_id("rs-unknown") is None
     assert (await store.query_resources()).items == []
 
 
-async def test_a_bundle_may_be_empty(store: LightningStore) -> None:
+async def test_resources_may_be_empty(store: LightningStore) -> None:
     update = await store.add_resources({})
 
     assert update.resources == {}
     assert await store.get_latest_resources() == update
 
 
-async def test_what_was_added_last_is_the_latest(store: LightningStore) -> None:
+async def test_resources_added_last_are_the_latest(store: LightningStore) -> None:
     updates = [await store.add_resources({"prompt": PromptTemplate(template=f"{n}")}) for n in range(3)]
 
     assert len({update.resources_id for update in updates}) == 3
@@ -94,7 +94,7 @@ async def test_what_was_added_last_is_the_latest(store: LightningStore) -> None:
     assert (await store.query_resources()).items == updates
 
 
-async def test_an_update_is_the_next_version_and_every_version_stays_readable(store: LightningStore) -> None:
+async def test_update_creates_the_next_version_and_keeps_the_others(store: LightningStore) -> None:
     first = await store.add_resources({"a": PromptTemplate(template="1"), "b": Config(value=1)})
     second = await store.update_resources(first.resources_id, {"a": PromptTemplate(template="2")})
     third = await store.update_resources(first.resources_id, {"c": PromptTemplate(template="3")})
@@ -117,7 +117,7 @@ async def test_an_update_is_the_next_version_and_every_version_stays_readable(st
     assert (await store.query_resources()).items == [first, second, third]
 
 
-async def test_an_update_of_an_older_bundle_makes_it_the_latest(store: LightningStore) -> None:
+async def test_update_of_older_resources_makes_them_the_latest(store: LightningStore) -> None:
     older = await store.add_resources({"prompt": PromptTemplate(template="older")})
     await store.add_resources({"prompt": PromptTemplate(template="newer")})
 
@@ -127,7 +127,7 @@ async def test_an_update_of_an_older_bundle_makes_it_the_latest(store: Lightning
     assert (update.resources_id, update.version) == (older.resources_id, 2)
 
 
-async def test_an_update_of_a_new_id_is_its_first_version(store: LightningStore) -> None:
+async def test_update_of_a_new_id_creates_version_one(store: LightningStore) -> None:
     update = await store.update_resources("my resources", {"prompt": PromptTemplate(template="mine")})
 
     assert (update.resources_id, update.version) == ("my resources", 1)
@@ -136,20 +136,20 @@ async def test_an_update_of_a_new_id_is_its_first_version(store: LightningStore)
 
 
 @pytest.mark.parametrize("version", [2, 99])
-async def test_a_version_that_does_not_exist_is_none(store: LightningStore, version: int) -> None:
+async def test_unknown_version_is_none(store: LightningStore, version: int) -> None:
     update = await store.add_resources({})
 
     assert await store.get_resources_by_id(update.resources_id, version) is None
 
 
-async def test_the_same_resources_again_are_another_version(store: LightningStore) -> None:
+async def test_equal_resources_create_another_version(store: LightningStore) -> None:
     first = await store.add_resources({"prompt": PromptTemplate(template="same")})
     second = await store.update_resources(first.resources_id, first.resources)
 
     assert (second.version, second.resources) == (2, first.resources)
 
 
-async def test_what_the_caller_does_to_resources_does_not_reach_the_store(store: LightningStore) -> None:
+async def test_changing_returned_resources_does_not_change_the_store(store: LightningStore) -> None:
     config = Config(value={"list": [1]})
     update = await store.add_resources({"config": config})
     before = await everything(store)

@@ -30,7 +30,7 @@ def reward(of: Any, value: float, n: int = 1) -> Any:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-async def test_a_rollout_knows_its_reward_however_it_is_spelt(store: LightningStore, spelling: str) -> None:
+async def test_reward_is_found_in_every_format(store: LightningStore, spelling: str) -> None:
     attempted = await claimed(store)
     name, attributes = SPELLINGS[spelling]
     assert (await found(store, attempted)).reward is None
@@ -41,7 +41,7 @@ async def test_a_rollout_knows_its_reward_however_it_is_spelt(store: LightningSt
     assert [rollout.reward for rollout in await store.query_rollouts()] == [0.5]
 
 
-async def test_the_last_span_with_a_reward_has_the_final_one(store: LightningStore) -> None:
+async def test_last_span_with_a_reward_decides(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     await store.add_many_spans([reward(attempted, 0.1, 1), reward(attempted, 0.0, 2), span(attempted, 3)])
@@ -53,7 +53,7 @@ async def test_the_last_span_with_a_reward_has_the_final_one(store: LightningSto
     assert waited.reward == 1.0
 
 
-async def test_the_primary_reward_is_the_one_that_counts(store: LightningStore) -> None:
+async def test_primary_reward_of_several_decides(store: LightningStore) -> None:
     attempted = await claimed(store)
     several = {
         "agentlightning.reward.0.name": "correct",
@@ -75,7 +75,9 @@ async def test_the_primary_reward_is_the_one_that_counts(store: LightningStore) 
      ("task", {"agentops.task.output": 5}), ("agentlightning.annotation", {"agentlightning.reward.0.value": [1]})],
     ids=str,
 )  # fmt: skip
-async def test_what_is_no_reward_is_none(store: LightningStore, name: str, attributes: dict[str, Any]) -> None:
+async def test_spans_without_a_valid_reward_set_none(
+    store: LightningStore, name: str, attributes: dict[str, Any]
+) -> None:
     attempted = await claimed(store)
 
     assert await store.add_span(span(attempted, name=name, attributes=attributes)) is not None
@@ -83,7 +85,7 @@ async def test_what_is_no_reward_is_none(store: LightningStore, name: str, attri
     assert (await found(store, attempted)).reward is None
 
 
-async def test_only_the_latest_attempts_reward_counts(store: LightningStore) -> None:
+async def test_reward_of_the_latest_attempt_decides(store: LightningStore) -> None:
     first = await claimed(store, config=RETRYING)
     await store.add_span(reward(first, 0.9))
     await store.update_attempt(first.rollout_id, "latest", status="failed")
@@ -96,7 +98,7 @@ async def test_only_the_latest_attempts_reward_counts(store: LightningStore) -> 
     assert (await found(store, first)).reward == 0.2
 
 
-async def test_rollouts_are_sorted_by_reward_with_none_last(store: LightningStore) -> None:
+async def test_rollouts_sort_by_reward_with_none_last(store: LightningStore) -> None:
     for value in (0.5, None, 1.0, 0.0):
         attempted = await claimed(store, value)
         if value is not None:
@@ -110,7 +112,7 @@ async def test_rollouts_are_sorted_by_reward_with_none_last(store: LightningStor
 # The summary
 
 
-async def test_an_empty_store_sums_up_to_nothing(store: LightningStore) -> None:
+async def test_summary_of_an_empty_store_is_empty(store: LightningStore) -> None:
     summary = await store.summary()
 
     assert summary == {
@@ -126,7 +128,7 @@ async def test_an_empty_store_sums_up_to_nothing(store: LightningStore) -> None:
     }
 
 
-async def test_every_version_has_the_mean_of_its_rewards(store: LightningStore) -> None:
+async def test_summary_has_the_mean_reward_of_every_version(store: LightningStore) -> None:
     for version, values in [(1, [0.0, 1.0]), (2, [0.5, 0.5, 0.5])]:
         await store.update_resources("rs-mine", {"n": Config(value=version)})
         for value in values:
@@ -147,7 +149,7 @@ async def test_every_version_has_the_mean_of_its_rewards(store: LightningStore) 
     assert summary["steps"][-1]["rollout"] >= 5
 
 
-async def test_what_fails_for_the_same_reason_is_counted_together(store: LightningStore) -> None:
+async def test_summary_groups_similar_errors(store: LightningStore) -> None:
     for reason in ("it broke", "it broke", "something else"):
         attempted = await claimed(store, reason)
         await store.update_attempt(attempted.rollout_id, "latest", status="failed", metadata={"reason": reason})

@@ -11,12 +11,13 @@ from agentlightning.errors import Conflict, FinalStatus, NotFound
 from agentlightning.store import LightningStore
 from agentlightning.types import AttemptedRollout, AttemptRef, Rollout, RolloutConfig
 
+from .conftest import every_way
 from .making import RETRYING, claimed, ended, everything, found, span, statuses
 
 OTHER = RolloutConfig(timeout_seconds=5, unresponsive_seconds=6, max_attempts=7, retry_condition=["timeout"])
 
 
-async def test_only_what_is_given_changes(store: LightningStore) -> None:
+async def test_update_changes_only_given_fields(store: LightningStore) -> None:
     first = await store.add_resources({"prompt": "first"})
     await store.add_resources({"prompt": "second"})
     rollout = await store.enqueue_rollout("task", "train", config=RETRYING, metadata={"k": 1})
@@ -34,7 +35,8 @@ async def test_only_what_is_given_changes(store: LightningStore) -> None:
         assert await found(store, rollout) == expected
 
 
-async def test_several_things_change_at_once(store: LightningStore) -> None:
+@every_way
+async def test_update_changes_several_fields_at_once(store: LightningStore) -> None:
     rollout = await store.enqueue_rollout("task")
 
     changed = await store.update_rollout(
@@ -54,7 +56,7 @@ async def test_several_things_change_at_once(store: LightningStore) -> None:
     assert changed.end_time is not None
 
 
-async def test_none_is_a_value_and_not_the_lack_of_one(store: LightningStore) -> None:
+async def test_none_is_a_value_in_an_update(store: LightningStore) -> None:
     await store.add_resources({"prompt": "x"})
     rollout = await store.enqueue_rollout("task", "train", metadata={"k": 1})
 
@@ -63,7 +65,7 @@ async def test_none_is_a_value_and_not_the_lack_of_one(store: LightningStore) ->
     assert changed == Rollout(rollout_id=rollout.rollout_id, input=None, start_time=rollout.start_time)
 
 
-async def test_a_change_of_nothing_changes_nothing(store: LightningStore) -> None:
+async def test_empty_update_changes_nothing(store: LightningStore) -> None:
     attempted = await claimed(store, metadata={"k": 1})
     before = await everything(store)
 
@@ -71,7 +73,7 @@ async def test_a_change_of_nothing_changes_nothing(store: LightningStore) -> Non
     assert await everything(store) == before
 
 
-async def test_an_unknown_rollout_cannot_be_changed(store: LightningStore) -> None:
+async def test_update_of_an_unknown_rollout_raises_not_found(store: LightningStore) -> None:
     for expected in (NotFound, ValueError, LookupError):
         with pytest.raises(expected, match="ro-unknown"):
             await store.update_rollout("ro-unknown", status="cancelled")
@@ -79,7 +81,7 @@ async def test_an_unknown_rollout_cannot_be_changed(store: LightningStore) -> No
     assert await store.get_rollout_by_id("ro-unknown") is None
 
 
-async def test_a_rollout_cannot_be_given_resources_that_do_not_exist(store: LightningStore) -> None:
+async def test_update_with_unknown_resources_raises_not_found(store: LightningStore) -> None:
     rollout = await store.enqueue_rollout("task")
 
     with pytest.raises(NotFound, match="rs-unknown"):
@@ -88,7 +90,7 @@ async def test_a_rollout_cannot_be_given_resources_that_do_not_exist(store: Ligh
     assert await found(store, rollout) == rollout
 
 
-async def test_the_rollout_that_comes_back_has_its_latest_attempt(store: LightningStore) -> None:
+async def test_updated_rollout_has_its_latest_attempt(store: LightningStore) -> None:
     queued = await store.enqueue_rollout("queued")
     attempted = await store.start_rollout("started")
 
@@ -113,7 +115,7 @@ async def test_the_rollout_that_comes_back_has_its_latest_attempt(store: Lightni
         ("cancelled", ("cancelled", "failed")),
     ],
 )
-async def test_a_rollout_under_way_is_set_by_hand_and_its_attempt_with_it(
+async def test_setting_a_rollout_status_ends_its_live_attempt(
     store: LightningStore, to: Any, expected: tuple[str, ...]
 ) -> None:
     attempted = await claimed(store, worker_id="worker-1")
@@ -134,11 +136,11 @@ async def test_a_rollout_under_way_is_set_by_hand_and_its_attempt_with_it(
 
 
 @pytest.mark.parametrize("to", ["preparing", "running"])
-async def test_only_a_worker_can_begin_a_rollout(store: LightningStore, to: Any) -> None:
+async def test_queued_rollout_cannot_be_set_to_preparing_or_running(store: LightningStore, to: Any) -> None:
     rollout = await store.enqueue_rollout("task")
     before = await everything(store)
 
-    with pytest.raises(Conflict, match=f"{rollout.rollout_id} is queuing; it becomes {to} when a worker takes it"):
+    with pytest.raises(Conflict, match=f"{rollout.rollout_id} is queuing; it becomes {to} when a worker claims it"):
         await store.update_rollout(rollout.rollout_id, status=to, metadata={"changed": True})
 
     assert await everything(store) == before
@@ -146,7 +148,7 @@ async def test_only_a_worker_can_begin_a_rollout(store: LightningStore, to: Any)
 
 @pytest.mark.parametrize("final", ["succeeded", "failed", "cancelled"])
 @pytest.mark.parametrize("begun", [False, True])
-async def test_final_is_final(store: LightningStore, final: Any, begun: bool) -> None:
+async def test_final_status_cannot_be_changed(store: LightningStore, final: Any, begun: bool) -> None:
     rollout = await (claimed(store, config=RETRYING) if begun else store.enqueue_rollout("task", config=RETRYING))
     await store.update_rollout(rollout.rollout_id, status=final)
     before = await everything(store)
@@ -162,7 +164,7 @@ async def test_final_is_final(store: LightningStore, final: Any, begun: bool) ->
     assert await store.dequeue_rollout() is None
 
 
-async def test_a_rollout_has_its_end_time_once_it_has_ended(store: LightningStore) -> None:
+async def test_end_time_is_set_when_a_rollout_ends(store: LightningStore) -> None:
     attempted = await claimed(store)
     assert attempted.end_time is None
 
@@ -174,7 +176,7 @@ async def test_a_rollout_has_its_end_time_once_it_has_ended(store: LightningStor
     assert rollout.attempt.end_time is not None
 
 
-async def test_times_are_in_the_order_of_events(store: LightningStore) -> None:
+async def test_times_follow_the_order_of_events(store: LightningStore) -> None:
     rollout = await ended(store)
 
     assert (
@@ -185,7 +187,7 @@ async def test_times_are_in_the_order_of_events(store: LightningStore) -> None:
 # Cancelling
 
 
-async def test_a_queued_rollout_is_cancelled_at_once(store: LightningStore) -> None:
+async def test_queued_rollout_is_cancelled_at_once(store: LightningStore) -> None:
     rollout = await store.enqueue_rollout("task")
 
     cancelled = await store.update_rollout(rollout.rollout_id, status="cancelled")
@@ -195,7 +197,7 @@ async def test_a_queued_rollout_is_cancelled_at_once(store: LightningStore) -> N
     assert await store.wait_for_rollouts([rollout.rollout_id], timeout=10) == [cancelled]
 
 
-async def test_the_worker_of_a_cancelled_rollout_hears_of_it_in_its_next_heartbeat(store: LightningStore) -> None:
+async def test_heartbeat_reports_a_cancelled_attempt_as_stale(store: LightningStore) -> None:
     attempted = await claimed(store, worker_id="worker-1")
     ref = AttemptRef(rollout_id=attempted.rollout_id, attempt_id=attempted.attempt.attempt_id)
     assert (await store.update_worker("worker-1", attempts=[ref])).stale_attempts == []
@@ -206,7 +208,7 @@ async def test_the_worker_of_a_cancelled_rollout_hears_of_it_in_its_next_heartbe
 
 
 @pytest.mark.parametrize("late", ["running", "succeeded", "failed", "timeout", "unresponsive"])
-async def test_a_late_result_cannot_undo_a_cancellation(store: LightningStore, late: Any) -> None:
+async def test_late_result_does_not_undo_a_cancellation(store: LightningStore, late: Any) -> None:
     attempted = await claimed(store, config=RETRYING)
     await store.update_rollout(attempted.rollout_id, status="cancelled")
     before = await everything(store)
@@ -219,7 +221,7 @@ async def test_a_late_result_cannot_undo_a_cancellation(store: LightningStore, l
     assert await everything(store) == before
 
 
-async def test_a_late_span_of_a_cancelled_rollout_is_kept_and_marked(store: LightningStore) -> None:
+async def test_late_span_of_a_cancelled_rollout_is_stored_and_marked(store: LightningStore) -> None:
     attempted = await claimed(store)
     await store.update_rollout(attempted.rollout_id, status="cancelled")
 

@@ -14,6 +14,7 @@ from agentlightning.errors import NotFound
 from agentlightning.store import LightningStore
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
 
+from .conftest import every_way
 from .making import RETRYING, claimed, everything, found, numbered, soon, span, statuses
 
 
@@ -34,7 +35,8 @@ def full(of: Any, n: int = 1, **given: Any) -> Span:
     return span(of, n, **{**fields, **given})
 
 
-async def test_a_span_comes_back_as_it_was_with_its_place(store: LightningStore) -> None:
+@every_way
+async def test_span_is_returned_unchanged_with_its_number(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     stored = await store.add_span(full(attempted))
@@ -43,13 +45,13 @@ async def test_a_span_comes_back_as_it_was_with_its_place(store: LightningStore)
     assert (await store.query_spans(attempted.rollout_id)).items == [stored]
 
 
-async def test_a_span_with_nothing_in_it_comes_back_as_it_was(store: LightningStore) -> None:
+async def test_empty_span_is_returned_unchanged(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     assert await store.add_span(span(attempted, name="")) == span(attempted, name="", sequence_id=1)
 
 
-async def test_many_spans_are_stored_in_the_order_given(store: LightningStore) -> None:
+async def test_batch_of_spans_is_stored_in_order(store: LightningStore) -> None:
     attempted = await claimed(store)
     spans = [full(attempted, n, name=f"step {n}") for n in range(20)]
 
@@ -59,11 +61,11 @@ async def test_many_spans_are_stored_in_the_order_given(store: LightningStore) -
     assert (await store.query_spans(attempted.rollout_id)).items == stored
 
 
-async def test_no_spans_at_all_are_stored_without_ado(store: LightningStore) -> None:
+async def test_empty_batch_of_spans_is_accepted(store: LightningStore) -> None:
     assert await store.add_many_spans([]) == []
 
 
-async def test_spans_of_several_attempts_may_arrive_together(store: LightningStore) -> None:
+async def test_batch_may_contain_spans_of_several_attempts(store: LightningStore) -> None:
     first, second = await claimed(store, "first"), await claimed(store, "second")
 
     stored = await store.add_many_spans([span(first, 1), span(second, 1), span(first, 2), span(second, 2)])
@@ -76,7 +78,7 @@ async def test_spans_of_several_attempts_may_arrive_together(store: LightningSto
 # Once
 
 
-async def test_the_same_span_again_is_not_stored_and_the_first_one_wins(store: LightningStore) -> None:
+async def test_duplicate_span_is_ignored(store: LightningStore) -> None:
     attempted = await claimed(store)
     stored = await store.add_span(span(attempted, attributes={"who": "first"}))
 
@@ -86,7 +88,7 @@ async def test_the_same_span_again_is_not_stored_and_the_first_one_wins(store: L
     assert (await store.query_spans(attempted.rollout_id)).items == [stored]
 
 
-async def test_a_batch_stores_only_what_was_not_there(store: LightningStore) -> None:
+async def test_batch_stores_only_new_spans(store: LightningStore) -> None:
     attempted = await claimed(store)
     await store.add_span(span(attempted, 1))
 
@@ -101,7 +103,7 @@ async def test_a_batch_stores_only_what_was_not_there(store: LightningStore) -> 
     assert [each.name for each in await store.query_spans(attempted.rollout_id)] == ["step", "new", "new"]
 
 
-async def test_the_same_id_in_another_attempt_is_another_span(store: LightningStore) -> None:
+async def test_span_ids_are_unique_within_an_attempt_only(store: LightningStore) -> None:
     first = await claimed(store, config=RETRYING)
     await store.add_span(span(first, attributes={"attempt": 1}))
     await store.update_attempt(first.rollout_id, "latest", status="failed")
@@ -117,7 +119,7 @@ async def test_the_same_id_in_another_attempt_is_another_span(store: LightningSt
 # Order
 
 
-async def test_spans_are_numbered_as_they_arrive_whatever_their_clocks_say(store: LightningStore) -> None:
+async def test_spans_are_numbered_in_order_of_arrival(store: LightningStore) -> None:
     attempted = await claimed(store)
     for n, start_time in enumerate([300.0, None, 100.0, -5.0, 200.0]):
         await store.add_span(span(attempted, n, start_time=start_time))
@@ -133,7 +135,7 @@ async def test_spans_are_numbered_as_they_arrive_whatever_their_clocks_say(store
     ]
 
 
-async def test_an_explicit_number_is_kept_and_moves_the_counter(store: LightningStore) -> None:
+async def test_explicit_number_is_kept_and_advances_the_counter(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     for n, given in enumerate([0, 10, 0, 5, 0]):
@@ -149,7 +151,7 @@ async def test_an_explicit_number_is_kept_and_moves_the_counter(store: Lightning
     ]
 
 
-async def test_reserved_numbers_are_given_once_and_rise(store: LightningStore) -> None:
+async def test_reserved_numbers_increase_and_are_unique(store: LightningStore) -> None:
     attempted = await claimed(store)
     ids = attempted.rollout_id, attempted.attempt.attempt_id
 
@@ -164,7 +166,7 @@ async def test_reserved_numbers_are_given_once_and_rise(store: LightningStore) -
     assert [first, *two, stored.sequence_id, last, reserved.sequence_id] == [1, 2, 3, 4, 5, 1]
 
 
-async def test_each_attempt_counts_for_itself(store: LightningStore) -> None:
+async def test_each_attempt_has_its_own_numbers(store: LightningStore) -> None:
     first, second = await claimed(store, "first"), await claimed(store, "second")
     pairs = [(each.rollout_id, each.attempt.attempt_id) for each in (first, second)]
 
@@ -172,7 +174,7 @@ async def test_each_attempt_counts_for_itself(store: LightningStore) -> None:
     assert await store.get_many_span_sequence_ids([]) == []
 
 
-async def test_there_are_no_numbers_for_attempts_that_do_not_exist(store: LightningStore) -> None:
+async def test_number_of_an_unknown_attempt_raises_not_found(store: LightningStore) -> None:
     attempted = await claimed(store)
     known = attempted.rollout_id, attempted.attempt.attempt_id
 
@@ -186,7 +188,7 @@ async def test_there_are_no_numbers_for_attempts_that_do_not_exist(store: Lightn
 # Whose
 
 
-async def test_a_span_of_no_attempt_is_refused_by_name(store: LightningStore) -> None:
+async def test_span_of_an_unknown_attempt_raises_not_found(store: LightningStore) -> None:
     attempted, other = await claimed(store, "task"), await claimed(store, "other")
     before = await everything(store)
 
@@ -204,7 +206,7 @@ async def test_a_span_of_no_attempt_is_refused_by_name(store: LightningStore) ->
     assert await everything(store) == before
 
 
-async def test_spans_are_asked_for_by_attempt(store: LightningStore) -> None:
+async def test_spans_are_queried_by_attempt(store: LightningStore) -> None:
     first = await claimed(store, config=RETRYING)
     await store.add_many_spans([span(first, 1, "first"), span(first, 2, "first")])
     await store.update_attempt(first.rollout_id, "latest", status="failed")
@@ -222,7 +224,7 @@ async def test_spans_are_asked_for_by_attempt(store: LightningStore) -> None:
     assert await names("at-unknown") == []
 
 
-async def test_what_is_unknown_has_no_spans(store: LightningStore) -> None:
+async def test_unknown_rollout_has_no_spans(store: LightningStore) -> None:
     queued = await store.enqueue_rollout("task")
 
     for rollout_id in ("ro-unknown", queued.rollout_id):
@@ -233,7 +235,7 @@ async def test_what_is_unknown_has_no_spans(store: LightningStore) -> None:
 # Late
 
 
-async def test_a_span_that_comes_after_the_end_is_kept_and_marked(store: LightningStore) -> None:
+async def test_late_span_is_stored_and_marked(store: LightningStore) -> None:
     attempted = await claimed(store)
     await store.add_span(span(attempted, 1))
     await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
@@ -246,7 +248,7 @@ async def test_a_span_that_comes_after_the_end_is_kept_and_marked(store: Lightni
     assert await found(store, attempted) == rollout
 
 
-async def test_who_sees_that_it_is_over_sees_all_of_it(store: LightningStore) -> None:
+async def test_ended_rollout_has_all_its_spans(store: LightningStore) -> None:
     rollout = await store.enqueue_rollout("task")
 
     async def work() -> None:
@@ -268,7 +270,7 @@ async def test_who_sees_that_it_is_over_sees_all_of_it(store: LightningStore) ->
 # From OpenTelemetry
 
 
-async def test_a_span_of_opentelemetry_is_stored_as_it_is(store: LightningStore) -> None:
+async def test_opentelemetry_span_is_stored_unchanged(store: LightningStore) -> None:
     exported = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exported))

@@ -15,10 +15,11 @@ from agentlightning.types import EnqueueRolloutRequest
 
 from ..conftest import Figure
 from ..timing import quickest
+from .conftest import every_way
 from .making import RETRYING, claimed, ended, found, soon
 
 
-async def test_what_has_ended_is_there_at_once_in_the_order_asked_for(store: LightningStore) -> None:
+async def test_ended_rollouts_are_returned_at_once_in_order(store: LightningStore) -> None:
     first = await ended(store, "succeeded", "first")
     second = await ended(store, "failed", "second")
     third = await store.enqueue_rollout("third")
@@ -30,12 +31,13 @@ async def test_what_has_ended_is_there_at_once_in_the_order_asked_for(store: Lig
     assert [each.status for each in waited] == ["cancelled", "succeeded", "failed"]
 
 
-async def test_waiting_for_nothing_takes_no_time(store: LightningStore) -> None:
+async def test_wait_for_no_rollouts_returns_at_once(store: LightningStore) -> None:
     assert await soon(store.wait_for_rollouts([])) == []
 
 
+@every_way
 @pytest.mark.parametrize("timeout", [None, 60])
-async def test_waiting_ends_when_the_last_one_has_ended(store: LightningStore, timeout: float | None) -> None:
+async def test_wait_ends_with_the_last_rollout(store: LightningStore, timeout: float | None) -> None:
     first, second = await claimed(store, "first"), await claimed(store, "second")
     ids = [first.rollout_id, second.rollout_id]
     waiting = asyncio.create_task(store.wait_for_rollouts(ids, timeout))
@@ -48,7 +50,7 @@ async def test_waiting_ends_when_the_last_one_has_ended(store: LightningStore, t
     assert await soon(waiting) == [await found(store, first), await found(store, second)]
 
 
-async def test_waiting_is_prompt(store: LightningStore) -> None:
+async def test_wait_ends_promptly(store: LightningStore) -> None:
     async def seconds_after_the_end() -> float:
         attempted = await claimed(store)
         waiting = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
@@ -63,7 +65,7 @@ async def test_waiting_is_prompt(store: LightningStore) -> None:
 
 
 @pytest.mark.parametrize("how", ["report", "by hand", "cancelled"])
-async def test_every_way_to_end_wakes_who_waits(store: LightningStore, how: str) -> None:
+async def test_every_final_status_ends_a_wait(store: LightningStore, how: str) -> None:
     attempted = await claimed(store)
     waiting = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
     match how:
@@ -77,7 +79,7 @@ async def test_every_way_to_end_wakes_who_waits(store: LightningStore, how: str)
     assert await soon(waiting) == [await found(store, attempted)]
 
 
-async def test_a_timeout_gives_those_that_have_ended(store: LightningStore) -> None:
+async def test_wait_returns_ended_rollouts_at_its_timeout(store: LightningStore) -> None:
     done = await ended(store)
     open_ = await store.enqueue_rollout("open")
     began = time.monotonic()
@@ -88,14 +90,15 @@ async def test_a_timeout_gives_those_that_have_ended(store: LightningStore) -> N
     assert time.monotonic() - began >= 0.3
 
 
-async def test_a_retried_rollout_has_not_ended(store: LightningStore) -> None:
+async def test_retry_does_not_end_a_wait(store: LightningStore) -> None:
     attempted = await claimed(store, config=RETRYING)
     await store.update_attempt(attempted.rollout_id, "latest", status="failed")
 
     assert await store.wait_for_rollouts([attempted.rollout_id], timeout=0) == []
 
 
-async def test_all_who_wait_are_woken(store: LightningStore) -> None:
+@every_way
+async def test_all_waiters_of_a_rollout_are_woken(store: LightningStore) -> None:
     attempted = await claimed(store)
     waiting = [asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id])) for _ in range(20)]
 
@@ -104,7 +107,7 @@ async def test_all_who_wait_are_woken(store: LightningStore) -> None:
     assert await soon(asyncio.gather(*waiting)) == [[await found(store, attempted)]] * 20
 
 
-async def test_waiting_for_the_unknown_is_an_error_and_not_a_wait(store: LightningStore) -> None:
+async def test_wait_for_an_unknown_rollout_raises_not_found(store: LightningStore) -> None:
     rollout = await store.enqueue_rollout("task")
 
     for timeout in (None, 0, 5):
@@ -112,9 +115,7 @@ async def test_waiting_for_the_unknown_is_an_error_and_not_a_wait(store: Lightni
             await soon(store.wait_for_rollouts([rollout.rollout_id, "ro-unknown"], timeout))
 
 
-async def test_a_thousand_rollouts_are_waited_for_within_the_second_given(
-    store: LightningStore, way: str, figure: Figure
-) -> None:
+async def test_wait_for_a_thousand_rollouts_keeps_its_timeout(store: LightningStore, way: str, figure: Figure) -> None:
     rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(1_000)])
     ended_ones = await store.dequeue_many_rollouts(limit=3)
     for each in ended_ones:
@@ -132,7 +133,7 @@ async def test_a_thousand_rollouts_are_waited_for_within_the_second_given(
     assert 1.0 <= seconds <= 1.1
 
 
-async def test_whoever_stops_waiting_disturbs_nobody(store: LightningStore) -> None:
+async def test_cancelled_wait_does_not_affect_others(store: LightningStore) -> None:
     attempted = await claimed(store)
     stops = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
     stays = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))
@@ -146,7 +147,7 @@ async def test_whoever_stops_waiting_disturbs_nobody(store: LightningStore) -> N
     assert await soon(stays) == [await found(store, attempted)]
 
 
-async def test_one_may_wait_in_another_thread_with_a_loop_of_its_own(store: LightningStore) -> None:
+async def test_wait_works_in_another_thread(store: LightningStore) -> None:
     attempted = await claimed(store)
     waited: list[Any] = []
     thread = threading.Thread(

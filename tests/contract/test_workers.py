@@ -10,6 +10,7 @@ import pytest
 from agentlightning.store import LightningStore
 from agentlightning.types import AttemptedRollout, AttemptRef, Worker
 
+from .conftest import every_way
 from .making import RETRYING, claimed, found, span, statuses
 
 
@@ -23,13 +24,13 @@ async def known(store: LightningStore, worker_id: str) -> Worker:
     return worker
 
 
-async def test_a_worker_nobody_has_heard_of_is_none(store: LightningStore) -> None:
+async def test_unknown_worker_is_none(store: LightningStore) -> None:
     assert await store.get_worker_by_id("worker-1") is None
     assert (await store.query_workers()).items == []
 
 
 @pytest.mark.parametrize("how", ["dequeue", "dequeue many", "start_rollout", "start_attempt"])
-async def test_a_worker_is_busy_while_it_holds_an_attempt(store: LightningStore, how: str) -> None:
+async def test_worker_is_busy_during_an_attempt(store: LightningStore, how: str) -> None:
     rollout = None if how == "start_rollout" else await store.enqueue_rollout("task")
     before = time.time()
     match how:
@@ -58,7 +59,7 @@ async def test_a_worker_is_busy_while_it_holds_an_attempt(store: LightningStore,
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "timeout"])
-async def test_a_worker_is_idle_once_its_attempt_has_ended(store: LightningStore, end: Any) -> None:
+async def test_worker_is_idle_after_its_attempt(store: LightningStore, end: Any) -> None:
     attempted = await claimed(store, worker_id="worker-1")
     before = time.time()
 
@@ -70,7 +71,7 @@ async def test_a_worker_is_idle_once_its_attempt_has_ended(store: LightningStore
     assert worker.last_idle_time >= before - 0.01
 
 
-async def test_a_worker_with_several_attempts_is_busy_until_the_last_has_ended(store: LightningStore) -> None:
+async def test_worker_is_busy_until_its_last_attempt_ends(store: LightningStore) -> None:
     first = await claimed(store, "first", worker_id="worker-1")
     second = await claimed(store, "second", worker_id="worker-1")
 
@@ -85,7 +86,7 @@ async def test_a_worker_with_several_attempts_is_busy_until_the_last_has_ended(s
     ]
 
 
-async def test_a_worker_that_was_lost_is_unknown(store: LightningStore) -> None:
+async def test_lost_worker_is_unknown(store: LightningStore) -> None:
     attempted = await claimed(store, worker_id="worker-1")
 
     await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="unresponsive")
@@ -93,7 +94,7 @@ async def test_a_worker_that_was_lost_is_unknown(store: LightningStore) -> None:
     assert (await known(store, "worker-1")).status == "unknown"
 
 
-async def test_a_lost_worker_that_comes_back_is_busy_again(store: LightningStore) -> None:
+async def test_recovered_worker_is_busy_again(store: LightningStore) -> None:
     attempted = await claimed(store, worker_id="worker-1", config=RETRYING)
     await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="unresponsive")
 
@@ -103,7 +104,7 @@ async def test_a_lost_worker_that_comes_back_is_busy_again(store: LightningStore
     assert (worker.status, worker.current_rollout_id) == ("busy", attempted.rollout_id)
 
 
-async def test_the_worker_of_a_superseded_attempt_is_not_busy_with_it(store: LightningStore) -> None:
+async def test_worker_of_a_superseded_attempt_is_idle(store: LightningStore) -> None:
     attempted = await claimed(store, worker_id="worker-1")
 
     again = await store.start_attempt(attempted.rollout_id, worker_id="worker-2")
@@ -116,7 +117,7 @@ async def test_the_worker_of_a_superseded_attempt_is_not_busy_with_it(store: Lig
 # Heartbeats
 
 
-async def test_a_heartbeat_makes_a_worker_known(store: LightningStore) -> None:
+async def test_heartbeat_creates_a_worker(store: LightningStore) -> None:
     before = time.time()
     worker = await store.update_worker("worker-1", {"cpu": 0.5, "rollouts": [1, 2]})
 
@@ -133,7 +134,7 @@ async def test_a_heartbeat_makes_a_worker_known(store: LightningStore) -> None:
     assert (await store.query_workers()).items == [worker]
 
 
-async def test_the_latest_stats_are_kept_until_there_are_newer_ones(store: LightningStore) -> None:
+async def test_heartbeat_without_stats_keeps_the_latest(store: LightningStore) -> None:
     await store.update_worker("worker-1", {"cpu": 0.5})
     await store.update_worker("worker-1")
     assert (await known(store, "worker-1")).heartbeat_stats == {"cpu": 0.5}
@@ -142,7 +143,7 @@ async def test_the_latest_stats_are_kept_until_there_are_newer_ones(store: Light
     assert (await known(store, "worker-1")).heartbeat_stats == {"gpu": 0.9}
 
 
-async def test_a_heartbeat_is_a_sign_of_life_of_all_that_the_worker_holds(store: LightningStore) -> None:
+async def test_heartbeat_counts_for_all_attempts_of_the_worker(store: LightningStore) -> None:
     mine = [await claimed(store, n, worker_id="worker-1") for n in range(2)]
     others = await claimed(store, "other", worker_id="worker-2")
 
@@ -158,7 +159,7 @@ async def test_a_heartbeat_is_a_sign_of_life_of_all_that_the_worker_holds(store:
     assert attempt.last_heartbeat_time >= attempt.start_time
 
 
-async def test_a_heartbeat_that_names_attempts_speaks_for_those_only(store: LightningStore) -> None:
+async def test_heartbeat_with_attempts_counts_for_those_only(store: LightningStore) -> None:
     first, second = [await claimed(store, n, worker_id="worker-1") for n in range(2)]
 
     await store.update_worker("worker-1", attempts=[ref(first)])
@@ -171,7 +172,8 @@ async def test_a_heartbeat_that_names_attempts_speaks_for_those_only(store: Ligh
     assert await statuses(store, second) == ("preparing", "preparing")
 
 
-async def test_the_reply_names_attempts_whose_work_should_stop(store: LightningStore) -> None:
+@every_way
+async def test_heartbeat_returns_stale_attempts(store: LightningStore) -> None:
     live = await claimed(store, "live", worker_id="worker-1")
     cancelled = await claimed(store, "cancelled", worker_id="worker-1")
     done = await claimed(store, "done", worker_id="worker-1")
@@ -187,7 +189,7 @@ async def test_the_reply_names_attempts_whose_work_should_stop(store: LightningS
     assert await statuses(store, superseded) == ("preparing", "failed", "preparing")
 
 
-async def test_an_attempt_the_store_does_not_know_should_stop_too(store: LightningStore) -> None:
+async def test_heartbeat_returns_unknown_attempts_as_stale(store: LightningStore) -> None:
     unknown = AttemptRef(rollout_id="ro-unknown", attempt_id="at-unknown")
 
     assert (await store.update_worker("worker-1", attempts=[unknown])).stale_attempts == [unknown]
@@ -202,7 +204,7 @@ async def test_workers_are_listed_once_each(store: LightningStore) -> None:
     assert (sorted(worker.worker_id for worker in page), page.total) == (["worker-1", "worker-2"], 2)
 
 
-async def test_a_task_may_be_claimed_without_saying_who(store: LightningStore) -> None:
+async def test_claim_without_a_worker_id_creates_no_worker(store: LightningStore) -> None:
     attempted = await claimed(store)
 
     assert attempted.attempt.worker_id is None

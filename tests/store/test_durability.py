@@ -13,8 +13,8 @@ from agentlightning.store import LightningStoreClient, SqliteLightningStore
 from agentlightning.types import Config, RolloutConfig
 
 from ..conftest import Figure
-from ..contract.making import RETRYING, WHILE, claimed, ended, everything, soon, span
-from ..faults.kill_store import kill_again_and_again
+from ..contract.making import LONG_WAIT, RETRYING, claimed, ended, everything, soon, span
+from ..faults.kill_store import kill_store_repeatedly
 from ..faults.store_process import StoreProcess
 
 
@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "agl.db"
 
 
-async def test_a_store_that_is_opened_again_holds_what_it_held(path: Path) -> None:
+async def test_reopened_store_has_the_same_contents(path: Path) -> None:
     async with SqliteLightningStore(path) as store:
         await store.update_resources("rs-mine", {"config": Config(value={"deep": [1, "😀"]})})
         await ended(store, "succeeded", {"question": "why?"}, worker_id="worker-1")
@@ -36,7 +36,7 @@ async def test_a_store_that_is_opened_again_holds_what_it_held(path: Path) -> No
         assert await everything(store) == before
 
 
-async def test_a_store_that_is_opened_again_goes_on_counting_where_it_was(path: Path) -> None:
+async def test_reopened_store_continues_its_counters(path: Path) -> None:
     async with SqliteLightningStore(path) as store:
         await store.update_resources("rs-mine", {})
         attempted = await claimed(store, config=RETRYING)
@@ -56,13 +56,13 @@ async def test_a_store_that_is_opened_again_goes_on_counting_where_it_was(path: 
     assert order == [each.rollout_id for each in queued]
 
 
-async def test_a_deadline_is_kept_by_the_store_that_is_opened_next(path: Path) -> None:
+async def test_reopened_store_keeps_deadlines(path: Path) -> None:
     config = RolloutConfig(timeout_seconds=0.5, max_attempts=2, retry_condition=["timeout"])
     async with SqliteLightningStore(path) as store:
         attempted = await claimed(store, config=config)
 
     async with SqliteLightningStore(path) as store:
-        again = await soon(store.dequeue_rollout(wait=WHILE))
+        again = await soon(store.dequeue_rollout(wait=LONG_WAIT))
         assert (again.rollout_id, again.attempt.sequence_id) == (attempted.rollout_id, 2)
         first, _ = await store.query_attempts(attempted.rollout_id)
         assert first.status == "timeout"
@@ -79,7 +79,7 @@ async def test_two_stores_cannot_open_one_file(path: Path) -> None:
         assert (await store.query_rollouts()).items == [rollout]
 
 
-async def test_a_file_that_another_process_serves_cannot_be_opened_until_that_is_killed(path: Path) -> None:
+async def test_file_of_another_process_can_be_opened_after_its_end(path: Path) -> None:
     async with StoreProcess(path) as process:
         async with LightningStoreClient(process.endpoint) as client:
             rollout = await client.enqueue_rollout("task")
@@ -87,13 +87,13 @@ async def test_a_file_that_another_process_serves_cannot_be_opened_until_that_is
             async with SqliteLightningStore(path) as store:
                 await store.statistics()
         process.kill()
-        await process.gone()
+        await process.wait_until_killed()
 
     async with SqliteLightningStore(path) as store:
         assert (await store.query_rollouts()).items == [rollout]
 
 
-async def test_whoever_waits_goes_on_waiting_while_the_store_is_killed_and_started_again(path: Path) -> None:
+async def test_waits_continue_across_a_restart_of_the_store(path: Path) -> None:
     async with StoreProcess(path) as process, LightningStoreClient(process.endpoint) as client:
         attempted = await claimed(client, config=RolloutConfig(unresponsive_seconds=600))
         waiting = asyncio.create_task(client.wait_for_rollouts([attempted.rollout_id]))
@@ -101,7 +101,7 @@ async def test_whoever_waits_goes_on_waiting_while_the_store_is_killed_and_start
         assert await client.wait_for_rollouts([attempted.rollout_id], timeout=0.1) == []
 
         process.kill()
-        await process.gone()
+        await process.wait_until_killed()
         await process.start()
         stored = await client.add_span(span(attempted))
         await client.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="succeeded")
@@ -114,8 +114,8 @@ async def test_whoever_waits_goes_on_waiting_while_the_store_is_killed_and_start
 
 
 @pytest.mark.slow
-async def test_what_was_acknowledged_survives_kill_9_at_any_instant(path: Path, figure: Figure) -> None:
-    result = await kill_again_and_again(path, cycles=50, seed=1)
+async def test_acknowledged_changes_survive_kill_9(path: Path, figure: Figure) -> None:
+    result = await kill_store_repeatedly(path, cycles=50, seed=1)
 
     figure(result)
     assert result.wrong == []
@@ -123,9 +123,9 @@ async def test_what_was_acknowledged_survives_kill_9_at_any_instant(path: Path, 
     assert result.slowest_reopening_in_ms < 2_000
 
 
-async def test_the_kills_find_a_store_that_answers_before_it_commits(path: Path, figure: Figure) -> None:
+async def test_kills_detect_a_store_that_acknowledges_before_the_commit(path: Path, figure: Figure) -> None:
     """What shows that the test above can fail."""
-    result = await kill_again_and_again(path, cycles=50, seed=1, hasty=True)
+    result = await kill_store_repeatedly(path, cycles=50, seed=1, acknowledge_early=True)
 
     figure(f"seeded bug, answers before it commits: {result}")
     assert result.wrong

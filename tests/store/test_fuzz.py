@@ -14,7 +14,7 @@ REQUESTS = 2_000
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_no_made_up_request_breaks_the_store(tmp_path: Path, figure: Figure) -> None:
+def test_generated_requests_do_not_break_the_server(tmp_path: Path, figure: Figure) -> None:
     result = fuzz(tmp_path, REQUESTS)
 
     figure(result)

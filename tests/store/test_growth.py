@@ -16,7 +16,7 @@ from ..faults.many_spans import fill_and_kill
 SPANS, ROLLOUTS, OF_EACH = 20_000, 1_000, 10
 
 
-async def test_a_store_with_many_spans_is_soon_back_after_a_crash_and_small(tmp_path: Path, figure: Figure) -> None:
+async def test_large_store_reopens_quickly_after_a_crash(tmp_path: Path, figure: Figure) -> None:
     result = await fill_and_kill(tmp_path / "agl.db", SPANS)
 
     figure(result)
@@ -25,7 +25,7 @@ async def test_a_store_with_many_spans_is_soon_back_after_a_crash_and_small(tmp_
     assert result.megabytes < 200
 
 
-async def test_a_call_is_as_much_work_for_a_full_database_as_for_an_empty_one(figure: Figure) -> None:
+async def test_cost_of_a_call_does_not_grow_with_the_database(figure: Figure) -> None:
     """Counted in instructions of SQLite's machine, which do not depend on how busy this one is."""
     async with InMemoryLightningStore() as store:
         empty = await work_of_each_call(store)

@@ -27,7 +27,7 @@ from agentlightning.types import AttemptedRollout
 from ..conftest import Figure
 from ..contract.conftest import WAYS
 from ..contract.making import everything, soon
-from ..faults.lossy import CALLS, happens_once, meet_every_fault, prepared, served
+from ..faults.lossy import CALLS, prepare, run_with_every_fault, run_with_fault, served
 from ..faults.proxy import Fault
 from .raw import ROUTES, Raw
 from .stalled_writer import run_loop_iterations, stalled_writer
@@ -45,14 +45,14 @@ async def server() -> AsyncIterator[LightningStoreServer]:
 
 
 async def test_every_mutation_is_covered(server: LightningStoreServer) -> None:
-    _, arguments = await prepared(server)
+    _, arguments = await prepare(server)
 
     assert sorted(arguments) == sorted(MUTATING)
 
 
 @pytest.mark.parametrize("name", MUTATING)
 async def test_repeated_key_returns_the_first_response(server: LightningStoreServer, name: str) -> None:
-    _, arguments = await prepared(server)
+    _, arguments = await prepare(server)
     async with Raw(server.endpoint) as raw:
         before = await everything(server)
         first = await raw.call(name, arguments[name], Idempotency_Key="mine")
@@ -141,7 +141,7 @@ def test_every_mutation_of_the_client_is_covered() -> None:
 
 
 async def test_every_mutation_happens_once_under_faults(figure: Figure) -> None:
-    result = await meet_every_fault(5)
+    result = await run_with_every_fault(5)
 
     figure(result)
     assert result.calls == len(CALLS) * 8 * 5
@@ -149,12 +149,12 @@ async def test_every_mutation_happens_once_under_faults(figure: Figure) -> None:
 
 
 async def test_enqueue_with_lost_responses_creates_one_rollout() -> None:
-    assert await happens_once("enqueue_rollout", "lost answer", 3) is None
+    assert await run_with_fault("enqueue_rollout", "lost answer", 3) is None
 
 
 async def test_claim_with_a_lost_response_orphans_no_rollout() -> None:
-    assert await happens_once("dequeue_rollout", "lost answer", 3) is None
-    assert await happens_once("dequeue_rollout, waiting", "lost answer", 3) is None
+    assert await run_with_fault("dequeue_rollout", "lost answer", 3) is None
+    assert await run_with_fault("dequeue_rollout, waiting", "lost answer", 3) is None
 
 
 @pytest.mark.parametrize("way", ["memory", "file", "postgres"])
@@ -238,7 +238,7 @@ CREATING = ["start_rollout", "enqueue_rollout", "enqueue_many_rollouts", "dequeu
 async def test_faults_detect_a_store_without_idempotency(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     monkeypatch.setattr("agentlightning.store.sql.base.execute_once", execute_always)
 
-    found = [name for name in CREATING if await happens_once(name, fault, 1)]
+    found = [name for name in CREATING if await run_with_fault(name, fault, 1)]
 
     assert found == CREATING
 
@@ -255,7 +255,7 @@ async def test_faults_detect_a_store_with_duplicate_spans(monkeypatch: pytest.Mo
     monkeypatch.setattr(schema, "STEPS", tables)
 
     for name in ("add_span", "add_many_spans"):
-        assert "is not what happened" in (await happens_once(name, "lost answer", 1) or "")
+        assert "differs from the store's contents" in (await run_with_fault(name, "lost answer", 1) or "")
 
 
 ONE_SPAN = "UNIQUE (rollout_id, attempt_id, span_id)"

@@ -21,7 +21,7 @@ from agentlightning.store import (
 from agentlightning.store.sql import schema
 from agentlightning.types import EnqueueRolloutRequest, RolloutConfig
 
-from ..contract.making import RETRYING, WHILE, claimed, ended, eventually, everything, soon, span
+from ..contract.making import LONG_WAIT, RETRYING, claimed, ended, eventually, everything, soon, span
 from ..postgres import empty_database, run
 from ..timing import quickest
 
@@ -44,11 +44,11 @@ async def two(url: str) -> AsyncIterator[tuple[LightningStore, LightningStore]]:
         await server.close()
 
 
-async def test_a_rollout_enqueued_at_one_server_wakes_a_runner_at_the_other(two: Any) -> None:
+async def test_enqueue_at_one_server_wakes_a_claim_at_another(two: Any) -> None:
     here, there = two
 
     async def seconds_until_it_is_heard() -> float:
-        waiting = asyncio.create_task(there.dequeue_rollout(worker_id="far away", wait=WHILE))
+        waiting = asyncio.create_task(there.dequeue_rollout(worker_id="far away", wait=LONG_WAIT))
         assert await there.dequeue_rollout() is None  # so the first has asked by now
         began = time.monotonic()
         rollout = await here.enqueue_rollout("task")
@@ -58,7 +58,7 @@ async def test_a_rollout_enqueued_at_one_server_wakes_a_runner_at_the_other(two:
     assert await quickest(seconds_until_it_is_heard, 2) < 2
 
 
-async def test_an_end_reported_to_one_server_wakes_who_waits_at_the_other(two: Any) -> None:
+async def test_end_at_one_server_ends_a_wait_at_another(two: Any) -> None:
     here, there = two
     attempted = await claimed(here)
     waiting = asyncio.create_task(there.wait_for_rollouts([attempted.rollout_id]))
@@ -69,7 +69,7 @@ async def test_an_end_reported_to_one_server_wakes_who_waits_at_the_other(two: A
     assert [rollout.status for rollout in await soon(waiting)] == ["succeeded"]
 
 
-async def test_nothing_is_handed_out_twice_and_nothing_is_lost(two: Any) -> None:
+async def test_rollouts_of_two_servers_are_claimed_once_and_none_is_lost(two: Any) -> None:
     rollouts, runners = 400, 16
     enqueued = await two[0].enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(rollouts)])
     taken = Counter[str]()
@@ -88,7 +88,7 @@ async def test_nothing_is_handed_out_twice_and_nothing_is_lost(two: Any) -> None
     assert (await two[1].statistics())["rollouts"] == {"succeeded": rollouts}
 
 
-async def test_reports_at_two_servers_at_once_end_a_rollout_once(two: Any) -> None:
+async def test_concurrent_reports_at_two_servers_count_once(two: Any) -> None:
     tries, won = 20, 0
     for _ in range(tries):
         attempted = await claimed(two[0])
@@ -103,7 +103,7 @@ async def test_reports_at_two_servers_at_once_end_a_rollout_once(two: Any) -> No
     assert won == tries
 
 
-async def test_the_same_call_at_two_servers_happens_once(url: str) -> None:
+async def test_repeated_request_at_another_server_happens_once(url: str) -> None:
     async with PostgresLightningStore(url) as here, PostgresLightningStore(url) as there:
         attempted = await claimed(here)
         spans = [span(attempted, n) for n in range(1, 40)]
@@ -114,7 +114,7 @@ async def test_the_same_call_at_two_servers_happens_once(url: str) -> None:
         assert [each.sequence_id for each in await here.query_spans(attempted.rollout_id)] == list(range(1, 40))
 
 
-async def test_a_deadline_set_by_one_server_is_kept_by_another(url: str) -> None:
+async def test_deadline_survives_its_server(url: str) -> None:
     config = RolloutConfig(timeout_seconds=0.5)
     async with PostgresLightningStore(url) as there:
         async with PostgresLightningStore(url) as here:
@@ -125,9 +125,7 @@ async def test_a_deadline_set_by_one_server_is_kept_by_another(url: str) -> None
         assert rollout.status == "failed"
 
 
-async def test_servers_agree_on_lease_time_whatever_their_own_clocks_say(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_servers_agree_on_lease_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with PostgresLightningStore(url) as here:
         attempted = await claimed(here, config=RolloutConfig(unresponsive_seconds=20, **_RETRYING))
         monkeypatch.setattr(time, "time", lambda: time.monotonic() + 90 * 86_400)
@@ -137,14 +135,14 @@ async def test_servers_agree_on_lease_time_whatever_their_own_clocks_say(
             assert (await there.get_rollout_by_id(attempted.rollout_id)).status == "preparing"
 
 
-async def test_lease_time_stands_still_while_no_server_runs(url: str) -> None:
+async def test_lease_time_stops_while_no_server_runs(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         reached = store._clock.lease()
     async with PostgresLightningStore(url) as store:
         assert store._clock.lease() < reached + 5
 
 
-async def test_a_store_reconnects_by_itself(two: Any, url: str) -> None:
+async def test_store_reconnects_after_broken_connections(two: Any, url: str) -> None:
     here, there = two
     waiting = asyncio.create_task(there.dequeue_rollout(wait=60))
     attempted = await claimed_by_start(here)
@@ -162,7 +160,7 @@ async def claimed_by_start(store: LightningStore) -> Any:
     return await store.start_rollout("task", config=RETRYING)
 
 
-async def test_a_database_of_a_newer_release_is_refused(url: str) -> None:
+async def test_database_of_a_newer_release_is_rejected(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         await ended(store)
         before = await everything(store)
@@ -176,7 +174,7 @@ async def test_a_database_of_a_newer_release_is_refused(url: str) -> None:
         assert await everything(store) == before
 
 
-async def test_many_servers_that_start_at_once_make_the_tables_once(url: str) -> None:
+async def test_concurrently_started_servers_create_the_tables_once(url: str) -> None:
     stores = await asyncio.gather(*(asyncio.to_thread(PostgresLightningStore, url) for _ in range(4)))
 
     await stores[0].enqueue_rollout("task")
@@ -186,7 +184,7 @@ async def test_many_servers_that_start_at_once_make_the_tables_once(url: str) ->
 
 
 @pytest.mark.parametrize("url", ["postgresql://localhost:1/nowhere", "postgresql:///x?host=/nowhere"])
-async def test_a_database_that_is_not_there_is_an_error_of_one_line(url: str) -> None:
+async def test_unreachable_database_raises_a_short_error(url: str) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
         open_store(url)
 

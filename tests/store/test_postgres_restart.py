@@ -42,9 +42,7 @@ async def crash(database: Any) -> None:
     await asyncio.to_thread(database.ensure_postgres_running)
 
 
-async def test_a_database_that_crashes_under_load_costs_no_rollout_and_hands_out_none_twice(
-    database: Any, figure: Figure
-) -> None:
+async def test_database_crash_under_load_loses_and_repeats_no_rollout(database: Any, figure: Figure) -> None:
     servers = [LightningStoreServer(PostgresLightningStore(database.get_uri()), port=0) for _ in range(2)]
     for server in servers:
         await server.start()

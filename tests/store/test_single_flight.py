@@ -28,14 +28,14 @@ class Counting:
         return self.done
 
 
-async def test_all_who_ask_together_are_given_one_answer() -> None:
+async def test_concurrent_callers_share_one_result() -> None:
     shared, work = SingleFlightCache(), Counting()
 
     assert await asyncio.gather(*(shared.get("rows", work) for _ in range(20))) == [1] * 20
     assert await asyncio.gather(*(shared.get("rows", work) for _ in range(20))) == [2] * 20
 
 
-async def test_an_answer_is_never_older_than_its_question() -> None:
+async def test_result_is_never_older_than_its_call() -> None:
     shared, work = SingleFlightCache(), Counting()
     work.may_end.clear()
     early = asyncio.ensure_future(shared.get("rows", work))
@@ -48,7 +48,7 @@ async def test_an_answer_is_never_older_than_its_question() -> None:
     assert (await early, await late) == (1, 2)
 
 
-async def test_who_asks_alone_never_waits() -> None:
+async def test_single_caller_never_waits() -> None:
     shared = SingleFlightCache()
 
     async def slow() -> None:
@@ -63,7 +63,7 @@ async def test_who_asks_alone_never_waits() -> None:
     assert await quickest(seconds_again, LONGEST_REST) < LONGEST_REST
 
 
-async def test_other_questions_do_not_wait() -> None:
+async def test_other_queries_do_not_wait() -> None:
     shared, slow, quick = SingleFlightCache(), Counting(), Counting()
     slow.may_end.clear()
     waiting = asyncio.ensure_future(shared.get("all", slow))
@@ -75,7 +75,7 @@ async def test_other_questions_do_not_wait() -> None:
     assert await waiting == 1
 
 
-async def test_who_leaves_does_not_take_the_answer_along() -> None:
+async def test_cancelled_caller_does_not_cancel_the_result() -> None:
     shared, work = SingleFlightCache(), Counting()
     leaving = asyncio.ensure_future(shared.get("rows", work))
     staying = asyncio.ensure_future(shared.get("rows", work))
@@ -86,7 +86,7 @@ async def test_who_leaves_does_not_take_the_answer_along() -> None:
     assert await staying == 1
 
 
-async def test_what_goes_wrong_is_told_to_all_and_asked_anew() -> None:
+async def test_error_reaches_all_callers_and_is_not_cached() -> None:
     shared = SingleFlightCache()
 
     async def fail() -> int:
@@ -98,7 +98,7 @@ async def test_what_goes_wrong_is_told_to_all_and_asked_anew() -> None:
         await shared.get("rows", fail)
 
 
-async def test_old_questions_are_forgotten() -> None:
+async def test_old_queries_are_dropped() -> None:
     shared, work = SingleFlightCache(), Counting()
     for question in range(2 * REMEMBERED):
         await shared.get(question, work)

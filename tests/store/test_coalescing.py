@@ -29,7 +29,7 @@ async def url() -> AsyncIterator[str]:
         yield url
 
 
-def test_statements_are_merged_with_their_own_values() -> None:
+def test_statements_are_combined_with_their_values() -> None:
     statements = ("UPDATE a SET x = ?2 WHERE y = ?1", "INSERT INTO b (z) VALUES (?1)", "DELETE FROM c WHERE z = ?1")
 
     assert together(statements, (2, 1, 1)) == (
@@ -65,7 +65,7 @@ def test_statements_are_merged_with_their_own_values() -> None:
         ),
     ],
 )
-def test_a_statement_is_said_for_many_values_at_once(sql: str, for_all: str) -> None:
+def test_statement_is_rewritten_over_rows_of_values(sql: str, for_all: str) -> None:
     assert suits_many(sql)
     assert for_many(sql, ("text",)) == for_all
 
@@ -80,11 +80,11 @@ def test_a_statement_is_said_for_many_values_at_once(sql: str, for_all: str) -> 
         "INSERT INTO a (y) SELECT 1",
     ],
 )
-def test_other_statements_are_sent_one_after_another(sql: str) -> None:
+def test_unsupported_statements_are_sent_separately(sql: str) -> None:
     assert not suits_many(sql)
 
 
-def test_a_change_waits_until_its_table_is_looked_at() -> None:
+def test_change_is_buffered_until_its_table_is_read() -> None:
     waiting = WriteBuffer()
     waiting.add("UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1", [["ro-1", "failed"]])
 
@@ -96,7 +96,7 @@ def test_a_change_waits_until_its_table_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("sql", ["ALTER TABLE rollouts ADD COLUMN mood text", "CREATE INDEX moods ON rollouts (mood)"])
-def test_what_changes_the_schema_waits_for_every_change(sql: str) -> None:
+def test_schema_change_flushes_the_buffer(sql: str) -> None:
     waiting = WriteBuffer()
     assert not waiting.concern(sql)
     waiting.add("UPDATE rollouts SET mood = ?1", [["fine"]])
@@ -104,7 +104,7 @@ def test_what_changes_the_schema_waits_for_every_change(sql: str) -> None:
     assert waiting.concern(sql)
 
 
-async def test_a_row_that_is_changed_twice_is_as_the_last_change_says(url: str) -> None:
+async def test_last_of_two_changes_of_a_row_wins(url: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute("CREATE TABLE things (name text PRIMARY KEY, size int)")
     await connection.execute("INSERT INTO things VALUES ('a', 0), ('b', 0)")
@@ -117,7 +117,7 @@ async def test_a_row_that_is_changed_twice_is_as_the_last_change_says(url: str) 
     await connection.close()
 
 
-async def test_bodies_about_different_things_are_side_by_side_and_others_follow_in_turn() -> None:
+async def test_requests_without_conflicts_share_a_group() -> None:
     first, second = ConflictKey.attempts_of("ro-1"), ConflictKey.attempts_of("ro-2")
     places = [first, NEW_ROLLOUTS, second, QUEUE_HEAD, first, QUEUE_HEAD, None, NEW_ROLLOUTS, None]
     jobs = [WriteRequest.of(cast("Body[Any]", None), conflict_key=place) for place in places]
@@ -133,13 +133,13 @@ async def test_bodies_about_different_things_are_side_by_side_and_others_follow_
     ]
 
 
-async def test_the_same_question_is_never_asked_side_by_side() -> None:
+async def test_requests_with_one_idempotency_key_never_share_a_group() -> None:
     jobs = [WriteRequest.of(cast("Body[Any]", None), key=key, conflict_key=QUEUE_HEAD) for key in ("a", "a", "b")]
 
     assert list(conflict_free_groups(jobs)) == [[jobs[0], jobs[2]], [jobs[1]]]
 
 
-async def test_one_that_fails_in_a_group_leaves_the_others_alone(url: str) -> None:
+async def test_failed_body_does_not_affect_its_group(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store, worker_id=f"worker-{n}") for n in range(6)]
         await _end(store, attempts[_ONE], "failed")
@@ -151,7 +151,7 @@ async def test_one_that_fails_in_a_group_leaves_the_others_alone(url: str) -> No
         assert (await store.statistics())["rollouts"] == {"failed": 1, "succeeded": 5}
 
 
-async def test_one_that_the_database_refuses_in_a_group_leaves_the_others_alone(url: str) -> None:
+async def test_database_error_of_one_body_does_not_affect_its_group(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store) for _ in range(6)]
         await run(url, "ALTER TABLE spans ADD CONSTRAINT picky CHECK (name <> 'bad')")
@@ -165,7 +165,7 @@ async def test_one_that_the_database_refuses_in_a_group_leaves_the_others_alone(
         assert [len(spans) for spans in stored] == [n != _ONE for n in range(6)]
 
 
-async def test_a_worker_that_lets_go_of_two_attempts_in_one_group_is_idle(url: str) -> None:
+async def test_worker_is_idle_after_two_attempts_end_in_one_group(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store, worker_id="busy") for _ in range(6)]
 
@@ -175,7 +175,7 @@ async def test_a_worker_that_lets_go_of_two_attempts_in_one_group_is_idle(url: s
         assert (worker.status, worker.current_rollout_id) == ("idle", None)
 
 
-async def test_claims_in_one_group_take_one_each_from_the_front(url: str) -> None:
+async def test_claims_in_one_group_take_one_rollout_each(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         enqueued = [await store.enqueue_rollout(n) for n in range(5)]
 
@@ -185,7 +185,7 @@ async def test_claims_in_one_group_take_one_each_from_the_front(url: str) -> Non
         assert taken[5:] == [None, None]
 
 
-async def test_whatever_gathers_in_a_group_leaves_what_it_would_have_left_in_turn(url: str) -> None:
+async def test_grouped_calls_have_the_result_of_sequential_calls(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         await asyncio.gather(*(_runner(store, random.Random(seed)) for seed in range(_RUNNERS)))
         await _carry_out_all(store, random.Random(_RUNNERS))  # what failed after the others had gone home
@@ -222,9 +222,7 @@ async def _carry_out_all(store: LightningStore, chance: random.Random) -> None:
         await _end(store, attempted, "failed" if fails else "succeeded")
 
 
-async def test_spans_of_a_group_that_are_too_many_for_one_statement_are_all_there(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_large_span_batches_are_split_and_stored(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_batches, "MOST_BYTES", 2_000)
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store) for _ in range(6)]

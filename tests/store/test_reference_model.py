@@ -10,7 +10,7 @@ from hypothesis import Phase
 from agentlightning.store import lifecycle
 
 from ..conftest import Figure
-from ..faults.machine import MACHINES, Machine, run
+from ..faults.machine import MACHINES, StoreMachine, run
 
 RUNS = 200
 
@@ -18,26 +18,26 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # what fails is also 
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.way)
-def test_a_store_agrees_with_the_reference(machine: type[Machine], figure: Figure) -> None:
+def test_store_agrees_with_the_reference_model(machine: type[StoreMachine], figure: Figure) -> None:
     figure(run(machine, RUNS, derandomize=True))
 
     assert machine.runs >= RUNS
 
 
-def test_the_reference_finds_a_store_without_fencing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_model_detects_missing_fencing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What shows that the test above can fail."""
 
     def anybody_may_speak(now: Any) -> None:
         pass
 
-    monkeypatch.setattr(lifecycle, "_may_speak", anybody_may_speak)
+    monkeypatch.setattr(lifecycle, "_check_reportable", anybody_may_speak)
 
     with pytest.raises(AssertionError):
-        run(Machine, RUNS, derandomize=True, phases=[Phase.generate])
+        run(StoreMachine, RUNS, derandomize=True, phases=[Phase.generate])
 
 
-def test_the_reference_finds_a_store_that_serves_retries_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_model_detects_a_wrong_queue_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentlightning.store.sql.transitions.TAIL", "0")
 
     with pytest.raises(AssertionError):
-        run(Machine, RUNS, derandomize=True, phases=[Phase.generate])
+        run(StoreMachine, RUNS, derandomize=True, phases=[Phase.generate])

@@ -1,4 +1,4 @@
-"""Batches: several operations in one request, each executed, answered and refused by itself."""
+"""`POST /batch`: each operation succeeds or fails on its own; the client batches concurrent calls."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import pytest
 
 from agentlightning.errors import StoreUnavailable
 from agentlightning.store import InMemoryLightningStore, LightningStoreClient, LightningStoreServer
+from agentlightning.store.http.messages import MAX_BATCH_SIZE
 from agentlightning.store.http.transport import MAX_IN_FLIGHT, Outcome, RequestBatcher, StoreCall
 from agentlightning.store.operations import operation_table
 
+from ..contract.making import LONG_WAIT
+from ..faults.lossy import served
 from .raw import Answer, Raw
-
-ADMIN, RUNNER = "a" * 32, "r" * 32
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[LightningStoreServer]:
-    server = LightningStoreServer(InMemoryLightningStore(), port=0)
-    await server.start()
-    yield server
-    await server.close()
+    async with served(InMemoryLightningStore()) as server:
+        yield server
 
 
 async def batch(server: LightningStoreServer, *operations: dict[str, Any], **headers: str) -> Answer:
@@ -33,23 +32,23 @@ async def batch(server: LightningStoreServer, *operations: dict[str, Any], **hea
         return await raw.send("POST", "/batch", json.dumps({"operations": operations}).encode(), **headers)
 
 
-async def test_each_operation_gets_its_own_answer(server: LightningStoreServer) -> None:
+async def test_each_operation_has_its_own_answer(server: LightningStoreServer) -> None:
     rollout = await server.enqueue_rollout("known")
 
     answer = await batch(
         server,
         {"operation": "enqueue_rollout", "arguments": {"input": "new"}},
         {"operation": "get_rollout_by_id", "arguments": {"rollout_id": rollout.rollout_id}},
-        {"operation": "update_rollout", "arguments": {"rollout_id": "unknown", "status": "cancelled"}},
+        {"operation": "update_rollout", "arguments": {"rollout_id": "ro-unknown", "status": "cancelled"}},
         {"operation": "enqueue_rollout", "arguments": {"input": 1, "mode": "wrong"}},
     )
 
-    made, looked_up, unknown, wrong = answer.json["answers"]
+    created, found, unknown, invalid = answer.json["answers"]
     assert answer.status == 200
-    assert (made["status"], made["body"]["input"]) == (200, "new")
-    assert (looked_up["status"], looked_up["body"]["input"]) == (200, "known")
+    assert (created["status"], created["body"]["input"]) == (200, "new")
+    assert (found["status"], found["body"]["input"]) == (200, "known")
     assert (unknown["status"], unknown["body"]["field"]) == (404, "rollout_id")
-    assert (wrong["status"], wrong["body"]["field"]) == (422, "mode")
+    assert (invalid["status"], invalid["body"]["field"]) == (422, "mode")
     assert (await server.query_rollouts()).total == 2
 
 
@@ -63,32 +62,33 @@ async def test_each_operation_gets_its_own_answer(server: LightningStoreServer) 
         ({"operation": "enqueue_rollout", "arguments": {"input": 1}, "idempotency_key": ""}, "Idempotency-Key"),
     ],
 )
-async def test_operation_that_a_batch_cannot_hold_is_refused_alone(
+async def test_operation_unfit_for_a_batch_is_rejected_alone(
     server: LightningStoreServer, operation: dict[str, Any], field: str
 ) -> None:
-    answer = await batch(server, operation, {"operation": "enqueue_rollout", "arguments": {"input": "beside it"}})
+    answer = await batch(server, operation, {"operation": "enqueue_rollout", "arguments": {"input": "valid"}})
 
-    refused, made = answer.json["answers"]
-    assert (refused["status"], refused["body"]["field"]) == (422, field)
-    assert made["status"] == 200
+    rejected, created = answer.json["answers"]
+    assert (rejected["status"], rejected["body"]["field"]) == (422, field)
+    assert created["status"] == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"operations": [1]}', b'{"operations": [{}]}', b"\xff"])
-async def test_malformed_batch_is_refused_as_a_whole(server: LightningStoreServer, body: bytes) -> None:
+async def test_body_other_than_a_batch_is_rejected_as_a_whole(server: LightningStoreServer, body: bytes) -> None:
     async with Raw(server.endpoint) as raw:
         answer = await raw.send("POST", "/batch", body)
 
     assert (answer.status, answer.json["field"]) == (422, "body")
 
 
-async def test_batch_of_too_many_operations_is_refused(server: LightningStoreServer) -> None:
-    answer = await batch(server, *[{"operation": "enqueue_rollout", "arguments": {"input": 1}}] * 257)
+async def test_batch_beyond_the_maximum_size_is_rejected(server: LightningStoreServer) -> None:
+    operation = {"operation": "enqueue_rollout", "arguments": {"input": 1}}
+    answer = await batch(server, *[operation] * (MAX_BATCH_SIZE + 1))
 
     assert (answer.status, answer.json["field"]) == (422, "operations")
     assert (await server.query_rollouts()).total == 0
 
 
-async def test_operation_repeated_under_the_same_key_is_executed_once(server: LightningStoreServer) -> None:
+async def test_operation_repeated_under_its_key_is_executed_once(server: LightningStoreServer) -> None:
     call = {"operation": "enqueue_rollout", "arguments": {"input": 1}, "idempotency_key": "mine"}
 
     first = (await batch(server, call)).json["answers"]
@@ -101,36 +101,20 @@ async def test_operation_repeated_under_the_same_key_is_executed_once(server: Li
     assert (await server.query_rollouts()).total == 1
 
 
-async def test_runner_token_permits_no_more_in_a_batch() -> None:
-    server = LightningStoreServer(InMemoryLightningStore(), port=0, token=ADMIN, runner_token=RUNNER)
-    await server.start()
-    try:
-        answer = await batch(
-            server,
-            {"operation": "enqueue_rollout", "arguments": {"input": 1}},
-            {"operation": "dequeue_rollout", "arguments": {"worker_id": "mine"}},
-            Authorization=f"Bearer {RUNNER}",
-        )
-    finally:
-        await server.close()
-
-    assert [each["status"] for each in answer.json["answers"]] == [403, 200]
-
-
-async def test_access_log_and_metrics_list_each_operation_of_a_batch(
+async def test_each_operation_is_logged_and_counted(
     server: LightningStoreServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "agentlightning.store.access"):
         await batch(
             server,
             {"operation": "enqueue_rollout", "arguments": {"input": 1}},
-            {"operation": "update_rollout", "arguments": {"rollout_id": "unknown"}},
-            {"operation": "get_rollout_by_id", "arguments": {"rollout_id": "unknown"}},
+            {"operation": "update_rollout", "arguments": {"rollout_id": "ro-unknown"}},
+            {"operation": "get_rollout_by_id", "arguments": {"rollout_id": "ro-unknown"}},
             {"operation": "no\nsuch"},
         )
         async with Raw(server.endpoint) as raw:
-            counted = (await raw.send("GET", "/metrics")).text
-        await server.stop()  # log lines are written after the answers
+            metrics = (await raw.send("GET", "/metrics")).text
+        await server.stop()  # the log lines follow the answers
 
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split('"')[1] for line in lines[:4]] == [
@@ -139,19 +123,19 @@ async def test_access_log_and_metrics_list_each_operation_of_a_batch(
         "GET /get_rollout_by_id HTTP/1.1",
         "POST /batch HTTP/1.1",
     ]
-    assert 'agl_requests_total{operation="update_rollout",status="404"} 1' in counted
+    assert 'agl_requests_total{operation="update_rollout",status="404"} 1' in metrics
 
 
-async def test_concurrent_calls_share_one_request(
+async def test_concurrent_calls_share_one_connection(
     server: LightningStoreServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with LightningStoreClient(server.endpoint) as client:
         with caplog.at_level(logging.INFO, "agentlightning.store.access"):
-            made = await asyncio.gather(*(client.enqueue_rollout(number) for number in range(40)))
-            await server.stop()  # log lines are written after the answers
+            rollouts = await asyncio.gather(*(client.enqueue_rollout(number) for number in range(40)))
+            await server.stop()  # the log lines follow the answers
 
     connections = {record.getMessage().split()[0] for record in caplog.records}
-    assert sorted(rollout.input for rollout in made) == list(range(40))
+    assert sorted(rollout.input for rollout in rollouts) == list(range(40))
     assert len(caplog.records) == 40
     assert len(connections) == 1
 
@@ -159,18 +143,17 @@ async def test_concurrent_calls_share_one_request(
 # The batcher
 
 
-def store_call(number: int) -> StoreCall:
+def call(number: int) -> StoreCall:
     operation = operation_table()["enqueue_rollout"]
-    arguments = {"input": number}
-    return StoreCall(operation, arguments, "/enqueue_rollout", {}, b'{"input":%d}' % number, None, 0.0)
+    return StoreCall(operation, {"input": number}, "/enqueue_rollout", {}, None, None, 0.0)
 
 
-class ScriptedStore:
-    """Records the requests of a batcher; responds when it is opened."""
+class Server:
+    """Records the inputs of each request, and answers while `may_answer` is set."""
 
     def __init__(self) -> None:
         self.requests: asyncio.Queue[list[int]] = asyncio.Queue()
-        self.is_open = asyncio.Event()
+        self.may_answer = asyncio.Event()
         self.batcher = RequestBatcher(self.send_alone, self.send_batch)
 
     async def send_alone(self, call: StoreCall) -> Outcome:
@@ -178,14 +161,14 @@ class ScriptedStore:
 
     async def send_batch(self, calls: Sequence[StoreCall]) -> Sequence[Outcome]:
         self.requests.put_nowait([call.arguments["input"] for call in calls])
-        await self.is_open.wait()
+        await self.may_answer.wait()
         return [(200, b"%d" % call.arguments["input"]) for call in calls]
 
     def send(self, *numbers: int) -> list[asyncio.Task[Outcome]]:
-        return [asyncio.create_task(self.batcher.send(store_call(number))) for number in numbers]
+        return [asyncio.create_task(self.batcher.send(call(number))) for number in numbers]
 
     async def next_request(self) -> list[int]:
-        return await asyncio.wait_for(self.requests.get(), 15)
+        return await asyncio.wait_for(self.requests.get(), LONG_WAIT)
 
     async def fill(self) -> list[asyncio.Task[Outcome]]:
         """Send as many requests as may be in flight before calls gather."""
@@ -197,64 +180,63 @@ class ScriptedStore:
 
 
 async def test_calls_gather_while_requests_are_in_flight() -> None:
-    store = ScriptedStore()
-    sent = [*await store.fill(), *store.send(7, 8, 9)]
-    store.is_open.set()
+    server = Server()
+    sent = [*await server.fill(), *server.send(7, 8, 9)]
+    server.may_answer.set()
 
     answers = await asyncio.gather(*sent)
 
-    assert await store.next_request() == [7, 8, 9]
+    assert await server.next_request() == [7, 8, 9]
     assert answers == [(200, b"0"), (200, b"1"), (200, b"7"), (200, b"8"), (200, b"9")]
 
 
-async def test_slow_request_holds_back_no_others() -> None:
-    store = ScriptedStore()
-    stuck = await store.fill()
-    stuck += store.send(7)
+async def test_slow_request_does_not_hold_back_others() -> None:
+    server = Server()
+    sent = [*await server.fill(), *server.send(7)]
 
-    assert await store.next_request() == [7]
-    assert not any(task.done() for task in stuck)
-    store.is_open.set()
-    await asyncio.gather(*stuck)
-
-
-async def test_call_whose_caller_was_cancelled_is_not_sent() -> None:
-    store = ScriptedStore()
-    sent = await store.fill()
-    cancelled, kept = store.send(7, 8)
-    await asyncio.sleep(0)
-    cancelled.cancel()
-    store.is_open.set()
-
-    assert await kept == (200, b"8")
-    assert await store.next_request() == [8]
+    assert await server.next_request() == [7]
+    assert not any(task.done() for task in sent)
+    server.may_answer.set()
     await asyncio.gather(*sent)
 
 
-async def test_every_call_of_a_batch_learns_that_the_store_is_unreachable() -> None:
+async def test_call_of_a_cancelled_caller_is_not_sent() -> None:
+    server = Server()
+    sent = await server.fill()
+    cancelled, kept = server.send(7, 8)
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    server.may_answer.set()
+
+    assert await kept == (200, b"8")
+    assert await server.next_request() == [8]
+    await asyncio.gather(*sent)
+
+
+async def test_unavailable_store_is_the_outcome_of_each_call() -> None:
+    async def send_alone(_: StoreCall) -> Outcome:
+        return StoreUnavailable("unreachable")
+
     async def send_batch(calls: Sequence[StoreCall]) -> Sequence[Outcome]:
         return [StoreUnavailable("unreachable")] * len(calls)
 
-    async def send_alone(call: StoreCall) -> Outcome:
-        return (await send_batch([call]))[0]
-
     batcher = RequestBatcher(send_alone, send_batch)
 
-    outcomes = await asyncio.gather(*(batcher.send(store_call(number)) for number in range(3)))
+    outcomes = await asyncio.gather(*(batcher.send(call(number)) for number in range(3)))
 
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
 
 
-async def test_response_with_too_few_answers_leaves_no_call_waiting() -> None:
-    async def send_batch(calls: Sequence[StoreCall]) -> Sequence[Outcome]:
-        return [(200, b"1")]
-
-    async def send_alone(call: StoreCall) -> Outcome:
+async def test_missing_answers_are_errors_of_their_calls() -> None:
+    async def send_alone(_: StoreCall) -> Outcome:
         return 200, b"1"
+
+    async def send_batch(_: Sequence[StoreCall]) -> Sequence[Outcome]:
+        return [(200, b"1")]
 
     batcher = RequestBatcher(send_alone, send_batch)
 
-    outcomes = await asyncio.gather(*(batcher.send(store_call(n)) for n in range(3)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(batcher.send(call(n)) for n in range(3)), return_exceptions=True)
 
     assert outcomes[0] == (200, b"1")
     assert [type(outcome) for outcome in outcomes[1:]] == [ValueError, ValueError]

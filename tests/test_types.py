@@ -1,4 +1,4 @@
-"""The nouns: what they hold by default, what they refuse, and how they read."""
+"""Data types: defaults, validation, representation, and prompt templates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from agentlightning.types import (
     Worker,
 )
 
-BUNDLE = TypeAdapter[dict[str, Any]](NamedResources)
+RESOURCES = TypeAdapter[dict[str, Any]](NamedResources)
 SECRET = "sk-a-very-secret-key"
 
 
@@ -47,7 +47,7 @@ def attempted(rollout_id: str = "ro-1", attempt_id: str = "at-1") -> AttemptedRo
 # Rollouts, attempts, workers
 
 
-def test_the_statuses_are_those_of_the_published_surface() -> None:
+def test_statuses_are_the_published_ones() -> None:
     assert get_args(types.RolloutMode) == ("train", "val", "test")
     assert get_args(types.RolloutStatus) == (
         "queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing",
@@ -58,7 +58,7 @@ def test_the_statuses_are_those_of_the_published_surface() -> None:
     assert get_args(types.WorkerStatus) == ("idle", "busy", "unknown")
 
 
-def test_a_rollout_begins_in_the_queue_with_nothing_else_said() -> None:
+def test_rollout_defaults() -> None:
     assert Rollout(rollout_id="ro-1", input={"q": 1}, start_time=1.5).model_dump() == {
         "rollout_id": "ro-1",
         "input": {"q": 1},
@@ -74,11 +74,11 @@ def test_a_rollout_begins_in_the_queue_with_nothing_else_said() -> None:
     }
 
 
-def test_metadata_of_none_is_an_empty_dict() -> None:
+def test_metadata_none_becomes_empty_dict() -> None:
     assert Rollout(rollout_id="ro-1", input=1, start_time=1.0, metadata=None).metadata == {}  # type: ignore[arg-type]
 
 
-def test_an_attempt_begins_preparing_with_nothing_else_said() -> None:
+def test_attempt_defaults() -> None:
     assert Attempt(rollout_id="ro-1", attempt_id="at-1", sequence_id=1, start_time=1.5).model_dump() == {
         "rollout_id": "ro-1",
         "attempt_id": "at-1",
@@ -92,17 +92,17 @@ def test_an_attempt_begins_preparing_with_nothing_else_said() -> None:
     }
 
 
-def test_attempts_are_counted_from_one() -> None:
+def test_attempt_sequence_id_zero_is_rejected() -> None:
     with pytest.raises(ValidationError, match="sequence_id"):
         Attempt(rollout_id="ro-1", attempt_id="at-1", sequence_id=0, start_time=1.0)
 
 
-def test_an_attempted_rollout_is_a_rollout_with_an_attempt_of_its_own() -> None:
+def test_attempted_rollout_rejects_attempt_of_another_rollout() -> None:
     rollout = attempted()
 
     assert isinstance(rollout, Rollout)
     assert AttemptedRollout.model_validate_json(rollout.model_dump_json()) == rollout
-    with pytest.raises(ValidationError, match="attempt of ro-2 given for rollout ro-1"):
+    with pytest.raises(ValidationError, match="the attempt belongs to rollout ro-2, not ro-1"):
         AttemptedRollout(**{**dict(attempted("ro-1")), "attempt": attempted("ro-2").attempt})
 
 
@@ -124,7 +124,7 @@ def test_an_attempted_rollout_is_a_rollout_with_an_attempt_of_its_own() -> None:
         (Triplet, {"prompt", "response"}),
     ],
 )
-def test_only_what_has_no_default_is_required(model: Any, missing: set[str]) -> None:
+def test_required_fields(model: Any, missing: set[str]) -> None:
     assert {name for name, field in model.model_fields.items() if field.is_required()} == missing
 
 
@@ -137,7 +137,7 @@ def test_only_what_has_no_default_is_required(model: Any, missing: set[str]) -> 
         ("retry_condition", [["nonsense"], "timeout", ["cancelled"]]),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused_by_field(field: str, values: list[Any]) -> None:
+def test_invalid_config_names_field(field: str, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(ValidationError, match=field):
             RolloutConfig(**{field: value})
@@ -153,18 +153,18 @@ def test_a_config_that_makes_no_sense_is_refused_by_field(field: str, values: li
         (LLM, {"endpoint": "http://h", "model": "m", "apikey": SECRET}),
     ],
 )
-def test_a_misspelt_field_is_refused_and_not_dropped(model: Any, given: dict[str, Any]) -> None:
+def test_unknown_field_is_rejected(model: Any, given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         model(**given)
 
 
 @pytest.mark.parametrize("status", ["done", "QUEUING", "", None])
-def test_a_status_that_does_not_exist_is_refused(status: Any) -> None:
+def test_unknown_status_is_rejected(status: Any) -> None:
     with pytest.raises(ValidationError, match="status"):
         Rollout(rollout_id="ro-1", input=1, start_time=1.0, status=status)
 
 
-def test_a_worker_is_unknown_until_something_is_known() -> None:
+def test_worker_defaults() -> None:
     assert Worker(worker_id="w").model_dump() == {
         "worker_id": "w",
         "status": "unknown",
@@ -179,7 +179,7 @@ def test_a_worker_is_unknown_until_something_is_known() -> None:
     }
 
 
-def test_defaults_are_not_shared_between_models() -> None:
+def test_mutable_defaults_are_not_shared() -> None:
     first, second = RolloutConfig(), RolloutConfig()
 
     first.retry_condition.append("timeout")
@@ -187,7 +187,7 @@ def test_defaults_are_not_shared_between_models() -> None:
     assert second.retry_condition == []
 
 
-def test_a_triplet_has_no_reward_until_one_is_known() -> None:
+def test_triplet_defaults() -> None:
     assert Triplet(prompt="p", response="r").model_dump() == {
         "prompt": "p",
         "response": "r",
@@ -204,7 +204,7 @@ def page() -> PaginatedResult[int]:
     return PaginatedResult[int](items=[10, 20, 30], limit=3, offset=5, total=99)
 
 
-def test_a_page_reads_like_a_list(page: PaginatedResult[int]) -> None:
+def test_page_behaves_like_sequence(page: PaginatedResult[int]) -> None:
     assert isinstance(page, Sequence)
     assert list(page) == [10, 20, 30]
     assert (len(page), page[0], page[-1], page[1:], page[::-1]) == (3, 10, 30, [20, 30], [30, 20, 10])
@@ -213,7 +213,7 @@ def test_a_page_reads_like_a_list(page: PaginatedResult[int]) -> None:
     assert sorted(page, reverse=True) == [30, 20, 10]
 
 
-def test_a_page_without_items_is_false_and_has_no_first(page: PaginatedResult[int]) -> None:
+def test_empty_page_is_false(page: PaginatedResult[int]) -> None:
     empty = PaginatedResult[int](items=[], limit=0, offset=0, total=99)
 
     assert page
@@ -222,34 +222,30 @@ def test_a_page_without_items_is_false_and_has_no_first(page: PaginatedResult[in
         empty[0]
 
 
-def test_a_page_is_read_only(page: PaginatedResult[int]) -> None:
+def test_page_is_read_only(page: PaginatedResult[int]) -> None:
     with pytest.raises(TypeError):
         page[0] = 1  # type: ignore[index]
     with pytest.raises(TypeError):
         del page[0]  # type: ignore[attr-defined]
 
 
-def test_a_page_keeps_its_place_and_its_types_in_json() -> None:
-    before = PaginatedResult[Rollout](items=[attempted()], limit=-1, offset=0, total=1)
+def test_page_survives_json() -> None:
+    page = PaginatedResult[AttemptedRollout](items=[attempted()], limit=-1, offset=0, total=1)
 
-    after = PaginatedResult[AttemptedRollout].model_validate_json(
-        PaginatedResult[AttemptedRollout](items=[attempted()], limit=-1, offset=0, total=1).model_dump_json()
-    )
-
-    assert (after.items, after.limit, after.offset, after.total) == (before.items, -1, 0, 1)
+    assert PaginatedResult[AttemptedRollout].model_validate_json(page.model_dump_json()) == page
 
 
 # Resources
 
 
-def test_a_plain_string_is_a_prompt_template() -> None:
-    assert BUNDLE.validate_python({"prompt": "Hello {name}"}) == {
+def test_plain_string_becomes_prompt_template() -> None:
+    assert RESOURCES.validate_python({"prompt": "Hello {name}"}) == {
         "prompt": PromptTemplate(template="Hello {name}", engine="f-string")
     }
 
 
-def test_every_kind_of_resource_is_told_apart_by_its_type() -> None:
-    bundle = {
+def test_resource_type_selects_class() -> None:
+    resources = {
         "llm": LLM(endpoint="http://h:1/v1", model="m", api_key=SECRET, sampling_parameters={"temperature": 0.5}),
         "proxy": ProxyLLM(endpoint="http://h:1/v1", model="m"),
         "prompt": PromptTemplate(template="{{ x }}", engine="jinja"),
@@ -257,8 +253,8 @@ def test_every_kind_of_resource_is_told_apart_by_its_type() -> None:
         "weights": Weights(uri="file:///w", format="safetensors", sha256="ab" * 32, base_model="b", metadata={"r": 8}),
     }
 
-    assert BUNDLE.validate_json(BUNDLE.dump_json(bundle)) == bundle
-    assert {name: resource.resource_type for name, resource in bundle.items()} == {
+    assert RESOURCES.validate_json(RESOURCES.dump_json(resources)) == resources
+    assert {name: resource.resource_type for name, resource in resources.items()} == {
         "llm": "llm",
         "proxy": "proxy_llm",
         "prompt": "prompt_template",
@@ -267,23 +263,23 @@ def test_every_kind_of_resource_is_told_apart_by_its_type() -> None:
     }
 
 
-def test_a_plain_object_as_a_resource_is_an_error_that_says_so() -> None:
+def test_object_without_resource_type_is_rejected_with_hint() -> None:
     with pytest.raises(ValidationError, match="needs a 'resource_type'") as caught:
-        BUNDLE.validate_python({"prompt": {"template": "x"}})
+        RESOURCES.validate_python({"prompt": {"template": "x"}})
 
     assert caught.value.errors()[0]["loc"][0] == "prompt"
     assert "agl.Config(value=" in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, 1, ["a"], {"resource_type": "nonsense"}, {"resource_type": None}, object()])
-def test_what_is_no_resource_is_refused_by_name(value: Any) -> None:
+def test_invalid_resource_is_named(value: Any) -> None:
     with pytest.raises(ValidationError) as caught:
-        BUNDLE.validate_python({"odd": value})
+        RESOURCES.validate_python({"odd": value})
 
     assert {error["loc"][0] for error in caught.value.errors()} == {"odd"}
 
 
-def test_the_key_of_a_model_is_not_shown() -> None:
+def test_api_key_is_hidden_in_representation() -> None:
     for llm in (
         LLM(endpoint="http://h", model="m", api_key=SECRET),
         ProxyLLM(endpoint="http://h", model="m", api_key=SECRET),
@@ -293,20 +289,20 @@ def test_the_key_of_a_model_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("sha256", ["", "ab", "AB" * 32, "zz" * 32, "ab" * 33])
-def test_weights_are_named_by_a_real_checksum(sha256: str) -> None:
+def test_invalid_checksum_is_rejected(sha256: str) -> None:
     with pytest.raises(ValidationError, match="sha256"):
         Weights(uri="file:///w", format="safetensors", sha256=sha256)
 
 
-def test_versions_are_counted_from_one() -> None:
+def test_version_zero_is_rejected() -> None:
     with pytest.raises(ValidationError, match="version"):
         ResourcesUpdate(resources_id="rs-1", create_time=1, update_time=1, version=0, resources={})
 
 
-# Models behind the proxy
+# Base URLs
 
 
-def test_a_plain_llm_is_asked_where_it_is() -> None:
+def test_llm_base_url_is_endpoint() -> None:
     assert LLM(endpoint="http://h:1/v1", model="m").get_base_url() == "http://h:1/v1"
 
 
@@ -322,7 +318,7 @@ def test_a_plain_llm_is_asked_where_it_is() -> None:
         ("http://h:1/nov1", "http://h:1/nov1/rollout/ro-1/attempt/at-1"),
     ],
 )
-def test_the_proxys_url_says_whose_call_it_is(endpoint: str, url: str) -> None:
+def test_proxy_llm_base_url_names_attempt(endpoint: str, url: str) -> None:
     llm = ProxyLLM(endpoint=endpoint, model="m", api_key=SECRET, sampling_parameters={"temperature": 0})
 
     assert llm.get_base_url("ro-1", "at-1") == url
@@ -334,7 +330,7 @@ def test_the_proxys_url_says_whose_call_it_is(endpoint: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("ids", [("ro-1", None), (None, "at-1")])
-def test_one_id_without_the_other_is_an_error(ids: tuple[str | None, str | None]) -> None:
+def test_base_url_with_one_id_is_rejected(ids: tuple[str | None, str | None]) -> None:
     with pytest.raises(ValueError, match="both rollout_id and attempt_id, or neither"):
         ProxyLLM(endpoint="http://h/v1", model="m").get_base_url(*ids)
 
@@ -365,12 +361,12 @@ def test_one_id_without_the_other_is_an_error(ids: tuple[str | None, str | None]
         ("", {}, ""),
     ],
 )  # fmt: skip
-def test_a_prompt_is_filled_in_and_other_braces_stay(template: str, values: dict[str, Any], prompt: str) -> None:
+def test_format_fills_placeholders_and_keeps_other_braces(template: str, values: dict[str, Any], prompt: str) -> None:
     assert PromptTemplate(template=template).format(**values) == prompt
 
 
-def test_a_placeholder_nobody_fills_is_an_error_that_names_it() -> None:
-    with pytest.raises(PromptError, match=r"asks for \{question\}, but was given \{task\}") as caught:
+def test_format_names_missing_placeholder() -> None:
+    with pytest.raises(PromptError, match=r"needs \{question\}, but got \{task\}") as caught:
         PromptTemplate(template="{question}").format(task="q")
 
     assert caught.value.field == "question"
@@ -383,27 +379,27 @@ def test_a_placeholder_nobody_fills_is_an_error_that_names_it() -> None:
         "{x:>1000000000}", "{x:0100}", "{x:.999f}", "{x:~^20}", "{x:%Y}",
     ],
 )  # fmt: skip
-def test_a_template_cannot_look_into_values_nor_blow_up(template: str) -> None:
+def test_template_cannot_access_attributes_or_allocate_excessively(template: str) -> None:
     with pytest.raises(PromptError, match="not allowed") as caught:
         PromptTemplate(template=template).format(x=1)
 
     assert caught.value.field == "x"
 
 
-def test_a_format_inside_a_format_is_not_one() -> None:
+def test_nested_format_spec_is_not_expanded() -> None:
     assert PromptTemplate(template="{x:{width}}").format(x=1, width=10**9) == "{x:1000000000}"
 
 
-def test_a_format_that_does_not_fit_its_value_is_an_error_that_names_it() -> None:
+def test_format_names_placeholder_with_wrong_value() -> None:
     with pytest.raises(PromptError, match=r"\{price:.2f\} does not fit"):
         PromptTemplate(template="{price:.2f}").format(price="cheap")
 
 
-def test_the_placeholders_of_a_template_are_known_in_order() -> None:
+def test_placeholders_are_listed_in_order() -> None:
     assert PromptTemplate(template='{b} {a:.2f} {{c}} {"d": 1} {b}').placeholders() == ["b", "a"]
 
 
-def test_a_jinja_template_is_filled_in() -> None:
+def test_jinja_template_is_rendered() -> None:
     template = PromptTemplate(template="{% for w in words %}{{ w|upper }} {% endfor %}", engine="jinja")
 
     assert template.format(words=["a", "b"]) == "A B "
@@ -425,12 +421,12 @@ def test_a_jinja_template_is_filled_in() -> None:
         "{{ items + 1 }}",
     ],
 )
-def test_a_jinja_template_cannot_leave_its_sandbox_nor_crash(template: str) -> None:
+def test_jinja_template_cannot_escape_sandbox_or_crash(template: str) -> None:
     with pytest.raises(PromptError):
         PromptTemplate(template=template, engine="jinja").format(items=[], f=attempted)
 
 
-def test_an_engine_that_does_not_exist_is_refused() -> None:
+def test_unknown_engine_is_rejected() -> None:
     with pytest.raises(ValidationError, match="engine"):
         PromptTemplate(template="x", engine="mustache")  # type: ignore[arg-type]
 
@@ -438,7 +434,7 @@ def test_an_engine_that_does_not_exist_is_refused() -> None:
 # Hooks
 
 
-async def test_a_hook_does_nothing_until_something_is_overridden() -> None:
+async def test_default_hooks_do_nothing() -> None:
     hook = Hook()
 
     for name in ("on_rollout_start", "on_trace_start", "on_trace_end", "on_rollout_end"):
@@ -446,9 +442,3 @@ async def test_a_hook_does_nothing_until_something_is_overridden() -> None:
         parameters = inspect.signature(method).parameters.values()
         assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
         assert await method(**{parameter.name: None for parameter in parameters}) is None
-
-
-def test_the_room_says_all_it_has() -> None:
-    assert sorted(types.__all__) == sorted(
-        name for name, value in vars(types).items() if not name.startswith("_") and not inspect.ismodule(value)
-    )

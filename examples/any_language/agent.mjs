@@ -19,7 +19,7 @@ const tools = [
     type: "function",
     function: {
       name: "multiply",
-      description: "The product of two numbers.",
+      description: "Multiply two numbers.",
       parameters: {
         type: "object",
         properties: { a: { type: "number" }, b: { type: "number" } },

@@ -1,7 +1,7 @@
 """Four ways to debug an agent, from a single task to the whole training loop.
 
-    python debugging.py alone      # one task through a runner, no algorithm
-    python debugging.py hook       # the same, with a hook that prints every span
+    python debugging.py alone      # one task through a runner, without an algorithm
+    python debugging.py hook       # the same with a hook that prints every span
     python debugging.py dev        # the whole loop in this process, so that breakpoints work
     python debugging.py broken     # an agent that fails: find its error in the log and in the attempt
 
@@ -61,10 +61,10 @@ def run_dev(agent: object) -> None:
 
 
 @click.command()
-@click.argument("way", type=click.Choice(["alone", "hook", "dev", "broken"]))
-def main(way: str) -> None:
+@click.argument("mode", type=click.Choice(["alone", "hook", "dev", "broken"]))
+def main(mode: str) -> None:
     """Debug an agent in one of four ways."""
-    match way:
+    match mode:
         case "alone":
             asyncio.run(run_alone([]))
         case "hook":

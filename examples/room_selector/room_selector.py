@@ -1,4 +1,4 @@
-"""An agent that picks meeting rooms with a tool, and APO, which improves its prompt.
+"""An agent that selects meeting rooms with a tool, and APO, which improves its prompt.
 
     python room_selector.py          # train
     python room_selector.py try      # one task
@@ -23,7 +23,7 @@ TOOL: Any = {
     "type": "function",
     "function": {
         "name": "rooms_at",
-        "description": "All rooms with seats, equipment and accessibility, and which are taken at an hour.",
+        "description": "List all rooms with seats, equipment, accessibility, and availability at an hour.",
         "parameters": {"type": "object", "properties": {"hour": {"type": "integer"}}, "required": ["hour"]},
     },
 }
@@ -31,7 +31,7 @@ MAX_TURNS = 3
 
 
 def select_room(task: dict[str, Any], prompt_template: agl.PromptTemplate) -> float:
-    """Let the model choose a room, and grade its choice."""
+    """Let the model choose a room, and grade the choice."""
     answer = ask(task, prompt_template.format(request=task["request"]))
     reward, feedback = grade(task, answer)
     agl.emit_message(feedback)
@@ -84,8 +84,8 @@ def _tool_result(task: dict[str, Any], call: Any) -> dict[str, Any]:
 
 @click.command()
 @click.argument("command", type=click.Choice(["train", "try"]), default="train")
-@click.option("--n-runners", default=4, show_default=True)
-@click.option("--rounds", default=2, show_default=True)
+@click.option("--n-runners", default=4, show_default=True, help="Number of runners.")
+@click.option("--rounds", default=2, show_default=True, help="Number of rounds of APO.")
 @click.option("--quick", is_flag=True, help="Use fewer tasks, to check that everything works.")
 @click.option("--resume", is_flag=True, help="Resume the run that was stopped or killed.")
 def main(command: str, n_runners: int, rounds: int, quick: bool, resume: bool) -> None:

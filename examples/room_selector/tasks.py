@@ -37,13 +37,13 @@ def make_tasks(count: int = 60, seed: int = 7) -> list[dict[str, Any]]:
     """Generate requests that have exactly one right answer."""
     chance, tasks = random.Random(seed), list[dict[str, Any]]()
     while len(tasks) < count:
-        task = _make(len(tasks), chance)
+        task = _make_task(len(tasks), chance)
         if task["room"] is not None:
             tasks.append(task)
     return tasks
 
 
-def _make(number: int, chance: random.Random) -> dict[str, Any]:
+def _make_task(number: int, chance: random.Random) -> dict[str, Any]:
     people, hour = chance.choice([2, 3, 4, 4, 5, 6, 7, 8, 8, 12, 20]), chance.choice(HOURS)
     wishes = chance.sample(list(_WISHES), chance.choice([0, 1, 1, 2]))
     taken = sorted(chance.sample([room["name"] for room in ROOMS], chance.randint(0, 3)))

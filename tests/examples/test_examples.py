@@ -1,4 +1,4 @@
-"""The examples with the Trainer, each as a user starts it, with a scripted model in place of a service."""
+"""The examples, started as a user starts them, with a scripted model instead of a service."""
 
 from __future__ import annotations
 
@@ -14,48 +14,47 @@ from tests.scripted_model import Answer, Call, ScriptedModel
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-def example(name: str, *arguments: str, model: ScriptedModel, cwd: Path) -> Program:
+def start_example(name: str, *arguments: str, model: ScriptedModel, cwd: Path) -> Program:
     environment = {"OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "x", "PYTHONPATH": str(EXAMPLES.parent)}
     return Program(EXAMPLES / name, *arguments, environment=environment, cwd=cwd)
 
 
-def knows_physics(question: str) -> str:
+def answer_physics(question: str) -> str:
     return "Rayleigh scattering of sunlight" if "physics teacher" in question else "Because."
 
 
-def test_the_first_algorithm_needs_one_command_with_the_trainer(tmp_path: Path):
-    with ScriptedModel(knows_physics) as model:
-        script = example("first_algorithm/first_algorithm_trainer.py", model=model, cwd=tmp_path)
+def test_first_algorithm_runs_with_trainer(tmp_path: Path):
+    with ScriptedModel(answer_physics) as model:
+        script = start_example("first_algorithm/first_algorithm_trainer.py", model=model, cwd=tmp_path)
         assert script.wait() == 0, script.output
 
     script.wait_for_line("^Best prompt found: 'You are a physics teacher")
     assert len(model.calls) == 3
 
 
-def knows_paris(question: str) -> str:
+def answer_paris(question: str) -> str:
     return "Paris" if "France" in question else "I do not know."
 
 
-WAYS = {
-    "alone": [r"^\[Alone\] succeeded, reward 1.0"],
+MODES = {
     "hook": [r"^\[Hook\] Span\(name='openai.chat.completion'", r"^\[Alone\] succeeded, reward 1.0"],
     "dev": [r"^\[Dev\] {'succeeded': 2}, mean reward 0.5"],
     "broken": [r"Failed in .* KeyError: key 'contry'", r"^\[Dev\] {'failed': 2}, mean reward None"],
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_agent_can_be_looked_at_in_four_ways(way: str, tmp_path: Path):
-    with ScriptedModel(knows_paris) as model:
-        script = example("debugging/debugging.py", way, model=model, cwd=tmp_path)
+@pytest.mark.parametrize("mode", MODES)
+def test_debugging_example(mode: str, tmp_path: Path):
+    with ScriptedModel(answer_paris) as model:
+        script = start_example("debugging/debugging.py", mode, model=model, cwd=tmp_path)
         assert script.wait() == 0, script.output
 
-    for pattern in WAYS[way]:
+    for pattern in MODES[mode]:
         script.wait_for_line(pattern)
 
 
-class Receptionist:
-    """Picks rooms by calling the tool; right once the prompt says to take the smallest that fits."""
+class RoomModel:
+    """Selects rooms with the tool; correct once the prompt asks for the smallest that fits."""
 
     def __init__(self) -> None:
         self.tool_results: list[str] = []
@@ -75,10 +74,10 @@ class Receptionist:
         if messages[-1]["role"] != "tool":
             return Answer(tool_calls=[("rooms_at", {"hour": int(re.search(r"(\d+):00", request)[1])})])
         self.tool_results.append(messages[-1]["content"])
-        return smallest_that_fits(json.loads(messages[-1]["content"]), request) if "smallest" in request else "Oak"
+        return smallest_fitting_room(json.loads(messages[-1]["content"]), request) if "smallest" in request else "Oak"
 
 
-def smallest_that_fits(rooms: list[dict], request: str) -> str:
+def smallest_fitting_room(rooms: list[dict], request: str) -> str:
     words = {"screen": "slides|screen", "whiteboard": "sketch|whiteboard", "phone": "phone|call"}
     needed = {wish for wish, pattern in words.items() if re.search(pattern, request)}
     people = int(re.search(r"\d+(?!\d*:)", request)[0])
@@ -93,23 +92,23 @@ def smallest_that_fits(rooms: list[dict], request: str) -> str:
     return min(free, key=lambda room: room["seats"])["name"]
 
 
-def test_the_room_selector_learns_to_take_the_smallest_room_that_fits(tmp_path: Path):
-    receptionist = Receptionist()
-    with ScriptedModel(receptionist, takes_call=True) as model:
-        script = example("room_selector/room_selector.py", "--rounds", "1", "--quick", model=model, cwd=tmp_path)
+def test_room_selector_learns_to_choose_smallest_fitting_room(tmp_path: Path):
+    room_model = RoomModel()
+    with ScriptedModel(room_model, takes_call=True) as model:
+        script = start_example("room_selector/room_selector.py", "--rounds", "1", "--quick", model=model, cwd=tmp_path)
         assert script.wait() == 0, script.output
 
     script.wait_for_line(r"^Improvement shown: seed 0\.\d+ .*, best 1\.000")
     script.wait_for_line("^{request} Look the rooms up, and take the smallest free room that fits.")
-    assert any('"taken": true' in result for result in receptionist.tool_results)
-    asked = next(call.question for call in model.calls if call.body["model"] == "gpt-5-mini")
-    # Each run has two calls, of which the second repeats the first: the critic is told once.
-    assert asked.count("user: Find a meeting room") == asked.count("<run ") == 4
+    assert any('"taken": true' in result for result in room_model.tool_results)
+    critic_prompt = next(call.question for call in model.calls if call.body["model"] == "gpt-5-mini")
+    # The second call of each run repeats the messages of the first; the critic reads them once.
+    assert critic_prompt.count("user: Find a meeting room") == critic_prompt.count("<run ") == 4
 
 
-def test_one_request_can_be_tried(tmp_path: Path):
-    with ScriptedModel(Receptionist(), takes_call=True) as model:
-        script = example("room_selector/room_selector.py", "try", model=model, cwd=tmp_path)
+def test_room_selector_tries_one_request(tmp_path: Path):
+    with ScriptedModel(RoomModel(), takes_call=True) as model:
+        script = start_example("room_selector/room_selector.py", "try", model=model, cwd=tmp_path)
         assert script.wait() == 0, script.output
 
     script.wait_for_line(r"Reward \d")

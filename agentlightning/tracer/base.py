@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
@@ -108,7 +107,8 @@ class Tracer:
 
     # Trace contexts
 
-    def trace_context(
+    @asynccontextmanager
+    async def trace_context(
         self,
         name: str | None = None,
         *,
@@ -116,14 +116,42 @@ class Tracer:
         rollout_id: str | None = None,
         attempt_id: str | None = None,
         flush: bool = True,
-    ) -> TraceContext:
+    ) -> AsyncGenerator[Tracer]:
         """Record everything within the block as part of this attempt; `name` gives the block a span of its own.
 
-        An async context manager. On exit every finished span is in the store; with `flush=False` it may still be on
-        its way. Without a store or ids, spans are only kept for `get_last_trace`.
+        On exit every finished span is in the store; with `flush=False` it may still be on its way. Without a store or
+        ids, spans are only kept for `get_last_trace`.
         """
         scope = Scope(rollout_id, attempt_id, store or self._store, self._pipeline)
-        return TraceContext(self, scope, name, flush=flush)
+        async with AsyncExitStack() as cleanup:
+            if not self.is_set_up:
+                cleanup.enter_context(self.lifespan())
+            if flush:
+                cleanup.push_async_callback(self.flush, rollout_id, attempt_id)
+            cleanup.enter_context(self._activate(scope))
+            if name:
+                cleanup.enter_context(self.operation_context(name))
+            cleanup.callback(self.on_exit, scope)
+            yield self
+
+    @contextmanager
+    def _activate(self, scope: Scope) -> Generator[None]:
+        otel_tracer = self.otel_tracer()
+        scope.accepts_opentelemetry = otel_tracer is not None
+        if self._applied:
+            scope.call_tracer = otel_tracer
+            scope.eager_decode = self.has_other_processors()
+        previous = _active_tracer.get()
+        _active_tracer.set(self)
+        _last_scope.set(scope)
+        _thread_local.last_scope = scope
+        token = context.attach(scope.to_context())
+        try:
+            self.on_enter(scope)
+            yield
+        finally:
+            context.detach(token)
+            _active_tracer.set(previous)
 
     async def flush(self, rollout_id: str | None = None, attempt_id: str | None = None) -> None:
         """Wait until every finished span, of this attempt and all others, is stored or refused for good."""
@@ -191,11 +219,6 @@ class Tracer:
         """True if a worker uses the tracer."""
         return bool(self._workers)
 
-    @property
-    def is_instrumented(self) -> bool:
-        """True if any instrumentation is applied."""
-        return bool(self._applied)
-
     def __getstate__(self) -> dict[str, Any]:
         # In another process a tracer starts without workers.
         excluded = {"_pipeline", "_store", "_workers", "_applied", "_lock"}
@@ -204,56 +227,6 @@ class Tracer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         Tracer.__init__(self)
         self.__dict__.update(state)
-
-
-class TraceContext:
-    """Async context manager of one run: activates tracer and scope on entry, flushes their spans on exit."""
-
-    def __init__(self, tracer: Tracer, scope: Scope, name: str | None, *, flush: bool) -> None:
-        self._tracer = tracer
-        self._scope = scope
-        self._name = name
-        self._flush = flush
-        self._cleanup = AsyncExitStack()
-
-    async def __aenter__(self) -> Tracer:
-        tracer, scope = self._tracer, self._scope
-        async with AsyncExitStack() as stack:
-            if not tracer.is_set_up:
-                stack.enter_context(tracer.lifespan())
-            if self._flush:
-                stack.push_async_callback(tracer.flush, scope.rollout_id, scope.attempt_id)
-            stack.enter_context(_activate(tracer, scope))
-            if self._name:
-                stack.enter_context(tracer.operation_context(self._name))
-            stack.callback(tracer.on_exit, scope)
-            self._cleanup = stack.pop_all()
-        return tracer
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._cleanup.__aexit__(kind, error, traceback)
-
-
-@contextmanager
-def _activate(tracer: Tracer, scope: Scope) -> Generator[None]:
-    otel_tracer = tracer.otel_tracer()
-    scope.accepts_opentelemetry = otel_tracer is not None
-    if tracer.is_instrumented:
-        scope.call_tracer = otel_tracer
-        scope.eager_decode = tracer.has_other_processors()
-    previous = _active_tracer.get()
-    _active_tracer.set(tracer)
-    _last_scope.set(scope)
-    _thread_local.last_scope = scope
-    token = context.attach(scope.to_context())
-    try:
-        tracer.on_enter(scope)
-        yield
-    finally:
-        context.detach(token)
-        _active_tracer.set(previous)
 
 
 # A context variable, so that concurrent rollouts in one process each have their own.

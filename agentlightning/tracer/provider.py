@@ -27,9 +27,9 @@ def provider() -> TracerProvider:
         found = trace.get_tracer_provider()
         if not isinstance(found, TracerProvider):
             found = _default_provider()
-        if found not in _with_processor:
+        if found not in _tracers:
             found.add_span_processor(PROCESSOR)
-            _with_processor.add(found)
+            _tracers[found] = found.get_tracer(_TRACER_NAME)
         return found
 
 
@@ -41,11 +41,7 @@ def has_other_processors() -> bool:
 
 def otel_tracer() -> trace.Tracer:
     """Return the OpenTelemetry tracer of our own spans."""
-    found = provider()
-    tracer = _tracers.get(found)
-    if tracer is None:  # cached, since creating one costs as much as a span
-        tracer = _tracers[found] = found.get_tracer(_TRACER_NAME)
-    return tracer
+    return _tracers[provider()]
 
 
 class ScopeProcessor(SpanProcessor):
@@ -123,7 +119,7 @@ def _default_provider() -> TracerProvider:
 
 
 PROCESSOR = ScopeProcessor()
-_with_processor: weakref.WeakSet[TracerProvider] = weakref.WeakSet()
 _tracers: weakref.WeakKeyDictionary[TracerProvider, trace.Tracer] = weakref.WeakKeyDictionary()
+"""The tracers of all providers that have the processor. Kept, since creating one costs as much as a span."""
 _default: TracerProvider | None = None
 _lock = threading.Lock()

@@ -53,4 +53,4 @@ def test_partly_imported_library_is_ignored(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "pydantic_ai", SimpleNamespace())
 
     with LightningTracer().lifespan() as tracer:
-        assert tracer.is_instrumented
+        assert tracer.is_set_up

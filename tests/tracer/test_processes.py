@@ -27,17 +27,16 @@ tracer = OtelTracer()
 tracer.init_worker(0, FileStore())
 
 async def main():
-    trace_context = tracer.trace_context(rollout_id="ro-1", attempt_id="at-1")
-    await trace_context.__aenter__()
-    tracer.create_span("before")
-    await tracer.flush()
-    tracer.create_span("queued at the fork")
-    if not os.fork():
-        tracer.create_span("in the child")
+    async with tracer.trace_context(rollout_id="ro-1", attempt_id="at-1", flush=False):
+        tracer.create_span("before")
         await tracer.flush()
-        os._exit(0)
-    os.wait()
-    tracer.create_span("queued at the end")
+        tracer.create_span("queued at the fork")
+        if not os.fork():
+            tracer.create_span("in the child")
+            await tracer.flush()
+            os._exit(0)
+        os.wait()
+        tracer.create_span("queued at the end")
 
 asyncio.run(main())
 """

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from functools import wraps
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import aiohttp
 import orjson
 
 from ..context import IN_REQUEST
-from ..llm_call import OpenCall, abandons_on_error, start_call
+from ..llm_call import OpenCall, start_call
 from ..patches import Patch
-from .base import is_candidate, returns_none_on_error
+from .base import is_candidate, tap_async
 
 
 def patches(library: Any) -> Iterator[Patch]:
     """Yield the patch of the library."""
-    yield Patch(library.ClientSession, "_request", _tap)
+    yield Patch(library.ClientSession, "_request", tap_async(_start, _record))
 
 
-def _tap(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    @wraps(original)
-    async def request(session: Any, method: str, str_or_url: Any, **kwargs: Any) -> Any:
-        call = _start(session, method, str_or_url, kwargs)
-        if call is None:
-            return await original(session, method, str_or_url, **kwargs)
-        with call:
-            response = await original(session, method, str_or_url, **kwargs)
-        _record(call, response)
-        return response
-
-    return request
-
-
-@returns_none_on_error
-def _start(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> OpenCall | None:
+def _start(session: Any, method: str, str_or_url: Any, **kwargs: Any) -> OpenCall | None:
     if IN_REQUEST.get() or not is_candidate(method, str(str_or_url).partition("?")[0]):
         return None
     url = session._build_url(str_or_url)
@@ -49,7 +33,6 @@ def _body(kwargs: Mapping[str, Any]) -> bytes | None:
     return data.encode() if isinstance(data, str) else data
 
 
-@abandons_on_error
 def _record(call: OpenCall, response: Any) -> None:
     call.start_response(response.status, response.headers)
     body: aiohttp.StreamReader = response.content

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from functools import wraps
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
-from ..llm_call import OpenCall, abandons_on_error, start_call
+from ..llm_call import OpenCall, start_call
 from ..patches import Patch
-from .base import RecordedStream, is_candidate, returns_none_on_error
+from .base import RecordedStream, is_candidate, tap, tap_async
 
 
 def patches(library: Any) -> Iterator[Patch]:
@@ -20,42 +20,11 @@ def patches(library: Any) -> Iterator[Patch]:
     class AsyncStream(_AsyncRecordedStream, library.AsyncByteStream):
         """Asynchronous byte stream that records what the user reads from it."""
 
-    yield Patch(library.Client, "send", lambda original: _tap(original, SyncStream))
-    yield Patch(library.AsyncClient, "send", lambda original: _tap_async(original, AsyncStream))
+    yield Patch(library.Client, "send", tap(_start, partial(_record, SyncStream)))
+    yield Patch(library.AsyncClient, "send", tap_async(_start, partial(_record, AsyncStream)))
 
 
-def _tap(original: Callable[..., Any], stream_type: Callable[[Any, OpenCall], Any]) -> Callable[..., Any]:
-    @wraps(original)
-    def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _start(request)
-        if call is None:
-            return original(client, request, *args, **kwargs)
-        with call:
-            response = original(client, request, *args, **kwargs)
-        _record(call, response, stream_type)
-        return response
-
-    return send
-
-
-def _tap_async(
-    original: Callable[..., Awaitable[Any]], stream_type: Callable[[Any, OpenCall], Any]
-) -> Callable[..., Awaitable[Any]]:
-    @wraps(original)
-    async def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _start(request)
-        if call is None:
-            return await original(client, request, *args, **kwargs)
-        with call:
-            response = await original(client, request, *args, **kwargs)
-        _record(call, response, stream_type)
-        return response
-
-    return send
-
-
-@returns_none_on_error
-def _start(request: Any) -> OpenCall | None:
+def _start(client: Any, request: Any, **_: Any) -> OpenCall | None:
     url = request.url
     path: str = url.path
     if not is_candidate(request.method, path):
@@ -63,8 +32,7 @@ def _start(request: Any) -> OpenCall | None:
     return start_call(url.host, url.port, path, request.headers, request.content)
 
 
-@abandons_on_error
-def _record(call: OpenCall, response: Any, stream_type: Callable[[Any, OpenCall], Any]) -> None:
+def _record(stream_type: Callable[[Any, OpenCall], Any], call: OpenCall, response: Any) -> None:
     if response.is_closed:
         call.record_response(response.status_code, response.content)
     else:

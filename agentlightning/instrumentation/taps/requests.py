@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import wraps
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..context import IN_REQUEST
-from ..llm_call import OpenCall, abandons_on_error, start_call
+from ..llm_call import OpenCall, start_call
 from ..patches import Patch
-from .base import RecordedStream, is_candidate, returns_none_on_error
+from .base import RecordedStream, is_candidate, tap
 
 
 def patches(library: Any) -> Iterator[Patch]:
     """Yield the patch of the library."""
-    yield Patch(library.Session, "send", _tap)
+    yield Patch(library.Session, "send", tap(_start, _record))
 
 
-def _tap(original: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(original)
-    def send(session: Any, request: Any, **kwargs: Any) -> Any:
-        call = _start(request)
-        if call is None:
-            return original(session, request, **kwargs)
-        with call:
-            response = original(session, request, **kwargs)
-        _record(call, response)
-        return response
-
-    return send
-
-
-@returns_none_on_error
-def _start(request: Any) -> OpenCall | None:
+def _start(session: Any, request: Any, **_: Any) -> OpenCall | None:
     url = urlsplit(str(request.url))
     if IN_REQUEST.get() or not is_candidate(request.method, url.path):
         return None
@@ -41,7 +25,6 @@ def _start(request: Any) -> OpenCall | None:
     return start_call(url.hostname, url.port, url.path, request.headers, body)
 
 
-@abandons_on_error
 def _record(call: OpenCall, response: Any) -> None:
     if response._content_consumed:
         call.record_response(response.status_code, response.content)

@@ -1,1 +1,1 @@
-"""What goes wrong in the world: lost answers, killed processes. Each can be run by hand for longer."""
+"""Fault tests: lost messages, killed processes, failing disks. Each module also has a longer run as a command."""

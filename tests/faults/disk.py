@@ -1,7 +1,7 @@
-"""A disk for SQLite that loses power, fills up, or fails to sync; everything else about it is real.
+"""A disk for SQLite that loses power, fills up, or fails to sync.
 
-Writes go to real files and are noted until a sync. `image()` is what a power cut at this moment would leave: what was
-synced, and of each later write all, nothing, or the sectors at its beginning.
+Writes go to real files and are recorded until a sync. `image_after_power_cut()` returns a possible state after a power
+cut: everything that was synced, and of each later write all, nothing, or its first sectors.
 """
 
 from __future__ import annotations
@@ -12,47 +12,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import apsw
 
 SECTOR = 512
-REAL = apsw.vfs_names()[0]
-_names = count(1)
+REAL_VFS = apsw.vfs_names()[0]
+Failure = Literal["full", "write", "sync"]
+_numbers = count(1)
 
 Write = tuple[int, bytes | None]
-"""Where, and what; None cuts the file off there."""
+"""Offset and data; data None truncates the file at the offset."""
 
 
-class Disk(apsw.VFS):
-    """A virtual file system in front of the real one."""
+class FaultyDisk(apsw.VFS):
+    """A virtual file system in front of the real one; `ignore_sync` makes syncs without effect."""
 
-    def __init__(self, *, seed: int = 0, honest: bool = True) -> None:
-        self._name = f"disk-{next(_names)}"
-        super().__init__(self._name, REAL)
-        self._chance = random.Random(seed)
-        self._honest = honest
-        """Without it a sync says that it is done, and does nothing."""
-        # Protects what is noted from the writer and the readers of one store.
+    def __init__(self, *, seed: int = 0, ignore_sync: bool = False) -> None:
+        self._name = f"disk-{next(_numbers)}"
+        super().__init__(self._name, REAL_VFS)
+        self._rng = random.Random(seed)
+        self._ignore_sync = ignore_sync
+        # Protects the recorded writes from the writer and the readers of one store.
         self._lock = threading.RLock()
         self._synced: dict[str, bytearray] = {}
         self._unsynced: dict[str, list[Write]] = {}
         self.operations = 0
-        self.cut_at: int | None = None
-        """The operation at which the power goes."""
-        self.left: dict[str, bytes] | None = None
-        """What was on the disk when it went."""
-        self.broken: str | None = None
-        """`full`, `write` or `sync`: what fails until further notice."""
-        self.failures = 0
+        self.power_cut_at: int | None = None
+        """The number of the operation at which the power is cut."""
+        self.image_at_power_cut: dict[str, bytes] | None = None
+        self.failure: Failure | None = None
+        """The operation that fails until this is reset."""
 
     @contextmanager
-    def used(self) -> Iterator[Disk]:
-        """SQLite uses this disk while inside."""
+    def mounted(self) -> Iterator[FaultyDisk]:
+        """Make SQLite use this disk within the block."""
         apsw.set_default_vfs(self._name)
         try:
             yield self
         finally:
-            apsw.set_default_vfs(REAL)
+            apsw.set_default_vfs(REAL_VFS)
             self.unregister()
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
@@ -65,84 +64,81 @@ class Disk(apsw.VFS):
             self._synced.pop(filename, None)
             self._unsynced.pop(filename, None)
 
-    def image(self) -> dict[str, bytes]:
-        """The files after a power cut."""
+    def image_after_power_cut(self) -> dict[str, bytes]:
+        """Return the files after a power cut at this moment."""
         with self._lock:
-            return {path: self._after_a_cut(path) for path in {*self._synced, *self._unsynced}}
+            return {path: self._content_after_cut(path) for path in {*self._synced, *self._unsynced}}
 
-    def about_to(self, what: str) -> None:
-        """Raise where the disk cannot do that just now."""
+    def check(self, operation: Literal["write", "sync"]) -> None:
+        """Count an operation; raise an error if the disk currently fails it."""
         with self._lock:
             self.operations += 1
-            if self.left is None and self.operations == self.cut_at:
-                self.left = self.image()
-            if self.left is not None:
+            if self.image_at_power_cut is None and self.operations == self.power_cut_at:
+                self.image_at_power_cut = self.image_after_power_cut()
+            if self.image_at_power_cut is not None:
                 raise apsw.IOError("the power is off")
-            if self.broken == "full" and what == "write":
-                self.failures += 1
+            if self.failure == "full" and operation == "write":
                 raise apsw.FullError("the disk is full")
-            if self.broken == what:
-                self.failures += 1
-                raise apsw.IOError(f"the disk cannot {what}")
+            if self.failure == operation:
+                raise apsw.IOError(f"the disk cannot {operation}")
 
-    def note(self, path: str, write: Write) -> None:
+    def record_write(self, path: str, write: Write) -> None:
         with self._lock:
             self._unsynced.setdefault(path, []).append(write)
 
-    def synced(self, path: str) -> None:
+    def record_sync(self, path: str) -> None:
         with self._lock:
-            if self._honest:
-                self._synced[path] = _written(self._synced.get(path, bytearray()), self._unsynced.pop(path, []))
+            if not self._ignore_sync:
+                self._synced[path] = _apply(self._synced.get(path, bytearray()), self._unsynced.pop(path, []))
 
-    def _after_a_cut(self, path: str) -> bytes:
-        reached: list[Write] = []
-        for at, data in self._unsynced.get(path, []):
-            fate = self._chance.random()
-            if fate < 0.4:
+    def _content_after_cut(self, path: str) -> bytes:
+        written: list[Write] = []
+        for offset, data in self._unsynced.get(path, []):
+            chance = self._rng.random()
+            if chance < 0.4:  # lost
                 continue
-            torn = data is not None and fate < 0.6 and len(data) > SECTOR
-            reached.append(
-                (at, data[: SECTOR * self._chance.randrange(len(data) // SECTOR)] if torn and data else data)
-            )
-        return bytes(_written(bytearray(self._synced.get(path, b"")), reached))
+            if data is not None and chance < 0.6 and len(data) > SECTOR:  # torn
+                data = data[: SECTOR * self._rng.randrange(len(data) // SECTOR)]
+            written.append((offset, data))
+        return bytes(_apply(bytearray(self._synced.get(path, b"")), written))
 
 
 class _File(apsw.VFSFile):
-    def __init__(self, disk: Disk, path: str | None, flags: list[int]) -> None:
-        super().__init__(REAL, path, flags)
+    def __init__(self, disk: FaultyDisk, path: str | None, flags: list[int]) -> None:
+        super().__init__(REAL_VFS, path, flags)
         self._disk = disk
         self._path = path or ""
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        self._disk.about_to("write")
+        self._disk.check("write")
         super().xWrite(data, offset)
-        self._disk.note(self._path, (offset, bytes(data)))
+        self._disk.record_write(self._path, (offset, bytes(data)))
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802
-        self._disk.about_to("write")
+        self._disk.check("write")
         super().xTruncate(newsize)
-        self._disk.note(self._path, (newsize, None))
+        self._disk.record_write(self._path, (newsize, None))
 
     def xSync(self, flags: int) -> None:  # noqa: N802
-        self._disk.about_to("sync")
-        # The real disk's answer is not waited for: what a cut leaves is decided here.
-        self._disk.synced(self._path)
+        # The real disk is not synced: the content after a power cut is computed here.
+        self._disk.check("sync")
+        self._disk.record_sync(self._path)
 
 
-def restore(image: dict[str, bytes], into: Path) -> None:
-    """The files of an image, under their own names in another folder."""
-    into.mkdir()
+def restore(image: dict[str, bytes], folder: Path) -> None:
+    """Write the files of an image to a new folder, under their own names."""
+    folder.mkdir()
     for path, content in image.items():
         if path and content:
-            (into / Path(path).name).write_bytes(content)
+            (folder / Path(path).name).write_bytes(content)
 
 
-def _written(content: bytearray, writes: list[Write]) -> bytearray:
-    for at, data in writes:
+def _apply(content: bytearray, writes: list[Write]) -> bytearray:
+    for offset, data in writes:
         if data is None:
-            del content[at:]
+            del content[offset:]
             continue
-        if len(content) < at:
-            content.extend(bytes(at - len(content)))
-        content[at : at + len(data)] = data
+        if len(content) < offset:
+            content.extend(bytes(offset - len(content)))
+        content[offset : offset + len(data)] = data
     return content

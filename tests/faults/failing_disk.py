@@ -1,7 +1,7 @@
 """A disk that fails at every point of a script: full, unwritable, or unable to sync, once at each operation.
 
-Each operation is tried while the disk fails, and must be refused; then again when it works.
-`python -m tests.faults.failing_disk FILE HOW` does it where the kernel itself refuses to write: at a limit of the
+Each operation runs once while the disk fails, and must be refused, and once when it works again.
+`python -m tests.faults.failing_disk FILE HOW` is the same with a kernel that refuses to write: at a limit of the
 process (RLIMIT_FSIZE), or on a file system without a free page (tmpfs).
 """
 
@@ -12,35 +12,36 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agentlightning.errors import StoreUnavailable
-from agentlightning.store import SqliteLightningStore
-from agentlightning.store.maintenance import check
+from agentlightning.store import LightningStore, SqliteLightningStore
+from agentlightning.store.maintenance import check_database
 
 from ..contract.making import span
-from .disk import Disk
+from .disk import Failure, FaultyDisk
 
 POINTS = 100
-SMALL_DISK = "8m"
-NOT_MOUNTED = 77
+SMALL_DISK_SIZE = "8m"
+MOUNT_FAILED = 77
+"""Exit code of the shell that mounts a file system."""
 
 
 @dataclass
-class Failures:
-    """What came of the operations."""
+class FailingDiskResult:
+    """Counts of the operations, and their wrong effects."""
 
     how: str
     operations: int = 0
     refused: int = 0
-    """While the disk failed; each was acknowledged when it worked again."""
+    """Operations refused while the disk failed; each was acknowledged when the disk worked again."""
     wrong: list[str] = field(default_factory=list[str])
-    """Acknowledged and not there, or there and not acknowledged."""
+    """Changes that were acknowledged and are missing, or exist and were not acknowledged."""
 
     def __str__(self) -> str:
         return (
@@ -49,62 +50,61 @@ class Failures:
         )
 
 
-async def fail_at_every_point(path: Path, how: str) -> Failures:
-    """`how`: `full`, `write` or `sync`, on a disk of our own."""
-    disk = Disk()
+async def fail_at_every_point(path: Path, how: Failure) -> FailingDiskResult:
+    """Run the script on a faulty disk."""
+    disk = FaultyDisk()
 
     @contextmanager
     def failing() -> Generator[None]:
-        disk.broken = how
+        disk.failure = how
         try:
             yield
         finally:
-            disk.broken = None
+            disk.failure = None
 
-    with disk.used():
-        return await _run(path, how, failing)
+    with disk.mounted():
+        return await _run_script(path, how, failing)
 
 
 class CannotMount(Exception):
-    """This system lets us have no file system of our own."""
+    """This system does not allow the test to mount a file system."""
 
 
-async def fail_by_limit(path: Path) -> Failures:
-    """Where the kernel refuses every write: a limit that is the whole process's."""
-    status, said, complaint = await _output_of(*_ITSELF, str(path), "RLIMIT_FSIZE")
-    assert status == 0, complaint
-    return Failures(**json.loads(said))
+async def fail_by_limit(path: Path) -> FailingDiskResult:
+    """Run the script in a process whose limit makes the kernel refuse every write."""
+    status, output, errors = await _run_command(*_THIS_MODULE, str(path), "RLIMIT_FSIZE")
+    assert status == 0, errors
+    return FailingDiskResult(**json.loads(output))
 
 
-async def fail_on_small_disk(folder: Path) -> Failures:
-    """On a file system of a few megabytes, which only the process that fills it sees. Raises `CannotMount`."""
-    mounting = f'mount -t tmpfs -o size={SMALL_DISK} tmpfs "$0" || exit {NOT_MOUNTED}; exec "$@"'
-    alone = [] if os.geteuid() == 0 else ["--map-root-user"]
-    command = "unshare", *alone, "--mount", "sh", "-c", mounting, str(folder)
+async def fail_on_small_disk(folder: Path) -> FailingDiskResult:
+    """Run the script on a file system of a few megabytes, which only its process sees. Raises `CannotMount`."""
+    mount = f'mount -t tmpfs -o size={SMALL_DISK_SIZE} tmpfs "$0" || exit {MOUNT_FAILED}; exec "$@"'
+    user_namespace = [] if os.geteuid() == 0 else ["--map-root-user"]
+    command = "unshare", *user_namespace, "--mount", "sh", "-c", mount, str(folder)
     try:
-        status, said, complaint = await _output_of(*command, *_ITSELF, str(folder / "agl.db"), "tmpfs")
+        status, output, errors = await _run_command(*command, *_THIS_MODULE, str(folder / "agl.db"), "tmpfs")
     except FileNotFoundError as error:
-        raise CannotMount(f"there is no {error.filename} here") from None
-    if status == NOT_MOUNTED or complaint.startswith("unshare:"):
-        raise CannotMount(complaint)
-    assert status == 0, complaint
-    return Failures(**json.loads(said))
+        raise CannotMount(f"{error.filename} is not installed") from None
+    if status == MOUNT_FAILED or errors.startswith("unshare:"):
+        raise CannotMount(errors)
+    assert status == 0, errors
+    return FailingDiskResult(**json.loads(output))
 
 
-_PIECE = bytes(2**20)
-_ITSELF = sys.executable, "-m", "tests.faults.failing_disk"
+_THIS_MODULE = sys.executable, "-m", "tests.faults.failing_disk"
 
 
-async def _output_of(*command: str) -> tuple[int | None, str, str]:
+async def _run_command(*command: str) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         *command, cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    said, complaint = await process.communicate()
-    return process.returncode, said.decode(), complaint.decode().strip()
+    output, errors = await process.communicate()
+    return process.returncode, output.decode(), errors.decode().strip()
 
 
 @contextmanager
-def no_file_may_be_written() -> Generator[None]:
+def file_size_limit() -> Generator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
@@ -114,36 +114,37 @@ def no_file_may_be_written() -> Generator[None]:
 
 
 @contextmanager
-def no_page_is_free(disk: Path) -> Generator[None]:
-    rest = disk / "rest"
+def full_file_system(folder: Path) -> Generator[None]:
+    filler = folder / "filler"
     try:
-        with rest.open("wb", buffering=0) as file, suppress(OSError):
-            while True:  # what there is room for is written of each piece, so nothing is left
-                file.write(_PIECE)
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:  # a partial write fills the remaining space
+                file.write(bytes(2**20))
         yield
     finally:
-        rest.unlink()
+        filler.unlink()
 
 
-async def _run(path: Path, how: str, failing: Any) -> Failures:
-    result, kept = Failures(how), dict[str, int]()
+async def _run_script(path: Path, how: str, failing: Callable[[], AbstractContextManager[None]]) -> FailingDiskResult:
+    result, expected_spans = FailingDiskResult(how), dict[str, int]()
     async with SqliteLightningStore(path) as store:
         running: Any = None
         for point in range(POINTS):
             result.operations += 1
             try:
                 with failing():
-                    await _step(store, point, running)
+                    await _run_operation(store, point, running)
             except StoreUnavailable:
                 result.refused += 1
-            running = await _step(store, point, running)
-            _note(running, point, kept)
-    result.wrong = await _differences(path, kept)
+            running = await _run_operation(store, point, running)
+            spans = expected_spans.get(running.rollout_id, 0)
+            expected_spans[running.rollout_id] = spans + (0 < point % 5 < 4)
+    result.wrong = await _compare(path, expected_spans)
     return result
 
 
-async def _step(store: SqliteLightningStore, point: int, running: Any) -> Any:
-    """One operation of the script: a rollout, three spans, its end, and again."""
+async def _run_operation(store: LightningStore, point: int, running: Any) -> Any:
+    """Run one operation of the script: start a rollout, add three spans, end it, and repeat."""
     match point % 5:
         case 0:
             return await store.start_rollout({"point": point})
@@ -154,17 +155,12 @@ async def _step(store: SqliteLightningStore, point: int, running: Any) -> Any:
     return running
 
 
-def _note(running: Any, point: int, kept: dict[str, int]) -> None:
-    spans = kept.get(running.rollout_id, 0)
-    kept[running.rollout_id] = spans + (0 < point % 5 < 4)
-
-
-async def _differences(path: Path, kept: dict[str, int]) -> list[str]:
-    wrong = check(path)
+async def _compare(path: Path, expected_spans: dict[str, int]) -> list[str]:
+    wrong = check_database(path)
     async with SqliteLightningStore(path) as store:
-        there = {rollout.rollout_id for rollout in await store.query_rollouts()}
-        wrong += [f"rollout {rollout_id}" for rollout_id in there ^ set(kept)]
-        for rollout_id, spans in kept.items():
+        stored = {rollout.rollout_id for rollout in await store.query_rollouts()}
+        wrong += [f"rollout {rollout_id}" for rollout_id in stored ^ set(expected_spans)]
+        for rollout_id, spans in expected_spans.items():
             if (await store.query_spans(rollout_id)).total != spans:
                 wrong.append(f"spans of {rollout_id}")
     return wrong
@@ -172,5 +168,5 @@ async def _differences(path: Path, kept: dict[str, int]) -> list[str]:
 
 if __name__ == "__main__":
     path, how = Path(sys.argv[1]), sys.argv[2]
-    failing = no_file_may_be_written if how == "RLIMIT_FSIZE" else partial(no_page_is_free, path.parent)
-    print(json.dumps(asdict(asyncio.run(_run(path, how, failing)))))
+    failing = file_size_limit if how == "RLIMIT_FSIZE" else partial(full_file_system, path.parent)
+    print(json.dumps(asdict(asyncio.run(_run_script(path, how, failing)))))

@@ -1,21 +1,19 @@
-"""Requests made up from the store's own description, sound and unsound, at a real `agl store`: none may break it.
+"""Requests generated from the store's OpenAPI document, valid and invalid, to a real `agl store`: none may break it.
 
     python -m tests.faults.fuzz --requests 200000
 
-Every operation of `/openapi.json` gets its share. Ids are often of things that are there, so that more than the door
-is tried; nothing waits for longer than a moment. `/events` is no part of the description: it never ends.
+Every operation of `/openapi.json` gets its share. Ids are often those of existing objects, so that more than the
+validation is tested; no request waits for long. `/events` is not in the document, because its response never ends.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import requests
@@ -24,129 +22,136 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import Case, GenerationMode
 
 from agentlightning.store import LightningStoreClient
+from agentlightning.types import PromptTemplate
 
 from ..contract.making import claimed, ended, span
 from ..processes import Program
-from .results import on_record
+from .long_run import run_from_command_line
 
-AT_ONCE = 5_000
-"""Requests from which each operation gets its share, so that a run that is broken off has tried them all."""
-UNSOUND_SHARE = 0.4
-KNOWN_IDS_SHARE = 0.7
-WAITS = {"wait", "timeout"}
+BATCH_SIZE = 5_000
+"""Requests that are shared among all operations, so that an interrupted run has tested each of them."""
+INVALID_SHARE = 0.4
+EXISTING_IDS_SHARE = 0.7
+WAITING_PARAMETERS = {"wait", "timeout"}
 
 
 @dataclass
-class Fuzzed:
-    """What the store answered."""
+class FuzzResult:
+    """The store's responses."""
 
     tried: int = 0
     statuses: Counter[int] = field(default_factory=Counter[int])
     operations: int = 0
     broken: list[str] = field(default_factory=list[str])
-    """Requests that were answered with 500 or more, or not at all."""
+    """Requests with a status of 500 or more, or without a response."""
+
+    @property
+    def problems(self) -> list[str]:
+        return self.broken
 
     def __str__(self) -> str:
         return (
-            f"{self.tried} made-up requests to {self.operations} operations: {len(self.broken)} answers of "
-            f"500 or more {dict(sorted(self.statuses.items()))}"
+            f"{self.tried} generated requests to {self.operations} operations: {len(self.broken)} responses with "
+            f"status 500 or more {dict(sorted(self.statuses.items()))}"
         )
 
 
-def fuzz(folder: Path, many: int, *, first_seed: int = 1, result: Fuzzed | None = None) -> Fuzzed:
-    """So many requests, and then a look whether all is in order."""
-    result = result or Fuzzed()
+def fuzz(folder: Path, count: int, *, first_seed: int = 1, result: FuzzResult | None = None) -> FuzzResult:
+    """Send the requests, then check that everything in the store can still be listed."""
+    result = result or FuzzResult()
     with Program("agentlightning.cli", "store", "--port", "0", "--db", str(folder / "agl.db")) as store:
         url = store.wait_for_line(r"(http://\S+?),? ")[1].rstrip(",")
-        ids = asyncio.run(_filled(url))
-        while (missing := many - result.tried) > 0:
-            _send(url, ids, result, result.tried + min(missing, AT_ONCE), first_seed + result.tried)
-        asyncio.run(_all_can_be_listed(url))
+        ids = asyncio.run(_fill(url))
+        while (missing := count - result.tried) > 0:
+            _send_batch(url, ids, result, result.tried + min(missing, BATCH_SIZE), first_seed + result.tried)
+        asyncio.run(_list_everything(url))
     return result
 
 
-def _send(url: str, ids: dict[str, list[str]], result: Fuzzed, until: int, number: int) -> None:
-    """Made-up requests until so many have been tried."""
-    page = requests.get(f"{url}/openapi.json", timeout=10).json()
-    operations = [each.ok() for each in schemathesis.openapi.from_dict(page).get_all_operations()]
-    result.operations, chance = len(operations), random.Random(number)
+def _send_batch(url: str, ids: dict[str, list[str]], result: FuzzResult, until: int, number: int) -> None:
+    """Send generated requests until `until` have been sent."""
+    document = requests.get(f"{url}/openapi.json", timeout=10).json()
+    operations: list[Any] = [
+        each.ok()  # pyright: ignore[reportAttributeAccessIssue] - an invalid operation fails the test
+        for each in schemathesis.openapi.from_dict(document).get_all_operations()
+    ]
+    result.operations, rng = len(operations), random.Random(number)
     with requests.Session() as session:
 
         def send(case: Case) -> None:
             if result.tried < until:
-                _aim(case, ids, chance)
-                _note(case, url, session, result)
+                _use_existing_ids(case, ids, rng)
+                _send(case, url, session, result)
 
-        while (missing := until - result.tried) > 0:  # some have little to vary
+        while (missing := until - result.tried) > 0:  # some operations have few distinct requests
             share = -(-missing // len(operations))
             for operation in operations:
                 number += 1
-                unsound = round(share * UNSOUND_SHARE) if operation.body or operation.query else 0  # any text is an id
-                _draw(operation, GenerationMode.POSITIVE, share - unsound, number, send)
-                _draw(operation, GenerationMode.NEGATIVE, unsound, number, send)
+                # Without a body or a query, any request is valid: every text is an id.
+                invalid = round(share * INVALID_SHARE) if operation.body or operation.query else 0
+                _generate(operation, GenerationMode.POSITIVE, share - invalid, number, send)
+                _generate(operation, GenerationMode.NEGATIVE, invalid, number, send)
             operations = [each for each in operations if each.body]
 
 
-def _draw(operation: Any, mode: GenerationMode, many: int, number: int, send: Callable[[Case], None]) -> None:
-    """So many cases of one operation."""
-    if many:
+def _generate(operation: Any, mode: GenerationMode, cases: int, number: int, send: Callable[[Case], None]) -> None:
+    """Call `send` with generated cases of one operation."""
+    if cases:
         exactly = settings(
-            max_examples=many,
+            max_examples=cases,
             deadline=None,
             database=None,
             phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=list[Any](HealthCheck),
         )
         seed(number)(exactly(given(case=operation.as_strategy(generation_mode=mode))(send)))()
 
 
-def _note(case: Case, url: str, session: requests.Session, result: Fuzzed) -> None:
+def _send(case: Case, url: str, session: requests.Session, result: FuzzResult) -> None:
     try:
-        answer = case.call(base_url=url, session=session, timeout=60)
+        response = case.call(base_url=url, session=session, timeout=60)
     except requests.RequestException as error:
         result.broken.append(f"{case.method} {case.path}: {error!r}")
         return
     finally:
         result.tried += 1
-    result.statuses[answer.status_code] += 1
-    if answer.status_code >= 500:
-        result.broken.append(f"{answer.status_code}: {case.as_curl_command()}")
+    result.statuses[response.status_code] += 1
+    if response.status_code >= 500:
+        result.broken.append(f"{response.status_code}: {case.as_curl_command()}")
 
 
-def _aim(case: Case, ids: dict[str, list[str]], chance: random.Random) -> None:
-    """Let it often name what is there, and never wait."""
+def _use_existing_ids(case: Case, ids: dict[str, list[str]], rng: random.Random) -> None:
+    """Replace some ids by existing ones, and all waiting times by 0."""
     for part in (case.path_parameters, case.query, case.body):
         if not isinstance(part, dict):
             continue
         for name in part:
-            if name in ids and chance.random() < KNOWN_IDS_SHARE:
-                part[name] = chance.choice(ids[name])
-            if name in WAITS and isinstance(part[name], (int, float)):
+            if name in ids and rng.random() < EXISTING_IDS_SHARE:
+                part[name] = rng.choice(ids[name])
+            if name in WAITING_PARAMETERS and isinstance(part[name], (int, float)):
                 part[name] = 0
-    if case.path == "/wait_for_rollouts" and isinstance(case.body, dict):
-        case.body.setdefault("timeout", 0)
-        if case.body["timeout"] is None:
-            case.body["timeout"] = 0
+    if case.path == "/wait_for_rollouts" and isinstance(case.body, dict) and case.body.get("timeout") is None:
+        case.body["timeout"] = 0
 
 
-async def _filled(url: str) -> dict[str, list[str]]:
-    """A store with something of each kind in it; what is there."""
+async def _fill(url: str) -> dict[str, list[str]]:
+    """Add an object of each kind to the store; return their ids."""
     async with LightningStoreClient(url) as store:
-        update = await store.add_resources({"prompt": "Hello"})
+        update = await store.add_resources({"prompt": PromptTemplate(template="Hello")})
         running = await claimed(store, worker_id="worker-1")
         await store.add_span(span(running))
-        over = await ended(store, worker_id="worker-1")
+        finished = await ended(store, worker_id="worker-1")
         queued = await store.enqueue_rollout("task")
         return {
-            "rollout_id": [running.rollout_id, over.rollout_id, queued.rollout_id],
+            "rollout_id": [running.rollout_id, finished.rollout_id, queued.rollout_id],
             "attempt_id": [running.attempt.attempt_id, "latest"],
             "resources_id": [update.resources_id],
             "worker_id": ["worker-1"],
         }
 
 
-async def _all_can_be_listed(url: str) -> None:
-    """Whatever was let in did no harm."""
+async def _list_everything(url: str) -> None:
+    """List everything in the store; no accepted request may prevent that."""
     async with LightningStoreClient(url) as store:
         for rollout in await store.query_rollouts():
             await store.query_attempts(rollout.rollout_id)
@@ -157,15 +162,15 @@ async def _all_can_be_listed(url: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=200_000)
-    parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    result = Fuzzed()
-    with on_record("fuzz", result, seed=asked.seed), TemporaryDirectory() as folder:
-        fuzz(Path(folder), asked.requests, first_seed=asked.seed, result=result)
-    print(*result.broken, sep="\n")
-    raise SystemExit(bool(result.broken))
+    result = FuzzResult()
+    run_from_command_line(
+        "fuzz",
+        __doc__,
+        result,
+        lambda given, folder: fuzz(folder, given.requests, first_seed=given.seed, result=result),
+        requests=200_000,
+        seed=1,
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Answers, requests and connections lost, cut and doubled on the way to a store: each call happens once all the same.
+"""Requests and responses lost, truncated and duplicated on the way to a store: each call still happens exactly once.
 
     python -m tests.faults.lossy --times 200
 
-Every call of our client that changes something meets every fault of `proxy.py` so many times; what the store then
-holds is compared with what one call does, and with what the caller was told.
+Every mutating call of the client meets every fault of `proxy.py` a number of times. The store's contents are then
+compared with the effect of one call, and with the response that the caller received.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,58 +19,62 @@ from agentlightning.store import InMemoryLightningStore, LightningStore, Lightni
 from agentlightning.types import AttemptedRollout, AttemptRef, Config, EnqueueRolloutRequest
 
 from ..contract.making import claimed, soon, span
-from .proxy import Fault, Proxy
-from .results import on_record
+from .long_run import run_from_command_line
+from .proxy import Fault, FaultyProxy
 
-AT_ONCE, MOST_IN_A_ROW = 5, 3
+CONCURRENCY, MAX_CONSECUTIVE_FAULTS = 5, 3
 
 
 @dataclass
-class Lossy:
-    """What came of some calls."""
+class LossyResult:
+    """Counts of the calls, and those that did not happen exactly once."""
 
     calls: int = 0
     faults: int = 0
     wrong: list[str] = field(default_factory=list[str])
 
+    @property
+    def problems(self) -> list[str]:
+        return self.wrong
+
     def __str__(self) -> str:
         return (
-            f"{len(CALLS)} changing calls, {len(get_args(Fault))} faults: {self.calls} calls met {self.faults}, "
+            f"{len(CALLS)} changing calls, {len(get_args(Fault))} faults: {self.calls} calls, {self.faults} faults, "
             f"{len(self.wrong)} did not happen exactly once"
         )
 
 
-async def meet_every_fault(times: int, *, seed: int = 1, result: Lossy | None = None) -> Lossy:
-    """Every call meets every fault so many times: alone, and several in a row."""
-    result, chance = result or Lossy(), random.Random(seed)
-    for done in range(0, times, AT_ONCE):
+async def run_with_every_fault(times: int, *, seed: int = 1, result: LossyResult | None = None) -> LossyResult:
+    """Run every call `times` times with every fault, single and several in sequence."""
+    result, rng = result or LossyResult(), random.Random(seed)
+    for done in range(0, times, CONCURRENCY):
         for fault in get_args(Fault):
-            # What comes twice is answered, so it is not tried again.
-            in_a_row = [
-                1 if fault == "twice" or number == 0 else chance.randint(1, MOST_IN_A_ROW)
-                for number in range(done, min(times, done + AT_ONCE))
+            # A duplicated request is answered, so the client does not repeat rollout.
+            counts = [
+                1 if fault == "twice" or number == 0 else rng.randint(1, MAX_CONSECUTIVE_FAULTS)
+                for number in range(done, min(times, done + CONCURRENCY))
             ]
-            wrong = await asyncio.gather(*(happens_once(name, fault, many) for name in CALLS for many in in_a_row))
-            result.calls += len(wrong)
-            result.faults += len(CALLS) * sum(in_a_row)
-            result.wrong += [f"{fault}: {each}" for each in wrong if each]
+            problems = await asyncio.gather(*(run_with_fault(name, fault, n) for name in CALLS for n in counts))
+            result.calls += len(problems)
+            result.faults += len(CALLS) * sum(counts)
+            result.wrong += [f"{fault}: {problem}" for problem in problems if problem]
     return result
 
 
-async def happens_once(name: str, fault: Fault, times: int) -> str | None:
-    """What is wrong after one call met `fault` so many times; None when it happened once and was answered rightly."""
-    act, effect = CALLS[name]
-    async with served(InMemoryLightningStore()) as server, Proxy(server.endpoint, fault, times) as proxy:
-        running, _ = await prepared(server)
+async def run_with_fault(name: str, fault: Fault, times: int) -> str | None:
+    """Run one call with consecutive faults; return the problem, or None if it happened exactly once."""
+    call, is_expected = CALLS[name]
+    async with served(InMemoryLightningStore()) as server, FaultyProxy(server.endpoint, fault, times) as proxy:
+        running, _ = await prepare(server)
         async with LightningStoreClient(proxy.endpoint) as client:
             try:
-                answer = await soon(act(client, running))
+                response = await soon(call(client, running))
             except Exception as error:
                 return f"{name}: {error!r}"
-        if proxy.left > 0:
-            return f"{name}: the fault was never met"
-        if not await effect(server, running, answer):
-            return f"{name}: {answer!r} is not what happened"
+        if proxy.faults_left > 0:
+            return f"{name}: the fault never occurred"
+        if not await is_expected(server, running, response):
+            return f"{name}: {response!r} differs from the store's contents"
     return None
 
 
@@ -86,8 +89,8 @@ async def served(store: LightningStore, **settings: Any) -> AsyncIterator[Lightn
             await server.stop()
 
 
-async def prepared(store: LightningStore) -> tuple[AttemptedRollout, dict[str, dict[str, Any]]]:
-    """A store in which every operation has something to do, and the arguments for each."""
+async def prepare(store: LightningStore) -> tuple[AttemptedRollout, dict[str, dict[str, Any]]]:
+    """Fill the store so that every operation has an effect; return a running rollout and arguments for each."""
     running = await claimed(store, worker_id="worker-1")
     await store.update_resources("rs-mine", {"config": Config(value=1)})
     for n in range(3):
@@ -114,8 +117,9 @@ async def prepared(store: LightningStore) -> tuple[AttemptedRollout, dict[str, d
     }
 
 
-Act = Callable[[LightningStore, AttemptedRollout], Awaitable[Any]]
-Effect = Callable[[LightningStore, AttemptedRollout, Any], Awaitable[bool]]
+Call = Callable[[LightningStore, AttemptedRollout], Awaitable[Any]]
+Expectation = Callable[[LightningStore, AttemptedRollout, Any], Awaitable[bool]]
+"""True if the store contains exactly the call's effect, and the response describes it."""
 
 
 async def new_rollouts(store: LightningStore) -> list[Any]:
@@ -127,99 +131,106 @@ async def attempts(store: LightningStore) -> list[Any]:
     return [attempt for page in pages for attempt in page]
 
 
-def ids(it: AttemptedRollout) -> tuple[str, str]:
-    return it.rollout_id, it.attempt.attempt_id
+def ids(rollout: AttemptedRollout) -> tuple[str, str]:
+    return rollout.rollout_id, rollout.attempt.attempt_id
 
 
-async def _resources(store: LightningStore, _: Any, answer: Any) -> bool:
+async def _has_resources(store: LightningStore, _: Any, answer: Any) -> bool:
     return (await store.query_resources()).items[1:] == [answer]
 
 
-async def _spans(store: LightningStore, it: AttemptedRollout, answer: Any) -> bool:
-    return (await store.query_spans(it.rollout_id)).items == (answer if isinstance(answer, list) else [answer])
+async def _has_spans(store: LightningStore, rollout: AttemptedRollout, answer: Any) -> bool:
+    return (await store.query_spans(rollout.rollout_id)).items == (answer if isinstance(answer, list) else [answer])
 
 
-async def _claims(store: LightningStore, it: AttemptedRollout, answer: Any) -> bool:
-    taken = [each.attempt for each in (answer if isinstance(answer, list) else [answer])]
-    return [attempt for attempt in await attempts(store) if attempt.rollout_id != it.rollout_id] == taken
+async def _has_claims(store: LightningStore, rollout: AttemptedRollout, answer: Any) -> bool:
+    claimed = [each.attempt for each in (answer if isinstance(answer, list) else [answer])]
+    return [attempt for attempt in await attempts(store) if attempt.rollout_id != rollout.rollout_id] == claimed
 
 
-CALLS: dict[str, tuple[Act, Effect]] = {
+CALLS: dict[str, tuple[Call, Expectation]] = {
     "start_rollout": (
-        lambda store, it: store.start_rollout("mine"),
-        lambda store, it, answer: _equal(new_rollouts(store), [answer]),
+        lambda store, rollout: store.start_rollout("mine"),
+        lambda store, rollout, answer: _equal(new_rollouts(store), [answer]),
     ),
     "enqueue_rollout": (
-        lambda store, it: store.enqueue_rollout("mine"),
-        lambda store, it, answer: _equal(new_rollouts(store), [answer]),
+        lambda store, rollout: store.enqueue_rollout("mine"),
+        lambda store, rollout, answer: _equal(new_rollouts(store), [answer]),
     ),
     "enqueue_many_rollouts": (
-        lambda store, it: store.enqueue_many_rollouts([EnqueueRolloutRequest(input=f"mine {n}") for n in range(3)]),
-        lambda store, it, answer: _equal(new_rollouts(store), answer),
+        lambda store, rollout: store.enqueue_many_rollouts(
+            [EnqueueRolloutRequest(input=f"mine {n}") for n in range(3)]
+        ),
+        lambda store, rollout, answer: _equal(new_rollouts(store), answer),
     ),
-    "dequeue_rollout": (lambda store, it: store.dequeue_rollout(worker_id="worker-2"), _claims),
-    "dequeue_rollout, waiting": (lambda store, it: store.dequeue_rollout(wait=20), _claims),
-    "dequeue_many_rollouts": (lambda store, it: store.dequeue_many_rollouts(limit=2), _claims),
+    "dequeue_rollout": (lambda store, rollout: store.dequeue_rollout(worker_id="worker-2"), _has_claims),
+    "dequeue_rollout, waiting": (lambda store, rollout: store.dequeue_rollout(wait=20), _has_claims),
+    "dequeue_many_rollouts": (lambda store, rollout: store.dequeue_many_rollouts(limit=2), _has_claims),
     "start_attempt": (
-        lambda store, it: store.start_attempt(it.rollout_id),
-        lambda store, it, answer: _equal(_ids(store, it), [it.attempt.attempt_id, answer.attempt.attempt_id]),
+        lambda store, rollout: store.start_attempt(rollout.rollout_id),
+        lambda store, rollout, answer: _equal(
+            _attempt_ids(store, rollout), [rollout.attempt.attempt_id, answer.attempt.attempt_id]
+        ),
     ),
     "update_rollout": (
-        lambda store, it: store.update_rollout(it.rollout_id, status="cancelled"),
-        lambda store, it, answer: _equal(store.get_rollout_by_id(it.rollout_id), answer),
+        lambda store, rollout: store.update_rollout(rollout.rollout_id, status="cancelled"),
+        lambda store, rollout, answer: _equal(store.get_rollout_by_id(rollout.rollout_id), answer),
     ),
     "update_attempt": (
-        lambda store, it: store.update_attempt(*ids(it), status="succeeded"),
-        lambda store, it, answer: _equal(store.get_latest_attempt(it.rollout_id), answer),
+        lambda store, rollout: store.update_attempt(*ids(rollout), status="succeeded"),
+        lambda store, rollout, answer: _equal(store.get_latest_attempt(rollout.rollout_id), answer),
     ),
-    "add_resources": (lambda store, it: store.add_resources({"n": Config(value=2)}), _resources),
-    "update_resources": (lambda store, it: store.update_resources("rs-mine", {"n": Config(value=2)}), _resources),
-    "add_span": (lambda store, it: store.add_span(span(it)), _spans),
-    "add_many_spans": (lambda store, it: store.add_many_spans([span(it, 1), span(it, 2)]), _spans),
+    "add_resources": (lambda store, rollout: store.add_resources({"n": Config(value=2)}), _has_resources),
+    "update_resources": (
+        lambda store, rollout: store.update_resources("rs-mine", {"n": Config(value=2)}),
+        _has_resources,
+    ),
+    "add_span": (lambda store, rollout: store.add_span(span(rollout)), _has_spans),
+    "add_many_spans": (lambda store, rollout: store.add_many_spans([span(rollout, 1), span(rollout, 2)]), _has_spans),
     "get_next_span_sequence_id": (
-        lambda store, it: store.get_next_span_sequence_id(*ids(it)),
-        lambda store, it, answer: _equal(store.get_next_span_sequence_id(*ids(it)), answer + 1),
+        lambda store, rollout: store.get_next_span_sequence_id(*ids(rollout)),
+        lambda store, rollout, answer: _equal(store.get_next_span_sequence_id(*ids(rollout)), answer + 1),
     ),
     "get_many_span_sequence_ids": (
-        lambda store, it: store.get_many_span_sequence_ids([ids(it)] * 2),
-        lambda store, it, answer: _equal(store.get_next_span_sequence_id(*ids(it)), answer[-1] + 1),
+        lambda store, rollout: store.get_many_span_sequence_ids([ids(rollout)] * 2),
+        lambda store, rollout, answer: _equal(store.get_next_span_sequence_id(*ids(rollout)), answer[-1] + 1),
     ),
     "update_worker": (
-        lambda store, it: store.update_worker(
-            "worker-1", {"cpu": 2}, [AttemptRef(rollout_id=it.rollout_id, attempt_id=it.attempt.attempt_id)]
+        lambda store, rollout: store.update_worker(
+            "worker-1", {"cpu": 2}, [AttemptRef(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id)]
         ),
-        lambda store, it, answer: _equal(store.get_worker_by_id("worker-1"), answer),
+        lambda store, rollout, answer: _equal(store.get_worker_by_id("worker-1"), answer),
     ),
     "hold_lease": (
-        lambda store, it: store.hold_lease("trainer", "mine", 600),
-        lambda store, it, answer: _equal(_held(store), (answer["holder"], answer["since"], answer["seen"])),
+        lambda store, rollout: store.hold_lease("trainer", "mine", 600),
+        lambda store, rollout, answer: _equal(_lease(store), (answer["holder"], answer["since"], answer["seen"])),
     ),
 }
 
 
-async def _held(store: LightningStore) -> tuple[str, float, float]:
+async def _lease(store: LightningStore) -> tuple[str, float, float]:
     lease = await store.hold_lease("trainer", "another")
     return lease["holder"], lease["since"], lease["seen"]
 
 
-async def _equal(found: Awaitable[Any], expected: Any) -> bool:
-    return await found == expected
+async def _equal(stored: Awaitable[Any], expected: Any) -> bool:
+    return await stored == expected
 
 
-async def _ids(store: LightningStore, it: AttemptedRollout) -> list[str]:
-    return [attempt.attempt_id for attempt in await store.query_attempts(it.rollout_id)]
+async def _attempt_ids(store: LightningStore, rollout: AttemptedRollout) -> list[str]:
+    return [attempt.attempt_id for attempt in await store.query_attempts(rollout.rollout_id)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    result = Lossy()
-    with on_record("lossy", result, seed=given.seed):
-        asyncio.run(meet_every_fault(given.times, seed=given.seed, result=result))
-    print(*result.wrong, sep="\n")
-    raise SystemExit(bool(result.wrong))
+    result = LossyResult()
+    run_from_command_line(
+        "lossy",
+        __doc__,
+        result,
+        lambda given, _: asyncio.run(run_with_every_fault(given.times, seed=given.seed, result=result)),
+        times=200,
+        seed=1,
+    )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""Whatever is done to a store, in whatever order, it agrees with the reference, whichever way it is reached.
+"""Random operations in random order, on a store and on the reference model: both must agree, for every kind of store.
 
     python -m tests.faults.machine --runs 20000 --seed 1
 
-A run is a store of its own and fifty steps that Hypothesis chooses; each step's answer is compared with the
-reference's, and so is all that can be listed.
+A run has its own store and fifty steps chosen by Hypothesis. Each step's result is compared with the reference's, and
+so is everything that can be listed.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,12 +36,12 @@ from agentlightning.types import AttemptedRollout, AttemptRef, Config, EnqueueRo
 
 from ..contract.conftest import WAYS
 from ..contract.making import span
-from .reference import Job, Reference, Refused, Try
-from .results import on_record
+from .long_run import run_from_command_line
+from .reference import ExpectedError, Reference, ReferenceAttempt, ReferenceRollout
 
 REPORTS = ["preparing", "running", "succeeded", "failed", "timeout", "unresponsive"]
-AT_ONCE = 100
-"""Runs of one way before the next way's turn, so that a run that is broken off has tried them all."""
+RUNS_PER_TURN = 100
+"""Runs of one kind of store before the next kind's turn, so that an interrupted run has tested all kinds."""
 STATUSES = ["queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing"]
 WORKERS = [None, "worker-1", "worker-2"]
 
@@ -53,171 +52,167 @@ configs = st.builds(
 )
 
 
-class Machine(RuleBasedStateMachine):
-    """Does the same to a store and to the reference, and compares the answers and all that can be listed."""
+class StoreMachine(RuleBasedStateMachine):
+    """Executes each step on a store and on the reference, and compares the results. This one's store is in memory."""
 
     way: ClassVar[str] = "memory"
-    every: ClassVar[int] = 1
-    """Steps between looks at all there is; one more look is at the end."""
+    compare_every: ClassVar[int] = 1
+    """Steps between comparisons of everything that can be listed; the last comparison is at the end."""
     runs: ClassVar[int] = 0
     steps: ClassVar[int] = 0
-    breaks_off: ClassVar[bool] = False
-    jobs = Bundle("jobs")
-    tries = Bundle("tries")
+    interrupted: ClassVar[bool] = False
+    rollouts = Bundle("rollouts")
+    attempts = Bundle("attempts")
 
     def __init__(self) -> None:
         super().__init__()
-        if self.breaks_off:
+        if self.interrupted:
             raise KeyboardInterrupt
         type(self).runs += 1
         self.step = 0
         self.model = Reference()
         self.ids: dict[int, str] = {}
-        """Our names of rollouts and attempts → the store's."""
+        """Names of rollouts and attempts in the reference to ids in the store."""
         self.loop = asyncio.new_event_loop()
-        self.open = AsyncExitStack()
-        self.path = Path(self.open.enter_context(TemporaryDirectory()))
-        self.store: LightningStore = self.run(self.open.enter_async_context(WAYS[self.way](self.path)))
+        self.exit_stack = AsyncExitStack()
+        folder = Path(self.exit_stack.enter_context(TemporaryDirectory()))
+        self.store: LightningStore = self.run(self.exit_stack.enter_async_context(WAYS[self.way](folder)))
 
     def teardown(self) -> None:
         try:
-            self.all_that_is_listed_agrees()
-            self.spans_are_in_place()
+            self.compare_lists()
+            self.compare_spans()
         finally:
-            self.run(self.open.aclose())
+            self.run(self.exit_stack.aclose())
             self.loop.close()
 
     def run(self, call: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(call)
 
-    def all_of(self, calls: Iterable[Awaitable[Any]]) -> list[Any]:
-        """What several calls made at the same time give."""
-
-        async def together() -> list[Any]:
+    def run_concurrently(self, calls: Iterable[Awaitable[Any]]) -> list[Any]:
+        async def gather() -> list[Any]:
             return await asyncio.gather(*calls)
 
-        return self.run(together())
+        return self.run(gather())
 
-    def agree(self, expected: Any, call: Coroutine[Any, Any, Any]) -> Any:
-        """The store's answer, which is an error exactly where the reference refuses."""
+    def run_both(self, expected: Callable[[], Any], call: Coroutine[Any, Any, Any]) -> tuple[Any, Any]:
+        """Return the results of reference and store, None for an error; both must fail with the same error."""
+        expected_error = error = expected_result = result = None
         try:
-            refusal, result = None, expected()
-        except Refused as refused:
-            refusal, result = str(refused), None
+            expected_result = expected()
+        except ExpectedError as raised:
+            expected_error = str(raised)
         try:
-            answer = self.run(call)
-        except Conflict as error:
-            refused_by_store, answer = type(error).__name__, None
-        else:
-            refused_by_store = None
-        assert refused_by_store == refusal
-        return result, answer
+            result = self.run(call)
+        except Conflict as raised:
+            error = type(raised).__name__
+        assert error == expected_error
+        return expected_result, result
 
-    def know(self, job: Job, rollout: Rollout) -> Job:
-        """Remember under which ids the store has this rollout and its latest attempt."""
-        assert self.ids.setdefault(job.name, rollout.rollout_id) == rollout.rollout_id
+    def compare_rollout(self, expected: ReferenceRollout, rollout: Rollout) -> ReferenceRollout:
+        """Compare a rollout and its latest attempt, and remember their ids in the store."""
+        assert self.ids.setdefault(expected.name, rollout.rollout_id) == rollout.rollout_id
         if isinstance(rollout, AttemptedRollout):
-            it = job.tries[-1]
-            assert self.ids.setdefault(it.name, rollout.attempt.attempt_id) == rollout.attempt.attempt_id
-            assert (rollout.attempt.sequence_id, rollout.attempt.worker_id) == (len(job.tries), it.worker)
-        assert rollout.status == job.status
-        resources = (rollout.resources_id, rollout.resources_version)
-        assert resources == (job.resources or (None, None))
-        return job
+            attempt = expected.attempts[-1]
+            assert self.ids.setdefault(attempt.name, rollout.attempt.attempt_id) == rollout.attempt.attempt_id
+            assert (rollout.attempt.sequence_id, rollout.attempt.worker_id) == (len(expected.attempts), attempt.worker)
+        assert rollout.status == expected.status
+        assert (rollout.resources_id, rollout.resources_version) == (expected.resources or (None, None))
+        return expected
 
-    # What comes in
+    def ids_of(self, attempt: ReferenceAttempt) -> tuple[str, str]:
+        return self.ids[attempt.rollout.name], self.ids[attempt.name]
 
-    @rule(target=jobs, config=configs)
-    def enqueue(self, config: RolloutConfig) -> Job:
-        return self.know(self.model.enqueue(config), self.run(self.store.enqueue_rollout("task", config=config)))
+    @rule(target=rollouts, config=configs)
+    def enqueue(self, config: RolloutConfig) -> ReferenceRollout:
+        rollout = self.run(self.store.enqueue_rollout("task", config=config))
+        return self.compare_rollout(self.model.enqueue(config), rollout)
 
-    @rule(target=jobs, many=st.lists(configs, max_size=3))
+    @rule(target=rollouts, many=st.lists(configs, max_size=3))
     def enqueue_many(self, many: list[RolloutConfig]) -> Any:
         requests = [EnqueueRolloutRequest(input="task", config=config) for config in many]
         rollouts = self.run(self.store.enqueue_many_rollouts(requests))
-        return multiple(*(self.know(self.model.enqueue(each.config), each) for each in rollouts))
+        return multiple(*(self.compare_rollout(self.model.enqueue(each.config), each) for each in rollouts))
 
-    @rule(target=tries, config=configs, worker=st.sampled_from(WORKERS))
-    def start_rollout(self, config: RolloutConfig, worker: str | None) -> Any:
-        job = self.model.enqueue(config)
-        it = self.model.begin(job, worker)
-        self.know(job, self.run(self.store.start_rollout("task", config=config, worker_id=worker)))
-        return job, it
+    @rule(target=attempts, config=configs, worker=st.sampled_from(WORKERS))
+    def start_rollout(self, config: RolloutConfig, worker: str | None) -> ReferenceAttempt:
+        attempt = self.model.start_attempt(self.model.enqueue(config), worker)
+        rollout = self.run(self.store.start_rollout("task", config=config, worker_id=worker))
+        self.compare_rollout(attempt.rollout, rollout)
+        return attempt
 
-    # What is done
-
-    @rule(target=tries, worker=st.sampled_from(WORKERS))
+    @rule(target=attempts, worker=st.sampled_from(WORKERS))
     def dequeue(self, worker: str | None) -> Any:
         claim = self.run(self.store.dequeue_rollout(worker_id=worker))
         if not self.model.queue:
             assert claim is None
             return multiple()
-        job = self.model.queue[0]
-        it = self.model.begin(job, worker)
-        self.know(job, claim)
-        return job, it
+        attempt = self.model.start_attempt(self.model.queue[0], worker)
+        self.compare_rollout(attempt.rollout, claim)
+        return attempt
 
-    @rule(target=tries, limit=st.integers(0, 3), worker=st.sampled_from(WORKERS))
+    @rule(target=attempts, limit=st.integers(0, 3), worker=st.sampled_from(WORKERS))
     def dequeue_many(self, limit: int, worker: str | None) -> Any:
         claims = self.run(self.store.dequeue_many_rollouts(limit=limit, worker_id=worker))
-        begun = [(job, self.model.begin(job, worker)) for job in self.model.queue[:limit]]
-        for (job, _), claim in zip(begun, claims, strict=True):
-            self.know(job, claim)
-        return multiple(*begun)
+        attempts = [self.model.start_attempt(rollout, worker) for rollout in self.model.queue[:limit]]
+        for attempt, claim in zip(attempts, claims, strict=True):
+            self.compare_rollout(attempt.rollout, claim)
+        return multiple(*attempts)
 
-    @rule(target=tries, job=jobs, worker=st.sampled_from(WORKERS))
-    def start_attempt(self, job: Job, worker: str | None) -> Any:
-        it, rollout = self.agree(
-            lambda: self.model.begin(job, worker), self.store.start_attempt(self.ids[job.name], worker_id=worker)
+    @rule(target=attempts, rollout=rollouts, worker=st.sampled_from(WORKERS))
+    def start_attempt(self, rollout: ReferenceRollout, worker: str | None) -> Any:
+        attempt, started = self.run_both(
+            lambda: self.model.start_attempt(rollout, worker),
+            self.store.start_attempt(self.ids[rollout.name], worker_id=worker),
         )
-        if it is None:
+        if attempt is None:
             return multiple()
-        self.know(job, rollout)
-        return job, it
+        self.compare_rollout(rollout, started)
+        return attempt
 
-    @rule(at=tries, status=st.sampled_from(REPORTS))
-    def report(self, at: tuple[Job, Try], status: Any) -> None:
-        job, it = at
-        _, attempt = self.agree(
-            lambda: self.model.report(job, it, status),
-            self.store.update_attempt(self.ids[job.name], self.ids[it.name], status=status),
+    @rule(attempt=attempts, status=st.sampled_from(REPORTS))
+    def report(self, attempt: ReferenceAttempt, status: Any) -> None:
+        _, stored = self.run_both(
+            lambda: self.model.report(attempt, status),
+            self.store.update_attempt(*self.ids_of(attempt), status=status),
         )
-        assert attempt is None or attempt.status == it.status
+        assert stored is None or stored.status == attempt.status
 
-    @rule(at=consumes(tries))
-    def succeed(self, at: tuple[Job, Try]) -> None:
-        self.report(at, "succeeded")
+    @rule(attempt=consumes(attempts))
+    def succeed(self, attempt: ReferenceAttempt) -> None:
+        self.report(attempt, "succeeded")
 
-    @rule(job=jobs, to=st.sampled_from(STATUSES))
-    def set_status(self, job: Job, to: Any) -> None:
-        _, rollout = self.agree(
-            lambda: self.model.set_status(job, to), self.store.update_rollout(self.ids[job.name], status=to)
+    @rule(rollout=rollouts, status=st.sampled_from(STATUSES))
+    def set_status(self, rollout: ReferenceRollout, status: Any) -> None:
+        _, stored = self.run_both(
+            lambda: self.model.set_status(rollout, status),
+            self.store.update_rollout(self.ids[rollout.name], status=status),
         )
-        if rollout is not None:
-            self.know(job, rollout)
+        if stored is not None:
+            self.compare_rollout(rollout, stored)
 
-    @rule(at=tries, worker=st.sampled_from(WORKERS[1:]))
-    def heartbeat(self, at: tuple[Job, Try], worker: str) -> None:
-        job, it = at
-        ref = AttemptRef(rollout_id=self.ids[job.name], attempt_id=self.ids[it.name])
-        heard = self.model.sign_of_life(job, it)
-        reply = self.run(self.store.update_worker(worker, attempts=[ref]))
-        assert reply.stale_attempts == ([] if heard else [ref])
+    @rule(attempt=attempts, worker=st.sampled_from(WORKERS[1:]))
+    def heartbeat(self, attempt: ReferenceAttempt, worker: str) -> None:
+        rollout_id, attempt_id = self.ids_of(attempt)
+        ref = AttemptRef(rollout_id=rollout_id, attempt_id=attempt_id)
+        is_current = self.model.heartbeat(attempt)
+        updated = self.run(self.store.update_worker(worker, attempts=[ref]))
+        assert updated.stale_attempts == ([] if is_current else [ref])
 
-    @rule(at=tries, number=st.integers(1, 6), place=st.sampled_from([0, 0, 0, 1, 3, 20]))
-    def add_span(self, at: tuple[Job, Try], number: int, place: int) -> None:
-        job, it = at
+    @rule(attempt=attempts, number=st.integers(1, 6), sequence_id=st.sampled_from([0, 0, 0, 1, 3, 20]))
+    def add_span(self, attempt: ReferenceAttempt, number: int, sequence_id: int) -> None:
+        rollout_id, attempt_id = self.ids_of(attempt)
         attempted = AttemptedRollout.model_construct(
-            rollout_id=self.ids[job.name], attempt=AttemptRef(rollout_id="", attempt_id=self.ids[it.name])
+            rollout_id=rollout_id, attempt=AttemptRef(rollout_id="", attempt_id=attempt_id)
         )
-        stored = self.run(self.store.add_span(span(attempted, number, sequence_id=place)))
-        assert (stored and stored.sequence_id) == self.model.add_span(job, it, number, place)
+        stored = self.run(self.store.add_span(span(attempted, number, sequence_id=sequence_id)))
+        assert (stored and stored.sequence_id) == self.model.add_span(attempt, number, sequence_id)
 
-    @rule(at=tries)
-    def reserve(self, at: tuple[Job, Try]) -> None:
-        job, it = at
-        it.last += 1
-        assert self.run(self.store.get_next_span_sequence_id(self.ids[job.name], self.ids[it.name])) == it.last
+    @rule(attempt=attempts)
+    def reserve_sequence_id(self, attempt: ReferenceAttempt) -> None:
+        attempt.last_sequence_id += 1
+        reserved = self.run(self.store.get_next_span_sequence_id(*self.ids_of(attempt)))
+        assert reserved == attempt.last_sequence_id
 
     @rule(name=st.sampled_from(["rs-1", "rs-2"]))
     def update_resources(self, name: str) -> None:
@@ -229,134 +224,137 @@ class Machine(RuleBasedStateMachine):
         lease = self.run(self.store.hold_lease("trainer", holder, seconds))
         assert lease["holder"] == self.model.hold_lease(holder, seconds)
 
-    # What must hold
-
     @invariant()
-    def everything_agrees(self) -> None:
+    def lists_agree(self) -> None:
         type(self).steps += 1
         self.step += 1
-        if self.step % self.every == 0:
-            self.all_that_is_listed_agrees()
-
-    def all_that_is_listed_agrees(self) -> None:
-        store = self.store
-        rollouts, found, busy = self.all_of(
-            [store.query_rollouts(), store.statistics(), store.query_workers(status_in=["busy"])]
-        )
-
-        assert [(each.rollout_id, each.status) for each in rollouts] == [
-            (self.ids[job.name], job.status) for job in self.model.jobs
-        ]
-        assert [(each.attempt.attempt_id, each.attempt.status) for each in rollouts if hasattr(each, "attempt")] == [
-            (self.ids[job.tries[-1].name], job.tries[-1].status) for job in self.model.jobs if job.tries
-        ]
-        assert {name: found[name] for name in self.model.statistics()} == self.model.statistics()
-        assert {worker.worker_id for worker in busy} - self.model.lost == self.model.busy() - self.model.lost
-        assert {worker.worker_id for worker in busy} <= self.model.busy()
+        if self.step % self.compare_every == 0:
+            self.compare_lists()
 
     @invariant()
-    def nobody_works_on_what_is_not_under_way(self) -> None:
-        for job in self.model.jobs:
-            assert not any(it.live for it in job.tries[:-1])
-            assert bool(job.tries and job.tries[-1].live) == (job.status in ("preparing", "running"))
+    def only_rollouts_in_progress_have_a_live_attempt(self) -> None:
+        for rollout in self.model.rollouts:
+            assert not any(attempt.is_live for attempt in rollout.attempts[:-1])
+            has_live_attempt = bool(rollout.attempts and rollout.attempts[-1].is_live)
+            assert has_live_attempt == (rollout.status in ("preparing", "running"))
 
-    def spans_are_in_place(self) -> None:
-        jobs, store, ids = self.model.jobs, self.store, self.ids
-        attempts = self.all_of(store.query_attempts(ids[job.name]) for job in jobs)
-        assert [[attempt.status for attempt in each] for each in attempts] == [
-            [it.status for it in job.tries] for job in jobs
+    def compare_lists(self) -> None:
+        store, model = self.store, self.model
+        rollouts, statistics, workers = self.run_concurrently(
+            [store.query_rollouts(), store.statistics(), store.query_workers(status_in=["busy"])]
+        )
+        assert [(each.rollout_id, each.status) for each in rollouts] == [
+            (self.ids[rollout.name], rollout.status) for rollout in model.rollouts
         ]
-        tries = [(job, it) for job in jobs for it in job.tries]
-        found = self.all_of(store.query_spans(ids[job.name], ids[it.name]) for job, it in tries)
-        for (_, it), spans in zip(tries, found, strict=True):
+        latest = [rollout.attempts[-1] for rollout in model.rollouts if rollout.attempts]
+        assert [(each.attempt.attempt_id, each.attempt.status) for each in rollouts if hasattr(each, "attempt")] == [
+            (self.ids[attempt.name], attempt.status) for attempt in latest
+        ]
+        assert {name: statistics[name] for name in model.statistics()} == model.statistics()
+        busy = {worker.worker_id for worker in workers}
+        assert busy - model.unresponsive_workers == model.busy_workers() - model.unresponsive_workers
+        assert busy <= model.busy_workers()
+
+    def compare_spans(self) -> None:
+        store, model = self.store, self.model
+        pages = self.run_concurrently(store.query_attempts(self.ids[rollout.name]) for rollout in model.rollouts)
+        assert [[attempt.status for attempt in page] for page in pages] == [
+            [attempt.status for attempt in rollout.attempts] for rollout in model.rollouts
+        ]
+        pages = self.run_concurrently(store.query_spans(*self.ids_of(attempt)) for attempt in model.attempts)
+        for attempt, spans in zip(model.attempts, pages, strict=True):
             assert sorted(
                 (each.sequence_id, int(each.span_id, 16), "agentlightning.late" in each.attributes) for each in spans
-            ) == sorted((place, number, late) for number, (place, late) in it.spans.items())
-        latest = self.run(self.store.get_latest_resources())
-        assert (latest and (latest.resources_id, latest.version)) == (self.model.resources or [None])[-1]
+            ) == sorted((sequence_id, number, late) for number, (sequence_id, late) in attempt.spans.items())
+        latest = self.run(store.get_latest_resources())
+        assert (latest and (latest.resources_id, latest.version)) == (model.resources or [None])[-1]
 
 
-class InFile(Machine):
-    """The same, on disk."""
+class FileMachine(StoreMachine):
+    """With a store on disk."""
 
-    way, every = "file", 5
-
-
-class OverHttp(Machine):
-    """The same, at the other end of a connection."""
-
-    way, every = "http", 5
+    way, compare_every = "file", 5
 
 
-class InPostgres(Machine):
-    """The same, in PostgreSQL."""
+class HttpMachine(StoreMachine):
+    """With a store over HTTP."""
 
-    way, every = "postgres", 5
-
-
-class InPostgresOverHttp(Machine):
-    """The same, in PostgreSQL at the other end of a connection."""
-
-    way, every = "http-postgres", 5
+    way, compare_every = "http", 5
 
 
-MACHINES: list[type[Machine]] = [Machine, InFile, OverHttp, InPostgres, InPostgresOverHttp]
+class PostgresMachine(StoreMachine):
+    """With a store in PostgreSQL."""
+
+    way, compare_every = "postgres", 5
 
 
-def run(machine: type[Machine], runs: int, **given: Any) -> str:
-    """So many runs. Raises `AssertionError`, with the shortest way there, where store and reference differ."""
+class PostgresHttpMachine(StoreMachine):
+    """With a store in PostgreSQL over HTTP."""
+
+    way, compare_every = "http-postgres", 5
+
+
+MACHINES: list[type[StoreMachine]] = [StoreMachine, FileMachine, HttpMachine, PostgresMachine, PostgresHttpMachine]
+
+
+def run(machine: type[StoreMachine], runs: int, **options: Any) -> str:
+    """Execute runs. Raises `AssertionError` with the shortest failing sequence if store and reference differ."""
     machine.runs = machine.steps = 0
     thorough = settings(
         max_examples=runs,
         stateful_step_count=50,
         deadline=None,
         database=None,
-        suppress_health_check=list(HealthCheck),
-        **given,
+        suppress_health_check=list[Any](HealthCheck),
+        **options,
     )
     run_state_machine_as_test(machine, settings=thorough)
     return f"{machine.way}: {machine.runs} runs, {machine.steps} steps compared with the reference, 0 differences"
 
 
 @dataclass
-class Agreed:
-    """How often store and reference did the same, by the way the store was reached."""
+class MachineResult:
+    """Counts of the runs and steps, by kind of store."""
 
     runs: Counter[str] = field(default_factory=Counter[str])
     steps: Counter[str] = field(default_factory=Counter[str])
     seconds: Counter[str] = field(default_factory=Counter[str])
     differences: int = 0
 
+    @property
+    def problems(self) -> list[str]:
+        return [f"{self.differences} differences"] if self.differences else []
+
     def __str__(self) -> str:
         steps = self.steps.total()
         return f"{dict(self.runs)} runs, {steps} steps compared with the reference, {self.differences} differences"
 
 
-def run_all(runs: int, first_seed: int, result: Agreed) -> None:
-    """So many runs of each way, in turns; Ctrl-C ends it after the run that it comes in."""
-    with _between_runs():
-        for done in range(0, runs, AT_ONCE):
+def run_all(runs: int, first_seed: int, result: MachineResult) -> None:
+    """Execute runs for each kind of store in turn; Ctrl-C stops after the current run."""
+    with _interrupt_between_runs():
+        for done in range(0, runs, RUNS_PER_TURN):
             for machine in MACHINES:
-                began = time.monotonic()
+                started = time.monotonic()
                 try:
-                    run(seed(f"{first_seed} {done} {machine.way}")(machine), min(AT_ONCE, runs - done))
+                    run(seed(f"{first_seed} {done} {machine.way}")(machine), min(RUNS_PER_TURN, runs - done))
                 except AssertionError:
                     result.differences += 1
                     raise
                 finally:
                     result.runs[machine.way] += machine.runs
                     result.steps[machine.way] += machine.steps
-                    result.seconds[machine.way] += round(time.monotonic() - began)
+                    result.seconds[machine.way] += round(time.monotonic() - started)
 
 
 @contextmanager
-def _between_runs() -> Generator[None]:
-    """Ctrl-C waits for the end of a run: in the middle of one, store and reference differ."""
+def _interrupt_between_runs() -> Generator[None]:
+    """Delay Ctrl-C until the end of a run: within a run, store and reference differ."""
 
-    def break_off(*_: object) -> None:
-        Machine.breaks_off = True
+    def interrupt(*_: object) -> None:
+        StoreMachine.interrupted = True
 
-    before = signal.signal(signal.SIGINT, break_off)
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
@@ -364,13 +362,15 @@ def _between_runs() -> Generator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20_000, help="for each way to reach a store")
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    given = parser.parse_args()
-    result = Agreed()
-    with on_record("machine", result, seed=given.seed):
-        run_all(given.runs, given.seed, result)
+    result = MachineResult()
+    run_from_command_line(
+        "machine",
+        __doc__,
+        result,
+        lambda given, _: run_all(given.runs, given.seed, result),
+        runs=20_000,
+        seed=int(time.time()),
+    )
 
 
 if __name__ == "__main__":

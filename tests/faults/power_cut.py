@@ -1,41 +1,40 @@
-"""Power cuts, again and again: what a store acknowledged before the power went is there when it is back.
+"""Repeated power cuts: everything that a store has acknowledged before a cut exists after it.
 
     python -m tests.faults.power_cut --cuts 10000
 
-Each time a store works on a disk whose power goes at a moment that the seed decides; the files as they would be then
-are opened by another store and compared with what was acknowledged.
+Each time, a store works on a disk whose power is cut at a moment chosen by the seed. Another store opens the files as
+they would be after the cut, and its contents are compared with what was acknowledged.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 from agentlightning.errors import StoreUnavailable
 from agentlightning.store import LightningStore, SqliteLightningStore
 from agentlightning.store.db import sqlite as sqlite_module
-from agentlightning.store.maintenance import check
+from agentlightning.store.maintenance import check_database
 from agentlightning.types import Span
 
-from .disk import Disk, restore
-from .results import on_record
+from .disk import FaultyDisk, restore
+from .long_run import run_from_command_line
 
 TASKS, ROUNDS = 4, 4
-LONGEST_RUN = 330
-"""Operations of the disk in a whole run; the power goes at one of them."""
-SMALL_LOG = 12
-"""Pages of log between checkpoints, so that the power goes during many of them."""
+OPERATIONS = 330
+"""Operations of the disk in a complete run; the power is cut at one of them."""
+CHECKPOINT_PAGES = 12
+"""Pages of log between checkpoints, so few that many cuts happen during one."""
 
 
 @dataclass
-class Cuts:
-    """What came of some cuts."""
+class PowerCutResult:
+    """Counts of the cuts, and their effects."""
 
     cuts: int = 0
     within_work: int = 0
@@ -43,53 +42,60 @@ class Cuts:
     lost: list[str] = field(default_factory=list[str])
     damaged: list[str] = field(default_factory=list[str])
 
+    @property
+    def problems(self) -> list[str]:
+        return self.lost + self.damaged
+
     def __str__(self) -> str:
         return (
-            f"{self.cuts} power cuts, {self.within_work} in the middle of work: of {self.acknowledged} acknowledged "
-            f"operations {len(self.lost)} lost, {len(self.damaged)} databases damaged"
+            f"{self.cuts} power cuts, {self.within_work} during work: of {self.acknowledged} acknowledged operations "
+            f"{len(self.lost)} lost, {len(self.damaged)} databases damaged"
         )
 
 
-async def cut_again_and_again(
+async def cut_power_repeatedly(
     folder: Path,
     cuts: int,
     *,
     seed: int = 1,
     durability: Literal["full", "process"] = "full",
-    honest: bool = True,
-    result: Cuts | None = None,
-) -> Cuts:
-    """So many cuts; with `honest=False` the disk's syncs do nothing, as on drives that lie."""
-    result = result or Cuts()
-    before, sqlite_module.CHECKPOINT_PAGES = sqlite_module.CHECKPOINT_PAGES, SMALL_LOG
+    ignore_sync: bool = False,
+    result: PowerCutResult | None = None,
+) -> PowerCutResult:
+    """Cut the power repeatedly; with `ignore_sync` the disk's syncs have no effect, as on some drives."""
+    result = result or PowerCutResult()
+    before, sqlite_module.CHECKPOINT_PAGES = sqlite_module.CHECKPOINT_PAGES, CHECKPOINT_PAGES
     try:
-        for number in range(cuts):
-            with TemporaryDirectory(dir=folder) as at:
-                await _one(Path(at), seed + number, durability, honest, result)
+        for number in range(seed, seed + cuts):
+            with TemporaryDirectory(dir=folder) as subfolder:
+                disk = FaultyDisk(seed=number, ignore_sync=ignore_sync)
+                disk.power_cut_at = random.Random(number).randrange(40, OPERATIONS)
+                await _cut_power(Path(subfolder), disk, number, durability, result)
     finally:
         sqlite_module.CHECKPOINT_PAGES = before
     return result
 
 
-async def _one(at: Path, seed: int, durability: Any, honest: bool, result: Cuts) -> None:
-    disk, acknowledged = Disk(seed=seed, honest=honest), list[tuple[str, str]]()
-    disk.cut_at = random.Random(seed).randrange(40, LONGEST_RUN)
-    with disk.used():
+async def _cut_power(
+    folder: Path, disk: FaultyDisk, seed: int, durability: Literal["full", "process"], result: PowerCutResult
+) -> None:
+    acknowledged = list[tuple[str, str]]()
+    with disk.mounted():
         try:
-            store = SqliteLightningStore(at / "agl.db", durability=durability)
-        except Exception:  # while it made its tables: there is nothing to lose yet
+            store = SqliteLightningStore(folder / "agl.db", durability=durability)
+        except Exception:  # the cut came while the tables were created, before anything was acknowledged
             store = None
         else:
             await asyncio.gather(*(_work(store, number, acknowledged) for number in range(TASKS)))
-        within_work, left = store is not None and disk.left is not None, disk.left or disk.image()
-        disk.cut_at = disk.left = None  # only so that this process can close its files
+        result.within_work += store is not None and disk.image_at_power_cut is not None
+        image = disk.image_at_power_cut or disk.image_after_power_cut()
+        disk.power_cut_at = disk.image_at_power_cut = None  # so that this process can close its files
         if store is not None:
             await store.close()
     result.cuts += 1
-    result.within_work += within_work
     result.acknowledged += len(acknowledged)
-    restore(left, at / "after")
-    await _compare(at / "after" / "agl.db", seed, acknowledged, result)
+    restore(image, folder / "after")
+    await _compare(folder / "after" / "agl.db", seed, acknowledged, result)
 
 
 async def _work(store: LightningStore, number: int, acknowledged: list[tuple[str, str]]) -> None:
@@ -106,26 +112,26 @@ async def _work(store: LightningStore, number: int, acknowledged: list[tuple[str
         return
 
 
-async def _compare(path: Path, seed: int, acknowledged: list[tuple[str, str]], result: Cuts) -> None:
-    there = set[tuple[str, str]]()
+async def _compare(path: Path, seed: int, acknowledged: list[tuple[str, str]], result: PowerCutResult) -> None:
+    stored = set[tuple[str, str]]()
     try:
         async with SqliteLightningStore(path) as store:
-            result.damaged += [f"seed {seed}: {finding}" for finding in check(path)]
-            there = await _held(store)
+            result.damaged += [f"seed {seed}: {finding}" for finding in check_database(path)]
+            stored = await _stored_changes(store)
     except Exception as error:
         result.damaged.append(f"seed {seed}: {error!r}")
-    result.lost += [f"seed {seed}: {what} of {rollout_id}" for what, rollout_id in set(acknowledged) - there]
+    result.lost += [f"seed {seed}: {change} of {rollout_id}" for change, rollout_id in set(acknowledged) - stored]
 
 
-async def _held(store: LightningStore) -> set[tuple[str, str]]:
-    held = set[tuple[str, str]]()
+async def _stored_changes(store: LightningStore) -> set[tuple[str, str]]:
+    stored = set[tuple[str, str]]()
     for rollout in await store.query_rollouts():
-        held.add(("rollout", rollout.rollout_id))
+        stored.add(("rollout", rollout.rollout_id))
         if rollout.status == "succeeded":
-            held.add(("success", rollout.rollout_id))
+            stored.add(("success", rollout.rollout_id))
         if (await store.query_spans(rollout.rollout_id)).total:
-            held.add(("span", rollout.rollout_id))
-    return held
+            stored.add(("span", rollout.rollout_id))
+    return stored
 
 
 def _span(rollout_id: str, attempt_id: str, number: int) -> Span:
@@ -140,14 +146,15 @@ def _span(rollout_id: str, attempt_id: str, number: int) -> Span:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuts", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    arguments = parser.parse_args()
-    result = Cuts()
-    with on_record("power_cut", result, seed=arguments.seed), TemporaryDirectory() as folder:
-        asyncio.run(cut_again_and_again(Path(folder), arguments.cuts, seed=arguments.seed, result=result))
-    raise SystemExit(bool(result.lost or result.damaged))
+    result = PowerCutResult()
+    run_from_command_line(
+        "power_cut",
+        __doc__,
+        result,
+        lambda given, folder: asyncio.run(cut_power_repeatedly(folder, given.cuts, seed=given.seed, result=result)),
+        cuts=10_000,
+        seed=int(time.time()),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A store of a few dicts and lists, written from the published rules: what a real one must agree with."""
+"""A reference model of the store, written in plain Python from the documented rules."""
 
 from __future__ import annotations
 
@@ -13,150 +13,160 @@ ENDED = ("succeeded", "failed", "timeout")
 LIVE = ("preparing", "running")
 
 
-class Refused(Exception):
-    """The store must refuse this with the error of this name."""
+class ExpectedError(Exception):
+    """The store must refuse the call with the error of this name."""
 
 
 @dataclass(eq=False)
-class Try:
-    """An attempt."""
-
-    name: int
-    worker: str | None
-    status: str = "preparing"
-    spans: dict[int, tuple[int, bool]] = field(default_factory=dict)
-    """By number of the span: its place, and whether it came late."""
-    last: int = 0
-
-    @property
-    def live(self) -> bool:
-        return self.status in LIVE
-
-
-@dataclass(eq=False)
-class Job:
-    """A rollout."""
+class ReferenceRollout:
+    """A rollout with its attempts."""
 
     name: int
     config: RolloutConfig
     resources: tuple[str, int] | None
     status: str = "queuing"
-    tries: list[Try] = field(default_factory=list)
+    attempts: list[ReferenceAttempt] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class ReferenceAttempt:
+    """An attempt of a rollout."""
+
+    name: int
+    rollout: ReferenceRollout
+    worker: str | None
+    status: str = "preparing"
+    spans: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    """Span number to sequence id, and True if the span was late."""
+    last_sequence_id: int = 0
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in LIVE
+
+    @property
+    def is_latest(self) -> bool:
+        return self is self.rollout.attempts[-1]
 
 
 class Reference:
-    """What the store holds, and what follows what."""
+    """The expected contents of the store, and the transitions of the rollouts."""
 
     def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.queue: list[Job] = []
+        self.rollouts: list[ReferenceRollout] = []
+        self.queue: list[ReferenceRollout] = []
         self.resources: list[tuple[str, int]] = []
-        self.holder: str | None = None
-        """Of the one lease there is."""
-        self.lost: set[str | None] = set()
-        """Workers that have not been heard of: whether they hold anything, nobody knows."""
+        self.lease_holder: str | None = None
+        """The holder of the only lease."""
+        self.unresponsive_workers: set[str | None] = set()
+        """Workers with an unresponsive attempt; the store may list them as busy or not."""
         self._names = count()
 
-    def enqueue(self, config: RolloutConfig) -> Job:
-        job = Job(next(self._names), config, self.resources[-1] if self.resources else None)
-        self.jobs.append(job)
-        self.queue.append(job)
-        return job
+    def enqueue(self, config: RolloutConfig) -> ReferenceRollout:
+        rollout = ReferenceRollout(next(self._names), config, self.resources[-1] if self.resources else None)
+        self.rollouts.append(rollout)
+        self.queue.append(rollout)
+        return rollout
 
-    def begin(self, job: Job, worker: str | None = None) -> Try:
-        if job.status in FINAL:
-            raise Refused("FinalStatus")
-        self._leave(job, "preparing")
-        if job.tries and job.tries[-1].live:
-            job.tries[-1].status = "failed"
-        job.tries.append(Try(next(self._names), worker))
-        return job.tries[-1]
+    def start_attempt(self, rollout: ReferenceRollout, worker: str | None = None) -> ReferenceAttempt:
+        if rollout.status in FINAL:
+            raise ExpectedError("FinalStatus")
+        self._dequeue(rollout, "preparing")
+        if rollout.attempts and rollout.attempts[-1].is_live:
+            rollout.attempts[-1].status = "failed"
+        rollout.attempts.append(ReferenceAttempt(next(self._names), rollout, worker))
+        return rollout.attempts[-1]
 
-    def report(self, job: Job, it: Try, status: str) -> None:
-        if it is not job.tries[-1]:
-            raise Refused("StaleAttempt")
-        if job.status in FINAL or it.status in ENDED:
-            raise Refused("FinalStatus")
-        if status == it.status:
+    def report(self, attempt: ReferenceAttempt, status: str) -> None:
+        rollout = attempt.rollout
+        if not attempt.is_latest:
+            raise ExpectedError("StaleAttempt")
+        if rollout.status in FINAL or attempt.status in ENDED:
+            raise ExpectedError("FinalStatus")
+        if status == attempt.status:
             return
         if status == "preparing":
-            raise Refused("Conflict")
-        it.status = status
+            raise ExpectedError("Conflict")
+        attempt.status = status
         if status == "unresponsive":
-            self.lost.add(it.worker)
+            self.unresponsive_workers.add(attempt.worker)
         if status in ("running", "succeeded"):
-            self._leave(job, status)
-        elif job not in self.queue:
-            again = status in job.config.retry_condition and len(job.tries) < job.config.max_attempts
-            self._join(job, "requeuing") if again else self._leave(job, "failed")
+            self._dequeue(rollout, status)
+        elif rollout not in self.queue:
+            retry = status in rollout.config.retry_condition and len(rollout.attempts) < rollout.config.max_attempts
+            self._requeue(rollout, "requeuing") if retry else self._dequeue(rollout, "failed")
 
-    def sign_of_life(self, job: Job, it: Try) -> bool:
-        """Whether anybody still listens to this attempt."""
-        if it is not job.tries[-1] or job.status in FINAL:
+    def heartbeat(self, attempt: ReferenceAttempt) -> bool:
+        """Record a heartbeat; return True if the attempt is current."""
+        if not attempt.is_latest or attempt.rollout.status in FINAL:
             return False
-        if not it.live and not (it.status == "unresponsive" and job in self.queue):
+        if not attempt.is_live and not (attempt.status == "unresponsive" and attempt.rollout in self.queue):
             return False
-        it.status = "running"
-        self._leave(job, "running")
+        attempt.status = "running"
+        self._dequeue(attempt.rollout, "running")
         return True
 
-    def set_status(self, job: Job, to: str) -> None:
-        if to == job.status:
+    def set_status(self, rollout: ReferenceRollout, status: str) -> None:
+        if status == rollout.status:
             return
-        if job.status in FINAL:
-            raise Refused("FinalStatus")
-        it = job.tries[-1] if job.tries and job.tries[-1].live else None
-        if to in ("queuing", "requeuing"):
-            if job in self.queue:
+        if rollout.status in FINAL:
+            raise ExpectedError("FinalStatus")
+        attempt = rollout.attempts[-1] if rollout.attempts and rollout.attempts[-1].is_live else None
+        if status in ("queuing", "requeuing"):
+            if rollout in self.queue:
                 return
-            self._join(job, to)
-        elif to in FINAL:
-            self._leave(job, to)
-        elif to == "running" and it:
-            it.status = "running"
-            self._leave(job, to)
+            self._requeue(rollout, status)
+        elif status in FINAL:
+            self._dequeue(rollout, status)
+        elif status == "running" and attempt:
+            attempt.status = "running"
+            self._dequeue(rollout, status)
             return
         else:
-            raise Refused("Conflict")
-        if it:
-            it.status = "succeeded" if to == "succeeded" else "failed"
+            raise ExpectedError("Conflict")
+        if attempt:
+            attempt.status = "succeeded" if status == "succeeded" else "failed"
 
-    def add_span(self, job: Job, it: Try, number: int, place: int) -> int | None:
-        if number in it.spans:
+    def add_span(self, attempt: ReferenceAttempt, number: int, sequence_id: int) -> int | None:
+        if number in attempt.spans:
             return None
-        late = not self.sign_of_life(job, it)
-        place = place or it.last + 1
-        it.last = max(it.last, place)
-        it.spans[number] = (place, late)
-        return place
+        is_late = not self.heartbeat(attempt)
+        sequence_id = sequence_id or attempt.last_sequence_id + 1
+        attempt.last_sequence_id = max(attempt.last_sequence_id, sequence_id)
+        attempt.spans[number] = (sequence_id, is_late)
+        return sequence_id
 
     def update_resources(self, name: str) -> tuple[str, int]:
         self.resources.append((name, 1 + sum(each == name for each, _ in self.resources)))
         return self.resources[-1]
 
     def hold_lease(self, holder: str, seconds: float) -> str:
-        if self.holder not in (None, holder):
-            return self.holder
-        self.holder = holder if seconds else None
+        if self.lease_holder not in (None, holder):
+            return self.lease_holder
+        self.lease_holder = holder if seconds else None
         return holder
 
-    def busy(self) -> set[str]:
-        return {it.worker for job in self.jobs for it in job.tries if it.live and it.worker}
+    @property
+    def attempts(self) -> list[ReferenceAttempt]:
+        return [attempt for rollout in self.rollouts for attempt in rollout.attempts]
+
+    def busy_workers(self) -> set[str]:
+        return {attempt.worker for attempt in self.attempts if attempt.is_live and attempt.worker}
 
     def statistics(self) -> dict[str, Any]:
-        statuses = [job.status for job in self.jobs]
+        statuses = [rollout.status for rollout in self.rollouts]
         return {
             "rollouts": {status: statuses.count(status) for status in set(statuses)},
-            "attempts": sum(len(job.tries) for job in self.jobs),
-            "spans": sum(len(it.spans) for job in self.jobs for it in job.tries),
+            "attempts": len(self.attempts),
+            "spans": sum(len(attempt.spans) for attempt in self.attempts),
             "queue_depth": len(self.queue),
         }
 
-    def _join(self, job: Job, status: str) -> None:
-        job.status = status
-        self.queue.append(job)
+    def _requeue(self, rollout: ReferenceRollout, status: str) -> None:
+        rollout.status = status
+        self.queue.append(rollout)
 
-    def _leave(self, job: Job, status: str) -> None:
-        job.status = status
-        if job in self.queue:
-            self.queue.remove(job)
+    def _dequeue(self, rollout: ReferenceRollout, status: str) -> None:
+        rollout.status = status
+        if rollout in self.queue:
+            self.queue.remove(rollout)

@@ -1,7 +1,7 @@
-"""A store in a process of its own, to be killed and started again.
+"""A store in its own process that can be killed and restarted.
 
-A nursery that has everything imported forks each of them, so that a start takes milliseconds; what is killed is a whole
-process all the same. `python -m tests.faults.store_process FILE PORT` is the nursery.
+A fork server with all modules imported forks each store process, so that a start takes milliseconds. `python -m
+tests.faults.store_process FILE PORT` is the fork server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from agentlightning.store import LightningStoreServer, SqliteLightningStore
 from agentlightning.store.db.sqlite import SqliteDatabase
-from agentlightning.store.db.write_requests import Job, deliver
+from agentlightning.store.db.write_requests import WriteRequest, deliver_results
 
 from ..processes import free_port
 
@@ -24,57 +24,61 @@ ROOT = Path(__file__).parents[2]
 
 
 class StoreProcess:
-    """A store on a file and a port that it keeps when it is started again."""
+    """A store on a file and a port that stay the same after a restart.
 
-    def __init__(self, path: Path, *, hasty: bool = False) -> None:
-        self.path = path
-        self._arguments = ["hasty"] if hasty else []
-        """What shows that a kill can be noticed: this one answers before it commits."""
+    With `acknowledge_early`, it acknowledges before the commit, a bug that the kill tests must detect.
+    """
+
+    def __init__(self, path: Path, *, acknowledge_early: bool = False) -> None:
         self._port = free_port()
+        options = ["acknowledge-early"] if acknowledge_early else []
+        self._command = [sys.executable, "-m", "tests.faults.store_process", str(path), str(self._port), *options]
         self.endpoint = f"http://127.0.0.1:{self._port}"
         self.pid: int | None = None
 
     async def start(self) -> None:
-        """Returns when the store answers."""
-        assert self._nursery.stdin
-        self._nursery.stdin.write(b"start\n")
-        said = await self._said()
-        assert said.isdigit(), f"the store did not start: {said!r}"
-        self.pid = int(said)
+        """Start the store; return when it answers."""
+        assert self._fork_server.stdin
+        self._fork_server.stdin.write(b"start\n")
+        line = await self._read_line()
+        assert line.isdigit(), f"the store did not start: {line!r}"
+        self.pid = int(line)
 
     def kill(self) -> None:
-        """At once: SIGKILL."""
+        """Send SIGKILL."""
         assert self.pid
         os.kill(self.pid, signal.SIGKILL)
 
-    async def gone(self) -> None:
-        """Waits for the process to be no more."""
-        assert await self._said() == f"ended {-signal.SIGKILL}"
+    async def wait_until_killed(self) -> None:
+        """Return when the killed process has ended."""
+        assert await self._read_line() == f"ended {-signal.SIGKILL}"
         self.pid = None
 
-    async def _said(self) -> str:
-        assert self._nursery.stdout
-        return (await self._nursery.stdout.readline()).decode().strip()
+    async def _read_line(self) -> str:
+        assert self._fork_server.stdout
+        return (await self._fork_server.stdout.readline()).decode().strip()
 
     async def __aenter__(self) -> StoreProcess:
-        command = sys.executable, "-m", "tests.faults.store_process", str(self.path), str(self._port)
-        command = *command, *self._arguments
-        self._nursery = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        self._fork_server = await asyncio.create_subprocess_exec(
+            *self._command,
+            cwd=ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._nursery.stdin
+        assert self._fork_server.stdin
         if self.pid:
             self.kill()
-        self._nursery.stdin.close()
-        await self._nursery.wait()
+        self._fork_server.stdin.close()
+        await self._fork_server.wait()
 
 
-def nurse(path: str, port: int) -> None:
-    """Fork a store for each line that comes in; the next one only when that has ended."""
+def run_fork_server(path: str, port: int) -> None:
+    """Fork a store for each line on stdin, after the previous one has ended."""
     while sys.stdin.readline():
         if (child := os.fork()) == 0:
             asyncio.run(serve(path, port))
@@ -83,28 +87,29 @@ def nurse(path: str, port: int) -> None:
 
 
 async def serve(path: str, port: int) -> None:
-    """Serve until killed, or until nobody is there any more to do so."""
+    """Serve until killed, or until the test's process has ended."""
     server = LightningStoreServer(SqliteLightningStore(path), port=port)
     await server.start()
     print(os.getpid(), flush=True)
-    asyncio.get_running_loop().add_reader(0, os._exit, 1)  # nothing is said to a store, so that this is the pipe's end
+    asyncio.get_running_loop().add_reader(0, os._exit, 1)  # stdin is readable only at its end
     await asyncio.Event().wait()
 
 
-def make_hasty() -> None:
-    """Let the store answer each call before its commit, on a disk that takes its time."""
-    run = SqliteDatabase._run
+def acknowledge_before_commit() -> None:
+    """Make the store deliver each result before its commit, on a slow disk."""
+    database_class: Any = SqliteDatabase
+    run_request = database_class._run_request
 
-    def hasty(database: SqliteDatabase, job: Job, transaction: Any) -> bool:
-        succeeded = run(database, job, transaction)
-        deliver([job])
+    def run_and_deliver(database: SqliteDatabase, request: WriteRequest, transaction: Any) -> bool:
+        succeeded = run_request(database, request, transaction)
+        deliver_results([request], database.counters)
         time.sleep(0.01)
         return succeeded
 
-    SqliteDatabase._run = hasty
+    database_class._run_request = run_and_deliver
 
 
 if __name__ == "__main__":
-    if sys.argv[3:] == ["hasty"]:
-        make_hasty()
-    nurse(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[3:] == ["acknowledge-early"]:
+        acknowledge_before_commit()
+    run_fork_server(sys.argv[1], int(sys.argv[2]))

@@ -220,10 +220,5 @@ def is_final_event(event: bytes) -> bool:
     """Return whether the server ends the stream with this event."""
     if not any(marker in event for marker in _FINAL_MARKERS):
         return False
-    data = event.partition(b"data:")[2].strip()
-    if data == b"[DONE]":
-        return True
-    try:
-        return sse.has_ended(b"", orjson.loads(data))
-    except (orjson.JSONDecodeError, AttributeError):
-        return False
+    is_done = event.partition(b"data:")[2].strip() == b"[DONE]"
+    return is_done or sse.has_ended(b"", next(iter(sse.events(event)), None))

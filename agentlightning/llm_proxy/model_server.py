@@ -44,10 +44,8 @@ class ModelServer:
 
     async def acquire(self) -> None:
         """Wait until the server's limits admit one more call. Raises `ProxyError` if too many calls wait already."""
-        if self._slots is not None and self._slots.locked():
-            await self._wait(self._slots.acquire)
-        elif self._slots is not None:
-            await self._slots.acquire()
+        if self._slots is not None:
+            await (self._wait(self._slots.acquire) if self._slots.locked() else self._slots.acquire())
         self.in_flight += 1
         self.idle.clear()
         if self._rate is not None:

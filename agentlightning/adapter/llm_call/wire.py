@@ -5,25 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ... import semconv
-from ...instrumentation.dialects import (
-    Dialect,
-    Message,
-    anthropic,
-    chat,
-    completions,
-    dialect_of,
-    embeddings,
-    responses,
-)
+from ...instrumentation import dialects
+from ...instrumentation.dialects import Dialect, Message, chat, dialect_of
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
 from . import chat_format, tokens
 from .attributes import object_in, usage_of
 from .view import Json, LLMCall
 
-_BY_NAME = {
-    module.DIALECT.span_name: module.DIALECT for module in (anthropic, chat, completions, embeddings, responses)
-}
+_MODULES = (dialects.anthropic, chat, dialects.completions, dialects.embeddings, dialects.responses)
+_BY_NAME = {module.DIALECT.span_name: module.DIALECT for module in _MODULES}
 _NOT_PARAMETERS = frozenset(
     {"model", "messages", "input", "prompt", "instructions", "system", "tools", "stream", "stream_options", "functions"}
 )

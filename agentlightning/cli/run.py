@@ -23,11 +23,23 @@ if TYPE_CHECKING:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--task", "texts", multiple=True, metavar="TEXT", help="A task as text. Repeatable.")
 @click.option("--tasks", type=EXISTING_FILE, help="A JSONL file with one task per line.")
-@click.option("--model", "models", metavar="NAME=URL", multiple=True, help="Model server to use. Repeatable.")
-@click.option("--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Variable with the key of model NAME.")
-@click.option("--grader", metavar="FILE.py:FUNCTION", help="Function of task and output that returns the reward.")
-@click.option("--env", "environment", metavar="NAME", multiple=True, help="Variable to pass on. Repeatable.")
-@click.option("--timeout", type=float, help="Seconds until a program is killed with all its children.")
+@click.option(
+    "--model", "models", metavar="NAME=URL", multiple=True, help="Model and the URL of its server. Repeatable."
+)
+@click.option(
+    "--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Environment variable with the API key of model NAME."
+)
+@click.option("--grader", metavar="FILE.py:FUNCTION", help="Function (task, output) that returns the reward.")
+@click.option(
+    "--env",
+    "environment",
+    metavar="NAME",
+    multiple=True,
+    help="Environment variable to pass to the program. Repeatable.",
+)
+@click.option(
+    "--timeout", type=float, help="Time limit of a run in seconds. Then the program and its children are killed."
+)
 @click.option("--jobs", type=POSITIVE, default=1, help="Number of runs at the same time.")
 @store_options
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")

@@ -44,9 +44,13 @@ Durability = Literal["full", "process"]
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Without a token: accept requests to this host name besides localhost. Repeatable.",
+    help="Without a token: accept requests for this host name too, besides localhost. Repeatable.",
 )
-@click.option("--keep-keys", is_flag=True, help="Keep API keys in spans, instead of [redacted]; like AGL_KEEP_KEYS=1.")
+@click.option(
+    "--keep-keys",
+    is_flag=True,
+    help="Store API keys in spans unchanged, not as [redacted]. AGL_KEEP_KEYS=1 has the same effect.",
+)
 @click.option(
     "--export-otlp",
     "targets",
@@ -63,7 +67,7 @@ Durability = Literal["full", "process"]
     metavar="NAME=VARIABLE",
     help="Environment variable with the HTTP headers for receiver NAME, such as its key: name=value,name=value.",
 )
-@click.option("--export-past", is_flag=True, help="Also send the stored spans to new receivers.")
+@click.option("--export-past", is_flag=True, help="Also send the spans stored so far to receivers that are new.")
 @limit_options
 @log_level_option
 @click.pass_context

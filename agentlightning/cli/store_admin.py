@@ -19,12 +19,13 @@ ANNOUNCED_BYTES: Final = 100 * 2**20
 
 _SERVER_SCHEMES: Final = ("http", "https", "postgresql", "postgres")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_database = database_option("Database: a file, sqlite:///… or postgresql://…")
+_file_option = database_option("Database file.")
+_database_option = database_option("Database: a file or postgresql://…")
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@_database
+@_file_option
 def backup(file: Path, db: str) -> None:
     """Copy the database to FILE, even while its store is running.
 
@@ -41,7 +42,7 @@ def backup(file: Path, db: str) -> None:
 
 
 @click.command()
-@_database
+@_file_option
 def check(db: str) -> None:
     """Check the database file for corruption and for inconsistent rows.
 
@@ -61,7 +62,7 @@ def check(db: str) -> None:
 
 
 @click.command()
-@_database
+@_database_option
 def stats(db: str) -> None:
     """Count the contents of a database, even while its store is running."""
     with errors_as_messages():
@@ -78,7 +79,7 @@ def stats(db: str) -> None:
 
 
 @click.command()
-@_database
+@_database_option
 @click.option(
     "--older-than",
     required=True,

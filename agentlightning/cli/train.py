@@ -21,14 +21,19 @@ from .options import POSITIVE
 @click.option("--n-runners", type=POSITIVE, default=1, help="Number of runners.")
 @click.option("--max-concurrency", type=POSITIVE, default=1, help="Number of concurrent rollouts in each runner.")
 @click.option(
-    "--strategy", type=click.Choice(["cs", "shm"]), default="cs", help="Runners as processes (cs) or threads."
+    "--strategy",
+    type=click.Choice(["cs", "shm"]),
+    default="cs",
+    help="Run runners as processes (cs) or as threads (shm).",
 )
 @click.option(
     "--role",
     type=click.Choice(["both", "algorithm", "runner"]),
     help="Run one role only, with the other on other machines.  [default: AGL_CURRENT_ROLE, or both]",
 )
-@click.option("--host", help="With --role: the algorithm's machine, or on that machine the address to listen on.")
+@click.option(
+    "--host", help="With --role algorithm, the address to listen on; with --role runner, the algorithm's machine."
+)
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the store.  [default with --role: 4747]")
 @click.option("--run-dir", help="Folder of the run.  [default: a new folder in runs/]")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")

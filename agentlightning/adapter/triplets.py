@@ -35,8 +35,8 @@ class TracerTraceToTriplet(TraceAdapter[list[Triplet]]):
     `prompt` and `response` have `token_ids` (and the response `logprobs`) as the model server returned them, or None,
     and `raw_content`: the messages of the prompt, the message of the response.
 
-    - `agent_match`: a pattern; only calls within an agent whose name it finds, at any depth.
-    - `llm_call_match`: a pattern; only calls recorded by a span whose name it finds.
+    - `agent_match`: a pattern; only calls within an agent with a matching name, at any depth.
+    - `llm_call_match`: a pattern; only calls recorded by a span with a matching name.
     - `reward_match`: `first_occurrence` assigns to a call the first reward after it; `first_sibling` the first one
       after it under the same parent span, unless the next call there precedes it; `final` assigns the attempt's final
       reward to every call. A call without a matching reward has None.

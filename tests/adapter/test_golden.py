@@ -13,7 +13,7 @@ from .golden import SCENARIOS, calls_of, fixture, spans_of
 
 COMPLETE = ("openinference", "opentelemetry", "openinference_and_wire", "agentops_and_wire")
 SINGLE = ("wire", "openinference", "opentelemetry", "agentops")
-"""Libraries whose spans agree without those of the wire tap, except for their omissions."""
+"""Libraries that agree without the spans of the wire tap, except for their omissions."""
 
 OMISSIONS = {
     "opentelemetry": {"refusal": "refusals are text"},

@@ -25,7 +25,7 @@ _REPRODUCIBLE = {"extra_body": {"cache_prompt": False}}
 
 
 async def check_calls(base_url: str, proxy: agl.LLMProxy, attempt: Attempt, calls: int) -> dict[str, int]:
-    """Make this many calls, of every kind in turn; return the number of those whose tokens are equal, which is all."""
+    """Make this many calls, of every kind in turn; check that their tokens are equal and return the counts."""
     forwarder = RecordingForwarder(base_url)
     async with serve_app(forwarder) as url, aiohttp.ClientSession() as session:
         proxy.update_model_list({"m": url})

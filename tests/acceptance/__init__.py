@@ -1,1 +1,1 @@
-"""What users were promised, tried as they would: real processes, a real store, a model over real HTTP."""
+"""The promises to users, tested as they use the product: real processes, a real store, a model over HTTP."""

@@ -1,4 +1,4 @@
-"""A planted API key is in no span, no log and no byte of the database, whichever way it came.
+"""A planted API key appears in no span, no log line and no byte of the database, by whichever path it arrives.
 
 Through the proxy: tests/llm_proxy/test_security.py. Through programs: tests/command_agent/test_any_language.py.
 """
@@ -21,7 +21,7 @@ PLANTED = "sk-planted-0123456789abcdef"
 TOKEN = "agl-admin-" + "0123456789abcdef" * 3
 
 
-async def test_a_planted_key_is_found_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_planted_key_is_stored_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     store = agl.SqliteLightningStore(tmp_path / "agl.db")
     server = agl.LightningStoreServer(store, port=0, token=TOKEN)
@@ -35,10 +35,10 @@ async def test_a_planted_key_is_found_nowhere(tmp_path: Path, caplog: pytest.Log
     await server.close()
 
     assert model.calls[0].headers["authorization"] == f"Bearer {PLANTED}"
-    assert {"openai.chat.completion", "agentlightning.message", "from afar"} <= {span.name for span in spans}
-    kept = b"".join(path.read_bytes() for path in await asyncio.to_thread(lambda: list(tmp_path.iterdir())))
-    assert b"Incorrect API key provided: [redacted]" in kept
-    for where in (kept, caplog.text.encode(), repr(spans).encode()):
+    assert {"openai.chat.completion", "agentlightning.message", "remote"} <= {span.name for span in spans}
+    stored = b"".join(path.read_bytes() for path in await asyncio.to_thread(lambda: list(tmp_path.iterdir())))
+    assert b"Incorrect API key provided: [redacted]" in stored
+    for where in (stored, caplog.text.encode(), repr(spans).encode()):
         assert b"sk-planted" not in where
         assert TOKEN.encode() not in where
 
@@ -46,11 +46,11 @@ async def test_a_planted_key_is_found_nowhere(tmp_path: Path, caplog: pytest.Log
 async def through_an_sdk(store: agl.LightningStore, model: ScriptedModel) -> agl.Rollout:
     @agl.rollout
     async def agent(task: str) -> float:
-        asked: Any = {"model": "m", "messages": [{"role": "user", "content": f"My key is {PLANTED}."}]}
+        request: Any = {"model": "m", "messages": [{"role": "user", "content": f"My key is {PLANTED}."}]}
         async with openai.AsyncOpenAI(base_url=model.base_url, api_key=PLANTED, max_retries=0) as client:
-            await client.chat.completions.create(**asked)
+            await client.chat.completions.create(**request)
             with pytest.raises(openai.AuthenticationError):
-                await client.chat.completions.create(**asked)
+                await client.chat.completions.create(**request)
         agl.emit_message(f"Authorization: Bearer {PLANTED}")
         agl.emit_object({"headers": {"x-api-key": PLANTED}})
         agl.emit_exception(ValueError(f"no such key: {PLANTED}"))
@@ -71,17 +71,17 @@ async def over_otlp(server: agl.LightningStoreServer, rollout: agl.Rollout) -> N
     span = {
         "traceId": "ab" * 16,
         "spanId": "cd" * 8,
-        "name": "from afar",
+        "name": "remote",
         "attributes": pairs(key=PLANTED, header=f"Bearer%20{PLANTED}"),
         "events": [{"name": f"used {PLANTED}", "attributes": pairs(key=PLANTED)}],
         "status": {"code": 2, "message": f"refused {PLANTED}"},
     }
-    whose = {"agentlightning__rollout_id": rollout.rollout_id, "agentlightning__attempt_id": attempt.attempt_id}
-    resource = {"attributes": pairs(**whose, process__command=f"curl -H key:{PLANTED}")}
+    ids = {"agentlightning__rollout_id": rollout.rollout_id, "agentlightning__attempt_id": attempt.attempt_id}
+    resource = {"attributes": pairs(**ids, process__command=f"curl -H key:{PLANTED}")}
     body = {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": [span]}]}]}
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with (
         aiohttp.ClientSession(headers=headers) as session,
-        session.post(f"{server.endpoint}/v1/traces", json=body) as answer,
+        session.post(f"{server.endpoint}/v1/traces", json=body) as response,
     ):
-        assert await answer.json() == {}
+        assert await response.json() == {}

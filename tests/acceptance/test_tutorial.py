@@ -1,18 +1,16 @@
-"""The tutorial, word for word, in three terminals."""
+"""The tutorial as printed, with each of its programs in a process."""
 
 from __future__ import annotations
 
 import ast
-import itertools
 import signal
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agentlightning.local_model import LocalModel, serve_local_model
-from tests.acceptance.stage import SKY, Stage
+from tests.acceptance.tutorial_programs import SKY, TutorialPrograms
 from tests.processes import Program
 from tests.scripted_model import ScriptedModel
 
@@ -24,36 +22,31 @@ PROMPTS = [
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with ScriptedModel(lambda question: f"{SKY}: {question}") as model, Stage(tmp_path, model.base_url) as stage:
-        yield stage
+def programs(tmp_path: Path) -> Iterator[TutorialPrograms]:
+    with (
+        ScriptedModel(lambda question: f"{SKY}: {question}") as model,
+        TutorialPrograms(tmp_path, model.base_url) as programs,
+    ):
+        yield programs
 
 
-def test_the_algorithm_prints_what_the_tutorial_shows(stage: Stage) -> None:
-    stage.store()
-    stage.runner()
-    algo = stage.algo()
+def test_programs_print_what_the_tutorial_shows(programs: TutorialPrograms) -> None:
+    store, runner, algo = programs.store(), programs.runner(), programs.algo()
 
     assert algo.wait() == 0
 
-    rewards = finished(algo)
+    rewards = assert_finished(algo)
     assert [line.partition(" ")[0] for line in algo.lines if line and not line.startswith("  - ")] == ["[Algo]"] * 20
     for prompt in PROMPTS:
         assert f"[Algo] Updating prompt template to: '{prompt}'" in algo.lines
-        said = prompt.replace("{any_question}", "Why is the sky blue?")
+        question = prompt.replace("{any_question}", "Why is the sky blue?")[:-1]
         algo.wait_for_line(
-            rf"^  - Span\(name='openai.chat.completion', attributes={{.*'gen_ai.prompt.0.content': '{said[:-1]}\?'"
-            rf".*'gen_ai.completion.0.content': '{SKY}: {said[:-1]}\?'"
+            rf"^  - Span\(name='openai.chat.completion', attributes={{.*'gen_ai.prompt.0.content': '{question}\?'"
+            rf".*'gen_ai.completion.0.content': '{SKY}: {question}\?'"
         )
     assert algo.output.count("[Algo] Received Result: ") == algo.output.count('"status":"succeeded"') / 2 == 3
     best = max(rewards, key=lambda item: item[1])
     assert algo.lines[-1] == f"[Algo] Best prompt found: '{best[0]}' with reward {best[1]}"
-
-
-def test_the_runner_and_the_store_log_what_the_tutorial_shows(stage: Stage) -> None:
-    store, runner, algo = stage.store(), stage.runner(), stage.algo()
-
-    assert algo.wait() == 0
 
     time = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[INFO\] .*"
     runner.wait_for_line(time + r"\[Worker 0\] Setting up tracer\.\.\.")
@@ -66,52 +59,46 @@ def test_the_runner_and_the_store_log_what_the_tutorial_shows(stage: Stage) -> N
     for request in ("POST /enqueue_rollout", "GET /dequeue_rollout", "POST /add_many_spans", "POST /update_attempt"):
         store.wait_for_line(rf'{time}"{request} HTTP/1.1" 200')
     store.wait_for_line(r'"POST /wait_for_rollouts HTTP/1.1" 200')
+    assert_traced_once(runner, algo)
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(["store", "runner", "algo"])), ids="-".join)
-def test_any_order_of_starting_will_do(order: tuple[str, ...], stage: Stage) -> None:
+@pytest.mark.parametrize("order", [("runner", "algo", "store"), ("algo", "store", "runner")], ids="-".join)
+def test_programs_may_start_in_any_order(order: tuple[str, ...], programs: TutorialPrograms) -> None:
     started: dict[str, Program] = {}
-    for part in order:
-        started[part] = getattr(stage, part)()
-        waiting = "^Store at" if part == "store" else r"^\[Algo\] Updating" if part == "algo" else None
-        waiting = waiting if "store" in started or waiting else "is away"
-        if waiting:
-            started[part].wait_for_line(waiting)
+    for name in order:
+        started[name] = getattr(programs, name)()
+        ready = {"store": "^Store at", "algo": r"^\[Algo\] Updating"}.get(name, "is unreachable")
+        if name != "runner" or "store" not in started:
+            started[name].wait_for_line(ready)
 
     assert started["algo"].wait() == 0
-    finished(started["algo"])
+    assert_finished(started["algo"])
 
 
-@pytest.mark.parametrize("agentops", ["installed", "not installed"])
-def test_the_agentops_tracer_sees_each_call_once_with_its_sdk_and_without(agentops: str, stage: Stage) -> None:
-    if agentops == "not installed":
-        stage.hide_agentops()
-    elif find_spec("agentops") is None:
-        pytest.skip("the extra [agentops] is not installed")
-    stage.store()
-    runner, algo = stage.runner(), stage.algo()
+def test_agentops_tracer_works_without_agentops(programs: TutorialPrograms) -> None:
+    programs.hide_agentops()
+    programs.store()
+    runner, algo = programs.runner(), programs.algo()
 
     assert algo.wait() == 0
 
-    finished(algo)
-    assert sum("Span(name='openai.chat.completion'" in line for line in algo.lines) == 3
-    for word in ("Traceback", "[ERROR]", "Warning:"):
-        assert word not in runner.output
+    assert_finished(algo)
+    assert_traced_once(runner, algo)
 
 
-async def test_a_second_run_after_a_restart_sees_the_first(stage: Stage) -> None:
-    store = stage.store()
-    stage.runner()
-    first = stage.algo()
+async def test_second_run_after_a_restart_finds_the_first(programs: TutorialPrograms) -> None:
+    store = programs.store()
+    programs.runner()
+    first = programs.algo()
     assert first.wait() == 0
     store.send_signal(signal.SIGINT)
     assert store.wait() == 0
 
-    stage.store()
-    second = stage.algo()
+    programs.store()
+    second = programs.algo()
     assert second.wait() == 0
 
-    async with stage.client() as client:
+    async with programs.client() as client:
         rollouts = await client.query_rollouts()
         assert [rollout.rollout_id for rollout in rollouts] == rollout_ids(first) + rollout_ids(second)
         assert {rollout.status for rollout in rollouts} == {"succeeded"}
@@ -123,21 +110,23 @@ async def test_a_second_run_after_a_restart_sees_the_first(stage: Stage) -> None
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_it_runs_on_the_local_model(tmp_path: Path) -> None:
-    with serve_local_model(LocalModel(slots=1, context=192)) as base_url, Stage(tmp_path, base_url) as stage:
-        stage.store()
-        stage.runner()
-        algo = stage.algo()
+def test_tutorial_runs_with_the_local_model(tmp_path: Path) -> None:
+    with (
+        serve_local_model(LocalModel(slots=1, context=192)) as base_url,
+        TutorialPrograms(tmp_path, base_url) as programs,
+    ):
+        programs.store()
+        programs.runner()
+        algo = programs.algo()
 
         assert algo.wait(timeout=250) == 0
 
-    finished(algo)
+    assert_finished(algo)
     algo.wait_for_line(r"""Span\(name='openai.chat.completion', .*'gen_ai.completion.0.content': ["'].{10}""")
 
 
-def test_the_example_plays_the_same_three_parts(stage: Stage) -> None:
-    parts: list[Callable[[], Program]] = [lambda role=role: stage.example(role) for role in ("store", "runner", "algo")]
-    store, runner, algo = (part() for part in parts)
+def test_example_has_the_same_three_roles(programs: TutorialPrograms) -> None:
+    store, runner, algo = (programs.example(role) for role in ("store", "runner", "algo"))
 
     assert algo.wait() == 0
 
@@ -149,15 +138,22 @@ def test_the_example_plays_the_same_three_parts(stage: Stage) -> None:
 
 
 def rollout_ids(algo: Program) -> list[str]:
-    """The rollouts that an algorithm has enqueued, in order."""
-    told = [line for line in algo.lines if line.endswith("is now available for clients.")]
-    return [line.split("'")[1] for line in told]
+    """Return the ids of the rollouts that an algorithm has enqueued, in order."""
+    lines = [line for line in algo.lines if line.endswith("is now available for clients.")]
+    return [line.split("'")[1] for line in lines]
 
 
-def finished(algo: Program) -> list[tuple[str, float]]:
-    """Check that the algorithm has come to its end; its prompts and rewards."""
+def assert_finished(algo: Program) -> list[tuple[str, float]]:
+    """Check that the algorithm has finished, and return its prompts and rewards."""
     assert all(len(rollout_id) == 15 and int(rollout_id.removeprefix("ro-"), 16) for rollout_id in rollout_ids(algo))
     rewards = ast.literal_eval(algo.wait_for_line(r"^\[Algo\] All prompts and their rewards: (.*)")[1])
     assert [prompt for prompt, _ in rewards] == PROMPTS
     assert all(f"[Algo] Final reward: {reward}" in algo.lines and 0 <= reward <= 1 for _, reward in rewards)
     return rewards
+
+
+def assert_traced_once(runner: Program, algo: Program) -> None:
+    """Check that the AgentOps tracer has recorded each call once, without a warning."""
+    assert sum("Span(name='openai.chat.completion'" in line for line in algo.lines) == 3
+    for word in ("Traceback", "[ERROR]", "Warning:"):
+        assert word not in runner.output

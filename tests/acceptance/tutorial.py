@@ -1,6 +1,6 @@
 # ruff: noqa
 # fmt: off
-"""The tutorial's code as printed; only imports, `asyncio.run` and the choice of the part to play are added."""
+"""The tutorial's code as printed, with imports, `asyncio.run` and a choice of the role."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""The tutorial's three terminals, for tests: each test has its own address, database and model."""
+"""The three programs of the tutorial, with an address, a database and a model for each test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from agentlightning.store import LightningStoreClient
-from tests.processes import Program, free_port
+from tests.processes import TIMEOUT, Program, free_port
 from tests.scripted_model import Call
 
 SKY = "The sky appears blue due to Rayleigh scattering"
@@ -15,8 +15,8 @@ TUTORIAL = Path(__file__).with_name("tutorial.py")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "first_algorithm" / "first_algorithm.py"
 
 
-class Stage:
-    """Starts store, runners and algorithms; whatever still runs when it is left is killed."""
+class TutorialPrograms:
+    """Starts store, runners and algorithms; kills those that still run at its exit."""
 
     def __init__(self, folder: Path, base_url: str) -> None:
         port = free_port()
@@ -28,34 +28,31 @@ class Stage:
         self._script.write_text(TUTORIAL.read_text().replace("http://localhost:4747", self.url))
         self._running = ExitStack()
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> TutorialPrograms:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._running.close()
 
     def store(self) -> Program:
-        """Terminal 1: `agl store`, over the same database each time."""
+        """Start `agl store`; the database is always the same."""
         return self._start("agentlightning.cli", "store", "--port", self._port, "--db", str(self.folder / "agl.db"))
 
     def runner(self) -> Program:
-        """Terminal 2."""
         return self._start(self._script, "runner")
 
     def algo(self) -> Program:
-        """Terminal 3."""
         return self._start(self._script, "algo")
 
     def example(self, role: str) -> Program:
-        """The same three parts, of `examples/first_algorithm`."""
+        """Start a role of `examples/first_algorithm`."""
         return self._start(EXAMPLE, role)
 
     def client(self) -> LightningStoreClient:
-        """A look at the store from the outside."""
         return LightningStoreClient(self.url)
 
     def hide_agentops(self) -> None:
-        """For the programs started from now on, AgentOps is not installed."""
+        """Make AgentOps appear as not installed to the programs started from now on."""
         folder = self.folder / "hiding"
         folder.mkdir()
         (folder / "sitecustomize.py").write_text('import sys\nsys.modules["agentops"] = None\n')
@@ -66,16 +63,16 @@ class Stage:
         return self._running.enter_context(Program(program, *arguments, environment=environment, cwd=self.folder))
 
 
-class Held:
-    """A model's rule that holds back one of its answers until the test lets it go."""
+class BlockedAnswer:
+    """A rule for a model that blocks one of its answers until `release` is set."""
 
     def __init__(self, number: int) -> None:
-        self.asked = threading.Event()
-        self.let_go = threading.Event()
+        self.called = threading.Event()
+        self.release = threading.Event()
         self._number = number
 
     def __call__(self, call: Call) -> str:
         if call.number == self._number:
-            self.asked.set()
-            self.let_go.wait(100)
+            self.called.set()
+            self.release.wait(4 * TIMEOUT)
         return f"{SKY}, for once and all."

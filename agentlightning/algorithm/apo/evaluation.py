@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ...store import LightningStore
@@ -27,32 +28,23 @@ DETAILS: Final = "apo"
 """Resource with a candidate's parent, critique and scores."""
 
 
+@dataclass
 class CandidateEvaluator:
     """Evaluates candidates for one resource; the other resources stay unchanged."""
 
-    def __init__(
-        self,
-        store: LightningStore,
-        resources: NamedResources,
-        resource_name: str,
-        *,
-        timeout: float,
-        failure_score: float,
-        config: RolloutConfig,
-    ) -> None:
-        self._store = store
-        self._resources = resources
-        self._resource_name = resource_name
-        self._timeout = timeout
-        self._failure_score = failure_score
-        self._config = config
-        self.outcomes: Counter[str] = Counter()
-        """Number of scored rollouts by status, or `without reward`."""
+    store: LightningStore
+    resources: NamedResources
+    resource_name: str
+    timeout: float
+    failure_score: float
+    config: RolloutConfig
+    outcomes: Counter[str] = field(default_factory=Counter[str])
+    """Number of scored rollouts by status, or `without reward`."""
 
     @property
     def seed(self) -> PromptTemplate:
         """The prompt to improve."""
-        prompt = self._resources[self._resource_name]
+        prompt = self.resources[self.resource_name]
         assert isinstance(prompt, PromptTemplate)
         return prompt
 
@@ -71,14 +63,14 @@ class CandidateEvaluator:
             **details,
         }
         resources = {
-            **self._resources,
-            self._resource_name: self.prompt(candidate.prompt),
+            **self.resources,
+            self.resource_name: self.prompt(candidate.prompt),
             DETAILS: Config(value=value),
         }
-        latest = await self._store.get_resources_by_id(resources_id)
+        latest = await self.store.get_resources_by_id(resources_id)
         if latest is not None and latest.resources == resources:
             return latest
-        return await self._store.update_resources(resources_id, resources)
+        return await self.store.update_resources(resources_id, resources)
 
     async def score(
         self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
@@ -89,35 +81,35 @@ class CandidateEvaluator:
         """
         rollouts = await self._run(dataset, mode, candidate, tasks, phase)
         self.outcomes.update(map(_outcome, rollouts))
-        return [rollout.reward if rollout.status == "succeeded" else self._failure_score for rollout in rollouts]
+        return [rollout.reward if rollout.status == "succeeded" else self.failure_score for rollout in rollouts]
 
     async def trace(
         self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
     ) -> list[RolloutTrace]:
         """Run the candidate on the tasks and return the rollouts with their spans."""
         rollouts = await self._run(dataset, mode, candidate, tasks, phase)
-        spans = await asyncio.gather(*(self._store.query_spans(each.rollout_id, "latest") for each in rollouts))
+        spans = await asyncio.gather(*(self.store.query_spans(each.rollout_id, "latest") for each in rollouts))
         return [RolloutTrace(rollout, list(found)) for rollout, found in zip(rollouts, spans, strict=True)]
 
     async def _run(
         self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
     ) -> list[Rollout]:
-        queued = await self._store.enqueue_many_rollouts(
+        queued = await self.store.enqueue_many_rollouts(
             [
                 EnqueueRolloutRequest(
                     input=dataset[task],
                     mode=mode,
                     resources_id=candidate_resources_id(candidate),
-                    config=self._config,
+                    config=self.config,
                     metadata={"key": f"apo/{candidate.id}/{phase}/{mode}/{task}"},
                 )
                 for task in tasks
             ]
         )
         ids = [rollout.rollout_id for rollout in queued]
-        finished = {each.rollout_id: each for each in await self._store.wait_for_rollouts(ids, self._timeout)}
+        finished = {each.rollout_id: each for each in await self.store.wait_for_rollouts(ids, self.timeout)}
         late = [rollout_id for rollout_id in ids if rollout_id not in finished]
-        cancelled = await asyncio.gather(*(self._store.update_rollout(each, status="cancelled") for each in late))
+        cancelled = await asyncio.gather(*(self.store.update_rollout(each, status="cancelled") for each in late))
         finished |= {each.rollout_id: each for each in cancelled}
         return [finished[rollout_id] for rollout_id in ids]
 

@@ -29,32 +29,32 @@ class RolloutTrace:
     spans: Sequence[Span]
 
 
+@dataclass(frozen=True)
 class Rewriter:
-    """Criticises prompts with `gradient_model` and rewrites them with `apply_edit_model`."""
+    """Criticises prompts with one model and rewrites them with another."""
 
-    def __init__(self, client: Any, gradient_model: str, apply_edit_model: str, temperature: float) -> None:
-        self._client = client
-        self._critic = gradient_model
-        self._editor = apply_edit_model
-        self._temperature = temperature
+    client: Any
+    critic_model: str
+    editor_model: str
+    temperature: float
 
     async def critique(self, prompt: PromptTemplate, traces: Sequence[RolloutTrace]) -> str:
         """Return the prompt's weaknesses, as seen in some rollouts."""
         runs = "\n\n".join(_format_run(number, trace) for number, trace in enumerate(traces, 1))
-        return await self._complete(self._critic, _render("critique.md", prompt=prompt.template, runs=runs))
+        return await self._complete(self.critic_model, _render("critique.md", prompt=prompt.template, runs=runs))
 
     async def edit(self, prompt: PromptTemplate, critique: str) -> str:
         """Return a new prompt that addresses the critique."""
         placeholders = ", ".join(required_placeholders(prompt)) or "(there are none)"
         request = _render("edit.md", prompt=prompt.template, critique=critique, placeholders=placeholders)
-        answer = await self._complete(self._editor, request)
+        answer = await self._complete(self.editor_model, request)
         found = _REWRITTEN.findall(answer)
         return found[-1] if found else answer.strip()
 
     async def _complete(self, model: str, prompt: str) -> str:
         # Some models accept no temperature but their default, 1.
-        options = {} if self._temperature == 1.0 else {"temperature": self._temperature}
-        answer = await self._client.chat.completions.create(
+        options = {} if self.temperature == 1.0 else {"temperature": self.temperature}
+        answer = await self.client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": prompt}],
             # A pooled connection is bound to this run's event loop and would fail in the client's next run.

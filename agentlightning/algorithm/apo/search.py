@@ -86,30 +86,28 @@ OnRoundEnd = Callable[[int, Sequence[Candidate]], Awaitable[Any]]
 """Called after each round with its candidates, best first."""
 
 
+@dataclass
 class BeamSearch:
     """One search, from the seed to the verdict."""
 
-    def __init__(
-        self, config: SearchConfig, n_tasks: int, evaluate: Evaluate, propose: Propose, on_round_end: OnRoundEnd
-    ) -> None:
-        self._config = config
-        self._n_tasks = n_tasks
-        self._evaluate = evaluate
-        self._propose = propose
-        self._on_round_end = on_round_end
-        self._known: list[Candidate] = []
+    config: SearchConfig
+    n_tasks: int
+    evaluate: Evaluate
+    propose: Propose
+    on_round_end: OnRoundEnd
+    _known: list[Candidate] = field(default_factory=list[Candidate])
 
     async def run(self, seed: Candidate) -> Verdict:
         """Search, then compare the best candidate with the seed."""
         self._known = [seed]
-        if self._config.run_initial_validation:
-            await self._evaluate_all([seed], range(self._n_tasks), "initial")
-            await self._on_round_end(0, [seed])
+        if self.config.run_initial_validation:
+            await self._evaluate_all([seed], range(self.n_tasks), "initial")
+            await self.on_round_end(0, [seed])
         beam = [seed]
-        for number in range(1, self._config.beam_rounds + 1):
+        for number in range(1, self.config.beam_rounds + 1):
             beam = await self._run_round(number, beam)
         finalists = [candidate for candidate in self._ranked(self._known) if candidate is not seed]
-        finalists = finalists[: FINALISTS_PER_BEAM * self._config.beam_width]
+        finalists = finalists[: FINALISTS_PER_BEAM * self.config.beam_width]
         return await self._compare(seed, await self._choose(finalists) if finalists else seed)
 
     async def _run_round(self, round: int, beam: list[Candidate]) -> list[Candidate]:
@@ -121,14 +119,14 @@ class BeamSearch:
         better_half = self._ranked(pool)[: (len(pool) + 1) // 2]
         await self._evaluate_all(better_half, second, f"round {round}, second look")
         ranked = self._ranked(pool)
-        await self._on_round_end(round, ranked)
-        return ranked[: self._config.beam_width]
+        await self.on_round_end(round, ranked)
+        return ranked[: self.config.beam_width]
 
     async def _expand(self, round: int, beam: list[Candidate]) -> list[Candidate]:
-        branches = self._config.branch_factor
+        branches = self.config.branch_factor
         proposed = await asyncio.gather(
             *(
-                self._propose(parent, round, n * branches + branch)
+                self.propose(parent, round, n * branches + branch)
                 for n, parent in enumerate(beam)
                 for branch in range(branches)
             )
@@ -142,12 +140,12 @@ class BeamSearch:
 
     async def _choose(self, finalists: list[Candidate]) -> Candidate:
         if len(finalists) > 1:
-            await self._evaluate_all(finalists, range(self._n_tasks), "final")
+            await self._evaluate_all(finalists, range(self.n_tasks), "final")
         return self._ranked(finalists)[0]
 
     async def _evaluate_all(self, candidates: Sequence[Candidate], tasks: Sequence[int], phase: str) -> None:
         """Evaluate the candidates concurrently and record their scores."""
-        results = await asyncio.gather(*(self._evaluate(candidate, tasks, phase) for candidate in candidates))
+        results = await asyncio.gather(*(self.evaluate(candidate, tasks, phase) for candidate in candidates))
         for candidate, scores in zip(candidates, results, strict=True):
             for task, score in zip(tasks, scores, strict=True):
                 if score is not None:
@@ -155,8 +153,8 @@ class BeamSearch:
 
     def _task_batches(self, round: int) -> tuple[list[int], list[int]]:
         """Return tasks for all candidates and tasks for the better half. The two overlap when there are few tasks."""
-        size = min(self._config.val_batch_size, self._n_tasks)
-        shuffled = random.Random(f"{self._config.seed}/{round}").sample(range(self._n_tasks), self._n_tasks)
+        size = min(self.config.val_batch_size, self.n_tasks)
+        shuffled = random.Random(f"{self.config.seed}/{round}").sample(range(self.n_tasks), self.n_tasks)
         return sorted(shuffled[:size]), sorted(shuffled[-size:])
 
     def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -180,10 +178,8 @@ class BeamSearch:
 
     async def _final_scores(self, candidate: Candidate) -> list[Score]:
         """Return the mean score on each validation task, from rollouts that did not influence the ranking."""
-        repeats = range(1, self._config.validation_repeats + 1)
-        passes = await asyncio.gather(
-            *(self._evaluate(candidate, range(self._n_tasks), f"judged {n}") for n in repeats)
-        )
+        repeats = range(1, self.config.validation_repeats + 1)
+        passes = await asyncio.gather(*(self.evaluate(candidate, range(self.n_tasks), f"judged {n}") for n in repeats))
         by_task = ([score for score in scores if score is not None] for scores in zip(*passes, strict=True))
         return [fmean(scores) if scores else None for scores in by_task]
 

@@ -256,11 +256,13 @@ async def test_new_target_receives_stored_spans_only_with_past(
     assert receiver.names == names
 
 
-async def test_stop_sends_pending_spans(receiver: Receiver) -> None:
+async def test_stop_sends_pending_spans_and_then_waits_for_nothing(receiver: Receiver) -> None:
     async with exporting(receiver) as served:
         await served.add(*(f"span {number}" for number in range(600)))
+        stopped = time.monotonic()
 
     assert len(receiver.spans) == 600
+    assert time.monotonic() - stopped < export.DRAIN_SECONDS
 
 
 # Rejections

@@ -25,7 +25,7 @@ from ..contract import Capabilities, LightningStore, Route, implement_operations
 from ..otlp.receive import OtlpReceiver
 from ..sql import SqlStore
 from .assets import asset_routes
-from .auth import RequestAuthorizer, check_tokens
+from .auth import RequestAuthorizer, check_tokens, covers_attempt
 from .events import ChangeFeed
 from .messages import JSON
 from .metrics import CONTENT_TYPE, Metrics
@@ -188,7 +188,7 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
             HttpRoute("/metrics", get_metrics, methods=["GET"]),
             *asset_routes(),
             *ChangeFeed(store).routes(),
-            *OtlpReceiver(store, admission).routes(),
+            *OtlpReceiver(store, admission, covers_attempt).routes(),
         ],
         exception_handlers={
             HTTPException: _answer_unknown_route,

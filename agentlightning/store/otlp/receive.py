@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from urllib.parse import unquote
 
@@ -20,11 +20,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from ...errors import InvalidInput, NotFound, StoreUnavailable, TooLarge
 from ...http.limits import AdmissionControl
 from ..encoded_span import EncodedSpan
-from ..http.auth import covers_attempt
 from ..sql import SqlStore
 from . import JSON, PATH, PROTOBUF
 from .decode import AttemptIds, ReceivedSpan, RejectedSpan, attempt_in, decode_spans
@@ -37,11 +37,14 @@ _RPC_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
 
 
 class OtlpReceiver:
-    """Stores the spans of OTLP requests."""
+    """Stores the spans of OTLP requests, for the attempts that the request's token covers."""
 
-    def __init__(self, store: SqlStore, admission: AdmissionControl) -> None:
+    def __init__(
+        self, store: SqlStore, admission: AdmissionControl, covers_attempt: Callable[[Scope, str, str], bool]
+    ) -> None:
         self._store = store
         self._admission = admission
+        self._covers_attempt = covers_attempt
 
     def routes(self) -> list[Route]:
         return [Route(PATH, self._endpoint, methods=["POST"])]
@@ -73,7 +76,7 @@ class OtlpReceiver:
         assigned = await self._assign([each for each in received if isinstance(each, ReceivedSpan)], _baggage(request))
         known = await self._store.existing_attempts({ids for _, ids in assigned if ids})
         for span, ids in assigned:
-            if ids and not covers_attempt(request.scope, *ids):
+            if ids and not self._covers_attempt(request.scope, *ids):
                 rejections.append(f"this token is not valid for attempt {ids[1]} of rollout {ids[0]}")
             elif not ids:
                 rejections.append(f"span {span.name!r} names no attempt, and its trace belongs to none")

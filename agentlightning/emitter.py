@@ -106,7 +106,7 @@ def emit_exception(
     return _emit(semconv.EXCEPTION, recorded, status=status, propagate=propagate)
 
 
-class Operation:
+class OperationSpan:
     """A step of the agent as a span, around a block or around every call of a function."""
 
     def __init__(self, name: str | None, attributes: Mapping[str, Any], *, propagate: bool = True) -> None:
@@ -132,7 +132,7 @@ class Operation:
             raise InvalidInput("the operation has not started; use it as `with agl.operation(…) as op:`")
         self._span.set_attributes(_flatten(attributes))
 
-    def __enter__(self) -> Operation:
+    def __enter__(self) -> OperationSpan:
         attributes = {semconv.OPERATION_NAME: self._name or "operation", **_flatten(self._attributes)}
         self._span = _start_operation(attributes, propagate=self._propagate)
         self._span.__enter__()
@@ -144,7 +144,7 @@ class Operation:
         assert self._span
         self._span.__exit__(kind, error, traceback)
 
-    async def __aenter__(self) -> Operation:
+    async def __aenter__(self) -> OperationSpan:
         return self.__enter__()
 
     async def __aexit__(
@@ -158,7 +158,7 @@ class Operation:
 
         @functools.wraps(fn)
         async def async_operation(*args: Any, **kwargs: Any) -> Any:
-            with Operation(name, self._attributes, propagate=self._propagate) as step:
+            with OperationSpan(name, self._attributes, propagate=self._propagate) as step:
                 step.set_input(**_arguments(signature, args, kwargs))
                 output = await fn(*args, **kwargs)
                 step.set_output(output)
@@ -166,7 +166,7 @@ class Operation:
 
         @functools.wraps(fn)
         def sync_operation(*args: Any, **kwargs: Any) -> Any:
-            with Operation(name, self._attributes, propagate=self._propagate) as step:
+            with OperationSpan(name, self._attributes, propagate=self._propagate) as step:
                 step.set_input(**_arguments(signature, args, kwargs))
                 output = fn(*args, **kwargs)
                 step.set_output(output)
@@ -180,16 +180,16 @@ def operation(fn: F, /) -> F: ...
 @overload
 def operation(
     fn: None = None, /, *, name: str | None = None, propagate: bool = True, **attributes: Any
-) -> Operation: ...
+) -> OperationSpan: ...
 def operation(
     fn: F | None = None, /, *, name: str | None = None, propagate: bool = True, **attributes: Any
-) -> F | Operation:
+) -> F | OperationSpan:
     """Record a step of the agent: `@operation`, `@operation(name="search")`, `with operation(name="search") as op:`.
 
     As a decorator of a sync or async function it records arguments and result; as a context manager, the values given
     to `op.set_input` and `op.set_output`. Spans that begin within it are its children.
     """
-    step = Operation(name, attributes, propagate=propagate)
+    step = OperationSpan(name, attributes, propagate=propagate)
     return step(fn) if fn else step
 
 

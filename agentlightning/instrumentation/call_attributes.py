@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import semconv
-from .dialects import Dialect, Message
+from .dialects import ApiDialect, Message
 from .dialects.base import Json, as_object, items, to_json
 
 _REQUEST_PARAMETERS = {
@@ -27,7 +27,7 @@ _REQUEST_PARAMETERS = {
 }
 
 
-def of_request(dialect: Dialect, body: Json) -> Json:
+def of_request(dialect: ApiDialect, body: Json) -> Json:
     """Return the attributes that the request body gives."""
     messages = dialect.prompt(body)
     attributes: Json = {
@@ -45,7 +45,7 @@ def of_request(dialect: Dialect, body: Json) -> Json:
     return {key: value for key, value in attributes.items() if value is not None}
 
 
-def of_response(dialect: Dialect, body: Json) -> Json:
+def of_response(dialect: ApiDialect, body: Json) -> Json:
     """Return the attributes that the response body adds."""
     messages = dialect.answer(body)
     reasons = [message.finish_reason for message in messages if message.finish_reason]

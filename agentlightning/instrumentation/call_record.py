@@ -12,7 +12,7 @@ import orjson
 
 from .. import semconv
 from . import call_attributes, sse
-from .dialects import Dialect, dialect_of
+from .dialects import ApiDialect, dialect_of
 from .dialects.base import Json, as_object
 
 UNDECODED: Final = "agentlightning.unread"
@@ -81,7 +81,7 @@ def _cut(value: Any) -> Any:
     return value
 
 
-def _response_attributes(dialect: Dialect, raw: Json) -> Json:
+def _response_attributes(dialect: ApiDialect, raw: Json) -> Json:
     if RAW_EVENTS in raw:
         return _stream_attributes(dialect, raw[RAW_EVENTS].encode())
     if text := raw.get(semconv.RESPONSE):
@@ -89,7 +89,7 @@ def _response_attributes(dialect: Dialect, raw: Json) -> Json:
     return {}
 
 
-def _stream_attributes(dialect: Dialect, stream: bytes) -> Json:
+def _stream_attributes(dialect: ApiDialect, stream: bytes) -> Json:
     events = sse.events(stream)
     attributes = _body_attributes(dialect, orjson.dumps(dialect.fold(events)))
     # SDKs stop reading at the server's last event and close the stream: that is not an early end.
@@ -98,7 +98,7 @@ def _stream_attributes(dialect: Dialect, stream: bytes) -> Json:
     return attributes
 
 
-def _body_attributes(dialect: Dialect, raw: bytes) -> Json:
+def _body_attributes(dialect: ApiDialect, raw: bytes) -> Json:
     body = parse_object(raw)
     if not body:
         return {semconv.CAPTURE_ERROR: f"the response of {len(raw)} bytes is not a JSON object"}

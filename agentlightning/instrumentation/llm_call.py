@@ -27,7 +27,7 @@ from .call_record import (
     parse_object,
 )
 from .context import IN_REQUEST, foreign_call_span, parent_context, recording_context
-from .dialects import Dialect, chat, dialect_of
+from .dialects import ApiDialect, chat, dialect_of
 from .dialects.base import Json
 
 logger = logging.getLogger("agentlightning.instrumentation")
@@ -208,14 +208,14 @@ def _request_attributes(host: str | None, port: int | None, path: str, headers: 
     return attributes
 
 
-def _dialect(path: str, content: bytes) -> Dialect | None:
+def _dialect(path: str, content: bytes) -> ApiDialect | None:
     # This path is unambiguous; other paths are also those of quite different requests.
     if path.endswith("/chat/completions"):
         return chat.DIALECT
     return dialect_of(path, parse_object(content))
 
 
-def _cut_request(dialect: Dialect, content: bytes) -> Json:
+def _cut_request(dialect: ApiDialect, content: bytes) -> Json:
     if cut := cut_to_size(content):
         return {semconv.REQUEST: cut.decode()}
     head = {dialect.input_field: None, "model": parse_object(content).get("model")}

@@ -116,14 +116,14 @@ async def test_ending_a_span_does_not_wait_for_the_store(scripted_store: Scripte
 
 
 async def test_export_is_retried_until_the_store_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.tracer.exporter.RETRY", RetryPolicy(0.001, 5.0))
+    monkeypatch.setattr("agentlightning.tracer.exporter.RETRY", RetryPolicy(0.001, 0.001))
 
-    class UnreachableStore(ScriptedStore):
+    class _UnreachableStore(ScriptedStore):
         def check(self, spans: Sequence[Span]) -> None:
             if self.requests < 4:
                 raise StoreUnavailable
 
-    tracer, store = OtelTracer(), UnreachableStore()
+    tracer, store = OtelTracer(), _UnreachableStore()
     async with tracer.trace_context(store=store, **ATTEMPT):
         tracer.create_span("step")
 
@@ -208,7 +208,7 @@ async def test_full_queue_delays_the_agent_and_loses_no_span(
     assert tracer.dropped == 0
 
 
-class UnreachableStore(ScriptedStore):
+class _UnreachableStore(ScriptedStore):
     """Raises `StoreUnavailable` until `is_back` is set."""
 
     is_back = False
@@ -225,7 +225,7 @@ async def test_spans_are_dropped_and_counted_if_store_and_disk_fail(
     monkeypatch.setattr(pipeline, "FULL_QUEUE_TIMEOUT", 0.001)
     monkeypatch.setattr(pipeline, "STOP_TIMEOUT", 0.05)
     monkeypatch.setattr(DiskBuffer, "append", _disk_full)
-    tracer, store = OtelTracer(), UnreachableStore()
+    tracer, store = OtelTracer(), _UnreachableStore()
     with tracer.lifespan(store):
         async with tracer.trace_context(**ATTEMPT, flush=False):
             _create_spans(tracer, 100)
@@ -236,9 +236,9 @@ async def test_spans_are_dropped_and_counted_if_store_and_disk_fail(
 
 
 async def test_spans_for_an_unreachable_store_wait_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.tracer.exporter.RETRY", RetryPolicy(0.01, 5.0))
+    monkeypatch.setattr("agentlightning.tracer.exporter.RETRY", RetryPolicy(0.01, 0.01))
     monkeypatch.setattr(pipeline, "QUEUE_SPANS", 20)
-    tracer, store = OtelTracer(), UnreachableStore()
+    tracer, store = OtelTracer(), _UnreachableStore()
     with tracer.lifespan(store):
         async with tracer.trace_context(**ATTEMPT):
             _create_spans(tracer, 500)
@@ -270,7 +270,7 @@ async def test_teardown_gives_up_on_an_unreachable_store(
 ) -> None:
     monkeypatch.setattr(pipeline, "STOP_TIMEOUT", 0.05)
     tracer = OtelTracer()
-    tracer.init_worker(0, UnreachableStore())
+    tracer.init_worker(0, _UnreachableStore())
 
     async def record() -> None:
         async with tracer.trace_context(**ATTEMPT):

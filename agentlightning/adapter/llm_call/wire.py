@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import semconv
 from ...instrumentation import dialects
-from ...instrumentation.dialects import Dialect, Message, chat, dialect_of
+from ...instrumentation.dialects import ApiDialect, Message, chat, dialect_of
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
 from . import chat_format, tokens
@@ -47,7 +47,7 @@ def read(span: Span) -> LLMCall | None:
     )
 
 
-def _messages(dialect: Dialect, request: Json) -> list[Json]:
+def _messages(dialect: ApiDialect, request: Json) -> list[Json]:
     if dialect is chat.DIALECT:
         return chat_format.normalize(items(request.get("messages")))
     # The dialects leave out the bytes of pictures, unless they are written as in chat completions.
@@ -57,7 +57,7 @@ def _messages(dialect: Dialect, request: Json) -> list[Json]:
     return chat_format.from_messages(dialect.prompt(request))
 
 
-def _output(dialect: Dialect, response: Json, answer: list[Message]) -> list[Json]:
+def _output(dialect: ApiDialect, response: Json, answer: list[Message]) -> list[Json]:
     if dialect is not chat.DIALECT:
         return chat_format.from_messages(answer)
     choices = (as_object(choice.get("message")) for choice in items(response.get("choices")))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from . import anthropic, chat, completions, embeddings, responses
-from .base import Dialect, Json, Message
+from .base import ApiDialect, Json, Message
 
-__all__ = ["Dialect", "Message", "dialect_of"]
+__all__ = ["ApiDialect", "Message", "dialect_of"]
 
 _BY_LAST_SEGMENT = {
     "completions": (chat.DIALECT, completions.DIALECT),
@@ -20,7 +20,7 @@ def may_be_call(path: str) -> bool:
     return _last_segment(path) in _BY_LAST_SEGMENT
 
 
-def dialect_of(path: str, body: Json) -> Dialect | None:
+def dialect_of(path: str, body: Json) -> ApiDialect | None:
     """Return the dialect of a request with this path and JSON body; None if it is not a call to a model."""
     candidates = _BY_LAST_SEGMENT.get(_last_segment(path), ())
     return next((dialect for dialect in candidates if dialect.input_field in body), None)

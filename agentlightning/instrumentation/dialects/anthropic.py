@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .base import (
-    Dialect,
+    ApiDialect,
     Json,
     Message,
     Part,
@@ -101,4 +101,4 @@ def _part(block: Json) -> Part:
             return {**block, "type": str(kind)}
 
 
-DIALECT = Dialect("anthropic.messages", "chat", "anthropic", "messages", prompt, answer, fold)
+DIALECT = ApiDialect("anthropic.messages", "chat", "anthropic", "messages", prompt, answer, fold)

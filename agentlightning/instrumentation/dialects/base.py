@@ -38,7 +38,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class ApiDialect:
     """One API's form of requests, responses and streams."""
 
     span_name: str

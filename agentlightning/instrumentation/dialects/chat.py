@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from ...semconv import LLM_CALL
-from .base import Dialect, Json, Message, Part, as_object, content_text, items, media, text, tool_call, tool_response
+from .base import ApiDialect, Json, Message, Part, as_object, content_text, items, media, text, tool_call, tool_response
 
 _WHOLE_FIELDS = frozenset({"role", "id", "type", "name"})
 """Fields of a delta that some servers repeat in every chunk; all other strings are pieces of a text."""
@@ -156,4 +156,4 @@ def _tool_call(call: Json) -> Part:
     return tool_call(call.get("id"), function.get("name"), function.get("arguments", function.get("input")))
 
 
-DIALECT = Dialect(LLM_CALL, "chat", "openai", "messages", prompt, answer, fold)
+DIALECT = ApiDialect(LLM_CALL, "chat", "openai", "messages", prompt, answer, fold)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .base import Dialect, Json, Message, items, prompt_messages, text
+from .base import ApiDialect, Json, Message, items, prompt_messages, text
 from .chat import merge_field, update
 
 
@@ -39,4 +39,4 @@ def _choice(choice: Json) -> Message:
     return Message("assistant", [text(content)], content, choice.get("finish_reason"))
 
 
-DIALECT = Dialect("openai.completion", "text_completion", "openai", "prompt", prompt, answer, fold)
+DIALECT = ApiDialect("openai.completion", "text_completion", "openai", "prompt", prompt, answer, fold)

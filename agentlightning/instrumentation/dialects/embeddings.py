@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .base import Dialect, Json, Message, prompt_messages
+from .base import ApiDialect, Json, Message, prompt_messages
 
 
 def prompt(body: Json) -> list[Message]:
@@ -22,4 +22,4 @@ def fold(events: Iterable[Json]) -> Json:
     return {key: value for event in events for key, value in event.items()}
 
 
-DIALECT = Dialect("openai.embeddings", "embeddings", "openai", "input", prompt, answer, fold)
+DIALECT = ApiDialect("openai.embeddings", "embeddings", "openai", "input", prompt, answer, fold)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .base import (
-    Dialect,
+    ApiDialect,
     Json,
     Message,
     Part,
@@ -110,4 +110,4 @@ def _finish_reason(body: Json, parts: list[Part]) -> str | None:
     return "stop" if body.get("status") == "completed" else None
 
 
-DIALECT = Dialect("openai.responses", "chat", "openai", "input", prompt, answer, fold)
+DIALECT = ApiDialect("openai.responses", "chat", "openai", "input", prompt, answer, fold)

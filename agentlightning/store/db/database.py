@@ -129,12 +129,8 @@ class ConflictKey(NamedTuple):
     """The part of the store that a body changes: bodies of one part that name different ids never conflict."""
 
     part: Literal["new", "queue", "attempts"]
+    """`attempts` are those of one rollout, with their spans and the resulting changes of the rollout."""
     id: str | None = None
-
-    @classmethod
-    def attempts_of(cls, rollout_id: str) -> ConflictKey:
-        """Return the key of a rollout's attempts, their spans, and the resulting changes of the rollout."""
-        return cls("attempts", rollout_id)
 
 
 NEW_ROLLOUTS = ConflictKey("new")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Sequence
 from copy import copy
@@ -40,6 +41,7 @@ access = logging.getLogger("agentlightning.store.access")
 INTERNAL_ERROR: Final = AgentLightningError("internal error of the store; see its log")
 
 _KEY_HEADER = IDEMPOTENCY_KEY.lower().encode()
+_VALID_KEY = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{1,{payload.MAX_ID_LENGTH}}}")
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
@@ -136,7 +138,9 @@ class StoreApp:
         execute = getattr(SqlStore, operation.implementation)
         if key is None or not operation.route.mutates:
             return operation.encode(await execute(self._store, **arguments))
-        payload.check_id(key, IDEMPOTENCY_KEY)
+        if not _VALID_KEY.fullmatch(key):
+            message = f"{IDEMPOTENCY_KEY} must have 1 to {payload.MAX_ID_LENGTH} characters, and no control character"
+            raise InvalidInput(message, field=IDEMPOTENCY_KEY)
         store = copy(self._store)
         store.request = request = IdempotentRequest(
             f"{operation.name}:{key}", operation.encode, operation.decode_stored

@@ -85,7 +85,7 @@ class Attempts(SqlBase):
             return row.attempt()
 
         try:
-            return await self._write(body, ConflictKey.attempts_of(rollout_id))
+            return await self._write(body, ConflictKey("attempts", rollout_id))
         except Conflict:
             self.counters["stale_reports"] += 1
             raise

@@ -61,7 +61,7 @@ class Spans(SqlBase):
         async def body(transaction: Transaction) -> int:
             return await _reserve_number(self._transitions(transaction), rollout_id, attempt_id)
 
-        return await self._write(body, ConflictKey.attempts_of(rollout_id))
+        return await self._write(body, ConflictKey("attempts", rollout_id))
 
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> list[int]:
         async def body(transaction: Transaction) -> list[int]:
@@ -130,7 +130,7 @@ async def _reserve_number(transitions: TransitionWriter, rollout_id: str, attemp
 
 def _conflict_key(spans: Sequence[EncodedSpan]) -> ConflictKey | None:
     first, *others = {span.rollout_id for span in spans}
-    return None if others else ConflictKey.attempts_of(first)
+    return None if others else ConflictKey("attempts", first)
 
 
 def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tuple[int, EncodedSpan]]]:

@@ -61,9 +61,9 @@ def command(
     The program finds its task in AGL_TASK and AGL_TASK_FILE, and the model in OPENAI_BASE_URL or ANTHROPIC_BASE_URL. It
     reports its reward with `agl reward 0.9` or as the last line of its output. Exits with 1 if a run failed.
     """
+    from ..concurrency import SIGTERM_EXIT
     from ..litagent import CommandAgent
     from ..logs import setup_logging
-    from ..runner.shutdown import SIGTERM_EXIT
     from .train import load
 
     setup_logging("warning")

@@ -7,10 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
-from ..concurrency import SIGTERM_EXIT, sigterm_handler
+from ..concurrency import sigterm_handler
 from .base import StopEvent
-
-__all__ = ["SIGTERM_EXIT", "StopRequest", "stop_request"]
 
 POLL_INTERVAL_STOP_EVENT: Final = 0.05
 """Events of threads, processes and event loops have no common way to wait for them, so they are polled."""

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import stat
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +60,13 @@ class Site:
         self.go = folder / "go"
         (folder / "runner.py").write_text(SCRIPT)
 
-    def store(self) -> Program:
-        """Start a store process; the database and the port are always the same."""
-        program = Program("agentlightning.cli", "store", "--port", str(self.port), cwd=self.folder)
-        program.wait_for_line("^Store at")
-        return program
+    @asynccontextmanager
+    async def store(self) -> AsyncIterator[agl.LightningStoreServer]:
+        """Serve the store; the database and the port are always the same."""
+        server = agl.LightningStoreServer(agl.SqliteLightningStore(self.folder / "agl.db"), port=self.port)
+        await server.start()
+        yield server
+        await server.close()
 
     def runner(self) -> Program:
         environment = {"AGL_SPOOL_DIR": str(self.folder / "spool")}
@@ -94,18 +98,18 @@ async def test_long_outage_loses_no_span_and_no_result(site: Site, monkeypatch: 
             agl.emit_object({"n": n})
         return task / 10
 
-    first = site.store()
-    async with agl.LightningStoreClient(site.url) as store:
+    async with AsyncExitStack() as first, agl.LightningStoreClient(site.url) as store:
+        await first.enter_async_context(site.store())
         ids = [(await store.enqueue_rollout(n)).rollout_id for n in range(rollouts)]
         runner = agl.LitAgentRunner[Any](agl.OtelTracer(), max_rollouts=rollouts, max_concurrency=rollouts)
         with runner.run_context(agent=agent, store=store):
             running = asyncio.create_task(runner.iter())
             for _ in range(rollouts):
                 await started.acquire()
-            first.kill()
+            await first.aclose()
             release.set()
             await eventually(lambda: sum(path.read_bytes().count(b'"status":"succ') for path in site.buffers()) == 8)
-            with site.store():
+            async with site.store():
                 await asyncio.wait_for(running, TIMEOUT)
                 ended = await store.wait_for_rollouts(ids)
                 stored = [await store.query_spans(rollout_id) for rollout_id in ids]
@@ -117,12 +121,11 @@ async def test_long_outage_loses_no_span_and_no_result(site: Site, monkeypatch: 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 async def test_unsent_spans_of_a_runner_are_sent_by_the_next(site: Site, end: signal.Signals) -> None:
-    store = site.store()
     async with agl.LightningStoreClient(site.url) as client:
-        rollout = await client.enqueue_rollout("task")
         with site.runner() as runner:
-            runner.wait_for_line("started")
-            store.kill()
+            async with site.store():
+                rollout = await client.enqueue_rollout("task")
+                await asyncio.to_thread(runner.wait_for_line, "started")
             site.go.touch()
             await eventually(site.has_report)
             where = runner.wait_for_line(r"spans and results are buffered in (\S+)")[1]
@@ -139,11 +142,12 @@ async def test_unsent_spans_of_a_runner_are_sent_by_the_next(site: Site, end: si
                 f"{SPANS + 2} spans and results stay in {where}; the next runner on this machine sends them"
             )
 
-        with site.store(), site.runner() as second:
-            [ended] = await client.wait_for_rollouts([rollout.rollout_id], timeout=TIMEOUT)
-            spans = await client.query_spans(rollout.rollout_id)
-            second.wait_for_line(f"of an earlier process from {where}: {SPANS + 1} spans, 1 results")
-            await eventually(lambda: site.buffers() == [])
+        async with site.store():
+            with site.runner() as second:
+                [ended] = await client.wait_for_rollouts([rollout.rollout_id], timeout=TIMEOUT)
+                spans = await client.query_spans(rollout.rollout_id)
+                second.wait_for_line(f"of an earlier process from {where}: {SPANS + 1} spans, 1 results")
+                await eventually(lambda: site.buffers() == [])
 
     assert (ended.status, ended.reward, ended.attempt.sequence_id) == ("succeeded", 0.5, 1)
     assert [_n(span) for span in spans] == [*range(SPANS), None]

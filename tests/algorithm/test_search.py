@@ -16,12 +16,12 @@ TASKS = 60
 BETTER = "the better prompt"
 
 
-def coin_tasks(chance: random.Random) -> list[float]:
+def coins(chance: random.Random) -> list[float]:
     """Return success rates of one half: the highest variance of rewards 0 and 1."""
     return [0.5] * TASKS
 
 
-def easy_and_hard_tasks(chance: random.Random) -> list[float]:
+def easy_and_hard(chance: random.Random) -> list[float]:
     """Return success rates that are mostly near 0 or near 0.8."""
     return [0.8 * chance.betavariate(0.8, 0.8) for _ in range(TASKS)]
 
@@ -47,7 +47,7 @@ def simulate(number: int, make_tasks, *, with_better_prompt: bool) -> Verdict:
     return asyncio.run(search.run(Candidate("seed", "the seed")))
 
 
-@pytest.mark.parametrize("make_tasks", [coin_tasks, easy_and_hard_tasks])
+@pytest.mark.parametrize("make_tasks", [coins, easy_and_hard])
 def test_equal_prompts_show_an_improvement_in_at_most_one_run_of_twenty(make_tasks):
     verdicts = [simulate(number, make_tasks, with_better_prompt=False) for number in range(RUNS)]
 
@@ -56,7 +56,7 @@ def test_equal_prompts_show_an_improvement_in_at_most_one_run_of_twenty(make_tas
     assert claimed <= RUNS * 0.05
 
 
-@pytest.mark.parametrize("make_tasks", [coin_tasks, easy_and_hard_tasks])
+@pytest.mark.parametrize("make_tasks", [coins, easy_and_hard])
 def test_better_prompt_is_found_and_shown_in_four_runs_of_five(make_tasks):
     verdicts = [simulate(number, make_tasks, with_better_prompt=True) for number in range(RUNS)]
 

@@ -72,7 +72,7 @@ def test_dead_process_ends_demo_with_end_of_its_log(model: ScriptedModel, tmp_pa
 @pytest.mark.slow
 def test_local_model_prefers_prompts_with_examples(tmp_path: Path) -> None:
     with demo("--folder", str(tmp_path)) as program:
-        assert program.wait(timeout=120) == 0
+        assert program.wait(timeout=200) == 0
 
     assert float(program.wait_for_line(r"just ask +mean reward (\S+)")[1]) <= 0.2
     assert float(program.wait_for_line(r"^Best prompt: .* as a chat, mean reward (\S+)")[1]) >= 0.9

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from agentlightning.store import InMemoryLightningStore, LightningStoreServer
 
 from ..contract.making import soon
 from ..faults.lossy import served
+from ..timing import quickest
 
 CLAIM = b'{"limit": 1, "wait": 30}'
 HEAD = b"POST /dequeue_many_rollouts HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(CLAIM)
@@ -87,3 +90,15 @@ async def test_request_that_does_not_arrive_before_the_end_gets_503(
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after: 1" in answer.lower()
     assert "Traceback" not in caplog.text
+
+
+async def test_idle_server_stops_within_a_tenth_of_a_second_despite_open_connections() -> None:
+    async def seconds_to_stop() -> float:
+        async with served(InMemoryLightningStore()) as server, aiohttp.ClientSession() as session:
+            async with session.get(f"{server.endpoint}/health") as response:
+                await response.read()
+            started = time.monotonic()
+            await server.stop()
+            return time.monotonic() - started
+
+    assert await quickest(seconds_to_stop, 0.05) < 0.1

@@ -75,13 +75,15 @@ def _fields(message: Message) -> Iterator[tuple[str, str]]:
         yield "content", message.content
     if message.finish_reason is not None:
         yield "finish_reason", message.finish_reason
-    for n, call in enumerate(message.tool_calls):
-        arguments = call["arguments"]
-        yield f"tool_calls.{n}.id", str(call["id"])
-        yield f"tool_calls.{n}.name", str(call["name"])
-        yield f"tool_calls.{n}.arguments", arguments if isinstance(arguments, str) else to_json(arguments)
+    tool_calls = 0
     for part in message.parts:
-        if part["type"] == "tool_call_response" and part.get("id"):
+        if part["type"] == "tool_call":
+            prefix, arguments = f"tool_calls.{tool_calls}", part["arguments"]
+            yield f"{prefix}.id", str(part["id"])
+            yield f"{prefix}.name", str(part["name"])
+            yield f"{prefix}.arguments", arguments if isinstance(arguments, str) else to_json(arguments)
+            tool_calls += 1
+        elif part["type"] == "tool_call_response" and part.get("id"):
             yield "tool_call_id", str(part["id"])
 
 

@@ -49,9 +49,10 @@ def decode_call(raw: Json) -> Json:
 def parse_object(text: str | bytes) -> Json:
     """Parse a JSON object; return an empty one if the text is something else."""
     try:
-        return as_object(orjson.loads(text))
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return {}
+    return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def error_message(body: Json) -> str | None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -174,14 +175,14 @@ class SpanExporter:
 
     async def _with_retries(self, operation: Callable[..., Awaitable[T]], *args: object, **kwargs: object) -> T:
         try:
-            for delay in RETRY.delays():
+            for retries in count():
                 try:
                     return await operation(*args, **kwargs)
                 except (ConnectionError, TimeoutError) as error:
-                    logger.debug("The store is unreachable (%s); retrying in %.1f s", error, delay)
+                    logger.debug("The store is unreachable (%s); retrying", error)
                 self._retrying = True
-                await asyncio.sleep(delay)
-            raise AssertionError("the delays have no end")
+                await asyncio.sleep(RETRY.delay(retries))
+            raise AssertionError("the loop has no end")
         finally:
             self._retrying = False
 

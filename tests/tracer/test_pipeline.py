@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncio
 import errno
 import logging
@@ -19,7 +21,7 @@ from agentlightning.types import Span
 
 from .conftest import ScriptedStore, ids, over_both
 
-ATTEMPT = {"rollout_id": "ro-1", "attempt_id": "at-1"}
+ATTEMPT: dict[str, Any] = {"rollout_id": "ro-1", "attempt_id": "at-1"}
 SPANS = pipeline.BATCH_SPANS + 1
 
 

@@ -24,11 +24,6 @@ class Message:
     finish_reason: str | None = None
     """The reason why the model stopped, on its answers."""
 
-    @property
-    def tool_calls(self) -> list[Part]:
-        """The parts that call a tool."""
-        return [part for part in self.parts if part["type"] == "tool_call"]
-
     def as_opentelemetry(self) -> Json:
         """Return the message as in `gen_ai.input.messages` and `gen_ai.output.messages`."""
         message: Json = {"role": self.role, "parts": self.parts}

@@ -120,7 +120,11 @@ def _message(message: Json, role: str = "user") -> Message:
         parts.insert(0, {"type": "reasoning", "content": reasoning})
     if refusal := message.get("refusal"):
         parts.append(text(refusal))
-    return Message(role, parts + _tool_calls(message), shown)
+    if calls := message.get("tool_calls"):
+        parts += [_tool_call(call) for call in items(calls)]
+    if isinstance(function := message.get("function_call"), dict) and function:
+        parts.append(_tool_call({"function": function}))
+    return Message(role, parts, shown)
 
 
 def _parts(content: Any) -> list[Part]:
@@ -142,13 +146,6 @@ def _part(item: Json) -> Part:
             return {"type": "blob", "modality": "audio"}
         case kind:
             return {**item, "type": str(kind)}
-
-
-def _tool_calls(message: Json) -> list[Part]:
-    calls = items(message.get("tool_calls"))
-    if function := as_object(message.get("function_call")):
-        calls = [*calls, {"function": function}]
-    return [_tool_call(call) for call in calls]
 
 
 def _tool_call(call: Json) -> Part:

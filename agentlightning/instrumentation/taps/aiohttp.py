@@ -9,9 +9,10 @@ import aiohttp
 import orjson
 
 from ..context import IN_REQUEST
+from ..dialects import may_be_call
 from ..llm_call import OpenCall, start_call
 from ..patches import Patch
-from .base import is_candidate, tap_async
+from .base import tap_async
 
 
 def patches(library: Any) -> Iterator[Patch]:
@@ -20,7 +21,7 @@ def patches(library: Any) -> Iterator[Patch]:
 
 
 def _start(session: Any, method: str, str_or_url: Any, **kwargs: Any) -> OpenCall | None:
-    if IN_REQUEST.get() or not is_candidate(method, str(str_or_url).partition("?")[0]):
+    if method.upper() != "POST" or IN_REQUEST.get() or not may_be_call(str(str_or_url).partition("?")[0]):
         return None
     url = session._build_url(str_or_url)
     return start_call(url.host, url.port, url.path, kwargs.get("headers") or {}, _body(kwargs))

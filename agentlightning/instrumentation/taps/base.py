@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import wraps
 from typing import Any
 
-from ..dialects import may_be_call
 from ..llm_call import OpenCall, abandons_on_error
 
 logger = logging.getLogger("agentlightning.instrumentation")
@@ -56,11 +55,6 @@ def tap_async(start: Start, record: Record) -> Callable[[Callable[..., Any]], Ca
         return send
 
     return wrap
-
-
-def is_candidate(method: str, path: str) -> bool:
-    """Return True if a request may be a call to a model; a cheap test, made for every request."""
-    return method.upper() == "POST" and may_be_call(path)
 
 
 class RecordedStream:

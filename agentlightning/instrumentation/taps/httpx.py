@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
 
+from ..dialects import may_be_call
 from ..llm_call import OpenCall, start_call
 from ..patches import Patch
-from .base import RecordedStream, is_candidate, tap, tap_async
+from .base import RecordedStream, tap, tap_async
 
 
 def patches(library: Any) -> Iterator[Patch]:
@@ -27,7 +28,7 @@ def patches(library: Any) -> Iterator[Patch]:
 def _start(client: Any, request: Any, **_: Any) -> OpenCall | None:
     url = request.url
     path: str = url.path
-    if not is_candidate(request.method, path):
+    if request.method != "POST" or not may_be_call(path):
         return None
     return start_call(url.host, url.port, path, request.headers, request.content)
 

@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..context import IN_REQUEST
+from ..dialects import may_be_call
 from ..llm_call import OpenCall, start_call
 from ..patches import Patch
-from .base import RecordedStream, is_candidate, tap
+from .base import RecordedStream, tap
 
 
 def patches(library: Any) -> Iterator[Patch]:
@@ -19,7 +20,7 @@ def patches(library: Any) -> Iterator[Patch]:
 
 def _start(session: Any, request: Any, **_: Any) -> OpenCall | None:
     url = urlsplit(str(request.url))
-    if IN_REQUEST.get() or not is_candidate(request.method, url.path):
+    if request.method != "POST" or IN_REQUEST.get() or not may_be_call(url.path):
         return None
     body = request.body.encode() if isinstance(request.body, str) else request.body
     return start_call(url.hostname, url.port, url.path, request.headers, body)

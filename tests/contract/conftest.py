@@ -74,10 +74,6 @@ DISTINCT_WAYS = ("file", "http", "postgres")
 every_way = pytest.mark.ways(*WAYS)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "ways(*names): the kinds of store that a test of the contract runs on")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "way" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("ways")

@@ -1,4 +1,4 @@
-"""Attempts: they speak for their rollout while they are its latest, and are made again as the rollout's config says."""
+"""Attempts: the latest one determines the rollout's status, and failures are retried by its configuration."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .making import RETRYING, claimed, everything, found, span, statuses
 
 
 async def lost(store: LightningStore, **given: Any) -> AttemptedRollout:
-    """A rollout back in the queue, since its attempt has not been heard of."""
+    """Return a rollout that is queued again after its attempt became unresponsive."""
     attempted = await claimed(store, config=RETRYING, **given)
     await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="unresponsive")
     assert await statuses(store, attempted) == ("requeuing", "unresponsive")
     return attempted
 
 
-# What follows what
+# Status changes
 
 
 async def test_first_span_sets_the_attempt_running(store: LightningStore) -> None:
@@ -268,7 +268,7 @@ async def test_rollout_has_at_most_one_live_attempt(store: LightningStore) -> No
     assert [each.attempt.sequence_id for each in (first, second, third)] == [1, 2, 3]
 
 
-# Coming back
+# Recovery
 
 
 @pytest.mark.parametrize("sign", ["span", "heartbeat", "report"])
@@ -329,7 +329,7 @@ async def test_attempt_does_not_recover_after_its_rollout_failed(store: Lightnin
     assert await statuses(store, attempted) == ("failed", "unresponsive")
 
 
-# By hand
+# Explicit retries
 
 
 async def test_start_attempt_ignores_max_attempts(store: LightningStore) -> None:
@@ -369,7 +369,7 @@ async def test_start_attempt_of_an_unknown_rollout_raises_not_found(store: Light
         await store.start_attempt("ro-unknown")
 
 
-# Asking
+# Queries
 
 
 async def test_attempts_are_listed_first_to_latest(store: LightningStore) -> None:

@@ -220,7 +220,7 @@ async def test_values_of_the_wrong_type_are_rejected_without_a_change(store: Lig
     await store.enqueue_rollout("queued")
     before = await everything(store)
     rollout_id = attempted.rollout_id
-    calls: list[Callable[[Any], Awaitable[Any]]] = [
+    calls: list[Callable[[Any], Any]] = [
         lambda wrong: store.enqueue_rollout("task", mode=wrong),
         lambda wrong: store.enqueue_rollout("task", resources_id=wrong),
         lambda wrong: store.enqueue_rollout("task", config=wrong),

@@ -1,4 +1,4 @@
-"""Many at once, from several event loops and threads: everything happens once, and in an order that makes sense."""
+"""Concurrent calls from several event loops and threads: each takes effect once, in a consistent order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .making import RETRYING, claimed, soon, span, statuses
 
 
 async def in_threads(count: int, work: Callable[[int], Awaitable[Any]]) -> list[Any]:
-    """`work(0)` to `work(count - 1)`, each in a thread and an event loop of its own."""
+    """Run `work(0)` to `work(count - 1)`, each in its own thread and event loop."""
 
     async def limited(n: int) -> Any:
         return await soon(work(n))

@@ -1,4 +1,4 @@
-"""Pages by cursor: each begins behind the one before, whatever comes and goes meanwhile."""
+"""Pages by cursor: each continues after the previous one, while items are added and deleted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOTH_WAYS = pytest.mark.parametrize("order", ["asc", "desc"])
 async def pages(
     query: Query, size: int, between: Callable[[], Awaitable[None]] | None = None, **given: Any
 ) -> list[Any]:
-    """Pages of `size`, one after another; what happens `between` two of them."""
+    """Read all pages of `size` and call `between` after each."""
     page = await query(limit=size, **given)
     found = [page]
     while page.cursor is not None:
@@ -39,7 +39,7 @@ async def pages(
 
 
 async def of_every_kind(store: LightningStore) -> None:
-    """Rollouts with and without an end, a mode, resources and a reward; some are alike in all of them."""
+    """Create rollouts with and without an end, a mode, resources and a reward; some are equal in all of them."""
     await store.add_resources({"prompt": "Hello"})
     for number, mode in enumerate(("train", None, "val", None, "train", "train", None)):
         attempted = await store.start_rollout(number, mode)
@@ -106,13 +106,13 @@ async def test_items_that_stay_are_returned_once_while_others_change(
 
     async def change() -> None:
         await store.enqueue_rollout("new", next(modes))
-        if isinstance(store, SqlStore):  # who reaches it over HTTP deletes nothing
+        if isinstance(store, SqlStore):  # a client over HTTP cannot delete
             await store.delete_ended_before(time.time() + 60, 2)
 
     found = await pages(store.query_rollouts, 2, change, sort_by=sort_by, sort_order=order)
 
     assert len(found) > 4
-    assert {page.total for page in found} == {16}  # as when the first was read, though there are more now, or fewer
+    assert {page.total for page in found} == {16}  # the total of the first page
     listed = [rollout for page in found for rollout in page]
     assert sorted(each.rollout_id for each in listed if each.input == "there all the time") == sorted(ids)
     assert len({each.rollout_id for each in listed}) == len(listed)
@@ -129,7 +129,7 @@ async def test_filters_apply_to_pages_by_cursor(store: LightningStore) -> None:
     assert {page.total for page in found} == {4}
 
 
-NO_PLACES: list[Any] = [
+INVALID_POSITIONS: list[Any] = [
     "no base64 at all",
     b"no JSON",
     [],
@@ -149,8 +149,8 @@ NO_PLACES: list[Any] = [
 async def test_foreign_cursor_is_rejected(store: LightningStore) -> None:
     await store.enqueue_rollout("task")
 
-    for place in NO_PLACES:
-        text = orjson.dumps(place) if isinstance(place, list | dict) else place
+    for position in INVALID_POSITIONS:
+        text = orjson.dumps(position) if isinstance(position, list | dict) else position
         cursor = text if isinstance(text, str) else base64.urlsafe_b64encode(text).decode()
         with pytest.raises(InvalidInput, match="invalid cursor") as refused:
             await store.query_rollouts(sort_by="start_time", cursor=cursor)

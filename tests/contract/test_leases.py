@@ -1,4 +1,4 @@
-"""What only one may hold at a time."""
+"""Leases: one holder at a time, until release or expiry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists: filters, order, pages and totals, the same for everything that is listed."""
+"""Queries: filters, order, pages and totals, equal for all lists."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALL_PAGES = pytest.mark.parametrize(
 
 
 async def rollouts_of_every_kind(store: LightningStore) -> dict[str, Rollout]:
-    """One rollout in each status, made in this order, named by status."""
+    """Create one rollout in each status, in this order, and return them by status."""
     config = RolloutConfig(max_attempts=2, retry_condition=["failed"])
     modes: list[Any] = ["train", None, "val", "train", "test", None, "val"]
     names = ["succeeded", "failed", "running", "preparing", "requeuing", "cancelled", "queuing"]
@@ -229,7 +229,7 @@ async def test_cut_at_truncates_long_inputs(store: LightningStore) -> None:
 
 @pytest.fixture
 async def spans(store: LightningStore) -> Any:
-    """Five spans of two attempts, with names that tempt a pattern matcher."""
+    """Store five spans of two attempts, with names that contain wildcard characters."""
     first = await claimed(store, config=RETRYING)
     stored = await store.add_many_spans(
         [
@@ -410,13 +410,13 @@ async def test_workers_are_found_and_sorted(store: LightningStore) -> None:
     )
 
 
-# What cannot be asked
+# Invalid queries
 
 Query = Callable[..., Awaitable[Any]]
 
 
 def queries(store: LightningStore) -> dict[str, tuple[Query, tuple[str, ...], str]]:
-    """Every list, what it is asked with, and a field it can be sorted by."""
+    """Return every list operation with its arguments and a sortable field."""
     return {
         "rollouts": (store.query_rollouts, (), "start_time"),
         "attempts": (store.query_attempts, ("ro-1",), "sequence_id"),
@@ -480,7 +480,7 @@ async def test_invalid_filter_is_rejected(store: LightningStore, listed: str, wr
     assert (caught.value.field or "").startswith(next(iter(wrong)))
 
 
-# The whole
+# Statistics
 
 
 async def test_statistics_count_stored_objects(store: LightningStore) -> None:

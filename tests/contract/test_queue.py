@@ -251,7 +251,7 @@ async def test_start_rollout_never_enqueues(store: LightningStore) -> None:
     assert await store.dequeue_rollout() is None
 
 
-# Which resources
+# Resources
 
 
 async def test_task_without_resources_uses_the_latest_at_enqueue_time(store: LightningStore) -> None:
@@ -298,7 +298,7 @@ async def test_enqueue_with_unknown_resources_raises_not_found(store: LightningS
     assert (await store.query_rollouts()).items == []
 
 
-# Waiting for work
+# Waiting claims
 
 
 async def test_waiting_claim_returns_a_new_task_at_once(store: LightningStore) -> None:
@@ -385,7 +385,7 @@ async def test_cancelled_claim_takes_no_task(store: LightningStore) -> None:
     assert (attempted.rollout_id, attempted.attempt.sequence_id) == (rollout.rollout_id, 1)
 
 
-# Back in the queue
+# Requeues
 
 
 async def test_retried_rollout_goes_to_the_tail(store: LightningStore) -> None:

@@ -1,4 +1,4 @@
-"""Resources: every version stays as it was, and the latest is the one stored last."""
+"""Resources: versions never change, and the latest is the one stored last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards: a rollout knows its final one, and the summary knows how the run is going."""
+"""Rewards of rollouts, and the summary of a run."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_rollouts_sort_by_reward_with_none_last(store: LightningStore) -> 
     assert [rollout.input for rollout in backwards] == [1.0, 0.5, 0.0, None]
 
 
-# The summary
+# Summary
 
 
 async def test_summary_of_an_empty_store_is_empty(store: LightningStore) -> None:

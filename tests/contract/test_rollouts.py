@@ -1,4 +1,4 @@
-"""Rollouts: changed by hand, cancelled, final."""
+"""Rollouts: updates, cancellation, final statuses."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_updated_rollout_has_its_latest_attempt(store: LightningStore) -> 
     assert changed == attempted.model_copy(update={"mode": "val"})
 
 
-# Status by hand
+# Statuses set by clients
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,8 @@ async def test_final_status_cannot_be_changed(store: LightningStore, final: Any,
     await store.update_rollout(rollout.rollout_id, status=final)
     before = await everything(store)
 
-    for to in {"queuing", "requeuing", "preparing", "running", "succeeded", "failed", "cancelled"} - {final}:
+    statuses: set[Any] = {"queuing", "requeuing", "preparing", "running", "succeeded", "failed", "cancelled"}
+    for to in statuses - {final}:
         with pytest.raises(FinalStatus, match=rollout.rollout_id):
             await store.update_rollout(rollout.rollout_id, status=to)
     with pytest.raises(FinalStatus, match=rollout.rollout_id):
@@ -184,7 +185,7 @@ async def test_times_follow_the_order_of_events(store: LightningStore) -> None:
     )
 
 
-# Cancelling
+# Cancellation
 
 
 async def test_queued_rollout_is_cancelled_at_once(store: LightningStore) -> None:

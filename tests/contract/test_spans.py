@@ -1,4 +1,4 @@
-"""Spans: stored once, in the order they arrive, under the attempt they belong to."""
+"""Spans: stored once, in order of arrival, with their attempt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .making import RETRYING, claimed, everything, found, numbered, soon, span, 
 
 
 def full(of: Any, n: int = 1, **given: Any) -> Span:
-    """A span with something in every field."""
+    """Return a span with a value in every field."""
     fields: dict[str, Any] = {
         "parent_id": "ef" * 8,
         "status": TraceStatus(status_code="ERROR", description="it broke"),
@@ -75,7 +75,7 @@ async def test_batch_may_contain_spans_of_several_attempts(store: LightningStore
     assert (await store.query_spans(second.rollout_id)).items == [stored[1], stored[3]]
 
 
-# Once
+# Duplicates
 
 
 async def test_duplicate_span_is_ignored(store: LightningStore) -> None:
@@ -185,7 +185,7 @@ async def test_number_of_an_unknown_attempt_raises_not_found(store: LightningSto
             await store.get_many_span_sequence_ids([known, unknown])
 
 
-# Whose
+# Attempts
 
 
 async def test_span_of_an_unknown_attempt_raises_not_found(store: LightningStore) -> None:
@@ -232,7 +232,7 @@ async def test_unknown_rollout_has_no_spans(store: LightningStore) -> None:
             assert (await store.query_spans(rollout_id, attempt_id)).items == []
 
 
-# Late
+# Late spans
 
 
 async def test_late_span_is_stored_and_marked(store: LightningStore) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for rollouts to end: prompt, in the order asked for, and as long as it takes."""
+"""Waits for the end of rollouts: prompt, in the given order, with an optional timeout."""
 
 from __future__ import annotations
 

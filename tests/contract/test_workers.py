@@ -1,4 +1,4 @@
-"""Workers: busy while they hold an attempt, idle after, unknown when lost; their heartbeats keep attempts alive."""
+"""Workers: busy during an attempt, idle after it, unknown when lost; heartbeats keep attempts alive."""
 
 from __future__ import annotations
 

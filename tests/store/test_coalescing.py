@@ -1,4 +1,4 @@
-"""Several statements as one, and bodies side by side: what PostgreSQL is sent, and that nobody notices."""
+"""Statement coalescing and batch execution on PostgreSQL: the statements sent, and unchanged results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agentlightning.errors import Conflict
 from agentlightning.store import LightningStore, PostgresLightningStore
 from agentlightning.store.db.database import NEW_ROLLOUTS, QUEUE_HEAD, Body, ConflictKey
 from agentlightning.store.db.postgres import row_batches
-from agentlightning.store.db.postgres.coalescing import WriteBuffer, for_many, suits_many, together
+from agentlightning.store.db.postgres.coalescing import WriteBuffer, combine, over_rows, supports_rows
 from agentlightning.store.db.postgres.executor import conflict_free_groups
 from agentlightning.store.db.write_requests import WriteRequest
 from agentlightning.types import AttemptedRollout, AttemptStatus
@@ -32,14 +32,14 @@ async def url() -> AsyncIterator[str]:
 def test_statements_are_combined_with_their_values() -> None:
     statements = ("UPDATE a SET x = ?2 WHERE y = ?1", "INSERT INTO b (z) VALUES (?1)", "DELETE FROM c WHERE z = ?1")
 
-    assert together(statements, (2, 1, 1)) == (
+    assert combine(statements, (2, 1, 1)) == (
         "WITH s0 AS (UPDATE a SET x = $2 WHERE y = $1), s1 AS (INSERT INTO b (z) VALUES ($3)) "
         "DELETE FROM c WHERE z = $4"
     )
 
 
 @pytest.mark.parametrize(
-    ("sql", "for_all"),
+    ("sql", "over_rows_sql"),
     [
         (
             "SELECT x FROM a WHERE y = ?1 FOR UPDATE",
@@ -65,9 +65,9 @@ def test_statements_are_combined_with_their_values() -> None:
         ),
     ],
 )
-def test_statement_is_rewritten_over_rows_of_values(sql: str, for_all: str) -> None:
-    assert suits_many(sql)
-    assert for_many(sql, ("text",)) == for_all
+def test_statement_is_rewritten_over_rows_of_values(sql: str, over_rows_sql: str) -> None:
+    assert supports_rows(sql)
+    assert over_rows(sql, ("text",)) == over_rows_sql
 
 
 @pytest.mark.parametrize(
@@ -81,27 +81,27 @@ def test_statement_is_rewritten_over_rows_of_values(sql: str, for_all: str) -> N
     ],
 )
 def test_unsupported_statements_are_sent_separately(sql: str) -> None:
-    assert not suits_many(sql)
+    assert not supports_rows(sql)
 
 
 def test_change_is_buffered_until_its_table_is_read() -> None:
-    waiting = WriteBuffer()
-    waiting.add("UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1", [["ro-1", "failed"]])
+    buffer = WriteBuffer()
+    buffer.add("UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1", [["ro-1", "failed"]])
 
-    assert not waiting.concern("SELECT status FROM workers")
-    assert waiting.concern("SELECT 1 FROM attempts a JOIN rollouts r ON true")
-    assert waiting.concern("UPDATE rollouts SET mode = ?1")
-    assert waiting.taken() == {"UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1": [["ro-1", "failed"]]}
-    assert not waiting
+    assert not buffer.must_precede("SELECT status FROM workers")
+    assert buffer.must_precede("SELECT 1 FROM attempts a JOIN rollouts r ON true")
+    assert buffer.must_precede("UPDATE rollouts SET mode = ?1")
+    assert buffer.take() == {"UPDATE rollouts SET status = ?2 WHERE rollout_id = ?1": [["ro-1", "failed"]]}
+    assert not buffer
 
 
 @pytest.mark.parametrize("sql", ["ALTER TABLE rollouts ADD COLUMN mood text", "CREATE INDEX moods ON rollouts (mood)"])
 def test_schema_change_flushes_the_buffer(sql: str) -> None:
-    waiting = WriteBuffer()
-    assert not waiting.concern(sql)
-    waiting.add("UPDATE rollouts SET mood = ?1", [["fine"]])
+    buffer = WriteBuffer()
+    assert not buffer.must_precede(sql)
+    buffer.add("UPDATE rollouts SET mood = ?1", [["fine"]])
 
-    assert waiting.concern(sql)
+    assert buffer.must_precede(sql)
 
 
 async def test_last_of_two_changes_of_a_row_wins(url: str) -> None:
@@ -118,11 +118,11 @@ async def test_last_of_two_changes_of_a_row_wins(url: str) -> None:
 
 
 async def test_requests_without_conflicts_share_a_group() -> None:
-    first, second = ConflictKey.attempts_of("ro-1"), ConflictKey.attempts_of("ro-2")
-    places = [first, NEW_ROLLOUTS, second, QUEUE_HEAD, first, QUEUE_HEAD, None, NEW_ROLLOUTS, None]
-    jobs = [WriteRequest.of(cast("Body[Any]", None), conflict_key=place) for place in places]
+    first, second = ConflictKey("attempts", "ro-1"), ConflictKey("attempts", "ro-2")
+    keys = [first, NEW_ROLLOUTS, second, QUEUE_HEAD, first, QUEUE_HEAD, None, NEW_ROLLOUTS, None]
+    requests = [write_request(conflict_key=key) for key in keys]
 
-    assert [[jobs.index(job) for job in wave] for wave in conflict_free_groups(jobs)] == [
+    assert [[requests.index(request) for request in group] for group in conflict_free_groups(requests)] == [
         [0, 2],
         [1],
         [3, 5],
@@ -134,20 +134,24 @@ async def test_requests_without_conflicts_share_a_group() -> None:
 
 
 async def test_requests_with_one_idempotency_key_never_share_a_group() -> None:
-    jobs = [WriteRequest.of(cast("Body[Any]", None), key=key, conflict_key=QUEUE_HEAD) for key in ("a", "a", "b")]
+    requests = [write_request(key=key, conflict_key=QUEUE_HEAD) for key in ("a", "a", "b")]
 
-    assert list(conflict_free_groups(jobs)) == [[jobs[0], jobs[2]], [jobs[1]]]
+    assert list(conflict_free_groups(requests)) == [[requests[0], requests[2]], [requests[1]]]
+
+
+def write_request(**keys: Any) -> WriteRequest:
+    return WriteRequest(cast("Body[Any]", None), asyncio.get_running_loop().create_future(), **keys)
 
 
 async def test_failed_body_does_not_affect_its_group(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store, worker_id=f"worker-{n}") for n in range(6)]
-        await _end(store, attempts[_ONE], "failed")
+        await _end(store, attempts[_FAILING], "failed")
 
         ends = [_end(store, attempted, "succeeded") for attempted in attempts]
         answers = await asyncio.gather(*ends, return_exceptions=True)
 
-        assert [isinstance(answer, Conflict) for answer in answers] == [n == _ONE for n in range(6)]
+        assert [isinstance(answer, Conflict) for answer in answers] == [n == _FAILING for n in range(6)]
         assert (await store.statistics())["rollouts"] == {"failed": 1, "succeeded": 5}
 
 
@@ -156,13 +160,13 @@ async def test_database_error_of_one_body_does_not_affect_its_group(url: str) ->
         attempts = [await claimed(store) for _ in range(6)]
         await run(url, "ALTER TABLE spans ADD CONSTRAINT picky CHECK (name <> 'bad')")
 
-        names = ["bad" if n == _ONE else "good" for n in range(6)]
+        names = ["bad" if n == _FAILING else "good" for n in range(6)]
         adds = [store.add_span(span(each, name=name)) for each, name in zip(attempts, names, strict=True)]
         answers = await asyncio.gather(*adds, return_exceptions=True)
 
-        assert [isinstance(answer, Exception) for answer in answers] == [n == _ONE for n in range(6)]
+        assert [isinstance(answer, Exception) for answer in answers] == [n == _FAILING for n in range(6)]
         stored = [await store.query_spans(attempted.rollout_id) for attempted in attempts]
-        assert [len(spans) for spans in stored] == [n != _ONE for n in range(6)]
+        assert [len(spans) for spans in stored] == [n != _FAILING for n in range(6)]
 
 
 async def test_worker_is_idle_after_two_attempts_end_in_one_group(url: str) -> None:
@@ -187,8 +191,8 @@ async def test_claims_in_one_group_take_one_rollout_each(url: str) -> None:
 
 async def test_grouped_calls_have_the_result_of_sequential_calls(url: str) -> None:
     async with PostgresLightningStore(url) as store:
-        await asyncio.gather(*(_runner(store, random.Random(seed)) for seed in range(_RUNNERS)))
-        await _carry_out_all(store, random.Random(_RUNNERS))  # what failed after the others had gone home
+        await asyncio.gather(*(_enqueue_and_run(store, random.Random(seed)) for seed in range(_RUNNERS)))
+        await _run_all(store, random.Random(_RUNNERS))  # retries of the last failures
 
         rollouts = await store.query_rollouts()
         attempts = [(await store.query_attempts(rollout.rollout_id)).items for rollout in rollouts]
@@ -205,17 +209,17 @@ async def test_grouped_calls_have_the_result_of_sequential_calls(url: str) -> No
 _RUNNERS, _ROUNDS = 24, 3
 
 
-async def _runner(store: LightningStore, chance: random.Random) -> None:
+async def _enqueue_and_run(store: LightningStore, rng: random.Random) -> None:
     for _ in range(_ROUNDS):
         await store.enqueue_rollout(None, config=RETRYING)
-        await store.update_worker(f"worker-{chance.randrange(8)}")
-    await _carry_out_all(store, chance)
+        await store.update_worker(f"worker-{rng.randrange(8)}")
+    await _run_all(store, rng)
 
 
-async def _carry_out_all(store: LightningStore, chance: random.Random) -> None:
-    """Some attempts fail, which come back; spans come twice; and workers hold several attempts."""
-    while attempted := await store.dequeue_rollout(worker_id=f"worker-{chance.randrange(8)}"):
-        fails = attempted.attempt.sequence_id < 3 and chance.random() < 0.3
+async def _run_all(store: LightningStore, rng: random.Random) -> None:
+    """Run all rollouts: some attempts fail and are retried, spans are sent twice, workers hold several attempts."""
+    while attempted := await store.dequeue_rollout(worker_id=f"worker-{rng.randrange(8)}"):
+        fails = attempted.attempt.sequence_id < 3 and rng.random() < 0.3
         spans = [span(attempted, n) for n in (1, 2, 3)]
         await asyncio.gather(*map(store.add_span, spans))
         await store.add_many_spans(spans)
@@ -223,7 +227,7 @@ async def _carry_out_all(store: LightningStore, chance: random.Random) -> None:
 
 
 async def test_large_span_batches_are_split_and_stored(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_batches, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(row_batches, "MAX_BATCH_BYTES", 2_000)
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store) for _ in range(6)]
 
@@ -233,8 +237,8 @@ async def test_large_span_batches_are_split_and_stored(url: str, monkeypatch: py
         assert [[each.sequence_id for each in spans] for spans in stored] == [[1, 2, 3]] * 6
 
 
-_ONE = 3
-"""Not the first: that begins alone, and the others gather while it is under way."""
+_FAILING = 3
+"""Not the first request: it runs alone while the others gather."""
 
 
 async def _end(store: LightningStore, attempted: AttemptedRollout, status: AttemptStatus) -> None:

@@ -1,4 +1,4 @@
-"""Power cuts and failing disks: nothing acknowledged is lost, nothing is acknowledged that was not kept."""
+"""Power cuts and failing disks: no acknowledged change is lost, and no unstored change is acknowledged."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from agentlightning.store import SqliteLightningStore
 from agentlightning.store.db.sqlite import SqliteDatabase
 
 from ..conftest import Figure
-from ..faults.disk import FaultyDisk
+from ..faults.disk import Failure, FaultyDisk
 from ..faults.failing_disk import POINTS, CannotMount, fail_at_every_point, fail_by_limit, fail_on_small_disk
 from ..faults.lossy import served
 from ..faults.power_cut import cut_power_repeatedly
 from .raw import Raw
 
-CUTS = 200
+CUTS = 100
 
 
 async def test_acknowledged_changes_survive_power_cuts(tmp_path: Path, figure: Figure) -> None:
@@ -30,7 +30,7 @@ async def test_acknowledged_changes_survive_power_cuts(tmp_path: Path, figure: F
 
 
 async def test_power_cuts_detect_a_store_without_sync(tmp_path: Path, figure: Figure) -> None:
-    """What shows that the test above can fail."""
+    """Shows that the test above detects this fault."""
     result = await cut_power_repeatedly(tmp_path, 20, durability="process")
 
     figure(f"seeded bug, synchronous=NORMAL: {result}")
@@ -45,7 +45,7 @@ async def test_power_cuts_detect_a_disk_that_ignores_sync(tmp_path: Path, figure
 
 
 @pytest.mark.parametrize("how", ["full", "write", "sync"])
-async def test_failing_disk_loses_no_acknowledged_change(tmp_path: Path, how: str, figure: Figure) -> None:
+async def test_failing_disk_loses_no_acknowledged_change(tmp_path: Path, how: Failure, figure: Figure) -> None:
     result = await fail_at_every_point(tmp_path / "agl.db", how)
 
     figure(result)
@@ -85,12 +85,12 @@ async def test_full_disk_loses_no_acknowledged_change(tmp_path: Path, figure: Fi
 async def test_failing_disk_detects_a_store_that_acknowledges_too_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What shows that the tests above can fail."""
+    """Shows that the tests above detect this fault."""
 
-    def say_nothing(database: SqliteDatabase, group: Any, error: Any) -> None:
+    def ignore_error(database: SqliteDatabase, group: Any, error: Any) -> None:
         if database._connection.in_transaction:
             database._connection.execute("ROLLBACK")
 
-    monkeypatch.setattr(SqliteDatabase, "_give_up", say_nothing)
+    monkeypatch.setattr(SqliteDatabase, "_fail_group", ignore_error)
 
     assert (await fail_at_every_point(tmp_path / "agl.db", "write")).refused == 0

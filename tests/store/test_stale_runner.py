@@ -1,4 +1,4 @@
-"""A runner that was stopped past its lease, and comes back when others have done its work."""
+"""Fencing: a runner that was suspended past its lease cannot change anything."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ async def test_reports_of_a_stale_runner_change_nothing(figure: Figure) -> None:
 
 
 async def test_stale_runners_detect_missing_fencing(monkeypatch: pytest.MonkeyPatch, figure: Figure) -> None:
-    """What shows that the test above can fail."""
+    """Shows that the test above detects this fault."""
 
-    def anybody_may_speak(now: Any) -> None:
+    def accept_report(now: Any) -> None:
         pass
 
-    monkeypatch.setattr(lifecycle, "_check_reportable", anybody_may_speak)
+    monkeypatch.setattr(lifecycle, "_check_reportable", accept_report)
 
     result = await stop_runners_repeatedly(SCHEDULES)
 

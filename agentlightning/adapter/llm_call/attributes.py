@@ -1,16 +1,26 @@
-"""Parsing of span attributes: JSON text, numbered keys, and optional numbers."""
+"""Parsing of span attributes and response bodies: JSON text, numbered keys, token counts, and token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 import orjson
 
+from ... import semconv
 from ...instrumentation.dialects.base import as_object, items
 from .view import Json
 
+T = TypeVar("T")
 Attributes = Mapping[str, Any]
+
+_ID_PREFIX = "token_id:"
+_NOT_PARAMETERS = frozenset(
+    {
+        *("model", "messages", "input", "prompt", "instructions", "system", "tools", "functions"),
+        *("type", "stream", "streaming", "is_stream", "stream_options", "headers"),
+    }
+)
 
 
 def from_json(value: Any) -> Any:
@@ -42,6 +52,11 @@ def nested(attributes: Attributes, prefix: str) -> Any:
     return _with_lists(tree) if tree else None
 
 
+def parameters(request: Json) -> Json:
+    """Return the parameters of a request that `LLMCall` has no field for: temperature, max_tokens, …"""
+    return {name: value for name, value in request.items() if name not in _NOT_PARAMETERS and value is not None}
+
+
 def usage(prompt: Any, completion: Any, total: Any = None) -> dict[str, int]:
     """Return token counts under OpenAI's names, without the missing ones."""
     if total is None and isinstance(prompt, int) and isinstance(completion, int):
@@ -59,9 +74,41 @@ def usage_of(counts: Json) -> dict[str, int]:
     )
 
 
+def first_of(value: Any) -> Json:
+    """Return the first object of a list of objects, or an empty object."""
+    return as_object(next(iter(items(value)), None))
+
+
 def first(attributes: Attributes, names: Iterable[str]) -> Any:
     """Return the first of these attributes that is present."""
     return next((attributes[name] for name in names if attributes.get(name) is not None), None)
+
+
+# Token ids: vLLM returns `prompt_token_ids` and `token_ids` if the request has `return_token_ids`; llama.cpp returns an
+# `id` with each entry of `logprobs`; some servers write the id into the token's text, `token_id:42`.
+
+
+def tokens_of_span(attributes: Attributes) -> Json:
+    """Read token ids and log probabilities from span attributes of their own."""
+    choice = {"token_ids": semconv.TOKEN_IDS, "logprobs": semconv.LOGPROBS}
+    values = {key: from_json(attributes.get(name)) for key, name in choice.items()}
+    prompt = from_json(attributes.get(semconv.PROMPT_TOKEN_IDS))
+    return tokens_of_response({"prompt_token_ids": prompt, "choices": [values]})
+
+
+def tokens_of_response(body: Json) -> Json:
+    """Read them from the first choice of a whole response; each is None if the server did not return it."""
+    choice = first_of(body.get("choices"))
+    logprobs = as_object(choice.get("logprobs"))
+    entries = items(logprobs.get("content")) or _output_entries(body)
+    return {
+        "prompt_token_ids": _numbers(body.get("prompt_token_ids") or choice.get("prompt_token_ids"), int),
+        "token_ids": _numbers(choice.get("token_ids"), int)
+        or _numbers([entry.get("id", entry.get("token_id")) for entry in entries], int)
+        or _ids_in_texts([entry.get("token") for entry in entries])
+        or _ids_in_texts(logprobs.get("tokens")),
+        "logprobs": _numbers([entry.get("logprob") for entry in entries] or logprobs.get("token_logprobs"), float),
+    }
 
 
 def _insert(tree: Json, path: list[str], value: Any) -> None:
@@ -80,3 +127,24 @@ def _with_lists(tree: Any) -> Any:
     if all(key.isdecimal() for key in branches):
         return [_with_lists(branches[key]) for key in sorted(branches, key=int)]
     return {key: _with_lists(value) for key, value in branches.items()}
+
+
+def _numbers(value: Any, kind: Callable[[Any], T]) -> list[T] | None:
+    """Return a list of numbers; None if it is empty, or `value` is anything else."""
+    values = cast("list[Any]", value) if isinstance(value, list) else []
+    if not values or not all(isinstance(number, (int, float)) for number in values):
+        return None
+    return [kind(number) for number in values]
+
+
+def _output_entries(body: Json) -> list[Json]:
+    """Return the entries of a Responses body, which has them in each piece of text."""
+    parts = [part for item in items(body.get("output")) for part in items(item.get("content"))]
+    return [entry for part in parts for entry in items(part.get("logprobs"))]
+
+
+def _ids_in_texts(tokens: Any) -> list[int] | None:
+    texts = cast("list[Any]", tokens) if isinstance(tokens, list) else []
+    if not texts or not all(isinstance(text, str) and text.startswith(_ID_PREFIX) for text in texts):
+        return None
+    return [int(text[len(_ID_PREFIX) :]) for text in texts]

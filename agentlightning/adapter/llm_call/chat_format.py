@@ -15,21 +15,16 @@ from ...instrumentation.dialects.base import Part, as_object, items
 from .view import Json
 
 _FINISH_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "completed": "stop",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "tool_use": "tool_calls",
-    "tool_call": "tool_calls",
-    "function_call": "tool_calls",
+    **dict.fromkeys(("end_turn", "stop_sequence", "completed"), "stop"),
+    **dict.fromkeys(("max_tokens", "max_output_tokens"), "length"),
+    **dict.fromkeys(("tool_use", "tool_call", "function_call"), "tool_calls"),
 }
 
 
 def finish_reason(value: Any) -> str | None:
     """Return a finish reason in OpenAI's terms."""
-    reason = None if value is None else str(value).lower()
-    return _FINISH_REASONS.get(reason, reason) if reason is not None else None
+    reason = str(value).lower()
+    return None if value is None else _FINISH_REASONS.get(reason, reason)
 
 
 # From OpenAI's chat format, in all its variants

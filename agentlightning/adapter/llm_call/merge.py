@@ -7,13 +7,26 @@ tries of the request that was answered later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from ... import semconv
 from ...types import Span
-from . import indexed
-from .readers import RANK, read
+from . import indexed, langfuse, logfire, openinference, opentelemetry, wire
+from .attributes import from_json
 from .view import Json, LLMCall, combine
+
+_READERS: dict[str, Callable[[Span], LLMCall | None]] = {
+    "wire": wire.read,
+    "openinference": openinference.read,
+    "opentelemetry": opentelemetry.read,
+    "indexed": indexed.read,
+    "logfire": logfire.read,
+    "langfuse": langfuse.read,
+}
+"""Readers by dialect, the most complete first. Another notation is one file beside these, and one entry here."""
+
+_RANK = {dialect: rank for rank, dialect in enumerate(_READERS)}
 
 CLOCK_TOLERANCE = 0.005
 """Seconds by which a span may exceed the span that contains it: different clocks measure them."""
@@ -25,7 +38,7 @@ Parents = Mapping[str, str | None]
 def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
     """Return the calls to models that the spans of an attempt recorded, in the order of the spans."""
     tool_calls = indexed.tool_calls(spans)
-    calls = [indexed.add_tool_calls(call, tool_calls) for span in spans if (call := read(span))]
+    calls = [indexed.add_tool_calls(call, tool_calls) for span in spans if (call := _read(span))]
     parents = {span.span_id: span.parent_id for span in spans}
     groups = _UnionFind(len(calls))
     _join_by_response_id(calls, groups)
@@ -42,6 +55,37 @@ def ancestors(span_id: str | None, parents: Parents) -> Iterator[str]:
         visited.add(span_id)
         yield span_id
         span_id = parents.get(span_id)
+
+
+def _read(span: Span) -> LLMCall | None:
+    """Parse the span as a call; None if it is something else."""
+    views: list[LLMCall] = []
+    for reader in _READERS.values():
+        view = reader(span)
+        if view is None:
+            continue
+        views.append(view)
+        if view.messages and view.output:  # less complete notations have nothing to add
+            break
+    return _with_span(combine(views), span) if views else None
+
+
+def _with_span(call: LLMCall, span: Span) -> LLMCall:
+    attributes, failed = span.attributes, span.status.status_code == "ERROR"
+    version = attributes.get(semconv.POLICY_VERSION)
+    return replace(
+        call,
+        error=(span.status.description or "the call failed") if failed else None,
+        resent=int(from_json(attributes.get("http.request.resend_count")) or 0),
+        policy_version=None if version is None else str(version),
+        span_ids=[span.span_id],
+        names=[span.name],
+        trace_id=span.trace_id,
+        parent_id=span.parent_id,
+        sequence_id=span.sequence_id,
+        start_time=span.start_time,
+        end_time=span.end_time,
+    )
 
 
 class _UnionFind:
@@ -161,7 +205,7 @@ def _join_retries(calls: list[LLMCall], groups: _UnionFind) -> None:
 def _merge(views: list[LLMCall], parents: Parents) -> LLMCall:
     if len(views) == 1:
         return views[0]
-    best_first = sorted(views, key=lambda call: (bool(call.error), not call.answered, RANK[call.dialect]))
+    best_first = sorted(views, key=lambda call: (bool(call.error), not call.answered, _RANK[call.dialect]))
     # Of a failed try only the span ids are kept: its request and error are not those of the response.
     successful = [call for call in best_first if not call.error] or best_first
     failed = [call for call in best_first if call not in successful]

@@ -6,12 +6,11 @@ from typing import Any
 
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
-from . import chat_format, tokens
-from .attributes import Attributes, from_json, nested, object_in, usage
+from . import chat_format
+from .attributes import Attributes, first_of, from_json, nested, object_in, parameters, tokens_of_response, usage
 from .view import Json, LLMCall
 
 _EMBEDDING = "EMBEDDING"
-_NOT_PARAMETERS = frozenset({"model", "stream", "stream_options", "tools"})
 
 
 def read(span: Span) -> LLMCall | None:
@@ -21,7 +20,7 @@ def read(span: Span) -> LLMCall | None:
     if kind not in ("LLM", _EMBEDDING):
         return None
     response = object_in(attributes, "output.value")
-    choice = tokens.first_of(response.get("choices"))
+    choice = first_of(response.get("choices"))
     finish = attributes.get("llm.finish_reason") or choice.get("finish_reason") or _responses_finish(response)
     output = _with_refusals(_messages(attributes, "llm.output_messages"), items(response.get("choices")))
     return LLMCall(
@@ -32,14 +31,10 @@ def read(span: Span) -> LLMCall | None:
         tools=_tools(attributes),
         output=output,
         finish_reason=chat_format.finish_reason(finish) if output else None,
-        usage=usage(
-            attributes.get("llm.token_count.prompt"),
-            attributes.get("llm.token_count.completion"),
-            attributes.get("llm.token_count.total"),
-        ),
+        usage=usage(*(attributes.get(f"llm.token_count.{kind}") for kind in ("prompt", "completion", "total"))),
         response_id=_response_id(response),
-        parameters=_parameters(attributes),
-        **tokens.of_response(response),
+        parameters=parameters(object_in(attributes, "llm.invocation_parameters")),
+        **tokens_of_response(response),
     )
 
 
@@ -60,16 +55,11 @@ def _with_refusals(output: list[Json], choices: list[Json]) -> list[Json]:
 
 
 def _message(message: Json) -> Json:
-    calls = [_tool_call(as_object(call.get("tool_call"))) for call in items(message.get("tool_calls"))]
+    calls = [as_object(call.get("tool_call")) for call in items(message.get("tool_calls"))]
     parts = [_part(as_object(part.get("message_content"))) for part in items(message.get("contents"))]
     content = [part for part in parts if part]
     kept = {key: message[key] for key in ("role", "name", "tool_call_id") if key in message}
     return {**kept, "content": message.get("content", content or None), "tool_calls": calls or None}
-
-
-def _tool_call(call: Json) -> Json:
-    function = as_object(call.get("function"))
-    return chat_format.tool_call(call.get("id"), function.get("name"), function.get("arguments"))
 
 
 def _part(part: Json) -> Json | None:
@@ -119,10 +109,3 @@ def _langchain_id(output: Json) -> Any:
             return response_id
         case _:
             return None
-
-
-def _parameters(attributes: Attributes) -> Json:
-    parameters = object_in(attributes, "llm.invocation_parameters")
-    return {
-        key: value for key, value in parameters.items() if key not in ("model", "stream", "stream_options", "tools")
-    }

@@ -7,8 +7,8 @@ from typing import Any
 from ... import semconv
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
-from . import chat_format, tokens
-from .attributes import Attributes, first, from_json, nested, objects_in, usage
+from . import chat_format
+from .attributes import Attributes, first, from_json, nested, objects_in, parameters, tokens_of_span, usage
 from .view import Json, LLMCall
 
 _OPERATIONS = {
@@ -21,7 +21,6 @@ _OPERATIONS = {
 """Operations that are one call to a model; spans of agents and tools have others."""
 _DETAILS = "gen_ai.client.inference.operation.details"
 _MARKERS = (semconv.GEN_AI_INPUT_MESSAGES, semconv.GEN_AI_OUTPUT_MESSAGES, semconv.GEN_AI_OPERATION_NAME)
-_NOT_PARAMETERS = frozenset({"model", "type", "streaming", "stream", "functions", "tools", "is_stream", "headers"})
 
 
 def read(span: Span) -> LLMCall | None:
@@ -54,8 +53,8 @@ def build_call(attributes: Attributes, *, dialect: str, finish: Any = None, **fi
             attributes.get(semconv.GEN_AI_USAGE_TOTAL_TOKENS),
         ),
         response_id=attributes.get(semconv.GEN_AI_RESPONSE_ID),
-        parameters=_parameters(attributes),
-        **tokens.of_span(attributes),
+        parameters=parameters(as_object(nested(attributes, semconv.GEN_AI_REQUEST))),
+        **tokens_of_span(attributes),
         **fields,
     )
 
@@ -83,11 +82,6 @@ def _parts(message: Json) -> list[Json]:
         return items(message["parts"])
     content = message.get("content")
     return [{"type": "text", "content": content}] if isinstance(content, str) else items(content)
-
-
-def _parameters(attributes: Attributes) -> Json:
-    parameters = as_object(nested(attributes, semconv.GEN_AI_REQUEST))
-    return {key: value for key, value in parameters.items() if key not in _NOT_PARAMETERS}
 
 
 def _first_reason(attributes: Attributes) -> Any:

@@ -9,15 +9,12 @@ from ...instrumentation import dialects
 from ...instrumentation.dialects import ApiDialect, Message, chat, dialect_of
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
-from . import chat_format, tokens
-from .attributes import object_in, usage_of
+from . import chat_format
+from .attributes import object_in, parameters, tokens_of_response, tokens_of_span, usage_of
 from .view import Json, LLMCall
 
 _MODULES = (dialects.anthropic, chat, dialects.completions, dialects.embeddings, dialects.responses)
 _BY_NAME = {module.DIALECT.span_name: module.DIALECT for module in _MODULES}
-_NOT_PARAMETERS = frozenset(
-    {"model", "messages", "input", "prompt", "instructions", "system", "tools", "stream", "stream_options", "functions"}
-)
 
 
 def read(span: Span) -> LLMCall | None:
@@ -28,7 +25,8 @@ def read(span: Span) -> LLMCall | None:
     request, response = object_in(attributes, semconv.REQUEST), object_in(attributes, semconv.RESPONSE)
     dialect = dialect_of(str(attributes.get("url.path", "")), request) or _BY_NAME.get(span.name, chat.DIALECT)
     answer = dialect.answer(response)
-    returned, recorded = tokens.of_response(response), tokens.of_span(attributes)
+    # Some servers return the token ids of a prompt only on request, so the proxy records them beside the response.
+    recorded = tokens_of_span(attributes)
     return LLMCall(
         dialect="wire",
         operation=dialect.operation,
@@ -39,11 +37,8 @@ def read(span: Span) -> LLMCall | None:
         finish_reason=chat_format.finish_reason(answer[0].finish_reason) if answer else None,
         usage=usage_of(as_object(response.get("usage"))),
         response_id=response.get("id"),
-        parameters={key: value for key, value in request.items() if key not in _NOT_PARAMETERS and value is not None},
-        # Some servers return the token ids of a prompt only on request, so the proxy records them beside the response.
-        prompt_token_ids=returned["prompt_token_ids"] or recorded["prompt_token_ids"],
-        token_ids=returned["token_ids"] or recorded["token_ids"],
-        logprobs=returned["logprobs"] or recorded["logprobs"],
+        parameters=parameters(request),
+        **{name: value or recorded[name] for name, value in tokens_of_response(response).items()},
     )
 
 

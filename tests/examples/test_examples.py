@@ -96,7 +96,7 @@ def test_room_selector_learns_to_choose_smallest_fitting_room(tmp_path: Path):
     room_model = RoomModel()
     with ScriptedModel(room_model, takes_call=True) as model:
         script = start_example("room_selector/room_selector.py", "--rounds", "1", "--quick", model=model, cwd=tmp_path)
-        assert script.wait() == 0, script.output
+        assert script.wait(45) == 0, script.output
 
     script.wait_for_line(r"^Improvement shown: seed 0\.\d+ .*, best 1\.000")
     script.wait_for_line("^{request} Look the rooms up, and take the smallest free room that fits.")

@@ -186,13 +186,16 @@ class RunCoordinator:
     ) -> tuple[str | None, NamedResources | None]:
         if best := self.algorithm.best_resources:
             return best.resources_id, best.resources
-        rewarded = [(each.mean_reward, each) for each in result.history if each.mean_reward is not None]
-        candidates = [(mean, each) for mean, each in rewarded if each.resources_id]
+        candidates = [
+            (each.mean_reward, each.resources_id, each.version)
+            for each in result.history
+            if each.mean_reward is not None and each.resources_id
+        ]
         if not candidates:
             return None, None
-        _, top = max(candidates, key=lambda candidate: candidate[0])
-        found = await store.get_resources_by_id(top.resources_id or "", top.version)
-        return top.resources_id, found.resources if found else None
+        _, resources_id, version = max(candidates, key=lambda candidate: candidate[0])
+        found = await store.get_resources_by_id(resources_id, version)
+        return resources_id, found.resources if found else None
 
 
 async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio.Event) -> None:

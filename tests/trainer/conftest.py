@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -51,7 +52,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., ScriptRun]]:
     """Start the script in the test's folder."""
     started: list[ScriptRun] = []
 
-    def start(*arguments: str, **environment: str) -> ScriptRun:
+    def start(*arguments: str, **environment: Any) -> ScriptRun:
         started.append(ScriptRun(tmp_path, *arguments, **environment))
         return started[-1]
 

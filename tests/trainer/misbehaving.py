@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 import agentlightning as agl
 
@@ -17,7 +18,7 @@ async def try_each_failure(store: agl.LightningStore) -> None:
     for failure in FAILURES:
         config = agl.RolloutConfig(timeout_seconds=0.5 if failure in ("hangs", "blocks the event loop") else 60)
         rollout = await store.enqueue_rollout(failure, config=config)
-        (ended,) = await store.wait_for_rollouts([rollout.rollout_id])
+        ended: Any = (await store.wait_for_rollouts([rollout.rollout_id]))[0]
         print(f"[Algo] {failure}: {ended.status} {(ended.attempt.metadata or {}).get('reason')}", flush=True)
 
 

@@ -3,12 +3,12 @@
 There is no `if __name__ == "__main__"`; the agent is a closure, and agent and algorithm are defined in `__main__`.
 """
 
-import asyncio
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import agentlightning as agl
 
@@ -24,7 +24,7 @@ PROMPTS = ["You are helpful. {any_question}", "You are a knowledgeable AI. {any_
 async def find_best_prompt(store: agl.LightningStore) -> str:
     rewards = {}
     for prompt in PROMPTS:
-        resources = await store.add_resources({"prompt_template": prompt})
+        resources = await store.add_resources({"prompt_template": prompt})  # pyright: ignore[reportArgumentType]
         rollout = await store.enqueue_rollout(
             input="Why is the sky blue?",
             resources_id=resources.resources_id,
@@ -36,10 +36,10 @@ async def find_best_prompt(store: agl.LightningStore) -> str:
             ),
         )
         print("[Algo] Queued", rollout.rollout_id, flush=True)
-        (ended,) = await store.wait_for_rollouts([rollout.rollout_id])
+        ended: Any = (await store.wait_for_rollouts([rollout.rollout_id]))[0]
         print("[Algo]", ended.status, (ended.attempt.metadata or {}).get("reason"), flush=True)
         rewards[prompt] = agl.find_final_reward(await store.query_spans(rollout.rollout_id)) or 0.0
-    best = max(rewards, key=rewards.get)
+    best = max(rewards, key=lambda prompt: rewards[prompt])
     print(f"[Algo] Best prompt found: '{best}' with reward {rewards[best]}", flush=True)
     return best
 
@@ -106,23 +106,12 @@ trainer = agl.Trainer(
         if strategy == "cs"
         else agl.ClientServerExecutionStrategy(graceful_timeout=110)
         if strategy == "long grace"
-        else agl.ClientServerExecutionStrategy(start_method=strategy, graceful_timeout=3, max_restarts=3)
+        else agl.ClientServerExecutionStrategy(start_method=cast(Any, strategy), graceful_timeout=3, max_restarts=3)
     ),
     runner=make_runner,
     run_dir=options.get("run_dir"),
 )
 
 
-def main() -> None:
-    result = trainer.fit(make_agent(), resume="resume" in options)
-    print("[Result]", result.status, sorted(result.counts.items()), flush=True)
-
-
-if "notebook" in options:
-
-    async def in_a_running_loop() -> None:
-        main()
-
-    asyncio.run(in_a_running_loop())
-else:
-    main()
+result = trainer.fit(make_agent(), resume="resume" in options)
+print("[Result]", result.status, sorted(result.counts.items()), flush=True)

@@ -79,13 +79,12 @@ def test_rollout_interrupted_by_ctrl_c_is_run_again(run: Start):
     again.wait_for_line(r"^\[Result\] finished \[\('failed', 1\), \('succeeded', 3\)\]")
 
 
-def test_folder_with_a_run_is_not_overwritten(run: Start, tmp_path: Path):
-    assert run("shm", "score", "run_dir=mine").wait() == 0
+def test_folder_with_a_run_is_not_overwritten(tmp_path: Path):
+    trainer = agl.Trainer(strategy="shm", tracer=agl.OtelTracer, progress=False, run_dir=tmp_path / "mine")
+    trainer.fit(lambda task: 1.0, [1])
 
-    second = run("shm", "score", "run_dir=mine")
-
-    assert second.wait() == 1
-    second.wait_for_line("FileExistsError: .*/mine already contains a run: pass resume=True")
+    with pytest.raises(FileExistsError, match="/mine already contains a run: pass resume=True"):
+        trainer.fit(lambda task: 1.0, [1])
 
 
 async def test_key_identifies_one_rollout():

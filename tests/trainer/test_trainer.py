@@ -187,6 +187,10 @@ def test_dev_runs_in_this_process():
     assert len(threads) == 2
 
 
+async def test_fit_works_inside_a_running_event_loop():
+    assert train(half, [1]).counts == {"succeeded": 1}
+
+
 def test_dev_requires_a_fast_algorithm():
     class Slow(agl.Algorithm):
         pass

@@ -1,4 +1,4 @@
-"""Where everything lives: the store's contract, its implementation, and the ways to reach it."""
+"""The store: its contract, its implementation, its server and client."""
 
 from ..lazy import lazy_names
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
-
-# pydantic requires this one before Python 3.12, and depends on it.
-from typing_extensions import TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from ..types import (
     Attempt,
@@ -31,6 +28,7 @@ from ..types import (
     Worker,
     WorkerStatus,
 )
+from .results import Capabilities, Lease, Statistics, Summary
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -51,94 +49,6 @@ class Unset:
 
 
 UNSET: Final = Unset()
-
-
-class Capabilities(TypedDict):
-    """Guarantees of a store to its callers."""
-
-    durable: bool
-    """Acknowledged changes survive the end of the process."""
-    thread_safe: bool
-    async_safe: bool
-    zero_copy: bool
-    """Caller and store share a process."""
-    otlp_traces: bool
-    """`otlp_traces_endpoint()` returns a URL that accepts OTLP/HTTP."""
-
-
-class Statistics(TypedDict):
-    """Numbers of stored objects."""
-
-    rollouts: dict[str, int]
-    """By status; statuses without rollouts are left out."""
-    attempts: int
-    spans: int
-    resources: int
-    workers: dict[str, int]
-    queue_depth: int
-
-
-class Lease(TypedDict):
-    """A named lock and its current holder."""
-
-    holder: str
-    about: dict[str, Any] | None
-    """Information given by the holder."""
-    since: float
-    seen: float
-    """Time of the last renewal."""
-    seconds_left: float
-    """Time until the lease expires without a renewal."""
-
-
-class RewardStep(TypedDict):
-    """Rewards of one section of the run."""
-
-    rollout: int
-    """The last rollout of the section, numbered in order of creation."""
-    mode: RolloutMode | None
-    count: int
-    mean: float
-    deviation: float
-    """Standard deviation."""
-
-
-class VersionScore(TypedDict):
-    """Rewards of the rollouts with one version of the resources."""
-
-    resources_id: str
-    version: int
-    mode: RolloutMode | None
-    count: int
-    mean: float
-    deviation: float
-
-
-class ErrorCount(TypedDict):
-    """Failed rollouts with similar error messages."""
-
-    message: str
-    count: int
-    rollout_id: str
-    """The newest of these rollouts."""
-
-
-class Summary(TypedDict):
-    """Progress, rewards and errors of a run."""
-
-    time: float
-    rollouts: dict[str, int]
-    """By status; statuses without rollouts are left out."""
-    workers: dict[str, int]
-    ended_per_minute: float | None
-    """None when no rollout has ended, or none is left."""
-    seconds_left: float | None
-    ended_per_minute_by_worker: dict[str, float]
-    steps: list[RewardStep]
-    versions: list[VersionScore]
-    """The newest 200 versions that have rewards, oldest first."""
-    errors: list[ErrorCount]
-    """Errors of the newest 300 failed rollouts, most frequent first."""
 
 
 @dataclass(frozen=True)
@@ -219,20 +129,14 @@ class LightningStore:
 
     @route("GET /dequeue_rollout", mutates=True)
     async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> AttemptedRollout | None:
-        """Claim the oldest queued rollout with a new attempt, whose status is `preparing`.
-
-        Returns None when the queue is empty, with `wait` only after that many seconds.
-        """
+        """Claim the oldest queued rollout with a new attempt; None if none is queued for `wait` seconds."""
         raise NotImplementedError
 
     @route("POST /dequeue_many_rollouts", mutates=True)
     async def dequeue_many_rollouts(
         self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
     ) -> list[AttemptedRollout]:
-        """Claim up to `limit` rollouts, at most 10,000, oldest first.
-
-        With `wait`, returns an empty list only after that many seconds.
-        """
+        """Claim up to `limit` rollouts, at most 10,000, oldest first; none if none is queued for `wait` seconds."""
         raise NotImplementedError
 
     @route("POST /start_attempt", mutates=True)
@@ -287,7 +191,7 @@ class LightningStore:
         config: RolloutConfig | Unset = UNSET,
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> AnyRollout:
-        """Change the given fields. Status `cancelled` cancels the rollout; `queuing` and `requeuing` enqueue it once."""
+        """Change the given fields. Status `cancelled` cancels it; `queuing` or `requeuing` enqueues it once."""
         raise NotImplementedError
 
     @route("POST /wait_for_rollouts")
@@ -512,7 +416,7 @@ class LightningStore:
     async def close(self) -> None:
         """Close files, connections and threads. The store cannot be used afterwards."""
 
-    async def __aenter__(self) -> LightningStore:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

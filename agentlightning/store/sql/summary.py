@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from ...types import RolloutMode
-from ..contract import ErrorCount, RewardStep, Summary, VersionScore
 from ..db.database import Row, Transaction
+from ..results import ErrorCount, RewardStep, Summary, VersionScore
 from .base import SqlBase
 
 MAX_VERSIONS = 200

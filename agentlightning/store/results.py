@@ -1,0 +1,98 @@
+"""Results of store operations that are JSON objects: statistics, leases, and the summary of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# pydantic requires this one before Python 3.12, and depends on it.
+from typing_extensions import TypedDict
+
+from ..types import RolloutMode
+
+
+class Capabilities(TypedDict):
+    """Guarantees of a store to its callers."""
+
+    durable: bool
+    """Acknowledged changes survive the end of the process."""
+    thread_safe: bool
+    async_safe: bool
+    zero_copy: bool
+    """Caller and store share a process."""
+    otlp_traces: bool
+    """`otlp_traces_endpoint()` returns a URL that accepts OTLP/HTTP."""
+
+
+class Statistics(TypedDict):
+    """Numbers of stored objects."""
+
+    rollouts: dict[str, int]
+    """By status; statuses without rollouts are left out."""
+    attempts: int
+    spans: int
+    resources: int
+    workers: dict[str, int]
+    queue_depth: int
+
+
+class Lease(TypedDict):
+    """A named lock and its current holder."""
+
+    holder: str
+    about: dict[str, Any] | None
+    """Information given by the holder."""
+    since: float
+    seen: float
+    """Time of the last renewal."""
+    seconds_left: float
+    """Time until the lease expires without a renewal."""
+
+
+class RewardStep(TypedDict):
+    """Rewards of one section of the run."""
+
+    rollout: int
+    """The last rollout of the section, numbered in order of creation."""
+    mode: RolloutMode | None
+    count: int
+    mean: float
+    deviation: float
+    """Standard deviation."""
+
+
+class VersionScore(TypedDict):
+    """Rewards of the rollouts with one version of the resources."""
+
+    resources_id: str
+    version: int
+    mode: RolloutMode | None
+    count: int
+    mean: float
+    deviation: float
+
+
+class ErrorCount(TypedDict):
+    """Failed rollouts with similar error messages."""
+
+    message: str
+    count: int
+    rollout_id: str
+    """The newest of these rollouts."""
+
+
+class Summary(TypedDict):
+    """Progress, rewards and errors of a run."""
+
+    time: float
+    rollouts: dict[str, int]
+    """By status; statuses without rollouts are left out."""
+    workers: dict[str, int]
+    ended_per_minute: float | None
+    """None when no rollout has ended, or none is left."""
+    seconds_left: float | None
+    ended_per_minute_by_worker: dict[str, float]
+    steps: list[RewardStep]
+    versions: list[VersionScore]
+    """The newest 200 versions that have rewards, oldest first."""
+    errors: list[ErrorCount]
+    """Errors of the newest 300 failed rollouts, most frequent first."""

@@ -1,4 +1,4 @@
-"""The AgentOps SDK as pure instrumentation: its wrappers on our tracer provider, and nothing else of it.
+"""The AgentOps SDK as pure instrumentation: only its wrappers are used, on our tracer provider.
 
 AgentOps' own `init` would set a provider, replace `print` and `__import__`, write a log file, start threads and contact
 its service. Here only its instrumentors are applied, to the libraries that are imported, with three precautions: its

@@ -29,7 +29,7 @@ MAX_TEXT_LENGTH = 4_000
 
 
 def decode_call(raw: Json) -> Json:
-    """Return the attributes of a call's span with everything that its bodies say.
+    """Return the attributes of a call's span with those decoded from its bodies.
 
     Never raises: an error is recorded as `agentlightning.capture_error`.
     """

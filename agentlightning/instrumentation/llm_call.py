@@ -1,6 +1,6 @@
 """One HTTP request to a model server as one span, from the moment it is sent until its response is complete.
 
-Nothing in here may disturb the call: every entry point catches its own errors and notes them on the span. A span ends
+Recording must not disturb the call: every entry point catches its own errors and notes them on the span. A span ends
 exactly once, at the first of these: the end of the response, an error, `close`, or garbage collection.
 """
 
@@ -55,7 +55,7 @@ def abandons_on_error(
 
 
 class OpenCall:
-    """A call whose response is not complete. As a context manager, around the sending of the request."""
+    """A call whose response is not complete. Use it as a context manager while the request is sent."""
 
     def __init__(self, span: Span, attributes: Json, *, eager_decode: bool, is_foreign: bool) -> None:
         self._span = span
@@ -133,7 +133,7 @@ class OpenCall:
             self._end(self._decompress(b"".join(self._chunks)))
 
     def abandon(self, error: Exception) -> None:
-        """End a record that cannot be completed because of an error of ours, and note the error on the span."""
+        """End a record that cannot be completed because recording failed, and note the error on the span."""
         self._ended = True
         if self._span.is_recording():
             self._span.set_attribute(semconv.CAPTURE_ERROR, f"{type(error).__name__}: {error}")
@@ -167,7 +167,7 @@ class OpenCall:
             self._span.end()
 
     def _set_error(self, description: str) -> None:
-        # The first error counts: later ones are read from a body that says the same with less context.
+        # The first error counts: later ones come from a body that repeats it with less context.
         if not self._is_foreign and self._error is None:
             self._error = description
             self._span.set_status(Status(StatusCode.ERROR, description))

@@ -51,7 +51,7 @@ def _instrument(instrumentor: Any) -> bool:
     try:
         instrumentor.instrument(raise_exception_on_conflict=True)
     except Exception as error:  # the library to instrument is missing or too new
-        logger.debug("%s has nothing to instrument: %r", type(instrumentor).__name__, error)
+        logger.debug("%s cannot be applied: %r", type(instrumentor).__name__, error)
         return False
     return True
 

@@ -84,7 +84,7 @@ def _clean_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _are_clean(attributes: dict[str, Any]) -> bool:
-    """Return True if nothing needs to be replaced: a fast test, False at times without need."""
+    """Return True if nothing needs to be replaced: a fast test that may return False without need."""
     if not all(_is_plain(value) for value in attributes.values()):
         return False
     try:

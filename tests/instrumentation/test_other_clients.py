@@ -35,8 +35,7 @@ async def test_call_through_aiohttp_is_recorded(model: ScriptedModel) -> None:
     assert [span.attributes["gen_ai.completion.0.content"] for span in spans] == [TEXT, TEXT]
 
 
-@pytest.mark.parametrize("gzip", [False, True])
-@pytest.mark.parametrize("reader", ["lines", "any", "chunks", "whole"])
+@pytest.mark.parametrize(("reader", "gzip"), [("lines", False), ("any", True), ("chunks", False), ("whole", True)])
 async def test_stream_through_aiohttp_is_recorded_with_every_reader(
     model: ScriptedModel, reader: str, gzip: bool
 ) -> None:
@@ -99,8 +98,7 @@ def test_call_through_requests_is_recorded(model: ScriptedModel) -> None:
     assert span.attributes["gen_ai.completion.0.content"] == TEXT
 
 
-@pytest.mark.parametrize("gzip", [False, True])
-@pytest.mark.parametrize("reader", ["lines", "content"])
+@pytest.mark.parametrize(("reader", "gzip"), [("lines", False), ("content", False), ("content", True)])
 def test_stream_through_requests_is_recorded_with_every_reader(model: ScriptedModel, reader: str, gzip: bool) -> None:
     model.script(Answer(TEXT, gzip=gzip))
 

@@ -52,8 +52,10 @@ def _with_usage(client: OpenAI) -> str:
     return _content(chunk for chunk in stream if chunk.choices)
 
 
-@pytest.mark.parametrize("read", [_complete, _in_with_block, _with_helper, _with_usage])
-@pytest.mark.parametrize("gzip", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    ("read", "gzip"),
+    [(_complete, False), (_complete, True), (_in_with_block, False), (_with_helper, True), (_with_usage, False)],
+)
 async def test_complete_stream_is_recorded(
     model: ScriptedModel, client: OpenAI, read: Callable[[OpenAI], str], gzip: bool
 ) -> None:

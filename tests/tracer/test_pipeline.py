@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import asyncio
 import errno
 import logging
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 

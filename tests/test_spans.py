@@ -78,6 +78,7 @@ def test_conversion_from_opentelemetry_keeps_all_fields_with_times_in_seconds(
 
     (readable,) = exported.get_finished_spans()
     own = readable.get_span_context()
+    assert own
 
     assert Span.from_opentelemetry(readable, "ro-1", "at-1", 3) == Span(
         rollout_id="ro-1",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import pytest
@@ -68,7 +69,11 @@ async def test_patches_of_another_tracer_record_nothing(model: ScriptedModel) ->
 
 
 def test_patches_are_undone_with_the_last_tracer() -> None:
-    patched = [(httpx2.Client, "send"), (httpx2.AsyncClient, "send"), (threading.Thread, "start")]
+    patched: list[tuple[Any, str]] = [
+        (httpx2.Client, "send"),
+        (httpx2.AsyncClient, "send"),
+        (threading.Thread, "start"),
+    ]
     patched.append((ThreadPoolExecutor, "submit"))
     originals = [getattr(owner, name) for owner, name in patched]
 

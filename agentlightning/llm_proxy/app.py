@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -15,23 +16,17 @@ from ..http.auth import Headers
 from ..http.disconnect import cancel_on_disconnect
 from ..http.limits import read_body
 from ..instrumentation.dialects.base import Json, as_object
-from .auth import ProxyAuthenticator, RequestTarget, api_key_in, parse_target
-from .forwarding import ForwardedCall, ProxyRequest
-from .proxy_errors import ProxyError, error_response
+from .auth import ProxyAuthenticator, ProxyRequest, RequestTarget, api_key_in, parse_target
+from .forwarding import ForwardedCall
 from .recording import CallRecorder
-from .routing import Routing
+from .routing import ProxyError, Routing
 
 access = logging.getLogger("agentlightning.llm_proxy.access")
 
 CALL_PATHS = frozenset(
     {
-        "chat/completions",
-        "completions",
-        "responses",
-        "messages",
-        "embeddings",
-        "messages/count_tokens",
-        "responses/compact",
+        *("chat/completions", "completions", "embeddings"),
+        *("responses", "responses/compact", "messages", "messages/count_tokens"),
     }
 )
 MAX_BODY = 64 * 1024 * 1024
@@ -60,7 +55,7 @@ class ProxyApp:
         except AgentLightningError as error:
             if status:
                 raise  # the agent sees a broken response, as it would without the proxy
-            await error_response(error)(scope, receive, send_and_note_status)
+            await _error_response(error)(scope, receive, send_and_note_status)
         finally:
             _log_access(scope, status, time.perf_counter() - started)
 
@@ -131,5 +126,28 @@ def _model_entry(name: str) -> Json:
     return {**openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-def _json_response(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")
+# Errors, in a form that the SDKs of OpenAI and Anthropic both parse
+
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+def _error_response(error: AgentLightningError) -> Response:
+    """Build the response for an error, in a form that both SDKs parse."""
+    status, retry_after = error.status, None
+    if isinstance(error, ProxyError):
+        status, retry_after = error.http_status, error.retry_after
+    details = {"type": _ERROR_TYPES.get(status, "api_error"), "code": None, "param": error.field, "message": str(error)}
+    headers = {} if retry_after is None else {"retry-after": str(max(1, round(retry_after)))}
+    return _json_response({"type": "error", "error": details}, status, headers)
+
+
+def _json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value), status, headers, "application/json")

@@ -17,6 +17,7 @@ from ..http.auth import (
     is_allowed_host,
     matches_token,
 )
+from ..instrumentation.dialects.base import Json
 
 _TARGET = re.compile(
     r"(?:/rollout/(?P<rollout>[^/]+)/attempt/(?P<attempt>[^/]+)(?:/trace/(?P<traceparent>[0-9a-f-]+))?)?"
@@ -48,6 +49,18 @@ def parse_target(raw_path: str) -> RequestTarget:
     rollout_id = payload.check_id(unquote(match["rollout"]), "rollout_id")
     attempt_id = payload.check_id(unquote(match["attempt"]), "attempt_id")
     return RequestTarget(path, rollout_id, attempt_id, match["traceparent"] or "")
+
+
+@dataclass
+class ProxyRequest:
+    """A call as the agent sent it."""
+
+    target: RequestTarget
+    headers: Headers
+    content: bytes
+    body: Json
+    client_key: str | None
+    """The agent's own API key, for an upstream without a configured one."""
 
 
 class ProxyAuthenticator:

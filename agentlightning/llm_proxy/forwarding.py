@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 import orjson
 from starlette.types import Send
 
-from ..http.auth import Headers
 from ..instrumentation import sse
-from ..instrumentation.dialects.base import Json, as_object
+from ..instrumentation.call_record import parse_object
+from ..instrumentation.dialects.base import Json, as_object, items
 from ..retry import RetryPolicy
-from .auth import RequestTarget
-from .injected_parameters import InjectedParameters, parameters_to_inject
-from .model_server import ModelServer
-from .proxy_errors import ProxyError
+from .auth import ProxyRequest
 from .recording import CallRecorder
+from .routing import Engine, ModelServer, ProxyError
 
 RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504, 529})
 RETRY_POLICY = RetryPolicy(first_delay=0.2, max_delay=8.0)
@@ -27,25 +26,13 @@ _RETURNED_HEADERS = ("content-type", "retry-after", "request-id", "x-request-id"
 _RETURNED_HEADER_PREFIXES = ("openai-", "anthropic-", "x-ratelimit-")
 
 
-@dataclass
-class ProxyRequest:
-    """A call as the agent sent it."""
-
-    target: RequestTarget
-    headers: Headers
-    content: bytes
-    body: Json
-    client_key: str | None
-    """The agent's own API key, for an upstream without a configured one."""
-
-
 class ForwardedCall:
     """One call, and the server that it is forwarded to."""
 
     def __init__(self, request: ProxyRequest, server: ModelServer, recorder: CallRecorder) -> None:
         self._call = request
         self._server = server
-        self._recording = recorder.start(request.target, request.content, request.body, request.headers, server)
+        self._recording = recorder.start(request, server)
         self._injected = InjectedParameters()
         self._prompt: asyncio.Task[list[int] | None] | None = None
         """Asks for the token ids of the prompt while the server responds."""
@@ -123,7 +110,8 @@ class ForwardedCall:
             self._recording.set_response(response.status, content)
         await self._store_span()
         if self._injected:
-            content = self._strip(content)
+            body = self._injected.strip(parse_object(content))
+            content = orjson.dumps(body) if body else content
         await self._start_response(response, send, (b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.body", "body": content})
 
@@ -164,13 +152,6 @@ class ForwardedCall:
         if body := b"".join(events):
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
-    def _strip(self, content: bytes) -> bytes:
-        try:
-            body = as_object(orjson.loads(content))
-        except orjson.JSONDecodeError:
-            return content
-        return orjson.dumps(self._injected.strip(body)) if body else content
-
     # Recording
 
     async def _store_span(self) -> None:
@@ -189,6 +170,68 @@ def _retry_after(response: aiohttp.ClientResponse) -> float:
     """Return the delay in seconds that the server asks for, or 0."""
     value = response.headers.get("retry-after", "")
     return min(float(value), RETRY_POLICY.max_delay) if value.replace(".", "", 1).isdigit() else 0.0
+
+
+# Parameters that the proxy adds to get token ids
+#
+# Training needs token ids and log probabilities; an agent gets only what it asked for. The parameters are sent only to
+# inference engines that are known to support them: any other server gets the agent's request unchanged.
+
+_SUPPORTED: dict[tuple[str, Engine], Json] = {
+    ("chat/completions", "vllm"): {"logprobs": True, "return_token_ids": True},
+    ("completions", "vllm"): {"logprobs": 1, "return_token_ids": True},
+    # Without top_logprobs llama.cpp returns twenty alternatives for each token, with 0 no logprobs at all.
+    ("chat/completions", "llama.cpp"): {"logprobs": True, "top_logprobs": 1},
+    ("completions", "llama.cpp"): {"logprobs": 1},
+}
+_TOKEN_IDS = ("token_ids", "prompt_token_ids")
+
+
+@dataclass(frozen=True)
+class InjectedParameters:
+    """Parameters added to a request, and hidden in its response."""
+
+    fields: Json = field(default_factory=dict[str, Any])
+
+    def __bool__(self) -> bool:
+        return bool(self.fields)
+
+    def strip(self, response: Json) -> Json:
+        """Remove from a response, or from a chunk of one, the fields that the agent did not ask for."""
+        hidden = ("logprobs",) if "logprobs" in self.fields else ()
+        token_ids = _TOKEN_IDS if "return_token_ids" in self.fields else ()
+        for name in token_ids:
+            response.pop(name, None)
+        for choice in items(response.get("choices")):
+            for name in (*hidden, *token_ids):
+                choice.pop(name, None)
+        return response
+
+    def strip_event(self, event: bytes) -> bytes:
+        """Do the same for an event of a stream; an event that only exists because of the parameters becomes empty."""
+        head, mark, data = event.partition(b"data:")
+        chunk = parse_object(data)
+        if not chunk:
+            return event
+        if "stream_options" in self.fields and "usage" in chunk:
+            if not chunk.get("choices"):
+                return b""
+            del chunk["usage"]
+        return b"%b%b %b\n\n" % (head, mark, orjson.dumps(self.strip(chunk)))
+
+
+def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedParameters:
+    """Select the parameters to add to a request to this engine."""
+    supported = _SUPPORTED.get((path, engine))
+    if supported is None:
+        return InjectedParameters()
+    fields = {name: value for name, value in supported.items() if request.get(name) is None}
+    if request.get("logprobs") is not None:  # the agent has chosen its own number of alternatives
+        fields.pop("top_logprobs", None)
+    options = as_object(request.get("stream_options"))
+    if request.get("stream") and not options.get("include_usage"):
+        fields["stream_options"] = {**options, "include_usage": True}
+    return InjectedParameters(fields)
 
 
 # Server-sent events

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from itertools import groupby
 
 from .. import semconv
-from ..http.auth import Headers
 from ..instrumentation.call_record import RAW_EVENTS, UNDECODED, error_message, parse_object
 from ..instrumentation.dialects import dialect_of
 from ..instrumentation.dialects.base import Json, to_json
@@ -26,8 +25,8 @@ from ..tracer.exporter import SpanExporter
 from ..tracer.finished_span import FinishedSpan
 from ..tracer.span_batch import DropCounter, SpanBatch
 from ..types import OtelResource, Span, TraceStatus, trace_of
-from .auth import RequestTarget
-from .model_server import ModelServer
+from .auth import ProxyRequest
+from .routing import ModelServer
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +48,11 @@ class CallRecorder:
         self._queue: deque[tuple[FinishedSpan, LightningStore, asyncio.Future[None]]] = deque()
         self._sending: asyncio.Task[None] | None = None
 
-    def start(
-        self, target: RequestTarget, content: bytes, body: Json, headers: Headers, server: ModelServer
-    ) -> CallRecording | None:
+    def start(self, request: ProxyRequest, server: ModelServer) -> CallRecording | None:
         """Start to record a call; None if it belongs to no attempt, or there is no store."""
-        dialect = dialect_of(target.path, body) if target.rollout_id and self._store() is not None else None
-        if dialect is None:
-            return None
-        attributes = {**_attributes(target, headers, server), semconv.REQUEST: content.decode("utf-8", "replace")}
-        return CallRecording(self, target, dialect.span_name, attributes, headers)
+        target = request.target
+        dialect = dialect_of(target.path, request.body) if target.rollout_id and self._store() is not None else None
+        return CallRecording(self, request, server, dialect.span_name) if dialect is not None else None
 
     async def store(self, finished: FinishedSpan) -> None:
         """Store a span. Returns once it is stored, or after `STORE_TIMEOUT` if the store is unreachable."""
@@ -97,14 +92,12 @@ class CallRecorder:
 class CallRecording:
     """The span of one call while the call is in flight."""
 
-    def __init__(
-        self, recorder: CallRecorder, target: RequestTarget, name: str, attributes: Json, headers: Headers
-    ) -> None:
+    def __init__(self, recorder: CallRecorder, request: ProxyRequest, server: ModelServer, name: str) -> None:
         self._recorder = recorder
-        self._target = target
+        self._target = request.target
         self._name = name
-        self._attributes = attributes
-        self._traceparent = headers.get(b"traceparent", b"").decode("latin-1") or target.traceparent
+        self._attributes = _attributes(request, server)
+        self._traceparent = request.headers.get(b"traceparent", b"").decode("latin-1") or request.target.traceparent
         self._start_time = time.time()
         self._status = TraceStatus()
         self._chunks: list[bytes] = []
@@ -179,17 +172,17 @@ class CallRecording:
         )
 
 
-def _attributes(target: RequestTarget, headers: Headers, server: ModelServer) -> Json:
-    upstream = server.upstream
+def _attributes(request: ProxyRequest, server: ModelServer) -> Json:
     attributes: Json = {
-        "url.path": f"/v1/{target.path}",
-        "server.address": upstream.host,
-        semconv.ROLLOUT_ID: target.rollout_id,
-        semconv.ATTEMPT_ID: target.attempt_id,
+        "url.path": f"/v1/{request.target.path}",
+        "server.address": server.upstream.host,
+        semconv.ROLLOUT_ID: request.target.rollout_id,
+        semconv.ATTEMPT_ID: request.target.attempt_id,
+        semconv.REQUEST: request.content.decode("utf-8", "replace"),
     }
-    if upstream.policy_version is not None:
-        attributes[semconv.POLICY_VERSION] = upstream.policy_version
-    retries = headers.get(b"x-stainless-retry-count", b"0")
+    if server.upstream.policy_version is not None:
+        attributes[semconv.POLICY_VERSION] = server.upstream.policy_version
+    retries = request.headers.get(b"x-stainless-retry-count", b"0")
     if retries.isdigit() and int(retries):
         attributes["http.request.resend_count"] = int(retries)
     return attributes

@@ -1,16 +1,45 @@
-"""Selection of the model server for each call; servers are replaced, paused and drained while calls are in flight."""
+"""Model servers behind the proxy, and the selection of one for each call.
+
+Servers are replaced, paused and drained while calls are in flight.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any, Literal, cast
 
 import aiohttp
+import orjson
 
-from .model_server import ModelServer
-from .proxy_errors import ProxyError
+from ..errors import AgentLightningError
+from ..http.auth import Headers
+from ..instrumentation.call_record import parse_object
+from ..instrumentation.dialects.base import Json, items
 from .upstreams import ANY_NAME, Upstream
+
+logger = logging.getLogger(__name__)
+
+Engine = Literal["vllm", "llama.cpp", "other"]
+"""The inference engine of a server, which determines the parameters for token ids."""
+
+PROBE_TIMEOUT = 2.0
+TOKENIZE_TIMEOUT = 10.0
+"""Seconds that the end of a response may wait for the token ids of its prompt."""
+_FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
+"""Prefixes of the agent's headers that are forwarded."""
+
+
+class ProxyError(AgentLightningError):
+    """The proxy cannot forward this call."""
+
+    def __init__(self, message: str, http_status: int, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.retry_after = retry_after
 
 
 class Routing:
@@ -92,3 +121,133 @@ class Routing:
         for server in [*self._servers, *self._retired]:
             if drained is None or server.upstream.name in drained:
                 await server.idle.wait()
+
+
+class ModelServer:
+    """An upstream with its calls in flight."""
+
+    def __init__(self, upstream: Upstream, session: aiohttp.ClientSession) -> None:
+        self.upstream = upstream
+        self.session = session
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._slots = asyncio.Semaphore(upstream.max_concurrency) if upstream.max_concurrency else None
+        self._waiting = 0
+        self._rate = _RateLimiter(upstream.requests_per_minute) if upstream.requests_per_minute else None
+        self._engine: Engine | None = None if upstream.server == "auto" else upstream.server
+
+    async def acquire(self) -> None:
+        """Wait until the server's limits admit one more call. Raises `ProxyError` if too many calls wait already."""
+        if self._slots is not None:
+            await (self._wait(self._slots.acquire) if self._slots.locked() else self._slots.acquire())
+        self.in_flight += 1
+        self.idle.clear()
+        if self._rate is not None:
+            try:
+                await self._wait(self._rate.wait)
+            except BaseException:
+                self.release()
+                raise
+
+    def release(self) -> None:
+        """End a call that `acquire` admitted."""
+        self.in_flight -= 1
+        if self._slots is not None:
+            self._slots.release()
+        if not self.in_flight:
+            self.idle.set()
+
+    async def _wait(self, admission: Callable[[], Awaitable[Any]]) -> None:
+        if self._waiting >= self.upstream.max_waiting:
+            message = f"{self._waiting} calls already wait for the model {self.upstream.name!r}; retry later"
+            raise ProxyError(message, 429, retry_after=1)
+        self._waiting += 1
+        try:
+            await admission()
+        finally:
+            self._waiting -= 1
+
+    # Requests
+
+    def post(self, path: str, body: bytes, headers: Headers, client_key: str | None) -> Any:
+        """Send a call; `async with` gives the aiohttp response."""
+        upstream = self.upstream
+        forwarded = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in headers.items()
+            if name.startswith(_FORWARDED_HEADERS)
+        }
+        own = {"content-type": "application/json", "accept-encoding": "identity", **self._key(client_key)}
+        return self.session.post(
+            upstream.endpoint(path),
+            data=body,
+            headers={**forwarded, **own},
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=upstream.connect_timeout, sock_read=upstream.timeout
+            ),
+            allow_redirects=False,
+        )
+
+    def _key(self, client_key: str | None = None) -> dict[str, str]:
+        key = self.upstream.api_key or client_key
+        if not key:
+            return {}
+        match self.upstream.addressed_as:
+            case "openai":
+                return {"authorization": f"Bearer {key}"}
+            case "anthropic":
+                return {"x-api-key": key}
+            case "azure":
+                return {"api-key": key}
+
+    # Token ids
+
+    async def engine(self) -> Engine:
+        """Return the server's inference engine, detected once; `other` for as long as the server does not respond."""
+        if self._engine is None:
+            models = await self._request_json("GET", self.upstream.endpoint("models"), PROBE_TIMEOUT)
+            if not models:
+                return "other"
+            owners = {str(model.get("owned_by")) for model in items(models.get("data"))}
+            self._engine = "vllm" if "vllm" in owners else "llama.cpp" if "llamacpp" in owners else "other"
+        return self._engine
+
+    async def prompt_token_ids(self, path: str, request: Json) -> list[int] | None:
+        """Ask a llama.cpp server, which does not return them with the response, for the token ids of a prompt."""
+        root, text = self.upstream.root, request.get("prompt")
+        if path == "chat/completions":
+            conversation = {key: value for key, value in request.items() if key not in ("stream", "stream_options")}
+            applied = await self._request_json("POST", f"{root}/apply-template", TOKENIZE_TIMEOUT, conversation)
+            text = applied.get("prompt")
+        if not isinstance(text, str):
+            return None
+        options = {"content": text, "add_special": True, "parse_special": True}
+        tokenized = await self._request_json("POST", f"{root}/tokenize", TOKENIZE_TIMEOUT, options)
+        token_ids = tokenized.get("tokens")
+        return cast("list[int]", token_ids) if isinstance(token_ids, list) else None
+
+    async def _request_json(self, method: str, url: str, timeout: float, body: Json | None = None) -> Json:
+        """Return the object that the server responds with, or an empty one if the request fails."""
+        headers, data = {"content-type": "application/json", **self._key()}, orjson.dumps(body) if body else None
+        limit = aiohttp.ClientTimeout(total=timeout)
+        try:
+            async with self.session.request(method, url, data=data, headers=headers, timeout=limit) as response:
+                return parse_object(await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            logger.debug("%s %s failed: %r", method, url, error)
+            return {}
+
+
+class _RateLimiter:
+    """Limits the calls per minute, with bursts of at most one second's calls."""
+
+    def __init__(self, per_minute: float) -> None:
+        self._interval = 60.0 / per_minute
+        self._burst = max(0.0, 1.0 - self._interval)
+        self._free_at = 0.0
+
+    async def wait(self) -> None:
+        now = time.monotonic()
+        self._free_at = max(now - self._burst, self._free_at) + self._interval
+        await asyncio.sleep(max(0.0, self._free_at - self._interval - now))

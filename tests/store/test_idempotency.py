@@ -252,7 +252,7 @@ async def test_faults_detect_a_store_with_duplicate_spans(monkeypatch: pytest.Mo
 
     tables = [[text.replace(ONE_SPAN, "UNIQUE (ordinal)") for text in step] for step in schema.STEPS]
     monkeypatch.setattr("agentlightning.store.sql.base.execute_once", execute_always)
-    monkeypatch.setattr("agentlightning.store.sql.spans._known", none)
+    monkeypatch.setattr("agentlightning.store.sql.spans._stored_ids", none)
     monkeypatch.setattr(schema, "STEPS", tables)
 
     for name in ("add_span", "add_many_spans"):

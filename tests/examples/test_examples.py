@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import TIMEOUT, Program
+from tests.processes import Program
 from tests.scripted_model import Answer, Call, ScriptedModel
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"

@@ -138,7 +138,7 @@ def start_script(server: ScriptedModel, folder: Path, *arguments: str) -> Progra
 
 
 def read_outcome(program: Program) -> dict[str, Any]:
-    assert program.wait() == 0, program.output
+    assert program.wait(timeout=120) == 0, program.output  # a whole APO run
     return json.loads(program.wait_for_line(r"^\[Result\] (.*)")[1])
 
 

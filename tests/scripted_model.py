@@ -262,7 +262,7 @@ def _chat_events(call: Call, answer: Answer) -> Iterator[str]:
     first = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
     yield _sse({**head, "choices": [first], **prompt})
     for index, word in enumerate(answer.words if answer.text else ()):
-        more = {} if answer.token_ids is None else {"token_ids": answer.token_ids[index : index + 1]}
+        more: dict[str, Any] = {} if answer.token_ids is None else {"token_ids": answer.token_ids[index : index + 1]}
         yield chunk({"content": word}, logprobs=_logprob_words([word]) if answer.logprobs else None, **more)
     for index, item in enumerate(answer.tool_calls):
         tool_call = {"index": index, **_chat_tool_call(call, index, item)}

@@ -38,11 +38,11 @@ ATTEMPT: tuple[AttemptStatus, ...] = get_args(AttemptStatus)
 FAILURES: tuple[AttemptStatus, ...] = ("failed", "timeout", "unresponsive")
 
 
-def table(text: str) -> dict[tuple[str, ...], str]:
+def table(text: str) -> dict[tuple[Any, ...], str]:
     """Parse a drawn table: the words left of the bar name the row, the first line names the columns."""
     head, *lines = [line for line in text.strip().splitlines() if line.strip()]
     columns = head.partition("|")[2].split()
-    cells: dict[tuple[str, ...], str] = {}
+    cells: dict[tuple[Any, ...], str] = {}
     for line in lines:
         row, _, values = line.partition("|")
         for column, value in zip(columns, values.split(), strict=True):

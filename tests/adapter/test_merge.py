@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agentlightning.adapter import llm_calls
 
 from .golden import calls_of, span, wire_span
 
 
 def _framework(question: str, *, id: str | None = None, text: str | None = "Well", **more):
-    attributes = {
+    attributes: dict[str, Any] = {
         "openinference.span.kind": "LLM",
         "llm.model_name": "m",
         "llm.input_messages.0.message.role": "user",
@@ -161,7 +163,7 @@ def test_call_with_previous_response_id_has_the_whole_conversation():
     def responses(question: str, text: str, id: str, **more: str):
         output = [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}]
         request = {"model": "m", "instructions": "Be brief.", "input": question, **more}
-        attributes = {"url.path": "/v1/responses", "agentlightning.request": request}
+        attributes: dict[str, Any] = {"url.path": "/v1/responses", "agentlightning.request": request}
         return span("openai.responses", {**attributes, "agentlightning.response": {"id": id, "output": output}})
 
     [_, _, call] = llm_calls(

@@ -17,7 +17,7 @@ def agent(task, prompt_template):
     prompt = prompt_template.format(number=task["number"])
     answer = client.chat.completions.create(model="agent", messages=[{"role": "user", "content": prompt}])
     agl.emit_message(f"pid {os.getpid()}")
-    return float(answer.choices[0].message.content)
+    return float(answer.choices[0].message.content or "")
 
 
 trainer = agl.Trainer(

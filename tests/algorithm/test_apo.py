@@ -15,7 +15,13 @@ from agentlightning.trainer import RunResult
 from tests.scripted_model import Answer, Call, ScriptedModel
 
 TASKS = [{"n": n} for n in range(8)]
-QUICK = {"beam_width": 2, "branch_factor": 2, "beam_rounds": 1, "validation_repeats": 1, "val_batch_size": 4}
+QUICK: dict[str, Any] = {
+    "beam_width": 2,
+    "branch_factor": 2,
+    "beam_rounds": 1,
+    "validation_repeats": 1,
+    "val_batch_size": 4,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +68,8 @@ def test_better_prompt_is_found_and_stored():
     assert result.report["improvement_shown"]
     assert result.report["summary"].startswith("Improvement shown: seed 0.000 ± 0.000 (n=8), best 1.000")
     assert result.best_resources_id == "apo/best"
-    assert result.best_resources["other"].template == "kept"
+    best: Any = result.best_resources
+    assert best["other"].template == "kept"
     critic_prompt = next(call.question for call in calls if call.body["model"] == "gpt-5-mini")
     assert "<prompt>\nSay {n}\n</prompt>" in critic_prompt
     assert "Note: task " in critic_prompt
@@ -88,7 +95,8 @@ async def test_candidates_are_stored_with_parent_critique_and_scores(tmp_path: P
 
     async with agl.open_store(str(result.folder / "agl.db")) as store:
         versions = [await store.get_resources_by_id(f"apo/{name}") for name in ("r1c0", "r1c1")]
-        details = {each.resources["prompt"].template: each.resources["apo"].value for each in versions}
+        resources: list[Any] = [each.resources for each in versions]
+        details = {each["prompt"].template: each["apo"].value for each in resources}
     assert set(details) == {"Shout {n}!", "Whisper {n}"}
     shout = details["Shout {n}!"]
     assert (shout["parent"], shout["critique"], shout["mean"]) == ("apo/seed", "It is too quiet.", 1.0)

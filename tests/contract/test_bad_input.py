@@ -241,7 +241,7 @@ async def test_values_of_the_wrong_type_are_rejected_without_a_change(store: Lig
         lambda wrong: store.wait_for_rollouts(wrong, timeout=0),
         lambda wrong: store.wait_for_rollouts([rollout_id], timeout=wrong),
         lambda wrong: store.add_resources(wrong),
-        lambda wrong: store.add_resources({"name": {"of": wrong}}),
+        lambda wrong: store.add_resources({"name": {"of": wrong}}),  # pyright: ignore[reportArgumentType]
         lambda wrong: store.update_worker("worker-1", heartbeat_stats=wrong),
         lambda wrong: store.update_worker("worker-1", attempts=wrong),
         lambda wrong: store.add_span(wrong),

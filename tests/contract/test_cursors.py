@@ -40,7 +40,7 @@ async def pages(
 
 async def of_every_kind(store: LightningStore) -> None:
     """Create rollouts with and without an end, a mode, resources and a reward; some are equal in all of them."""
-    await store.add_resources({"prompt": "Hello"})
+    await store.add_resources({"prompt": "Hello"})  # pyright: ignore[reportArgumentType]
     for number, mode in enumerate(("train", None, "val", None, "train", "train", None)):
         attempted = await store.start_rollout(number, mode)
         if number % 2:
@@ -67,7 +67,7 @@ async def test_every_list_supports_cursors(store: LightningStore, order: Any) ->
     rollout_id = attempted.rollout_id
     await store.add_many_spans([span(attempted, n, name="x" * 2_000, start_time=n / 3) for n in range(1, 6)])
     for number in range(5):
-        await store.update_resources(f"rs-{number % 2}", {"prompt": str(number)})
+        await store.update_resources(f"rs-{number % 2}", {"prompt": str(number)})  # pyright: ignore[reportArgumentType]
         await store.update_worker(f"worker-{number}")
         await store.start_attempt(rollout_id)
 

@@ -68,7 +68,7 @@ async def test_enqueued_task_has_the_defaults(store: LightningStore) -> None:
 
 
 async def test_enqueued_task_keeps_all_given_fields(store: LightningStore) -> None:
-    resources = await store.add_resources({"prompt": "Hello"})
+    resources = await store.add_resources({"prompt": "Hello"})  # pyright: ignore[reportArgumentType]
     rollout = await store.enqueue_rollout(
         {"question": "why?"}, "val", resources.resources_id, CONFIG, {"source": "tests", "nested": {"n": [1, None]}}
     )
@@ -224,7 +224,7 @@ async def test_claimed_rollout_leaves_the_queue(store: LightningStore) -> None:
 
 
 async def test_start_rollout_never_enqueues(store: LightningStore) -> None:
-    resources = await store.add_resources({"prompt": "Hello"})
+    resources = await store.add_resources({"prompt": "Hello"})  # pyright: ignore[reportArgumentType]
     rollout = await store.start_rollout("task", "train", None, CONFIG, {"k": 1}, "worker-1")
 
     attempt = rollout.attempt
@@ -256,11 +256,11 @@ async def test_start_rollout_never_enqueues(store: LightningStore) -> None:
 
 async def test_task_without_resources_uses_the_latest_at_enqueue_time(store: LightningStore) -> None:
     without = await store.enqueue_rollout("before there are any")
-    first = await store.add_resources({"prompt": "first"})
+    first = await store.add_resources({"prompt": "first"})  # pyright: ignore[reportArgumentType]
     early = await store.enqueue_rollout("early")
-    await store.update_resources(first.resources_id, {"prompt": "second version"})
+    await store.update_resources(first.resources_id, {"prompt": "second version"})  # pyright: ignore[reportArgumentType]
     late = await store.enqueue_rollout("late")
-    other = await store.add_resources({"prompt": "other"})
+    other = await store.add_resources({"prompt": "other"})  # pyright: ignore[reportArgumentType]
     last = await store.start_rollout("last")
 
     handed_out = [(rollout.resources_id, rollout.resources_version) for rollout in
@@ -274,10 +274,10 @@ async def test_task_without_resources_uses_the_latest_at_enqueue_time(store: Lig
 
 
 async def test_task_keeps_the_version_of_its_resources_at_enqueue_time(store: LightningStore) -> None:
-    mine = await store.add_resources({"prompt": "mine"})
-    await store.add_resources({"prompt": "newer"})
+    mine = await store.add_resources({"prompt": "mine"})  # pyright: ignore[reportArgumentType]
+    await store.add_resources({"prompt": "newer"})  # pyright: ignore[reportArgumentType]
     rollout = await store.enqueue_rollout("task", resources_id=mine.resources_id)
-    await store.update_resources(mine.resources_id, {"prompt": "changed"})
+    await store.update_resources(mine.resources_id, {"prompt": "changed"})  # pyright: ignore[reportArgumentType]
 
     attempted = await store.dequeue_rollout()
 

@@ -18,8 +18,8 @@ OTHER = RolloutConfig(timeout_seconds=5, unresponsive_seconds=6, max_attempts=7,
 
 
 async def test_update_changes_only_given_fields(store: LightningStore) -> None:
-    first = await store.add_resources({"prompt": "first"})
-    await store.add_resources({"prompt": "second"})
+    first = await store.add_resources({"prompt": "first"})  # pyright: ignore[reportArgumentType]
+    await store.add_resources({"prompt": "second"})  # pyright: ignore[reportArgumentType]
     rollout = await store.enqueue_rollout("task", "train", config=RETRYING, metadata={"k": 1})
     expected = rollout
 
@@ -57,7 +57,7 @@ async def test_update_changes_several_fields_at_once(store: LightningStore) -> N
 
 
 async def test_none_is_a_value_in_an_update(store: LightningStore) -> None:
-    await store.add_resources({"prompt": "x"})
+    await store.add_resources({"prompt": "x"})  # pyright: ignore[reportArgumentType]
     rollout = await store.enqueue_rollout("task", "train", metadata={"k": 1})
 
     changed = await store.update_rollout(rollout.rollout_id, input=None, mode=None, resources_id=None, metadata=None)

@@ -18,7 +18,7 @@ from agentlightning.errors import InvalidInput
 async def enqueue_and_wait(store: agl.LightningStore) -> dict[str, Any]:
     """Run as the algorithm."""
     rollout = await store.enqueue_rollout("task")
-    [ended] = await store.wait_for_rollouts([rollout.rollout_id])
+    ended: Any = (await store.wait_for_rollouts([rollout.rollout_id]))[0]
     return ended.attempt.metadata
 
 

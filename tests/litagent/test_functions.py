@@ -134,7 +134,7 @@ def test_annotation_selects_kind():
 
 def test_unresolvable_annotation_is_ignored():
     @agl.rollout
-    def agent(task: Unknown, prompt_template: Unknown):  # noqa: F821
+    def agent(task: Unknown, prompt_template: Unknown):  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
         return prompt_template
 
     assert run(agent, prompt_template=HELLO) is HELLO

@@ -47,7 +47,8 @@ async def test_anthropic_messages_are_answered_and_recorded_whole_and_streamed(p
             text = "".join([part async for part in stream.text_stream])
 
     first, second = await attempt.calls()
-    assert whole.content[0].text == text == first.output[0]["content"] == second.output[0]["content"]
+    block: Any = whole.content[0]
+    assert block.text == text == first.output[0]["content"] == second.output[0]["content"]
     assert second.finish_reason == "stop"
 
 

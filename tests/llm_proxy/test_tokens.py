@@ -50,7 +50,7 @@ async def test_agent_that_requests_logprobs_and_usage_receives_them(
     model: ScriptedModel, vllm: agl.LLMProxy, attempt: Attempt, stream: bool
 ):
     model.script(WITH_TOKENS)
-    options = {"stream_options": {"include_usage": True}} if stream else {}
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
 
     _, received = await post_chat(attempt.url(vllm), stream=stream, logprobs=True, top_logprobs=3, **options)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import aiohttp
 import openai
 import pytest
@@ -45,7 +47,7 @@ async def test_spans_of_the_agents_tracer_and_of_the_proxy_are_one_trace(
         async with openai.AsyncOpenAI(base_url=llm.get_base_url(), api_key="none") as client:
             for turn in ("first", "second"):
                 with agl.operation(name=turn):
-                    messages = [{"role": "user", "content": f"{task}: {turn}"}]
+                    messages: Any = [{"role": "user", "content": f"{task}: {turn}"}]
                     await client.chat.completions.create(model=llm.model, messages=messages)
         return 1.0
 

@@ -118,8 +118,8 @@ async def test_tool_calls_are_replayed_whole_and_streamed(recorder: Recorder, mo
             whole = await client.chat.completions.create(model="tiny", messages=user(task), tools=[tool])
             async with client.chat.completions.stream(model="tiny", messages=user(task), tools=[tool]) as stream:
                 final = await stream.get_final_completion()
-        [first], [second] = (each.choices[0].message.tool_calls or [] for each in (whole, final))
-        received.append([(call.id, call.function.name, call.function.arguments) for call in (first, second)])
+        calls: list[Any] = [call for each in (whole, final) for call in each.choices[0].message.tool_calls or []]
+        received.append([(call.id, call.function.name, call.function.arguments) for call in calls])
         return 1.0
 
     model.script(Answer(tool_calls=[("add", {"a": 1})]), Answer(tool_calls=[("add", {"a": 2})]))

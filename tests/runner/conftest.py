@@ -42,7 +42,8 @@ class Harness:
 
     def runner(self, **options: Any) -> agl.LitAgentRunner[Any]:
         """Create a runner with frequent heartbeats, so that no test waits for one."""
-        return agl.LitAgentRunner(agl.OtelTracer(), **{"heartbeat_interval": 0.02, "poll_interval": 5.0} | options)
+        defaults: dict[str, Any] = {"heartbeat_interval": 0.02, "poll_interval": 5.0}
+        return agl.LitAgentRunner(agl.OtelTracer(), **defaults | options)
 
     async def spans(self, rollout: agl.Rollout, name: str | None = None) -> list[agl.Span]:
         """Return the rollout's spans, in order."""

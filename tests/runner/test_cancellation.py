@@ -56,7 +56,7 @@ async def test_cancelled_rollout_cancels_its_async_agent(harness: Harness, caplo
         await asyncio.wait_for(ended.wait(), TIMEOUT)
         await running
 
-    final = await harness.store.get_rollout_by_id(rollout.rollout_id)
+    final: Any = await harness.store.get_rollout_by_id(rollout.rollout_id)
     assert final.status == "cancelled"
     assert await harness.spans(final) == []
     log_lines = [record.getMessage() for record in caplog.records if rollout.rollout_id in record.getMessage()]
@@ -111,7 +111,7 @@ async def test_agent_is_cancelled_after_its_next_span_without_a_heartbeat(
         await asyncio.wait_for(ended.wait(), TIMEOUT)
         await running
 
-    final = await harness.store.get_rollout_by_id(rollout.rollout_id)
+    final: Any = await harness.store.get_rollout_by_id(rollout.rollout_id)
     assert final.status == "cancelled"
     with pytest.raises(Conflict):
         await harness.store.update_attempt(rollout.rollout_id, final.attempt.attempt_id, status="succeeded")
@@ -237,7 +237,7 @@ async def test_superseded_attempt_is_cancelled(harness: Harness):
         second = await harness.store.start_attempt(rollout.rollout_id)
         await running
 
-    now = await harness.store.get_rollout_by_id(rollout.rollout_id)
+    now: Any = await harness.store.get_rollout_by_id(rollout.rollout_id)
     assert now.attempt.attempt_id == second.attempt.attempt_id
     assert now.attempt.status == "preparing"
 

@@ -113,9 +113,9 @@ async def test_each_rollout_gets_the_version_it_was_enqueued_with(harness: Harne
 
     store = harness.store
     before = await store.enqueue_rollout("before any")
-    update = await store.update_resources("rs-1", {"prompt": "one"})
+    update = await store.update_resources("rs-1", {"prompt": "one"})  # pyright: ignore[reportArgumentType]
     first = [await store.enqueue_rollout(f"first {n}") for n in (1, 2)]
-    await store.update_resources(update.resources_id, {"prompt": "two"})
+    await store.update_resources(update.resources_id, {"prompt": "two"})  # pyright: ignore[reportArgumentType]
     second = await store.enqueue_rollout("second")
 
     runner = harness.runner(max_rollouts=4)
@@ -181,7 +181,7 @@ async def test_stopped_runner_lets_a_running_agent_finish(harness: Harness):
         release.set()
         await running
 
-    [ended] = await harness.store.wait_for_rollouts([rollout.rollout_id])
+    ended: Any = (await harness.store.wait_for_rollouts([rollout.rollout_id]))[0]
     assert ended.status == "succeeded"
 
 
@@ -201,7 +201,7 @@ async def test_agent_that_exceeds_the_drain_time_is_cancelled_with_a_reason(harn
         event.set()
         await running
 
-    [ended] = await harness.store.wait_for_rollouts([rollout.rollout_id])
+    ended: Any = (await harness.store.wait_for_rollouts([rollout.rollout_id]))[0]
     assert (ended.status, ended.attempt.status) == ("failed", "unresponsive")
     assert ended.attempt.metadata["reason"] == "its runner was stopped: its stop event was set"
 
@@ -226,7 +226,7 @@ async def test_attempt_lost_with_its_runner_is_retried_and_not_revived_by_a_hear
         event.set()
         await running
 
-    waiting = await harness.store.get_rollout_by_id(rollout.rollout_id)
+    waiting: Any = await harness.store.get_rollout_by_id(rollout.rollout_id)
     assert (waiting.status, waiting.attempt.status) == ("requeuing", "unresponsive")
 
 
@@ -249,7 +249,7 @@ async def test_cancelled_runner_ends_its_attempts_and_raises(harness: Harness):
         with pytest.raises(asyncio.CancelledError):
             await running
 
-    [ended] = await harness.store.wait_for_rollouts([rollout.rollout_id])
+    ended: Any = (await harness.store.wait_for_rollouts([rollout.rollout_id]))[0]
     assert ended.attempt.metadata["reason"] == "its runner was cancelled"
     assert cleaned_up == ["task"]
 
@@ -299,7 +299,7 @@ async def test_sigterm_lets_agents_finish_and_then_exits(harness: Harness):
 
     assert caught.value.code == 0
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    [ended] = await harness.store.wait_for_rollouts([rollout.rollout_id])
+    ended: Any = (await harness.store.wait_for_rollouts([rollout.rollout_id]))[0]
     assert ended.status == "succeeded"
 
 
@@ -334,7 +334,7 @@ class Flaky:
 
 
 async def test_unreachable_store_is_retried_and_logged_once(harness: Harness, caplog: pytest.LogCaptureFixture):
-    await harness.store.add_resources({"prompt": "hello"})
+    await harness.store.add_resources({"prompt": "hello"})  # pyright: ignore[reportArgumentType]
     rollout = await harness.store.enqueue_rollout("task")
     unreachable = StoreUnavailable("no response.")
     store: Any = Flaky(
@@ -345,7 +345,7 @@ async def test_unreachable_store_is_retried_and_logged_once(harness: Harness, ca
     with caplog.at_level(logging.INFO), runner.run_context(agent=lambda task: 1.0, store=store):
         await runner.iter()
 
-    [ended] = await harness.store.wait_for_rollouts([rollout.rollout_id])
+    ended: Any = (await harness.store.wait_for_rollouts([rollout.rollout_id]))[0]
     assert ended.status == "succeeded"
     lines = [record.getMessage() for record in caplog.records]
     # Once for each outage, at the claim and at the resources. Spans and report wait in the tracer's pipeline.

@@ -92,7 +92,7 @@ async def test_runner_prints_what_the_tutorial_shows_and_exits_on_sigterm(
 ):
     rollout = await enqueue(served, "Why is the sky blue?")
 
-    [ended] = await served.wait_for_rollouts([rollout.rollout_id])
+    ended: Any = (await served.wait_for_rollouts([rollout.rollout_id]))[0]
     await runner.wait_for_line("Completed")
 
     assert ended.status == "succeeded"
@@ -131,7 +131,7 @@ async def test_signal_ends_a_runner_whose_agent_hangs_in_a_thread(
     runner.process.send_signal(stop)
 
     await runner.exit_code()
-    [ended] = await served.wait_for_rollouts([rollout.rollout_id])
+    ended: Any = (await served.wait_for_rollouts([rollout.rollout_id]))[0]
     assert ended.status == "failed"
     assert re.match("its runner was (stopped: SIGTERM|cancelled)", ended.attempt.metadata["reason"])
 
@@ -145,7 +145,7 @@ async def test_rollout_of_a_killed_runner_is_given_to_another(served: agl.Lightn
     second = agl.LitAgentRunner[str](agl.OtelTracer(), max_rollouts=1)
     with second.run_context(agent=lambda task: 0.5, store=served):
         await asyncio.wait_for(second.iter(), TIMEOUT)
-    [ended] = await served.wait_for_rollouts([rollout.rollout_id])
+    ended: Any = (await served.wait_for_rollouts([rollout.rollout_id]))[0]
     assert ended.status == "succeeded"
     assert [each.status for each in await served.query_attempts(rollout.rollout_id)] == ["unresponsive", "succeeded"]
 

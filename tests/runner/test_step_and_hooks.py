@@ -30,7 +30,7 @@ async def test_step_runs_one_rollout_and_returns_it_finished(harness: Harness):
 
 
 async def test_step_without_resources_uses_the_latest(harness: Harness):
-    await harness.store.add_resources({"prompt": "Hi"})
+    await harness.store.add_resources({"prompt": "Hi"})  # pyright: ignore[reportArgumentType]
     seen = []
     runner = harness.runner()
     with runner.run_context(agent=lambda task, resources: seen.extend(resources), store=harness.store):
@@ -82,7 +82,7 @@ async def test_cancelled_step_ends_its_rollout(harness: Harness):
         with pytest.raises(asyncio.CancelledError):
             await step
 
-    [rollout] = await harness.store.query_rollouts()
+    rollout: Any = (await harness.store.query_rollouts())[0]
     assert rollout.status == "failed"
     assert rollout.attempt.metadata["reason"] == "its step was cancelled"
 

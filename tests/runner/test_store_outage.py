@@ -111,7 +111,7 @@ async def test_long_outage_loses_no_span_and_no_result(site: Site, monkeypatch: 
             await eventually(lambda: sum(path.read_bytes().count(b'"status":"succ') for path in site.buffers()) == 8)
             async with site.store():
                 await asyncio.wait_for(running, TIMEOUT)
-                ended = await store.wait_for_rollouts(ids)
+                ended: list[Any] = await store.wait_for_rollouts(ids)
                 stored = [await store.query_spans(rollout_id) for rollout_id in ids]
 
     assert [(each.status, each.reward) for each in ended] == [("succeeded", n / 10) for n in range(rollouts)]
@@ -144,7 +144,7 @@ async def test_unsent_spans_of_a_runner_are_sent_by_the_next(site: Site, end: si
 
         async with site.store():
             with site.runner() as second:
-                [ended] = await client.wait_for_rollouts([rollout.rollout_id], timeout=TIMEOUT)
+                ended: Any = (await client.wait_for_rollouts([rollout.rollout_id], timeout=TIMEOUT))[0]
                 spans = await client.query_spans(rollout.rollout_id)
                 second.wait_for_line(f"of an earlier process from {where}: {SPANS + 1} spans, 1 results")
                 await eventually(lambda: site.buffers() == [])
@@ -183,7 +183,7 @@ async def test_damaged_file_is_set_aside_and_blocks_no_other(
     await server.start()
     async with agl.LightningStoreClient(server.endpoint) as client:
         started = await client.start_rollout("task")
-        ids = {"rollout_id": started.rollout_id, "attempt_id": started.attempt.attempt_id}
+        ids: dict[str, Any] = {"rollout_id": started.rollout_id, "attempt_id": started.attempt.attempt_id}
         sound = _leave_buffer(client, [agl.Span.from_attributes(name="a", attributes={}, **ids)])
         damaged = sound.with_name(sound.name.replace("-1-0", "-1-1"))
         damaged.write_bytes(b'{"spans": [\x00\x00\x00\n')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ async def open_raw(open_server: LightningStoreServer) -> AsyncIterator[Raw]:
         yield raw
 
 
-async def send(raw: Raw, name: str, **headers: str) -> Answer:
+async def send(raw: Raw, name: str, **headers: Any) -> Answer:
     """Send an empty request, which is invalid or without effect where it is permitted."""
     method, path = REQUESTS[name]
     if name == "events":  # its response does not end
@@ -174,14 +175,14 @@ async def test_each_mark_of_a_foreign_page_is_refused(open_raw: Raw, headers: di
     "host", ["localhost", "localhost:4747", "127.0.0.1:1", "[::1]:4747", "store.example", "store.example:80"]
 )
 async def test_own_host_names_and_pages_are_accepted(open_raw: Raw, host: str) -> None:
-    own_page = {"Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
+    own_page: dict[str, Any] = {"Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
 
     assert (await open_raw.send("GET", "/statistics", Host=host)).status == 200
     assert (await open_raw.send("GET", "/statistics", Host=host, **own_page)).status == 200
 
 
 async def test_cors_preflight_is_refused(open_raw: Raw) -> None:
-    preflight = {"Origin": "http://evil.example", "Access_Control_Request_Method": "POST"}
+    preflight: dict[str, Any] = {"Origin": "http://evil.example", "Access_Control_Request_Method": "POST"}
     answer = await open_raw.send("OPTIONS", "/enqueue_rollout", **preflight)
 
     assert answer.status == 403

@@ -83,7 +83,7 @@ async def test_client_returns_every_kind_of_list_whole(server: Any) -> None:
         attempted = await client.start_rollout("task")
         await client.add_many_spans([span(attempted, n) for n in range(1, 9)])
         for number in range(8):
-            await client.update_resources("rs", {"prompt": f"{number}"})
+            await client.update_resources("rs", {"prompt": f"{number}"})  # pyright: ignore[reportArgumentType]
             await client.update_worker(f"worker-{number}")
             if number:
                 await client.start_attempt(attempted.rollout_id)

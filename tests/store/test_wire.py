@@ -83,7 +83,7 @@ class ServedStore:
     def span(self) -> dict[str, Any]:
         rollout_id, attempt_id = self.running.rollout_id, self.running.attempt.attempt_id
         ids = {"rollout_id": rollout_id, "attempt_id": attempt_id, "trace_id": "ab" * 16, "span_id": "cd" * 8}
-        return Span(**ids, name="step").model_dump()
+        return Span.model_validate({**ids, "name": "step"}).model_dump()
 
     def valid_arguments(self, name: str) -> dict[str, Any]:
         """Return the required arguments of an operation."""

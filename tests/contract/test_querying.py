@@ -183,15 +183,15 @@ async def test_rollouts_are_found_by_mode_and_resources(store: LightningStore) -
 
 
 async def test_rollouts_are_found_by_literal_text_of_their_input(store: LightningStore) -> None:
-    for task in ("100% sure", "100 sure", {"question": "snake_case?"}, {"question": "größer"}, "snakeXcase"):
+    for task in ("quite% sure", "quite sure", {"question": "snake_case?"}, {"question": "größer"}, "snakeXcase"):
         await store.enqueue_rollout(task)
     rollouts = (await store.query_rollouts()).items
 
     async def found(part: str) -> list[int]:
         return [rollouts.index(each) for each in await store.query_rollouts(text_contains=part)]
 
-    assert await found("100") == [0, 1]
-    assert await found("100%") == [0]
+    assert await found("quite") == [0, 1]
+    assert await found("quite%") == [0]
     assert await found("snake_") == [2]
     assert await found("question") == [2, 3]
     assert await found("größ") == [3]

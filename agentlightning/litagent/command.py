@@ -118,10 +118,10 @@ class AttemptFiles:
     def write(self, task: Any, resources: NamedResources) -> None:
         """Write the task (a string unchanged, other values as JSON) and the resources without their keys."""
         self._path("task").write_text(task if isinstance(task, str) else json.dumps(task))
-        redact = {
+        public_fields = {
             name: resource.model_dump(mode="json", exclude={"api_key"}) for name, resource in resources.items()
         }
-        self._path("resources.json").write_text(json.dumps(redact))
+        self._path("resources.json").write_text(json.dumps(public_fields))
 
     def environment(self) -> dict[str, str]:
         """Return the variables that name the files, and the task itself if it fits in a variable."""

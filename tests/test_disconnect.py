@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentlightning.http.disconnect import cancel_on_disconnect
+from agentlightning.http.limits import cancel_on_disconnect
 
 ITERATIONS = range(6)
 """After the last of them the request has been cancelled."""

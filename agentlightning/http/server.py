@@ -13,12 +13,29 @@ from typing import Any
 
 import uvicorn
 
+from ..errors import StoreUnavailable
+
 logger = logging.getLogger(__name__)
 
 TICK_INTERVAL = 0.1
 """Seconds between updates of uvicorn's Date header and its checks for a signal."""
 POLL_INTERVAL_DRAIN = 0.005
 """Seconds between checks of the requests in flight during shutdown."""
+
+
+def listen(host: str, port: int, *, server: str, remedy: str) -> socket.socket:
+    """Bind a socket for a server; port 0 selects a free one. Raises `StoreUnavailable` that names the remedy."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        message = f"the {server} cannot listen on {host}:{port}: {error.strerror}; {remedy}"
+        raise StoreUnavailable(message) from None
+
+
+def base_url(host: str, port: int) -> str:
+    """Return the URL of a server without a path."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class GracefulServer(uvicorn.Server):

@@ -13,8 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import AgentLightningError
 from ..http.auth import Headers
-from ..http.disconnect import cancel_on_disconnect
-from ..http.limits import read_body
+from ..http.limits import cancel_on_disconnect, read_body
 from ..instrumentation.dialects.base import Json, as_object
 from .auth import ProxyAuthenticator, ProxyRequest, RequestTarget, api_key_in, parse_target
 from .forwarding import ForwardedCall

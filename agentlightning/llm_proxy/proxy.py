@@ -15,8 +15,8 @@ import aiohttp
 
 from ..attempt_tokens import api_key_for_attempt
 from ..concurrency import event_loop_thread, new_event_loop
-from ..errors import AgentLightningError, InvalidInput, StoreUnavailable
-from ..http.server import GracefulServer
+from ..errors import AgentLightningError, InvalidInput
+from ..http.server import GracefulServer, base_url, listen
 from ..store.contract import LightningStore
 from ..types import LLM, ProxyLLM
 from .app import ProxyApp
@@ -132,13 +132,7 @@ class LLMProxy:
             await recorder.flush(FLUSH_TIMEOUT)
 
     def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        try:
-            listening = socket.create_server((self.host, self.port), family=family, backlog=2048)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"the proxy cannot listen on {self.host}:{self.port}: {error.strerror}; choose another port"
-            ) from None
+        listening = listen(self.host, self.port, server="proxy", remedy="choose another port")
         self.port = listening.getsockname()[1]
         return listening
 
@@ -195,8 +189,7 @@ class LLMProxy:
     @property
     def endpoint(self) -> str:
         """The `base_url` for an OpenAI client. Calls to it belong to no attempt and are not recorded."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/v1"
+        return f"{base_url(self.host, self.port)}/v1"
 
     def as_resource(
         self,

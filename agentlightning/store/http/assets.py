@@ -16,7 +16,6 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from ...errors import NotFound
 
@@ -84,12 +83,8 @@ def version() -> str:
     return _hash(b"".join(_contents().values()))
 
 
-def asset_routes() -> list[Route]:
-    """Return the routes of the page, `/`, and of its files below `/dashboard/`."""
-    return [Route(path, _asset, methods=["GET"]) for path in ("/", "/dashboard/{name:path}")]
-
-
-async def _asset(request: Request) -> Response:
+async def get_asset(request: Request) -> Response:
+    """Return the page, or one of its files by the `name` below `/dashboard/`."""
     path = request.path_params.get("name", "index.html")
     name = path.removeprefix(f"{version()}/")
     asset = assets().get(name)

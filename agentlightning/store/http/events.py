@@ -20,7 +20,6 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from ...errors import StoreBusy, StoreUnavailable
 from ..db.signals import CLOSED, Topic
@@ -90,10 +89,8 @@ class ChangeFeed:
         self._lock = threading.Lock()
         self._changes = ChangeSet()
 
-    def routes(self) -> list[Route]:
-        return [Route("/events", self._endpoint, methods=["GET"])]
-
-    async def _endpoint(self, request: Request) -> Response:
+    async def get_events(self, request: Request) -> Response:
+        """Return the stream after the event that the client received last."""
         if len(self._subscribers) >= MAX_SUBSCRIBERS:
             raise StoreBusy(f"the store already has {MAX_SUBSCRIBERS} event subscribers; try again later")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

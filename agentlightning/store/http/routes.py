@@ -6,19 +6,18 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 import orjson
-from starlette.responses import Response as HttpResponse
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import payload
-from ...errors import AgentLightningError, InvalidInput, StoreUnavailable, WrongMethod
-from ...http.disconnect import cancel_on_disconnect
-from ...http.limits import AdmissionControl, Permit
+from ...errors import AgentLightningError, InvalidInput, NotFound, StoreUnavailable, WrongMethod
+from ...http.limits import AdmissionControl, Permit, cancel_on_disconnect
 from ..operations import Arguments, Operation, operation_table, problem
 from ..sql import SqlStore
 from ..sql.idempotency import IdempotentRequest
@@ -42,7 +41,7 @@ INTERNAL_ERROR: Final = AgentLightningError("internal error of the store; see it
 
 _KEY_HEADER = IDEMPOTENCY_KEY.lower().encode()
 _VALID_KEY = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{1,{payload.MAX_ID_LENGTH}}}")
-_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+_ERROR_HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b"1"), 503: (b"retry-after", b"1")}
 
 
 class StoreApp:
@@ -69,22 +68,22 @@ class StoreApp:
         """Requests are answered at once, without waiting."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
         started = time.perf_counter()
         response = _Responder(send)
         try:
             self._authorizer.authorize(scope)
             await self._respond(scope, receive, response)
         except AgentLightningError as error:
-            await problem_response(error)(scope, receive, response)
+            await response.fail(error)
+        except HTTPException as error:
+            await response.fail(_routing_error(scope["path"], error))
         except ConnectionResetError:
             await response.respond((499, b""))
         except asyncio.CancelledError:  # only a server that stops cancels requests
-            await response.fail(StoreUnavailable("the store is stopping"), scope, receive)
+            await response.fail(StoreUnavailable("the store is stopping"))
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
-            await response.fail(INTERNAL_ERROR, scope, receive)
+            await response.fail(INTERNAL_ERROR)
         finally:
             seconds = time.perf_counter() - started
             for method, path, status in response.batch or ((scope["method"], scope["path"], response.status),):
@@ -98,6 +97,7 @@ class StoreApp:
         if path == BATCH_PATH:
             await response.respond(await self._execute_batch(scope, receive, response))
         elif operation is None or len(ids) != len(operation.path_parameters):
+            scope["app"] = self  # so that Starlette's router raises HTTPException for a path or method without a route
             await self._other_routes(scope, receive, response)
         else:
             await response.respond((200, await self._execute_request(operation, ids, scope, receive)))
@@ -127,7 +127,8 @@ class StoreApp:
         permit.release()  # a waiting request counts against no limit
         if self.is_stopping:
             arguments = {**arguments, str(operation.wait_parameter): 0.0}
-        if not _waits(operation, arguments):
+        default = None if operation.wait_parameter == "timeout" else 0.0
+        if arguments.get(str(operation.wait_parameter), default) == 0.0:
             return await self._execute(operation, arguments, key)
         async with cancel_on_disconnect(receive):
             return await self._execute(operation, arguments, key)
@@ -199,23 +200,30 @@ class _Responder:
             self.status = message["status"]
         await self._send(message)
 
-    async def respond(self, response: Response) -> None:
-        """Send a whole response of JSON text."""
+    async def respond(
+        self, response: Response, media_type: str = JSON, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Send a whole response."""
         self.status, body = response
-        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", JSON.encode())]
-        await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
+        own = [(b"content-length", b"%d" % len(body)), (b"content-type", media_type.encode())]
+        await self._send({"type": "http.response.start", "status": self.status, "headers": [*own, *headers]})
         await self._send({"type": "http.response.body", "body": body})
 
-    async def fail(self, error: AgentLightningError, scope: Scope, receive: Receive) -> None:
-        """Send an error, unless a response has begun."""
-        if not self.status:
-            await problem_response(error)(scope, receive, self)
+    async def fail(self, error: AgentLightningError) -> None:
+        """Send an error as problem+json, unless a response has begun."""
+        if self.status:
+            return
+        headers = [_ERROR_HEADERS[error.status]] if error.status in _ERROR_HEADERS else []
+        if isinstance(error, WrongMethod):
+            headers = [(b"allow", error.allowed.encode())]
+        await self.respond((error.status, _encode_problem(error)), PROBLEM, headers)
 
 
-def problem_response(error: AgentLightningError) -> HttpResponse:
-    """Return an error as problem+json."""
-    headers = {"Allow": error.allowed} if isinstance(error, WrongMethod) else _HEADERS.get(error.status)
-    return HttpResponse(_encode_problem(error), status_code=error.status, headers=headers, media_type=PROBLEM)
+def _routing_error(path: str, error: HTTPException) -> AgentLightningError:
+    if error.status_code == WrongMethod.status:
+        allowed = (error.headers or {}).get("Allow", "GET")
+        return WrongMethod(f"{path} takes {allowed}", allowed=allowed)
+    return NotFound(f"no route {path}; /openapi.json lists the routes")
 
 
 def _encode_problem(error: AgentLightningError) -> bytes:
@@ -225,12 +233,6 @@ def _encode_problem(error: AgentLightningError) -> bytes:
 def _check_method(scope: Scope, path: str, allowed: str) -> None:
     if scope["method"] != allowed:
         raise WrongMethod(f"{path} takes {allowed}", allowed=allowed)
-
-
-def _waits(operation: Operation, arguments: Arguments) -> bool:
-    default = None if operation.wait_parameter == "timeout" else 0.0
-    seconds: Any = arguments.get(str(operation.wait_parameter), default)
-    return seconds != 0.0
 
 
 def _log(scope: Scope, method: str, path: str, status: int, seconds: float) -> None:

@@ -12,25 +12,23 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import orjson
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route as HttpRoute
+from starlette.routing import Route as HttpRoute, Router
 
-from ...errors import AgentLightningError, NotFound, StoreUnavailable, WrongMethod
 from ...http.limits import AdmissionControl, Limits, TimeoutProtocol
-from ...http.server import GracefulServer
+from ...http.server import GracefulServer, base_url, listen
 from ..contract import Capabilities, LightningStore, Route, implement_operations
+from ..otlp import PATH
 from ..otlp.receive import OtlpReceiver
 from ..sql import SqlStore
-from .assets import asset_routes
+from .assets import get_asset
 from .auth import RequestAuthorizer, check_tokens, covers_attempt
 from .events import ChangeFeed
 from .messages import JSON
 from .metrics import CONTENT_TYPE, Metrics
 from .openapi import openapi
-from .routes import INTERNAL_ERROR, StoreApp, problem_response
+from .routes import StoreApp
 
 if TYPE_CHECKING:
     from ..otlp.export import OtlpExporter
@@ -80,17 +78,14 @@ class LightningStoreServer(LightningStore):
     @property
     def endpoint(self) -> str:
         """URL for a `LightningStoreClient`."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return base_url(self.host, self.port)
 
     @property
     def capabilities(self) -> Capabilities:
-        capabilities = self.store.capabilities.copy()
-        capabilities["otlp_traces"] = True
-        return capabilities
+        return {**self.store.capabilities, "otlp_traces": True}
 
     def otlp_traces_endpoint(self) -> str | None:
-        return f"{self.endpoint}/v1/traces"
+        return f"{self.endpoint}{PATH}"
 
     async def start(self) -> None:
         """Serve from a thread; return when requests are answered. Raises `StoreUnavailable`."""
@@ -132,14 +127,8 @@ class LightningStoreServer(LightningStore):
         await self.store.close()
 
     def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        try:
-            listener = socket.create_server((self.host, self.port), family=family, backlog=2048)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"cannot listen on {self.host}:{self.port}: {error.strerror}. Is another store running? "
-                "Stop it, or choose another --port."
-            ) from None
+        remedy = "if another store is running, stop it, or choose another --port"
+        listener = listen(self.host, self.port, server="store", remedy=remedy)
         self.port = listener.getsockname()[1]
         return listener
 
@@ -164,7 +153,7 @@ class LightningStoreServer(LightningStore):
         )
 
 
-def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl) -> Starlette:
+def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl) -> Router:
     """Return the routes that are not operations of the contract."""
 
     async def get_openapi(_: Request) -> Response:
@@ -180,21 +169,17 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
     async def get_metrics(_: Request) -> Response:
         return Response(await metrics.render(), media_type=CONTENT_TYPE)
 
-    return Starlette(
-        routes=[
-            HttpRoute("/openapi.json", get_openapi, methods=["GET"]),
-            HttpRoute("/health", get_health, methods=["GET"]),
-            HttpRoute("/ready", get_ready, methods=["GET"]),
-            HttpRoute("/metrics", get_metrics, methods=["GET"]),
-            *asset_routes(),
-            *ChangeFeed(store).routes(),
-            *OtlpReceiver(store, admission, covers_attempt).routes(),
-        ],
-        exception_handlers={
-            HTTPException: _answer_unknown_route,
-            AgentLightningError: _answer_error,
-            Exception: _answer_internal_error,
-        },
+    return Router(
+        [
+            HttpRoute("/openapi.json", get_openapi),
+            HttpRoute("/health", get_health),
+            HttpRoute("/ready", get_ready),
+            HttpRoute("/metrics", get_metrics),
+            HttpRoute("/events", ChangeFeed(store).get_events),
+            HttpRoute("/", get_asset),
+            HttpRoute("/dashboard/{name:path}", get_asset),
+            HttpRoute(PATH, OtlpReceiver(store, admission, covers_attempt).post_traces, methods=["POST"]),
+        ]
     )
 
 
@@ -210,23 +195,6 @@ def _reduce_garbage_collection() -> None:
 def _openapi() -> bytes:
     # Made on the first request: this takes longer than the rest of the start.
     return orjson.dumps(openapi(version("agentlightning")))
-
-
-async def _answer_unknown_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "GET")
-        return problem_response(WrongMethod(f"{request.url.path} takes {allowed}", allowed=allowed))
-    return problem_response(NotFound(f"no route {request.url.path}; /openapi.json lists the routes"))
-
-
-async def _answer_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, AgentLightningError)
-    return problem_response(error)
-
-
-async def _answer_internal_error(_: Request, __: Exception) -> Response:
-    return problem_response(INTERNAL_ERROR)
 
 
 def _json(value: Any) -> Response:

@@ -19,7 +19,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Scope
 
 from ...errors import InvalidInput, NotFound, StoreUnavailable, TooLarge
@@ -46,10 +45,8 @@ class OtlpReceiver:
         self._admission = admission
         self._covers_attempt = covers_attempt
 
-    def routes(self) -> list[Route]:
-        return [Route(PATH, self._endpoint, methods=["POST"])]
-
-    async def _endpoint(self, request: Request) -> Response:
+    async def post_traces(self, request: Request) -> Response:
+        """Store the spans of one request."""
         media_type = request.headers.get("content-type", PROTOBUF).partition(";")[0].strip().lower()
         if media_type not in (JSON, PROTOBUF):
             return _failure(JSON, 415, f"{PATH} takes {PROTOBUF} and {JSON}, not {media_type}")

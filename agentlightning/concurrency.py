@@ -2,6 +2,7 @@
 
 - `event_loop_thread`: an event loop that takes calls from other threads, for servers and database connections.
 - `BackgroundTask`: one coroutine in an event loop of its own, which no agent or algorithm can block.
+- `heartbeat`: a coroutine function called at an interval, as a background task.
 - `run_in_thread`: a blocking function, awaited from an event loop.
 - `sigterm_handler`: a callback in the running event loop on SIGTERM.
 """
@@ -10,20 +11,32 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Generator
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from .errors import AgentLightningError
+
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 SIGTERM_EXIT: Final = 128 + signal.SIGTERM
 """Exit code of a process that SIGTERM has ended."""
+MIN_HEARTBEAT_TIMEOUT: Final = 5.0
+"""Shortest time limit of a heartbeat: less than the store's 30 seconds, more than a busy store needs."""
+POLL_INTERVAL_CHANGES: Final = 1.0
+"""A change is sent within this time; what lasts shorter needs no heartbeat of its own."""
+HEARTBEAT_STOP_TIMEOUT: Final = 2.0
+"""Longer than the cancellation of a heartbeat takes. A thread that is stuck longer is left as a daemon."""
 
 
 @contextmanager
@@ -43,7 +56,7 @@ def event_loop_thread(name: str) -> Generator[BlockingPortal]:
 
 
 class BackgroundTask(Generic[T]):
-    """One coroutine in an event loop of its own, in a daemon thread.
+    """One coroutine in an event loop of its own, in a daemon thread; it starts at once.
 
     Not built on anyio's portal: anyio cancels a task again at every further await, so that cleanup code could not
     await anything, and closing a portal waits without limit for a thread that is stuck.
@@ -51,16 +64,10 @@ class BackgroundTask(Generic[T]):
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> None:
         self._work = work
-        self._name = name
         self._cancelled = asyncio.Event()
         self._result: Future[T] = Future()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the coroutine."""
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def result(self) -> T:
@@ -69,15 +76,13 @@ class BackgroundTask(Generic[T]):
 
     def stop(self, timeout: float | None = None) -> None:
         """Cancel the coroutine and wait for its thread to end, up to `timeout` seconds."""
-        if self._loop is None or self._thread is None:
-            return
         with suppress(RuntimeError):  # the loop is closed: the coroutine has finished
             self._loop.call_soon_threadsafe(self._cancelled.set)
         self._thread.join(timeout)
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 result = runner.run(self._until_cancelled())
         except BaseException as error:
             self._result.set_exception(error)
@@ -90,6 +95,48 @@ class BackgroundTask(Generic[T]):
         if not work.done():
             work.cancel()
         return await work
+
+
+@contextmanager
+def heartbeat(
+    beat: Callable[[], Awaitable[None]],
+    interval: float,
+    *,
+    name: str,
+    has_changes: Callable[[], bool] = lambda: False,
+) -> Generator[None]:
+    """Call `beat` at once, and then every `interval` seconds of the block; earlier when `has_changes`.
+
+    A heartbeat that takes too long is cancelled, as is one in progress at the end of the block. Of several failures in
+    a row the first is logged.
+    """
+    task = BackgroundTask(lambda: _beat_repeatedly(beat, interval, has_changes), name=name)
+    try:
+        yield
+    finally:
+        task.stop(HEARTBEAT_STOP_TIMEOUT)
+
+
+async def _beat_repeatedly(
+    beat: Callable[[], Awaitable[None]], interval: float, has_changes: Callable[[], bool]
+) -> None:
+    was_failing = False
+    while True:
+        due = time.monotonic() + interval
+        try:
+            async with asyncio.timeout(max(interval, MIN_HEARTBEAT_TIMEOUT)):
+                await beat()
+            was_failing = False
+        except Exception as error:
+            if not was_failing:
+                is_expected = isinstance(error, (AgentLightningError, OSError))
+                message = str(error) or type(error).__name__
+                logger.warning("A heartbeat failed: %s", message, exc_info=None if is_expected else error)
+            was_failing = True
+        while (left := due - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, POLL_INTERVAL_CHANGES))
+            if has_changes():
+                break
 
 
 async def run_in_thread(function: Callable[..., T], *args: Any, name: str) -> T:

@@ -1,4 +1,4 @@
-"""Base class of execution strategies.
+"""Base class of execution strategies, and the parts that they share.
 
 A strategy gets two callables and a way to open the store. The end of the algorithm stops the runners; an error of
 either one stops the other and is raised with its own traceback.
@@ -6,12 +6,19 @@ either one stops the other and is raised with its own traceback.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, Protocol
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, Final, Literal, Protocol, TypeVar
 
+from ..concurrency import SIGTERM_EXIT, BackgroundTask, sigterm_handler
+from ..errors import InvalidInput
 from ..runner import StopEvent
 from ..store import LightningStore
+
+T = TypeVar("T")
+
+POLL_INTERVAL_QUEUE: Final = 1.0
 
 Role = Literal["both", "algorithm", "runner"]
 
@@ -53,3 +60,79 @@ class ExecutionStrategy:
         at once.
         """
         raise NotImplementedError
+
+
+def run_until_complete(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return the result of `work`, run in an event loop of its own.
+
+    The first Ctrl-C or SIGTERM cancels it, so that it can clean up; the second stops at once. They are raised as
+    KeyboardInterrupt and SystemExit. Where an event loop is running already, as in a notebook, `work` runs in a thread.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_cancelled_by_sigterm(work))
+    task = BackgroundTask(work, name="agl-run")
+    try:
+        return task.result()
+    finally:
+        task.stop()
+
+
+async def run_until_algorithm_ends(
+    algorithm: AlgorithmTask, store: LightningStore, runners: Callable[[], Coroutine[Any, Any, None]]
+) -> Any:
+    """Return the algorithm's return value. An error of either side is raised after the other has been cancelled.
+
+    Runners that end without an error do not end the run.
+    """
+    await acquire_store(algorithm, store)
+    working, running = asyncio.ensure_future(algorithm(store)), asyncio.ensure_future(runners())
+    try:
+        await asyncio.wait({working, running}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await running
+            await working
+        return working.result()
+    finally:
+        await _cancel(working)
+        await _cancel(running)
+
+
+async def fail_when_rollouts_wait(store: LightningStore) -> None:
+    """Raise once a rollout is queued. For the time after all runners have ended, when none is left to claim it."""
+    while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - a remote store does not announce it
+        await asyncio.sleep(POLL_INTERVAL_QUEUE)
+    raise InvalidInput("all runners have completed max_rollouts, but rollouts are still queued", field="max_rollouts")
+
+
+async def acquire_store(algorithm: AlgorithmTask, store: LightningStore) -> None:
+    """Let the algorithm acquire the store, if it has a method `acquire`."""
+    if acquire := getattr(algorithm, "acquire", None):
+        await acquire(store)
+
+
+async def _cancelled_by_sigterm(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    task, terminated = asyncio.current_task(), asyncio.Event()
+    assert task is not None
+
+    def terminate() -> None:
+        terminated.set()
+        task.cancel()
+
+    with sigterm_handler(terminate):
+        try:
+            return await work()
+        except asyncio.CancelledError:
+            if terminated.is_set():
+                raise SystemExit(SIGTERM_EXIT) from None
+            raise
+
+
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+    elif not task.cancelled():
+        task.exception()  # marks it as retrieved: the other side's error is the one to raise

@@ -8,7 +8,6 @@ others.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator
@@ -17,11 +16,20 @@ from typing import Any, Final, cast, get_args
 
 from ..errors import InvalidInput
 from ..store import LightningStore, LightningStoreClient
-from .base import AlgorithmTask, ExecutionStrategy, OpenStore, Role, RunnerTask
-from .coordinator import acquire_store, fail_when_rollouts_wait, run_until_algorithm_ends, run_until_complete
+from .base import (
+    AlgorithmTask,
+    ExecutionStrategy,
+    OpenStore,
+    Role,
+    RunnerTask,
+    acquire_store,
+    fail_when_rollouts_wait,
+    run_until_algorithm_ends,
+    run_until_complete,
+)
 from .crash_recovery import MAX_RESTARTS, CrashRecovery
 from .runner_process import RunnerJob
-from .supervisor import ProcessExit, ProcessSupervisor, StartMethod
+from .supervisor import ProcessSupervisor, StartMethod
 
 logger = logging.getLogger(__name__)
 
@@ -123,9 +131,8 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                 return
             from ..store import LightningStoreServer  # not imported by runners in fresh processes
 
-            server = store if isinstance(store, LightningStoreServer) else None
-            if server is None:
-                token = os.environ.get("AGL_TOKEN")
+            server, token = store, os.environ.get("AGL_TOKEN")
+            if not isinstance(server, LightningStoreServer):
                 server = LightningStoreServer(store, self.server_host, self.server_port, token=token)
             await server.start()
             try:
@@ -144,18 +151,13 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         recovery = CrashRecovery(store, self._max_restarts)
         for worker in range(count):
             supervisor.start(worker, url)
-        async with contextlib.aclosing(supervisor.exits()) as exits:
-            while supervisor.running:
-                await self._handle_exit(await anext(exits), recovery, supervisor, url)
-
-    async def _handle_exit(
-        self, exited: ProcessExit, recovery: CrashRecovery, supervisor: ProcessSupervisor, url: str
-    ) -> None:
-        if exited.crash is not None:
-            raise exited.crash.as_error()
-        if exited.exitcode:
-            await recovery.recover(exited)
-            supervisor.start(exited.worker, url)
+        while supervisor.running:
+            exited = await supervisor.next_exit()
+            if exited.crash is not None:
+                raise exited.crash.as_error()
+            if exited.exitcode:
+                await recovery.recover(exited)
+                supervisor.start(exited.worker, url)
 
 
 def _role(role: str) -> Role:

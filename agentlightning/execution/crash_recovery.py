@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import Conflict, NotFound, RunnerDied
 from ..processes import is_process_alive
-from ..runner.worker import worker_id_prefix
+from ..runner.context import worker_id_prefix
 from ..store import LightningStore
 from ..types import Attempt, AttemptedRollout
 from .supervisor import ProcessExit

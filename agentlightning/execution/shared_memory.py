@@ -14,8 +14,15 @@ from typing import Any, Final
 
 from ..concurrency import run_in_thread
 from ..store import LightningStore
-from .base import AlgorithmTask, ExecutionStrategy, OpenStore, RunnerTask
-from .coordinator import fail_when_rollouts_wait, run_until_algorithm_ends, run_until_complete
+from .base import (
+    AlgorithmTask,
+    ExecutionStrategy,
+    OpenStore,
+    RunnerTask,
+    fail_when_rollouts_wait,
+    run_until_algorithm_ends,
+    run_until_complete,
+)
 
 logger = logging.getLogger(__name__)
 

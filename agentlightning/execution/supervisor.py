@@ -21,7 +21,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -121,41 +121,33 @@ class ProcessSupervisor:
         self._running += 1
         self._send(StartCommand(worker, url))
 
-    async def exits(self) -> AsyncGenerator[ProcessExit]:
-        """Yield the exits of runners. Raises `RunnerDied` when the fork server itself has ended."""
-        loop = asyncio.get_running_loop()
-        readable = asyncio.Event()
+    async def next_exit(self) -> ProcessExit:
+        """Wait for the exit of a runner. Raises `RunnerDied` when the fork server itself has ended."""
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._pipe.fileno(), readable.set)
         try:
-            while True:
-                await readable.wait()
-                readable.clear()
-                for exited in self._receive():
-                    self._running -= 1
-                    yield exited
+            await readable.wait()
+            exited: ProcessExit = self._pipe.recv()
+        except (EOFError, OSError):
+            raise RunnerDied("the process that starts the runners was killed") from None
         finally:
             loop.remove_reader(self._pipe.fileno())
+        self._running -= 1
+        return exited
 
     async def stop(self, grace: float) -> None:
         """Terminate all runners, so that they finish or return their rollouts; kill them after `grace` seconds."""
         self._send(StopCommand())
         try:
-            async with asyncio.timeout(grace), contextlib.aclosing(self.exits()) as exits:
+            async with asyncio.timeout(grace):
                 while self._running:
-                    await anext(exits)
+                    await self.next_exit()
         except TimeoutError:
             logger.warning("A runner has not stopped within %g s and is killed.", grace)
             self._send(StopCommand(kill=True))
 
-    def _receive(self) -> Generator[ProcessExit]:
-        try:
-            while self._pipe.poll():
-                yield self._pipe.recv()
-        except (EOFError, OSError):
-            raise RunnerDied("the process that starts the runners was killed") from None
-
     def _send(self, command: StartCommand | StopCommand) -> None:
-        with contextlib.suppress(OSError):  # the fork server has ended; `exits` raises
+        with contextlib.suppress(OSError):  # the fork server has ended; `next_exit` raises
             self._pipe.send(command)
 
 

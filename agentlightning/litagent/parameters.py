@@ -54,9 +54,9 @@ def parameter_specs(function: Callable[..., Any], *, second: type[Resource] | No
     return specs if second is None else _with_second(specs, second, name)
 
 
-def name_of(function: Callable[..., Any]) -> str:
-    """Return the function's name for messages."""
-    return getattr(function, "__name__", None) or type(function).__name__
+def name_of(value: Any) -> str:
+    """Return the name of a function, class or agent for messages."""
+    return getattr(value, "__name__", None) or type(value).__name__
 
 
 class ParameterResolver:

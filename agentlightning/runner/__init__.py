@@ -1,6 +1,6 @@
 """Runners: claim rollouts, run the agent under a tracer, and report the outcomes."""
 
-from .agent_runner import LitAgentRunner
-from .base import Runner, StopEvent
+from .agent_runner import LitAgentRunner, Runner
+from .claim_loop import StopEvent
 
 __all__ = ["LitAgentRunner", "Runner", "StopEvent"]

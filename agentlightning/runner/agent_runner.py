@@ -1,28 +1,77 @@
-"""LitAgentRunner: runs agents on the rollouts of a store."""
+"""Runners, which run agents on the rollouts of a store: the base class, and LitAgentRunner."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import Any, Final
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, Generic, Self, TypeVar
 
+from ..concurrency import heartbeat
 from ..litagent import LitAgent, as_agent
+from ..logs import ensure_logging
 from ..store import LightningStore
 from ..tracer import Tracer
 from ..types import AttemptedRollout, AttemptRef, Hook, NamedResources, Rollout, RolloutMode
 from .attempt import AttemptRun, Cancellation
-from .base import Runner, StopEvent, T
-from .claim_loop import REPORT_TIMEOUT, ClaimLoop, RunnerLimits
-from .context import RunnerContext, StoreRetry
-from .heartbeat import Heartbeat
-from .shutdown import stop_request
-from .worker import assign_worker_name, system_info
+from .claim_loop import REPORT_TIMEOUT, ClaimLoop, RunnerLimits, StopEvent, stop_request
+from .context import RunnerContext, StoreRetry, system_info, worker_name
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 POLL_INTERVAL_HEARTBEAT: Final = 0.01
+
+
+class Runner(Generic[T]):
+    """Carries out rollouts of tasks of type `T`, within `run_context`."""
+
+    @contextmanager
+    def run_context(
+        self,
+        *,
+        agent: LitAgent[T] | Callable[..., Any],
+        store: LightningStore,
+        hooks: Sequence[Hook] | None = None,
+        worker_id: int | str | None = None,
+    ) -> Generator[Self]:
+        """Prepare to run `agent` on rollouts of `store`. Call `iter` or `step` in the block.
+
+        `worker_id` is a short number for the log (the store gets a unique name made of it), or a complete name.
+        """
+        ensure_logging()
+        with ExitStack() as stack:
+            self.init(agent, hooks=hooks)
+            stack.callback(self.teardown)
+            self.init_worker(worker_id, store)
+            stack.callback(self.teardown_worker)
+            yield self
+
+    def init(self, agent: LitAgent[T] | Callable[..., Any], *, hooks: Sequence[Hook] | None = None) -> None:
+        """Set the agent and the hooks. Called once, before any process is forked."""
+        raise NotImplementedError
+
+    def init_worker(self, worker_id: int | str | None, store: LightningStore) -> None:
+        """Start the background services of the worker. Called in the process that runs the rollouts."""
+        raise NotImplementedError
+
+    def teardown_worker(self) -> None:
+        """Stop the background services of the worker."""
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        """Clear the agent and the hooks."""
+        raise NotImplementedError
+
+    async def iter(self, event: StopEvent | None = None) -> None:
+        """Claim rollouts and carry them out, until `event` is set or enough are done."""
+        raise NotImplementedError
+
+    async def step(self, input: T, resources: NamedResources | None = None, mode: RolloutMode | None = None) -> Rollout:
+        """Carry out one rollout of `input` without the queue, and return it finished."""
+        raise NotImplementedError
 
 
 class LitAgentRunner(Runner[T]):
@@ -67,22 +116,15 @@ class LitAgentRunner(Runner[T]):
         if self._agent is None:
             raise RuntimeError("the runner has no agent: call init(agent) first, or use run_context")
         with ExitStack() as services:
-            worker = assign_worker_name(worker_id)
-            services.callback(worker.release)
+            worker = services.enter_context(worker_name(worker_id))
             self._tracer.init_worker(worker.label, store)
             services.callback(self._tracer.teardown_worker)
             services.enter_context(self._tracer.subscribe_abandoned(self._cancel_given_up))
             self._current_context = RunnerContext(
                 self, self._agent, self._tracer, store, self._hooks, worker, StoreRetry(worker)
             )
-            heartbeat = Heartbeat(
-                self.beat,
-                self._heartbeat_interval,
-                name=f"heartbeat-{worker.label}",
-                has_changes=lambda: not self._announced.issuperset(self._heartbeat_attempts()),
-            )
-            heartbeat.start()
-            services.callback(heartbeat.stop)
+            name, has_changes = f"heartbeat-{worker.label}", self._has_unannounced_attempts
+            services.enter_context(heartbeat(self.beat, self._heartbeat_interval, name=name, has_changes=has_changes))
             self._services = services.pop_all()
 
     def teardown_worker(self) -> None:
@@ -160,6 +202,9 @@ class LitAgentRunner(Runner[T]):
 
     def _heartbeat_attempts(self) -> list[AttemptRef]:
         return [ref for ref, run in list(self._active.items()) if not run.is_abandoned]
+
+    def _has_unannounced_attempts(self) -> bool:
+        return not self._announced.issuperset(self._heartbeat_attempts())
 
     def _cancel_given_up(self, ref: AttemptRef) -> None:
         reason = "the store has given up this attempt (cancelled, timed out or superseded)"

@@ -15,12 +15,11 @@ from typing import Any
 
 from ..adapter import find_final_reward
 from ..emitter import emit_exception, emit_reward
-from ..errors import AgentLightningError, Conflict, InvalidInput, NotFound, ResourceMissing
+from ..errors import Conflict, InvalidInput, NotFound
 from ..store.lifecycle import timeout_reason
 from ..types import AttemptedRollout, AttemptRef, NamedResources, Span
 from .context import RunnerContext
-from .invoke import Raised, Result, Returned, abandon, invoke
-from .outcome import Outcome, attach_to_attempt, outcome_of_error, outcome_of_value, reason_of
+from .outcome import Outcome, abandon, attach_to_attempt, invoke, outcome_of_error, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +101,9 @@ class AttemptRun:
             return {}
         resources_id, version = rollout.resources_id, rollout.resources_version
         try:
-            found = await context.retry.until_done(lambda: context.resources.get(context.store, resources_id, version))
+            return await context.retry.until_done(lambda: context.resources.get(context.store, resources_id, version))
         except Exception as error:
             return outcome_of_error(error)
-        if found is None:
-            return outcome_of_error(
-                ResourceMissing(f"the resources {resources_id} (version {version}) are not in the store")
-            )
-        return found
 
     # The agent
 
@@ -117,13 +111,7 @@ class AttemptRun:
         if self._cancellation.done():
             return self._cancelled()
         self._has_started = True
-        try:
-            method = self._context.agent.method_for(self._rollout.mode)
-        except AgentLightningError as error:
-            return outcome_of_error(error)
-        return await self._wait_for_agent(invoke(method, self._rollout.input, resources, self._rollout))
-
-    async def _wait_for_agent(self, call: asyncio.Task[Result]) -> Outcome:
+        call = asyncio.create_task(invoke(self._context.agent, self._rollout, resources))
         limit = self._rollout.config.timeout_seconds
         timeout = None if limit is None else max(0.0, limit - self._seconds())
         try:
@@ -132,11 +120,7 @@ class AttemptRun:
             call.cancel()
             raise
         if call.done():
-            match call.result():
-                case Returned(value):
-                    return outcome_of_value(value, agent_name=self._context.agent_name)
-                case Raised(error):
-                    return outcome_of_error(error)
+            return call.result()
         outcome = self._cancelled() if self._cancellation.done() else self._timed_out()
         if not await abandon(call):
             logger.warning("%s The agent ignores its cancellation; it is left running.", self._prefix)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
+from ..concurrency import sigterm_handler
 from ..types import AttemptedRollout
 from .attempt import AttemptRun, Cancellation
 from .context import RunnerContext
-from .shutdown import StopRequest
 
 logger = logging.getLogger(__name__)
 
 REPORT_TIMEOUT: Final = 6.0
 """Total time to report cancelled attempts: an unreachable store must not delay the exit for long."""
+POLL_INTERVAL_STOP_EVENT: Final = 0.05
+"""Events of threads, processes and event loops have no common way to wait for them, so they are polled."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +32,68 @@ class RunnerLimits:
     drain_seconds: float
 
 
+class StopEvent(Protocol):
+    """An `Event` of threading, multiprocessing or asyncio that stops a runner."""
+
+    def is_set(self) -> bool:
+        """Return True once the event is set."""
+        ...
+
+
+class StopRequest:
+    """A request to stop, with its reason, once it has been made."""
+
+    def __init__(self) -> None:
+        self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.is_terminated = False
+        """True when the reason is SIGTERM."""
+
+    @property
+    def is_set(self) -> bool:
+        """True once the runner is to stop."""
+        return self.reason.done()
+
+    def set(self, reason: str) -> None:
+        """Request the stop; the first reason is kept."""
+        if not self.is_set:
+            self.reason.set_result(reason)
+
+    def terminate(self) -> None:
+        """Request the stop because of SIGTERM."""
+        self.is_terminated = True
+        self.set("SIGTERM")
+
+
+@contextmanager
+def stop_request(event: StopEvent | None) -> Generator[StopRequest]:
+    """Watch `event` and SIGTERM for the length of the block; either one sets the request."""
+    request = StopRequest()
+    watch = asyncio.create_task(_watch(event, request)) if event is not None else None
+    try:
+        with sigterm_handler(request.terminate):
+            yield request
+    finally:
+        if watch is not None:
+            watch.cancel()
+
+
+async def _watch(event: StopEvent, request: StopRequest) -> None:
+    while not event.is_set():  # noqa: ASYNC110 - see POLL_INTERVAL_STOP_EVENT
+        await asyncio.sleep(POLL_INTERVAL_STOP_EVENT)
+    request.set("its stop event was set")
+
+
+@dataclass
 class ClaimLoop:
     """Claims rollouts until `stop` is set or `max_rollouts` are claimed."""
 
-    def __init__(
-        self,
-        context: RunnerContext,
-        limits: RunnerLimits,
-        stop: StopRequest,
-        start: Callable[[AttemptedRollout], AttemptRun],
-    ) -> None:
-        self._context = context
-        self._limits = limits
-        self._stop = stop
-        self._start_attempt = start
-        self._running: dict[asyncio.Task[None], AttemptRun] = {}
-        self._claim: asyncio.Task[list[AttemptedRollout]] | None = None
-        self.claimed = 0
+    context: RunnerContext
+    limits: RunnerLimits
+    stop: StopRequest
+    start_attempt: Callable[[AttemptedRollout], AttemptRun]
+    claimed: int = 0
+    _running: dict[asyncio.Task[None], AttemptRun] = field(default_factory=dict[asyncio.Task[None], AttemptRun])
+    _claim: asyncio.Task[list[AttemptedRollout]] | None = None
 
     async def run(self) -> None:
         """Claim and run rollouts, then wait for those that were started."""
@@ -62,16 +110,16 @@ class ClaimLoop:
     # Claiming
 
     async def _claim_until_stopped(self) -> None:
-        while not self._stop.is_set and self._remaining() > 0:
-            free = min(self._limits.max_concurrency - len(self._running), self._remaining())
+        while not self.stop.is_set and self._remaining() > 0:
+            free = min(self.limits.max_concurrency - len(self._running), self._remaining())
             if free > 0:
                 await self._claim_up_to(free)
             else:
                 await self._wait_for_stop_or(*self._running)
 
     def _remaining(self) -> int:
-        maximum = self._limits.max_rollouts
-        return self._limits.max_concurrency if maximum is None else maximum - self.claimed
+        maximum = self.limits.max_rollouts
+        return self.limits.max_concurrency if maximum is None else maximum - self.claimed
 
     async def _claim_up_to(self, count: int) -> None:
         self._claim = asyncio.create_task(self._dequeue(count))
@@ -81,8 +129,8 @@ class ClaimLoop:
             self._start(claim.result())
 
     async def _dequeue(self, count: int) -> list[AttemptedRollout]:
-        store, until_done = self._context.store, self._context.retry.until_done
-        worker_id, wait = self._context.worker.worker_id, self._limits.poll_interval
+        store, until_done = self.context.store, self.context.retry.until_done
+        worker_id, wait = self.context.worker.worker_id, self.limits.poll_interval
         if count > 1:
             return await until_done(lambda: store.dequeue_many_rollouts(limit=count, worker_id=worker_id, wait=wait))
         claimed = await until_done(lambda: store.dequeue_rollout(worker_id=worker_id, wait=wait))
@@ -91,12 +139,12 @@ class ClaimLoop:
     def _start(self, rollouts: list[AttemptedRollout]) -> None:
         for rollout in rollouts:
             self.claimed += 1
-            run = self._start_attempt(rollout)
+            run = self.start_attempt(rollout)
             self._running[run.task] = run
             run.task.add_done_callback(self._running.pop)
 
     async def _wait_for_stop_or(self, *tasks: asyncio.Task[Any]) -> None:
-        await asyncio.wait({*tasks, self._stop.reason}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*tasks, self.stop.reason}, return_when=asyncio.FIRST_COMPLETED)
 
     # Stopping
 
@@ -111,13 +159,13 @@ class ClaimLoop:
             self._start(claim.result())
 
     async def _drain(self) -> None:
-        while self._running and not self._stop.is_set:
+        while self._running and not self.stop.is_set:
             await self._wait_for_stop_or(*self._running)
         if not self._running:
             return
-        prefix, reason = self._context.worker.log_prefix(), self._stop.reason.result()
+        prefix, reason = self.context.worker.log_prefix(), self.stop.reason.result()
         logger.info("%s Stopping (reason: %s) with %d running.", prefix, reason, len(self._running))
-        await asyncio.wait(self._running, timeout=self._limits.drain_seconds)
+        await asyncio.wait(self._running, timeout=self.limits.drain_seconds)
         await self._cancel_running(f"its runner was stopped: {reason}")
 
     async def _cancel_running(self, reason: str) -> None:
@@ -127,7 +175,7 @@ class ClaimLoop:
             await asyncio.wait(self._running, timeout=REPORT_TIMEOUT)
         if not self._running:
             return
-        prefix = self._context.worker.log_prefix()
+        prefix = self.context.worker.log_prefix()
         logger.warning("%s %d attempts could not be reported to the store.", prefix, len(self._running))
         for task in self._running:
             task.cancel()

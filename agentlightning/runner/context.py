@@ -1,21 +1,26 @@
-"""RunnerContext: the parts that all attempts of one runner share."""
+"""RunnerContext: the parts that all attempts of one runner share, and the names of its worker."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import platform
+import socket
+import sys
+import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from ..errors import StoreUnavailable
+from ..errors import ResourceMissing, StoreUnavailable
 from ..litagent import LitAgent
 from ..retry import RetryPolicy
 from ..store import LightningStore
 from ..tracer import Tracer
 from ..types import Hook, NamedResources
-from .worker import WorkerName
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +29,66 @@ R = TypeVar("R")
 STORE_RETRIES: Final = RetryPolicy(first_delay=0.1, max_delay=5.0)
 CACHED_VERSIONS: Final = 32
 """Versions of resources kept in memory: as many as an algorithm compares at once."""
+
+
+@dataclass(frozen=True)
+class WorkerName:
+    """The two names of a worker."""
+
+    label: int | str
+    """Name in the log: `[Worker 0]`."""
+    worker_id: str
+    """Name in the store, unique across processes and machines."""
+
+    def log_prefix(self, rollout_id: str | None = None) -> str:
+        """Return the beginning of this worker's log lines."""
+        return f"[Worker {self.label} | Rollout {rollout_id}]" if rollout_id else f"[Worker {self.label}]"
+
+
+_numbers: set[int] = set()
+_numbers_lock = threading.Lock()
+"""Protects `_numbers` from runners that start in several threads."""
+
+
+@contextmanager
+def worker_name(given: int | str | None) -> Generator[WorkerName]:
+    """Give a worker its names. A number is made unique, a string is used as it is, None is the next free number."""
+    if isinstance(given, str):
+        yield WorkerName(given, given)
+        return
+    with _numbers_lock:
+        number = next(n for n in range(len(_numbers) + 1) if n not in _numbers) if given is None else given
+        if given is None:
+            _numbers.add(number)
+    try:
+        yield WorkerName(number, f"{worker_id_prefix(os.getpid())}{number}")
+    finally:
+        if given is None:
+            _numbers.discard(number)
+
+
+def worker_id_prefix(pid: int) -> str:
+    """Return the common prefix of the store names of all workers in a process of this machine."""
+    return f"{socket.gethostname()}-{pid}-"
+
+
+def system_info() -> dict[str, Any]:
+    """Return facts about the machine and the process, with their current load. Unavailable ones are left out."""
+    facts: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+    }
+    if sys.platform != "win32":
+        import resource
+
+        # The peak of the process's memory: bytes on macOS, kilobytes elsewhere.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        facts["load"] = round(os.getloadavg()[0], 2)
+        facts["memory_mb"] = round(peak / (1e6 if sys.platform == "darwin" else 1e3))
+    return facts
 
 
 class StoreRetry:
@@ -58,14 +123,14 @@ class ResourceCache:
     def __init__(self) -> None:
         self._versions: OrderedDict[tuple[str, int], NamedResources] = OrderedDict()
 
-    async def get(self, store: LightningStore, resources_id: str, version: int | None) -> NamedResources | None:
-        """Return the resources in this version as a new dict, or None when the store does not have them."""
+    async def get(self, store: LightningStore, resources_id: str, version: int | None) -> NamedResources:
+        """Return the resources in this version as a new dict. Raises `ResourceMissing`."""
         if version is not None and (cached := self._versions.get((resources_id, version))) is not None:
             self._versions.move_to_end((resources_id, version))
             return dict(cached)
         update = await store.get_resources_by_id(resources_id, version)
         if update is None:
-            return None
+            raise ResourceMissing(f"the resources {resources_id} (version {version}) are not in the store")
         self._versions[resources_id, update.version] = update.resources
         if len(self._versions) > CACHED_VERSIONS:
             self._versions.popitem(last=False)
@@ -84,8 +149,3 @@ class RunnerContext:
     worker: WorkerName
     retry: StoreRetry
     resources: ResourceCache = field(default_factory=ResourceCache)
-
-    @property
-    def agent_name(self) -> str:
-        """Name of the agent in messages."""
-        return getattr(self.agent, "__name__", None) or type(self.agent).__name__

@@ -1,10 +1,12 @@
-"""Outcome of an attempt, derived from the agent's return value or error."""
+"""Call the agent, and derive the outcome of the attempt from its return value or error."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -14,14 +16,20 @@ from typing import Any, Final, Literal, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from ..concurrency import run_in_thread
 from ..errors import AgentError
-from ..types import AttemptedRollout, Span, SpanCoreFields
+from ..litagent import LitAgent
+from ..litagent.parameters import name_of
+from ..types import AttemptedRollout, NamedResources, Span, SpanCoreFields
 
 AnySpan = Span | ReadableSpan | SpanCoreFields
 
 MAX_REASON: Final = 2_000
 MAX_TRACEBACK: Final = 16_000
 """Characters kept: enough for the relevant frames, few enough to list thousands of attempts."""
+
+CANCELLATION_GRACE_SECONDS: Final = 3.0
+"""Time for a cancelled agent to clean up before its call is abandoned."""
 
 PACKAGE = str(Path(__file__).parent.parent)
 
@@ -46,6 +54,43 @@ class Outcome:
     def traceback(self) -> str | None:
         """Traceback of the error, as text that can be stored; None if nothing was raised."""
         return format_traceback(self.error)
+
+
+_abandoned: set[asyncio.Task[Outcome]] = set()
+"""Keeps tasks that ignore their cancellation from being garbage-collected, about which asyncio would complain."""
+
+
+async def invoke(agent: LitAgent[Any], rollout: AttemptedRollout, resources: NamedResources) -> Outcome:
+    """Call the agent's method for the rollout: an async one in this task, a sync one in a thread of its own.
+
+    All that it raises becomes an outcome, except a KeyboardInterrupt of this thread.
+    """
+    try:
+        method, arguments = agent.method_for(rollout.mode), (rollout.input, resources, rollout)
+        if inspect.iscoroutinefunction(method):
+            value = await method(*arguments)
+        else:
+            value = await run_in_thread(_call, method, *arguments, name="agl-agent")
+            value = await value if inspect.isawaitable(value) else value
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return outcome_of_error(error)
+    return value if isinstance(value, Outcome) else outcome_of_value(value, agent_name=name_of(agent))
+
+
+async def abandon(task: asyncio.Task[Outcome]) -> bool:
+    """Cancel the call and wait briefly for its end. Return False when it has not ended, and is abandoned.
+
+    A thread cannot be ended: it runs on, and its result is dropped.
+    """
+    task.cancel()
+    await asyncio.wait({task}, timeout=CANCELLATION_GRACE_SECONDS)
+    if task.done():
+        return True
+    _abandoned.add(task)
+    task.add_done_callback(_abandoned.discard)
+    return False
 
 
 def outcome_of_value(value: Any, *, agent_name: str) -> Outcome:
@@ -114,6 +159,14 @@ def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:
             return Span.from_core_fields(span, rollout_id=rollout_id, attempt_id=attempt_id)
         case _:
             return Span.from_opentelemetry(span, rollout_id, attempt_id)
+
+
+def _call(method: Callable[..., Any], *arguments: Any) -> Any:
+    # Errors of the thread are caught in it: a StopIteration or a KeyboardInterrupt could not pass through the task.
+    try:
+        return method(*arguments)
+    except BaseException as error:
+        return outcome_of_error(error)
 
 
 def _agent_frames(trace: TracebackType) -> TracebackType | None:

@@ -90,8 +90,7 @@ class RunCoordinator:
             raise
 
     async def __call__(self, store: LightningStore) -> Any:
-        async with self._lock as lock:
-            return await lock.run_while_held(self._run(store))
+        return await self._lock.run_while_held(self._run(store))
 
     def record_failure(self, error: Exception) -> None:
         """Record an error outside the algorithm, which stopped it or kept it from starting."""

@@ -11,13 +11,13 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self, TypeVar
 
+from ..concurrency import heartbeat
 from ..errors import StoreInUse, StoreUnavailable
 from ..processes import is_process_alive
-from ..runner.heartbeat import Heartbeat
 from ..store import LightningStore
 from ..store.contract import Lease
 
@@ -34,14 +34,13 @@ _local_holders: set[str] = set()
 
 
 class StoreLock:
-    """A trainer's exclusive lock of its store. Created by `acquire`, renewed and then released by `async with`."""
+    """A trainer's exclusive lock of its store. Created by `acquire`, renewed and then released by `run_while_held`."""
 
     def __init__(self, store: LightningStore, holder: str) -> None:
         self._store = store
         self._holder = holder
         self._loop = asyncio.get_running_loop()
         self._lost: asyncio.Future[Lease] = self._loop.create_future()
-        self._heartbeat = Heartbeat(self._renew, RENEWAL_INTERVAL, name="agl-store-lock")
 
     @classmethod
     async def acquire(cls, store: LightningStore, run: str) -> Self:
@@ -56,32 +55,33 @@ class StoreLock:
             raise StoreInUse(_in_use(lease))
         return cls(store, holder)
 
-    async def __aenter__(self) -> Self:
-        _local_holders.add(self._holder)
-        self._heartbeat.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._heartbeat.stop()
-        _local_holders.discard(self._holder)
-        with suppress(StoreUnavailable, TimeoutError):  # then it expires
-            async with asyncio.timeout(RELEASE_TIMEOUT):
-                await self._store.hold_lease(LEASE, self._holder, 0)
-
     async def run_while_held(self, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of `work`. Cancels it and raises `StoreInUse` when another trainer takes the lock."""
         working = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({working, self._lost}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not working.done():
-                working.cancel()
-                await asyncio.wait({working})
+        async with self._renewed():
+            try:
+                await asyncio.wait({working, self._lost}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not working.done():
+                    working.cancel()
+                    await asyncio.wait({working})
         if self._lost.done() and working.cancelled():
             raise StoreInUse(
                 f"this trainer did not renew its lock for {LEASE_SECONDS:g} s: {_in_use(self._lost.result())}"
             )
         return working.result()
+
+    @asynccontextmanager
+    async def _renewed(self) -> AsyncGenerator[None]:
+        _local_holders.add(self._holder)
+        try:
+            with heartbeat(self._renew, RENEWAL_INTERVAL, name="agl-store-lock"):
+                yield
+        finally:
+            _local_holders.discard(self._holder)
+            with suppress(StoreUnavailable, TimeoutError):  # then it expires
+                async with asyncio.timeout(RELEASE_TIMEOUT):
+                    await self._store.hold_lease(LEASE, self._holder, 0)
 
     async def _renew(self) -> None:
         lease = await self._store.hold_lease(LEASE, self._holder, LEASE_SECONDS)

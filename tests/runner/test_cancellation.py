@@ -11,7 +11,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.errors import Conflict
-from agentlightning.runner import invoke
+from agentlightning.runner import outcome
 from tests.processes import TIMEOUT
 
 from .conftest import Harness, eventually, over_http_too
@@ -32,7 +32,7 @@ class BlockingAgent:
 
 @pytest.fixture(autouse=True)
 def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(invoke, "CANCELLATION_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(outcome, "CANCELLATION_GRACE_SECONDS", 0.05)
 
 
 @over_http_too
@@ -180,7 +180,7 @@ async def test_timed_out_agent_is_cancelled_and_reported(harness: Harness, kind:
     assert rollout.attempt.metadata["reason"] == "took longer than timeout_seconds=0.1"
     assert cancelled == started  # on a busy machine it may not have started
     if kind == "ignoring its cancellation":
-        await eventually(lambda: not invoke._abandoned)
+        await eventually(lambda: not outcome._abandoned)
 
 
 async def test_timed_out_rollout_is_retried_if_configured(harness: Harness):

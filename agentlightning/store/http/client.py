@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,9 +24,10 @@ from ...types import PaginatedResult
 from .. import lifecycle
 from ..contract import AnyRollout, Capabilities, LightningStore, Route, implement_operations
 from ..operations import Arguments, Operation, error_from_problem, operation_table
-from .messages import LONG_POLL_SECONDS
 from .transport import StoreCall, Transport
 
+LONG_POLL_SECONDS: Final = 25.0
+"""Maximum of one long poll; proxies and firewalls keep a silent connection open for at least 30."""
 DEFAULT_URL: Final = "http://localhost:4747"
 RETRY: Final = RetryPolicy(first_delay=0.05, max_delay=2.0)
 MAX_TRIES_ON_ERROR: Final = 3
@@ -36,8 +38,7 @@ def _remote(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[...
     operation = operation_table()[route.name]
 
     async def call(self: LightningStoreClient, *args: Any, **kwargs: Any) -> Any:
-        execute = self._fetch_pages if operation.is_paginated else self._execute  # pyright: ignore[reportPrivateUsage]
-        return await execute(operation, operation.bind(args, kwargs))
+        return await self._call(operation, operation.bind(args, kwargs))  # pyright: ignore[reportPrivateUsage]
 
     return call
 
@@ -68,7 +69,7 @@ class LightningStoreClient(_RemoteStore):
         return f"LightningStoreClient({self.url!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _connect, (self.url, self._token, self._give_up_after)
+        return partial(LightningStoreClient, token=self._token, give_up_after=self._give_up_after), (self.url,)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -76,7 +77,7 @@ class LightningStoreClient(_RemoteStore):
 
     @property
     def is_unreachable(self) -> bool:
-        return self._transport.connection.is_unreachable
+        return self._transport.is_unreachable
 
     def otlp_traces_endpoint(self) -> str | None:
         return f"{self.url}/v1/traces"
@@ -90,17 +91,6 @@ class LightningStoreClient(_RemoteStore):
         await self._transport.close()
 
     # Long waits are split into polls; each poll is a call of its own
-
-    async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> Any:
-        return await self._poll(
-            wait, lambda seconds: _RemoteStore.dequeue_rollout(self, worker_id=worker_id, wait=seconds)
-        )
-
-    async def dequeue_many_rollouts(self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0) -> Any:
-        return await self._poll(
-            wait,
-            lambda seconds: _RemoteStore.dequeue_many_rollouts(self, limit=limit, worker_id=worker_id, wait=seconds),
-        )
 
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
         ids = list(dict.fromkeys(rollout_ids))
@@ -145,8 +135,17 @@ class LightningStoreClient(_RemoteStore):
 
     # One call
 
+    async def _call(self, operation: Operation, arguments: Arguments) -> Any:
+        if operation.is_paginated:
+            return await self._fetch_pages(operation, arguments)
+        if (waits := operation.wait_parameter) is None:
+            return await self._execute(operation, arguments)
+        return await self._poll(
+            arguments.get(waits, 0.0), lambda seconds: self._execute(operation, {**arguments, waits: seconds})
+        )
+
     async def _execute(self, operation: Operation, arguments: Arguments) -> Any:
-        call = _call(operation, arguments)
+        call = _store_call(operation, arguments)
         started = time.monotonic()
         for tries in count():
             outcome = await self._transport.send(call)
@@ -166,23 +165,16 @@ class LightningStoreClient(_RemoteStore):
             message = f"the store at {self.url} has been unreachable for {self._give_up_after:g} s: {reason}"
             raise StoreUnavailable(message) from reason
         if tries > 0:  # a single failure is usually a connection that the server has just closed
-            self._transport.connection.note_failure(reason)
+            self._transport.note_failure(reason)
 
 
-def _connect(url: str, token: str | None, give_up_after: float | None) -> LightningStoreClient:
-    return LightningStoreClient(url, token=token, give_up_after=give_up_after)
-
-
-def _call(operation: Operation, arguments: Arguments) -> StoreCall:
+def _store_call(operation: Operation, arguments: Arguments) -> StoreCall:
     """Build the request of a call. Raises `InvalidInput` where JSON cannot hold an argument."""
     rest = dict(arguments)
     path = "".join(f"/{_path_part(name, rest.pop(name))}" for name in operation.path_parameters)
-    query: dict[str, str] = {}
-    body = None
-    if operation.route.method == "GET":
-        query = {name: _query_value(value) for name, value in rest.items() if value is not None}
-    else:
-        body = payload.dumps_fields(rest)
+    is_get = operation.route.method == "GET"
+    query = {name: _query_value(value) for name, value in rest.items() if value is not None} if is_get else {}
+    body = None if is_get else payload.dumps_fields(rest)
     # The key begins with the time, so that the store's index of keys grows at its end.
     key = f"{time.time_ns():x}{os.urandom(8).hex()}" if operation.route.mutates else None
     wait = float(arguments.get("wait") or arguments.get("timeout") or 0.0)

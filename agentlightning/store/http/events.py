@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections import deque
-from collections.abc import AsyncGenerator
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import to_json
@@ -42,36 +41,8 @@ _OMITTED_FIELDS = {"input", "config", "metadata"}
 """Fields that may be large and change only by `update_rollout`."""
 
 
-@dataclass
-class ChangeSet:
-    """The changes of one or more commits."""
-
-    rollouts: set[str] = field(default_factory=set[str])
-    spans: set[str] = field(default_factory=set[str])
-    workers: bool = False
-    resources: bool = False
-
-    def add(self, topic: Topic) -> None:
-        """Add what a commit announced."""
-        match topic:
-            case ("rollout" | "ended", rollout_id) if len(self.rollouts) <= MAX_IDS_PER_EVENT:
-                self.rollouts.add(rollout_id)
-            case ("spans", rollout_id) if len(self.spans) <= MAX_IDS_PER_EVENT:
-                self.spans.add(rollout_id)
-            case ("workers", _):
-                self.workers = True
-            case ("resources", _):
-                self.resources = True
-            case _:
-                pass
-
-    def __bool__(self) -> bool:
-        return bool(self.rollouts or self.spans or self.workers or self.resources)
-
-    @property
-    def is_too_large(self) -> bool:
-        """True if there are too many changes to name each of them."""
-        return len(self.rollouts) > MAX_IDS_PER_EVENT or len(self.spans) > MAX_IDS_PER_EVENT
+_FIELDS = {"rollout": "rollouts", "ended": "rollouts", "spans": "spans", "workers": "workers", "resources": "resources"}
+"""The field of an event that has the changes of a topic; other topics are not published."""
 
 
 class ChangeFeed:
@@ -87,7 +58,8 @@ class ChangeFeed:
         self._has_changes: asyncio.Event
         # Protects `_changes` from the threads that commit.
         self._lock = threading.Lock()
-        self._changes = ChangeSet()
+        self._changes: defaultdict[str, set[str]] = defaultdict(set)
+        """Ids by field of the next event."""
 
     async def get_events(self, request: Request) -> Response:
         """Return the stream after the event that the client received last."""
@@ -122,7 +94,7 @@ class ChangeFeed:
             self._loop = asyncio.get_running_loop()
             self._has_changes = asyncio.Event()
             # Commits without a subscriber are not recorded, so the events before them cannot be continued.
-            self._changes = ChangeSet()
+            self._changes.clear()
             self._number += 1
             self._recent.clear()
             self._store.signals.subscribe(self._on_commit)
@@ -137,17 +109,18 @@ class ChangeFeed:
 
     def _on_commit(self, topic: Topic) -> None:
         """Record one announcement of a commit. Called by the thread that commits."""
+        kind, rollout_id = topic
         with self._lock:
             is_first = not self._changes
-            self._changes.add(topic)
+            if kind in _FIELDS and len(ids := self._changes[_FIELDS[kind]]) <= MAX_IDS_PER_EVENT:
+                ids.add(rollout_id)
         if is_first or topic == CLOSED:
             with suppress(RuntimeError):  # the loop is closed, and with it every subscription
                 self._loop.call_soon_threadsafe(self._close if topic == CLOSED else self._has_changes.set)
 
     def _close(self) -> None:
         for subscriber in self._subscribers:
-            _clear(subscriber)
-            subscriber.put_nowait(None)
+            _replace_pending(subscriber, None)
 
     async def _publish_forever(self) -> None:
         while True:
@@ -160,7 +133,7 @@ class ChangeFeed:
     async def publish(self) -> None:
         """Send the recorded changes to every subscriber."""
         with self._lock:
-            changes, self._changes = self._changes, ChangeSet()
+            changes, self._changes = self._changes, defaultdict[str, set[str]](set)
         if not changes:
             return
         self._number += 1
@@ -171,20 +144,20 @@ class ChangeFeed:
         self._recent.append((self._number, event))
         for subscriber in self._subscribers:
             if subscriber.full():
-                _clear(subscriber)
-                subscriber.put_nowait(self._reload_event())
+                _replace_pending(subscriber, self._reload_event())
             else:
                 subscriber.put_nowait(event)
 
-    async def _describe(self, changes: ChangeSet) -> dict[str, Any]:
-        ids = [] if changes.is_too_large else sorted(changes.rollouts)
+    async def _describe(self, changes: Mapping[str, set[str]]) -> dict[str, Any]:
+        is_too_large = any(len(ids) > MAX_IDS_PER_EVENT for ids in changes.values())
+        ids = [] if is_too_large else sorted(changes.get("rollouts", ()))
         rollouts = (await self._store.query_rollouts(ids, cut_at=0)).items if ids else []
         return {
             "rollouts": {rollout.rollout_id: rollout.model_dump(exclude=_OMITTED_FIELDS) for rollout in rollouts},
-            "spans": sorted(changes.spans),
-            "workers": changes.workers,
-            "resources": changes.resources,
-            "everything": changes.is_too_large,
+            "spans": sorted(changes.get("spans", ())),
+            "workers": "workers" in changes,
+            "resources": "resources" in changes,
+            "everything": is_too_large,
         }
 
     def _reload_event(self) -> bytes:
@@ -202,6 +175,7 @@ async def _next_event(subscriber: Subscriber) -> bytes | None:
         return b": keep-alive\n\n"
 
 
-def _clear(subscriber: Subscriber) -> None:
+def _replace_pending(subscriber: Subscriber, event: bytes | None) -> None:
     while not subscriber.empty():
         subscriber.get_nowait()
+    subscriber.put_nowait(event)

@@ -17,9 +17,6 @@ IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 
-LONG_POLL_SECONDS: Final = 25.0
-"""Maximum of one long poll; proxies and firewalls keep a silent connection open for at least 30."""
-
 BATCH_PATH: Final = "/batch"
 MAX_BATCH_SIZE: Final = 256
 """Operations in one request."""

@@ -78,10 +78,15 @@ class Transport:
     """Sends calls to the store at `url`, from any event loop and thread."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        self.connection = ConnectionState(url)
         self._url = url
-        self._sessions = _Sessions({"Authorization": f"Bearer {token}"} if token else {})
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._sessions: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[AsyncGenerator[aiohttp.ClientSession], aiohttp.ClientSession]
+        ] = WeakKeyDictionary()
         self._batchers: WeakKeyDictionary[asyncio.AbstractEventLoop, RequestBatcher] = WeakKeyDictionary()
+        # Protects the time from calls in several threads, so that each line is logged once.
+        self._lock = threading.Lock()
+        self._unreachable_since: float | None = None
 
     async def send(self, call: StoreCall) -> Outcome:
         """Send a call once, alone or in a batch."""
@@ -95,7 +100,9 @@ class Transport:
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
-        await self._sessions.close()
+        known = self._sessions.pop(asyncio.get_running_loop(), None)
+        if known is not None:
+            await known[0].aclose()
 
     async def _send_alone(self, call: StoreCall) -> Outcome:
         headers = {} if call.idempotency_key is None else {IDEMPOTENCY_KEY: call.idempotency_key}
@@ -115,7 +122,7 @@ class Transport:
     async def _request(
         self, method: str, url: URL, body: bytes | None, headers: dict[str, str], timeout: float
     ) -> Outcome:
-        session = await self._sessions.get()
+        session = await self._session()
         data = body if body is None or len(body) <= STREAMED_BODY_SIZE else BytesIO(body)
         if body is not None:
             headers["Content-Type"] = JSON
@@ -127,8 +134,50 @@ class Transport:
             return StoreUnavailable(str(error) or type(error).__name__)
         outcome = _outcome(response.status, text)
         if not isinstance(outcome, StoreUnavailable):
-            self.connection.note_success()
+            self._note_success()
         return outcome
+
+    async def _session(self) -> aiohttp.ClientSession:
+        """Return the session of the running event loop, which is closed with that loop."""
+        loop = asyncio.get_running_loop()
+        known = self._sessions.get(loop)
+        if known is None or known[1].closed:
+            lifetime = self._open_session()
+            known = self._sessions[loop] = (lifetime, await anext(lifetime))
+        return known[1]
+
+    async def _open_session(self) -> AsyncGenerator[aiohttp.ClientSession]:
+        # A generator, because event loops close theirs when they shut down: a program that never calls close() still
+        # closes its connections. The number of connections is unlimited: each waiting runner holds one.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+        session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
+        try:
+            yield session
+        finally:
+            await session.close()
+
+    # State of the connection
+
+    @property
+    def is_unreachable(self) -> bool:
+        """True from the first failure that was noted until the next response."""
+        return self._unreachable_since is not None
+
+    def note_failure(self, reason: AgentLightningError) -> None:
+        """Log that the store is unreachable, once until it responds again."""
+        with self._lock:
+            is_first = self._unreachable_since is None
+            self._unreachable_since = self._unreachable_since or time.monotonic()
+        if is_first:
+            logger.warning("The store at %s is unreachable (%s); retrying until it responds.", self._url, reason)
+
+    def _note_success(self) -> None:
+        if self._unreachable_since is None:  # read without the lock: every call passes here
+            return
+        with self._lock:
+            since, self._unreachable_since = self._unreachable_since, None
+        if since:  # else another thread has just logged it
+            logger.warning("The store at %s responds again after %.1f s.", self._url, time.monotonic() - since)
 
 
 def _outcome(status: int, text: bytes) -> Outcome:
@@ -223,65 +272,3 @@ def _fail(futures: Sequence[asyncio.Future[Outcome]], error: Exception) -> None:
     for future in futures:
         if not future.done():
             future.set_exception(error)
-
-
-class _Sessions:
-    """One aiohttp session for each event loop, closed with its loop."""
-
-    def __init__(self, headers: dict[str, str]) -> None:
-        self._headers = headers
-        self._sessions: WeakKeyDictionary[
-            asyncio.AbstractEventLoop, tuple[AsyncGenerator[aiohttp.ClientSession], aiohttp.ClientSession]
-        ] = WeakKeyDictionary()
-
-    async def get(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        known = self._sessions.get(loop)
-        if known is None or known[1].closed:
-            lifetime = self._open()
-            known = self._sessions[loop] = (lifetime, await anext(lifetime))
-        return known[1]
-
-    async def close(self) -> None:
-        known = self._sessions.pop(asyncio.get_running_loop(), None)
-        if known is not None:
-            await known[0].aclose()
-
-    async def _open(self) -> AsyncGenerator[aiohttp.ClientSession]:
-        # A generator, because event loops close theirs when they shut down: a program that never calls close() still
-        # closes its connections. The number of connections is unlimited: each waiting runner holds one.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
-        session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
-        try:
-            yield session
-        finally:
-            await session.close()
-
-
-class ConnectionState:
-    """Logs once that the store is unreachable, and once that it is back, however many calls fail."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        # Protects the time from calls in several threads, so that each line is logged once.
-        self._lock = threading.Lock()
-        self._unreachable_since: float | None = None
-
-    @property
-    def is_unreachable(self) -> bool:
-        return self._unreachable_since is not None
-
-    def note_failure(self, reason: AgentLightningError) -> None:
-        with self._lock:
-            is_first = self._unreachable_since is None
-            self._unreachable_since = self._unreachable_since or time.monotonic()
-        if is_first:
-            logger.warning("The store at %s is unreachable (%s); retrying until it responds.", self._url, reason)
-
-    def note_success(self) -> None:
-        if self._unreachable_since is None:  # read without the lock: every call passes here
-            return
-        with self._lock:
-            since, self._unreachable_since = self._unreachable_since, None
-        if since:  # else another thread has just logged it
-            logger.warning("The store at %s responds again after %.1f s.", self._url, time.monotonic() - since)

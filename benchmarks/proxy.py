@@ -54,7 +54,7 @@ async def measure(
 ) -> dict[str, Any]:
     """Measure everything in one run."""
     async with store, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        client = Client(session, urls, store, await _recorded_span(urls, store, session))
+        client = BenchmarkClient(session, urls, store, await _recorded_span(urls, store, session))
         await client.alternate(client.call, 20)  # warm up
         for way in ("stored", "recorded_within"):
             for _ in range(WARM_UP_SPANS):
@@ -71,7 +71,7 @@ async def measure(
         }
 
 
-class Client:
+class BenchmarkClient:
     """Makes calls and times them."""
 
     def __init__(self, session: aiohttp.ClientSession, urls: Urls, store: agl.LightningStore, span: agl.Span) -> None:

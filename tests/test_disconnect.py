@@ -13,7 +13,7 @@ ITERATIONS = range(6)
 """After the last of them the request has been cancelled."""
 
 
-class Client:
+class DisconnectingClient:
     """The `receive` of an ASGI server, for a client that disconnects when told."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ async def run_loop_iterations(count: int) -> None:
 
 @pytest.mark.parametrize("iterations", ITERATIONS)
 async def test_disconnect_at_the_end_of_the_block_cancels_nothing_after_it(iterations: int) -> None:
-    client = Client()
+    client = DisconnectingClient()
     async with cancel_on_disconnect(client.receive):
         await run_loop_iterations(1)
         client.disconnected.set()
@@ -45,7 +45,7 @@ async def test_disconnect_at_the_end_of_the_block_cancels_nothing_after_it(itera
 
 @pytest.mark.parametrize("iterations", ITERATIONS)
 async def test_server_cancellation_after_a_disconnect_takes_effect(iterations: int) -> None:
-    client = Client()
+    client = DisconnectingClient()
 
     async def handle() -> None:
         async with cancel_on_disconnect(client.receive):
@@ -63,7 +63,7 @@ async def test_server_cancellation_after_a_disconnect_takes_effect(iterations: i
 
 @pytest.mark.parametrize("iterations", ITERATIONS)
 async def test_disconnect_during_a_server_cancellation_changes_nothing(iterations: int) -> None:
-    client = Client()
+    client = DisconnectingClient()
 
     async def handle() -> None:
         async with cancel_on_disconnect(client.receive):
@@ -83,5 +83,5 @@ async def test_disconnect_during_a_server_cancellation_changes_nothing(iteration
 
 async def test_cancellation_inside_the_block_passes_through() -> None:
     with pytest.raises(asyncio.CancelledError):
-        async with cancel_on_disconnect(Client().receive):
+        async with cancel_on_disconnect(DisconnectingClient().receive):
             raise asyncio.CancelledError

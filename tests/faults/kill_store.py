@@ -105,7 +105,7 @@ def _compare_counts(name: str, acknowledged: int, stored: int, requested: int) -
     return [f"{kind}: {stored} {name}, of {acknowledged} acknowledged and {requested} requested"]
 
 
-class Load:
+class StoreLoad:
     """Clients that act as algorithm and runners, until they are stopped and their rollouts are finished."""
 
     def __init__(self, endpoint: str, expected: ExpectedState) -> None:
@@ -198,7 +198,7 @@ class KillStoreResult:
 async def kill_store_repeatedly(
     path: Path, cycles: int, seed: int, *, acknowledge_early: bool = False, result: KillStoreResult | None = None
 ) -> KillStoreResult:
-    """Load, kill, compare and restart repeatedly; then let the load finish, and compare everything.
+    """StoreLoad, kill, compare and restart repeatedly; then let the load finish, and compare everything.
 
     Stops at the first kill that loses something.
     """
@@ -206,7 +206,7 @@ async def kill_store_repeatedly(
     result = result or KillStoreResult()
     result.acknowledged, wrong = expected.acknowledged, result.wrong
     async with StoreProcess(path, acknowledge_early=acknowledge_early) as process:
-        load = Load(process.endpoint, expected)
+        load = StoreLoad(process.endpoint, expected)
         running = asyncio.create_task(load.run())
         while result.cycles < cycles:
             result.cycles += 1

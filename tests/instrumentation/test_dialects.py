@@ -8,7 +8,7 @@ import pytest
 
 from agentlightning.instrumentation import sse
 from agentlightning.instrumentation.call_attributes import of_request, of_response
-from agentlightning.instrumentation.dialects import anthropic, chat, completions, dialect_of, responses
+from agentlightning.instrumentation.dialects import anthropic, dialect_of, openai
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_irregular_chat_chunks_are_combined() -> None:
     def chunk(delta: Any, **more: Any) -> dict[str, Any]:
         return {"id": "x", "choices": [{"index": 0, "delta": delta, **more}], "usage": None}
 
-    body = chat.fold(
+    body = openai.CHAT.fold(
         [
             chunk({"role": "assistant", "reasoning_content": "Let me "}),
             chunk({"role": "assistant", "reasoning_content": "see."}),
@@ -64,23 +64,23 @@ def test_irregular_chat_chunks_are_combined() -> None:
 def test_choices_are_combined_separately() -> None:
     pieces = [(0, "a"), (1, "x"), (0, "b"), (1, "y")]
     events = [{"choices": [{"index": index, "delta": {"content": text}}]} for index, text in pieces]
-    assert [message.content for message in chat.answer(chat.fold(events))] == ["ab", "xy"]
+    assert [message.content for message in openai.CHAT.answer(openai.CHAT.fold(events))] == ["ab", "xy"]
 
 
 def test_log_probabilities_of_completions_are_concatenated() -> None:
     def event(token: str) -> dict[str, Any]:
         return {"choices": [{"index": 0, "text": token, "logprobs": {"tokens": [token], "token_logprobs": [-1.0]}}]}
 
-    [choice] = completions.fold([event("a"), event("b")])["choices"]
+    [choice] = openai.COMPLETIONS.fold([event("a"), event("b")])["choices"]
     assert choice["logprobs"] == {"tokens": ["a", "b"], "token_logprobs": [-1.0, -1.0]}
 
 
 def test_prompt_of_token_ids_is_recorded_as_json() -> None:
-    assert of_request(completions.DIALECT, {"prompt": [1, 2, 3]})["gen_ai.prompt.0.content"] == "[1,2,3]"
+    assert of_request(openai.COMPLETIONS, {"prompt": [1, 2, 3]})["gen_ai.prompt.0.content"] == "[1,2,3]"
 
 
 def test_interrupted_anthropic_stream_is_combined() -> None:
-    body = anthropic.fold(
+    body = anthropic.MESSAGES.fold(
         [
             {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 3}}},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
@@ -102,7 +102,7 @@ def test_input_items_of_responses_are_a_conversation() -> None:
         {"type": "function_call", "call_id": "c", "name": "add", "arguments": '{"a":1}'},
         {"type": "function_call_output", "call_id": "c", "output": "2"},
     ]
-    attributes = of_request(responses.DIALECT, {"input": items})
+    attributes = of_request(openai.RESPONSES, {"input": items})
     assert [attributes[f"gen_ai.prompt.{n}.role"] for n in range(4)] == ["user", "assistant", "assistant", "tool"]
     assert (attributes["gen_ai.prompt.0.content"], attributes["gen_ai.prompt.3.content"]) == ("Add.", "2")
 
@@ -110,11 +110,11 @@ def test_input_items_of_responses_are_a_conversation() -> None:
 def test_incomplete_response_has_a_finish_reason() -> None:
     output = [{"type": "message", "content": [{"type": "output_text", "text": "a"}]}]
     body = {"output": output, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
-    assert of_response(responses.DIALECT, body)["gen_ai.completion.0.finish_reason"] == "length"
+    assert of_response(openai.RESPONSES, body)["gen_ai.completion.0.finish_reason"] == "length"
 
 
 @pytest.mark.parametrize("body", [{}, {"choices": None}, {"choices": [{}]}, {"choices": ["?"], "usage": []}])
 def test_malformed_bodies_raise_no_error(body: dict[str, Any]) -> None:
-    for dialect in (chat.DIALECT, completions.DIALECT, responses.DIALECT, anthropic.DIALECT):
+    for dialect in (openai.CHAT, openai.COMPLETIONS, openai.RESPONSES, anthropic.MESSAGES):
         of_response(dialect, body)
         of_request(dialect, {dialect.input_field: None})

@@ -47,7 +47,7 @@ async def proxy(model: ScriptedModel, store: agl.LightningStore) -> AsyncIterato
 
 
 @dataclass
-class Attempt:
+class ProxyAttempt:
     """A running attempt, with clients for its URL and the calls recorded for it."""
 
     rollout_id: str
@@ -74,13 +74,13 @@ class Attempt:
         return only
 
 
-async def start_attempt(store: agl.LightningStore) -> Attempt:
+async def start_attempt(store: agl.LightningStore) -> ProxyAttempt:
     attempted = await store.start_rollout("a task")
-    return Attempt(attempted.rollout_id, attempted.attempt.attempt_id, store)
+    return ProxyAttempt(attempted.rollout_id, attempted.attempt.attempt_id, store)
 
 
 @pytest.fixture
-async def attempt(store: agl.LightningStore) -> Attempt:
+async def attempt(store: agl.LightningStore) -> ProxyAttempt:
     return await start_attempt(store)
 
 

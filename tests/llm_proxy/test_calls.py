@@ -13,10 +13,10 @@ import agentlightning as agl
 from tests.processes import TIMEOUT
 from tests.scripted_model import Answer, ScriptedModel
 
-from .conftest import HELLO, Attempt, chunk, post_chat, serve_app, start_attempt, start_stream, upstream
+from .conftest import HELLO, ProxyAttempt, chunk, post_chat, serve_app, start_attempt, start_stream, upstream
 
 
-async def test_chat_is_answered_and_recorded(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
+async def test_chat_is_answered_and_recorded(model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt):
     async with attempt.openai(proxy) as client:
         response = await client.chat.completions.create(model="m", messages=HELLO, temperature=0.5)
 
@@ -28,7 +28,7 @@ async def test_chat_is_answered_and_recorded(model: ScriptedModel, proxy: agl.LL
     assert model.calls[0].body == {"model": "m", "messages": HELLO, "temperature": 0.5}
 
 
-async def test_responses_api_is_answered_and_recorded_whole_and_streamed(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_responses_api_is_answered_and_recorded_whole_and_streamed(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     async with attempt.openai(proxy) as client:
         whole = await client.responses.create(model="m", input="Hello", instructions="Be brief.")
         stream = await client.responses.create(model="m", input="Hello", stream=True)
@@ -40,7 +40,9 @@ async def test_responses_api_is_answered_and_recorded_whole_and_streamed(proxy: 
     assert events[-1] == "response.completed"
 
 
-async def test_anthropic_messages_are_answered_and_recorded_whole_and_streamed(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_anthropic_messages_are_answered_and_recorded_whole_and_streamed(
+    proxy: agl.LLMProxy, attempt: ProxyAttempt
+):
     async with attempt.anthropic(proxy) as client:
         whole = await client.messages.create(model="m", messages=HELLO, max_tokens=9)
         async with client.messages.stream(model="m", messages=HELLO, max_tokens=9) as stream:
@@ -52,7 +54,7 @@ async def test_anthropic_messages_are_answered_and_recorded_whole_and_streamed(p
     assert second.finish_reason == "stop"
 
 
-async def test_completions_and_embeddings_are_answered_and_recorded(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_completions_and_embeddings_are_answered_and_recorded(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     async with attempt.openai(proxy) as client:
         completion = await client.completions.create(model="m", prompt="Hello")
         stream = await client.completions.create(model="m", prompt="Hello", stream=True)
@@ -66,7 +68,7 @@ async def test_completions_and_embeddings_are_answered_and_recorded(proxy: agl.L
 
 
 async def test_tool_calls_are_returned_and_recorded_whole_and_streamed(
-    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt
 ):
     answer = Answer(tool_calls=[("add", {"a": 2, "b": 3})])
     model.script(answer, answer)
@@ -82,7 +84,7 @@ async def test_tool_calls_are_returned_and_recorded_whole_and_streamed(
 
 
 async def test_streamed_chat_has_the_servers_own_bytes_and_is_recorded(
-    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt
 ):
     _, direct = await post_chat(model.base_url, stream=True)
     _, forwarded = await post_chat(attempt.url(proxy), stream=True)
@@ -133,7 +135,7 @@ async def test_response_ends_only_after_its_span_can_be_queried(model: ScriptedM
         assert len(await attempt.spans()) == 1
 
 
-async def test_stream_reaches_the_agent_while_the_server_still_responds(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_stream_reaches_the_agent_while_the_server_still_responds(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     loop, first_received = asyncio.get_running_loop(), asyncio.Event()
 
     async def server(_scope: Any, receive: Any, send: Any) -> None:
@@ -155,7 +157,9 @@ async def test_stream_reaches_the_agent_while_the_server_still_responds(proxy: a
     assert texts == ["one", "two"]
 
 
-async def test_disconnect_of_the_agent_cancels_the_call_and_records_its_start(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_disconnect_of_the_agent_cancels_the_call_and_records_its_start(
+    proxy: agl.LLMProxy, attempt: ProxyAttempt
+):
     loop, cancelled = asyncio.get_running_loop(), asyncio.Event()
 
     async def endless(_scope: Any, receive: Any, send: Any) -> None:
@@ -182,7 +186,7 @@ async def test_disconnect_of_the_agent_cancels_the_call_and_records_its_start(pr
 
 
 async def test_error_of_the_server_is_returned_and_recorded(
-    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt
 ):
     model.script(Answer("too long", status=400))
 
@@ -193,7 +197,9 @@ async def test_error_of_the_server_is_returned_and_recorded(
     assert (await attempt.call()).error == "HTTP 400: too long"
 
 
-async def test_temporary_error_of_the_server_is_retried(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
+async def test_temporary_error_of_the_server_is_retried(
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt
+):
     model.script(Answer(status=503), Answer(status=500), "success")
 
     async with attempt.openai(proxy) as client:
@@ -205,7 +211,7 @@ async def test_temporary_error_of_the_server_is_retried(model: ScriptedModel, pr
 
 
 async def test_broken_stream_is_broken_for_the_agent_and_recorded(
-    model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt
 ):
     model.script(Answer("one two three four", break_after=3))
 
@@ -218,7 +224,7 @@ async def test_broken_stream_is_broken_for_the_agent_and_recorded(
     assert call.output[0]["content"] == "one two"
 
 
-async def test_unreachable_server_is_named(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_unreachable_server_is_named(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     proxy.update_model_list([{"name": "m", "url": "http://127.0.0.1:9/v1", "retries": 0}])
 
     async with attempt.openai(proxy) as client:
@@ -228,14 +234,14 @@ async def test_unreachable_server_is_named(proxy: agl.LLMProxy, attempt: Attempt
     assert "is unreachable" in ((await attempt.call()).error or "")
 
 
-async def test_unknown_model_is_refused_with_the_available_ones(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_unknown_model_is_refused_with_the_available_ones(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     async with attempt.openai(proxy) as client:
         with pytest.raises(openai.NotFoundError, match="no model named 'x'; available models: m"):
             await client.chat.completions.create(model="x", messages=HELLO)
 
 
 @pytest.mark.parametrize("body", ["nonsense", "[1]", ""])
-async def test_body_that_is_not_a_json_object_is_refused(proxy: agl.LLMProxy, attempt: Attempt, body: str):
+async def test_body_that_is_not_a_json_object_is_refused(proxy: agl.LLMProxy, attempt: ProxyAttempt, body: str):
     url = f"{attempt.url(proxy)}/chat/completions"
 
     async with aiohttp.ClientSession() as session, session.post(url, data=body) as response:
@@ -243,14 +249,14 @@ async def test_body_that_is_not_a_json_object_is_refused(proxy: agl.LLMProxy, at
         assert (await response.json())["error"]["type"] == "invalid_request_error"
 
 
-async def test_models_are_listed_for_both_sdks(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_models_are_listed_for_both_sdks(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     async with attempt.openai(proxy) as client, attempt.anthropic(proxy) as other:
         assert [model.id async for model in client.models.list()] == ["m"]
         assert [model.id async for model in other.models.list()] == ["m"]
         assert (await client.models.retrieve("m")).id == "m"
 
 
-async def test_call_without_an_attempt_is_answered_and_not_recorded(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_call_without_an_attempt_is_answered_and_not_recorded(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     assert (await post_chat(proxy.endpoint))[0] == 200
     assert await attempt.spans() == []
 

@@ -13,7 +13,7 @@ import agentlightning as agl
 from agentlightning.llm_proxy import recording
 from tests.scripted_model import Answer, ScriptedModel
 
-from .conftest import HELLO, Attempt, post_chat, start_attempt
+from .conftest import HELLO, ProxyAttempt, post_chat, start_attempt
 
 
 async def ask(url: str) -> str | None:
@@ -45,7 +45,7 @@ async def test_proxy_starts_stops_and_restarts_at_the_same_port(model: ScriptedM
         await ask(proxy.endpoint)
 
 
-async def test_stop_waits_for_calls_in_flight(store: agl.LightningStore, attempt: Attempt):
+async def test_stop_waits_for_calls_in_flight(store: agl.LightningStore, attempt: ProxyAttempt):
     with ScriptedModel(lambda _: Answer("late", delay=0.2)) as slow:
         proxy = agl.LLMProxy(model_list={"m": slow.base_url}, store=store)
         await proxy.start()
@@ -111,7 +111,9 @@ async def test_unreachable_store_delays_calls_and_gets_their_spans_later(
         assert len(await attempt.spans()) == 1
 
 
-async def test_store_can_be_set_while_the_proxy_runs(model: ScriptedModel, store: agl.LightningStore, attempt: Attempt):
+async def test_store_can_be_set_while_the_proxy_runs(
+    model: ScriptedModel, store: agl.LightningStore, attempt: ProxyAttempt
+):
     async with agl.LLMProxy(model_list={"m": model.base_url}) as proxy:
         await post_chat(attempt.url(proxy))
         proxy.store = store
@@ -133,7 +135,9 @@ async def test_calls_are_recorded_in_a_store_over_http(model: ScriptedModel):
             assert len(await attempt.spans()) == 1
 
 
-async def test_one_hundred_concurrent_streams_all_arrive(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
+async def test_one_hundred_concurrent_streams_all_arrive(
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt
+):
     body = {"model": "m", "messages": HELLO, "stream": True}
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

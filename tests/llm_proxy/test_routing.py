@@ -15,7 +15,7 @@ import agentlightning as agl
 from agentlightning.llm_proxy import Upstream
 from tests.scripted_model import ScriptedModel
 
-from .conftest import HELLO, Attempt, serve_app, upstream
+from .conftest import HELLO, ProxyAttempt, serve_app, upstream
 
 
 class BlockingServer:
@@ -52,7 +52,7 @@ async def blocking_server(text: str = "done") -> AsyncIterator[tuple[BlockingSer
 
 
 @pytest.fixture
-async def client(proxy: agl.LLMProxy, attempt: Attempt) -> AsyncIterator[openai.AsyncOpenAI]:
+async def client(proxy: agl.LLMProxy, attempt: ProxyAttempt) -> AsyncIterator[openai.AsyncOpenAI]:
     async with attempt.openai(proxy) as opened:
         yield opened
 
@@ -96,7 +96,7 @@ async def test_servers_are_replaced_under_load_without_a_lost_call(proxy: agl.LL
 
 
 async def test_calls_to_a_paused_model_wait_and_then_go_to_its_current_server(
-    proxy: agl.LLMProxy, client: openai.AsyncOpenAI, model: ScriptedModel, attempt: Attempt
+    proxy: agl.LLMProxy, client: openai.AsyncOpenAI, model: ScriptedModel, attempt: ProxyAttempt
 ):
     with ScriptedModel("with new weights") as updated:
         async with proxy.paused(policy_version="step-2"):
@@ -217,7 +217,7 @@ async def test_server_that_does_not_respond_in_time_gives_504(proxy: agl.LLMProx
 
 
 async def test_calls_record_the_policy_version_of_their_start(
-    proxy: agl.LLMProxy, client: openai.AsyncOpenAI, attempt: Attempt
+    proxy: agl.LLMProxy, client: openai.AsyncOpenAI, attempt: ProxyAttempt
 ):
     await ask(client)
     proxy.set_policy_version("step-1")

@@ -12,7 +12,7 @@ import agentlightning as agl
 from agentlightning.local_model import LocalModel, serve_local_model
 from tests.scripted_model import Answer, ScriptedModel
 
-from .conftest import HELLO, Attempt, post_chat
+from .conftest import HELLO, ProxyAttempt, post_chat
 from .token_checks import check_calls, check_conversation
 
 WITH_TOKENS = Answer("Hi there", token_ids=[7, 9], logprobs=True)
@@ -27,7 +27,7 @@ def vllm(proxy: agl.LLMProxy, model: ScriptedModel) -> agl.LLMProxy:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_token_ids_of_vllm_are_recorded_and_hidden_from_the_agent(
-    model: ScriptedModel, vllm: agl.LLMProxy, attempt: Attempt, stream: bool
+    model: ScriptedModel, vllm: agl.LLMProxy, attempt: ProxyAttempt, stream: bool
 ):
     model.script(WITH_TOKENS)
 
@@ -47,7 +47,7 @@ async def test_token_ids_of_vllm_are_recorded_and_hidden_from_the_agent(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_agent_that_requests_logprobs_and_usage_receives_them(
-    model: ScriptedModel, vllm: agl.LLMProxy, attempt: Attempt, stream: bool
+    model: ScriptedModel, vllm: agl.LLMProxy, attempt: ProxyAttempt, stream: bool
 ):
     model.script(WITH_TOKENS)
     options: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
@@ -60,7 +60,9 @@ async def test_agent_that_requests_logprobs_and_usage_receives_them(
     assert b"token_ids" not in received
 
 
-async def test_events_of_a_stream_are_otherwise_unchanged(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
+async def test_events_of_a_stream_are_otherwise_unchanged(
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt
+):
     _, plain = await post_chat(attempt.url(proxy), stream=True)
     proxy.update_model_list([{"name": "m", "url": model.base_url, "server": "vllm"}])
 
@@ -78,7 +80,9 @@ async def test_events_of_a_stream_are_otherwise_unchanged(model: ScriptedModel, 
     assert edited.endswith(b"data: [DONE]\n\n")
 
 
-async def test_unknown_server_gets_the_request_unchanged(model: ScriptedModel, proxy: agl.LLMProxy, attempt: Attempt):
+async def test_unknown_server_gets_the_request_unchanged(
+    model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt
+):
     await post_chat(attempt.url(proxy), stream=True)
 
     assert model.calls[0].body == {"model": "m", "messages": HELLO, "stream": True}
@@ -101,13 +105,13 @@ def llama_cpp() -> Iterator[str]:
 
 @pytest.mark.model
 async def test_token_ids_and_logprobs_of_llama_cpp_are_recorded_exactly(
-    llama_cpp: str, proxy: agl.LLMProxy, attempt: Attempt
+    llama_cpp: str, proxy: agl.LLMProxy, attempt: ProxyAttempt
 ):
     await check_calls(llama_cpp, proxy, attempt, calls=4)
 
 
 @pytest.mark.model
 async def test_conversation_is_one_sequence_of_prompt_and_sampled_tokens(
-    llama_cpp: str, proxy: agl.LLMProxy, attempt: Attempt
+    llama_cpp: str, proxy: agl.LLMProxy, attempt: ProxyAttempt
 ):
     await check_conversation(llama_cpp, proxy, attempt, turns=2)

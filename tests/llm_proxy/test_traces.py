@@ -12,13 +12,13 @@ import agentlightning as agl
 from agentlightning.adapter import llm_calls
 from tests.scripted_model import ScriptedModel
 
-from .conftest import HELLO, Attempt
+from .conftest import HELLO, ProxyAttempt
 
 HEADER = f"00-{'a' * 32}-{'b' * 16}-01"
 IN_URL = f"00-{'c' * 32}-{'d' * 16}-01"
 
 
-async def test_parent_is_from_the_header_or_else_from_the_url(proxy: agl.LLMProxy, attempt: Attempt):
+async def test_parent_is_from_the_header_or_else_from_the_url(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     url = attempt.url(proxy).removesuffix("/v1") + f"/trace/{IN_URL}"
 
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
@@ -31,7 +31,7 @@ async def test_parent_is_from_the_header_or_else_from_the_url(proxy: agl.LLMProx
 
 
 @pytest.mark.parametrize("trace", ["trace/mine", "trace/00-zz", "trace"])
-async def test_url_with_an_invalid_trace_is_not_found(proxy: agl.LLMProxy, attempt: Attempt, trace: str):
+async def test_url_with_an_invalid_trace_is_not_found(proxy: agl.LLMProxy, attempt: ProxyAttempt, trace: str):
     url = attempt.url(proxy).removesuffix("/v1") + f"/{trace}/v1/chat/completions"
 
     async with aiohttp.ClientSession() as session, session.post(url, json={"model": "m", "messages": HELLO}) as refused:

@@ -9,7 +9,7 @@ import orjson
 
 import agentlightning as agl
 
-from .conftest import Attempt, RecordingForwarder, serve_app
+from .conftest import ProxyAttempt, RecordingForwarder, serve_app
 
 KINDS = [
     ("chat/completions", False),
@@ -24,7 +24,7 @@ KINDS = [
 _REPRODUCIBLE = {"extra_body": {"cache_prompt": False}}
 
 
-async def check_calls(base_url: str, proxy: agl.LLMProxy, attempt: Attempt, calls: int) -> dict[str, int]:
+async def check_calls(base_url: str, proxy: agl.LLMProxy, attempt: ProxyAttempt, calls: int) -> dict[str, int]:
     """Make this many calls, of every kind in turn; check that their tokens are equal and return the counts."""
     forwarder = RecordingForwarder(base_url)
     async with serve_app(forwarder) as url, aiohttp.ClientSession() as session:
@@ -51,7 +51,7 @@ async def check_calls(base_url: str, proxy: agl.LLMProxy, attempt: Attempt, call
     return {"calls": calls, **{f"with_equal_{name}" if name != "tokens" else name: n for name, n in equal.items()}}
 
 
-async def check_conversation(base_url: str, proxy: agl.LLMProxy, attempt: Attempt, turns: int) -> dict[str, int]:
+async def check_conversation(base_url: str, proxy: agl.LLMProxy, attempt: ProxyAttempt, turns: int) -> dict[str, int]:
     """Talk for this many turns, whole and streamed; the merged sequence has only tokens of prompts or sampled ones."""
     messages: list[Any] = []
     proxy.update_model_list({"m": base_url})

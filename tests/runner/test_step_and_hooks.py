@@ -95,7 +95,7 @@ async def test_runner_outside_its_context_raises_with_advice(harness: Harness):
 # Hooks
 
 
-class Recorder(agl.Hook):
+class HookRecorder(agl.Hook):
     """Records the calls, and emits a span where a trace is active."""
 
     def __init__(self, store: Any) -> None:
@@ -121,7 +121,7 @@ class Recorder(agl.Hook):
 
 @pytest.mark.parametrize("status", ["succeeded", "failed"])
 async def test_hooks_are_called_in_order_around_the_agent(harness: Harness, status: str):
-    recorder = Recorder(harness.store)
+    recorder = HookRecorder(harness.store)
 
     def agent(task):
         recorder.calls.append("agent")
@@ -144,7 +144,7 @@ async def test_errors_in_hooks_are_logged_and_swallowed(harness: Harness, caplog
         async def on_rollout_end(self, **_):
             raise ValueError("last")
 
-    recorder = Recorder(harness.store)
+    recorder = HookRecorder(harness.store)
     with caplog.at_level(logging.ERROR):
         rollout = await harness.run_one(lambda task: 1.0, hooks=[Broken(), recorder])
 

@@ -25,7 +25,7 @@ SIGNATURES: dict[str, dict[str, inspect.Parameter]] = {
 
 
 @dataclass
-class Answer:
+class RawResponse:
     """The response to a request."""
 
     status: int
@@ -50,14 +50,14 @@ class Raw:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    async def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> RawResponse:
         """Send one request, with the path as given; `_` in header names stands for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = URL(self.endpoint + path, encoded=True)
         async with self._session.request(method, url, data=body and BytesIO(body), headers=named) as response:
-            return Answer(response.status, dict(response.headers), await response.text(errors="replace"))
+            return RawResponse(response.status, dict(response.headers), await response.text(errors="replace"))
 
-    async def call(self, name: str, arguments: Mapping[str, Any], **headers: str) -> Answer:
+    async def call(self, name: str, arguments: Mapping[str, Any], **headers: str) -> RawResponse:
         """Call an operation of the contract, with arguments that may be invalid."""
         method, path, body = request(name, arguments)
         return await self.send(method, path, body, **headers)

@@ -16,7 +16,7 @@ from agentlightning.types import LLM
 
 from ..contract.making import everything, span
 from ..faults.lossy import served
-from .raw import ROUTES, Answer, Raw, plain_path
+from .raw import ROUTES, Raw, RawResponse, plain_path
 
 ADMIN, RUNNER = "agl-admin-" + "a" * 40, "agl-runner-" + "r" * 40
 ATTEMPT = attempt_token(derive_secret(ADMIN), "ro-1", "at-1")
@@ -55,7 +55,7 @@ async def open_raw(open_server: LightningStoreServer) -> AsyncIterator[Raw]:
         yield raw
 
 
-async def send(raw: Raw, name: str, **headers: Any) -> Answer:
+async def send(raw: Raw, name: str, **headers: Any) -> RawResponse:
     """Send an empty request, which is invalid or without effect where it is permitted."""
     method, path = REQUESTS[name]
     if name == "events":  # its response does not end

@@ -18,7 +18,7 @@ from agentlightning.store.operations import operation_table
 
 from ..contract.making import LONG_WAIT
 from ..faults.lossy import served
-from .raw import Answer, Raw
+from .raw import Raw, RawResponse
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ async def server() -> AsyncIterator[LightningStoreServer]:
         yield server
 
 
-async def batch(server: LightningStoreServer, *operations: dict[str, Any], **headers: str) -> Answer:
+async def batch(server: LightningStoreServer, *operations: dict[str, Any], **headers: str) -> RawResponse:
     async with Raw(server.endpoint) as raw:
         return await raw.send("POST", "/batch", json.dumps({"operations": operations}).encode(), **headers)
 
@@ -148,7 +148,7 @@ def call(number: int) -> StoreCall:
     return StoreCall(operation, {"input": number}, "/enqueue_rollout", {}, None, None, 0.0)
 
 
-class Server:
+class BatchServer:
     """Records the inputs of each request, and answers while `may_answer` is set."""
 
     def __init__(self) -> None:
@@ -180,7 +180,7 @@ class Server:
 
 
 async def test_calls_gather_while_requests_are_in_flight() -> None:
-    server = Server()
+    server = BatchServer()
     sent = [*await server.fill(), *server.send(7, 8, 9)]
     server.may_answer.set()
 
@@ -191,7 +191,7 @@ async def test_calls_gather_while_requests_are_in_flight() -> None:
 
 
 async def test_slow_request_does_not_hold_back_others() -> None:
-    server = Server()
+    server = BatchServer()
     sent = [*await server.fill(), *server.send(7)]
 
     assert await server.next_request() == [7]
@@ -201,7 +201,7 @@ async def test_slow_request_does_not_hold_back_others() -> None:
 
 
 async def test_call_of_a_cancelled_caller_is_not_sent() -> None:
-    server = Server()
+    server = BatchServer()
     sent = await server.fill()
     cancelled, kept = server.send(7, 8)
     await asyncio.sleep(0)

@@ -27,14 +27,14 @@ from agentlightning.store.otlp.receive import decompress
 from agentlightning.types import AttemptedRollout
 
 from ..timing import quickest
-from .raw import Answer, Raw, gzip_bomb
+from .raw import Raw, RawResponse, gzip_bomb
 
 TRACE, SPAN = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174"
 BOMB = gzip_bomb(2**30)
 TOKEN, RUNNER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 
 
-class ServedStore:
+class OtlpServer:
     """A store server with one running attempt."""
 
     def __init__(self, store: agl.InMemoryLightningStore, server: agl.LightningStoreServer, raw: Raw) -> None:
@@ -45,10 +45,10 @@ class ServedStore:
     def ids(self) -> dict[str, str]:
         return ids(self.attempted)
 
-    async def send(self, *spans: dict[str, Any], resource: dict[str, str] | None = None, **headers: str) -> Answer:
+    async def send(self, *spans: dict[str, Any], resource: dict[str, str] | None = None, **headers: str) -> RawResponse:
         return await self.post(json.dumps(traces(*spans, resource=resource)).encode(), **headers)
 
-    async def post(self, body: bytes | None, **headers: str) -> Answer:
+    async def post(self, body: bytes | None, **headers: str) -> RawResponse:
         return await self.raw.send("POST", "/v1/traces", body, **{"Content_Type": "application/json"} | headers)
 
     async def span_ids(self, attempted: AttemptedRollout | None = None) -> list[str]:
@@ -79,26 +79,26 @@ def traces(*spans: dict[str, Any], resource: dict[str, str] | None = None) -> di
 
 
 @asynccontextmanager
-async def serving(token: str | None = None, limits: Limits | None = None) -> AsyncIterator[ServedStore]:
+async def serving(token: str | None = None, limits: Limits | None = None) -> AsyncIterator[OtlpServer]:
     async with agl.InMemoryLightningStore() as store:
         runner_token = RUNNER if token else None
         server = agl.LightningStoreServer(store, port=0, token=token, runner_token=runner_token, limits=limits)
         await server.start()
         async with Raw(server.endpoint) as raw:
-            served = ServedStore(store, server, raw)
+            served = OtlpServer(store, server, raw)
             served.attempted = await store.start_rollout("task")
             yield served
         await server.stop()
 
 
 @pytest.fixture
-async def served() -> AsyncIterator[ServedStore]:
+async def served() -> AsyncIterator[OtlpServer]:
     async with serving() as served:
         yield served
 
 
 @pytest.mark.parametrize("compression", [Compression.NoCompression, Compression.Gzip])
-async def test_spans_of_the_official_exporter_are_stored(served: ServedStore, compression: Compression) -> None:
+async def test_spans_of_the_official_exporter_are_stored(served: OtlpServer, compression: Compression) -> None:
     def export() -> None:
         exporter = OTLPSpanExporter(endpoint=served.server.otlp_traces_endpoint(), compression=compression)
         provider = TracerProvider(resource=Resource({"service.name": "agent", **served.ids}), shutdown_on_exit=False)
@@ -122,7 +122,7 @@ async def test_spans_of_the_official_exporter_are_stored(served: ServedStore, co
     assert abs(time.time() - inner.end_time) < 60
 
 
-async def test_json_request_is_stored_and_answered_in_json(served: ServedStore) -> None:
+async def test_json_request_is_stored_and_answered_in_json(served: OtlpServer) -> None:
     answer = await served.send(
         span(color="red") | {"startTimeUnixNano": "1544712660000000000", "endTimeUnixNano": "1544712661500000000"},
         resource=served.ids,
@@ -134,7 +134,7 @@ async def test_json_request_is_stored_and_answered_in_json(served: ServedStore) 
     assert (stored.start_time, stored.end_time) == (1544712660.0, 1544712661.5)
 
 
-async def test_protobuf_request_is_answered_in_protobuf(served: ServedStore) -> None:
+async def test_protobuf_request_is_answered_in_protobuf(served: OtlpServer) -> None:
     answer = await served.post(None, Content_Type="application/x-protobuf")
 
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-protobuf")
@@ -144,7 +144,7 @@ async def test_protobuf_request_is_answered_in_protobuf(served: ServedStore) -> 
 # The attempt of a span
 
 
-async def test_span_attributes_outrank_baggage_and_resource(served: ServedStore) -> None:
+async def test_span_attributes_outrank_baggage_and_resource(served: OtlpServer) -> None:
     another = await served.store.start_rollout("another task")
     third = await served.store.start_rollout("third task")
     baggage = ",".join(f"{key}={value};p=1" for key, value in ids(another).items())
@@ -156,14 +156,14 @@ async def test_span_attributes_outrank_baggage_and_resource(served: ServedStore)
     assert found == [["aa" * 8], ["bb" * 8], ["cc" * 8]]
 
 
-async def test_span_without_ids_belongs_to_the_attempt_of_its_trace(served: ServedStore) -> None:
+async def test_span_without_ids_belongs_to_the_attempt_of_its_trace(served: OtlpServer) -> None:
     await served.send(span("aa" * 8, **served.ids), span("bb" * 8))
     await served.send(span("cc" * 8))
 
     assert await served.span_ids() == ["aa" * 8, "bb" * 8, "cc" * 8]
 
 
-async def test_spans_of_unknown_attempts_are_rejected_and_the_rest_is_stored(served: ServedStore) -> None:
+async def test_spans_of_unknown_attempts_are_rejected_and_the_rest_is_stored(served: OtlpServer) -> None:
     unknown = {"agentlightning.rollout_id": "ro-x", "agentlightning.attempt_id": "at-x"}
 
     answer = await served.send(span("aa" * 8, **served.ids), span("bb" * 8, **unknown), span("cc" * 8, "ab" * 16))
@@ -174,21 +174,21 @@ async def test_spans_of_unknown_attempts_are_rejected_and_the_rest_is_stored(ser
     assert await served.span_ids() == ["aa" * 8]
 
 
-async def test_repeated_span_is_stored_once(served: ServedStore) -> None:
+async def test_repeated_span_is_stored_once(served: OtlpServer) -> None:
     for _ in range(2):
         assert (await served.send(span(**served.ids))).json == {}
 
     assert len(await served.spans()) == 1
 
 
-async def test_api_keys_are_redacted(served: ServedStore) -> None:
+async def test_api_keys_are_redacted(served: OtlpServer) -> None:
     await served.send(span(header="Bearer sk-live-1234567890abcdef", **served.ids))
 
     [stored] = await served.spans()
     assert "1234567890abcdef" not in stored.model_dump_json()
 
 
-async def test_nan_is_stored_as_text(served: ServedStore) -> None:
+async def test_nan_is_stored_as_text(served: OtlpServer) -> None:
     odd = span(**served.ids)
     odd["attributes"].append({"key": "loss", "value": {"doubleValue": "NaN"}})
 
@@ -217,24 +217,24 @@ async def test_attempt_token_permits_spans_of_its_own_attempt_only(maker: str) -
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"resourceSpans": 1}', b'{"resourceSpans": [{"scopeSpans": [7]}]}'])
-async def test_invalid_json_gets_400_in_json(served: ServedStore, body: bytes) -> None:
+async def test_invalid_json_gets_400_in_json(served: OtlpServer, body: bytes) -> None:
     answer = await served.post(body)
 
     assert (answer.status, answer.headers["Content-Type"], answer.json["code"]) == (400, "application/json", 3)
 
 
-async def test_invalid_protobuf_gets_400_in_protobuf(served: ServedStore) -> None:
+async def test_invalid_protobuf_gets_400_in_protobuf(served: OtlpServer) -> None:
     answer = await served.post(b"\xff\xff", Content_Type="application/x-protobuf")
 
     assert (answer.status, answer.headers["Content-Type"]) == (400, "application/x-protobuf")
 
 
-async def test_other_content_types_get_415(served: ServedStore) -> None:
+async def test_other_content_types_get_415(served: OtlpServer) -> None:
     assert (await served.post(b"x", Content_Type="text/plain")).status == 415
 
 
 @pytest.mark.parametrize("broken", [b"not gzip", gzip.compress(b"{}" * 100, mtime=0)[:-12]], ids=["not gzip", "cut"])
-async def test_invalid_gzip_is_rejected(served: ServedStore, broken: bytes) -> None:
+async def test_invalid_gzip_is_rejected(served: OtlpServer, broken: bytes) -> None:
     assert (await served.post(broken, Content_Encoding="gzip")).status in (400, 413)
 
 
@@ -255,7 +255,7 @@ async def test_gzip_bomb_is_rejected_within_a_tenth_of_a_second_and_64_megabytes
         tracemalloc.stop()
 
 
-async def test_gzip_bomb_gets_413(served: ServedStore) -> None:
+async def test_gzip_bomb_gets_413(served: OtlpServer) -> None:
     answer = await served.post(BOMB, Content_Encoding="gzip")
 
     assert (answer.status, answer.json["code"]) == (413, 8)

@@ -46,7 +46,7 @@ def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "RETRY", RetryPolicy(first_delay=0.02, max_delay=0.1))
 
 
-class ServedStore:
+class ExportingServer:
     """A store server that exports its spans, with one running attempt."""
 
     def __init__(self, store: Any, server: agl.LightningStoreServer) -> None:
@@ -88,14 +88,14 @@ class ServedStore:
 @asynccontextmanager
 async def exporting(
     *targets: OtlpTarget | Receiver, database: str | Path = "memory:", past: bool = False
-) -> AsyncIterator[ServedStore]:
+) -> AsyncIterator[ExportingServer]:
     parsed = [each if isinstance(each, OtlpTarget) else OtlpTarget.parse(f"there={each.url}") for each in targets]
     store: Any = agl.open_store(str(database))
     exporter = OtlpExporter(store, parsed, past=past) if parsed else None
     server = agl.LightningStoreServer(store, port=0, exporter=exporter)
     await server.start()
     try:
-        served = ServedStore(store, server)
+        served = ExportingServer(store, server)
         served.attempted = await store.start_rollout("task")
         yield served
     finally:
@@ -399,7 +399,7 @@ async def test_commit_that_overtakes_an_earlier_one_costs_no_span(receiver: Rece
         exporter = OtlpExporter(store, [OtlpTarget.parse(f"there={receiver.url}")])
         server = agl.LightningStoreServer(store, port=0, exporter=exporter)
         await server.start()
-        served = ServedStore(store, server)
+        served = ExportingServer(store, server)
         served.attempted = await store.start_rollout("task")
         connection = await asyncpg.connect(url)
         # Another store server has taken its ordinal, but has not committed yet.

@@ -22,7 +22,7 @@ CLAIM = b'{"limit": 1, "wait": 30}'
 HEAD = b"POST /dequeue_many_rollouts HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(CLAIM)
 
 
-class Client:
+class SlowClient:
     """A client that sends its request in parts."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,12 +35,12 @@ class Client:
 
 
 @asynccontextmanager
-async def request_without_body() -> AsyncIterator[tuple[LightningStoreServer, Client]]:
+async def request_without_body() -> AsyncIterator[tuple[LightningStoreServer, SlowClient]]:
     """A server, and a client of whose claim only the head has arrived."""
     async with served(InMemoryLightningStore()) as server:
         url = urlsplit(server.endpoint)
         reader, writer = await asyncio.open_connection(url.hostname, url.port)
-        client = Client(reader, writer)
+        client = SlowClient(reader, writer)
         await client.send(HEAD)
         uvicorn: Any = server._server
         while not uvicorn.server_state.tasks:  # noqa: ASYNC110

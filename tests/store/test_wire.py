@@ -22,7 +22,7 @@ from agentlightning.store import InMemoryLightningStore, LightningStore, Lightni
 from agentlightning.types import AttemptedRollout, Config, RolloutConfig, Span
 
 from ..contract.making import claimed, everything
-from .raw import ROUTES, SIGNATURES, Answer, Raw, plain_path, send_bytes
+from .raw import ROUTES, SIGNATURES, Raw, RawResponse, plain_path, send_bytes
 
 PATHS = """
 POST /start_rollout
@@ -126,7 +126,7 @@ async def raw(served: ServedStore) -> AsyncIterator[Raw]:
         assert await everything(client) == before
 
 
-def assert_rejected(answer: Answer, *fields: str, status: int | None = None, of: str = "") -> None:
+def assert_rejected(answer: RawResponse, *fields: str, status: int | None = None, of: str = "") -> None:
     """Assert that an answer is problem+json that names one of the fields."""
     problem = answer.json
     assert 400 <= answer.status < 500, (of, answer)

@@ -62,7 +62,13 @@ def of_response(dialect: ApiDialect, body: Json) -> Json:
 
 
 def _as_opentelemetry(messages: list[Message]) -> str:
-    return to_json([message.as_opentelemetry() for message in messages])
+    return to_json(
+        [
+            {"role": each.role, "parts": each.parts}
+            | ({} if each.finish_reason is None else {"finish_reason": each.finish_reason})
+            for each in messages
+        ]
+    )
 
 
 def _indexed(prefix: str, messages: list[Message]) -> Json:

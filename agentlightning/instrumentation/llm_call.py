@@ -27,7 +27,7 @@ from .call_record import (
     parse_object,
 )
 from .context import IN_REQUEST, foreign_call_span, parent_context, recording_context
-from .dialects import ApiDialect, chat, dialect_of
+from .dialects import ApiDialect, dialect_of, openai
 from .dialects.base import Json
 
 logger = logging.getLogger("agentlightning.instrumentation")
@@ -211,7 +211,7 @@ def _request_attributes(host: str | None, port: int | None, path: str, headers: 
 def _dialect(path: str, content: bytes) -> ApiDialect | None:
     # This path is unambiguous; other paths are also those of quite different requests.
     if path.endswith("/chat/completions"):
-        return chat.DIALECT
+        return openai.CHAT
     return dialect_of(path, parse_object(content))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...instrumentation.dialects import completions, responses
+from ...instrumentation.dialects import openai
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
 from . import chat_format
@@ -40,7 +40,7 @@ def _messages(request: Any) -> list[Json]:
     body = as_object(request) or {"messages": request}
     if "messages" in body:
         return chat_format.normalize(items(body["messages"]))
-    return chat_format.from_messages((responses if "input" in body else completions).prompt(body))
+    return chat_format.from_messages((openai.RESPONSES if "input" in body else openai.COMPLETIONS).prompt(body))
 
 
 def _output(value: Any) -> list[Json]:
@@ -48,7 +48,7 @@ def _output(value: Any) -> list[Json]:
         return [{"role": "assistant", "content": value}] if value else []
     output = items(value) or ([as_object(value)] if value else [])
     if any("type" in item for item in output):
-        return chat_format.from_messages(responses.answer({"output": output}))
+        return chat_format.from_messages(openai.RESPONSES.answer({"output": output}))
     return chat_format.normalize(output)
 
 

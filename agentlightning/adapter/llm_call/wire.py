@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ... import semconv
-from ...instrumentation import dialects
-from ...instrumentation.dialects import ApiDialect, Message, chat, dialect_of
+from ...instrumentation.dialects import ApiDialect, Message, anthropic, dialect_of, openai
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
 from . import chat_format
 from .attributes import object_in, parameters, tokens_of_response, tokens_of_span, usage_of
 from .view import Json, LLMCall
 
-_MODULES = (dialects.anthropic, chat, dialects.completions, dialects.embeddings, dialects.responses)
-_BY_NAME = {module.DIALECT.span_name: module.DIALECT for module in _MODULES}
+_DIALECTS = (anthropic.MESSAGES, openai.CHAT, openai.COMPLETIONS, openai.EMBEDDINGS, openai.RESPONSES)
+_BY_NAME = {dialect.span_name: dialect for dialect in _DIALECTS}
 
 
 def read(span: Span) -> LLMCall | None:
@@ -23,7 +22,7 @@ def read(span: Span) -> LLMCall | None:
     if semconv.REQUEST not in attributes and semconv.RESPONSE not in attributes:
         return None
     request, response = object_in(attributes, semconv.REQUEST), object_in(attributes, semconv.RESPONSE)
-    dialect = dialect_of(str(attributes.get("url.path", "")), request) or _BY_NAME.get(span.name, chat.DIALECT)
+    dialect = dialect_of(str(attributes.get("url.path", "")), request) or _BY_NAME.get(span.name, openai.CHAT)
     answer = dialect.answer(response)
     # Some servers return the token ids of a prompt only on request, so the proxy records them beside the response.
     recorded = tokens_of_span(attributes)
@@ -43,7 +42,7 @@ def read(span: Span) -> LLMCall | None:
 
 
 def _messages(dialect: ApiDialect, request: Json) -> list[Json]:
-    if dialect is chat.DIALECT:
+    if dialect is openai.CHAT:
         return chat_format.normalize(items(request.get("messages")))
     # The dialects leave out the bytes of pictures, unless they are written as in chat completions.
     request = {
@@ -53,7 +52,7 @@ def _messages(dialect: ApiDialect, request: Json) -> list[Json]:
 
 
 def _output(dialect: ApiDialect, response: Json, answer: list[Message]) -> list[Json]:
-    if dialect is not chat.DIALECT:
+    if dialect is not openai.CHAT:
         return chat_format.from_messages(answer)
     choices = (as_object(choice.get("message")) for choice in items(response.get("choices")))
     return [message for choice in choices for message in chat_format.normalize([{"role": "assistant", **choice}])]

@@ -1,17 +1,17 @@
-"""Dialects: how the APIs of model providers write a call. One file each, all parsed into the same `Message`s."""
+"""Dialects: how the APIs of model providers write a call. One file per provider, all parsed into `Message`s."""
 
 from __future__ import annotations
 
-from . import anthropic, chat, completions, embeddings, responses
+from . import anthropic, openai
 from .base import ApiDialect, Json, Message
 
 __all__ = ["ApiDialect", "Message", "dialect_of"]
 
 _BY_LAST_SEGMENT = {
-    "completions": (chat.DIALECT, completions.DIALECT),
-    "messages": (anthropic.DIALECT,),
-    "responses": (responses.DIALECT,),
-    "embeddings": (embeddings.DIALECT,),
+    "completions": (openai.CHAT, openai.COMPLETIONS),
+    "messages": (anthropic.MESSAGES,),
+    "responses": (openai.RESPONSES,),
+    "embeddings": (openai.EMBEDDINGS,),
 }
 
 

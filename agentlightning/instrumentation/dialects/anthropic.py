@@ -22,14 +22,14 @@ from .base import (
 _FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
 
 
-def prompt(body: Json) -> list[Message]:
+def _prompt(body: Json) -> list[Message]:
     """Return the system prompt, then the conversation."""
     system = body.get("system")
     first = [_message({"role": "system", "content": system})] if system else []
     return [*first, *(_message(message) for message in items(body.get("messages")))]
 
 
-def answer(body: Json) -> list[Message]:
+def _answer(body: Json) -> list[Message]:
     """Return the one message."""
     if "content" not in body:
         return []
@@ -39,7 +39,7 @@ def answer(body: Json) -> list[Message]:
     return [message]
 
 
-def fold(events: Iterable[Json]) -> Json:
+def _fold(events: Iterable[Json]) -> Json:
     """Combine the events of a message."""
     body: Json = {}
     for event in events:
@@ -101,4 +101,4 @@ def _part(block: Json) -> Part:
             return {**block, "type": str(kind)}
 
 
-DIALECT = ApiDialect("anthropic.messages", "chat", "anthropic", "messages", prompt, answer, fold)
+MESSAGES = ApiDialect("anthropic.messages", "chat", "anthropic", "messages", _prompt, _answer, _fold)

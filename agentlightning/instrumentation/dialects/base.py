@@ -24,13 +24,6 @@ class Message:
     finish_reason: str | None = None
     """The reason why the model stopped, on its answers."""
 
-    def as_opentelemetry(self) -> Json:
-        """Return the message as in `gen_ai.input.messages` and `gen_ai.output.messages`."""
-        message: Json = {"role": self.role, "parts": self.parts}
-        if self.finish_reason is not None:
-            message["finish_reason"] = self.finish_reason
-        return message
-
 
 @dataclass(frozen=True)
 class ApiDialect:
@@ -107,11 +100,3 @@ def items(value: Any) -> list[Json]:
 def as_object(value: Any) -> Json:
     """Return a value that should be an object; an empty object if it is something else."""
     return cast("Json", value) if isinstance(value, dict) else {}
-
-
-def prompt_messages(value: Any) -> list[Message]:
-    """Return a user message for one text or for each of several; for anything else, like token ids, its JSON."""
-    texts = cast("list[Any]", value) if isinstance(value, list) else [value]
-    if not all(isinstance(each, str) for each in texts):
-        texts = [to_json(value)]
-    return [Message("user", [text(each)], each) for each in texts]

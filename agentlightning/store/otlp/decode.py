@@ -42,15 +42,8 @@ class ReceivedSpan:
     """Named by the resource attributes, of the process that recorded the span."""
 
 
-@dataclass(frozen=True)
-class RejectedSpan:
-    """A span that cannot be stored."""
-
-    reason: str
-
-
-def decode_spans(body: bytes, *, as_json: bool) -> list[ReceivedSpan | RejectedSpan]:
-    """Return the spans of a request's body, in their order. Raises `InvalidInput`."""
+def decode_spans(body: bytes, *, as_json: bool) -> list[ReceivedSpan | str]:
+    """Return the spans of a request's body, or why one cannot be stored, in their order. Raises `InvalidInput`."""
     try:
         if as_json:
             request = _parse_json(payload.loads(body, field="body"))
@@ -69,7 +62,7 @@ def attempt_in(attributes: JsonObject) -> AttemptIds | None:
     return None
 
 
-def _spans(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan | RejectedSpan]:
+def _spans(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan | str]:
     for group in request.resource_spans:
         attributes = _attributes(group.resource.attributes)
         resource = {"attributes": attributes, "schema_url": group.schema_url}
@@ -78,7 +71,7 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan | Reject
                 yield _received(span, resource, attempt_in(attributes))
 
 
-def _received(span: Span, resource: JsonObject, by_resource: AttemptIds | None) -> ReceivedSpan | RejectedSpan:
+def _received(span: Span, resource: JsonObject, by_resource: AttemptIds | None) -> ReceivedSpan | str:
     try:
         if len(span.trace_id) != 16 or len(span.span_id) != 8:
             raise InvalidInput("a trace id must have 16 bytes, a span id 8", field="span_id")
@@ -86,7 +79,7 @@ def _received(span: Span, resource: JsonObject, by_resource: AttemptIds | None) 
         text = payload.dumps(fields, field=f"span {span.name!r}")
         return ReceivedSpan(encoded_span.decode(redact_bytes(text)), attempt_in(fields["attributes"]), by_resource)
     except InvalidInput as error:
-        return RejectedSpan(str(error))
+        return str(error)
 
 
 def _fields(span: Span, resource: JsonObject) -> JsonObject:

@@ -56,6 +56,9 @@ _TOO_LARGE = 413
 _REJECTED = frozenset({400, _TOO_LARGE, 422})
 """Statuses that the same request would receive again."""
 
+Rejection = tuple[int, str]
+"""A number of spans, and the target's reason."""
+
 
 @dataclass(frozen=True)
 class OtlpTarget:
@@ -184,7 +187,7 @@ class OtlpExporter:
 
 
 class _TargetExport:
-    """The export to one target: its position among the spans, and its retries."""
+    """The export to one target: its position among the spans, its requests, and its retries."""
 
     def __init__(self, store: SqlStore, target: OtlpTarget, stopping: asyncio.Event, *, past: bool) -> None:
         self.is_notified = False
@@ -194,16 +197,17 @@ class _TargetExport:
         self._target = target
         self._stopping = stopping
         self._past = past
-        self._sender = OtlpSender(target)
+        self._has_accepted = False
+        """Whether the target has accepted a span since the start, so that a rejection is about a span."""
         self._position = 0
         self._sent_ahead: set[bytes] = set()
         """Spans after the position that are done."""
-        self._failures = self._retries = 0
+        self._sent = self._rejected = self._failures = self._retries = 0
         self._last_problem: str | None = None
 
     def counts(self, newest: int) -> ExportCounts:
         waiting = max(0, newest - self._position)
-        return ExportCounts(self._target.name, self._sender.sent, self._sender.rejected, self._failures, waiting)
+        return ExportCounts(self._target.name, self._sent, self._rejected, self._failures, waiting)
 
     async def register(self) -> None:
         """Give the target a position, if it has none yet."""
@@ -241,7 +245,7 @@ class _TargetExport:
                 break
             payloads = [payload for _, payload in batch]
             try:
-                await self._sender.send(session, [each for each in payloads if each not in self._sent_ahead])
+                await self._send(session, [each for each in payloads if each not in self._sent_ahead])
             except ReceiverRejectsAll as rejection:
                 await self._probe(session, newest, rejection)
                 continue
@@ -256,11 +260,59 @@ class _TargetExport:
         for ordinal in [*sorted(random.sample(waiting, min(len(waiting), MAX_PROBES - 1))), newest]:
             payloads = [payload for _, payload in await self._store.spans_between(ordinal - 1, newest, 1, 1)]
             with suppress(ReceiverRejectsAll):
-                await self._sender.send(session, payloads)
+                await self._send(session, payloads)
                 self._sent_ahead.update(payloads)
-            if self._sender.has_accepted:
+            if self._has_accepted:
                 return
         raise rejection
+
+    # Requests
+
+    async def _send(self, session: aiohttp.ClientSession, payloads: Sequence[bytes]) -> None:
+        """Return when each span is either accepted or rejected. Raises `ReceiverUnavailable`."""
+        rejections: list[Rejection] = []
+        spans: list[bytes] = []
+        for payload in payloads:
+            try:
+                spans.append(encode_span(payload))
+            except Exception as error:
+                rejections.append((1, f"the span cannot be encoded as OTLP: {error!r}"))
+            await asyncio.sleep(0)  # releases the interpreter to threads that serve requests
+        if spans:
+            rejections += await self._deliver(session, spans)
+        for count, reason in rejections:
+            logger.warning("%s rejects %s: %s", self._target.name, _count(count), reason)
+        rejected = sum(count for count, _ in rejections)
+        self._rejected += rejected
+        self._sent += len(payloads) - rejected
+
+    async def _deliver(self, session: aiohttp.ClientSession, spans: Sequence[bytes]) -> list[Rejection]:
+        status, answer, retry_after = await self._post(session, gzip.compress(b"".join(spans), compresslevel=1))
+        if status == 200:
+            self._has_accepted = True
+            return _partial_rejection(answer)
+        reason = f"{status}: {answer[:300].decode(errors='replace')}"
+        if status not in _REJECTED:
+            raise ReceiverUnavailable(f"the target returned {status}", retry_after)
+        if status != _TOO_LARGE and not self._has_accepted:
+            raise ReceiverRejectsAll(f"the target has accepted no span yet, {reason}")
+        if len(spans) == 1:
+            return [(1, reason)]
+        middle = len(spans) // 2  # one bad span, or too many in one request
+        return [*await self._deliver(session, spans[:middle]), *await self._deliver(session, spans[middle:])]
+
+    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[int, bytes, float]:
+        headers = {**self._target.headers, "Content-Type": PROTOBUF, "Content-Encoding": "gzip"}
+        try:
+            async with session.post(self._target.url, data=body, headers=headers, allow_redirects=False) as response:
+                answer = await response.content.read(MAX_RESPONSE_BYTES)
+                retry_after = response.headers.get("retry-after", "")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ReceiverUnavailable(f"the target is unreachable: {type(error).__name__}") from None
+        seconds = min(float(retry_after), MAX_RETRY_AFTER) if retry_after.isdigit() else 0.0
+        return response.status, answer, seconds
+
+    # Retries
 
     async def _back_off(self, error: Exception) -> None:
         self._failures += 1
@@ -292,73 +344,12 @@ class ReceiverRejectsAll(ReceiverUnavailable):
     """The target has accepted no span yet, so it may reject the requests as such: a header is missing, say."""
 
 
-class OtlpSender:
-    """Sends batches of spans to one target, and counts them."""
-
-    def __init__(self, target: OtlpTarget) -> None:
-        self.sent = 0
-        self.rejected = 0
-        """Spans that the target will never accept."""
-        self.has_accepted = False
-        """Whether the target has accepted a span since the start, so that a rejection is about a span."""
-        self._target = target
-        self._rejections: list[tuple[int, str]] = []
-        """Numbers of spans of the current batch, and the target's reasons."""
-
-    async def send(self, session: aiohttp.ClientSession, payloads: Sequence[bytes]) -> None:
-        """Return when each span is either accepted or rejected. Raises `ReceiverUnavailable`."""
-        self._rejections = []
-        spans: list[bytes] = []
-        for payload in payloads:
-            try:
-                spans.append(encode_span(payload))
-            except Exception as error:
-                self._rejections.append((1, f"the span cannot be encoded as OTLP: {error!r}"))
-            await asyncio.sleep(0)  # releases the interpreter to threads that serve requests
-        if spans:
-            await self._deliver(session, spans)
-        rejected = sum(count for count, _ in self._rejections)
-        for count, reason in self._rejections:
-            logger.warning("%s rejects %s: %s", self._target.name, _count(count), reason)
-        self.rejected += rejected
-        self.sent += len(payloads) - rejected
-
-    async def _deliver(self, session: aiohttp.ClientSession, spans: Sequence[bytes]) -> None:
-        status, answer, retry_after = await self._post(session, gzip.compress(b"".join(spans), compresslevel=1))
-        if status == 200:
-            self.has_accepted = True
-            self._add_partial_rejection(answer)
-            return
-        reason = f"{status}: {answer[:300].decode(errors='replace')}"
-        if status not in _REJECTED:
-            raise ReceiverUnavailable(f"the target returned {status}", retry_after)
-        if status != _TOO_LARGE and not self.has_accepted:
-            raise ReceiverRejectsAll(f"the target has accepted no span yet, {reason}")
-        if len(spans) == 1:
-            self._rejections.append((1, reason))
-        else:  # one bad span, or too many in one request
-            middle = len(spans) // 2
-            await self._deliver(session, spans[:middle])
-            await self._deliver(session, spans[middle:])
-
-    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[int, bytes, float]:
-        headers = {**self._target.headers, "Content-Type": PROTOBUF, "Content-Encoding": "gzip"}
-        try:
-            async with session.post(self._target.url, data=body, headers=headers, allow_redirects=False) as response:
-                answer = await response.content.read(MAX_RESPONSE_BYTES)
-                retry_after = response.headers.get("retry-after", "")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ReceiverUnavailable(f"the target is unreachable: {type(error).__name__}") from None
-        seconds = min(float(retry_after), MAX_RETRY_AFTER) if retry_after.isdigit() else 0.0
-        return response.status, answer, seconds
-
-    def _add_partial_rejection(self, answer: bytes) -> None:
-        try:
-            partial = ExportTraceServiceResponse.FromString(answer).partial_success
-        except DecodeError:  # some receivers answer 200 in JSON, or in plain text
-            return
-        if partial.rejected_spans > 0:
-            self._rejections.append((partial.rejected_spans, partial.error_message))
+def _partial_rejection(answer: bytes) -> list[Rejection]:
+    try:
+        partial = ExportTraceServiceResponse.FromString(answer).partial_success
+    except DecodeError:  # some receivers answer 200 in JSON, or in plain text
+        return []
+    return [(partial.rejected_spans, partial.error_message)] if partial.rejected_spans > 0 else []
 
 
 def _count(spans: int) -> str:

@@ -26,9 +26,8 @@ from ...http.limits import AdmissionControl
 from ..encoded_span import EncodedSpan
 from ..sql import SqlStore
 from . import JSON, PATH, PROTOBUF
-from .decode import AttemptIds, ReceivedSpan, RejectedSpan, attempt_in, decode_spans
+from .decode import AttemptIds, ReceivedSpan, attempt_in, decode_spans
 
-_CHUNK = 256 * 1024
 _THREAD_THRESHOLD = 64 * 1024
 """Bytes of a body from which it is decoded in a thread, so that it does not delay other requests."""
 _RPC_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
@@ -55,12 +54,9 @@ class OtlpReceiver:
                 rejections = await self._store_body(permit.body, media_type, request)
         except ConnectionResetError:
             return Response(status_code=499)
-        except TooLarge as error:
-            return _failure(media_type, 413, str(error))
-        except InvalidInput as error:
-            return _failure(media_type, 400, str(error))
-        except StoreUnavailable as error:
-            return _failure(media_type, 503, str(error))
+        except (InvalidInput, StoreUnavailable) as error:
+            status = 413 if isinstance(error, TooLarge) else 400 if isinstance(error, InvalidInput) else 503
+            return _failure(media_type, status, str(error))
         return _success(media_type, rejections)
 
     async def _store_body(self, body: bytes, media_type: str, request: Request) -> list[str]:
@@ -68,7 +64,7 @@ class OtlpReceiver:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         decode = partial(_decode, body, encoding, as_json=media_type == JSON, limit=self._admission.limits.unpacked)
         received = await asyncio.to_thread(decode) if len(body) >= _THREAD_THRESHOLD else decode()
-        rejections = [each.reason for each in received if isinstance(each, RejectedSpan)]
+        rejections = [each for each in received if isinstance(each, str)]
         spans: list[EncodedSpan] = []
         assigned = await self._assign([each for each in received if isinstance(each, ReceivedSpan)], _baggage(request))
         known = await self._store.existing_attempts({ids for _, ids in assigned if ids})
@@ -107,7 +103,7 @@ def _baggage(request: Request) -> AttemptIds | None:
 # Request bodies
 
 
-def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[ReceivedSpan | RejectedSpan]:
+def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[ReceivedSpan | str]:
     if encoding == "gzip":
         body = decompress(body, limit)
     elif encoding != "identity":
@@ -117,34 +113,22 @@ def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[Re
 
 def decompress(body: bytes, limit: int) -> bytes:
     """Return the content of gzip data. Raises `TooLarge` beyond `limit` bytes, `InvalidInput` for other data."""
+    content = b""
     # Gzip ends with the size of its content. An honest bomb is refused at once, any other at the limit.
-    if int.from_bytes(body[-4:], "little") > limit:
-        raise _too_large(limit)
-    content = bytearray()
-    try:
-        while body:
-            body = _decompress_member(body, content, limit)
-    except zlib.error as error:
-        raise InvalidInput(f"the body is not gzip: {error}", field="body") from None
-    return bytes(content)
-
-
-def _decompress_member(body: bytes, content: bytearray, limit: int) -> bytes:
-    """Append the content of the first gzip member, and return the data after it."""
-    decompressor = zlib.decompressobj(wbits=31)
-    while not decompressor.eof:
-        chunk = decompressor.decompress(body, _CHUNK)
-        body = decompressor.unconsumed_tail
-        if not chunk and not body and not decompressor.eof:
+    is_too_large = int.from_bytes(body[-4:], "little") > limit
+    while body and not is_too_large:
+        member = zlib.decompressobj(wbits=31)
+        try:
+            content += member.decompress(body, limit + 1 - len(content))
+        except zlib.error as error:
+            raise InvalidInput(f"the body is not gzip: {error}", field="body") from None
+        is_too_large = len(content) > limit
+        if not (member.eof or is_too_large):
             raise InvalidInput("the gzip data of the body is truncated", field="body")
-        content += chunk
-        if len(content) > limit:
-            raise _too_large(limit)
-    return decompressor.unused_data
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {limit // (1024 * 1024)} MiB when decompressed", field="body")
+        body = member.unused_data
+    if is_too_large:
+        raise TooLarge(f"the body is larger than {limit // (1024 * 1024)} MiB when decompressed", field="body")
+    return content
 
 
 # Responses, in the media type of the request

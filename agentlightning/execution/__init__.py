@@ -1,14 +1,5 @@
 """Execution strategies: run algorithm and runners in threads of one process, or in processes on several machines."""
 
-from .base import AlgorithmTask, ExecutionStrategy, Role, RunnerTask
-from .client_server import ClientServerExecutionStrategy
-from .shared_memory import SharedMemoryExecutionStrategy
+from ..lazy import lazy_names
 
-__all__ = [
-    "AlgorithmTask",
-    "ClientServerExecutionStrategy",
-    "ExecutionStrategy",
-    "Role",
-    "RunnerTask",
-    "SharedMemoryExecutionStrategy",
-]
+__all__, __getattr__ = lazy_names(__name__, __file__)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from ..concurrency import SIGTERM_EXIT, BackgroundTask, sigterm_handler
@@ -79,37 +79,33 @@ def run_until_complete(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         task.stop()
 
 
-async def run_until_algorithm_ends(
+async def run_together(
     algorithm: AlgorithmTask, store: LightningStore, runners: Callable[[], Coroutine[Any, Any, None]]
 ) -> Any:
     """Return the algorithm's return value. An error of either side is raised after the other has been cancelled.
 
-    Runners that end without an error do not end the run.
+    `runners` stops the runners when it is cancelled. Runners that end without an error do not end the run, unless a
+    rollout is left that none can claim.
     """
-    await acquire_store(algorithm, store)
-    working, running = asyncio.ensure_future(algorithm(store)), asyncio.ensure_future(runners())
+    if acquire := getattr(algorithm, "acquire", None):
+        await acquire(store)
+    working, running = asyncio.ensure_future(algorithm(store)), asyncio.ensure_future(_run_all(runners, store))
     try:
         await asyncio.wait({working, running}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             await running
-            await working
-        return working.result()
+        return await working
     finally:
-        await _cancel(working)
-        await _cancel(running)
+        for task in (working, running):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
-async def fail_when_rollouts_wait(store: LightningStore) -> None:
-    """Raise once a rollout is queued. For the time after all runners have ended, when none is left to claim it."""
+async def _run_all(runners: Callable[[], Coroutine[Any, Any, None]], store: LightningStore) -> None:
+    await runners()
     while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - a remote store does not announce it
         await asyncio.sleep(POLL_INTERVAL_QUEUE)
     raise InvalidInput("all runners have completed max_rollouts, but rollouts are still queued", field="max_rollouts")
-
-
-async def acquire_store(algorithm: AlgorithmTask, store: LightningStore) -> None:
-    """Let the algorithm acquire the store, if it has a method `acquire`."""
-    if acquire := getattr(algorithm, "acquire", None):
-        await acquire(store)
 
 
 async def _cancelled_by_sigterm(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -127,12 +123,3 @@ async def _cancelled_by_sigterm(work: Callable[[], Coroutine[Any, Any, T]]) -> T
             if terminated.is_set():
                 raise SystemExit(SIGTERM_EXIT) from None
             raise
-
-
-async def _cancel(task: asyncio.Future[Any]) -> None:
-    if not task.done():
-        task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
-    elif not task.cancelled():
-        task.exception()  # marks it as retrieved: the other side's error is the one to raise

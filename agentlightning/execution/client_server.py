@@ -16,17 +16,7 @@ from typing import Any, Final, cast, get_args
 
 from ..errors import InvalidInput
 from ..store import LightningStore, LightningStoreClient
-from .base import (
-    AlgorithmTask,
-    ExecutionStrategy,
-    OpenStore,
-    Role,
-    RunnerTask,
-    acquire_store,
-    fail_when_rollouts_wait,
-    run_until_algorithm_ends,
-    run_until_complete,
-)
+from .base import AlgorithmTask, ExecutionStrategy, OpenStore, Role, RunnerTask, run_together, run_until_complete
 from .crash_recovery import MAX_RESTARTS, CrashRecovery
 from .runner_process import RunnerJob
 from .supervisor import ProcessSupervisor, StartMethod
@@ -88,33 +78,17 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     async def _run_algorithm(self, algorithm: AlgorithmTask, open_store: OpenStore) -> Any:
         async with self._store(open_store) as (store, url):
-            await acquire_store(algorithm, store)
-            logger.info("Waiting for runners at %s.", url)
-            try:
-                return await algorithm(store)
-            finally:
-                await asyncio.sleep(LINGER_SECONDS)
+            return await run_together(algorithm, store, lambda: _wait_for_remote_runners(url))
 
     async def _run_runners(self, supervisor: ProcessSupervisor, count: int) -> None:
         async with LightningStoreClient(self._url()) as store:
-            try:
-                await self._supervise(supervisor, store, self._url(), count)
-            finally:
-                await supervisor.stop(self._grace_seconds)
+            await self._supervise(supervisor, store, self._url(), count)
 
     async def _run_both(
         self, algorithm: AlgorithmTask, supervisor: ProcessSupervisor, open_store: OpenStore, count: int
     ) -> Any:
         async with self._store(open_store) as (store, url):
-
-            async def run_runners() -> None:
-                await self._supervise(supervisor, store, url, count)
-                await fail_when_rollouts_wait(store)
-
-            try:
-                return await run_until_algorithm_ends(algorithm, store, run_runners)
-            finally:
-                await supervisor.stop(self._grace_seconds)
+            return await run_together(algorithm, store, lambda: self._supervise(supervisor, store, url, count))
 
     # The store
 
@@ -151,13 +125,24 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         recovery = CrashRecovery(store, self._max_restarts)
         for worker in range(count):
             supervisor.start(worker, url)
-        while supervisor.running:
-            exited = await supervisor.next_exit()
-            if exited.crash is not None:
-                raise exited.crash.as_error()
-            if exited.exitcode:
-                await recovery.recover(exited)
-                supervisor.start(exited.worker, url)
+        try:
+            while supervisor.running:
+                exited = await supervisor.next_exit()
+                if exited.crash is not None:
+                    raise exited.crash.as_error()
+                if exited.exitcode:
+                    await recovery.recover(exited)
+                    supervisor.start(exited.worker, url)
+        finally:
+            await supervisor.stop(self._grace_seconds)
+
+
+async def _wait_for_remote_runners(url: str) -> None:
+    logger.info("Waiting for runners at %s.", url)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(LINGER_SECONDS)
 
 
 def _role(role: str) -> Role:

@@ -9,20 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
 from typing import Any, Final
 
 from ..concurrency import run_in_thread
 from ..store import LightningStore
-from .base import (
-    AlgorithmTask,
-    ExecutionStrategy,
-    OpenStore,
-    RunnerTask,
-    fail_when_rollouts_wait,
-    run_until_algorithm_ends,
-    run_until_complete,
-)
+from .base import AlgorithmTask, ExecutionStrategy, OpenStore, RunnerTask, run_together, run_until_complete
 
 logger = logging.getLogger(__name__)
 
@@ -43,34 +34,22 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         return run_until_complete(lambda: self._run(algorithm, runner, open_store, self._n_runners or n_runners))
 
     async def _run(self, algorithm: AlgorithmTask, runner: RunnerTask, open_store: OpenStore, count: int) -> Any:
-        stop = threading.Event()
-        threads: list[asyncio.Task[None]] = []
-
         async with open_store() as store:
+            return await run_together(algorithm, store, lambda: self._run_runners(runner, store, count))
 
-            async def run_runners() -> None:
-                threads.extend(_start(runner, store, worker, stop) for worker in range(count))
-                await asyncio.wait(threads, return_when=asyncio.FIRST_EXCEPTION)
-                for thread in threads:
-                    if thread.done():
-                        thread.result()
-                await fail_when_rollouts_wait(store)
-
-            try:
-                return await run_until_algorithm_ends(algorithm, store, run_runners)
-            finally:
-                stop.set()
-                await self._wait_for_end(threads)
-
-    async def _wait_for_end(self, threads: Sequence[asyncio.Task[None]]) -> None:
-        if not threads:
-            return
-        ended, running = await asyncio.wait(threads, timeout=self._grace_seconds)
-        for thread in ended:
-            if not thread.cancelled():
-                thread.exception()  # marks it as retrieved
-        if running:
-            logger.warning("A runner has not stopped within %g s; its thread is left running.", self._grace_seconds)
+    async def _run_runners(self, runner: RunnerTask, store: LightningStore, count: int) -> None:
+        stop = threading.Event()
+        threads = [_start(runner, store, worker, stop) for worker in range(count)]
+        try:
+            ended, _ = await asyncio.wait(threads, return_when=asyncio.FIRST_EXCEPTION)
+            for thread in ended:
+                thread.result()
+        finally:
+            stop.set()
+            ended, running = await asyncio.wait(threads, timeout=self._grace_seconds)
+            await asyncio.gather(*ended, return_exceptions=True)  # marks their errors as retrieved
+            if running:
+                logger.warning("A runner has not stopped within %g s; its thread is left running.", self._grace_seconds)
 
 
 def _start(runner: RunnerTask, store: LightningStore, worker: int, stop: threading.Event) -> asyncio.Task[None]:

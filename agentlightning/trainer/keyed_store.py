@@ -6,16 +6,19 @@ was killed and is resumed, returns the existing rollout: finished, running, or q
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from ..errors import Conflict
 from ..store import LightningStore
 from ..store.contract import AnyRollout, Capabilities, Route, implement_operations
-from ..types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
+from ..types import AttemptedRollout, EnqueueRolloutRequest, Rollout
 
 KEY: Final = "key"
 PAGE_SIZE: Final = 1000
+
+_ENQUEUE: Final = inspect.signature(LightningStore.enqueue_rollout)
 
 
 def _delegate(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -55,17 +58,11 @@ class KeyedStore(_DelegatingStore):
             if (cursor := page.cursor) is None:
                 return
 
-    async def enqueue_rollout(
-        self,
-        input: Any,
-        mode: RolloutMode | None = None,
-        resources_id: str | None = None,
-        config: RolloutConfig | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> Rollout:
-        if existing := await self._existing(metadata):
+    async def enqueue_rollout(self, *args: Any, **kwargs: Any) -> Rollout:
+        arguments = _ENQUEUE.bind(self, *args, **kwargs).arguments
+        if existing := await self._existing(arguments.get("metadata")):
             return existing
-        rollout = await self.inner.enqueue_rollout(input, mode, resources_id, config, metadata)
+        rollout = await self.inner.enqueue_rollout(*args, **kwargs)
         self._add_key(rollout)
         return rollout
 

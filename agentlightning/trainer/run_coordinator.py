@@ -24,11 +24,9 @@ from ..store import LightningStore
 from ..types import Dataset, Hook, NamedResources, Rollout
 from .callbacks import Callback
 from .keyed_store import KeyedStore
-from .progress_monitor import ProgressMonitor
+from .progress_monitor import FINAL, ProgressMonitor
 from .result import RunResult
-from .run_folder import RunFolder
-from .run_log import RunLog
-from .run_statistics import FINAL
+from .run_folder import RunFolder, RunLog
 from .store_lock import StoreLock
 
 logger = logging.getLogger(__name__)
@@ -73,8 +71,7 @@ class RunCoordinator:
     adapter: Any
     llm_proxy: Any
     initial_resources: NamedResources | None
-    train_dataset: Dataset[Any] | None
-    val_dataset: Dataset[Any] | None
+    datasets: tuple[Dataset[Any] | None, Dataset[Any] | None]
     callbacks: Sequence[Callback]
     resume: bool
     started: float = field(default_factory=time.time)
@@ -136,7 +133,7 @@ class RunCoordinator:
             await _maybe_await(self.llm_proxy.stop())
 
     async def _run_algorithm(self) -> Any:
-        algorithm, datasets = self.algorithm, (self.train_dataset, self.val_dataset)
+        algorithm, datasets = self.algorithm, self.datasets
         is_async = isinstance(algorithm, FunctionAlgorithm) and algorithm.is_async
         if is_async or inspect.iscoroutinefunction(algorithm.run):
             return await algorithm.run(*datasets)

@@ -1,24 +1,34 @@
-"""RunFolder: the files of one run, in `runs/NAME/`."""
+"""RunFolder: the files of one run, in `runs/NAME/`; and RunLog, which writes its `log.txt`."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
+from ..logs import FORMAT
 from .result import RunResult
 
 RUNS = "runs"
 RESUME_VARIABLE = "AGL_RESUME"
 """Set by `agl resume`: the folder in which the script's run continues."""
+LOGGER: Final = logging.getLogger("agentlightning")
+ACCESS_LOGGER: Final = logging.getLogger("agentlightning.store.access")
+"""Silenced during a run: a line for each request is useful in `agl store` only."""
+
+_entering = threading.Lock()
+"""Protects a log's count of entries from runners' threads that enter and leave at the same time."""
 
 
 class RunFolder:
@@ -78,6 +88,45 @@ class RunFolder:
         self._config.unlink(missing_ok=True)
 
 
+class RunLog:
+    """Writes the `agentlightning` log of a run's processes to its `log.txt`, for the length of a block.
+
+    Entering it again, in a runner's thread or forked process, has no effect.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self._entries = 0
+        self._cleanup = ExitStack()
+
+    def __reduce__(self) -> Any:
+        return RunLog, (self.file,)  # a fresh process opens the file itself
+
+    def __enter__(self) -> RunLog:
+        with _entering:
+            self._entries += 1
+            if self._entries == 1 and self.file is not None:
+                self._open(self.file)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _entering:
+            self._entries -= 1
+            if not self._entries:
+                self._cleanup.close()
+
+    def _open(self, file: Path) -> None:
+        handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+        handler.setFormatter(logging.Formatter(FORMAT))
+        self._cleanup.callback(handler.close)
+        _enable_info(self._cleanup)
+        LOGGER.addHandler(handler)
+        self._cleanup.callback(LOGGER.removeHandler, handler)
+        if ACCESS_LOGGER.level == logging.NOTSET:
+            ACCESS_LOGGER.setLevel(logging.WARNING)
+            self._cleanup.callback(ACCESS_LOGGER.setLevel, logging.NOTSET)
+
+
 def new_folder(title: str, root: str | Path = RUNS) -> RunFolder:
     """Create a folder that does not exist yet, named after the time and the title."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9_]+', '-', title).strip('-').lower() or 'run'}"
@@ -115,3 +164,19 @@ def _write(file: Path, text: str) -> None:
     temporary = file.with_name(f".{file.name}.new")
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(file)
+
+
+def _enable_info(cleanup: ExitStack) -> None:
+    """Lower the logger's level to INFO, and keep the existing handlers at the level that they have now."""
+    if LOGGER.isEnabledFor(logging.INFO):
+        return
+    level = LOGGER.getEffectiveLevel()
+
+    def keep_level(record: logging.LogRecord) -> bool:
+        return record.levelno >= level or not f"{record.name}.".startswith(f"{LOGGER.name}.")
+
+    for handler in [*LOGGER.handlers, *logging.getLogger().handlers]:
+        handler.addFilter(keep_level)
+        cleanup.callback(handler.removeFilter, keep_level)
+    cleanup.callback(LOGGER.setLevel, LOGGER.level)
+    LOGGER.setLevel(logging.INFO)

@@ -16,6 +16,7 @@ from ..algorithm.function import ARGUMENTS
 from ..execution import ClientServerExecutionStrategy, ExecutionStrategy, SharedMemoryExecutionStrategy
 from ..execution.base import OpenStore
 from ..litagent import LitAgent, as_agent
+from ..litagent.parameters import name_of
 from ..runner import LitAgentRunner, Runner
 from ..store import LightningStore, SqliteLightningStore, open_store
 from ..tracer import LightningTracer, Tracer
@@ -25,8 +26,7 @@ from .components import build, resolve_name
 from .display import Display
 from .result import RunResult
 from .run_coordinator import RunCoordinator, RunnerLauncher
-from .run_folder import RESUME_VARIABLE, RunFolder, new_folder, unfinished
-from .run_log import RunLog
+from .run_folder import RESUME_VARIABLE, RunFolder, RunLog, new_folder, unfinished
 
 DRAIN_SECONDS = 5.0
 """Short, because the results of rollouts that outlast the algorithm are not used."""
@@ -97,7 +97,7 @@ class Trainer:
         its own (on PostgreSQL, a schema). With `resume` it continues the run in the same folder, or else the latest
         unfinished one of this algorithm and agent; completed work is not repeated.
         """
-        return self._fit(self.strategy, self.n_runners, agent, train_dataset, val_dataset, resume=resume)
+        return self._fit(self.strategy, self.n_runners, agent, (train_dataset, val_dataset), resume=resume)
 
     def dev(
         self,
@@ -112,30 +112,29 @@ class Trainer:
         """
         if not isinstance(self.algorithm, FastAlgorithm):
             raise TypeError(
-                f"dev needs a FastAlgorithm, and {_name(self.algorithm)} is not one: use agl.Baseline() as the "
+                f"dev needs a FastAlgorithm, and {name_of(self.algorithm)} is not one: use agl.Baseline() as the "
                 "trainer's algorithm, or fit with strategy='shm'"
             )
-        strategy = SharedMemoryExecutionStrategy()
-        return self._fit(strategy, 1, agent, train_dataset, val_dataset, resume=False, live=False)
+        return self._fit(SharedMemoryExecutionStrategy(), 1, agent, (train_dataset, val_dataset), live=False)
 
     def _fit(
         self,
         strategy: ExecutionStrategy,
         n_runners: int,
         agent: LitAgent[Any] | Callable[..., Any],
-        train_dataset: Dataset[Any] | None,
-        val_dataset: Dataset[Any] | None,
+        datasets: tuple[Dataset[Any] | None, Dataset[Any] | None],
         *,
-        resume: bool,
+        resume: bool = False,
         live: bool = True,
     ) -> RunResult:
         lit_agent = as_agent(agent)
-        _check_datasets(train_dataset=train_dataset, val_dataset=val_dataset)
+        for name, dataset in zip(("train_dataset", "val_dataset"), datasets, strict=True):
+            _check_dataset(name, dataset)
         if strategy.role == "runner":
             launcher = RunnerLauncher(self._make_runner, lit_agent, self.hooks, RunLog(None), watch_run_end=True)
             strategy.execute(_no_algorithm, launcher, _no_store, n_runners=n_runners)
             return RunResult(name="runners")
-        settings = {"algorithm": _name(self.algorithm), "agent": _name(lit_agent)}
+        settings = {"algorithm": name_of(self.algorithm), "agent": name_of(lit_agent)}
         folder, resumed = self._folder(settings, resume)
         folder.start({**settings, "n_runners": n_runners, "strategy": type(strategy).__name__, "resumed": resumed})
         coordinator = RunCoordinator(
@@ -144,8 +143,7 @@ class Trainer:
             adapter=self.adapter,
             llm_proxy=self.llm_proxy,
             initial_resources=self.initial_resources,
-            train_dataset=train_dataset,
-            val_dataset=val_dataset,
+            datasets=datasets,
             callbacks=[JsonLines(), *([Display(live=live)] if self._progress else []), *self.callbacks],
             resume=resumed,
         )
@@ -243,12 +241,11 @@ def _as_list(given: Any) -> list[Any]:
     return list(cast("Sequence[Any]", given)) if isinstance(given, (list, tuple)) else [given] if given else []
 
 
-def _check_datasets(**datasets: Any) -> None:
-    for name, dataset in datasets.items():
+def _check_dataset(name: str, dataset: Any) -> None:
+    is_valid = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping)
+    if dataset is not None and not is_valid:
         kind = type(dataset).__name__
-        is_valid = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping)
-        if dataset is not None and not is_valid:
-            raise TypeError(f"{name} must be a list, or have a length and items by number, not a {kind}")
+        raise TypeError(f"{name} must be a list, or have a length and items by number, not a {kind}")
 
 
 def _resources(given: Any) -> NamedResources | None:
@@ -259,7 +256,3 @@ def _resources(given: Any) -> NamedResources | None:
     return ResourcesUpdate.model_validate(
         {"resources_id": "", "create_time": 0, "update_time": 0, "version": 1, "resources": given}
     ).resources
-
-
-def _name(value: Any) -> str:
-    return getattr(value, "__name__", None) or type(value).__name__

@@ -1,4 +1,4 @@
-"""Adapters: conversion of recorded spans to the data that an algorithm learns from."""
+"""Adapters, which convert recorded spans into the data that an algorithm learns from."""
 
 from ..lazy import lazy_names
 

@@ -23,4 +23,4 @@ class Adapter(Generic[From, To]):
 
 
 class TraceAdapter(Adapter[Sequence[Span], To]):
-    """Converts the spans of one attempt, in the store's order."""
+    """Converts the spans of one attempt, in the order in which the store returns them."""

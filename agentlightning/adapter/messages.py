@@ -1,4 +1,4 @@
-"""TraceToMessages: the calls of a trace as conversations, ready for fine-tuning."""
+"""TraceToMessages: converts the LLM calls of a trace to conversations for fine-tuning."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Conversation(TypedDict):
 
 
 class TraceToMessages(TraceAdapter[list[Conversation]]):
-    """Returns one conversation per successful call, in the order of the calls."""
+    """Returns one conversation per successful LLM call, in call order."""
 
     def adapt(self, source: Sequence[Span], /) -> list[Conversation]:
         return [

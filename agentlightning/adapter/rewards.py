@@ -1,4 +1,4 @@
-"""Readers of the spans that user code emits: rewards in all their notations, messages, and objects."""
+"""Functions that read rewards (in every supported format), messages and objects from the spans of user code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..rewards import Reward, rewards_in
 
 
 class SpanLike(Protocol):
-    """Anything with a name and attributes, such as a `Span` or a span of OpenTelemetry."""
+    """Anything with a name and attributes, such as a `Span` or an OpenTelemetry span."""
 
     @property
     def name(self) -> str: ...
@@ -24,12 +24,12 @@ S = TypeVar("S", bound=SpanLike)
 
 
 def is_reward_span(span: SpanLike) -> bool:
-    """Return whether the span has a reward, in any notation."""
+    """Return True if the span has a reward in any supported format."""
     return bool(get_rewards_from_span(span))
 
 
 def find_reward_spans(spans: Sequence[S]) -> list[S]:
-    """Return the spans that have a reward, in their order."""
+    """Return the spans that have a reward, in their original order."""
     return [span for span in spans if is_reward_span(span)]
 
 
@@ -51,13 +51,13 @@ def get_rewards_from_span(span: SpanLike) -> list[Reward]:
 
 
 def get_message_value(span: SpanLike) -> str | None:
-    """Return the text of a message span; None for any other span."""
+    """Return the text of a message span, or None for any other span."""
     body = (span.attributes or {}).get(semconv.MESSAGE_BODY)
     return body if span.name == semconv.MESSAGE and isinstance(body, str) else None
 
 
 def get_object_value(span: SpanLike) -> Any:
-    """Return the value of an object span as it was emitted; None for any other span."""
+    """Return the value emitted in an object span, or None for any other span."""
     attributes = span.attributes or {}
     if span.name != semconv.OBJECT:
         return None

@@ -1,4 +1,4 @@
-"""TracerTraceToTriplet: the calls of a trace as prompt, response and reward, with their token ids."""
+"""TracerTraceToTriplet: converts the LLM calls of a trace to (prompt, response, reward) triplets with token ids."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _ENTITY_NAMES = ("agentops.entity.name", "traceloop.entity.name", "operation.nam
 
 
 class TracerTraceToTriplet(TraceAdapter[list[Triplet]]):
-    """Returns one triplet per successful call, in the order of the calls.
+    """Returns one triplet per successful LLM call, in call order.
 
-    `prompt` and `response` have `token_ids` (and the response `logprobs`) as the model server returned them, or None,
-    and `raw_content`: the messages of the prompt, the message of the response.
+    `prompt` and `response` have `token_ids` (and `response` has `logprobs`) as the model server returned them, or None
+    if it did not return them. Their `raw_content` holds the messages of the prompt and the message of the response.
 
-    - `agent_match`: a pattern; only calls within an agent with a matching name, at any depth.
-    - `llm_call_match`: a pattern; only calls recorded by a span with a matching name.
-    - `reward_match`: `first_occurrence` assigns to a call the first reward after it; `first_sibling` the first one
-      after it under the same parent span, unless the next call there precedes it; `final` assigns the attempt's final
-      reward to every call. A call without a matching reward has None.
+    - `agent_match`: a pattern. Keeps only calls inside an agent with a matching name, at any depth.
+    - `llm_call_match`: a pattern. Keeps only calls recorded by a span with a matching name.
+    - `reward_match`: `first_occurrence` assigns to each call the first reward after it. `first_sibling` assigns the
+      first reward after the call and before the next call, both under the same parent span. `final` assigns the
+      attempt's final reward to every call. A call without a matching reward gets None.
     - `merge_turns`: calls that continue each other, token id for token id, become one triplet. Its response has all
       tokens after the first prompt; `sampled` is 1 for tokens that the model sampled, 0 for tokens of later prompts.
-      The reward is that of the last call.
+      The merged triplet has the reward of the last call.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TracerTraceToTriplet(TraceAdapter[list[Triplet]]):
 
 
 class _Trace:
-    """The spans of an attempt, with their order, their tree and their rewards."""
+    """The spans of an attempt, indexed by order, parent and reward."""
 
     def __init__(self, spans: Sequence[Span]) -> None:
         self._spans = spans
@@ -92,7 +92,7 @@ class _Trace:
         self._parents = {span.span_id: span.parent_id for span in spans}
 
     def end_of(self, call: LLMCall) -> int:
-        """Return the position of the last span of a call."""
+        """Return the position of the last span that recorded the call."""
         return max(self._positions[span_id] for span_id in call.span_ids)
 
     def agents(self, call: LLMCall) -> list[str]:
@@ -113,7 +113,7 @@ class _Trace:
         return [(position, value) for position, value in values if value is not None]
 
     def sibling_reward(self, call: LLMCall, calls: list[LLMCall]) -> float | None:
-        """Return the first reward under the call's parent span, between the call and the next call there."""
+        """Return the first reward between the call and the next call, all three under the same parent span."""
         end = self.end_of(call)
         ends = [self.end_of(other) for other in calls if other.parent_id == call.parent_id]
         limit = min((other for other in ends if other > end), default=len(self._spans))
@@ -142,7 +142,7 @@ def _agent_name(span: Span) -> str | None:
 
 @dataclass(frozen=True)
 class _TurnSequence:
-    """Calls that continue each other, in order; a call that continues no other is a sequence of its own."""
+    """Consecutive calls that each continue the previous one. Any other call forms a sequence of length one."""
 
     calls: list[LLMCall]
 
@@ -153,7 +153,7 @@ class _TurnSequence:
 
     @property
     def token_ids(self) -> list[int] | None:
-        """All tokens after the first prompt: those sampled, and between them those of later prompts."""
+        """All tokens after the first prompt: sampled tokens, interleaved with the tokens that later prompts added."""
         last, prompt = self.calls[-1], self.prompt_token_ids
         if len(self.calls) == 1 or last.prompt_token_ids is None or prompt is None:
             return last.token_ids
@@ -161,12 +161,12 @@ class _TurnSequence:
 
     @property
     def sampled(self) -> list[int] | None:
-        """A mask over `token_ids`: 1 for a token that the model sampled, 0 for a token of a prompt."""
+        """A mask over `token_ids`: 1 for tokens that the model sampled, 0 for prompt tokens."""
         return self._align([[1] * len(call.token_ids or []) for call in self.calls], 0)
 
     @property
     def logprobs(self) -> list[float] | None:
-        """The log probabilities of `token_ids`, 0.0 for tokens of a prompt; None if a call has none."""
+        """The log probabilities of `token_ids` (0.0 for prompt tokens), or None if any call lacks them."""
         if any(call.logprobs is None for call in self.calls):
             return None
         return self._align([call.logprobs or [] for call in self.calls], 0.0)

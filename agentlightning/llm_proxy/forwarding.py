@@ -118,14 +118,14 @@ class ForwardedCall:
     async def _return_stream(self, response: aiohttp.ClientResponse, send: Send) -> None:
         if self._recording is not None:
             self._recording.start_stream(response.status)
-        splitter = SseSplitter()
+        incomplete = b""
         async for chunk in response.content.iter_any():
             if self._recording is not None:
                 self._recording.append(chunk)
             if not self._has_started:
                 await self._start_response(response, send)
-            events = splitter.feed(chunk)
-            final = next((index for index, event in enumerate(events) if is_final_event(event)), len(events))
+            *events, incomplete = _END_OF_EVENT.split(incomplete + chunk)
+            final = next((index for index, event in enumerate(events) if _is_final(event)), len(events))
             await self._send_events(events[:final], send)
             if final < len(events):
                 await self._store_span()
@@ -133,7 +133,7 @@ class ForwardedCall:
         if not self._has_started:
             await self._start_response(response, send)
         await self._store_span()
-        await send({"type": "http.response.body", "body": splitter.incomplete})
+        await send({"type": "http.response.body", "body": incomplete})
 
     async def _start_response(
         self, response: aiohttp.ClientResponse, send: Send, *headers: tuple[bytes, bytes]
@@ -236,30 +236,12 @@ def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedPa
 
 # Server-sent events
 
-_END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
+_END_OF_EVENT = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)")
+"""Positions behind the empty line that ends an event."""
 _FINAL_MARKERS = (b"[DONE]", b"message_stop", b"response.", b"error")
 
 
-class SseSplitter:
-    """Splits a stream of server-sent events as its bytes arrive."""
-
-    def __init__(self) -> None:
-        self.incomplete = b""
-        """The bytes of an event whose end has not arrived."""
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the events that the chunk completes, each with the empty line that ends it."""
-        buffer = self.incomplete + chunk if self.incomplete else chunk
-        events: list[bytes] = []
-        start = 0
-        for end in _END_OF_EVENT.finditer(buffer):
-            events.append(buffer[start : end.end()])
-            start = end.end()
-        self.incomplete = buffer[start:]
-        return events
-
-
-def is_final_event(event: bytes) -> bool:
+def _is_final(event: bytes) -> bool:
     """Return whether the server ends the stream with this event."""
     if not any(marker in event for marker in _FINAL_MARKERS):
         return False

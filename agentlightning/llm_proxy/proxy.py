@@ -147,22 +147,21 @@ class LLMProxy:
         """Replace all upstreams. Calls in flight keep their server; waiting calls go to the new upstreams."""
         self._upstreams = parse_model_list(model_list)
         if self._server is not None:
-            self._server.call(self._server.routing.replace, self._upstreams)
+            self._server.portal.call(self._server.routing.replace, self._upstreams)
 
     async def pause(self, *names: str, drain: bool = True) -> None:
         """Make new calls to these models wait (to all models if none is named), and wait for the calls in flight."""
         if self._server is not None:
-            routing, which = self._server.routing, names or None
-            await self._server.run(routing.pause, which)
+            await self._server.run(self._server.routing.pause, names)
             if drain:
-                await self._server.run(routing.drain, which)
+                await self._server.run(self._server.routing.drain, names)
 
     async def resume(self, *names: str, policy_version: str | None = None) -> None:
         """Admit calls again, with `policy_version` on their spans if it is given."""
         if policy_version is not None:
             self.set_policy_version(policy_version, *names)
         if self._server is not None:
-            await self._server.run(self._server.routing.resume, names or None)
+            await self._server.run(self._server.routing.resume, names)
 
     @asynccontextmanager
     async def paused(self, *names: str, policy_version: str | None = None) -> AsyncGenerator[None]:
@@ -239,8 +238,8 @@ class _ServerThread:
             await serve(lambda server, routing: task_status.started((server, routing)))
 
         with ExitStack() as stack:
-            self._portal = stack.enter_context(event_loop_thread("agl-proxy"))
-            self._finished, (self._server, self.routing) = self._portal.start_task(run)
+            self.portal = stack.enter_context(event_loop_thread("agl-proxy"))
+            self._finished, (self._server, self.routing) = self.portal.start_task(run)
             self._stack = stack.pop_all()
 
     @property
@@ -252,10 +251,6 @@ class _ServerThread:
             self._server.request_stop()
             self._finished.result()
 
-    def call(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call a function in the server's event loop, from another thread."""
-        self._portal.call(function, *args)
-
     async def run(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         """Await a coroutine function in the server's event loop, from another event loop."""
-        await asyncio.wrap_future(self._portal.start_task_soon(function, *args))
+        await asyncio.wrap_future(self.portal.start_task_soon(function, *args))

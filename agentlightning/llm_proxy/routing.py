@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, cast
 
@@ -105,21 +105,20 @@ class Routing:
 
     # Pausing, for a change of weights
 
-    async def pause(self, names: Iterable[str] | None) -> None:
-        """Make new calls to these models wait; None pauses all."""
-        self._paused |= set(self.model_names if names is None else names)
+    async def pause(self, names: Sequence[str]) -> None:
+        """Make new calls to these models wait, or to all models if no name is given."""
+        self._paused |= set(names or self.model_names)
 
-    async def resume(self, names: Iterable[str] | None) -> None:
+    async def resume(self, names: Sequence[str]) -> None:
         """Admit calls to these models again, waiting calls first."""
-        self._paused -= set(self._paused if names is None else names)
+        self._paused -= set(names or self._paused)
         async with self._changed:
             self._changed.notify_all()
 
-    async def drain(self, names: Iterable[str] | None) -> None:
+    async def drain(self, names: Sequence[str]) -> None:
         """Wait until no call to these models is in flight, including those of replaced servers."""
-        drained = None if names is None else set(names)
         for server in [*self._servers, *self._retired]:
-            if drained is None or server.upstream.name in drained:
+            if not names or server.upstream.name in names:
                 await server.idle.wait()
 
 

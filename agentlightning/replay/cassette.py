@@ -1,14 +1,16 @@
-"""Cassette: a rollout's recorded model calls, matched with the calls of a replay."""
+"""Cassette: a rollout's recorded model calls, matched with the calls of a replay, and the server of the responses."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Final, cast
 
 import orjson
+from aiohttp import web
 
 from .. import semconv
 from ..adapter.llm_call.attributes import object_in
@@ -17,6 +19,7 @@ from ..types import Span
 
 JsonObject = dict[str, Any]
 
+MAX_BODY: Final = 64 * 1024 * 1024
 _NOT_COMPARED: Final = {"return_token_ids", "logprobs", "top_logprobs", "user", "metadata"}
 """Request fields that do not change the response."""
 _MISSING: Final = object()
@@ -46,9 +49,11 @@ class Cassette:
     def from_spans(cls, spans: Iterable[Span]) -> Cassette:
         """Read the calls of an attempt's spans; a call that two spans recorded occurs once."""
         calls: dict[str, RecordedCall] = {}
-        for number, call in enumerate(_recorded_calls(spans)):
-            response_id = call.response.get("id")
-            calls.setdefault(str(response_id) if response_id else f"#{number}", call)
+        for number, span in enumerate(spans):
+            request, response = (object_in(span.attributes, name) for name in (semconv.REQUEST, semconv.RESPONSE))
+            if request and response and not response.get("error"):
+                call = RecordedCall(_api_path(str(span.attributes.get("url.path", ""))), request, response)
+                calls.setdefault(str(response.get("id") or f"#{number}"), call)
         return cls(calls.values())
 
     @property
@@ -97,13 +102,117 @@ def _format(value: Any) -> str:
     return text if len(text) <= 120 else text[:120] + "…"
 
 
-def _recorded_calls(spans: Iterable[Span]) -> Iterator[RecordedCall]:
-    for span in spans:
-        request, response = (object_in(span.attributes, name) for name in (semconv.REQUEST, semconv.RESPONSE))
-        if request and response and not response.get("error"):
-            yield RecordedCall(api_path(str(span.attributes.get("url.path", ""))), request, response)
-
-
-def api_path(url_path: str) -> str:
-    """Return the part of a URL path after `/v1/`."""
+def _api_path(url_path: str) -> str:
+    # The part after `/v1/`.
     return (url_path.rpartition("/v1/")[2] or url_path).strip("/")
+
+
+# Replay server
+
+
+@asynccontextmanager
+async def serve_cassette(cassette: Cassette) -> AsyncGenerator[str]:
+    """Serve a cassette until the block ends; the value is the `base_url`, with `/v1`."""
+
+    async def respond(request: web.Request) -> web.Response:
+        path, body = _api_path(request.path), await request.json()
+        response = cassette.response_to(path, body)
+        if response is None:
+            # 400, which no SDK retries.
+            error: JsonObject = {"type": "replay", "message": f"replay: {cassette.difference}"}
+            return web.json_response({"type": "error", "error": error}, status=400)
+        if body.get("stream"):
+            return web.Response(body=_to_event_stream(path, response, body), content_type="text/event-stream")
+        return web.json_response(response)
+
+    app = web.Application(client_max_size=MAX_BODY)
+    app.router.add_post("/{path:.*}", respond)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+def _to_event_stream(path: str, response: JsonObject, request: JsonObject) -> bytes:
+    """Convert a whole response to the server-sent events that an SDK folds into it, in the API of `path`."""
+    match path:
+        case "messages":
+            return b"".join(_named_event(event) for event in _anthropic_events(response))
+        case "responses":
+            return b"".join(_named_event(event) for event in _responses_events(response))
+        case _:
+            chunks = _chat_chunks(response, request) if path == "chat/completions" else [response]
+            return b"".join(_event(chunk) for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def _event(data: JsonObject) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def _named_event(data: JsonObject) -> bytes:
+    return b"event: " + data["type"].encode() + b"\n" + _event(data)
+
+
+def _chat_chunks(response: JsonObject, request: JsonObject) -> Iterator[JsonObject]:
+    head = {key: response[key] for key in ("id", "created", "model", "system_fingerprint") if key in response}
+    head |= {"object": "chat.completion.chunk"}
+    for choice in response.get("choices", []):
+        message = dict(choice.get("message") or {})
+        if calls := message.get("tool_calls"):
+            message["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls)]
+        index = choice.get("index", 0)
+        yield {**head, "choices": [{"index": index, "delta": message, "finish_reason": None}]}
+        yield {**head, "choices": [{"index": index, "delta": {}, "finish_reason": choice.get("finish_reason")}]}
+    if (request.get("stream_options") or {}).get("include_usage"):
+        yield {**head, "choices": [], "usage": response.get("usage")}
+
+
+def _responses_events(response: JsonObject) -> Iterator[JsonObject]:
+    started: JsonObject = {**response, "status": "in_progress", "output": []}
+    events: list[JsonObject] = [{"type": "response.created", "response": started}]
+    for output_index, item in enumerate(response.get("output", [])):
+        output = {"output_index": output_index}
+        events.append({"type": "response.output_item.added", "item": {**item, "content": []}, **output})
+        for content_index, part in enumerate(item.get("content") or []):
+            content = {**output, "item_id": item.get("id"), "content_index": content_index}
+            if part.get("type") == "output_text":
+                empty = {**part, "text": ""}
+                events.append({"type": "response.content_part.added", "part": empty, **content})
+                events.append({"type": "response.output_text.delta", "delta": part["text"], "logprobs": [], **content})
+                events.append({"type": "response.content_part.done", "part": part, **content})
+        events.append({"type": "response.output_item.done", "item": item, **output})
+    events.append({"type": "response.completed", "response": response})
+    for number, event in enumerate(events):
+        yield {**event, "sequence_number": number}
+
+
+def _anthropic_events(response: JsonObject) -> Iterator[JsonObject]:
+    yield {"type": "message_start", "message": {**response, "content": [], "stop_reason": None}}
+    for index, block in enumerate(response.get("content", [])):
+        empty, deltas = _anthropic_deltas(block)
+        yield {"type": "content_block_start", "index": index, "content_block": empty}
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+    stop = {"stop_reason": response.get("stop_reason"), "stop_sequence": response.get("stop_sequence")}
+    yield {"type": "message_delta", "delta": stop, "usage": response.get("usage") or {"output_tokens": 0}}
+    yield {"type": "message_stop"}
+
+
+def _anthropic_deltas(block: JsonObject) -> tuple[JsonObject, list[JsonObject]]:
+    """Split a content block into its empty start and the deltas that fill it."""
+    match block.get("type"):
+        case "text":
+            return {**block, "text": ""}, [{"type": "text_delta", "text": block["text"]}]
+        case "thinking":
+            signature = block.get("signature")
+            signed = [{"type": "signature_delta", "signature": signature}] if signature else []
+            return {**block, "thinking": ""}, [{"type": "thinking_delta", "thinking": block["thinking"]}, *signed]
+        case "tool_use":
+            text = orjson.dumps(block["input"]).decode()
+            return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": text}]
+        case _:
+            return dict(block), []

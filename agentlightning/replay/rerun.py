@@ -1,22 +1,25 @@
-"""Replay of one rollout: its agent runs again, with recorded responses in place of every model."""
+"""Replay of recorded rollouts with recorded responses, and regrading of their recorded outputs."""
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ..adapter import find_final_reward
 from ..errors import NotFound
 from ..litagent import LitAgent
 from ..runner import LitAgentRunner
+from ..semconv import GEN_AI_COMPLETION, OPERATION_OUTPUT
 from ..store import InMemoryLightningStore, LightningStore
 from ..tracer import OtelTracer
-from ..types import LLM, NamedResources, Rollout
-from .cassette import Cassette
-from .replay_server import serve_cassette
+from ..types import LLM, NamedResources, Rollout, Span
+from .cassette import Cassette, serve_cassette
+
+PAGE: Final = 100
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,7 @@ async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | 
     The recorded responses replace every LLM among the rollout's resources, and the servers in OPENAI_BASE_URL and
     ANTHROPIC_BASE_URL.
     """
-    rollout = await store.get_rollout_by_id(rollout_id)
-    if rollout is None:
-        raise NotFound(f"rollout {rollout_id} is not in this store")
+    rollout = await _rollout(store, rollout_id)
     spans = list(await store.query_spans(rollout_id, "latest"))
     cassette = Cassette.from_spans(spans)
     async with serve_cassette(cassette) as url, InMemoryLightningStore() as scratch:
@@ -103,3 +104,62 @@ def _environment(variables: Mapping[str, str]) -> Generator[None]:
         for name in variables:
             del os.environ[name]
         os.environ.update(previous)
+
+
+# Regrading
+
+
+@dataclass(frozen=True)
+class RegradeResult:
+    """A rollout's reward from another grader, beside the recorded one."""
+
+    rollout_id: str
+    recorded_reward: float | None
+    reward: float
+
+
+async def regrade(
+    store: LightningStore, grader: Callable[[Any, str], Any], rollout_ids: Sequence[str] | None = None
+) -> list[RegradeResult]:
+    """Call `grader(task, output)` for each of these rollouts, or for all succeeded ones. Does not change the store.
+
+    The output is the standard output of the agent's program, or else the last response of its model.
+    """
+    return [await _regrade(store, grader, rollout) async for rollout in _rollouts(store, rollout_ids)]
+
+
+async def _regrade(store: LightningStore, grader: Callable[[Any, str], Any], rollout: Rollout) -> RegradeResult:
+    spans = list(await store.query_spans(rollout.rollout_id, "latest"))
+    reward = grader(rollout.input, output_of(spans))
+    if inspect.isawaitable(reward):
+        reward = await reward
+    return RegradeResult(rollout.rollout_id, find_final_reward(spans), float(reward))
+
+
+def output_of(spans: Iterable[Span]) -> str:
+    """Return the agent's final output."""
+    output = ""
+    for span in spans:
+        if "process.exit.code" in span.attributes:
+            return str(span.attributes.get(OPERATION_OUTPUT) or "")
+        output = str(span.attributes.get(f"{GEN_AI_COMPLETION}.0.content") or output)
+    return output
+
+
+async def _rollouts(store: LightningStore, rollout_ids: Sequence[str] | None) -> AsyncIterator[Rollout]:
+    for rollout_id in rollout_ids or ():
+        yield await _rollout(store, rollout_id)
+    cursor: str | None = None
+    while not rollout_ids:
+        page = await store.query_rollouts(status_in=["succeeded"], limit=PAGE, cursor=cursor)
+        for rollout in page:
+            yield rollout
+        if (cursor := page.cursor) is None:
+            return
+
+
+async def _rollout(store: LightningStore, rollout_id: str) -> Rollout:
+    rollout = await store.get_rollout_by_id(rollout_id)
+    if rollout is None:
+        raise NotFound(f"rollout {rollout_id} is not in this store")
+    return rollout

@@ -1,6 +1,6 @@
-"""One view of every call to a model, independent of the library, or libraries, that recorded it.
+"""A uniform view of LLM calls, independent of the libraries that recorded them.
 
-Adapters, dashboard and replay read calls through `llm_calls(spans)`, never through a library's attributes.
+Adapters, the dashboard and replay read calls through `llm_calls(spans)`, never through a library's attributes.
 """
 
 from .merge import llm_calls

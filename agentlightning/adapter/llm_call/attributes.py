@@ -24,7 +24,7 @@ _NOT_PARAMETERS = frozenset(
 
 
 def from_json(value: Any) -> Any:
-    """Parse JSON text; return anything else, and text that is not JSON, unchanged."""
+    """Parse JSON text. Return any other value, and text that is not JSON, unchanged."""
     if not isinstance(value, str) or value[:1] not in ("{", "["):
         return value
     try:
@@ -34,12 +34,12 @@ def from_json(value: Any) -> Any:
 
 
 def object_in(attributes: Attributes, name: str) -> Json:
-    """Return the JSON object in an attribute, or an empty one."""
+    """Return the JSON object in an attribute, or an empty dict."""
     return as_object(from_json(attributes.get(name)))
 
 
 def objects_in(attributes: Attributes, name: str) -> list[Json]:
-    """Return the JSON objects of the list in an attribute."""
+    """Return the JSON objects in an attribute that holds a list."""
     return items(from_json(attributes.get(name)))
 
 
@@ -58,7 +58,7 @@ def parameters(request: Json) -> Json:
 
 
 def usage(prompt: Any, completion: Any, total: Any = None) -> dict[str, int]:
-    """Return token counts under OpenAI's names, without the missing ones."""
+    """Return token counts under OpenAI's names, without the missing counts."""
     if total is None and isinstance(prompt, int) and isinstance(completion, int):
         total = prompt + completion
     counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
@@ -66,7 +66,7 @@ def usage(prompt: Any, completion: Any, total: Any = None) -> dict[str, int]:
 
 
 def usage_of(counts: Json) -> dict[str, int]:
-    """Return the same from the usage object of any API."""
+    """Return token counts under OpenAI's names from the usage object of any API."""
     return usage(
         counts.get("prompt_tokens", counts.get("input_tokens")),
         counts.get("completion_tokens", counts.get("output_tokens")),
@@ -75,12 +75,12 @@ def usage_of(counts: Json) -> dict[str, int]:
 
 
 def first_of(value: Any) -> Json:
-    """Return the first object of a list of objects, or an empty object."""
+    """Return the first object of a list of objects, or an empty dict."""
     return as_object(next(iter(items(value)), None))
 
 
 def first(attributes: Attributes, names: Iterable[str]) -> Any:
-    """Return the first of these attributes that is present."""
+    """Return the value of the first of the named attributes that is present."""
     return next((attributes[name] for name in names if attributes.get(name) is not None), None)
 
 
@@ -89,7 +89,7 @@ def first(attributes: Attributes, names: Iterable[str]) -> Any:
 
 
 def tokens_of_span(attributes: Attributes) -> Json:
-    """Read token ids and log probabilities from span attributes of their own."""
+    """Read token ids and log probabilities from the span attributes reserved for them."""
     choice = {"token_ids": semconv.TOKEN_IDS, "logprobs": semconv.LOGPROBS}
     values = {key: from_json(attributes.get(name)) for key, name in choice.items()}
     prompt = from_json(attributes.get(semconv.PROMPT_TOKEN_IDS))
@@ -97,7 +97,10 @@ def tokens_of_span(attributes: Attributes) -> Json:
 
 
 def tokens_of_response(body: Json) -> Json:
-    """Read them from the first choice of a whole response; each is None if the server did not return it."""
+    """Read token ids and log probabilities from the first choice of a complete response.
+
+    Each value is None if the server did not return it.
+    """
     choice = first_of(body.get("choices"))
     logprobs = as_object(choice.get("logprobs"))
     entries = items(logprobs.get("content")) or _output_entries(body)
@@ -114,7 +117,7 @@ def tokens_of_response(body: Json) -> Json:
 def _insert(tree: Json, path: list[str], value: Any) -> None:
     for step in path[:-1]:
         branch = tree.setdefault(step, {})
-        if not isinstance(branch, dict):  # one attribute has a value where another one has a branch
+        if not isinstance(branch, dict):  # conflict: both `a` and `a.b` have a value
             return
         tree = cast("Json", branch)
     tree.setdefault(path[-1], value)
@@ -130,7 +133,7 @@ def _with_lists(tree: Any) -> Any:
 
 
 def _numbers(value: Any, kind: Callable[[Any], T]) -> list[T] | None:
-    """Return a list of numbers; None if it is empty, or `value` is anything else."""
+    """Return `value` as a list of numbers, or None if it is empty or not a list of numbers."""
     values = cast("list[Any]", value) if isinstance(value, list) else []
     if not values or not all(isinstance(number, (int, float)) for number in values):
         return None
@@ -138,7 +141,7 @@ def _numbers(value: Any, kind: Callable[[Any], T]) -> list[T] | None:
 
 
 def _output_entries(body: Json) -> list[Json]:
-    """Return the entries of a Responses body, which has them in each piece of text."""
+    """Return the log probability entries of a Responses API body, which has them in each text part."""
     parts = [part for item in items(body.get("output")) for part in items(item.get("content"))]
     return [entry for part in parts for entry in items(part.get("logprobs"))]
 

@@ -1,7 +1,7 @@
-"""Conversion of every notation of a conversation to OpenAI's chat format.
+"""Conversion of conversations in every supported format to OpenAI's chat format.
 
-The same conversation has the same messages for every library: absent and null fields are left out, text parts become
-one string, tool calls have their arguments as JSON text, and the result of a tool is a message of its own.
+A conversation yields the same messages whichever library recorded it: absent and null fields are left out, text parts
+become one string, tool calls have their arguments as JSON text, and each tool result is a separate message.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _FINISH_REASONS = {
 
 
 def finish_reason(value: Any) -> str | None:
-    """Return a finish reason in OpenAI's terms."""
+    """Return OpenAI's name for a finish reason."""
     reason = str(value).lower()
     return None if value is None else _FINISH_REASONS.get(reason, reason)
 
 
-# From OpenAI's chat format, in all its variants
+# Conversion from the variants of OpenAI's chat format
 
 
 def normalize(messages: Iterable[Json]) -> list[Json]:
-    """Normalize chat messages."""
+    """Convert chat messages in any variant to one normalized form."""
     return _join_tool_calls([_normalize(message) for message in messages])
 
 
@@ -75,7 +75,7 @@ def tool_call(id: Any, name: Any, arguments: Any) -> Json:
 
 
 def _json_text(value: Any) -> str:
-    # As models and the standard library write JSON, for values that are known only as an object.
+    # Only the object is known, not its original text: use the standard library's JSON formatting, as most models do.
     return json.dumps({} if value is None else value, ensure_ascii=False)
 
 
@@ -97,14 +97,14 @@ def _content_part(part: Json) -> Json:
 
 
 def _join_text(content: list[Json]) -> Any:
-    """Join content parts into one string if all are text; None if there are none."""
+    """Join content parts into one string if all are text. Return None if there are no parts."""
     if all(part.get("type") == "text" for part in content):
         return "".join(str(part.get("text") or "") for part in content) if content else None
     return content
 
 
 def _join_tool_calls(messages: list[Json]) -> list[Json]:
-    """Join successive assistant messages of tool calls into one message."""
+    """Join consecutive assistant messages with tool calls into one message."""
     joined: list[Json] = []
     for message in messages:
         previous = joined[-1] if joined else {}
@@ -116,7 +116,7 @@ def _join_tool_calls(messages: list[Json]) -> list[Json]:
     return joined
 
 
-# From OpenTelemetry's messages, which consist of parts
+# Conversion from OpenTelemetry's messages, which consist of parts
 
 
 def from_messages(messages: Iterable[Message]) -> list[Json]:
@@ -125,7 +125,7 @@ def from_messages(messages: Iterable[Message]) -> list[Json]:
 
 
 def from_parts(messages: Iterable[tuple[str, list[Part]]]) -> list[Json]:
-    """Convert the role and parts of each message; a tool's result among the parts becomes a message of its own."""
+    """Convert the role and parts of each message. A tool result among the parts becomes a separate message."""
     return _join_tool_calls([message for role, parts in messages for message in _messages(role, parts)])
 
 

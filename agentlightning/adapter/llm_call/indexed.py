@@ -1,6 +1,6 @@
-"""Indexed attributes, `gen_ai.prompt.N.content`: the notation of AgentOps and of older instrumentations.
+"""Reader for indexed attributes (`gen_ai.prompt.N.content`), as AgentOps and older instrumentations write them.
 
-AgentOps also records each tool call of a response as a span of its own, inside the call's span.
+AgentOps also records each tool call of a response as a child span of the LLM call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TOOL_CALL_ID = "tool.call.id"
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span with numbered messages, or one that AgentOps marks as a call."""
+    """Parse a span that has numbered messages, or that AgentOps marks as an LLM call."""
     attributes = span.attributes
     prompt = items(nested(attributes, semconv.GEN_AI_PROMPT))
     completion = items(nested(attributes, semconv.GEN_AI_COMPLETION))
@@ -48,7 +48,7 @@ def _chat(messages: list[Json], role: str) -> list[Json]:
 def _message(message: Json, role: str) -> Json:
     kept = {key: message[key] for key in ("name", "tool_call_id", "refusal") if key in message}
     content = from_json(message.get("content"))
-    # Content with pictures is written as JSON; text that merely looks like JSON is text.
+    # Content with images is recorded as a JSON list of parts. Other text that happens to be valid JSON stays text.
     parts = content if items(content) and all("type" in part for part in items(content)) else message.get("content")
     return {"role": message.get("role") or role, **kept, "content": parts, "tool_calls": message.get("tool_calls")}
 
@@ -66,11 +66,11 @@ def _tools(attributes: Attributes) -> list[Json] | None:
     )
 
 
-# Tool calls with a span of their own
+# Tool calls recorded in separate spans
 
 
 def tool_calls(spans: Sequence[Span]) -> dict[str, list[Json]]:
-    """Return the tool calls that have a span of their own, by the span of the LLM call."""
+    """Return the tool calls that were recorded in separate spans, by the span id of their LLM call."""
     found: dict[str, list[Json]] = {}
     for span in spans:
         if span.name.startswith("tool_call.") and _TOOL_CALL_ID in span.attributes and span.parent_id:
@@ -82,7 +82,7 @@ def tool_calls(spans: Sequence[Span]) -> dict[str, list[Json]]:
 
 
 def add_tool_calls(call: LLMCall, by_span: Mapping[str, list[Json]]) -> LLMCall:
-    """Add the tool calls that were recorded beside a call, if its output has none."""
+    """Add the tool calls recorded in separate spans to a call whose output has none."""
     found = by_span.get(call.span_ids[0])
     if not found or any(message.get("tool_calls") for message in call.output):
         return call

@@ -1,4 +1,4 @@
-"""langfuse: `langfuse.observation.input` and `.output` of a generation."""
+"""Reader for Langfuse's attributes: `langfuse.observation.input` and `.output` of a generation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX = "langfuse.observation"
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span of a generation or an embedding."""
+    """Parse the span of a generation or an embedding."""
     kind = span.attributes.get(f"{_PREFIX}.type")
     if kind not in ("generation", "embedding"):
         return None

@@ -1,4 +1,4 @@
-"""logfire's own attributes: the request in `request_data`, the response in `response_data`."""
+"""Reader for Logfire's attributes: the request in `request_data`, the response in `response_data`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PROMPT_KEYS = ("messages", "input", "prompt")
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span with logfire's record of a call."""
+    """Parse a span in which Logfire recorded an LLM call."""
     request, response = object_in(span.attributes, "request_data"), object_in(span.attributes, "response_data")
     if not any(key in request for key in _PROMPT_KEYS):
         return None

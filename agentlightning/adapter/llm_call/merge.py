@@ -1,8 +1,11 @@
-"""Merging of the spans of a trace into calls: each call once, however many spans recorded it.
+"""Merge the spans of a trace into LLM calls. Each call appears once, even if several spans recorded it.
 
-Spans record the same call if they have the same response id; or if one contains the other in the trace and in time,
-and nothing contradicts; or if they are siblings, for libraries that hide their spans from others; or if they are failed
-tries of the request that was answered later.
+Spans are taken to record the same call in any of these cases:
+
+- They have the same response id.
+- One contains the other, in the trace and in time, and their contents do not contradict each other.
+- They are siblings, one of them from a library whose spans are invisible to other libraries.
+- They are failed tries of a request that later succeeded.
 """
 
 from __future__ import annotations
@@ -24,32 +27,32 @@ _READERS: dict[str, Callable[[Span], LLMCall | None]] = {
     "logfire": logfire.read,
     "langfuse": langfuse.read,
 }
-"""Readers by dialect, the most complete first. Another notation is one file beside these, and one entry here."""
+"""Readers by dialect, the most complete first. To support another format, add a module and list its reader here."""
 
 _RANK = {dialect: rank for rank, dialect in enumerate(_READERS)}
 
 CLOCK_TOLERANCE = 0.005
-"""Seconds by which a span may exceed the span that contains it: different clocks measure them."""
+"""Seconds by which a span may exceed the span that contains it, because their clocks may differ."""
 
 Parents = Mapping[str, str | None]
 """Parent span ids by span id."""
 
 
 def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
-    """Return the calls to models that the spans of an attempt recorded, in the order of the spans."""
+    """Return the LLM calls that the spans of an attempt recorded, in span order."""
     tool_calls = indexed.tool_calls(spans)
     calls = [indexed.add_tool_calls(call, tool_calls) for span in spans if (call := _read(span))]
     parents = {span.span_id: span.parent_id for span in spans}
-    groups = _UnionFind(len(calls))
+    groups = _Groups([index] for index in range(len(calls)))
     _join_by_response_id(calls, groups)
     _join_nested(calls, parents, groups)
     _join_siblings(calls, groups)
     _join_retries(calls, groups)
-    return _with_history([_merge([calls[index] for index in group], parents) for group in groups])
+    return _with_history([_merge([calls[index] for index in group], parents) for group in groups.distinct()])
 
 
 def ancestors(span_id: str | None, parents: Parents) -> Iterator[str]:
-    """Yield a span id, its parent's, and so on. Ends if spans name each other as parents, as foreign ones may."""
+    """Yield a span id, its parent's id, and so on. Stops at a cycle, which spans of other programs may contain."""
     visited: set[str] = set()
     while span_id is not None and span_id not in visited:
         visited.add(span_id)
@@ -58,14 +61,14 @@ def ancestors(span_id: str | None, parents: Parents) -> Iterator[str]:
 
 
 def _read(span: Span) -> LLMCall | None:
-    """Parse the span as a call; None if it is something else."""
+    """Parse the span as an LLM call. Return None if it is not one."""
     views: list[LLMCall] = []
     for reader in _READERS.values():
         view = reader(span)
         if view is None:
             continue
         views.append(view)
-        if view.messages and view.output:  # less complete notations have nothing to add
+        if view.messages and view.output:  # the less complete formats have nothing to add
             break
     return _with_span(combine(views), span) if views else None
 
@@ -88,29 +91,21 @@ def _with_span(call: LLMCall, span: Span) -> LLMCall:
     )
 
 
-class _UnionFind:
-    """Disjoint groups of indexes; the smallest index of a group represents it."""
-
-    def __init__(self, size: int) -> None:
-        self._representatives = list(range(size))
+class _Groups(list[list[int]]):
+    """The group of each index; joined indexes share one list, with the smallest index first."""
 
     def join(self, one: int, other: int) -> None:
-        first, second = sorted((self.find(one), self.find(other)))
-        self._representatives[second] = first
+        first, second = sorted((self[one], self[other]))
+        if first is not second:
+            first += second
+            for index in second:
+                self[index] = first
 
-    def find(self, index: int) -> int:
-        while self._representatives[index] != index:
-            index = self._representatives[index]
-        return index
-
-    def __iter__(self) -> Iterator[list[int]]:
-        members: dict[int, list[int]] = {}
-        for index in range(len(self._representatives)):
-            members.setdefault(self.find(index), []).append(index)
-        return iter(members.values())
+    def distinct(self) -> list[list[int]]:
+        return [sorted(group) for index, group in enumerate(self) if group[0] == index]
 
 
-def _join_by_response_id(calls: list[LLMCall], groups: _UnionFind) -> None:
+def _join_by_response_id(calls: list[LLMCall], groups: _Groups) -> None:
     by_id: dict[str, list[int]] = {}
     for index, call in enumerate(calls):
         if call.response_id is None:
@@ -128,11 +123,11 @@ def _contradict(one: LLMCall, other: LLMCall) -> bool:
     return both_exact and (one.messages != other.messages or one.output != other.output)
 
 
-def _join_nested(calls: list[LLMCall], parents: Parents, groups: _UnionFind) -> None:
+def _join_nested(calls: list[LLMCall], parents: Parents, groups: _Groups) -> None:
     for outer, nested in _nested(calls, parents).items():
         matching = [index for index in nested if _may_be_same(calls[outer], calls[index])]
         answered = [index for index in matching if not calls[index].error]
-        # A framework that sent several requests within one span has used the last response.
+        # When a framework sent several requests within one span, it used the last response.
         for index in [*(index for index in matching if calls[index].error), *answered[-1:]]:
             groups.join(outer, index)
 
@@ -161,9 +156,9 @@ def _may_be_same(outer: LLMCall, inner: LLMCall) -> bool:
     return outer.operation == inner.operation and (not known or outer.response_id == inner.response_id)
 
 
-def _join_siblings(calls: list[LLMCall], groups: _UnionFind) -> None:
-    """Join a call from the wire with the shortest call around it that another library recorded under its parent."""
-    single = [group[0] for group in groups if len(group) == 1]
+def _join_siblings(calls: list[LLMCall], groups: _Groups) -> None:
+    """Join a call recorded by the wire tap with the shortest sibling from another library that encloses it in time."""
+    single = [index for index, group in enumerate(groups) if len(group) == 1]
     foreign = [index for index in single if calls[index].dialect != "wire" and _duration(calls[index]) is not None]
     for index in (index for index in single if calls[index].dialect == "wire" and calls[index].parent_id):
         inner = calls[index]
@@ -190,7 +185,7 @@ def _duration(call: LLMCall) -> float | None:
     return None if call.start_time is None or call.end_time is None else call.end_time - call.start_time
 
 
-def _join_retries(calls: list[LLMCall], groups: _UnionFind) -> None:
+def _join_retries(calls: list[LLMCall], groups: _Groups) -> None:
     """Join a failed try with the try after it, and the span of a streamed call with the log record of its response."""
     unanswered: dict[tuple[str | None, str, str], int] = {}
     for index, call in enumerate(calls):
@@ -206,7 +201,7 @@ def _merge(views: list[LLMCall], parents: Parents) -> LLMCall:
     if len(views) == 1:
         return views[0]
     best_first = sorted(views, key=lambda call: (bool(call.error), not call.answered, _RANK[call.dialect]))
-    # Of a failed try only the span ids are kept: its request and error are not those of the response.
+    # Keep only the span ids of a failed try: its request and error do not belong to the successful response.
     successful = [call for call in best_first if not call.error] or best_first
     failed = [call for call in best_first if call not in successful]
     outermost = _outermost(views, parents)
@@ -228,11 +223,11 @@ def _outermost(views: list[LLMCall], parents: Parents) -> LLMCall:
     return next((view for view in outer if view.parent_id in parents), (outer or views)[0])
 
 
-# Calls that continue an earlier response by its id, and do not repeat the conversation before it
+# Calls that refer to an earlier response by its id instead of repeating the conversation
 
 
 def _with_history(calls: Sequence[LLMCall]) -> list[LLMCall]:
-    """Prepend the earlier conversation to calls that refer to it, if its calls are among these."""
+    """Prepend the earlier conversation to each call that refers to one, if `calls` contains it."""
     by_id: dict[str, LLMCall] = {}
     complete: list[LLMCall] = []
     for call in calls:
@@ -246,7 +241,7 @@ def _with_history(calls: Sequence[LLMCall]) -> list[LLMCall]:
 
 
 def _continued(previous: LLMCall, messages: list[Json]) -> list[Json]:
-    # Instructions apply to one call: those of the later call replace the earlier ones.
+    # Instructions apply to a single call: the later call's instructions replace the earlier ones.
     instructions = messages[:1] if _is_system(messages) else []
     kept = previous.messages[1:] if instructions and _is_system(previous.messages) else previous.messages
     return [*instructions, *kept, *previous.output, *messages[len(instructions) :]]

@@ -1,4 +1,4 @@
-"""OpenInference: `llm.input_messages.N.message.*`, with the SDK's raw response in `output.value` if it is known."""
+"""Reader for OpenInference: `llm.input_messages.N.message.*`, and the SDK's raw response in `output.value` if known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EMBEDDING = "EMBEDDING"
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span of OpenInference for a model."""
+    """Parse an OpenInference span of an LLM call."""
     attributes = span.attributes
     kind = str(attributes.get("openinference.span.kind", "")).upper()
     if kind not in ("LLM", _EMBEDDING):
@@ -44,7 +44,7 @@ def _messages(attributes: Attributes, prefix: str) -> list[Json]:
 
 
 def _with_refusals(output: list[Json], choices: list[Json]) -> list[Json]:
-    """Add the refusals, which only the raw response has."""
+    """Add the refusals, which only the raw response contains."""
     refusals = [as_object(choice.get("message")).get("refusal") for choice in choices]
     if len(refusals) != len(output):
         return output
@@ -76,7 +76,7 @@ def _part(part: Json) -> Json | None:
 
 
 def _prompts(attributes: Attributes) -> list[Json]:
-    """Return the prompts of an older text completion, which are not messages."""
+    """Return the prompts of a legacy text completion, which has prompts instead of messages."""
     prompts = items(nested(attributes, "llm.prompts"))
     return [{"role": "user", "content": as_object(entry.get("prompt")).get("text")} for entry in prompts]
 
@@ -96,14 +96,14 @@ def _responses_finish(response: Json) -> str | None:
 
 
 def _response_id(response: Json) -> str | None:
-    # The id of a model's response is beside its content; the output of a framework may have an id of something else.
+    # A model's response has its id next to its content. In a framework's output, `id` may identify something else.
     is_response = any(key in response for key in ("choices", "content", "output"))
     found = response.get("id") if is_response else _langchain_id(response)
     return str(found) if found else None
 
 
 def _langchain_id(output: Json) -> Any:
-    """Return the model's own response id in LangChain's form of a response."""
+    """Return the model's response id from a response in LangChain's format."""
     match output.get("generations"):
         case [[{"message": {"kwargs": {"response_metadata": {"id": str(response_id)}}}}, *_], *_]:
             return response_id

@@ -1,4 +1,4 @@
-"""OpenTelemetry's GenAI conventions: `gen_ai.input.messages` and the like, as attributes or in an event."""
+"""Reader for OpenTelemetry's GenAI conventions: `gen_ai.input.messages` etc., in attributes or in an event."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _OPERATIONS = {
     "completion": "text_completion",
     "embeddings": "embeddings",
 }
-"""Operations that are one call to a model; spans of agents and tools have others."""
+"""Operations that are a single LLM call. Spans of agents and tools have other operations."""
 _DETAILS = "gen_ai.client.inference.operation.details"
 _MARKERS = (semconv.GEN_AI_INPUT_MESSAGES, semconv.GEN_AI_OUTPUT_MESSAGES, semconv.GEN_AI_OPERATION_NAME)
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span that follows the conventions for a call."""
+    """Parse a span that follows the conventions for an LLM call."""
     attributes = _with_details(span)
     operation = str(attributes.get(semconv.GEN_AI_OPERATION_NAME, "chat"))
     if operation not in _OPERATIONS or not any(marker in attributes for marker in _MARKERS):
@@ -42,7 +42,7 @@ def read(span: Span) -> LLMCall | None:
 
 
 def build_call(attributes: Attributes, *, dialect: str, finish: Any = None, **fields: Any) -> LLMCall:
-    """Build a call from `fields`, and from the attributes that are the same for every form of the messages."""
+    """Build a call from `fields` and from the attributes that do not depend on the message format."""
     return LLMCall(
         dialect=dialect,
         model=first(attributes, (semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_REQUEST_MODEL)),

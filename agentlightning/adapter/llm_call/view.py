@@ -1,4 +1,4 @@
-"""LLMCall: one call to a model, in one form for all libraries."""
+"""LLMCall: one call to a model, in the same form for all libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LLMCall:
     """
 
     dialect: str
-    """The most complete of the notations: wire, openinference, opentelemetry, indexed, logfire, langfuse."""
+    """The most complete format in the spans: wire, openinference, opentelemetry, indexed, logfire or langfuse."""
     operation: str = "chat"
     """chat, text_completion or embeddings."""
     model: str | None = None
@@ -27,7 +27,7 @@ class LLMCall:
     output: list[Json] = field(default_factory=list[Json])
     """One assistant message per choice."""
     finish_reason: str | None = None
-    """Of the first choice: stop, length, tool_calls, …"""
+    """The finish reason of the first choice: stop, length, tool_calls, …"""
     usage: dict[str, int] = field(default_factory=dict[str, int])
     """prompt_tokens, completion_tokens, total_tokens."""
     response_id: str | None = None
@@ -35,19 +35,19 @@ class LLMCall:
     """The request's other parameters: temperature, max_tokens, …"""
     prompt_token_ids: list[int] | None = None
     token_ids: list[int] | None = None
-    """Of the first choice, as `logprobs` is."""
+    """The token ids of the first choice. `logprobs` also describes the first choice."""
     logprobs: list[float] | None = None
     policy_version: str | None = None
-    """The version of the weights, if the proxy was configured with it."""
+    """The version of the model weights, if it was configured in the proxy."""
     error: str | None = None
-    """The reason of a call that failed."""
+    """The reason for the failure, if the call failed."""
     resent: int = 0
     """The number of earlier tries of the same request."""
 
     span_ids: list[str] = field(default_factory=list[str])
     """The spans that recorded the call, the most complete first."""
     names: list[str] = field(default_factory=list[str])
-    """The names of those spans."""
+    """The names of the spans in `span_ids`, in the same order."""
     trace_id: str = ""
     parent_id: str | None = None
     """The parent of the outermost of `span_ids`."""
@@ -62,11 +62,11 @@ class LLMCall:
 
 
 _OF_FIRST = frozenset({"dialect", "operation", "error", "span_ids", "names", "parent_id", "sequence_id"})
-"""Fields that always come from the first view, and are not filled in from the others."""
+"""Fields that are always taken from the first view and never filled in from the others."""
 
 
 def combine(views: Sequence[LLMCall]) -> LLMCall:
-    """Combine views of the same call: the first one, with its missing fields filled in from the others in turn."""
+    """Combine views of the same call: fill in the missing fields of the first view from the others, in order."""
     first, *others = views
     missing: dict[str, Any] = {}
     for name in (each.name for each in fields(LLMCall) if each.name not in _OF_FIRST):

@@ -1,4 +1,4 @@
-"""The wire: raw request and response bodies, as the wire tap and the proxy record them."""
+"""Reader for raw request and response bodies, which the wire tap and the proxy record."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _BY_NAME = {dialect.span_name: dialect for dialect in _DIALECTS}
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span that has the bodies of a call."""
+    """Parse a span that has the request and response bodies of an LLM call."""
     attributes = span.attributes
     if semconv.REQUEST not in attributes and semconv.RESPONSE not in attributes:
         return None
     request, response = object_in(attributes, semconv.REQUEST), object_in(attributes, semconv.RESPONSE)
     dialect = dialect_of(str(attributes.get("url.path", "")), request) or _BY_NAME.get(span.name, openai.CHAT)
     answer = dialect.answer(response)
-    # Some servers return the token ids of a prompt only on request, so the proxy records them beside the response.
+    # Some servers return a prompt's token ids only on request, so the proxy records them separately from the response.
     recorded = tokens_of_span(attributes)
     return LLMCall(
         dialect="wire",
@@ -44,7 +44,7 @@ def read(span: Span) -> LLMCall | None:
 def _messages(dialect: ApiDialect, request: Json) -> list[Json]:
     if dialect is openai.CHAT:
         return chat_format.normalize(items(request.get("messages")))
-    # The dialects leave out the bytes of pictures, unless they are written as in chat completions.
+    # The dialects leave out the bytes of images, except images in the format of chat completions.
     request = {
         key: _with_chat_pictures(value) if key in ("messages", "input") else value for key, value in request.items()
     }

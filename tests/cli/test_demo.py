@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import uuid
 from collections.abc import Iterator
@@ -43,7 +44,10 @@ async def test_demo_evaluates_every_prompt_and_names_the_best(model: ScriptedMod
         program.wait_for_line(f"^  .*agl {command} --db {tmp_path}/agl.db$")
     assert len(model.calls) == len(PROMPTS) * len(TASKS)
     async with agl.open_store(str(tmp_path / "agl.db")) as store:
-        assert (await store.statistics())["rollouts"] == {"succeeded": len(PROMPTS) * len(TASKS)}
+        # One more for the journal of the algorithm.
+        assert (await store.statistics())["rollouts"] == {"succeeded": len(PROMPTS) * len(TASKS) + 1}
+    answers = re.findall(r"(\w+): '", (tmp_path / "log.txt").read_text())
+    assert sorted(answers) == sorted([*LABELS] * len(PROMPTS))
 
 
 def test_failing_model_is_reported_with_reason(tmp_path: Path) -> None:
@@ -53,19 +57,21 @@ def test_failing_model_is_reported_with_reason(tmp_path: Path) -> None:
     ):
         assert program.wait(timeout=2 * TIMEOUT) == 0  # 120 rollouts
 
-    program.wait_for_line("^120 rollouts ended without a reward, which counts as 0. The first: ro-.* failed: .*400")
+    program.wait_for_line("^  120 failed: .*400")
+    program.wait_for_line("^Best prompt: .*, mean reward 0.00")
 
 
-def test_dead_process_ends_demo_with_end_of_its_log(model: ScriptedModel, tmp_path: Path) -> None:
+def test_killed_runner_is_replaced(model: ScriptedModel, tmp_path: Path) -> None:
     with demo("--folder", str(tmp_path), "--base-url", model.base_url) as program:
-        program.wait_for_line("^Ready")
-        for process in psutil.Process(program.pid).children():
-            if "agentlightning.cli.demo.task" in process.cmdline():
-                process.kill()
+        program.wait_for_line("just ask")
+        demo_process = psutil.Process(program.pid)
+        (runner,) = set(demo_process.children(recursive=True)) - set(demo_process.children())
+        runner.kill()
 
-        assert program.wait() == 1
+        assert program.wait(timeout=2 * TIMEOUT) == 0
 
-    program.wait_for_line(f"^Error: the runner process ended unexpectedly.*{tmp_path}/runner.log")
+    program.wait_for_line("^Best prompt: four examples as a chat, mean reward 1.00")
+    assert "was killed by SIGKILL" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.model
@@ -82,7 +88,7 @@ MOMENTS = {
     "at once": None,
     "before the processes start": "^Which of",
     "while they start": "^Starting",
-    "when they are ready": "^Ready",
+    "when they are ready": "^Run ",
     "during the rollouts": "just ask",
 }
 
@@ -128,7 +134,7 @@ def test_second_ctrl_c_leaves_no_process(model: ScriptedModel, tmp_path: Path) -
     with demo("--folder", str(tmp_path), "--base-url", model.base_url, MARK=mark) as program:
         wait_until(program, "during the rollouts")
         os.killpg(program.pid, signal.SIGINT)
-        program.wait_for_line("Stopping")
+        program.wait_for_line("^Run .* stopped")
         os.killpg(program.pid, signal.SIGINT)
         program.wait()
 

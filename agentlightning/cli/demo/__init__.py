@@ -6,6 +6,8 @@ import signal
 
 import click
 
+from ..options import errors_as_messages
+
 
 @click.command()
 @click.option("--folder", help="Folder for the database and the logs.  [default: a new temporary folder]")
@@ -13,14 +15,12 @@ import click
 def command(folder: str | None, base_url: str | None) -> None:
     """Find the best of five prompts for sorting words, with a store, a runner and a small local model.
 
-    Needs no account and no network. Ctrl-C stops it and all its processes.
+    Needs no account and no network access. Press Ctrl-C to stop the demo and all its processes.
     """
-    from ...errors import AgentLightningError
-    from .run import run_demo
+    with errors_as_messages():
+        try:
+            from .run import run_demo
 
-    try:
-        run_demo(folder, base_url)
-    except AgentLightningError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
+            run_demo(folder, base_url)
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None

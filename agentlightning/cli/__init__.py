@@ -1,7 +1,7 @@
-"""The command line, `agl …`.
+"""The command-line interface, `agl …`.
 
-Each subcommand is one module of the same name with a click command called `command`. The modules are imported when
-needed, and import heavy libraries only inside their functions, so `agl --help` responds at once.
+Each subcommand is a module of the same name with a click command called `command`. The modules are imported when
+needed, and import heavy libraries only inside their functions, so `agl --help` responds immediately.
 """
 
 from __future__ import annotations

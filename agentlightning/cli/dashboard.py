@@ -18,14 +18,16 @@ import click
     type=click.Path(exists=True, dir_okay=False),
     help="Database file of the run.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a token.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; any other requires --token."
+)
 @click.option("--port", default=4748, show_default=True, help="Port to listen on.")
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token that clients must send.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser.")
 def command(db: str, host: str, port: int, token: str | None, open_browser: bool) -> None:
     """Serve the dashboard of a finished run, read-only.
 
-    The dashboard of a run in progress is at its store's own URL.
+    For a run in progress, open the URL of its store instead.
     """
     from ..errors import AgentLightningError
     from ..logs import setup_logging

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Maximum number of rollouts (newest first).",
 )
-@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token of the store, if it has one.")
+@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token of the store, if it requires one.")
 def command(run: str, html: Path, newest: int, token: str | None) -> None:
     """Write RUN, a database file or the URL of a store, as one self-contained HTML page."""
     from ..errors import AgentLightningError

@@ -12,12 +12,14 @@ from .options import POSITIVE, errors_as_messages
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", default=8080, help="Port to listen on; 0 selects a free one.")
 @click.option("--threads", type=POSITIVE, help="CPU threads.  [default: number of usable cores]")
-@click.option("--slots", type=POSITIVE, default=4, help="Number of requests processed at once.")
-@click.option("--context", type=click.IntRange(min=64), default=2048, help="Maximum tokens of a prompt and its answer.")
+@click.option("--slots", type=POSITIVE, default=4, help="Number of requests processed concurrently.")
+@click.option(
+    "--context", type=click.IntRange(min=64), default=2048, help="Maximum tokens of a prompt and its response together."
+)
 def command(model: str | None, host: str, port: int, threads: int | None, slots: int, context: int) -> None:
     """Serve a small language model with an OpenAI-compatible API on this machine.
 
-    Prints the environment variables that connect an OpenAI client to it. Ctrl-C stops it.
+    Prints the environment variables with which an OpenAI client connects to the server. Press Ctrl-C to stop.
     """
     from ..local_model import LocalModel
 

@@ -1,4 +1,4 @@
-"""Options, and the handling of errors, that several commands share."""
+"""Options and error handling shared by several commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @contextmanager
 def errors_as_messages() -> Generator[None]:
-    """Print errors of the package and of the system as one line instead of a traceback, and exit with 1."""
+    """Print the package's errors and OS errors as one line instead of a traceback, and exit with 1."""
     from ..errors import AgentLightningError
 
     try:
@@ -59,13 +59,13 @@ def store_options(command: F) -> F:
         envvar="AGL_STORE_URL",
         show_envvar=True,
         metavar="URL",
-        help="URL of a running store; its token is AGL_TOKEN.",
+        help="URL of a running store; set its token in AGL_TOKEN.",
     )
-    return served(database_option("Database to open directly, if there is no --store.")(command))
+    return served(database_option("Database to open directly if --store is not given.")(command))
 
 
 def open_selected_store(url: str | None, db: str) -> LightningStore:
-    """Return a client of the store at `url`, or without one the store in the database."""
+    """Return a client for the store at `url`, or open the store in the database `db` if there is no URL."""
     from ..store import LightningStoreClient, open_store
 
     return LightningStoreClient(url, give_up_after=10) if url else open_store(db)
@@ -83,7 +83,7 @@ def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
 
 
 def read_variable(variables: dict[str, str], name: str) -> str | None:
-    """Return the value of the environment variable for `name`, so that no secret is on the command line."""
+    """Return the value of the environment variable given for `name`. This keeps secrets off the command line."""
     if name not in variables:
         return None
     if not (value := os.environ.get(variables[name])):
@@ -94,7 +94,7 @@ def read_variable(variables: dict[str, str], name: str) -> str | None:
 _UNITS: Final = {"": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 
 
-class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - older clicks have none
+class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - not generic in older versions of click
     """A number of bytes: `65536`, `64KiB`, `16MiB`, `1GiB`."""
 
     name = "size"
@@ -111,24 +111,24 @@ _SECONDS: Final = click.FloatRange(min=0, min_open=True)
 LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
     "body": ("--max-body", Size(), "16MiB", "Maximum size of a request body."),
     "unpacked": ("--max-unpacked", Size(), "20MiB", "Maximum size of a request body after decompression."),
-    "bodies": ("--max-bodies", Size(), "256MiB", "Maximum total size of the bodies being received or processed."),
-    "requests": ("--max-requests", POSITIVE, "4096", "Maximum number of requests processed at once."),
-    "head": ("--max-head", Size(), "64KiB", "Maximum size of a request's line and headers."),
-    "depth": ("--max-depth", click.IntRange(1, 64), "64", "Maximum nesting depth of JSON."),
+    "bodies": ("--max-bodies", Size(), "256MiB", "Maximum total size of the bodies of all requests in progress."),
+    "requests": ("--max-requests", POSITIVE, "4096", "Maximum number of concurrent requests."),
+    "head": ("--max-head", Size(), "64KiB", "Maximum size of the request line and headers."),
+    "depth": ("--max-depth", click.IntRange(1, 64), "64", "Maximum nesting depth of JSON values."),
     "page": (
         "--max-page",
         POSITIVE,
         "1000",
-        "Maximum number of items in a page of results; clients request the next page.",
+        "Maximum number of items per page of results; clients request further pages.",
     ),
     "head_seconds": ("--head-seconds", _SECONDS, "10", "Timeout in seconds for receiving a request's headers."),
     "body_seconds": ("--body-seconds", _SECONDS, "60", "Timeout in seconds for receiving a request's body."),
 }
-"""Option, type, displayed default and help for each field of `Limits`."""
+"""Option name, type, displayed default and help text for each field of `Limits`."""
 
 
 def limit_options(command: F) -> F:
-    """Add an option for each field of `Limits`. The parameters have the names of the fields; None means not set."""
+    """Add an option for each field of `Limits`. The parameters are named after the fields; None means not set."""
     for field, (option, kind, default, text) in reversed(LIMIT_OPTIONS.items()):
         command = click.option(option, field, type=kind, help=f"{text}  [default: {default}]")(command)
     return command

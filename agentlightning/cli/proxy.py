@@ -18,13 +18,13 @@ from .options import errors_as_messages, log_level_option, parse_pairs, read_var
     "--models",
     "file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSON file with models and all their settings. SIGHUP reloads it without dropping a call.",
+    help="JSON file with all models and their settings. SIGHUP reloads it without dropping calls.",
 )
 @click.option(
     "--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Environment variable with the API key of a model."
 )
-@click.option("--serves", metavar="NAME=MODEL", multiple=True, help="The server's own name for a model.")
-@click.option("--host", default="127.0.0.1", help="Address to listen on; others require a token.")
+@click.option("--serves", metavar="NAME=MODEL", multiple=True, help="Name of a model on its server, if different.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; any other requires --token.")
 @click.option("--port", default=4749, help="Port to listen on; 0 selects a free one.")
 @click.option(
     "--store",
@@ -32,7 +32,7 @@ from .options import errors_as_messages, log_level_option, parse_pairs, read_var
     envvar="AGL_STORE_URL",
     show_envvar=True,
     metavar="URL",
-    help="Record calls in this store; its token is AGL_TOKEN.",
+    help="Record calls in this store; set its token in AGL_TOKEN.",
 )
 @click.option("--token", envvar="AGL_PROXY_TOKEN", show_envvar=True, help="Require this token as the API key.")
 @log_level_option
@@ -49,8 +49,8 @@ def command(
 ) -> None:
     """Run a proxy between agents and model servers that records every call.
 
-    Agents use it like OpenAI or Anthropic. A call to /rollout/ROLLOUT_ID/attempt/ATTEMPT_ID/v1 is stored with that
-    attempt, with token ids if the server returns them.
+    Agents use the proxy like the OpenAI or Anthropic API. A call to /rollout/ROLLOUT_ID/attempt/ATTEMPT_ID/v1 is
+    recorded with that attempt, including token ids if the server returns them.
     """
     from ..llm_proxy import LLMProxy
     from ..logs import setup_logging
@@ -71,12 +71,12 @@ def command(
 
 def _announcement(proxy: Any, store_url: str | None) -> str:
     names = ", ".join(upstream.name for upstream in proxy.model_list)
-    recording = f"recording the calls of attempts at {store_url}" if store_url else "recording nothing (no --store)"
+    recording = f"recording the calls of attempts at {store_url}" if store_url else "not recording calls (no --store)"
     return f"Proxy for {names} at {proxy.endpoint}, {recording}. Press Ctrl-C to stop."
 
 
 def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Convert the options of the command line to the model list of `LLMProxy`."""
+    """Convert the command-line options to a model list for `LLMProxy`."""
     urls, served = parse_pairs(models, "--model"), parse_pairs(serves, "--serves")
     variables = parse_pairs(keys, "--key")
     for name in {*served, *variables} - set(urls):
@@ -89,9 +89,9 @@ def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str
 
 
 def read_models(file: Path) -> list[dict[str, Any]]:
-    """Read a model list from a JSON file, in which `"api_key": "$NAME"` is an environment variable.
+    """Read a model list from a JSON file, in which `"api_key": "$NAME"` refers to an environment variable.
 
-    Raises `InvalidInput`.
+    Raises `InvalidInput` if the file is malformed or the variable is not set.
     """
     from ..errors import InvalidInput
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--grader", required=True, metavar="FILE.py:FUNCTION", help="Function that is called with the task and the output."
+    "--grader", required=True, metavar="FILE.py:FUNCTION", help="Function (task, output) that returns the reward."
 )
 @store_options
 @click.argument("rollout_ids", nargs=-1)
 def command(grader: str, store_url: str | None, db: str, rollout_ids: tuple[str, ...]) -> None:
-    """Print the rewards of another grader for stored rollouts, beside the recorded rewards.
+    """Grade stored rollouts again and print the recorded and the new rewards.
 
-    Without ROLLOUT_IDS, grades all succeeded rollouts. Neither changes the store nor calls a model.
+    Without ROLLOUT_IDS, grades all succeeded rollouts. Does not change the store or call a model.
     """
     from .train import load
 

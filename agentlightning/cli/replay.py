@@ -1,4 +1,4 @@
-"""`agl replay`: run an agent again on recorded responses, without a model."""
+"""`agl replay`: run an agent again with recorded responses, without a model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--agent", metavar="FILE.py:AGENT", help="The agent; or pass a COMMAND, as for agl run.")
+@click.option("--agent", metavar="FILE.py:AGENT", help="The agent. Alternatively, pass a COMMAND as for agl run.")
 @store_options
 @click.argument("rollout_id")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def command(agent: str | None, store_url: str | None, db: str, rollout_id: str, program: tuple[str, ...]) -> None:
-    """Run an agent again on the task of ROLLOUT_ID, with recorded responses in place of every model.
+    """Run an agent again on the task of ROLLOUT_ID, with recorded responses.
 
-    Prints the first call that differs from the recorded one. Exits with 1 if a call, the status or the reward differs.
+    Does not call a model. Prints the first call that differs from the recording. Exits with 1 if a call, the status or
+    the reward differs.
     """
     from ..litagent import CommandAgent
     from ..logs import setup_logging
@@ -40,8 +41,8 @@ def command(agent: str | None, store_url: str | None, db: str, rollout_id: str, 
 
 
 def format_result(result: ReplayResult) -> str:
-    """Describe a replay for the terminal."""
-    lines = [f"{result.matched_calls} of {result.recorded_calls} calls as recorded."]
+    """Format the result of a replay for the terminal."""
+    lines = [f"{result.matched_calls} of {result.recorded_calls} calls match the recording."]
     if result.difference:
         lines.append(f"First difference: {result.difference}")
     status = f"Status {result.status} (was {result.recorded_status})"

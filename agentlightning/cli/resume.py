@@ -19,10 +19,12 @@ def command(run_dir: str) -> None:
     folder = RunFolder(run_dir)
     config = folder.config()
     if not config:
-        raise click.ClickException(f"there is no run in {folder.path}")
+        raise click.ClickException(f"there is no run in {folder.path}; list the runs with agl runs")
     result = folder.result()
     if result is not None and result.status == "finished":
-        raise click.ClickException(f"the run in {folder.path} has already finished; see agl runs show {run_dir}")
+        raise click.ClickException(
+            f"the run in {folder.path} has already finished; to see its result, use agl runs show {run_dir}"
+        )
     command = config["command"]
     os.environ[RESUME_VARIABLE] = str(folder.path)
     os.chdir(config["working_directory"])

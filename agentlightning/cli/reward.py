@@ -13,9 +13,9 @@ import click
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("reward", type=float)
 def command(reward: float) -> None:
-    """Report REWARD, inside a program that `agl run` or a command agent has started.
+    """Report REWARD from a program that was started by `agl run` or by a command agent.
 
-    If it is called several times, the last value wins.
+    If a program reports several rewards, the last value wins.
     """
     file = os.environ.get("AGL_REWARD_FILE")
     if file is None:

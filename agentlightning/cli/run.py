@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--task", "texts", multiple=True, metavar="TEXT", help="A task as text. Repeatable.")
 @click.option("--tasks", type=EXISTING_FILE, help="A JSONL file with one task per line.")
 @click.option(
-    "--model", "models", metavar="NAME=URL", multiple=True, help="Model and the URL of its server. Repeatable."
+    "--model", "models", metavar="NAME=URL", multiple=True, help="Name of a model and URL of its server. Repeatable."
 )
 @click.option(
     "--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Environment variable with the API key of model NAME."
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     help="Environment variable to pass to the program. Repeatable.",
 )
 @click.option(
-    "--timeout", type=float, help="Time limit of a run in seconds. Then the program and its children are killed."
+    "--timeout", type=float, help="Time limit per run in seconds, after which the program and its children are killed."
 )
-@click.option("--jobs", type=POSITIVE, default=1, help="Number of runs at the same time.")
+@click.option("--jobs", type=POSITIVE, default=1, help="Number of concurrent runs.")
 @store_options
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def command(
@@ -81,7 +81,7 @@ def command(
 
 
 def fixed_command(program: tuple[str, ...]) -> Any:
-    """Return a command agent's function that runs the same command for every task."""
+    """Return the function of a command agent that runs the same command for every task."""
 
     def command(task: Any) -> list[str]:
         return list(program)
@@ -119,7 +119,7 @@ async def _run_all(
 
 
 def _cancel_on_sigterm() -> None:
-    """Cancel the current task on SIGTERM, as on Ctrl-C, so that the programs end first."""
+    """On SIGTERM, cancel the current asyncio task, as Ctrl-C does, so that the agent programs are stopped first."""
     task = asyncio.current_task()
     assert task is not None
     with suppress(NotImplementedError):  # on Windows
@@ -154,7 +154,7 @@ async def _open_store(url: str | None, db: str) -> AsyncGenerator[LightningStore
 
 @asynccontextmanager
 async def _serve_models(upstreams: list[Any], store: LightningStoreClient) -> AsyncGenerator[None]:
-    """Serve the models through a proxy that recognises attempts by their keys; the first becomes the resource `llm`."""
+    """Serve the models through a proxy that identifies attempts by API key. The first model becomes resource `llm`."""
     from ..attempt_tokens import generate_secret
     from ..llm_proxy import LLMProxy
 

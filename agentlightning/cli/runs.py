@@ -23,7 +23,7 @@ def command(context: click.Context) -> None:
 @command.command("list")
 @click.argument("folder", default="runs")
 def list_runs(folder: str = "runs") -> None:
-    """List the runs in FOLDER, latest first."""
+    """List the runs in FOLDER, newest first."""
     from ..trainer.run_folder import folders
 
     runs = list(folders(folder))
@@ -37,7 +37,10 @@ def list_runs(folder: str = "runs") -> None:
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print result.json.")
 def show_run(run: str, as_json: bool) -> None:
-    """Show the command, settings and result of RUN, a folder or a name in runs/."""
+    """Show the command, settings and result of RUN.
+
+    RUN is a folder or the name of a run in runs/.
+    """
     from ..trainer.run_folder import RUNS, RunFolder
 
     folder = next((each for path in (run, f"{RUNS}/{run}") if (each := RunFolder(Path(path))).exists), None)

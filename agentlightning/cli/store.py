@@ -23,33 +23,33 @@ Durability = Literal["full", "process"]
 
 
 @click.group(invoke_without_command=True)
-@click.option("--host", default="127.0.0.1", help="Address to listen on; any other one requires a token.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; any other requires --token.")
 @click.option("--port", default=4747, help="Port to listen on; 0 selects a free one.")
 @database_option("Database: a file, memory:, sqlite:///… or postgresql://…")
 @click.option(
     "--durability",
     type=click.Choice(("full", "process")),
     default="full",
-    help="Acknowledged data survives a power failure (full) or only the end of this process (process).",
+    help="Acknowledged data survives a power failure (full), or only a crash of this process (process).",
 )
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Require this token from all clients.")
 @click.option(
     "--runner-token",
     envvar="AGL_RUNNER_TOKEN",
     show_envvar=True,
-    help="Additional token that permits running rollouts and nothing else; requires --token.",
+    help="Additional token that only permits running rollouts; requires --token.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Without a token: accept requests for this host name too, besides localhost. Repeatable.",
+    help="Host name to accept in requests besides localhost, if there is no token. Repeatable.",
 )
 @click.option(
     "--keep-keys",
     is_flag=True,
-    help="Store API keys in spans unchanged, not as [redacted]. AGL_KEEP_KEYS=1 has the same effect.",
+    help="Store API keys in spans unchanged instead of as [redacted]. AGL_KEEP_KEYS=1 has the same effect.",
 )
 @click.option(
     "--export-otlp",
@@ -65,9 +65,9 @@ Durability = Literal["full", "process"]
     "headers",
     multiple=True,
     metavar="NAME=VARIABLE",
-    help="Environment variable with the HTTP headers for receiver NAME, such as its key: name=value,name=value.",
+    help="Environment variable with HTTP headers for receiver NAME, e.g. its API key: name=value,name=value.",
 )
-@click.option("--export-past", is_flag=True, help="Also send the spans stored so far to receivers that are new.")
+@click.option("--export-past", is_flag=True, help="Also send the spans stored so far to new receivers.")
 @limit_options
 @log_level_option
 @click.pass_context
@@ -89,8 +89,8 @@ def command(
 ) -> None:
     """Serve the store that connects algorithms and runners.
 
-    Logs one line for each request. All acknowledged data is in the database, so the store can be stopped (Ctrl-C) and
-    restarted at any time; its clients wait and then continue.
+    Logs one line per request. All acknowledged data is in the database, so the store can be stopped (Ctrl-C) and
+    restarted at any time; its clients wait until it is back and then continue.
     """
     from ..http.limits import Limits
     from ..logs import setup_logging
@@ -142,9 +142,11 @@ def _exporter(store: LightningStore, targets: list[OtlpTarget], *, past: bool) -
 
 
 def _announce(endpoint: str, db: str, durability: Durability, targets: list[OtlpTarget]) -> None:
-    click.echo(f"Store at {endpoint}, database {_display_name(db)}. Ctrl-C stops it.")
+    click.echo(f"Store at {endpoint}, database {_display_name(db)}. Press Ctrl-C to stop.")
     if durability == "process":
-        click.echo("Durability process: acknowledged data survives the end of this process, but not a power failure.")
+        click.echo(
+            "Durability is set to process: acknowledged data survives a crash of this process, but not a power failure."
+        )
     for target in targets:
         click.echo(f"Spans are forwarded to {target.name}, {target.url}")
 

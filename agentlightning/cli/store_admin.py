@@ -15,7 +15,7 @@ import click
 from .options import database_option, errors_as_messages
 
 ANNOUNCED_BYTES: Final = 100 * 2**20
-"""Size of a database from which an operation takes long enough to announce it."""
+"""Minimum database size in bytes for which operations are slow enough to announce them first."""
 
 _SERVER_SCHEMES: Final = ("http", "https", "postgresql", "postgres")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -46,7 +46,7 @@ def backup(file: Path, db: str) -> None:
 def check(db: str) -> None:
     """Check the database file for corruption and for inconsistent rows.
 
-    Changes nothing. Lists each finding and exits with 1 if there is any.
+    Does not change the database. Lists each finding and exits with 1 if there are any.
     """
     from ..store.maintenance import check_database
 
@@ -64,7 +64,7 @@ def check(db: str) -> None:
 @click.command()
 @_database_option
 def stats(db: str) -> None:
-    """Count the contents of a database, even while its store is running."""
+    """Print statistics about the contents of a database, even while its store is running."""
     with errors_as_messages():
         counts = asyncio.run(_statistics(db))
     from rich.console import Console
@@ -90,8 +90,9 @@ def stats(db: str) -> None:
 def gc(db: str, older_than: str, dry_run: bool) -> None:
     """Delete rollouts that finished more than AGE ago, with their attempts and spans.
 
-    Nothing is ever deleted without this command, and resources always stay. It can run while the store is running, and
-    can be interrupted: each rollout is deleted as a whole. The file keeps its size; the free space is reused.
+    The store deletes rollouts only through this command, and never deletes resources. The command can run while the
+    store is running and can be interrupted: each rollout is deleted as a whole. The database file keeps its size, and
+    the free space is reused.
     """
     with errors_as_messages():
         count = asyncio.run(_collect_garbage(db, _seconds(older_than), dry_run=dry_run))
@@ -101,7 +102,10 @@ def gc(db: str, older_than: str, dry_run: bool) -> None:
 @click.command()
 @click.option("--scope", type=click.Choice(("admin", "runner")), default="admin", help="Intended use.")
 def token(scope: str) -> None:
-    """Generate a random 256-bit token, for --token and AGL_TOKEN (admin) or for --runner-token (runner)."""
+    """Generate a random 256-bit token.
+
+    Use an admin token for --token and AGL_TOKEN, and a runner token for --runner-token.
+    """
     click.echo(f"agl-{scope}-{secrets.token_urlsafe(32)}")
 
 

@@ -29,12 +29,12 @@ from .options import POSITIVE
 @click.option(
     "--role",
     type=click.Choice(["both", "algorithm", "runner"]),
-    help="Run one role only, with the other on other machines.  [default: AGL_CURRENT_ROLE, or both]",
+    help="Run one role only; the other role runs on other machines.  [default: AGL_CURRENT_ROLE, or both]",
 )
 @click.option(
     "--host", help="With --role algorithm, the address to listen on; with --role runner, the algorithm's machine."
 )
-@click.option("--port", type=click.IntRange(0, 65535), help="Port of the store.  [default with --role: 4747]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the store.  [default: 4747 if --role is given]")
 @click.option("--run-dir", help="Folder of the run.  [default: a new folder in runs/]")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
 def command(
@@ -54,7 +54,7 @@ def command(
 ) -> None:
     """Run an algorithm on AGENT in FILE.py. By default, run every task once and report the results.
 
-    The file is imported, so code to run as a script belongs below `if __name__ == "__main__"`.
+    The file is imported, so put code that runs it as a script below `if __name__ == "__main__"`.
     """
     from ..errors import AgentLightningError, RunnerDied
     from ..execution import ClientServerExecutionStrategy
@@ -90,8 +90,8 @@ def _import(reference: str) -> tuple[Any, str]:
     file, _, name = reference.rpartition(":")
     path = Path(file)
     if not name or path.suffix != ".py" or not path.is_file():
-        raise click.ClickException(f"{reference!r} must be FILE.py:NAME with an existing file")
-    # Import by name from sys.path, so that new processes can import the module too.
+        raise click.ClickException(f"{reference!r} must have the form FILE.py:NAME and name an existing file")
+    # Import the module by name from sys.path, so that child processes can import it too.
     sys.path.insert(0, str(path.parent.absolute()))
     return importlib.import_module(path.stem), name
 

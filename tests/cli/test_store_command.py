@@ -37,7 +37,7 @@ async def test_store_serves_agl_db_of_current_folder_and_announces_it(tmp_path: 
             rollout = await client.enqueue_rollout(input="a task")
         program.wait_for_line('"POST /enqueue_rollout HTTP/1.1" 200')
 
-    assert program.lines[0] == f"Store at http://127.0.0.1:{port}, database {tmp_path}/agl.db. Ctrl-C stops it."
+    assert program.lines[0] == f"Store at http://127.0.0.1:{port}, database {tmp_path}/agl.db. Press Ctrl-C to stop."
     async with agl.open_store(str(tmp_path / "agl.db")) as database:
         assert await database.get_rollout_by_id(rollout.rollout_id) == rollout
 

@@ -25,6 +25,8 @@ _AGENT_NAMES = (
     "agentlightning.operation.name",
     "graph.node.id",
 )
+_METADATA = ("response_id", "model", "tools", "parameters", "finish_reason", "usage", "policy_version", "sequence_id")
+"""Fields of the last call that a triplet has among its metadata."""
 _SPAN_KINDS = ("openinference.span.kind", "agentops.span.kind", "traceloop.span.kind")
 _ENTITY_NAMES = ("agentops.entity.name", "traceloop.entity.name", "operation.name")
 
@@ -117,14 +119,8 @@ class _Trace:
         end = self.end_of(call)
         ends = [self.end_of(other) for other in calls if other.parent_id == call.parent_id]
         limit = min((other for other in ends if other > end), default=len(self._spans))
-        return next(
-            (
-                value
-                for position, value in self.rewards
-                if end < position < limit and self._spans[position].parent_id == call.parent_id
-            ),
-            None,
-        )
+        siblings = ((at, value) for at, value in self.rewards if self._spans[at].parent_id == call.parent_id)
+        return next((value for at, value in siblings if end < at < limit), None)
 
     def _span(self, span_id: str) -> Span:
         return self._spans[self._positions[span_id]]
@@ -226,15 +222,8 @@ def _triplet(turns: _TurnSequence, reward: float | None, trace: _Trace) -> Tripl
         response=response if first is last else {**response, "sampled": turns.sampled},
         reward=reward,
         metadata={
-            "response_id": last.response_id,
+            **{name: getattr(last, name) for name in _METADATA},
             "agent_name": agents[0] if agents else None,
-            "model": last.model,
-            "tools": last.tools,
-            "parameters": last.parameters,
-            "finish_reason": last.finish_reason,
-            "usage": last.usage,
-            "policy_version": last.policy_version,
-            "sequence_id": last.sequence_id,
             "span_ids": [span_id for call in turns.calls for span_id in call.span_ids],
             "turns": len(turns.calls),
         },

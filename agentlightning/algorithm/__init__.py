@@ -1,4 +1,4 @@
-"""Algorithms: the base class, `@algo`, and the algorithms that ship with the package."""
+"""Algorithms: the base class, the `@algo` decorator, and the built-in algorithms."""
 
 from .apo import APO as APO
 from .base import Algorithm as Algorithm, FastAlgorithm as FastAlgorithm

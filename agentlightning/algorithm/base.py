@@ -1,4 +1,4 @@
-"""Base class of algorithms. An algorithm reaches its runners through the store only."""
+"""Base class of algorithms. Algorithms and runners communicate only through the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .journal import Journal
 T = TypeVar("T")
 
 RETRY_LOST_RUNNERS: Final = RolloutConfig(max_attempts=3, retry_condition=["unresponsive"])
-"""Retry when the runner was lost: unless that happens every time, it says nothing about the agent."""
+"""Retry a rollout when its runner is lost: an occasional loss says nothing about the agent."""
 
 
 @dataclass
@@ -30,25 +30,25 @@ class RunContext:
 
 
 class Algorithm:
-    """Override `run`: enqueue tasks, wait for their rollouts, learn from the spans, store better resources.
+    """Base class: override `run` to enqueue tasks, wait for their rollouts, learn from the spans, and store resources.
 
-    The return value of `run` becomes `returned` of the trainer's result. `run` may be sync or async; a sync one runs
-    in its own thread.
+    The return value of `run` becomes the `returned` field of the trainer's result. `run` may be sync or async; a sync
+    `run` is called in its own thread.
     """
 
     _context = RunContext()
 
     best_resources: ResourcesUpdate | None = None
-    """The best resources found. With None, the trainer chooses those with the highest mean reward."""
+    """The best resources found. If None, the trainer chooses the resources with the highest mean reward."""
 
     def run(
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> Awaitable[Any] | Any:
-        """Run the algorithm to its end."""
-        raise NotImplementedError(f"{type(self).__name__} does not define run")
+        """Run the algorithm until it is finished."""
+        raise NotImplementedError(f"{type(self).__name__} does not define run; override it in your subclass")
 
     def report(self) -> dict[str, Any]:
-        """Return the findings as JSON for the run's result. Called after `run`."""
+        """Return the algorithm's findings, JSON-serializable, for the run's result. Called after `run`."""
         return {}
 
     def bind(self, context: RunContext) -> None:
@@ -56,7 +56,7 @@ class Algorithm:
         self._context = context
 
     def get_store(self) -> LightningStore:
-        """Return the store that the runners take their tasks from."""
+        """Return the store from which the runners claim their tasks."""
         return _require(self._context.store, "store")
 
     def get_adapter(self) -> TraceAdapter[Any]:

@@ -1,4 +1,4 @@
-"""Baseline: run every task, report statuses and mean rewards, change nothing."""
+"""Baseline: run every task and report statuses and mean rewards, without changing any resource."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Baseline(FastAlgorithm):
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> dict[str, float | None]:
-        """Return the mean reward of each epoch and of the validation."""
+        """Return the mean reward of each epoch and of the validation tasks."""
         means: dict[str, float | None] = {}
         if train_dataset is not None:
             for epoch in range(self._n_epochs):

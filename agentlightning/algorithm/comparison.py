@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import BaseModel
 
 MIN_PAIRS: Final = 5
-"""Fewer common tasks give no confidence interval, and so never show an improvement."""
+"""Minimum number of common tasks for a confidence interval. Without an interval, no improvement is reported."""
 
 
 class Estimate(BaseModel):
@@ -34,11 +34,11 @@ class Difference(BaseModel):
     low: float | None
     high: float | None
     n: int
-    """Number of tasks with a score for both."""
+    """Number of tasks with a score for both prompts."""
 
     @property
     def is_improvement(self) -> bool:
-        """True when the whole interval is above zero."""
+        """True if the whole confidence interval is above zero."""
         return self.low is not None and self.low > 0
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Difference(BaseModel):
 
 
 def estimate(scores: Sequence[float | None]) -> Estimate:
-    """Return mean and standard error of the scores, without the missing ones."""
+    """Return the mean and standard error of the scores, ignoring missing scores."""
     known = [score for score in scores if score is not None]
     if not known:
         return Estimate(mean=None, standard_error=None, n=0)
@@ -59,7 +59,7 @@ def estimate(scores: Sequence[float | None]) -> Estimate:
 
 
 def paired_difference(better: Sequence[float | None], base: Sequence[float | None]) -> Difference:
-    """Return the mean of `better` minus `base`, task by task, over the tasks with both scores."""
+    """Return the mean of the per-task differences `better` minus `base`, over the tasks with both scores."""
     pairs = [b - a for a, b in zip(base, better, strict=True) if a is not None and b is not None]
     mean, n = fmean(pairs) if pairs else None, len(pairs)
     if mean is None or n < MIN_PAIRS:
@@ -71,7 +71,7 @@ def paired_difference(better: Sequence[float | None], base: Sequence[float | Non
 def t_quantile(probability: float, degrees_of_freedom: int) -> float:
     """Return a quantile of Student's t distribution.
 
-    Uses the expansion of Abramowitz and Stegun 26.7.5, accurate to 0.4 % from 4 degrees of freedom on.
+    Uses the expansion of Abramowitz and Stegun 26.7.5, accurate to 0.4 % for 4 or more degrees of freedom.
     """
     z = NormalDist().inv_cdf(probability)
     terms = (

@@ -1,4 +1,4 @@
-"""`@algo`: use a function as an algorithm. Its parameter names select the arguments."""
+"""`@algo`: use a function as an algorithm. The function's parameter names select the arguments that it receives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ARGUMENTS: Final[dict[str, Callable[[Algorithm, Tasks, Tasks], Any]]] = {
 
 
 class FunctionAlgorithm(Algorithm, Generic[P, R]):
-    """An algorithm made of a function, which stays callable as before."""
+    """An algorithm that wraps a function. The wrapper can still be called like the function itself."""
 
     __name__: str
 
@@ -48,18 +48,18 @@ class FunctionAlgorithm(Algorithm, Generic[P, R]):
         return FunctionAlgorithm, (self._function,)
 
     def run(self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None) -> Any:
-        """Call the function with the arguments that its parameters name."""
+        """Call the function with the arguments that its parameter names select."""
         arguments = {name: ARGUMENTS[name](self, train_dataset, val_dataset) for name in self._parameters}
         return cast("Callable[..., Any]", self._function)(**arguments)
 
     @property
     def is_async(self) -> bool:
-        """True for a coroutine function."""
+        """True if the function is a coroutine function."""
         return inspect.iscoroutinefunction(self._function)
 
 
 def algo(function: Callable[P, R], /) -> FunctionAlgorithm[P, R]:
-    """Make a sync or async function an algorithm.
+    """Turn a sync or async function into an algorithm.
 
     Supported parameter names: store, adapter, llm_proxy, initial_resources, train_dataset, val_dataset, journal,
     log_metrics. Other parameters need a default value.

@@ -1,8 +1,8 @@
-"""Journal: the completed steps of an algorithm, kept in the store, so that a killed run can be resumed.
+"""Journal: records the completed steps of an algorithm in the store, so that a killed run can be resumed.
 
 Each step is a span. The spans of one session belong to a rollout that is never queued, so the dashboard shows the
-algorithm's steps beside the agents' rollouts. Each step has a key and runs once: later calls with the same key, in this
-session or a later one, return the first result.
+algorithm's steps alongside the agents' rollouts. Each step has a key and runs once: later calls with the same key, in
+this session or a later one, return the recorded result.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ STEP: Final = "agentlightning.journal.step"
 KEY: Final = "agentlightning.journal.key"
 VALUE: Final = "agentlightning.journal.value"
 SESSION_MARK: Final = "agentlightning_journal"
-"""Field of a rollout's input and metadata that marks a journal session."""
+"""Key in a rollout's input and metadata that marks the rollout as a journal session."""
 
 SESSION_UNRESPONSIVE_SECONDS: Final = 365 * 24 * 3600.0
-"""A session sends nothing during a step, however long. Its end is reported, or detected by the run that resumes it."""
+"""In effect no timeout, because a journal session sends no heartbeats while a step runs."""
 
 
 def is_journal_session(rollout: Rollout) -> bool:
@@ -34,7 +34,7 @@ def is_journal_session(rollout: Rollout) -> bool:
 
 
 class Journal:
-    """The steps of one run. Create it with `open`."""
+    """The recorded steps of one run. Create a journal with `Journal.open`."""
 
     def __init__(self, store: LightningStore, session: AttemptedRollout, steps: dict[str, Any]) -> None:
         self._store = store
@@ -44,7 +44,7 @@ class Journal:
 
     @classmethod
     async def open(cls, store: LightningStore, run: str) -> Journal:
-        """Start a session of `run`, and mark unfinished earlier sessions as failed: only one is active at a time."""
+        """Start a session of `run` and mark its unfinished earlier sessions as failed: only one may be active."""
         earlier = await journal_sessions(store)
         session = await store.start_rollout(
             {SESSION_MARK: run},
@@ -53,7 +53,7 @@ class Journal:
         )
         await store.update_attempt(session.rollout_id, session.attempt.attempt_id, status="running")
         steps: dict[str, Any] = {}
-        # After the new session has started, so that runners elsewhere never see the run as ended.
+        # Only after the new session has started, so that runners on other machines never see the run as ended.
         for each in earlier:
             steps |= await _load_steps(store, each)
             if each.status not in ("succeeded", "failed", "cancelled"):
@@ -62,13 +62,13 @@ class Journal:
 
     @property
     def is_resumed(self) -> bool:
-        """True when an earlier session completed a step."""
+        """True if an earlier session completed at least one step."""
         return bool(self._steps)
 
     async def once(self, key: str, step: Callable[[], Awaitable[Any]]) -> Any:
-        """Run `step`, unless a step with this key is complete, and return its result.
+        """Run `step` and return its result, or return the recorded result if a step with this key is complete.
 
-        The result must be JSON. A step that raises is not complete.
+        The result must be JSON-serializable. A step that raises an exception is not complete.
         """
         if key in self._steps:
             return self._steps[key]
@@ -85,7 +85,7 @@ class Journal:
         await _end(self._store, self._session, status, reason)
 
     async def _run(self, key: str, step: Callable[[], Awaitable[Any]]) -> Any:
-        # Return the decoded JSON, not the original value: a resumed run must see exactly the same.
+        # Return the decoded JSON, not the original value, so that a resumed run gets exactly the same result.
         text = payload.dumps(await step(), field=key).decode()
         rollout_id, attempt_id = self._session.rollout_id, self._session.attempt.attempt_id
         await self._store.add_span(

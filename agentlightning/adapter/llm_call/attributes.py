@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
-import orjson
-
 from ... import semconv
-from ...instrumentation.dialects.base import as_object, items
+from ...instrumentation.dialects.base import as_object, items, parse_json
 from .view import Json
 
 T = TypeVar("T")
@@ -25,12 +23,7 @@ _NOT_PARAMETERS = frozenset(
 
 def from_json(value: Any) -> Any:
     """Parse JSON text. Return any other value, and text that is not JSON, unchanged."""
-    if not isinstance(value, str) or value[:1] not in ("{", "["):
-        return value
-    try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return value
+    return parse_json(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
 
 
 def object_in(attributes: Attributes, name: str) -> Json:

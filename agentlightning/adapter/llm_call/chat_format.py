@@ -116,6 +116,13 @@ def _join_tool_calls(messages: list[Json]) -> list[Json]:
     return joined
 
 
+def conversation(value: Any, role: str) -> list[Json]:
+    """Convert a text by `role`, one chat message, or a list of chat messages."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}] if value else []
+    return normalize(items(value) or ([as_object(value)] if value else []))
+
+
 # Conversion from OpenTelemetry's messages, which consist of parts
 
 

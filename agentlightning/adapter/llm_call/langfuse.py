@@ -35,21 +35,17 @@ def read(span: Span) -> LLMCall | None:
 
 
 def _messages(request: Any) -> list[Json]:
-    if isinstance(request, str):
-        return [{"role": "user", "content": request}]
     body = as_object(request) or {"messages": request}
     if "messages" in body:
-        return chat_format.normalize(items(body["messages"]))
+        return chat_format.conversation(body["messages"], "user")
     return chat_format.from_messages((openai.RESPONSES if "input" in body else openai.COMPLETIONS).prompt(body))
 
 
 def _output(value: Any) -> list[Json]:
-    if isinstance(value, str):
-        return [{"role": "assistant", "content": value}] if value else []
-    output = items(value) or ([as_object(value)] if value else [])
+    output = items(value) or [as_object(value)]
     if any("type" in item for item in output):
         return chat_format.from_messages(openai.RESPONSES.answer({"output": output}))
-    return chat_format.normalize(output)
+    return chat_format.conversation(value, "assistant")
 
 
 def _finish_reason(attributes: Attributes, output: list[Json]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ...instrumentation.dialects.base import as_object, items
+from ...instrumentation.dialects.base import as_object
 from ...types import Span
 from . import chat_format
 from .attributes import object_in, usage_of
@@ -35,12 +35,9 @@ def _messages(request: Json) -> list[Json]:
         {"role": "system", "content": text} for key in ("system", "instructions") if (text := request.get(key))
     ]
     prompt: Any = next(request[key] for key in _PROMPT_KEYS if key in request)
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else items(prompt)
-    return chat_format.normalize([*instructions, *messages])
+    return chat_format.normalize([*instructions, *chat_format.conversation(prompt, "user")])
 
 
 def _output(response: Json) -> list[Json]:
-    if message := as_object(response.get("message")):
-        return chat_format.normalize([message])
     text = response.get("combined_chunk_content") or response.get("text")
-    return [{"role": "assistant", "content": text}] if isinstance(text, str) else []
+    return chat_format.conversation(as_object(response.get("message")) or text, "assistant")

@@ -1,4 +1,4 @@
-"""Automatic prompt optimisation: one model criticises a prompt, another rewrites it, and the best candidates stay."""
+"""Automatic prompt optimisation: one model criticises a prompt, another rewrites it, and the best prompts are kept."""
 
 from ..comparison import Difference as Difference, Estimate as Estimate
 from .algorithm import APO as APO

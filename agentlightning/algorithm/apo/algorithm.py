@@ -21,15 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class APO(Algorithm):
-    """Improve the prompt template among the trainer's `initial_resources`.
+    """Improve the prompt template in the trainer's `initial_resources`.
 
-    In each of `beam_rounds` rounds every prompt of the beam runs on `gradient_batch_size` training tasks, gets a
+    In each of `beam_rounds` rounds, every prompt of the beam runs on `gradient_batch_size` training tasks, gets a
     critique from `gradient_model`, and is rewritten `branch_factor` times by `apply_edit_model`. All candidates run on
-    the same `val_batch_size` validation tasks, the better half on as many others, and the best `beam_width` continue.
-    Finally seed and best run `validation_repeats` times on the whole validation set, and these rollouts are compared.
+    the same `val_batch_size` validation tasks, the better half then runs on another batch of that size, and the best
+    `beam_width` candidates continue. Finally, the seed prompt and the best prompt run `validation_repeats` times on the
+    whole validation set, and these rollouts are compared.
 
-    `resource_name` selects the prompt when there are several. A failed rollout scores `failure_score`. A run is
-    deterministic for the same `seed` and the same model answers.
+    `resource_name` selects the prompt if there are several. A failed rollout scores `failure_score`. A run is
+    deterministic for the same `seed` and the same model responses.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class APO(Algorithm):
         self._error: Exception | None = None
 
     def get_best_prompt(self) -> PromptTemplate:
-        """Return the best prompt after the run; the seed when no prompt was better."""
+        """Return the best prompt after the run, or the seed prompt if no other prompt was better."""
         if self._best is None:
             raise RuntimeError("APO has no result yet: call Trainer.fit first")
         return self._best
@@ -82,7 +83,7 @@ class APO(Algorithm):
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> Verdict:
-        """Search, compare, and store the best prompt as `apo/best`."""
+        """Search, compare the best prompt with the seed, and store the best prompt as `apo/best`."""
         train, val = _require_datasets(train_dataset, val_dataset)
         self._evaluator = self._make_evaluator()
         seed = Candidate("seed", self._evaluator.seed.template)
@@ -91,13 +92,13 @@ class APO(Algorithm):
         evaluate, propose = partial(self._evaluator.score, val, "val"), partial(self._propose, train)
         verdict = await BeamSearch(self._config, len(val), evaluate, propose, self._on_round_end).run(seed)
         if not self._evaluator.outcomes["succeeded"]:
-            logger.warning("No rollout has a reward, so no prompts could be compared.")
+            logger.warning("No rollout has a reward, so prompts could not be compared; make the agent emit a reward.")
         await self._save_best(verdict)
         logger.info("%s", verdict)
         return verdict
 
     def report(self) -> dict[str, Any]:
-        """Return the verdict, all candidates, and the number of rollouts by outcome."""
+        """Return the verdict, all candidates, and the number of rollouts per outcome."""
         verdict = self._verdict
         if verdict is None:
             return {}
@@ -170,7 +171,7 @@ class APO(Algorithm):
 
     async def _on_round_end(self, round: int, ranked: Sequence[Candidate]) -> None:
         if round and len(self._candidates) == 1 and self._error:
-            raise self._error  # no candidate at all: the critic or the editor is unreachable
+            raise self._error  # not a single candidate: the critic or editor model is unreachable
         await asyncio.gather(*(self._evaluator.save(candidate) for candidate in ranked))
         metrics = {
             "apo/best": ranked[0].id,
@@ -184,7 +185,7 @@ class APO(Algorithm):
 def _require_datasets(train: Dataset[Any] | None, val: Dataset[Any] | None) -> tuple[Dataset[Any], Dataset[Any]]:
     train, val = train or val, val or train
     if not train or not val:
-        raise ValueError("APO needs tasks: pass a train_dataset, a val_dataset, or preferably both to fit")
+        raise ValueError("APO needs tasks: pass a train_dataset or a val_dataset to fit, or preferably both")
     return train, val
 
 

@@ -1,4 +1,4 @@
-"""Candidate prompts as resources in the store, and the rollouts that evaluate them."""
+"""Save candidate prompts as resources in the store and run the rollouts that evaluate them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .rewriting import RolloutTrace
 from .search import Candidate, Score
 
 DETAILS: Final = "apo"
-"""Resource with a candidate's parent, critique and scores."""
+"""Name of the resource with a candidate's parent, critique and scores."""
 
 
 @dataclass
 class CandidateEvaluator:
-    """Evaluates candidates for one resource; the other resources stay unchanged."""
+    """Evaluates candidates for one prompt resource. All other resources stay unchanged."""
 
     store: LightningStore
     resources: NamedResources
@@ -39,7 +39,7 @@ class CandidateEvaluator:
     failure_score: float
     config: RolloutConfig
     outcomes: Counter[str] = field(default_factory=Counter[str])
-    """Number of scored rollouts by status, or `without reward`."""
+    """Number of scored rollouts by status; succeeded rollouts without a reward count as `without reward`."""
 
     @property
     def seed(self) -> PromptTemplate:
@@ -53,7 +53,7 @@ class CandidateEvaluator:
         return self.seed.model_copy(update={"template": text})
 
     async def save(self, candidate: Candidate, **details: Any) -> ResourcesUpdate:
-        """Store the candidate as a new version of its resources, unless the latest version is equal."""
+        """Store the candidate as a new version of its resources, unless it equals the latest version."""
         resources_id = candidate_resources_id(candidate)
         value = {
             "parent": candidate.parent and f"apo/{candidate.parent}",
@@ -77,7 +77,7 @@ class CandidateEvaluator:
     ) -> list[Score]:
         """Return the candidate's score on each task.
 
-        A rollout that failed or timed out gets the failure score, one that succeeded without a reward gets None.
+        A rollout that failed or timed out gets the failure score. A rollout that succeeded without a reward gets None.
         """
         rollouts = await self._run(dataset, mode, candidate, tasks, phase)
         self.outcomes.update(map(_outcome, rollouts))
@@ -119,5 +119,5 @@ def _outcome(rollout: Rollout) -> str:
 
 
 def candidate_resources_id(candidate: Candidate) -> str:
-    """Return the id of the candidate's resources in the store."""
+    """Return the resources id under which the candidate is stored."""
     return f"apo/{candidate.id}"

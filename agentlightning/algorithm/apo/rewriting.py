@@ -15,7 +15,7 @@ from ...types import AttemptedRollout, PromptTemplate, Rollout, Span
 PROMPTS: Final = Path(__file__).with_name("prompts")
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 MAX_RUN_CHARACTERS: Final = 16_000
-"""Limits of the text that the critic reads."""
+"""Limits on the text that is sent to the critic model."""
 
 _REWRITTEN = re.compile(r"<prompt>\s*(.*?)\s*</prompt>", re.DOTALL)
 _JINJA_NAME = re.compile(r"\{\{-?\s*([A-Za-z_]\w*)")
@@ -39,7 +39,7 @@ class Rewriter:
     temperature: float
 
     async def critique(self, prompt: PromptTemplate, traces: Sequence[RolloutTrace]) -> str:
-        """Return the prompt's weaknesses, as seen in some rollouts."""
+        """Return the prompt's weaknesses, judged by the traces of some of its rollouts."""
         runs = "\n\n".join(_format_run(number, trace) for number, trace in enumerate(traces, 1))
         return await self._complete(self.critic_model, _render("critique.md", prompt=prompt.template, runs=runs))
 
@@ -52,12 +52,12 @@ class Rewriter:
         return found[-1] if found else answer.strip()
 
     async def _complete(self, model: str, prompt: str) -> str:
-        # Some models accept no temperature but their default, 1.
+        # Some models accept only the default temperature, 1.
         options = {} if self.temperature == 1.0 else {"temperature": self.temperature}
         answer = await self.client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": prompt}],
-            # A pooled connection is bound to this run's event loop and would fail in the client's next run.
+            # A pooled connection is bound to this run's event loop and would fail if a later run reuses the client.
             extra_headers={"Connection": "close"},
             **options,
         )
@@ -78,7 +78,7 @@ def missing_placeholders(seed: PromptTemplate, text: str) -> list[str]:
 
 
 def _render(file: str, **values: str) -> str:
-    # One pass, so that braces inside the values are not expanded.
+    # Substitute in one pass, so that braces inside the values are not expanded.
     template = (PROMPTS / file).read_text(encoding="utf-8")
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
 
@@ -96,7 +96,7 @@ def _format_run(number: int, trace: RolloutTrace) -> str:
 
 
 def _conversations(spans: Sequence[Span]) -> list[list[dict[str, Any]]]:
-    """Return each conversation once, in its final form: a later call repeats the messages of the earlier ones."""
+    """Return each conversation once, in its final form: later calls repeat the messages of the earlier calls."""
     calls = [each["messages"] for each in TraceToMessages().adapt(spans)]
     return [
         messages

@@ -1,8 +1,8 @@
-"""Beam search over prompts: proposes candidates, ranks them, and compares the best one with the seed.
+"""Beam search over prompts: propose candidates, rank them, and compare the best candidate with the seed.
 
-It works on candidates only; proposing and evaluating are injected. Ranking and judging use different rollouts: the best
-of many noisy means is biased upwards, so the chosen candidate runs once more, beside the seed, on the whole validation
-set, and only that result is reported.
+The functions that propose and evaluate candidates are injected. The ranking and the final comparison use different
+rollouts: the best of many noisy means is biased upwards, so the best candidate and the seed run again on the whole
+validation set, and only that result is reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHRINKAGE: Final = 4.0
 """Pseudo-observations that pull the score of a rarely tried candidate towards the mean."""
 
 FINALISTS_PER_BEAM: Final = 2
-"""Finalists from all rounds, as a multiple of the beam width, so that one unlucky round does not lose a candidate."""
+"""Finalists kept across rounds, as a multiple of the beam width, so that one unlucky round drops no good candidate."""
 
 Score = float | None
 
@@ -34,7 +34,7 @@ class Candidate:
     parent: str | None = None
     critique: str | None = None
     scores: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
-    """Scores from the search, by index of the validation task."""
+    """Scores from the search phase, by index of the validation task."""
 
     @property
     def all_scores(self) -> list[float]:
@@ -51,7 +51,7 @@ class SearchConfig:
     beam_rounds: int = 3
     val_batch_size: int = 16
     validation_repeats: int = 3
-    """Final rollouts of seed and best on each validation task."""
+    """Final rollouts on each validation task, for the seed and for the best candidate."""
     run_initial_validation: bool = True
     seed: int = 0
 
@@ -68,7 +68,7 @@ class Verdict:
 
     @property
     def is_improvement(self) -> bool:
-        """True when the best prompt beats the seed at the 95 % confidence level."""
+        """True if the best prompt beats the seed at the 95 % confidence level."""
         return self.best is not self.seed and self.difference.is_improvement
 
     def __str__(self) -> str:
@@ -77,13 +77,13 @@ class Verdict:
 
 
 Evaluate = Callable[[Candidate, Sequence[int], str], Awaitable[Sequence[Score]]]
-"""Return the candidate's score on each task, or None, in a phase of this name."""
+"""Evaluate a candidate on some tasks in a named phase. Return its score on each task, or None without a reward."""
 
 Propose = Callable[[Candidate, int, int], Awaitable[Candidate | None]]
-"""Return a new candidate from this parent, in this round, with this number; None when no usable one was written."""
+"""Derive a numbered candidate from a parent in a round. Return None if the models wrote no usable prompt."""
 
 OnRoundEnd = Callable[[int, Sequence[Candidate]], Awaitable[Any]]
-"""Called after each round with its candidates, best first."""
+"""Called after each round with the round's candidates, best first."""
 
 
 @dataclass
@@ -98,7 +98,7 @@ class BeamSearch:
     _known: list[Candidate] = field(default_factory=list[Candidate])
 
     async def run(self, seed: Candidate) -> Verdict:
-        """Search, then compare the best candidate with the seed."""
+        """Run the search, then compare the best candidate with the seed."""
         self._known = [seed]
         if self.config.run_initial_validation:
             await self._evaluate_all([seed], range(self.n_tasks), "initial")
@@ -152,7 +152,7 @@ class BeamSearch:
                     candidate.scores.setdefault(task, []).append(score)
 
     def _task_batches(self, round: int) -> tuple[list[int], list[int]]:
-        """Return tasks for all candidates and tasks for the better half. The two overlap when there are few tasks."""
+        """Return a batch of tasks for all candidates and another for the better half. They overlap if tasks are few."""
         size = min(self.config.val_batch_size, self.n_tasks)
         shuffled = random.Random(f"{self.config.seed}/{round}").sample(range(self.n_tasks), self.n_tasks)
         return sorted(shuffled[:size]), sorted(shuffled[-size:])
@@ -173,11 +173,11 @@ class BeamSearch:
         scores = await asyncio.gather(*(self._final_scores(candidate) for candidate in candidates))
         difference = paired_difference(scores[-1], scores[0])
         if difference.mean is not None and difference.mean <= 0:
-            best = seed  # the candidate ranked first by chance
+            best = seed  # the candidate ranked first only by chance
         return Verdict(seed, best, estimate(scores[0]), estimate(scores[-1]), difference)
 
     async def _final_scores(self, candidate: Candidate) -> list[Score]:
-        """Return the mean score on each validation task, from rollouts that did not influence the ranking."""
+        """Return the mean score on each validation task, from new rollouts that did not influence the ranking."""
         repeats = range(1, self.config.validation_repeats + 1)
         passes = await asyncio.gather(*(self.evaluate(candidate, range(self.n_tasks), f"judged {n}") for n in repeats))
         by_task = ([score for score in scores if score is not None] for scores in zip(*passes, strict=True))
@@ -185,6 +185,6 @@ class BeamSearch:
 
 
 def _shrunken_advantage(candidate: Candidate, means: Mapping[int, float]) -> float:
-    """Return the mean advantage over other candidates on the same tasks, shrunk towards 0 when rarely tried."""
+    """Return the mean advantage over other candidates on the same tasks, shrunk towards 0 if it was rarely tried."""
     deviations = [score - means[task] for task, scores in candidate.scores.items() for score in scores]
     return sum(deviations) / (len(deviations) + SHRINKAGE)

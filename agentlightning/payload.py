@@ -1,7 +1,7 @@
-"""JSON values that every part of the system can transmit, store and display.
+"""Encoding and validation of JSON values that every part of the system can transmit, store and display.
 
-Rejected on input, so that no accepted value breaks a later query: NaN and infinities, lone surrogates, integers beyond
-64 bits, nesting beyond `MAX_DEPTH`, keys that are not strings.
+The following are rejected on input, so that no accepted value breaks a later query: NaN and infinities, lone
+surrogates, integers beyond 64 bits, nesting deeper than `MAX_DEPTH`, and keys that are not strings.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _INVALID_IN_ID = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def dumps(value: Any, *, field: str | None = None) -> bytes:
-    """Encode `value` as JSON; dataclasses, pydantic models, datetimes, sets and the like become plain JSON.
+    """Encode `value` as JSON. Dataclasses, pydantic models, datetimes, sets etc. become plain JSON.
 
-    Raises `InvalidInput` that names `field` if JSON cannot represent the value.
+    Raises an `InvalidInput` that names `field` if JSON cannot represent the value.
     """
     check(value, field=field)
     return _encode(value, field)
 
 
 def dumps_fields(fields: dict[str, Any]) -> bytes:
-    """Encode an object as JSON. Raises `InvalidInput` that names the field that JSON cannot represent."""
+    """Encode a dict as a JSON object. Raises an `InvalidInput` that names the field that JSON cannot represent."""
     for field, value in fields.items():
         check(value, field=field)
     try:
@@ -49,15 +49,15 @@ def dumps_fields(fields: dict[str, Any]) -> bytes:
 
 
 def dumps_unchecked(value: Any, *, field: str | None = None) -> bytes:
-    """Encode a value as JSON that `check` or `loads` has accepted.
+    """Encode a value that `check` or `loads` has already accepted as JSON.
 
-    Raises `InvalidInput` that names `field` if JSON cannot represent the value.
+    Raises an `InvalidInput` that names `field` if JSON cannot represent the value.
     """
     return _encode(value, field)
 
 
 def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH) -> Any:
-    """Decode untrusted JSON text. Raises `InvalidInput`."""
+    """Decode untrusted JSON text. Raises `InvalidInput` if it is malformed or contains a rejected value."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -70,9 +70,9 @@ def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH
 def check(value: Any, *, field: str | None = None, depth: int = MAX_DEPTH) -> bool:
     """Raise `InvalidInput` if `value` nests deeper than `depth` or contains NaN or an infinity.
 
-    Return True if it contains a float so large that the text may have held an integer beyond 64 bits.
+    Return True if `value` contains a float so large that the JSON text may have held an integer beyond 64 bits.
     """
-    # A loop over levels: recursion would reach Python's limit before ours, and be slower.
+    # Iterate over levels: recursion would be slower and reach Python's recursion limit before MAX_DEPTH.
     level: list[Any] = [value]
     large = False
     for _ in range(depth + 1):
@@ -97,7 +97,7 @@ def check(value: Any, *, field: str | None = None, depth: int = MAX_DEPTH) -> bo
 
 
 def check_id(value: str, field: str) -> str:
-    """Return `value` if it is a valid id: not empty, not too long, no control characters. Raises `InvalidInput`."""
+    """Return `value`, or raise `InvalidInput` if the id is empty, too long, or contains control characters."""
     if not value:
         raise InvalidInput(f"{field} is empty", field=field)
     if len(value) > MAX_ID_LENGTH:
@@ -108,7 +108,7 @@ def check_id(value: str, field: str) -> str:
 
 
 def _check_integers(text: bytes | str, field: str | None) -> None:
-    # orjson decodes an integer beyond 64 bits as a float, so the stored number would differ from the given one.
+    # orjson decodes an integer beyond 64 bits as a float, so the stored number would differ from the original.
     def check_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
         for name, value in members:
             check_value(value, name)
@@ -133,7 +133,7 @@ def _encode(value: Any, field: str | None) -> bytes:
 
 
 def _to_plain(value: Any) -> Any:
-    # orjson encodes the fields of our own types several times faster than pydantic dumps them.
+    # For our own types, encoding the fields with orjson is several times faster than pydantic's dump.
     if _is_own_type(cast("type[Any]", type(value))):
         return value.__dict__
     plain = to_jsonable_python(value)
@@ -143,6 +143,6 @@ def _to_plain(value: Any) -> Any:
 
 @lru_cache(1_000)
 def _is_own_type(kind: type[Any]) -> bool:
-    # A parametrised generic belongs to the module that first parametrised it, so look at its origin.
+    # A parametrised generic reports the module that first parametrised it, so check its origin instead.
     origin = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin") or kind
     return origin.__module__.startswith("agentlightning.types.")

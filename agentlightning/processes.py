@@ -1,9 +1,9 @@
-"""Child processes that end with their parent, also when the parent is killed.
+"""Child processes that end when their parent ends, even if the parent is killed.
 
-A child process watches its parent: by a pipe on its standard input whose other end the parent holds, or, in a process
-of `multiprocessing`, by the parent's process. When the parent ends, the child gets SIGTERM, and after some seconds its
-process group is killed. Each child has a session of its own, so that a Ctrl-C in the terminal reaches the parent only,
-and the parent stops its children in the right order.
+A child process monitors its parent: through a pipe on its standard input whose other end the parent holds, or, in a
+`multiprocessing` process, through the parent process's sentinel. When the parent ends, the child gets SIGTERM, and a
+few seconds later its process group is killed. Each child runs in a new session, so a Ctrl-C in the terminal reaches
+only the parent, which then stops its children in the right order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO
 
 GRACE_SECONDS = 5.0
 
-# The watchdog is in the program's own process group, and starts before the program does.
+# The watchdog runs in the program's process group and starts before the program.
 _WATCHDOG = """exec 3<&0 </dev/null
 { trap '' TERM INT HUP; read -r _ <&3; kill -s KILL 0; } &
 exec "$@" 3<&-"""
@@ -35,7 +35,7 @@ def child_process(
     stderr: int | IO[str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Generator[subprocess.Popen[str]]:
-    """Run `python -m module arguments…` until the block ends, with `environment` added to this process's own."""
+    """Run `python -m module arguments…` until the block ends, adding `environment` to the inherited environment."""
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, module, *arguments],
         stdin=subprocess.PIPE,
@@ -52,10 +52,10 @@ def child_process(
 
 
 def watchdog_command(arguments: Sequence[str]) -> list[str]:
-    """Return the command of a program that is killed with its process group when its standard input ends.
+    """Return a command that runs a program and kills its process group when the command's standard input closes.
 
-    Its standard input must be a pipe whose other end the parent holds; the program itself has no input. Start it in a
-    session of its own, and kill its group after its end, because the watchdog belongs to the group.
+    The standard input must be a pipe whose other end the parent holds; the program itself gets no input. Start the
+    command in a new session. When the program has exited, kill its process group, which contains the watchdog.
     """
     return ["/bin/sh", "-c", _WATCHDOG, "sh", *arguments]
 
@@ -73,21 +73,21 @@ def end_with_parent(wait_for_parent: Callable[[], object], grace: float) -> None
 
 
 def kill_group(pid: int) -> None:
-    """Kill the process group of a process, at once."""
+    """Send SIGKILL to the process group of a process."""
     with suppress(ProcessLookupError):
         if sys.platform == "win32":
             os.kill(pid, signal.SIGTERM)
             return
         try:
             os.killpg(pid, signal.SIGKILL)
-        except PermissionError:  # the process has no group of its own yet
+        except PermissionError:  # the process has not created its own group yet
             os.kill(pid, signal.SIGTERM)
 
 
 def is_process_alive(pid: int) -> bool:
-    """Return True when another process of this machine has this id.
+    """Return True if another process on this machine has this id.
 
-    This process's own id counts as dead: whatever recorded it earlier was an earlier process with the same number.
+    The id of the current process counts as dead: a recorded id equal to it belongs to an earlier process.
     """
     if pid == os.getpid():
         return False
@@ -113,7 +113,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def _run_child(module: str, arguments: list[str]) -> None:
-    # os.read, not sys.stdin.read: a buffered reader's lock, held by a daemon thread, makes the interpreter's exit fail.
+    # Use os.read, not sys.stdin.read: if a daemon thread holds a buffered reader's lock, the interpreter's exit fails.
     end_with_parent(lambda: os.read(0, 1), GRACE_SECONDS)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

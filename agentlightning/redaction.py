@@ -1,6 +1,6 @@
-"""Redaction of API keys in the texts of spans and stored records.
+"""Redaction of API keys in the text of spans and stored records.
 
-A process with AGL_KEEP_KEYS=1 in its environment leaves records unchanged.
+Set AGL_KEEP_KEYS=1 in the environment of a process to disable redaction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic_core import SchemaValidator, core_schema
 
 KEEP_KEYS_VARIABLE = "AGL_KEEP_KEYS"
 
-# Rust's regular expressions search for all prefixes at once: 40 times faster than Python's, or than one search each.
+# Rust's regex engine searches for all prefixes in one pass, 40 times faster than Python's or one search per prefix.
 _KEY_PREFIXES = SchemaValidator(
     core_schema.str_schema(
         pattern="sk-|earer |EARER |AKIA|AIza|hf_|xox|github_pat_|gh[pousr]_|agl-", regex_engine="rust-regex"
@@ -33,7 +33,7 @@ _REDACTED = b"[redacted]"
 
 
 def redact(text: str) -> str:
-    """Replace everything that looks like an API key; JSON stays valid JSON."""
+    """Replace everything that looks like an API key. Valid JSON stays valid."""
     body = text.encode("utf-8", "replace")
     return redact_bytes(body).decode() if may_contain_keys(body) else text
 
@@ -44,7 +44,7 @@ def redact_bytes(body: bytes) -> bytes:
 
 
 def may_contain_keys(body: bytes) -> bool:
-    """Return False if `body` certainly contains no key: a fast test before the exact one."""
+    """Return False if `body` certainly contains no key. Use this fast test before the exact search."""
     return _KEY_PREFIXES.isinstance_python(body) or not _is_utf8(body)
 
 

@@ -1,4 +1,4 @@
-"""Retry delays: exponential backoff with jitter, one policy for every part that tries again."""
+"""Retry delays: exponential backoff with jitter, shared by all components that retry."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class RetryPolicy:
     def delay(self, retries: int) -> float:
         """Return the seconds to wait after `retries` earlier retries (0, 1, 2, …).
 
-        Jitter takes up to half of the delay away, so that callers that failed together do not return together.
+        Jitter removes up to half of the delay, so that callers that failed together do not all retry together.
         """
         return min(self.max_delay, self.first_delay * 2 ** min(retries, 30)) * random.uniform(0.5, 1.0)
 
     def delays(self) -> Iterator[float]:
-        """Yield the delays of one call, without end."""
+        """Yield the delays before the successive retries of one call, indefinitely."""
         return map(self.delay, count())

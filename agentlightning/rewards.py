@@ -29,7 +29,7 @@ class Reward(NamedTuple):
 
 
 def rewards_in(name: str, attributes: Mapping[str, Any]) -> list[Reward]:
-    """Return all rewards of a span with this name and these attributes, the primary one first."""
+    """Return all rewards of a span with this name and these attributes, the primary reward first."""
     return [reward for reward in _parse(name, attributes) if reward is not None]
 
 
@@ -62,7 +62,7 @@ def _agentops(output: Any) -> Reward | None:
 
 
 def _reward(value: Any, name: str = _PRIMARY) -> Reward | None:
-    # A missing reward is not 0, and neither NaN nor text is a reward.
+    # A missing reward is not 0. NaN and text are not rewards.
     if isinstance(value, (int, float)) and math.isfinite(value):
         return Reward(name, float(value))
     return None

@@ -1,7 +1,8 @@
-"""Semantic conventions: names of spans and of their attributes.
+"""Semantic conventions: names of spans and span attributes.
 
-`gen_ai.*` names are OpenTelemetry's (semantic-conventions-genai, still in development, hence constants of our own).
-Many trace viewers read the indexed `gen_ai.prompt.N` and `gen_ai.completion.N`.
+The `gen_ai.*` names come from OpenTelemetry's GenAI conventions (semantic-conventions-genai). These are still in
+development, so the package defines its own constants. Many trace viewers read the indexed attributes `gen_ai.prompt.N`
+and `gen_ai.completion.N`.
 """
 
 from typing import Final
@@ -16,16 +17,16 @@ VIRTUAL: Final = "agentlightning.virtual"
 REWARD: Final = "agentlightning.reward"
 LLM_CALL: Final = "openai.chat.completion"
 
-# The attempt of a span
+# The attempt to which a span belongs
 ROLLOUT_ID: Final = "agentlightning.rollout_id"
 ATTEMPT_ID: Final = "agentlightning.attempt_id"
 SPAN_SEQUENCE_ID: Final = "agentlightning.span_sequence_id"
 LATE: Final = "agentlightning.late"
 """True on a span that arrived after its attempt had ended."""
 CUT: Final = "agentlightning.cut"
-"""Size of the whole span in bytes, on a span that is shown with its long values cut."""
+"""Size of the complete span in bytes. Set on a span whose long values are returned truncated."""
 
-# Spans of emitters
+# Spans created by emitters
 REWARDS: Final = "agentlightning.reward"
 """Prefix of `agentlightning.reward.N.name` and `.value`; entry 0 is the primary reward."""
 LINKS: Final = "agentlightning.link"
@@ -41,18 +42,18 @@ OPERATION_OUTPUT: Final = "agentlightning.operation.output"
 
 # LLM calls recorded by the wire tap or the proxy
 REQUEST: Final = "agentlightning.request"
-"""Raw request body, JSON text."""
+"""Raw request body as JSON text."""
 RESPONSE: Final = "agentlightning.response"
-"""Raw response body, JSON text; the events of a stream are combined into one body."""
+"""Raw response body as JSON text. The events of a stream are combined into one body."""
 CAPTURE_ERROR: Final = "agentlightning.capture_error"
 TOKEN_IDS: Final = "agentlightning.token_ids"
 PROMPT_TOKEN_IDS: Final = "agentlightning.prompt_token_ids"
 LOGPROBS: Final = "agentlightning.logprobs"
 STREAMED: Final = "agentlightning.streamed"
 INCOMPLETE: Final = "agentlightning.incomplete"
-"""True on a streamed call that was closed, abandoned or interrupted before its end."""
+"""True if a streamed call was closed, abandoned or interrupted before its end."""
 POLICY_VERSION: Final = "agentlightning.policy_version"
-"""Version of the weights that answered, as configured in the proxy."""
+"""Version of the model weights that produced the response, as configured in the proxy."""
 
 # OpenTelemetry GenAI
 GEN_AI_PROMPT: Final = "gen_ai.prompt"

@@ -1,1 +1,1 @@
-"""The dashboard: static files, served by `store/http/assets.py`, that use the store's HTTP API like any client."""
+"""The dashboard: static files, served by `store/http/assets.py`. Its pages use the store's HTTP API like any client."""

@@ -1,7 +1,7 @@
 """Export of a run as one self-contained HTML page.
 
-The JavaScript modules become `data:` URLs named by an import map, and the run is JSON in the page. The page's content
-security policy allows only these.
+The JavaScript modules are embedded as `data:` URLs in an import map, and the run is embedded as JSON. The page's
+content security policy allows only these.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IMPORT = re.compile(r"""(\bfrom\s*|\bimport\s*)["'](\.{1,2}/[^"']+)["']""")
 
 
 async def collect_run(store: LightningStore, limit: int) -> tuple[dict[str, Any], int]:
-    """Read the run, with its newest `limit` rollouts; also return how many rollouts the store has."""
+    """Return the run with its newest `limit` rollouts, and the total number of rollouts in the store."""
     page = await store.query_rollouts(sort_order="desc", limit=limit)
     rollouts = list(reversed(page.items))
     ids = [rollout.rollout_id for rollout in rollouts]
@@ -58,7 +58,7 @@ def render_page(run: dict[str, Any]) -> str:
         )
     )
     icon = _data_url("image/svg+xml", (DASHBOARD / "icon.svg").read_bytes())
-    # Within a script element, only `<` can close the element or open another.
+    # Inside a script element, only `<` can close the element or start another element.
     run_json = to_json(run).decode().replace("<", "\\u003c")
     return _PAGE.format(
         policy=policy, icon=icon, style=style, import_map=import_map, entry_point=ENTRY_POINT, run=run_json
@@ -72,7 +72,7 @@ def _modules() -> dict[str, str]:
 
 
 def _with_mapped_imports(name: str) -> str:
-    """Return the module with its relative imports replaced by names of the import map."""
+    """Return the module's source with its relative imports replaced by names in the import map."""
     folder = PurePosixPath(name).parent
     text = (DASHBOARD / name).read_text(encoding="utf-8")
     return _IMPORT.sub(lambda match: f'{match[1]}"agl/{normpath(folder / match[2])}"', text)

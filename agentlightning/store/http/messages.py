@@ -6,7 +6,6 @@ fails, refused by itself; they run concurrently, in no order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -53,14 +52,7 @@ class BatchAnswers(msgspec.Struct):
     answers: list[BatchAnswer]
 
 
-_encoder = msgspec.json.Encoder()
 _batch = msgspec.json.Decoder(Batch)
-_answers = msgspec.json.Decoder(BatchAnswers)
-
-
-def encode_batch(calls: Sequence[BatchCall]) -> bytes:
-    """Encode the body of a batch request."""
-    return _encoder.encode(Batch(list(calls)))
 
 
 def decode_batch(body: bytes) -> list[BatchCall]:
@@ -73,13 +65,3 @@ def decode_batch(body: bytes) -> list[BatchCall]:
     if len(calls.operations) > MAX_BATCH_SIZE:
         raise InvalidInput(f"a batch holds at most {MAX_BATCH_SIZE} operations", field="operations")
     return calls.operations
-
-
-def encode_answers(responses: Sequence[Response]) -> bytes:
-    """Encode the body of a batch response: the answers in the order of the calls."""
-    return _encoder.encode(BatchAnswers([BatchAnswer(status, msgspec.Raw(body)) for status, body in responses]))
-
-
-def decode_answers(body: bytes) -> list[Response]:
-    """Return the answers of a batch response."""
-    return [(answer.status, bytes(answer.body)) for answer in _answers.decode(body).answers]

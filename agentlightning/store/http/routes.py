@@ -11,6 +11,7 @@ from copy import copy
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
+import msgspec
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,17 +21,18 @@ from ...errors import AgentLightningError, InvalidInput, NotFound, StoreUnavaila
 from ...http.limits import AdmissionControl, Permit, cancel_on_disconnect
 from ..operations import Arguments, Operation, operation_table, problem
 from ..sql import SqlStore
-from ..sql.idempotency import IdempotentRequest
+from ..sql.base import IdempotentRequest
 from .auth import RequestAuthorizer, check_operation
 from .messages import (
     BATCH_PATH,
     IDEMPOTENCY_KEY,
     JSON,
     PROBLEM,
+    BatchAnswer,
+    BatchAnswers,
     BatchCall,
     Response,
     decode_batch,
-    encode_answers,
 )
 from .metrics import Metrics
 
@@ -157,7 +159,9 @@ class StoreApp:
             calls = decode_batch(permit.body)
             answers = await asyncio.gather(*(self._execute_call(call, scope) for call in calls))
         response.batch = [(*self._line(call), status) for call, (status, _) in zip(calls, answers, strict=True)]
-        return 200, encode_answers(answers)
+        return 200, msgspec.json.encode(
+            BatchAnswers([BatchAnswer(status, msgspec.Raw(body)) for status, body in answers])
+        )
 
     async def _execute_call(self, call: BatchCall, scope: Scope) -> Response:
         try:

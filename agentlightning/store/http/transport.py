@@ -29,10 +29,10 @@ from .messages import (
     IDEMPOTENCY_KEY,
     JSON,
     MAX_BATCH_SIZE,
+    Batch,
+    BatchAnswers,
     BatchCall,
     Response,
-    decode_answers,
-    encode_batch,
 )
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ MAX_BATCH_BYTES: Final = 2**20
 SLOW_REQUEST_SECONDS: Final = 0.25
 """After this time a request in flight no longer holds back others."""
 
+_answers = msgspec.json.Decoder(BatchAnswers)
 _UNAVAILABLE = frozenset({429, 502, 503, 504})
 
 Outcome = Response | StoreUnavailable
@@ -110,14 +111,14 @@ class Transport:
         return await self._request(call.operation.route.method, url, call.body, headers, call.wait + RESPONSE_TIMEOUT)
 
     async def _send_batch(self, calls: Sequence[StoreCall]) -> Sequence[Outcome]:
-        body = encode_batch([call.for_batch() for call in calls])
+        body = msgspec.json.encode(Batch([call.for_batch() for call in calls]))
         outcome = await self._request("POST", URL(self._url + BATCH_PATH), body, {}, RESPONSE_TIMEOUT)
         if isinstance(outcome, StoreUnavailable):
             return [outcome] * len(calls)
         status, text = outcome
         if status != 200:  # the batch is refused as a whole; each call alone may be accepted
             return await asyncio.gather(*(self._send_alone(call) for call in calls))
-        return [_outcome(*answer) for answer in decode_answers(text)]
+        return [_outcome(each.status, bytes(each.body)) for each in _answers.decode(text).answers]
 
     async def _request(
         self, method: str, url: URL, body: bytes | None, headers: dict[str, str], timeout: float

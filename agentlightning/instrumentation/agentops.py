@@ -2,31 +2,39 @@
 
 AgentOps' own `init` would set a provider, replace `print` and `__import__`, write a log file, start threads and contact
 its service. Here only its instrumentors are applied, to the libraries that are imported, with three precautions: its
-wrappers around the LLM SDKs are isolated (`wrapper_isolation.py`), it can neither flush nor shut down the provider, and
+wrappers around the LLM SDKs are isolated (`_isolated`), it can neither flush nor shut down the provider, and
 everything that it has patched is restored. Written for the version that the extra `[agentops]` pins.
 """
 
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import context, trace
 
+from .context import CALL_SPAN, recording_context
 from .patches import Instrumentation, Patch
-from .wrapper_isolation import isolate
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
 _LLM_SDKS = ("openai.", "anthropic.")
 """SDKs whose calls the wire tap records as well, so that AgentOps can be kept from changing them."""
+
+_Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+"""As wrapt calls it: wrapped function, instance, positional and keyword arguments."""
+
+_MISSING = object()
+_PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
 
 
 class AgentOps(Instrumentation):
@@ -36,7 +44,7 @@ class AgentOps(Instrumentation):
         super().__init__()
         self._sdk: Any = None
         self._core: Any = None
-        self._patched: list[_PatchedAttribute] = []
+        self._restorations: list[Callable[[], None]] = []
         self._tried: set[str] = set()
 
     @property
@@ -67,8 +75,8 @@ class AgentOps(Instrumentation):
         sdk, self._sdk = self._sdk, None
         if sdk is None:
             return
-        while self._patched:
-            self._patched.pop().undo()
+        while self._restorations:
+            self._restorations.pop()()
         for instrumentor in sdk._active_instrumentors:
             with suppress(Exception):
                 instrumentor.uninstrument()
@@ -84,7 +92,7 @@ class AgentOps(Instrumentation):
         imported = [name for name in libraries if name not in self._tried and name in sys.modules]
         if not imported:
             return
-        with _recorded_wrapt(self._patched):
+        with _recorded_wrapt(self._restorations):
             for name in imported:
                 self._tried.add(name)
                 with suppress(Exception):
@@ -105,18 +113,11 @@ class _Provider:
         pass
 
 
-class _PatchedAttribute:
-    """An attribute that AgentOps has wrapped, and its original value."""
-
-    def __init__(self, owner: Any, name: str, original: Any) -> None:
-        self._owner, self._name, self._original = owner, name, original
-        self._was_inherited = isinstance(owner, type) and name not in vars(owner)
-
-    def undo(self) -> None:
-        if self._was_inherited:
-            delattr(self._owner, self._name)
-        else:
-            setattr(self._owner, self._name, self._original)
+def _restoration(owner: Any, name: str, original: Any) -> Callable[[], None]:
+    """Return a function that restores an attribute that AgentOps is about to wrap."""
+    if isinstance(owner, type) and name not in vars(owner):  # inherited
+        return partial(delattr, owner, name)
+    return partial(setattr, owner, name, original)
 
 
 def _is_not_about_enums(record: logging.LogRecord) -> bool:
@@ -128,16 +129,16 @@ _wrapt_lock = threading.Lock()
 
 
 @contextmanager
-def _recorded_wrapt(patched: list[_PatchedAttribute]) -> Generator[None]:
-    """Record everything that wrapt wraps during the block, and isolate wrappers around LLM SDKs."""
+def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
+    """Record how to restore everything that wrapt wraps during the block, and isolate wrappers around LLM SDKs."""
     wrapt: Any = import_module("wrapt.patches")
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def wrap_object(module: Any, name: str, factory: Any, args: Any = (), kwargs: Any = {}) -> Any:  # noqa: B006
-            patched.append(_PatchedAttribute(*wrapt.resolve_path(module, name)))
+            restorations.append(_restoration(*wrapt.resolve_path(module, name)))
             path = module if isinstance(module, str) else module.__name__
             if path.startswith(_LLM_SDKS):
-                args = tuple(isolate(wrapper) for wrapper in args)
+                args = tuple(_isolated(wrapper) for wrapper in args)
             return original(module, name, factory, args, kwargs)
 
         return wrap_object
@@ -150,6 +151,84 @@ def _recorded_wrapt(patched: list[_PatchedAttribute]) -> Generator[None]:
             yield
         finally:
             patch.undo()
+
+
+def _isolated(wrapper: _Wrapper) -> _Wrapper:
+    """Return `wrapper` in isolation, so that the caller of the wrapped function sees no difference.
+
+    The wrapper may observe a call and create a span for it. It cannot change the arguments, the result or the error,
+    and its own failures have no effect. It is not called if the call is not recorded or of a kind that it breaks.
+    """
+
+    def isolated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if recording_context() is None or not _is_plain(kwargs):
+            return wrapped(*args, **kwargs)
+        call = _Call(wrapped, args, kwargs)
+        try:
+            returned = wrapper(call, instance, args, dict(kwargs))
+        except Exception as error:
+            return call.outcome(error)
+        return _await_outcome(returned, call) if inspect.isawaitable(returned) else call.outcome()
+
+    return isolated
+
+
+def _is_plain(kwargs: Mapping[str, Any]) -> bool:
+    """Return True if the call is neither streamed nor for a raw response and has none of the SDK's placeholders."""
+    if kwargs.get("stream") or kwargs.get("extra_headers"):
+        return False
+    return not any(type(value).__name__ in _PLACEHOLDERS for value in kwargs.values())
+
+
+async def _await_outcome(returned: Awaitable[Any], call: _Call) -> Any:
+    wrapper_error: Exception | None = None
+    try:
+        await returned
+    except Exception as error:
+        wrapper_error = error
+    outcome = call.outcome(wrapper_error)
+    return await outcome if inspect.isawaitable(outcome) else outcome
+
+
+class _Call:
+    """The function as the wrapper sees it: makes the real call once and keeps its outcome."""
+
+    def __init__(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._make = lambda: wrapped(*args, **kwargs)
+        self._result: Any = _MISSING
+        self._error: BaseException | None = None
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        with self._recorded():
+            result = self._make()
+        if inspect.isawaitable(result):
+            return self._await(result)
+        self._result = result
+        return result
+
+    async def _await(self, awaitable: Awaitable[Any]) -> Any:
+        with self._recorded():
+            self._result = await awaitable
+        return self._result
+
+    @contextmanager
+    def _recorded(self) -> Generator[None]:
+        token = context.attach(context.set_value(CALL_SPAN, trace.get_current_span()))
+        try:
+            yield
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            context.detach(token)
+
+    def outcome(self, wrapper_error: Exception | None = None) -> Any:
+        """Return the function's own result or raise its error; call it now if the wrapper failed before doing so."""
+        if wrapper_error is not None and wrapper_error is not self._error:
+            logger.debug("Foreign instrumentation failed", exc_info=wrapper_error)
+        if self._error is not None:
+            raise self._error
+        return self._make() if self._result is _MISSING else self._result
 
 
 AGENTOPS = AgentOps()

@@ -2,18 +2,22 @@
 
 The agent's thread only keeps the bodies, since decoding takes several times as long. `decode_call` runs later in the
 export thread, or at once if other span processors read the span as well.
+
+Messages are written twice, for two kinds of readers: indexed (`gen_ai.prompt.0.content`), and as OpenTelemetry's JSON
+(`gen_ai.input.messages`). The span has the raw bodies too, so nothing is lost that these attributes leave out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import orjson
 
 from .. import semconv
-from . import call_attributes, sse
-from .dialects import ApiDialect, dialect_of
-from .dialects.base import Json, as_object
+from . import sse
+from .dialects import ApiDialect, Message, dialect_of
+from .dialects.base import Json, as_object, items, to_json
 
 UNDECODED: Final = "agentlightning.unread"
 """True on a span whose bodies have not been decoded yet; never stored."""
@@ -27,6 +31,19 @@ MAX_BODY_BYTES = 2_000_000
 MAX_TEXT_LENGTH = 4_000
 """Characters kept of each text in a body that is too large: enough to recognize an image or a document."""
 
+_REQUEST_PARAMETERS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "seed": "seed",
+    "n": "choice.count",
+}
+
 
 def decode_call(raw: Json) -> Json:
     """Return the attributes of a call's span with those decoded from its bodies.
@@ -37,13 +54,47 @@ def decode_call(raw: Json) -> Json:
     try:
         request = parse_object(raw[semconv.REQUEST])
         if dialect := dialect_of(raw["url.path"], request):
-            attributes = {**call_attributes.of_request(dialect, request), **attributes}
-            attributes.update(_response_attributes(dialect, raw))
+            attributes = {**request_attributes(dialect, request), **attributes}
+            attributes.update(_decoded_response(dialect, raw))
     except Exception as error:
         attributes[semconv.CAPTURE_ERROR] = f"{type(error).__name__}: {error}"
     if not attributes.get(semconv.INCOMPLETE):
         attributes.pop(semconv.INCOMPLETE, None)
     return attributes
+
+
+def request_attributes(dialect: ApiDialect, body: Json) -> Json:
+    """Return the attributes that the request body gives."""
+    messages = dialect.prompt(body)
+    attributes: Json = {
+        **_indexed(semconv.GEN_AI_PROMPT, messages),
+        semconv.GEN_AI_INPUT_MESSAGES: _as_opentelemetry(messages),
+        semconv.GEN_AI_OPERATION_NAME: dialect.operation,
+        semconv.GEN_AI_PROVIDER_NAME: dialect.provider,
+        semconv.GEN_AI_REQUEST_MODEL: body.get("model"),
+    }
+    for parameter, name in _REQUEST_PARAMETERS.items():
+        if isinstance(value := body.get(parameter), (int, float)):
+            attributes[f"{semconv.GEN_AI_REQUEST}.{name}"] = value
+    if tools := body.get("tools"):
+        attributes[semconv.GEN_AI_TOOL_DEFINITIONS] = to_json(tools)
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def response_attributes(dialect: ApiDialect, body: Json) -> Json:
+    """Return the attributes that the response body adds."""
+    messages = dialect.answer(body)
+    reasons = [message.finish_reason for message in messages if message.finish_reason]
+    attributes: Json = {
+        **_indexed(semconv.GEN_AI_COMPLETION, messages),
+        semconv.GEN_AI_OUTPUT_MESSAGES: _as_opentelemetry(messages) if messages else None,
+        semconv.GEN_AI_RESPONSE_ID: body.get("id"),
+        semconv.GEN_AI_RESPONSE_MODEL: body.get("model"),
+        semconv.GEN_AI_RESPONSE_FINISH_REASONS: reasons or None,
+        **_usage(body.get("usage")),
+        **_tokens(body),
+    }
+    return {key: value for key, value in attributes.items() if value is not None}
 
 
 def parse_object(text: str | bytes) -> Json:
@@ -82,7 +133,7 @@ def _cut(value: Any) -> Any:
     return value
 
 
-def _response_attributes(dialect: ApiDialect, raw: Json) -> Json:
+def _decoded_response(dialect: ApiDialect, raw: Json) -> Json:
     if RAW_EVENTS in raw:
         return _stream_attributes(dialect, raw[RAW_EVENTS].encode())
     if text := raw.get(semconv.RESPONSE):
@@ -108,7 +159,62 @@ def _body_attributes(dialect: ApiDialect, raw: bytes) -> Json:
         return {semconv.RESPONSE: recorded.decode(), ERROR_MESSAGE: message}
     if recorded is not raw:
         body = parse_object(recorded) or {key: body[key] for key in ("id", "model", "usage") if key in body}
-    attributes = {**call_attributes.of_response(dialect, body), semconv.RESPONSE: recorded.decode()}
+    attributes = {**response_attributes(dialect, body), semconv.RESPONSE: recorded.decode()}
     if not recorded:
         attributes[semconv.CAPTURE_ERROR] = f"{len(raw)} bytes are too many to record"
     return attributes
+
+
+def _as_opentelemetry(messages: list[Message]) -> str:
+    fields = ("role", "parts", "finish_reason")
+    written = [{field: getattr(message, field) for field in fields} for message in messages]
+    return to_json([{field: value for field, value in each.items() if value is not None} for each in written])
+
+
+def _indexed(prefix: str, messages: list[Message]) -> Json:
+    return {f"{prefix}.{n}.{key}": value for n, message in enumerate(messages) for key, value in _fields(message)}
+
+
+def _fields(message: Message) -> Iterator[tuple[str, str]]:
+    yield "role", message.role
+    if message.content is not None:
+        yield "content", message.content
+    if message.finish_reason is not None:
+        yield "finish_reason", message.finish_reason
+    tool_calls = 0
+    for part in message.parts:
+        if part["type"] == "tool_call":
+            prefix, arguments = f"tool_calls.{tool_calls}", part["arguments"]
+            yield f"{prefix}.id", str(part["id"])
+            yield f"{prefix}.name", str(part["name"])
+            yield f"{prefix}.arguments", arguments if isinstance(arguments, str) else to_json(arguments)
+            tool_calls += 1
+        elif part["type"] == "tool_call_response" and part.get("id"):
+            yield "tool_call_id", str(part["id"])
+
+
+def _usage(usage: Any) -> Json:
+    counts = as_object(usage)
+    prompt = counts.get("prompt_tokens", counts.get("input_tokens"))
+    completion = counts.get("completion_tokens", counts.get("output_tokens"))
+    total = counts.get("total_tokens")
+    if total is None and isinstance(prompt, int) and isinstance(completion, int):
+        total = prompt + completion
+    return {
+        semconv.GEN_AI_USAGE_INPUT_TOKENS: prompt,
+        semconv.GEN_AI_USAGE_PROMPT_TOKENS: prompt,
+        semconv.GEN_AI_USAGE_OUTPUT_TOKENS: completion,
+        semconv.GEN_AI_USAGE_COMPLETION_TOKENS: completion,
+        semconv.GEN_AI_USAGE_TOTAL_TOKENS: total,
+    }
+
+
+def _tokens(body: Json) -> Json:
+    """Token ids and log probabilities of the first choice, which training servers return on request."""
+    choice = next(iter(items(body.get("choices"))), Json())
+    found = {
+        semconv.PROMPT_TOKEN_IDS: body.get("prompt_token_ids") or choice.get("prompt_token_ids"),
+        semconv.TOKEN_IDS: choice.get("token_ids"),
+        semconv.LOGPROBS: choice.get("logprobs"),
+    }
+    return {name: to_json(value) for name, value in found.items() if value}

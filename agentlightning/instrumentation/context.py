@@ -1,15 +1,25 @@
-"""Recording context: the OpenTelemetry context decides whether and by which tracer a call is recorded."""
+"""Recording context: the OpenTelemetry context decides whether and by which tracer a call is recorded.
+
+Python starts a new thread in an empty context, so the work of a `Thread` or an executor would belong to no rollout:
+`CONTEXT_IN_THREADS` propagates the context to them.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from contextvars import ContextVar
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, ContextVar, copy_context
+from functools import wraps
 from typing import Any, Final, Protocol
 
 from opentelemetry import context, trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context as OtelContext
 from opentelemetry.trace import Span, Tracer
+
+from .patches import Patch, Patches
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
@@ -49,13 +59,7 @@ def recording_context() -> RecordingContext | None:
     return scope
 
 
-def foreign_call_span() -> Span | None:
-    """Return the span that foreign instrumentation has created for the current call, to complete instead of repeat."""
-    span = context.get_value(CALL_SPAN)
-    return span if isinstance(span, Span) and span.is_recording() else None
-
-
-def parent_context() -> Context | None:
+def parent_context() -> OtelContext | None:
     """Return the context for a new span; None for the current one.
 
     OpenInference keeps LangChain's current step outside of the OpenTelemetry context. A step that began after the
@@ -76,3 +80,43 @@ def parent_context() -> Context | None:
 
 def _start_time(span: Span) -> int:
     return getattr(span, "start_time", None) or 0
+
+
+# Threads
+
+
+def _submit_with_context(original: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+    @wraps(original)
+    def submit(pool: ThreadPoolExecutor, /, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        # The pool may start a thread for this work that outlives the rollout: it starts in an empty context.
+        return Context().run(original, pool, copy_context().run, fn, *args, **kwargs)
+
+    return submit
+
+
+def _start_with_context(original: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    @wraps(original)
+    def start(thread: threading.Thread) -> None:
+        if context.get_value(SCOPE) is not None:
+            _run_in_current_context(thread)
+        original(thread)
+
+    return start
+
+
+def _run_in_current_context(thread: threading.Thread) -> None:
+    run, current = thread.run, copy_context()
+
+    def run_in_context() -> None:
+        del thread.run  # an object that holds its own bound method stays alive until the next garbage collection
+        current.run(run)
+
+    thread.run = run_in_context
+
+
+CONTEXT_IN_THREADS = Patches(
+    lambda: [
+        Patch(ThreadPoolExecutor, "submit", _submit_with_context),
+        Patch(threading.Thread, "start", _start_with_context),
+    ]
+)

@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Concatenate, ParamSpec
 
 import orjson
+from opentelemetry import context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from .. import semconv
@@ -26,7 +27,7 @@ from .call_record import (
     error_message,
     parse_object,
 )
-from .context import IN_REQUEST, foreign_call_span, parent_context, recording_context
+from .context import CALL_SPAN, IN_REQUEST, parent_context, recording_context
 from .dialects import ApiDialect, dialect_of, openai
 from .dialects.base import Json
 
@@ -70,7 +71,7 @@ class OpenCall:
         self._size = 0
         self._status = 0
         self._decompress: Callable[[bytes], bytes] = bytes
-        open_calls.add(self)
+        _open_calls.add(self)
 
     @property
     def span_id(self) -> int:
@@ -88,8 +89,8 @@ class OpenCall:
     @abandons_on_error
     def record_response(self, status: int, content: bytes) -> None:
         """Record the whole response."""
-        self._status = status
-        self._end(content)
+        self._status, self._chunks = status, [content]
+        self._end()
 
     @abandons_on_error
     def start_response(
@@ -121,7 +122,7 @@ class OpenCall:
         """End the record at the end of the response, or when nothing more of it will be read."""
         if not self._ended:
             self._attributes[semconv.INCOMPLETE] = not complete
-            self._end(self._decompress(b"".join(self._chunks)))
+            self._end()
 
     @abandons_on_error
     def fail(self, error: BaseException) -> None:
@@ -130,7 +131,7 @@ class OpenCall:
             self._attributes["error.type"] = type(error).__qualname__
             self._attributes[semconv.INCOMPLETE] = self._is_stream
             self._set_error(f"{type(error).__name__}: {error}")
-            self._end(self._decompress(b"".join(self._chunks)))
+            self._end()
 
     def abandon(self, error: Exception) -> None:
         """End a record that cannot be completed because recording failed, and note the error on the span."""
@@ -139,10 +140,10 @@ class OpenCall:
             self._span.set_attribute(semconv.CAPTURE_ERROR, f"{type(error).__name__}: {error}")
             self._end_span()
 
-    def _end(self, content: bytes) -> None:
+    def _end(self) -> None:
         self._ended = True
+        content, attributes = self._decompress(b"".join(self._chunks)), self._attributes
         self._chunks = []
-        attributes = self._attributes
         if self._status:
             attributes["http.response.status_code"] = self._status
         if self._status >= 400:
@@ -173,8 +174,15 @@ class OpenCall:
             self._span.set_status(Status(StatusCode.ERROR, description))
 
 
-open_calls: weakref.WeakSet[OpenCall] = weakref.WeakSet()
+_open_calls: weakref.WeakSet[OpenCall] = weakref.WeakSet()
 """Calls whose spans have not ended, while they are referenced elsewhere."""
+
+
+def close_open_calls(predicate: Callable[[int], bool]) -> None:
+    """End the record of every open call whose span id satisfies `predicate`, with what has arrived so far."""
+    for call in list(_open_calls):
+        if predicate(call.span_id):
+            call.finish(complete=False)
 
 
 def start_call(
@@ -191,21 +199,22 @@ def start_call(
     attributes[semconv.REQUEST] = content.decode("utf-8", "replace")
     if len(content) > MAX_BODY_BYTES:
         attributes.update(_cut_request(dialect, content))
-    foreign = foreign_call_span()
-    span = foreign or recording.call_tracer.start_span(dialect.span_name, parent_context(), SpanKind.CLIENT)
-    return OpenCall(span, attributes, eager_decode=recording.eager_decode, is_foreign=foreign is not None)
+    # Foreign instrumentation may have created a span for this call: complete it instead of repeating it.
+    foreign = context.get_value(CALL_SPAN)
+    if isinstance(foreign, Span) and foreign.is_recording():
+        return OpenCall(foreign, attributes, eager_decode=recording.eager_decode, is_foreign=True)
+    span = recording.call_tracer.start_span(dialect.span_name, parent_context(), SpanKind.CLIENT)
+    return OpenCall(span, attributes, eager_decode=recording.eager_decode, is_foreign=False)
 
 
 def _request_attributes(host: str | None, port: int | None, path: str, headers: Mapping[str, str]) -> Json:
-    attributes: Json = {"url.path": path}
-    if host:
-        attributes["server.address"] = host
-    if port:
-        attributes["server.port"] = port
-    retries = headers.get("x-stainless-retry-count", "0")
-    if retries.isdecimal() and retries != "0":
-        attributes["http.request.resend_count"] = int(retries)
-    return attributes
+    retries = headers.get("x-stainless-retry-count", "")
+    attributes: Json = {
+        "server.address": host,
+        "server.port": port,
+        "http.request.resend_count": int(retries) if retries.isdecimal() else 0,
+    }
+    return {"url.path": path} | {name: value for name, value in attributes.items() if value}
 
 
 def _dialect(path: str, content: bytes) -> ApiDialect | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 
 from ..instrumentation import AGENTOPS, CONTEXT_IN_THREADS, OPENINFERENCE, PYDANTIC_AI, WIRE_TAP, Instrumentation
+from ..instrumentation.llm_call import close_open_calls
 from .base import Tracer
 from .provider import PROCESSOR, has_other_processors, otel_tracer
 from .scope import Scope
@@ -52,7 +53,7 @@ class LightningTracer(OtelTracer):
 
     def on_exit(self, scope: Scope) -> None:
         """End the records of streams that the agent neither read to the end nor closed."""
-        WIRE_TAP.close_open_calls(lambda span_id: PROCESSOR.scope_of(span_id) is scope)
+        close_open_calls(lambda span_id: PROCESSOR.scope_of(span_id) is scope)
 
 
 class AgentOpsTracer(LightningTracer):

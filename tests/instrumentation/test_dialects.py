@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentlightning.instrumentation import sse
-from agentlightning.instrumentation.call_attributes import of_request, of_response
+from agentlightning.instrumentation.call_record import request_attributes, response_attributes
 from agentlightning.instrumentation.dialects import anthropic, dialect_of, openai
 
 
@@ -76,7 +76,7 @@ def test_log_probabilities_of_completions_are_concatenated() -> None:
 
 
 def test_prompt_of_token_ids_is_recorded_as_json() -> None:
-    assert of_request(openai.COMPLETIONS, {"prompt": [1, 2, 3]})["gen_ai.prompt.0.content"] == "[1,2,3]"
+    assert request_attributes(openai.COMPLETIONS, {"prompt": [1, 2, 3]})["gen_ai.prompt.0.content"] == "[1,2,3]"
 
 
 def test_interrupted_anthropic_stream_is_combined() -> None:
@@ -102,7 +102,7 @@ def test_input_items_of_responses_are_a_conversation() -> None:
         {"type": "function_call", "call_id": "c", "name": "add", "arguments": '{"a":1}'},
         {"type": "function_call_output", "call_id": "c", "output": "2"},
     ]
-    attributes = of_request(openai.RESPONSES, {"input": items})
+    attributes = request_attributes(openai.RESPONSES, {"input": items})
     assert [attributes[f"gen_ai.prompt.{n}.role"] for n in range(4)] == ["user", "assistant", "assistant", "tool"]
     assert (attributes["gen_ai.prompt.0.content"], attributes["gen_ai.prompt.3.content"]) == ("Add.", "2")
 
@@ -110,11 +110,11 @@ def test_input_items_of_responses_are_a_conversation() -> None:
 def test_incomplete_response_has_a_finish_reason() -> None:
     output = [{"type": "message", "content": [{"type": "output_text", "text": "a"}]}]
     body = {"output": output, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
-    assert of_response(openai.RESPONSES, body)["gen_ai.completion.0.finish_reason"] == "length"
+    assert response_attributes(openai.RESPONSES, body)["gen_ai.completion.0.finish_reason"] == "length"
 
 
 @pytest.mark.parametrize("body", [{}, {"choices": None}, {"choices": [{}]}, {"choices": ["?"], "usage": []}])
 def test_malformed_bodies_raise_no_error(body: dict[str, Any]) -> None:
     for dialect in (openai.CHAT, openai.COMPLETIONS, openai.RESPONSES, anthropic.MESSAGES):
-        of_response(dialect, body)
-        of_request(dialect, {dialect.input_field: None})
+        response_attributes(dialect, body)
+        request_attributes(dialect, {dialect.input_field: None})

@@ -82,8 +82,8 @@ def _fail(*_: Any) -> None:
     [
         (llm_call, "_dialect", []),
         (llm_call.OpenCall, "_end", ["KeyError: 'a bug in the tap'"] * 2),
-        (call_record.call_attributes, "of_request", ["KeyError: 'a bug in the tap'"] * 2),
-        (call_record.call_attributes, "of_response", ["KeyError: 'a bug in the tap'"] * 2),
+        (call_record, "request_attributes", ["KeyError: 'a bug in the tap'"] * 2),
+        (call_record, "response_attributes", ["KeyError: 'a bug in the tap'"] * 2),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

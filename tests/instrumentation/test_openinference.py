@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from agentlightning.instrumentation import openinference
+from agentlightning.instrumentation import frameworks
 from agentlightning.tracer import LightningTracer
 
 
@@ -47,7 +47,7 @@ def test_instrumentors_are_applied_and_those_of_tapped_sdks_only_without_the_tap
         "x": "Gone",
     }
     found = [EntryPoint(name, f"{__name__}:{value}", "openinference_instrumentor") for name, value in names.items()]
-    monkeypatch.setattr(openinference, "entry_points", lambda group: found)
+    monkeypatch.setattr(frameworks, "entry_points", lambda group: found)
 
     with LightningTracer().lifespan():
         assert Instrumentor.log == ["instrument Instrumentor"] * applied

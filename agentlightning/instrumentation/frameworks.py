@@ -1,0 +1,77 @@
+"""Instrumentation of agent frameworks: OpenInference's instrumentors, and PydanticAI's own.
+
+OpenInference's instrumentors of LLM SDKs whose calls the wire tap records are left out: they would record each call
+twice, and replace the SDKs' streams with objects of their own. A user can still apply them, and their spans are
+recorded. If the wire tap is disabled, they are applied like the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+from .patches import Instrumentation
+from .wire_tap import is_enabled
+
+logger = logging.getLogger("agentlightning.instrumentation")
+
+_GROUP = "openinference_instrumentor"
+_TAPPED_SDKS = frozenset({"openai", "anthropic"})
+
+
+class OpenInference(Instrumentation):
+    """The installed instrumentors that the user has not applied already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._instrumentors: list[Any] = []
+
+    def _apply(self) -> None:
+        self._instrumentors = []
+        for entry in entry_points(group=_GROUP):
+            if entry.name in _TAPPED_SDKS and is_enabled():
+                continue
+            try:
+                instrumentor = entry.load()()
+                if not instrumentor.is_instrumented_by_opentelemetry:
+                    instrumentor.instrument(raise_exception_on_conflict=True)
+                    self._instrumentors.append(instrumentor)
+            except Exception as error:  # the library to instrument is missing or too new
+                logger.debug("OpenInference's instrumentor for %s cannot be applied: %r", entry.name, error)
+
+    def _undo(self) -> None:
+        for instrumentor in self._instrumentors:
+            instrumentor.uninstrument()
+
+
+class PydanticAI(Instrumentation):
+    """PydanticAI's own spans of agents and tools, for all agents without settings of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._instrumented: Any = None
+
+    def refresh(self) -> None:
+        """Switch the instrumentation on if the library has been imported since the last call."""
+        if self._instrumented is None and "pydantic_ai" in sys.modules:
+            with self._lock:
+                if self._users:
+                    self._apply()
+
+    def _apply(self) -> None:
+        # Not imported for this: the import takes a second, which other agents should not pay for.
+        agent: Any = getattr(sys.modules.get("pydantic_ai"), "Agent", None)
+        if agent is not None and not getattr(agent, "_instrument_default", True):
+            agent.instrument_all()
+            self._instrumented = agent
+
+    def _undo(self) -> None:
+        agent, self._instrumented = self._instrumented, None
+        if agent is not None:
+            agent.instrument_all(False)
+
+
+OPENINFERENCE = OpenInference()
+PYDANTIC_AI = PydanticAI()

@@ -1,1 +1,0 @@
-"""Taps of HTTP libraries, which record the LLM calls of the SDKs that use them."""

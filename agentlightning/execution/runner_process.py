@@ -28,19 +28,14 @@ GRACE_SECONDS: Final = 2.0
 """Time for a runner to stop after its parent has ended."""
 
 
-@dataclass(frozen=True)
-class RunnerJob:
-    """The work of a runner's process. A forked process gets it as it is, a fresh one `pickled`."""
+def pickle_runner(runner: RunnerTask) -> bytes:
+    """Pickle a runner for a fresh process, with everything it refers to, including `__main__`, and the log level.
 
-    runner: RunnerTask
-    log_level: int | None = None
-    """Log level of a fresh process; None logs nothing."""
-
-    def pickled(self) -> bytes:
-        """Pickle it with everything it refers to, including `__main__`. Raises the errors of pickling."""
-        file = io.BytesIO()
-        _Pickler(file).dump(RunnerJob(self.runner, _console_level()))
-        return file.getvalue()
+    Raises the errors of pickling.
+    """
+    file = io.BytesIO()
+    _Pickler(file).dump((runner, _console_level()))
+    return file.getvalue()
 
 
 _reducers: Any = cloudpickle.Pickler.dispatch_table
@@ -96,11 +91,11 @@ class RunnerTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
-def run_runner_process(job: RunnerJob | bytes, worker: int, url: str, reports: Connection) -> None:
-    """Run a runner in this process, and send a `CrashReport` if it raises."""
+def run_runner_process(runner: RunnerTask | bytes, worker: int, url: str, reports: Connection) -> None:
+    """Run a runner in this process, and send a `CrashReport` if it raises. A fresh process gets the runner pickled."""
     _detach_from_parent()
     try:
-        asyncio.run(_run(_load(job), worker, url))
+        asyncio.run(_run(_load(runner), worker, url))
     except SystemExit as error:
         raise SystemExit(error.code) from None
     except BaseException as error:
@@ -108,19 +103,19 @@ def run_runner_process(job: RunnerJob | bytes, worker: int, url: str, reports: C
         raise SystemExit(1) from None
 
 
-async def _run(job: RunnerJob, worker: int, url: str) -> None:
+async def _run(runner: RunnerTask, worker: int, url: str) -> None:
     async with LightningStoreClient(url) as store:
-        await job.runner(store, worker, threading.Event())
+        await runner(store, worker, threading.Event())
 
 
-def _load(job: RunnerJob | bytes) -> RunnerJob:
-    if isinstance(job, RunnerJob):
-        return job
-    loaded: Any = cloudpickle.loads(job)
-    if loaded.log_level:
+def _load(runner: RunnerTask | bytes) -> RunnerTask:
+    if not isinstance(runner, bytes):
+        return runner
+    loaded, log_level = cloudpickle.loads(runner)
+    if log_level:
         from ..logs import setup_logging
 
-        setup_logging(loaded.log_level)
+        setup_logging(log_level)
     return loaded
 
 

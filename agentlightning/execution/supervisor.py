@@ -22,14 +22,15 @@ import time
 import types
 import warnings
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, Literal
 
 from ..errors import RunnerDied
 from ..processes import kill_group
-from .runner_process import CrashReport, RunnerJob, run_runner_process
+from .base import RunnerTask
+from .runner_process import CrashReport, pickle_runner, run_runner_process
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +78,18 @@ class ProcessExit:
 class ProcessSupervisor:
     """Starts and stops runner processes. A context manager: no process is left when it exits."""
 
-    def __init__(self, job: RunnerJob, method: StartMethod | None) -> None:
-        self._job = job
+    def __init__(self, runner: RunnerTask, method: StartMethod | None) -> None:
+        self._runner = runner
         self._method: StartMethod | None = method
-        self._running = 0
+        self.running = 0
+        """Number of runners that were started and have not exited."""
         self._pipe, self._server_pipe = multiprocessing.Pipe()
         self._server: BaseProcess | threading.Thread | None = None
 
     def __enter__(self) -> ProcessSupervisor:
-        method, job = _select_method(self._job, self._method)
+        method, runner = _select_method(self._runner, self._method)
         context: Any = multiprocessing.get_context(method)
-        server = _ForkServer(context, job, self._server_pipe)
+        server = _ForkServer(context, runner, self._server_pipe)
         if method == "fork":
             self._server = context.Process(target=server.run_in_process, args=(self._pipe,), name="agl-fork-server")
         else:
@@ -111,14 +113,9 @@ class ProcessSupervisor:
         self._pipe.close()
         self._server_pipe.close()
 
-    @property
-    def running(self) -> int:
-        """Number of runners that were started and have not exited."""
-        return self._running
-
     def start(self, worker: int, url: str) -> None:
         """Start a runner of the store at `url`."""
-        self._running += 1
+        self.running += 1
         self._send(StartCommand(worker, url))
 
     async def next_exit(self) -> ProcessExit:
@@ -132,7 +129,7 @@ class ProcessSupervisor:
             raise RunnerDied("the process that starts the runners was killed") from None
         finally:
             loop.remove_reader(self._pipe.fileno())
-        self._running -= 1
+        self.running -= 1
         return exited
 
     async def stop(self, grace: float) -> None:
@@ -140,7 +137,7 @@ class ProcessSupervisor:
         self._send(StopCommand())
         try:
             async with asyncio.timeout(grace):
-                while self._running:
+                while self.running:
                     await self.next_exit()
         except TimeoutError:
             logger.warning("A runner has not stopped within %g s and is killed.", grace)
@@ -157,14 +154,14 @@ class _Child:
     reports: Connection
 
 
+@dataclass
 class _ForkServer:
     """Executes the supervisor's commands, and reports exits."""
 
-    def __init__(self, context: Any, job: RunnerJob | bytes, pipe: Connection) -> None:
-        self._context = context
-        self._job = job
-        self._pipe = pipe
-        self._children: dict[int, _Child] = {}
+    context: Any
+    runner: RunnerTask | bytes
+    pipe: Connection
+    _children: dict[int, _Child] = field(default_factory=dict[int, _Child])
 
     def run_in_process(self, parent_pipe: Connection) -> None:
         """Run in a forked process."""
@@ -178,8 +175,8 @@ class _ForkServer:
         """Run until a command kills the runners, or the supervisor's end of the pipe closes."""
         while True:
             sentinels = {child.process.sentinel: worker for worker, child in self._children.items()}
-            for ready in wait([self._pipe, *sentinels]):
-                if ready is self._pipe:
+            for ready in wait([self.pipe, *sentinels]):
+                if ready is self.pipe:
                     if not self._execute_command():
                         return
                 elif isinstance(ready, int) and ready in sentinels:
@@ -187,7 +184,7 @@ class _ForkServer:
 
     def _execute_command(self) -> bool:
         try:
-            command = self._pipe.recv()
+            command = self.pipe.recv()
         except (EOFError, OSError):
             self._terminate()
             self._kill(ORPHAN_GRACE_SECONDS)
@@ -203,10 +200,10 @@ class _ForkServer:
         return True
 
     def _start(self, worker: int, url: str) -> None:
-        reports, child_reports = self._context.Pipe()
+        reports, child_reports = self.context.Pipe()
         with _without_main():
-            process: BaseProcess = self._context.Process(
-                target=run_runner_process, args=(self._job, worker, url, child_reports), name=f"agl-runner-{worker}"
+            process: BaseProcess = self.context.Process(
+                target=run_runner_process, args=(self.runner, worker, url, child_reports), name=f"agl-runner-{worker}"
             )
             process.start()
         child_reports.close()
@@ -221,7 +218,7 @@ class _ForkServer:
         child.reports.close()
         assert child.process.pid is not None
         with contextlib.suppress(OSError):
-            self._pipe.send(ProcessExit(worker, child.process.pid, child.process.exitcode or 0, crash))
+            self.pipe.send(ProcessExit(worker, child.process.pid, child.process.exitcode or 0, crash))
 
     def _terminate(self) -> None:
         for child in self._children.values():
@@ -240,13 +237,13 @@ class _ForkServer:
         self._children.clear()
 
 
-def _select_method(job: RunnerJob, method: StartMethod | None) -> tuple[StartMethod, RunnerJob | bytes]:
-    """Return the start method, and the job in the form that it needs."""
+def _select_method(runner: RunnerTask, method: StartMethod | None) -> tuple[StartMethod, RunnerTask | bytes]:
+    """Return the start method, and the runner in the form that it needs."""
     if method == "fork" or (method is None and sys.platform == "linux" and threading.active_count() == 1):
-        return "fork", job
+        return "fork", runner
     fresh: StartMethod = method or ("forkserver" if sys.platform == "linux" else "spawn")
     try:
-        return fresh, job.pickled()
+        return fresh, pickle_runner(runner)
     except Exception as error:
         if method is None and sys.platform == "linux":
             logger.warning(
@@ -254,7 +251,7 @@ def _select_method(job: RunnerJob, method: StartMethod | None) -> tuple[StartMet
                 "threads. To avoid that, create clients and locks inside the agent.",
                 error,
             )
-            return "fork", job
+            return "fork", runner
         raise TypeError(
             f"the agent cannot be sent to a fresh process ({error}): create clients, locks and the like inside the "
             "agent, or use strategy='shm'"
@@ -263,7 +260,7 @@ def _select_method(job: RunnerJob, method: StartMethod | None) -> tuple[StartMet
 
 @contextlib.contextmanager
 def _without_main() -> Generator[None]:
-    """Keep fresh processes from importing the script again: the job contains what it needs of `__main__` by value."""
+    """Keep fresh processes from importing the script again: the pickled runner contains its part of `__main__`."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -1,4 +1,4 @@
-"""Runners: claim rollouts, run the agent under a tracer, and report the outcomes."""
+"""Runners, which claim rollouts, run the agent under a tracer, and report the outcomes."""
 
 from .agent_runner import LitAgentRunner, Runner
 from .claim_loop import StopEvent

@@ -1,4 +1,4 @@
-"""Runners, which run agents on the rollouts of a store: the base class, and LitAgentRunner."""
+"""Base class of runners, which run agents on the rollouts of a store, and LitAgentRunner."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POLL_INTERVAL_HEARTBEAT: Final = 0.01
 
 
 class Runner(Generic[T]):
-    """Carries out rollouts of tasks of type `T`, within `run_context`."""
+    """Runs rollouts of tasks of type `T`. Use it inside `run_context`."""
 
     @contextmanager
     def run_context(
@@ -37,9 +37,9 @@ class Runner(Generic[T]):
         hooks: Sequence[Hook] | None = None,
         worker_id: int | str | None = None,
     ) -> Generator[Self]:
-        """Prepare to run `agent` on rollouts of `store`. Call `iter` or `step` in the block.
+        """Prepare to run `agent` on rollouts of `store`. Call `iter` or `step` inside the block.
 
-        `worker_id` is a short number for the log (the store gets a unique name made of it), or a complete name.
+        `worker_id` is a short number for the log (from which a unique name is derived for the store), or a full name.
         """
         ensure_logging()
         with ExitStack() as stack:
@@ -54,11 +54,11 @@ class Runner(Generic[T]):
         raise NotImplementedError
 
     def init_worker(self, worker_id: int | str | None, store: LightningStore) -> None:
-        """Start the background services of the worker. Called in the process that runs the rollouts."""
+        """Start the worker's background services. Called in the process that runs the rollouts."""
         raise NotImplementedError
 
     def teardown_worker(self) -> None:
-        """Stop the background services of the worker."""
+        """Stop the worker's background services."""
         raise NotImplementedError
 
     def teardown(self) -> None:
@@ -66,7 +66,7 @@ class Runner(Generic[T]):
         raise NotImplementedError
 
     async def iter(self, event: StopEvent | None = None) -> None:
-        """Claim rollouts and carry them out, until `event` is set or enough are done."""
+        """Claim and run rollouts until `event` is set or the maximum number of rollouts is done."""
         raise NotImplementedError
 
     async def step(self, input: T, resources: NamedResources | None = None, mode: RolloutMode | None = None) -> Rollout:
@@ -75,11 +75,11 @@ class Runner(Generic[T]):
 
 
 class LitAgentRunner(Runner[T]):
-    """Runs agents: up to `max_concurrency` rollouts at once, async agents as tasks and sync ones in threads.
+    """Runs up to `max_concurrency` rollouts concurrently: async agents as tasks, sync agents in threads.
 
-    `poll_interval` is the time that one claim waits at the store. When the runner is to stop, running agents get
-    `drain_seconds` to finish. It sends a heartbeat every `heartbeat_interval` seconds. The responses to heartbeats and
-    to spans name the attempts that the store has given up; their agents are cancelled.
+    `poll_interval` is the time that one claim request waits for a rollout. When the runner has to stop, running agents
+    get `drain_seconds` to finish. The runner sends a heartbeat every `heartbeat_interval` seconds. The store's responses
+    to heartbeats and spans list the attempts that are no longer active, and the runner cancels their agents.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class LitAgentRunner(Runner[T]):
         self._services = ExitStack()
         self._active: dict[AttemptRef, AttemptRun] = {}
         self._announced: set[AttemptRef] = set()
-        """Attempts that a heartbeat has told the store of."""
+        """Attempts that have been reported to the store in a heartbeat."""
         self._heartbeats_in_progress = 0
         self._finished = 0
 
-    # Set-up and teardown
+    # Setup and teardown
 
     def init(self, agent: LitAgent[T] | Callable[..., Any], *, hooks: Sequence[Hook] | None = None) -> None:
         self._agent = as_agent(agent)
@@ -137,9 +137,9 @@ class LitAgentRunner(Runner[T]):
     # Rollouts
 
     async def iter(self, event: StopEvent | None = None) -> None:
-        """Claim rollouts and carry them out, until `event` is set, SIGTERM arrives, or `max_rollouts` are done.
+        """Claim and run rollouts until `event` is set, SIGTERM arrives, or `max_rollouts` are done.
 
-        After SIGTERM it raises SystemExit once every attempt is finished or returned.
+        After SIGTERM, raises SystemExit once every attempt is finished or returned to the queue.
         """
         context, maximum = self._context, self._limits.max_rollouts
         prefix = context.worker.log_prefix()
@@ -154,7 +154,7 @@ class LitAgentRunner(Runner[T]):
     async def step(self, input: T, resources: NamedResources | None = None, mode: RolloutMode | None = None) -> Rollout:
         """Carry out one rollout of `input` without the queue, and return it finished.
 
-        `resources` are added to the store, and become the latest ones. Without them the rollout uses the latest.
+        `resources` are added to the store as the latest resources. Without them, the rollout uses the latest resources.
         """
         context = self._context
         store = context.store
@@ -170,7 +170,7 @@ class LitAgentRunner(Runner[T]):
         return await store.get_rollout_by_id(rollout.rollout_id) or rollout
 
     async def beat(self) -> None:
-        """Send one heartbeat for all active attempts, and cancel those that the store has given up."""
+        """Send one heartbeat for all active attempts, and cancel attempts that are no longer active in the store."""
         context = self._context
         stats = {**system_info(), "running": len(self._active), "finished": self._finished}
         self._heartbeats_in_progress += 1
@@ -184,14 +184,14 @@ class LitAgentRunner(Runner[T]):
             self._cancel_given_up(ref)
 
     async def exclude_from_heartbeats(self, run: AttemptRun) -> None:
-        """Leave the attempt out of all heartbeats: one that arrived after its end would revive it."""
+        """Leave the attempt out of all later heartbeats. A heartbeat that arrives after its end would reactivate it."""
         run.is_abandoned = True
         while self._heartbeats_in_progress:  # noqa: ASYNC110 - heartbeats are sent by another thread
             await asyncio.sleep(POLL_INTERVAL_HEARTBEAT)
 
     @property
     def worker_id(self) -> str:
-        """Name of this runner in the store."""
+        """Name of this runner's worker in the store."""
         return self._context.worker.worker_id
 
     @property
@@ -207,7 +207,7 @@ class LitAgentRunner(Runner[T]):
         return not self._announced.issuperset(self._heartbeat_attempts())
 
     def _cancel_given_up(self, ref: AttemptRef) -> None:
-        reason = "the store has given up this attempt (cancelled, timed out or superseded)"
+        reason = "the store has ended this attempt (cancelled, timed out or superseded)"
         if run := self._active.get(ref):
             run.cancel(Cancellation(reason, is_known=True))
 

@@ -1,7 +1,7 @@
-"""Run one attempt, from its claim to its report.
+"""Run one attempt, from the claim to the final report.
 
-Every result becomes an `Outcome`: a failed rollout is data, not a crash. All that an attempt produced is stored before
-its final status is.
+Every result becomes an `Outcome`: a failed rollout is data, not a crash. Everything that an attempt produced is stored
+before its final status.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class Cancellation:
 
     reason: str
     is_known: bool = False
-    """The store has given up the attempt itself, and accepts no report."""
+    """True if the store has already ended the attempt and accepts no report."""
     is_lost: bool = False
-    """The runner gives up the attempt, which says nothing about the agent: `unresponsive`, as if it had died."""
+    """True if the runner itself abandons the attempt. Reported as `unresponsive`, since the agent is not at fault."""
 
 
 class AttemptRun:
-    """Runs one attempt, as a task of the running event loop."""
+    """Runs one attempt as a task in the running event loop."""
 
     def __init__(self, context: RunnerContext, rollout: AttemptedRollout) -> None:
         self.ref = AttemptRef(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id)
         self.is_abandoned = False
-        """True once heartbeats must not include the attempt any more."""
+        """True once heartbeats must no longer include the attempt."""
         self._context = context
         self._rollout = rollout
         self._loop = asyncio.get_running_loop()
@@ -53,7 +53,7 @@ class AttemptRun:
         self.task = asyncio.create_task(self._run_logged(), name=rollout.rollout_id)
 
     def cancel(self, cancellation: Cancellation) -> None:
-        """Cancel the agent, from any thread. The first cancellation counts."""
+        """Cancel the agent. Thread-safe. Only the first cancellation has an effect."""
         with suppress(RuntimeError):  # the event loop is closed, so the attempt has ended
             self._loop.call_soon_threadsafe(self._set_cancellation, cancellation)
 
@@ -77,7 +77,7 @@ class AttemptRun:
         try:
             await self._report(outcome)
         except (Conflict, NotFound) as error:
-            logger.warning("%s The result came too late and was dropped: %s", self._prefix, error)
+            logger.warning("%s The result arrived too late and was dropped: %s", self._prefix, error)
         await self._call_hooks("on_rollout_end", spans=self._spans)
 
     async def _run_traced(self, resources: NamedResources | Outcome) -> Outcome:
@@ -90,7 +90,7 @@ class AttemptRun:
             outcome = await self._store_returned_spans(outcome)
             await self._call_hooks("on_trace_end", tracer=tracer)
             outcome = self._emit(outcome)
-        # The agent may have returned spans that the tracer has recorded as well.
+        # The agent may have returned spans that the tracer recorded too.
         spans = [*tracer.get_last_trace(), *self._spans]
         self._spans = list({span.span_id: span for span in reversed(spans)}.values())[::-1]
         return outcome
@@ -134,14 +134,14 @@ class AttemptRun:
         cancellation = self._cancellation.result()
         return Outcome("unresponsive" if cancellation.is_lost else "failed", reason=cancellation.reason)
 
-    # Its results
+    # Results
 
     async def _store_returned_spans(self, outcome: Outcome) -> Outcome:
         if not outcome.spans:
             return outcome
         try:
             spans = [attach_to_attempt(span, self._rollout) for span in outcome.spans]
-            # Spans recorded during the call come before the returned ones.
+            # Store the spans recorded during the call before the returned spans.
             await self._context.tracer.flush(self.ref.rollout_id, self.ref.attempt_id)
             await self._context.retry.until_done(lambda: self._context.store.add_many_spans(spans))
         except Exception as error:
@@ -179,8 +179,8 @@ class AttemptRun:
         try:
             await report(store, ref.rollout_id, ref.attempt_id, outcome.status, outcome.metadata)
         except InvalidInput as error:
-            # Only the text can be invalid; the status must be stored nevertheless.
-            metadata = {"reason": f"its reason could not be stored: {reason_of(error)}"}
+            # Only the text of the reason can be invalid. The status must be stored in any case.
+            metadata = {"reason": f"the reason could not be stored: {reason_of(error)}"}
             await report(store, ref.rollout_id, ref.attempt_id, outcome.status, metadata)
 
     def _log(self, outcome: Outcome) -> None:
@@ -190,7 +190,7 @@ class AttemptRun:
         if outcome.status == "succeeded":
             logger.info("%s Completed in %.2fs. %s", self._prefix, self._seconds(), produced)
             return
-        # As text, not as exc_info: an agent's error may contain characters that a log file's encoding refuses.
+        # Log text, not exc_info: an agent's error may contain characters that the log file's encoding cannot represent.
         trace = f"\n{outcome.traceback}" if outcome.traceback else ""
         logger.error("%s Failed in %.2fs. %s (%s)%s", self._prefix, self._seconds(), outcome.reason, produced, trace)
 

@@ -1,4 +1,4 @@
-"""Claim rollouts while slots are free; finish or return them when the runner is to stop."""
+"""Claim rollouts while slots are free, and finish or return them when the runner has to stop."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .context import RunnerContext
 logger = logging.getLogger(__name__)
 
 REPORT_TIMEOUT: Final = 6.0
-"""Total time to report cancelled attempts: an unreachable store must not delay the exit for long."""
+"""Timeout for reporting all cancelled attempts. An unreachable store must not delay the exit for long."""
 POLL_INTERVAL_STOP_EVENT: Final = 0.05
-"""Events of threads, processes and event loops have no common way to wait for them, so they are polled."""
+"""Polling is needed because there is no common way to wait for events of threads, processes and event loops."""
 
 
 @dataclass(frozen=True)
 class RunnerLimits:
-    """Limits of a runner's work."""
+    """Limits of a runner."""
 
     max_rollouts: int | None
     max_concurrency: int
@@ -41,32 +41,32 @@ class StopEvent(Protocol):
 
 
 class StopRequest:
-    """A request to stop, with its reason, once it has been made."""
+    """A flag that tells the runner to stop, with the reason."""
 
     def __init__(self) -> None:
         self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.is_terminated = False
-        """True when the reason is SIGTERM."""
+        """True if the reason is SIGTERM."""
 
     @property
     def is_set(self) -> bool:
-        """True once the runner is to stop."""
+        """Return True once a stop has been requested."""
         return self.reason.done()
 
     def set(self, reason: str) -> None:
-        """Request the stop; the first reason is kept."""
+        """Request a stop. If called again, the first reason is kept."""
         if not self.is_set:
             self.reason.set_result(reason)
 
     def terminate(self) -> None:
-        """Request the stop because of SIGTERM."""
+        """Request a stop because of SIGTERM."""
         self.is_terminated = True
         self.set("SIGTERM")
 
 
 @contextmanager
 def stop_request(event: StopEvent | None) -> Generator[StopRequest]:
-    """Watch `event` and SIGTERM for the length of the block; either one sets the request."""
+    """Monitor `event` and SIGTERM until the block ends. Either of them sets the request."""
     request = StopRequest()
     watch = asyncio.create_task(_watch(event, request)) if event is not None else None
     try:
@@ -96,7 +96,7 @@ class ClaimLoop:
     _claim: asyncio.Task[list[AttemptedRollout]] | None = None
 
     async def run(self) -> None:
-        """Claim and run rollouts, then wait for those that were started."""
+        """Claim and run rollouts, then wait for the rollouts that are still running."""
         try:
             await self._claim_until_stopped()
             await self._withdraw_claim()
@@ -149,7 +149,7 @@ class ClaimLoop:
     # Stopping
 
     async def _withdraw_claim(self) -> None:
-        """Cancel the claim in progress. A cancelled claim takes no rollout, unless it was faster than that."""
+        """Cancel the claim in progress. It claims no rollout, unless it completes before the cancellation."""
         claim, self._claim = self._claim, None
         if claim is None:
             return
@@ -164,7 +164,7 @@ class ClaimLoop:
         if not self._running:
             return
         prefix, reason = self.context.worker.log_prefix(), self.stop.reason.result()
-        logger.info("%s Stopping (reason: %s) with %d running.", prefix, reason, len(self._running))
+        logger.info("%s Stopping (reason: %s) with %d rollouts running.", prefix, reason, len(self._running))
         await asyncio.wait(self._running, timeout=self.limits.drain_seconds)
         await self._cancel_running(f"its runner was stopped: {reason}")
 

@@ -1,4 +1,4 @@
-"""RunnerContext: the parts that all attempts of one runner share, and the names of its worker."""
+"""RunnerContext: the objects shared by all attempts of one runner, and the names of its worker."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ R = TypeVar("R")
 
 STORE_RETRIES: Final = RetryPolicy(first_delay=0.1, max_delay=5.0)
 CACHED_VERSIONS: Final = 32
-"""Versions of resources kept in memory: as many as an algorithm compares at once."""
+"""Number of resource versions kept in memory: as many as an algorithm compares concurrently."""
 
 
 @dataclass(frozen=True)
 class WorkerName:
-    """The two names of a worker."""
+    """The names of a worker in the log and in the store."""
 
     label: int | str
     """Name in the log: `[Worker 0]`."""
@@ -41,18 +41,18 @@ class WorkerName:
     """Name in the store, unique across processes and machines."""
 
     def log_prefix(self, rollout_id: str | None = None) -> str:
-        """Return the beginning of this worker's log lines."""
+        """Return the prefix of this worker's log lines."""
         return f"[Worker {self.label} | Rollout {rollout_id}]" if rollout_id else f"[Worker {self.label}]"
 
 
 _numbers: set[int] = set()
 _numbers_lock = threading.Lock()
-"""Protects `_numbers` from runners that start in several threads."""
+"""Protects `_numbers` when runners start in several threads."""
 
 
 @contextmanager
 def worker_name(given: int | str | None) -> Generator[WorkerName]:
-    """Give a worker its names. A number is made unique, a string is used as it is, None is the next free number."""
+    """Yield the names of a worker. A number is made unique, a string is used unchanged, None takes a free number."""
     if isinstance(given, str):
         yield WorkerName(given, given)
         return
@@ -73,7 +73,7 @@ def worker_id_prefix(pid: int) -> str:
 
 
 def system_info() -> dict[str, Any]:
-    """Return facts about the machine and the process, with their current load. Unavailable ones are left out."""
+    """Return information about the machine, this process and the current load. Unavailable values are left out."""
     facts: dict[str, Any] = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -84,53 +84,53 @@ def system_info() -> dict[str, Any]:
     if sys.platform != "win32":
         import resource
 
-        # The peak of the process's memory: bytes on macOS, kilobytes elsewhere.
+        # Peak memory of the process, in bytes on macOS and in kilobytes elsewhere.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         facts["load"] = round(os.getloadavg()[0], 2)
         facts["memory_mb"] = round(peak / (1e6 if sys.platform == "darwin" else 1e3))
     return facts
 
 
+@dataclass
 class StoreRetry:
-    """Repeats store operations while the store is unreachable; logs when that begins and ends."""
+    """Retries store operations while the store is unreachable, and logs the start and end of each outage."""
 
-    def __init__(self, worker: WorkerName) -> None:
-        self._worker = worker
-        self._unreachable = False
+    worker: WorkerName
+    _unreachable: bool = False
 
     async def until_done(self, operation: Callable[[], Awaitable[R]]) -> R:
-        """Return the operation's result, however long the store is unreachable. Raises all other errors."""
+        """Retry the operation for as long as the store is unreachable, and return its result. Raises other errors."""
         for delay in STORE_RETRIES.delays():
             try:
                 result = await operation()
             except StoreUnavailable as error:
                 if not self._unreachable:
-                    prefix = self._worker.log_prefix()
+                    prefix = self.worker.log_prefix()
                     logger.warning("%s The store is unreachable: %s Retrying until it responds.", prefix, error)
                 self._unreachable = True
                 await asyncio.sleep(delay)
             else:
                 if self._unreachable:
-                    logger.info("%s The store is reachable again.", self._worker.log_prefix())
+                    logger.info("%s The store is reachable again.", self.worker.log_prefix())
                 self._unreachable = False
                 return result
-        raise AssertionError("the delays have no end")
+        raise AssertionError("unreachable: the delays never end")
 
 
 class ResourceCache:
-    """The most recently used versions of resources. A version never changes, so each is fetched once."""
+    """Cache of the most recently used resource versions. Versions are immutable, so each is fetched only once."""
 
     def __init__(self) -> None:
         self._versions: OrderedDict[tuple[str, int], NamedResources] = OrderedDict()
 
     async def get(self, store: LightningStore, resources_id: str, version: int | None) -> NamedResources:
-        """Return the resources in this version as a new dict. Raises `ResourceMissing`."""
+        """Return this version of the resources as a new dict. Raises `ResourceMissing` if it is not in the store."""
         if version is not None and (cached := self._versions.get((resources_id, version))) is not None:
             self._versions.move_to_end((resources_id, version))
             return dict(cached)
         update = await store.get_resources_by_id(resources_id, version)
         if update is None:
-            raise ResourceMissing(f"the resources {resources_id} (version {version}) are not in the store")
+            raise ResourceMissing(f"the resources {resources_id} (version {version}) are not in the store; add them")
         self._versions[resources_id, update.version] = update.resources
         if len(self._versions) > CACHED_VERSIONS:
             self._versions.popitem(last=False)
@@ -139,7 +139,7 @@ class ResourceCache:
 
 @dataclass(frozen=True)
 class RunnerContext:
-    """The parts that all attempts of one runner share."""
+    """The objects shared by all attempts of one runner."""
 
     runner: Any
     agent: LitAgent[Any]

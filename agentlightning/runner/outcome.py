@@ -1,4 +1,4 @@
-"""Call the agent, and derive the outcome of the attempt from its return value or error."""
+"""Call the agent and derive the outcome of the attempt from the return value or the exception."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AnySpan = Span | ReadableSpan | SpanCoreFields
 
 MAX_REASON: Final = 2_000
 MAX_TRACEBACK: Final = 16_000
-"""Characters kept: enough for the relevant frames, few enough to list thousands of attempts."""
+"""Maximum length of a traceback: enough for the relevant frames, but short enough to list thousands of attempts."""
 
 CANCELLATION_GRACE_SECONDS: Final = 3.0
 """Time for a cancelled agent to clean up before its call is abandoned."""
@@ -36,7 +36,7 @@ PACKAGE = str(Path(__file__).parent.parent)
 
 @dataclass(frozen=True)
 class Outcome:
-    """Status of an attempt, with the data to be stored."""
+    """Status of an attempt, with the data to store for it."""
 
     status: Literal["succeeded", "failed", "timeout", "unresponsive"]
     reward: float | None = None
@@ -46,24 +46,24 @@ class Outcome:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The attempt's metadata."""
+        """The metadata to store with the attempt."""
         fields = {"reason": self.reason, "traceback": self.traceback}
         return {key: text for key, text in fields.items() if text}
 
     @cached_property
     def traceback(self) -> str | None:
-        """Traceback of the error, as text that can be stored; None if nothing was raised."""
+        """Traceback of the exception as storable text, or None if nothing was raised."""
         return format_traceback(self.error)
 
 
 _abandoned: set[asyncio.Task[Outcome]] = set()
-"""Keeps tasks that ignore their cancellation from being garbage-collected, about which asyncio would complain."""
+"""References to tasks that ignore their cancellation: if they were garbage-collected, asyncio would log an error."""
 
 
 async def invoke(agent: LitAgent[Any], rollout: AttemptedRollout, resources: NamedResources) -> Outcome:
-    """Call the agent's method for the rollout: an async one in this task, a sync one in a thread of its own.
+    """Call the agent's method for the rollout: an async method in this task, a sync method in a new thread.
 
-    All that it raises becomes an outcome, except a KeyboardInterrupt of this thread.
+    Any exception that the agent raises becomes an outcome, except a KeyboardInterrupt in this thread.
     """
     try:
         method, arguments = agent.method_for(rollout.mode), (rollout.input, resources, rollout)
@@ -80,9 +80,9 @@ async def invoke(agent: LitAgent[Any], rollout: AttemptedRollout, resources: Nam
 
 
 async def abandon(task: asyncio.Task[Outcome]) -> bool:
-    """Cancel the call and wait briefly for its end. Return False when it has not ended, and is abandoned.
+    """Cancel the call and wait briefly for its end. Return False if the call has not ended and is abandoned.
 
-    A thread cannot be ended: it runs on, and its result is dropped.
+    A thread cannot be stopped: it continues to run, and its result is dropped.
     """
     task.cancel()
     await asyncio.wait({task}, timeout=CANCELLATION_GRACE_SECONDS)
@@ -94,7 +94,7 @@ async def abandon(task: asyncio.Task[Outcome]) -> bool:
 
 
 def outcome_of_value(value: Any, *, agent_name: str) -> Outcome:
-    """Return the outcome of an agent that returned `value`."""
+    """Return the outcome of an attempt whose agent returned `value`."""
     try:
         if value is None:
             return Outcome("succeeded")
@@ -106,29 +106,26 @@ def outcome_of_value(value: Any, *, agent_name: str) -> Outcome:
 
 
 def outcome_of_error(error: BaseException) -> Outcome:
-    """Return the outcome of an attempt that `error` ended."""
+    """Return the outcome of an attempt that ended with the exception `error`."""
     return Outcome("failed", error=error, reason=reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:
-    """Return `ValueError: message`, as text that can be stored."""
+    """Return a description such as `ValueError: message`, as storable text."""
     try:
         message = str(error)
     except Exception:
         message = "(its message cannot be shown)"
-    match error:
-        case SystemExit():
-            message = f"the agent asked Python to exit ({message})"
-        case KeyError():
-            message = f"key {message}"
-        case _:
-            pass
+    if isinstance(error, SystemExit):
+        message = f"the agent tried to exit the process ({message})"
+    elif isinstance(error, KeyError):
+        message = f"key {message}"
     kind = type(error).__name__
     return storable(f"{kind}: {message}" if message else kind)[:MAX_REASON]
 
 
 def format_traceback(error: BaseException | None) -> str | None:
-    """Return the traceback of `error` without this package's frames on top; None if it was never raised."""
+    """Return the traceback of `error` without the leading frames of this package, or None if it was never raised."""
     if error is None or error.__traceback__ is None:
         return None
     try:
@@ -143,12 +140,12 @@ def format_traceback(error: BaseException | None) -> str | None:
 
 
 def storable(text: str) -> str:
-    """Replace what JSON and databases refuse: lone surrogates and NUL."""
+    """Replace the characters that JSON and databases reject: lone surrogates and NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:
-    """Return the span as one of this attempt."""
+    """Return the span with this attempt's ids."""
     rollout_id, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
     match span:
         case Span() if (span.rollout_id, span.attempt_id) == (rollout_id, attempt_id):
@@ -162,7 +159,7 @@ def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:
 
 
 def _call(method: Callable[..., Any], *arguments: Any) -> Any:
-    # Errors of the thread are caught in it: a StopIteration or a KeyboardInterrupt could not pass through the task.
+    # Catch exceptions inside the thread: a StopIteration or KeyboardInterrupt cannot be raised through the task.
     try:
         return method(*arguments)
     except BaseException as error:
@@ -170,7 +167,7 @@ def _call(method: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _agent_frames(trace: TracebackType) -> TracebackType | None:
-    """Return the traceback from the agent's first frame on, or all of it if the agent has none."""
+    """Return the traceback starting at the agent's first frame, or the whole traceback if there is no such frame."""
     frame: TracebackType | None = trace
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.tb_next
@@ -183,22 +180,18 @@ def _reward(value: Real, agent_name: str) -> float:
     except OverflowError:
         reward = math.inf
     if not math.isfinite(reward):
-        raise AgentError(f"agent {agent_name} returned {reward} as its reward; a reward must be a finite number")
+        raise AgentError(f"agent {agent_name} returned the reward {reward}; a reward must be a finite number")
     return reward
 
 
 def _spans(value: Any, agent_name: str) -> list[AnySpan]:
     kind = type(value).__name__
-    if not isinstance(value, (list, tuple)):
-        raise _unsupported(agent_name, kind)
-    spans = list(cast("list[Any]", value))
-    for span in spans:
-        if not isinstance(span, AnySpan):
-            raise _unsupported(agent_name, f"{kind} with {type(span).__name__} in it")
-    return spans
-
-
-def _unsupported(agent_name: str, kind: str) -> AgentError:
-    return AgentError(
+    if isinstance(value, (list, tuple)):
+        spans = list(cast("list[Any]", value))
+        others = [type(span).__name__ for span in spans if not isinstance(span, AnySpan)]
+        if not others:
+            return spans
+        kind = f"{kind} that contains {others[0]}"
+    raise AgentError(
         f"agent {agent_name} returned a {kind}; return the reward (float, int or bool), a list of spans, or None"
     )

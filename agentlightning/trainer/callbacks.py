@@ -75,12 +75,9 @@ class JsonLines(Callback):
         self._file = folder / "metrics.jsonl"
 
     def on_progress(self, progress: RunProgress) -> None:
-        self._write(progress.as_metrics(), None)
+        self.on_metrics(progress.as_metrics(), None)
 
     def on_metrics(self, values: Mapping[str, Any], step: int | None) -> None:
-        self._write(values, step)
-
-    def _write(self, values: Mapping[str, Any], step: int | None) -> None:
         line: dict[str, Any] = {"time": round(time.time(), 3)}
         if step is not None:
             line["step"] = step

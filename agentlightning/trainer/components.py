@@ -16,16 +16,18 @@ def build(
     kind: type[T],
     *,
     parameter: str,
+    default: Any = None,
     names: Mapping[str, Callable[..., T]] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> T:
-    """Return the component that `given` describes.
+    """Return the component that `given` describes, or the `default` where it is None.
 
     A string is one of `names` or an import path, `package.module:Name`. A dict has such a string, a class or a factory
     as its `type`, and further keys as arguments. Classes and factories also get the `defaults` that they accept.
     Raises TypeError or ValueError naming the `parameter`.
     """
     component_type: Any = get_origin(kind) or kind
+    given = default if given is None else given
     resolved = resolve_name(given, parameter, names) if isinstance(given, str) else given
     if not isinstance(resolved, component_type):
         resolved = _call(resolved, parameter, names, defaults or {})

@@ -139,14 +139,13 @@ class RunStatistics:
         self._store = store
         self._rollouts_read = 0
         self._candidates: dict[tuple[str | None, int | None], _Candidate] = {}
-        self._reward_count = 0
-        self._reward_sum = 0.0
         self._reasons: Counter[str] = Counter()
 
     @property
     def mean_reward(self) -> float | None:
         """Over all rollouts with a reward."""
-        return self._reward_sum / self._reward_count if self._reward_count else None
+        rewards = [reward for candidate in self._candidates.values() for reward in candidate.rewards]
+        return math.fsum(rewards) / len(rewards) if rewards else None
 
     async def update(self) -> None:
         """Read the rollouts that have ended since the last update."""
@@ -181,8 +180,6 @@ class RunStatistics:
         candidate.rollouts += 1
         if rollout.reward is not None:
             candidate.rewards.append(rollout.reward)
-            self._reward_count += 1
-            self._reward_sum += rollout.reward
         if rollout.status == "failed":
             candidate.failed += 1
             metadata = rollout.attempt.metadata if isinstance(rollout, AttemptedRollout) else None
@@ -192,9 +189,7 @@ class RunStatistics:
 def _candidate_result(resources_id: str | None, version: int | None, candidate: _Candidate) -> CandidateResult:
     n = len(candidate.rewards)
     mean = math.fsum(candidate.rewards) / n if n else None
-    error = None
-    if mean is not None and n > 1:
-        error = math.sqrt(math.fsum((reward - mean) ** 2 for reward in candidate.rewards) / (n - 1) / n)
+    squares = [] if mean is None else [(reward - mean) ** 2 for reward in candidate.rewards]
     return CandidateResult(
         resources_id=resources_id,
         version=version,
@@ -202,5 +197,5 @@ def _candidate_result(resources_id: str | None, version: int | None, candidate: 
         failed=candidate.failed,
         rewarded=n,
         mean_reward=mean,
-        standard_error=error,
+        standard_error=math.sqrt(math.fsum(squares) / (n - 1) / n) if n > 1 else None,
     )

@@ -17,14 +17,14 @@ from ..algorithm.function import FunctionAlgorithm
 from ..algorithm.journal import journal_sessions
 from ..concurrency import run_in_thread
 from ..errors import StoreInUse, StoreUnavailable
-from ..execution.crash_recovery import requeue_stale_attempts
+from ..execution.client_server import requeue_stale_attempts
 from ..litagent import LitAgent
 from ..runner import Runner, StopEvent
 from ..store import LightningStore
 from ..types import Dataset, Hook, NamedResources, Rollout
 from .callbacks import Callback
 from .keyed_store import KeyedStore
-from .progress_monitor import FINAL, ProgressMonitor
+from .progress_monitor import FINAL, ProgressMonitor, RunStatistics
 from .result import RunResult
 from .run_folder import RunFolder, RunLog
 from .store_lock import StoreLock
@@ -113,7 +113,11 @@ class RunCoordinator:
             error = raised
             raise
         finally:
-            await self._finish(store, journal, monitor, returned, error)
+            await monitor.finish()
+            self.result = await self._create_result(store, monitor.statistics, returned, error)
+            self.folder.end(self.result)
+            monitor.end(self.result)
+            await journal.end("failed" if error else "succeeded", _describe(error) if error else None)
 
     async def _bind_algorithm(self, store: LightningStore, journal: Journal, monitor: ProgressMonitor) -> None:
         initial = self.initial_resources
@@ -124,13 +128,10 @@ class RunCoordinator:
     async def _run_with_proxy(self, store: LightningStore) -> Any:
         if self.llm_proxy is None:
             return await self._run_algorithm()
-        if getattr(self.llm_proxy, "store", store) is None:
+        if self.llm_proxy.store is None:
             self.llm_proxy.store = store
-        await _maybe_await(self.llm_proxy.start())
-        try:
+        async with self.llm_proxy:
             return await self._run_algorithm()
-        finally:
-            await _maybe_await(self.llm_proxy.stop())
 
     async def _run_algorithm(self) -> Any:
         algorithm, datasets = self.algorithm, self.datasets
@@ -138,29 +139,13 @@ class RunCoordinator:
         if is_async or inspect.iscoroutinefunction(algorithm.run):
             return await algorithm.run(*datasets)
         # A sync algorithm may block, and one that hangs must not delay the end after a Ctrl-C.
-        return await _maybe_await(await run_in_thread(algorithm.run, *datasets, name="agl-algorithm"))
-
-    async def _finish(
-        self,
-        store: LightningStore,
-        journal: Journal,
-        monitor: ProgressMonitor,
-        returned: Any,
-        error: BaseException | None,
-    ) -> None:
-        await monitor.finish()
-        self.result = await self._create_result(store, monitor, returned, error)
-        self.folder.end(self.result)
-        monitor.end(self.result)
-        if error is None:
-            await journal.end("succeeded")
-        else:
-            await journal.end("failed", _describe(error))
+        returned = await run_in_thread(algorithm.run, *datasets, name="agl-algorithm")
+        return await returned if inspect.isawaitable(returned) else returned
 
     async def _create_result(
-        self, store: LightningStore, monitor: ProgressMonitor, returned: Any, error: BaseException | None
+        self, store: LightningStore, statistics: RunStatistics, returned: Any, error: BaseException | None
     ) -> RunResult:
-        statistics, status = monitor.statistics, _status(error)
+        status = _status(error)
         result = RunResult(
             name=self.folder.name,
             folder=self.folder.path,
@@ -174,24 +159,16 @@ class RunCoordinator:
             returned=returned,
             error=None if error is None or status == "stopped" else _describe(error),
         )
-        result.best_resources_id, result.best_resources = await self._best_resources(store, result)
+        await self._add_best_resources(store, result)
         return result
 
-    async def _best_resources(
-        self, store: LightningStore, result: RunResult
-    ) -> tuple[str | None, NamedResources | None]:
-        if best := self.algorithm.best_resources:
-            return best.resources_id, best.resources
-        candidates = [
-            (each.mean_reward, each.resources_id, each.version)
-            for each in result.history
-            if each.mean_reward is not None and each.resources_id
-        ]
-        if not candidates:
-            return None, None
-        _, resources_id, version = max(candidates, key=lambda candidate: candidate[0])
-        found = await store.get_resources_by_id(resources_id, version)
-        return resources_id, found.resources if found else None
+    async def _add_best_resources(self, store: LightningStore, result: RunResult) -> None:
+        rewarded = [each for each in result.history if each.mean_reward is not None and each.resources_id]
+        if chosen := self.algorithm.best_resources:
+            result.best_resources_id, result.best_resources = chosen.resources_id, chosen.resources
+        elif best := max(rewarded, key=lambda each: each.mean_reward or 0.0, default=None):
+            found = await store.get_resources_by_id(best.resources_id or "", best.version)
+            result.best_resources_id, result.best_resources = best.resources_id, found.resources if found else None
 
 
 async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio.Event) -> None:
@@ -214,10 +191,6 @@ async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio
 async def _latest_session(store: LightningStore, since: float) -> Rollout | None:
     sessions = [each for each in await journal_sessions(store) if (each.end_time or math.inf) >= since]
     return max(sessions, key=lambda session: session.start_time, default=None)
-
-
-async def _maybe_await(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
 
 
 def _describe(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeVar
 
 from ..concurrency import heartbeat
@@ -33,14 +34,13 @@ _local_holders: set[str] = set()
 """Holders in this process."""
 
 
+@dataclass
 class StoreLock:
     """A trainer's exclusive lock of its store. Created by `acquire`, renewed and then released by `run_while_held`."""
 
-    def __init__(self, store: LightningStore, holder: str) -> None:
-        self._store = store
-        self._holder = holder
-        self._loop = asyncio.get_running_loop()
-        self._lost: asyncio.Future[Lease] = self._loop.create_future()
+    store: LightningStore
+    holder: str
+    _lost: asyncio.Future[Lease] = field(default_factory=asyncio.Future[Lease])
 
     @classmethod
     async def acquire(cls, store: LightningStore, run: str) -> Self:
@@ -73,21 +73,21 @@ class StoreLock:
 
     @asynccontextmanager
     async def _renewed(self) -> AsyncGenerator[None]:
-        _local_holders.add(self._holder)
+        _local_holders.add(self.holder)
         try:
             with heartbeat(self._renew, RENEWAL_INTERVAL, name="agl-store-lock"):
                 yield
         finally:
-            _local_holders.discard(self._holder)
+            _local_holders.discard(self.holder)
             with suppress(StoreUnavailable, TimeoutError):  # then it expires
                 async with asyncio.timeout(RELEASE_TIMEOUT):
-                    await self._store.hold_lease(LEASE, self._holder, 0)
+                    await self.store.hold_lease(LEASE, self.holder, 0)
 
     async def _renew(self) -> None:
-        lease = await self._store.hold_lease(LEASE, self._holder, LEASE_SECONDS)
-        if lease["holder"] != self._holder:
+        lease = await self.store.hold_lease(LEASE, self.holder, LEASE_SECONDS)
+        if lease["holder"] != self.holder:
             with suppress(RuntimeError):  # the loop is closed: the run has ended
-                self._loop.call_soon_threadsafe(self._set_lost, lease)
+                self._lost.get_loop().call_soon_threadsafe(self._set_lost, lease)
 
     def _set_lost(self, lease: Lease) -> None:
         if not self._lost.done():

@@ -69,10 +69,8 @@ class Trainer:
         self.max_rollouts = max_rollouts
         self.max_concurrency = max_concurrency
         self.initial_resources = _resources(initial_resources)
-        self.tracer = build(LightningTracer if tracer is None else tracer, Tracer, parameter="tracer")
-        self.adapter = build(
-            TracerTraceToTriplet if adapter is None else adapter, TraceAdapter[Any], parameter="adapter"
-        )
+        self.tracer = build(tracer, Tracer, parameter="tracer", default=LightningTracer)
+        self.adapter = build(adapter, TraceAdapter[Any], parameter="adapter", default=TracerTraceToTriplet)
         self.strategy = _strategy(strategy, port)
         self.llm_proxy = _llm_proxy(llm_proxy)
         self.hooks = [build(hook, Hook, parameter="hooks") for hook in _as_list(hooks)]
@@ -181,8 +179,7 @@ class Trainer:
             "max_concurrency": self.max_concurrency,
             "drain_seconds": DRAIN_SECONDS,
         }
-        given = LitAgentRunner[Any] if self._runner is None else self._runner
-        return build(given, Runner[Any], parameter="runner", defaults=defaults)
+        return build(self._runner, Runner[Any], parameter="runner", default=LitAgentRunner[Any], defaults=defaults)
 
     def _open_store(self, folder: RunFolder) -> OpenStore:
         """Return the function that opens the store. A store given as an instance is not closed."""
@@ -210,7 +207,7 @@ def _algorithm(given: Any) -> Algorithm:
     if isinstance(given, str):
         given = resolve_name(given, "algorithm", names)
     if given is None or isinstance(given, (type, Mapping)) or _is_factory(given):
-        return build(Baseline if given is None else given, Algorithm, parameter="algorithm", names=names)
+        return build(given, Algorithm, parameter="algorithm", default=Baseline, names=names)
     return as_algorithm(given)
 
 
@@ -226,7 +223,7 @@ def _strategy(given: Any, port: int | None) -> ExecutionStrategy:
         "cs": functools.partial(ClientServerExecutionStrategy, server_port=port),
         "shm": SharedMemoryExecutionStrategy,
     }
-    return build("cs" if given is None else given, ExecutionStrategy, parameter="strategy", names=names)
+    return build(given, ExecutionStrategy, parameter="strategy", default="cs", names=names)
 
 
 def _llm_proxy(given: Any) -> Any:
@@ -242,9 +239,9 @@ def _as_list(given: Any) -> list[Any]:
 
 
 def _check_dataset(name: str, dataset: Any) -> None:
+    kind = type(dataset).__name__
     is_valid = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping)
     if dataset is not None and not is_valid:
-        kind = type(dataset).__name__
         raise TypeError(f"{name} must be a list, or have a length and items by number, not a {kind}")
 
 

@@ -1,7 +1,7 @@
 """The command-line interface, `agl …`.
 
-Each subcommand is a module of the same name with a click command called `command`. The modules are imported when
-needed, and import heavy libraries only inside their functions, so `agl --help` responds immediately.
+The modules of the commands are imported when needed, and import heavy libraries only inside their functions, so
+`agl --help` responds immediately.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from importlib import import_module
 
 import click
 
-COMMANDS = (
-    "dashboard",
-    "demo",
-    "export",
-    "llm",
-    "proxy",
-    "regrade",
-    "replay",
-    "resume",
-    "reward",
-    "run",
-    "runs",
-    "store",
-    "train",
-)
+COMMANDS = {
+    "dashboard": "dashboard",
+    "demo": "demo",
+    "export": "dashboard",
+    "llm": "llm",
+    "proxy": "proxy",
+    "regrade": "replay",
+    "replay": "replay",
+    "resume": "runs",
+    "reward": "run",
+    "run": "run",
+    "runs": "runs",
+    "store": "store",
+    "train": "train",
+}
+"""Module of each command; the click command in it has the command's name."""
 
 
 class _LazyGroup(click.Group):
@@ -32,7 +33,9 @@ class _LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return import_module(f".{cmd_name}", __name__).command if cmd_name in COMMANDS else None
+        if module := COMMANDS.get(cmd_name):
+            return getattr(import_module(f".{module}", __name__), cmd_name)
+        return None
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

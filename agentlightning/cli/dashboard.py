@@ -1,11 +1,18 @@
-"""`agl dashboard`: serve the dashboard of a finished run, read-only."""
+"""`agl dashboard` and `agl export`: show a finished run, in a dashboard or as one HTML page."""
 
 from __future__ import annotations
 
 import asyncio
 import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from .options import POSITIVE, errors_as_messages
+
+if TYPE_CHECKING:
+    from ..store import LightningStore
 
 
 @click.command()
@@ -18,29 +25,61 @@ import click
     type=click.Path(exists=True, dir_okay=False),
     help="Database file of the run.",
 )
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; any other requires --token."
-)
-@click.option("--port", default=4748, show_default=True, help="Port to listen on.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; any other requires --token.")
+@click.option("--port", default=4748, help="Port to listen on.")
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token that clients must send.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser.")
-def command(db: str, host: str, port: int, token: str | None, open_browser: bool) -> None:
+def dashboard(db: str, host: str, port: int, token: str | None, open_browser: bool) -> None:
     """Serve the dashboard of a finished run, read-only.
 
     For a run in progress, open the URL of its store instead.
     """
-    from ..errors import AgentLightningError
     from ..logs import setup_logging
     from ..store import LightningStoreServer
     from ..store.factory import ReadOnlyStore
 
     setup_logging("warning")
-    try:
+    with errors_as_messages():
         server = LightningStoreServer(ReadOnlyStore(db), host, port, token=token)
         click.echo(f"Dashboard at {server.endpoint}/, database {db}, read-only. Press Ctrl-C to stop.")
         if open_browser:
             webbrowser.open(server.endpoint)
         server.run_forever()
         asyncio.run(server.close())
-    except (AgentLightningError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--html",
+    required=True,
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="HTML file to write.",
+)
+@click.option("--newest", default=1_000, type=POSITIVE, help="Maximum number of rollouts (newest first).")
+@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token of the store, if it requires one.")
+def export(run: str, html: Path, newest: int, token: str | None) -> None:
+    """Write RUN, a database file or the URL of a store, as one self-contained HTML page."""
+    with errors_as_messages():
+        exported, total = asyncio.run(_export(run, html, newest, token))
+    size = html.stat().st_size / 1_000_000
+    click.echo(f"Wrote {html}: {exported} of {total} rollouts, {size:.1f} MB.")
+
+
+async def _export(run: str, html: Path, newest: int, token: str | None) -> tuple[int, int]:
+    from ..dashboard.exported import collect_run, render_page
+
+    async with _open(run, token) as store:
+        collected, total = await collect_run(store, newest)
+    await asyncio.to_thread(html.write_text, render_page(collected), encoding="utf-8")
+    return len(collected["rollouts"]), total
+
+
+def _open(run: str, token: str | None) -> LightningStore:
+    from ..store import LightningStoreClient
+    from ..store.factory import ReadOnlyStore
+
+    if run.startswith(("http://", "https://")):
+        return LightningStoreClient(run.rstrip("/"), token=token)
+    return ReadOnlyStore(run)

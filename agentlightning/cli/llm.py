@@ -16,7 +16,7 @@ from .options import POSITIVE, errors_as_messages
 @click.option(
     "--context", type=click.IntRange(min=64), default=2048, help="Maximum tokens of a prompt and its response together."
 )
-def command(model: str | None, host: str, port: int, threads: int | None, slots: int, context: int) -> None:
+def llm(model: str | None, host: str, port: int, threads: int | None, slots: int, context: int) -> None:
     """Serve a small language model with an OpenAI-compatible API on this machine.
 
     Prints the environment variables with which an OpenAI client connects to the server. Press Ctrl-C to stop.

@@ -36,7 +36,7 @@ from .options import errors_as_messages, log_level_option, parse_pairs, read_var
 )
 @click.option("--token", envvar="AGL_PROXY_TOKEN", show_envvar=True, help="Require this token as the API key.")
 @log_level_option
-def command(
+def proxy(
     models: tuple[str, ...],
     file: Path | None,
     keys: tuple[str, ...],

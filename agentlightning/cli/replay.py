@@ -1,16 +1,21 @@
-"""`agl replay`: run an agent again with recorded responses, without a model."""
+"""`agl replay` and `agl regrade`: repeat recorded rollouts without a model, and recompute their rewards."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from statistics import fmean
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from .options import errors_as_messages, open_selected_store, store_options
 
 if TYPE_CHECKING:
-    from ..replay import ReplayResult
+    from ..replay import RegradeResult, ReplayResult
+    from ..store import LightningStore
+
+T = TypeVar("T")
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -18,14 +23,15 @@ if TYPE_CHECKING:
 @store_options
 @click.argument("rollout_id")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
-def command(agent: str | None, store_url: str | None, db: str, rollout_id: str, program: tuple[str, ...]) -> None:
+def replay(agent: str | None, store_url: str | None, db: str, rollout_id: str, program: tuple[str, ...]) -> None:
     """Run an agent again on the task of ROLLOUT_ID, with recorded responses.
 
-    Does not call a model. Prints the first call that differs from the recording. Exits with 1 if a call, the status or
-    the reward differs.
+    Does not call a model. Prints the first call that differs from the recording, if any. Exits with 1 if a call, the
+    status or the reward differs.
     """
     from ..litagent import CommandAgent
     from ..logs import setup_logging
+    from ..replay import replay as replay_rollout
     from .run import fixed_command
     from .train import load
 
@@ -34,13 +40,40 @@ def command(agent: str | None, store_url: str | None, db: str, rollout_id: str, 
         raise click.UsageError("choose one agent: pass --agent FILE.py:AGENT, or a command after --")
     with errors_as_messages():
         chosen = load(agent) if agent else CommandAgent(fixed_command(program))
-        result = asyncio.run(_replay(chosen, rollout_id, store_url, db))
-    click.echo(format_result(result))
+        result = asyncio.run(_on_store(store_url, db, lambda store: replay_rollout(store, rollout_id, chosen)))
+    click.echo(_format_replay(result))
     if not result.is_identical:
         raise SystemExit(1)
 
 
-def format_result(result: ReplayResult) -> str:
+@click.command()
+@click.option(
+    "--grader", required=True, metavar="FILE.py:FUNCTION", help="Function (task, output) that returns the reward."
+)
+@store_options
+@click.argument("rollout_ids", nargs=-1)
+def regrade(grader: str, store_url: str | None, db: str, rollout_ids: tuple[str, ...]) -> None:
+    """Grade stored rollouts again and print the recorded and the new rewards.
+
+    Without ROLLOUT_IDS, grades all succeeded rollouts. Does not change the store or call a model.
+    """
+    from ..replay import regrade as regrade_rollouts
+    from .train import load
+
+    with errors_as_messages():
+        function = load(grader)
+        results = asyncio.run(_on_store(store_url, db, lambda store: regrade_rollouts(store, function, rollout_ids)))
+    for result in results:
+        click.echo(f"{result.rollout_id} {_format(result.recorded_reward)} -> {_format(result.reward)}")
+    click.echo(_summary(results))
+
+
+async def _on_store(url: str | None, db: str, function: Callable[[LightningStore], Awaitable[T]]) -> T:
+    async with open_selected_store(url, db) as store:
+        return await function(store)
+
+
+def _format_replay(result: ReplayResult) -> str:
     """Format the result of a replay for the terminal."""
     lines = [f"{result.matched_calls} of {result.recorded_calls} calls match the recording."]
     if result.difference:
@@ -50,11 +83,13 @@ def format_result(result: ReplayResult) -> str:
     return "\n".join(lines)
 
 
-async def _replay(agent: Any, rollout_id: str, url: str | None, db: str) -> ReplayResult:
-    from ..replay import replay
+def _summary(results: list[RegradeResult]) -> str:
+    if not results:
+        return "No succeeded rollouts to grade."
+    recorded = [result.recorded_reward for result in results if result.recorded_reward is not None]
+    before = _format(fmean(recorded) if recorded else None)
+    return f"{len(results)} rollouts, mean {before} -> {_format(fmean(result.reward for result in results))}"
 
-    store = open_selected_store(url, db)
-    try:
-        return await replay(store, rollout_id, agent)
-    finally:
-        await store.close()
+
+def _format(reward: float | None) -> str:
+    return "none" if reward is None else format(reward, "g")

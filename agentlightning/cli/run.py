@@ -1,9 +1,11 @@
-"""`agl run`: run any program as an agent, once for each task."""
+"""`agl run` and `agl reward`: run any program as an agent, once for each task, and report its reward."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
+import os
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=POSITIVE, default=1, help="Number of concurrent runs.")
 @store_options
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
-def command(
+def run(
     texts: tuple[str, ...],
     tasks: Path | None,
     models: tuple[str, ...],
@@ -78,6 +80,21 @@ def command(
             raise SystemExit(SIGTERM_EXIT) from None
     if any(rollout.status != "succeeded" for rollout in rollouts):
         raise SystemExit(1)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("reward", type=float)
+def reward(reward: float) -> None:
+    """Report REWARD from a program that was started by `agl run` or by a command agent.
+
+    If a program reports several rewards, the last value wins.
+    """
+    file = os.environ.get("AGL_REWARD_FILE")
+    if file is None:
+        raise click.ClickException("AGL_REWARD_FILE is not set: use agl reward in a program started by agl run")
+    if not math.isfinite(reward):
+        raise click.ClickException(f"a reward must be a finite number, not {reward}")
+    Path(file).write_text(json.dumps(reward))
 
 
 def fixed_command(program: tuple[str, ...]) -> Any:

@@ -1,7 +1,8 @@
-"""`agl runs`: list the runs of this folder and show their results."""
+"""`agl runs` and `agl resume`: list the runs of this folder, show their results, and continue a run."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,26 +15,26 @@ if TYPE_CHECKING:
 
 @click.group(invoke_without_command=True)
 @click.pass_context
-def command(context: click.Context) -> None:
+def runs(context: click.Context) -> None:
     """List the runs in runs/, or show one of them."""
     if context.invoked_subcommand is None:
         context.invoke(list_runs)
 
 
-@command.command("list")
+@runs.command("list")
 @click.argument("folder", default="runs")
 def list_runs(folder: str = "runs") -> None:
     """List the runs in FOLDER, newest first."""
     from ..trainer.run_folder import folders
 
-    runs = list(folders(folder))
-    if not runs:
+    found = list(folders(folder))
+    if not found:
         click.echo(f"no runs in {folder}/")
-    for run in runs:
+    for run in found:
         click.echo(_summary_line(run.name, run.config(), run.result()))
 
 
-@command.command("show")
+@runs.command("show")
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="Print result.json.")
 def show_run(run: str, as_json: bool) -> None:
@@ -52,6 +53,30 @@ def show_run(run: str, as_json: bool) -> None:
         return
     for line in _details(folder, result):
         click.echo(line)
+
+
+@click.command()
+@click.argument("run_dir")
+def resume(run_dir: str) -> None:
+    """Continue the run in RUN_DIR by starting its command again.
+
+    Finished rollouts and completed steps of the algorithm are reused, not repeated.
+    """
+    from ..trainer.run_folder import RESUME_VARIABLE, RunFolder
+
+    folder = RunFolder(run_dir)
+    config = folder.config()
+    if not config:
+        raise click.ClickException(f"there is no run in {folder.path}; list the runs with agl runs")
+    result = folder.result()
+    if result is not None and result.status == "finished":
+        raise click.ClickException(
+            f"the run in {folder.path} has already finished; to see its result, use agl runs show {run_dir}"
+        )
+    command = config["command"]
+    os.environ[RESUME_VARIABLE] = str(folder.path)
+    os.chdir(config["working_directory"])
+    os.execvp(command[0], command)
 
 
 def _summary_line(name: str, config: dict[str, Any], result: RunResult | None) -> str:

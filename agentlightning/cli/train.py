@@ -37,7 +37,7 @@ from .options import POSITIVE
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the store.  [default: 4747 if --role is given]")
 @click.option("--run-dir", help="Folder of the run.  [default: a new folder in runs/]")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
-def command(
+def train(
     agent: str,
     algorithm: str,
     tasks: str,

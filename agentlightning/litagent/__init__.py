@@ -1,4 +1,4 @@
-"""The user's agent: a class derived from `LitAgent`, a function that takes a task, or a program."""
+"""Agents: a subclass of `LitAgent`, a function that takes a task, or a program."""
 
 from .base import AgentResult as AgentResult, LitAgent as LitAgent
 from .command import CommandAgent as CommandAgent, command_agent as command_agent

@@ -1,4 +1,4 @@
-"""LitAgent: base class of agents, with a method for each mode of a rollout."""
+"""LitAgent: base class of agents, with a method for each rollout mode."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ class LitAgent(Generic[T]):
 
     def rollout(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
         """Process `task` and return the reward, spans, or None."""
-        raise NotImplementedError(f"{type(self).__name__} does not define rollout")
+        raise NotImplementedError(f"{type(self).__name__} does not define rollout; override it in your subclass")
 
     async def rollout_async(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
         """Async form of `rollout`."""
-        raise NotImplementedError(f"{type(self).__name__} does not define rollout_async")
+        raise NotImplementedError(f"{type(self).__name__} does not define rollout_async; override it in your subclass")
 
     def training_rollout(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
-        """Process a task in mode `train`; calls `rollout` by default."""
+        """Process a task in mode `train`. Calls `rollout` by default."""
         return self.rollout(task, resources, rollout)
 
     async def training_rollout_async(
         self, task: T, resources: NamedResources, rollout: AttemptedRollout
     ) -> AgentResult:
-        """Async form of `training_rollout`; calls `rollout_async` by default."""
+        """Async form of `training_rollout`. Calls `rollout_async` by default."""
         return await self.rollout_async(task, resources, rollout)
 
     def validation_rollout(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
-        """Process a task in any mode but `train`; calls `rollout` by default."""
+        """Process a task in any mode except `train`. Calls `rollout` by default."""
         return self.rollout(task, resources, rollout)
 
     async def validation_rollout_async(
         self, task: T, resources: NamedResources, rollout: AttemptedRollout
     ) -> AgentResult:
-        """Async form of `validation_rollout`; calls `rollout_async` by default."""
+        """Async form of `validation_rollout`. Calls `rollout_async` by default."""
         return await self.rollout_async(task, resources, rollout)
 
     def method_for(self, mode: RolloutMode | None) -> Callable[[T, NamedResources, AttemptedRollout], Any]:
-        """Return the most specific method that the class defines for this mode. Raises `AgentError` without one."""
+        """Return the most specific method that the class defines for this mode. Raises `AgentError` if none exists."""
         specific = "training_rollout" if mode == "train" else "validation_rollout"
         for name in (f"{specific}_async", specific, "rollout_async", "rollout"):
             if getattr(type(self), name) is not getattr(LitAgent, name):

@@ -1,8 +1,9 @@
 """Agents that are programs in any language, started once for each rollout.
 
-The environment holds the task (AGL_TASK, AGL_TASK_FILE), the model (OPENAI_BASE_URL, ANTHROPIC_BASE_URL) and, in
-OpenTelemetry's own variables, the receiver of spans. The reward is the last value given to `agl reward` inside the
-program, else the last line of its output if that is JSON: a number, or an object with a `reward`.
+Environment variables contain the task (AGL_TASK, AGL_TASK_FILE), the model (OPENAI_BASE_URL, ANTHROPIC_BASE_URL) and
+the OTLP endpoint for spans (OpenTelemetry's standard variables). The reward is the last value that the program passed
+to `agl reward`. Without one, it is the last line of the program's output if that line is a JSON number or a JSON object
+with a `reward`.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, cast
+from urllib.parse import quote
+
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .. import semconv
 from ..errors import AgentError
 from ..processes import kill_group, watchdog_command
 from ..tracer import get_active_tracer
-from ..types import AttemptedRollout, NamedResources, RolloutMode
-from .environment import environment_for
+from ..tracer.scope import current_scope
+from ..types import LLM, AttemptedRollout, NamedResources, ProxyLLM, RolloutMode
 from .function import FunctionAgent
 
 P = ParamSpec("P")
@@ -39,11 +45,30 @@ EXIT_CODE: Final = "process.exit.code"
 COMMAND_ARGS: Final = "process.command_args"
 STDERR: Final = "process.stderr"
 MAX_OUTPUT: Final = 256 * 1024
-"""Bytes kept of each output stream, from its end."""
+"""Number of bytes kept from the end of each output stream."""
 MAX_TASK_VARIABLE: Final = 100_000
-"""Bytes of a task that go into AGL_TASK; Linux limits a variable to 128 KiB."""
+"""Maximum size in bytes of a task in AGL_TASK. Linux limits a variable to 128 KiB."""
 TERMINATION_GRACE_SECONDS: Final = 1.0
 """Time between SIGTERM and SIGKILL."""
+INHERITED: Final = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LOGNAME",
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_PATH",
+    "PATH",
+    "PYTHONPATH",
+    "SHELL",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "VIRTUAL_ENV",
+)
+"""Environment variables that every program inherits from the runner."""
 
 
 class CommandAgent(FunctionAgent[P, R]):
@@ -78,7 +103,7 @@ class CommandAgent(FunctionAgent[P, R]):
             files = AttemptFiles(Path(folder))
             files.write(task, resources)
             async with asyncio.timeout(self._timeout):
-                # The environment names the current span, so it is built within that span.
+                # The environment contains the id of the program's span, so it is built inside that span.
                 await _run_traced(
                     _arguments(command),
                     files,
@@ -98,25 +123,104 @@ def command_agent(
     environment: Iterable[str] | Mapping[str, str] = (),
     timeout: float | None = None,
 ) -> Any:
-    """Make a program an agent: the function returns the command to run for a task.
+    """Use a program as an agent: the decorated function returns the command to run for a task.
 
-    The command is a list of arguments, or a string for the shell. `environment` holds names of variables to inherit, or
-    variables with their values; of the runner's other variables the program gets only a few common ones, such as PATH.
-    After `timeout` seconds the program and its children are killed. `grader` is called with the task and the output.
+    The command is a list of arguments or a shell command string. `environment` contains names of variables to inherit,
+    or maps variables to values; otherwise the program inherits only a few common variables of the runner, such as PATH.
+    After `timeout` seconds the program and its children are killed. `grader` is called with the task and the program's
+    output, and returns the reward.
     """
     if function is None:
         return functools.partial(command_agent, grader=grader, environment=environment, timeout=timeout)
     return CommandAgent(function, grader=grader, environment=environment, timeout=timeout)
 
 
+def environment_for(
+    rollout: AttemptedRollout, resources: NamedResources, additional: Iterable[str] | Mapping[str, str] = ()
+) -> dict[str, str]:
+    """Return the complete environment of a program that runs this attempt.
+
+    `additional` contains names of variables to inherit, or maps variables to values.
+    """
+    trace = _trace_variables()
+    return {
+        **_inherit(INHERITED),
+        "PATH": f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}",
+        **_model_variables(rollout, resources, trace.get("TRACEPARENT")),
+        **trace,
+        **_store_variables(rollout),
+        "AGL_ROLLOUT_ID": rollout.rollout_id,
+        "AGL_ATTEMPT_ID": rollout.attempt.attempt_id,
+        **(additional if isinstance(additional, Mapping) else _inherit(additional)),
+    }
+
+
+def _inherit(names: Iterable[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _model_variables(rollout: AttemptedRollout, resources: NamedResources, traceparent: str | None) -> dict[str, str]:
+    """Return the variables for the first model among the resources.
+
+    If the model is behind a proxy, its URL contains the attempt and the span in which the program runs, because few
+    programs send a traceparent header.
+    """
+    llm = next((resource for resource in resources.values() if isinstance(resource, LLM)), None)
+    if llm is None:
+        return {}
+    if isinstance(llm, ProxyLLM):
+        llm = llm.with_attempted_rollout(rollout, traceparent)
+    key = llm.api_key or "none"  # the SDKs require a key
+    return {
+        "OPENAI_BASE_URL": llm.endpoint,
+        "OPENAI_API_KEY": key,
+        # Anthropic's SDKs append /v1 themselves.
+        "ANTHROPIC_BASE_URL": llm.endpoint.rstrip("/").removesuffix("/v1"),
+        "ANTHROPIC_API_KEY": key,
+        "AGL_MODEL": llm.model,
+    }
+
+
+def _trace_variables() -> dict[str, str]:
+    headers: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(headers)
+    W3CBaggagePropagator().inject(headers)
+    return {name.upper(): value for name, value in headers.items()}
+
+
+def _store_variables(rollout: AttemptedRollout) -> dict[str, str]:
+    """Return the variables for the store and its OTLP receiver, if the program can reach the store."""
+    scope = current_scope()
+    store: Any = scope.store if scope else None
+    traces_url = store.otlp_traces_endpoint() if store else None
+    if traces_url is None:
+        return {}
+    url = traces_url.removesuffix("/v1/traces")
+    ids = {semconv.ROLLOUT_ID: rollout.rollout_id, semconv.ATTEMPT_ID: rollout.attempt.attempt_id}
+    variables = {
+        "AGL_STORE_URL": url,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_RESOURCE_ATTRIBUTES": ",".join(f"{name}={quote(value, safe='')}" for name, value in ids.items()),
+    }
+    make_token = getattr(store, "attempt_token", None)
+    token = make_token(rollout.rollout_id, rollout.attempt.attempt_id) if make_token else None
+    if token is None:
+        return variables
+    return variables | {"AGL_TOKEN": token, "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{token}"}
+
+
 @dataclass(frozen=True)
 class AttemptFiles:
-    """Files that the runner and one run of the program exchange."""
+    """Files through which the runner and one run of the program exchange data."""
 
     folder: Path
 
     def write(self, task: Any, resources: NamedResources) -> None:
-        """Write the task (a string unchanged, other values as JSON) and the resources without their keys."""
+        """Write the task (a string unchanged, other values as JSON) and the resources without their API keys."""
         self._path("task").write_text(task if isinstance(task, str) else json.dumps(task))
         public_fields = {
             name: resource.model_dump(mode="json", exclude={"api_key"}) for name, resource in resources.items()
@@ -124,7 +228,7 @@ class AttemptFiles:
         self._path("resources.json").write_text(json.dumps(public_fields))
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that name the files, and the task itself if it fits in a variable."""
+        """Return the variables with the paths of the files, and with the task itself if it fits in a variable."""
         variables = {
             "AGL_TASK_FILE": str(self._path("task")),
             "AGL_RESOURCES_FILE": str(self._path("resources.json")),
@@ -136,15 +240,15 @@ class AttemptFiles:
         return variables
 
     def streams(self) -> tuple[Path, Path]:
-        """Return the files of stdout and stderr."""
+        """Return the files that capture stdout and stderr."""
         return self._path("stdout"), self._path("stderr")
 
     def output(self) -> str:
-        """Return the end of stdout."""
+        """Return the last part of stdout."""
         return _tail(self._path("stdout"))
 
     def errors(self) -> str:
-        """Return the end of stderr."""
+        """Return the last part of stderr."""
         return _tail(self._path("stderr"))
 
     def reward(self) -> float | None:
@@ -168,7 +272,7 @@ class AttemptFiles:
 
 
 async def _run_traced(arguments: list[str], files: AttemptFiles, environment: Callable[[], Mapping[str, str]]) -> None:
-    """Run the program within a span that records its output. Raises `AgentError` if it fails."""
+    """Run the program in a span that records its output. Raises `AgentError` if the program fails."""
     tracer = get_active_tracer()
     if tracer is None:
         code = await _run(arguments, files, environment())
@@ -188,7 +292,7 @@ async def _run_traced(arguments: list[str], files: AttemptFiles, environment: Ca
 async def _run(arguments: list[str], files: AttemptFiles, environment: Mapping[str, str]) -> int:
     if shutil.which(arguments[0], path=environment.get("PATH")) is None:
         raise AgentError(f"cannot start {arguments[0]}: no such program on the PATH")
-    # Files, not pipes: a background process that the program leaves could keep a pipe open for ever.
+    # Files, not pipes: a background process left behind by the program could keep a pipe open forever.
     stdout, stderr = files.streams()
     with stdout.open("wb") as out, stderr.open("wb") as err, _watchdog_pipe() as stdin:
         process = await asyncio.create_subprocess_exec(
@@ -205,7 +309,7 @@ async def _run(arguments: list[str], files: AttemptFiles, environment: Mapping[s
 
 @contextmanager
 def _watchdog_pipe() -> Generator[int]:
-    """Open a pipe for the watchdog; its reading end sees end-of-file when the block or this process ends."""
+    """Open a pipe for the watchdog. Its read end gets end-of-file when the block or this process ends."""
     reading, writing = os.pipe()
     try:
         yield reading

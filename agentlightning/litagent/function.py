@@ -1,4 +1,4 @@
-"""Agents written as functions: `@rollout` and its explicit forms."""
+"""Agents written as functions: `@rollout`, `@prompt_rollout` and `@llm_rollout`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class FunctionAgent(LitAgent[Any], Generic[P, R]):
-    """An agent made of a function, which stays callable as before."""
+    """An agent that wraps a function. The wrapper can still be called like the function itself."""
 
     __name__: str
     __qualname__: str
@@ -53,7 +53,7 @@ class FunctionAgent(LitAgent[Any], Generic[P, R]):
         return self.rollout_async if _is_async(self._function) else self.rollout
 
     def __reduce__(self) -> Any:
-        # By name if another process can import it: there the name holds the agent, not the bare function.
+        # Pickle by name if another process can import it: the name refers to the agent, not to the bare function.
         if self.__module__ != "__main__" and _lookup(self.__module__, self.__qualname__) is self:
             return self.__qualname__
         return self._recreate, (self._function,)
@@ -64,11 +64,11 @@ def rollout(function: Callable[P, R], /) -> FunctionAgent[P, R]: ...
 @overload
 def rollout(*, strip_proxy: bool = True) -> Callable[[Callable[P, R]], FunctionAgent[P, R]]: ...
 def rollout(function: Any = None, /, *, strip_proxy: bool = True) -> Any:
-    """Make a function an agent. Its parameter names select the arguments.
+    """Turn a function into an agent. The function's parameter names select its arguments.
 
-    The first parameter is the task. `prompt_template` and `llm` get the resource of that name or kind, `resources` all
-    of them, `rollout` the rollout with its attempt, and any other name the resource of that name. A `ProxyLLM` is
-    passed as a plain `LLM` whose URL identifies the attempt, unless `strip_proxy` is False.
+    The first parameter is the task. `prompt_template` and `llm` get the resource of that name or type, `resources` gets
+    all resources, `rollout` gets the rollout with its attempt, and any other parameter gets the resource of its name.
+    A `ProxyLLM` is passed as a plain `LLM` whose URL identifies the attempt, unless `strip_proxy` is False.
     """
     return _decorate(function, strip_proxy=strip_proxy)
 
@@ -78,7 +78,7 @@ def prompt_rollout(function: Callable[P, R], /) -> FunctionAgent[P, R]: ...
 @overload
 def prompt_rollout() -> Callable[[Callable[P, R]], FunctionAgent[P, R]]: ...
 def prompt_rollout(function: Any = None, /) -> Any:
-    """Make a function an agent, with a prompt template as the second parameter, whatever its name."""
+    """Turn a function into an agent whose second parameter, whatever its name, is a prompt template."""
     return _decorate(function, second=PromptTemplate)
 
 
@@ -87,7 +87,7 @@ def llm_rollout(function: Callable[P, R], /) -> FunctionAgent[P, R]: ...
 @overload
 def llm_rollout(*, strip_proxy: bool = True) -> Callable[[Callable[P, R]], FunctionAgent[P, R]]: ...
 def llm_rollout(function: Any = None, /, *, strip_proxy: bool = True) -> Any:
-    """Make a function an agent, with an LLM as the second parameter, whatever its name."""
+    """Turn a function into an agent whose second parameter, whatever its name, is an LLM."""
     return _decorate(function, strip_proxy=strip_proxy, second=LLM)
 
 

@@ -1,4 +1,4 @@
-"""Arguments of a function agent: specified by its parameters, resolved among a rollout's resources."""
+"""Arguments of a function agent, selected from a rollout's resources by the function's parameters."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..types import LLM, AttemptedRollout, NamedResources, PromptTemplate, Proxy
 logger = logging.getLogger(__name__)
 
 KIND_BY_NAME: Final[dict[str, type[Resource]]] = {"llm": LLM, "prompt_template": PromptTemplate}
-"""Kind of resource that a parameter name implies."""
+"""Resource type implied by a parameter name."""
 
 RESERVED_NAMES: Final = frozenset({"resources", "rollout"})
-"""Parameters for all resources and for the rollout itself."""
+"""Names of the parameters that receive all resources or the rollout itself."""
 
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """A parameter after the task, with the kinds of resource that fit it."""
+    """A parameter after the task, with the resource types that it accepts."""
 
     name: str
     kinds: tuple[type[Resource], ...]
-    """Empty: any resource of the parameter's name."""
+    """Accepted resource types. Empty means any resource with the parameter's name."""
     default: Any
     positional_only: bool
 
     def accepts(self, resource: Resource) -> bool:
-        """Return True if the resource's kind fits."""
+        """Return True if the parameter accepts the resource's type."""
         return not self.kinds or isinstance(resource, self.kinds)
 
     def __str__(self) -> str:
@@ -44,8 +44,8 @@ class ParameterSpec:
 def parameter_specs(function: Callable[..., Any], *, second: type[Resource] | None = None) -> list[ParameterSpec]:
     """Return the parameters of an agent function after the task, in order.
 
-    `second` is a kind of resource that the function must take: as its second parameter, unless another parameter has
-    that kind. Raises TypeError if the parameters do not fit an agent.
+    `second` is a resource type that the function must accept. The second parameter gets that type, unless another
+    parameter already has it. Raises TypeError if the signature is not valid for an agent.
     """
     name = name_of(function)
     task, *others = _parameters(function, name)
@@ -55,7 +55,7 @@ def parameter_specs(function: Callable[..., Any], *, second: type[Resource] | No
 
 
 def name_of(value: Any) -> str:
-    """Return the name of a function, class or agent for messages."""
+    """Return the name of a function, class or agent, for use in messages."""
     return getattr(value, "__name__", None) or type(value).__name__
 
 
@@ -71,7 +71,7 @@ class ParameterResolver:
     def arguments(
         self, task: Any, resources: NamedResources, rollout: AttemptedRollout
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Return the positional and the keyword arguments for one rollout. Raises `ResourceMissing`."""
+        """Return the positional and keyword arguments for one rollout. Raises `ResourceMissing` if one is missing."""
         positional, keyword = [task], dict[str, Any]()
         for spec in self._specs:
             value = self._value(spec, resources, rollout)
@@ -89,7 +89,7 @@ class ParameterResolver:
         found = self._resource(spec, resources)
         if found is None:
             return self._default(spec, resources, rollout)
-        # The annotation `llm: ProxyLLM` asks for the proxy itself.
+        # A parameter annotated `llm: ProxyLLM` gets the proxy itself.
         if isinstance(found, ProxyLLM) and self._strip_proxy and ProxyLLM not in spec.kinds:
             return found.with_attempted_rollout(rollout)
         return found
@@ -109,7 +109,7 @@ class ParameterResolver:
         self._warned.add(spec.name)
         logger.warning(
             "Parameter %s of agent %s matches several resources: %s. Using the first, %r. "
-            "Name the parameter after one of them to choose it.",
+            "To choose another one, name the parameter after it.",
             spec,
             self._function_name,
             ", ".join(map(repr, fitting)),
@@ -138,7 +138,7 @@ def _parameters(function: Callable[..., Any], name: str) -> list[Parameter]:
     try:
         found = list(_signature(function).parameters.values())
     except ValueError:
-        raise TypeError(f"{name} has no readable signature, so it cannot be an agent; wrap it in a def") from None
+        raise TypeError(f"{name} has no readable signature, so it cannot be an agent; wrap it in a function") from None
     if not found:
         raise TypeError(f"agent {name} takes no parameters; an agent's first parameter is the task")
     return found
@@ -148,7 +148,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function, eval_str=True)
     except (NameError, AttributeError, SyntaxError, TypeError):
-        # An annotation that only type checkers can resolve; the parameter names must do.
+        # An annotation that only type checkers can resolve: fall back to the parameter names.
         return inspect.signature(function)
 
 
@@ -158,7 +158,7 @@ def _check_task(task: Parameter, name: str) -> None:
     if task.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
         raise TypeError(f"agent {name} must take the task as its first, positional parameter")
     if task.name in RESERVED_NAMES | KIND_BY_NAME.keys():
-        raise TypeError(f"the first parameter of agent {name} is the task: put it before {task.name!r}")
+        raise TypeError(f"the first parameter of agent {name} must be the task; put it before {task.name!r}")
 
 
 def _spec(parameter: Parameter) -> ParameterSpec:

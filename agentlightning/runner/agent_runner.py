@@ -78,8 +78,8 @@ class LitAgentRunner(Runner[T]):
     """Runs up to `max_concurrency` rollouts concurrently: async agents as tasks, sync agents in threads.
 
     `poll_interval` is the time that one claim request waits for a rollout. When the runner has to stop, running agents
-    get `drain_seconds` to finish. The runner sends a heartbeat every `heartbeat_interval` seconds. The store's responses
-    to heartbeats and spans list the attempts that are no longer active, and the runner cancels their agents.
+    get `drain_seconds` to finish. The runner sends a heartbeat every `heartbeat_interval` seconds. The responses to
+    heartbeats and spans list the attempts that are no longer active in the store, and the runner cancels their agents.
     """
 
     def __init__(

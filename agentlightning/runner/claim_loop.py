@@ -149,7 +149,7 @@ class ClaimLoop:
     # Stopping
 
     async def _withdraw_claim(self) -> None:
-        """Cancel the claim in progress. It claims no rollout, unless it completes before the cancellation."""
+        """Cancel the claim in progress. It claims no rollout unless it has already completed."""
         claim, self._claim = self._claim, None
         if claim is None:
             return

@@ -15,15 +15,15 @@ class PaginatedResult(BaseModel, Sequence[T], Generic[T]):
 
     items: list[T]
     limit: int
-    """The requested page size; -1 means all items."""
+    """The requested page size. -1 means all items."""
     offset: int
     total: int
     """Number of items on all pages. Pages reached by a cursor repeat the first page's count."""
     cursor: str | None = None
-    """Position of the next page, for the same query; None on the last page.
+    """Position of the next page of the same query, or None on the last page.
 
-    Unlike an offset, a cursor is stable while the list changes: an item that exists throughout appears exactly once.
-    Only an item whose sort key changes in between may appear twice or not at all.
+    Unlike an offset, a cursor is stable while the list changes: an item that exists all the time appears exactly once.
+    Only an item whose sort key changes between requests may appear twice or not at all.
     """
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Resources: prompts, models and settings that an algorithm tunes and an agent uses."""
+"""Resources: the prompts, models and settings that algorithms tune and agents use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 HIDDEN = "***"
-"""Shown in place of an API key."""
+"""Placeholder shown instead of an API key."""
 
 
 class Resource(BaseModel):
@@ -48,7 +48,7 @@ class LLM(Resource):
 
 
 class ProxyLLM(LLM):
-    """A model behind the `LLMProxy`, which finds the attempt of a call in the URL."""
+    """A model behind the `LLMProxy`, which determines the attempt of a call from the URL."""
 
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -57,13 +57,13 @@ class ProxyLLM(LLM):
     ) -> str:
         """Return the endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` before a trailing `/v1`.
 
-        A W3C `traceparent` sets the parent span of calls that have none themselves. Raises ValueError if only one of
-        the two ids is given.
+        A W3C `traceparent` sets the parent span of calls that do not send a traceparent header. Raises ValueError if
+        only one of the two ids is given.
         """
         if rollout_id is None and attempt_id is None:
             return self.endpoint
         if rollout_id is None or attempt_id is None:
-            raise ValueError("give both rollout_id and attempt_id, or neither")
+            raise ValueError("pass both rollout_id and attempt_id, or neither")
         root = self.endpoint.rstrip("/")
         version = "/v1" if root.endswith("/v1") else ""
         within = f"/trace/{traceparent}" if traceparent else ""
@@ -90,10 +90,10 @@ _SAFE_SPEC = re.compile(r"[<>^]?\d{0,2},?(\.\d{1,2})?[bdefgnosx%]?")
 class PromptTemplate(Resource):
     """A prompt with placeholders.
 
-    Templates are untrusted input, because models write them. With the `f-string` engine a placeholder is `{name}`, a
+    Templates are untrusted input, because models write them. With the `f-string` engine, a placeholder is `{name}`: a
     plain identifier with an optional, restricted format spec (`{price:.2f}`). All other braces stay unchanged, so JSON
-    in prompts works. `{{name}}` gives a literal `{name}`. `jinja` runs in jinja2's sandbox (extra `[jinja]`), `poml`
-    needs the extra `[poml]`.
+    in prompts works. `{{name}}` yields a literal `{name}`. The `jinja` engine runs in jinja2's sandbox and needs the
+    extra `[jinja]`; the `poml` engine needs the extra `[poml]`.
     """
 
     resource_type: Literal["prompt_template"] = "prompt_template"
@@ -101,7 +101,7 @@ class PromptTemplate(Resource):
     engine: Literal["f-string", "jinja", "poml"] = "f-string"
 
     def format(self, **values: Any) -> str:
-        """Return the prompt with `values` filled in. Raises `PromptError` that names the wrong placeholder."""
+        """Return the prompt with `values` filled in. Raises a `PromptError` that names the invalid placeholder."""
         match self.engine:
             case "f-string":
                 return self._fill(values)
@@ -119,7 +119,7 @@ class PromptTemplate(Resource):
         expected = self.placeholders()
         missing = [name for name in expected if name not in values]
         unused = [name for name in values if name not in expected]
-        # Both together are probably a misspelling. A placeholder without a value alone may be literal text.
+        # Missing and unused names together suggest a misspelling. A placeholder that only lacks a value may be literal.
         if missing and unused:
             raise PromptError(
                 f"the prompt template needs {_braced(missing)}, but got {_braced(list(values))}", field=missing[0]
@@ -135,7 +135,7 @@ class Config(Resource):
 
 
 class Weights(Resource):
-    """A reference to model weights, without the weights themselves."""
+    """A reference to model weights. Does not contain the weights."""
 
     resource_type: Literal["weights"] = "weights"
     uri: str
@@ -184,7 +184,7 @@ class ResourcesUpdate(BaseModel):
 
 
 class Dataset(Protocol[T_co]):
-    """A sequence of tasks, such as a list: it needs a length and items by index."""
+    """A sequence of tasks, such as a list. It must support `len()` and access by index."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> T_co: ...
@@ -209,7 +209,7 @@ def _replacement(match: re.Match[str], values: Mapping[str, Any]) -> str:
     try:
         return format(values[name], spec)
     except (TypeError, ValueError) as error:
-        raise PromptError(f"{match[0]} does not fit its value: {error}", field=name) from None
+        raise PromptError(f"the value of {match[0]} cannot be formatted: {error}", field=name) from None
 
 
 def _jinja(template: str, values: Mapping[str, Any]) -> str:

@@ -20,16 +20,16 @@ class RolloutConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """Age at which an attempt becomes `timeout`. None: no limit, as long as heartbeats or spans arrive."""
+    """Age in seconds at which an attempt becomes `timeout`. None means no limit while heartbeats or spans arrive."""
 
     unresponsive_seconds: float | None = Field(default=None, gt=0)
-    """Time without a heartbeat or span after which an attempt is `unresponsive`. None: the store's default."""
+    """Seconds without a heartbeat or span after which an attempt is `unresponsive`. None means the store's default."""
 
     max_attempts: int = Field(default=1, ge=1)
     """Maximum number of attempts, including the first."""
 
     retry_condition: list[AttemptStatus] = Field(default_factory=list[AttemptStatus])
-    """Statuses of an attempt that lead to a retry."""
+    """Attempt statuses that lead to a retry."""
 
 
 class Rollout(BaseModel):
@@ -56,7 +56,7 @@ class Attempt(BaseModel):
     rollout_id: str
     attempt_id: str
     sequence_id: int = Field(ge=1)
-    """Number of the attempt within its rollout, from 1."""
+    """Number of the attempt within its rollout, starting at 1."""
     start_time: float
     end_time: float | None = None
     status: AttemptStatus = "preparing"
@@ -64,7 +64,7 @@ class Attempt(BaseModel):
     last_heartbeat_time: float | None = None
     """Time of the last heartbeat or span."""
     metadata: dict[str, Any] | None = None
-    """`reason` explains any end other than plain success."""
+    """Additional JSON values. `reason` explains every end other than a normal success."""
 
 
 class AttemptedRollout(Rollout):
@@ -113,4 +113,4 @@ class Worker(BaseModel):
     current_rollout_id: str | None = None
     current_attempt_id: str | None = None
     stale_attempts: list[AttemptRef] = Field(default_factory=list[AttemptRef])
-    """In the reply to a heartbeat only: attempts it named that are no longer active and must be stopped."""
+    """Attempts in the heartbeat that are no longer active and must be stopped. Set only in responses to heartbeats."""

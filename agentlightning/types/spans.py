@@ -1,4 +1,4 @@
-"""Spans in OpenTelemetry's fields, with times in seconds, and the triplets that adapters derive from them."""
+"""Spans with OpenTelemetry's fields and times in seconds, and the triplets that adapters derive from spans."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SpanContext(BaseModel):
 
 
 def trace_of(rollout_id: str, attempt_id: str) -> str:
-    """Return the trace id of an attempt. It is derived from the ids, so all processes compute the same one."""
+    """Return the trace id of an attempt. It is derived from the ids, so all processes compute the same trace id."""
     return hashlib.sha256(f"{rollout_id}/{attempt_id}".encode()).hexdigest()[:32]
 
 
@@ -64,7 +64,7 @@ class OtelResource(BaseModel):
 
 
 class SpanCoreFields(BaseModel):
-    """A span without rollout and attempt, as returned by agents and built by emitters."""
+    """A span without a rollout and an attempt, as returned by agents and created by emitters."""
 
     name: str
     status: TraceStatus = Field(default_factory=TraceStatus)
@@ -79,7 +79,7 @@ class Span(BaseModel):
     rollout_id: str
     attempt_id: str
     sequence_id: int = Field(default=0, ge=0)
-    """Position within the attempt, from 1. The store replaces 0 with the next number on arrival."""
+    """Position within the attempt, starting at 1. On arrival, the store replaces 0 with the next number."""
 
     trace_id: str
     """32 hex digits."""
@@ -107,7 +107,7 @@ class Span(BaseModel):
     def from_opentelemetry(
         cls, readable_span: ReadableSpan, rollout_id: str, attempt_id: str, sequence_id: int = 0
     ) -> Span:
-        """Convert an OpenTelemetry span: nanoseconds become seconds, attributes with value None are dropped."""
+        """Convert an OpenTelemetry span. Nanoseconds become seconds, and attributes with value None are dropped."""
         context = readable_span.get_span_context()
         if context is None:
             raise ValueError(f"span {readable_span.name!r} has no context")
@@ -159,7 +159,7 @@ class Span(BaseModel):
         status: TraceStatus | None = None,
         resource: OtelResource | None = None,
     ) -> Span:
-        """Create a span with these attributes; trace and span id default to random ones, times to now."""
+        """Create a span with these attributes. By default, ids are random and times are the current time."""
         from ..semconv import VIRTUAL
 
         start_time = time.time() if start_time is None else start_time

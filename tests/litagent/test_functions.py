@@ -71,7 +71,7 @@ def test_ambiguous_parameter_gets_first_resource_and_warns_once(caplog):
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning == (
         "Parameter 'prompt_template' (PromptTemplate) of agent agent matches several resources: 'greeting', "
-        "'farewell'. Using the first, 'greeting'. Name the parameter after one of them to choose it."
+        "'farewell'. Using the first, 'greeting'. To choose another one, name the parameter after it."
     )
 
 
@@ -232,7 +232,7 @@ class Holder:
     [
         (no_task, "agent no_task takes no parameters; an agent's first parameter is the task"),
         (keyword_task, "agent keyword_task must take the task as its first, positional parameter"),
-        (resource_first, "the first parameter of agent resource_first is the task: put it before 'prompt_template'"),
+        (resource_first, "the first parameter of agent resource_first must be the task; put it before 'prompt_template'"),
         (Holder.method, "agent method is a method; to write an agent as a class, derive the class from agl.LitAgent"),
         (Holder, "only a function can be decorated as an agent"),
         ("text", "only a function can be decorated as an agent"),

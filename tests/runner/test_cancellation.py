@@ -61,7 +61,7 @@ async def test_cancelled_rollout_cancels_its_async_agent(harness: Harness, caplo
     assert await harness.spans(final) == []
     log_lines = [record.getMessage() for record in caplog.records if rollout.rollout_id in record.getMessage()]
     assert len(log_lines) == 1
-    assert log_lines[0].endswith("the store has given up this attempt (cancelled, timed out or superseded)")
+    assert log_lines[0].endswith("the store has ended this attempt (cancelled, timed out or superseded)")
 
 
 async def test_cancelled_rollout_frees_the_slot_of_its_sync_agent(harness: Harness):
@@ -117,7 +117,7 @@ async def test_agent_is_cancelled_after_its_next_span_without_a_heartbeat(
         await harness.store.update_attempt(rollout.rollout_id, final.attempt.attempt_id, status="succeeded")
     log_lines = [record.getMessage() for record in caplog.records if rollout.rollout_id in record.getMessage()]
     assert len(log_lines) == 1
-    assert log_lines[0].endswith("the store has given up this attempt (cancelled, timed out or superseded)")
+    assert log_lines[0].endswith("the store has ended this attempt (cancelled, timed out or superseded)")
 
 
 async def test_blocked_event_loop_does_not_delay_heartbeats(harness: Harness):

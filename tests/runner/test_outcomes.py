@@ -81,8 +81,8 @@ async def test_returned_opentelemetry_spans_are_stored(harness: Harness):
         ({"reward": 1}, "AgentError: agent agent returned a dict; return"),
         ([1.0], "AgentError: agent agent returned a list with float in it; return"),
         ((0.5, "info"), "AgentError: agent agent returned a tuple with float in it; return"),
-        (math.nan, "AgentError: agent agent returned nan as its reward; a reward must be a finite number"),
-        (10**400, "AgentError: agent agent returned inf as its reward; a reward must be a finite number"),
+        (math.nan, "AgentError: agent agent returned the reward nan; a reward must be a finite number"),
+        (10**400, "AgentError: agent agent returned the reward inf; a reward must be a finite number"),
     ],
 )
 async def test_unsupported_return_value_fails_the_attempt_and_names_the_type(harness: Harness, value: Any, reason: str):
@@ -133,7 +133,7 @@ class Unprintable(Exception):
     [
         (RuntimeError(), "RuntimeError"),
         (KeyError("city"), "KeyError: key 'city'"),
-        (SystemExit(3), "SystemExit: the agent asked Python to exit (3)"),
+        (SystemExit(3), "SystemExit: the agent tried to exit the process (3)"),
         (asyncio.CancelledError(), "CancelledError"),
         (StopIteration(1), "StopIteration: 1"),
         (GeneratorExit(), "GeneratorExit"),

@@ -142,7 +142,7 @@ def test_run_fails_and_runners_end_when_the_fork_server_is_killed(run: Start):
 
 BAD_AGENTS = {
     "raises": r"failed KeyError: key 'no such .+ tool'",
-    "exits": r"failed SystemExit: the agent asked Python to exit \(I give up\)",
+    "exits": r"failed SystemExit: the agent tried to exit the process \(I give up\)",
     "returns nonsense": r"failed AgentError: agent agent returned a dict",
     "hangs": r"failed took longer than timeout_seconds=0.5",
     "blocks the event loop": r"failed took longer than timeout_seconds=0.5",

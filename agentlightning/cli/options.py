@@ -41,26 +41,17 @@ log_level_option = click.option(
 
 def database_option(help: str) -> Callable[[F], F]:
     """Add `--db` to a command, as the parameter `db`."""
-    return click.option(
-        "--db",
-        envvar="AGL_DB",
-        default="./agl.db",
-        show_envvar=True,
-        metavar="DATABASE",
-        help=help,
-    )
+    return click.option("--db", envvar="AGL_DB", default="./agl.db", show_envvar=True, metavar="DATABASE", help=help)
+
+
+def store_url_option(help: str) -> Callable[[F], F]:
+    """Add `--store` to a command, as the parameter `store_url`."""
+    return click.option("--store", "store_url", envvar="AGL_STORE_URL", show_envvar=True, metavar="URL", help=help)
 
 
 def store_options(command: F) -> F:
     """Add `--store` and `--db` to a command, as the parameters `store_url` and `db`."""
-    served = click.option(
-        "--store",
-        "store_url",
-        envvar="AGL_STORE_URL",
-        show_envvar=True,
-        metavar="URL",
-        help="URL of a running store; set its token in AGL_TOKEN.",
-    )
+    served = store_url_option("URL of a running store; set its token in AGL_TOKEN.")
     return served(database_option("Database to open directly if --store is not given.")(command))
 
 
@@ -69,6 +60,14 @@ def open_selected_store(url: str | None, db: str) -> LightningStore:
     from ..store import LightningStoreClient, open_store
 
     return LightningStoreClient(url, give_up_after=10) if url else open_store(db)
+
+
+def model_options(command: F) -> F:
+    """Add `--model` and `--key` to a command, as the parameters `models` and `keys`, for `model_list`."""
+    key = "Environment variable with the API key of model NAME. Repeatable."
+    command = click.option("--key", "keys", metavar="NAME=VARIABLE", multiple=True, help=key)(command)
+    url = "Name of a model and URL of its server. Repeatable."
+    return click.option("--model", "models", metavar="NAME=URL", multiple=True, help=url)(command)
 
 
 def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:

@@ -9,31 +9,29 @@ from typing import Any, cast
 
 import click
 
-from .options import errors_as_messages, log_level_option, parse_pairs, read_variable
+from .options import (
+    EXISTING_FILE,
+    errors_as_messages,
+    log_level_option,
+    model_options,
+    parse_pairs,
+    read_variable,
+    store_url_option,
+)
 
 
 @click.command()
-@click.option("--model", "models", metavar="NAME=URL", multiple=True, help="Name of a model and URL of its server.")
+@model_options
 @click.option(
     "--models",
     "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=EXISTING_FILE,
     help="JSON file with all models and their settings. SIGHUP reloads it without dropping calls.",
-)
-@click.option(
-    "--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Environment variable with the API key of a model."
 )
 @click.option("--serves", metavar="NAME=MODEL", multiple=True, help="Name of a model on its server, if different.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; any other requires --token.")
 @click.option("--port", default=4749, help="Port to listen on; 0 selects a free one.")
-@click.option(
-    "--store",
-    "store_url",
-    envvar="AGL_STORE_URL",
-    show_envvar=True,
-    metavar="URL",
-    help="Record calls in this store; set its token in AGL_TOKEN.",
-)
+@store_url_option("Record calls in this store; set its token in AGL_TOKEN.")
 @click.option("--token", envvar="AGL_PROXY_TOKEN", show_envvar=True, help="Require this token as the API key.")
 @log_level_option
 def proxy(

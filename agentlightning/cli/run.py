@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import EXISTING_FILE, POSITIVE, errors_as_messages, store_options
+from .options import EXISTING_FILE, POSITIVE, errors_as_messages, model_options, store_options
 from .proxy import model_list
 
 if TYPE_CHECKING:
@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--task", "texts", multiple=True, metavar="TEXT", help="A task as text. Repeatable.")
 @click.option("--tasks", type=EXISTING_FILE, help="A JSONL file with one task per line.")
-@click.option(
-    "--model", "models", metavar="NAME=URL", multiple=True, help="Name of a model and URL of its server. Repeatable."
-)
-@click.option(
-    "--key", "keys", metavar="NAME=VARIABLE", multiple=True, help="Environment variable with the API key of model NAME."
-)
+@model_options
 @click.option("--grader", metavar="FILE.py:FUNCTION", help="Function (task, output) that returns the reward.")
 @click.option(
     "--env",

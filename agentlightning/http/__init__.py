@@ -1,1 +1,1 @@
-"""HTTP parts shared by the store and the LLM proxy: server, disconnects, authentication, limits."""
+"""HTTP components shared by the store and the LLM proxy: server, disconnect handling, authentication, limits."""

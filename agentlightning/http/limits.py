@@ -1,4 +1,4 @@
-"""Limits of an HTTP server: admission control, body sizes, and clients that are slow or have disconnected."""
+"""Limits of an HTTP server: admission control, body sizes, and handling of slow or disconnected clients."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one store server; `LightningStoreServer(store, limits=…)` changes them."""
+    """Limits of a store server. Set them with `LightningStoreServer(store, limits=…)`."""
 
     body: int = 16 * _MIB
-    """Bytes of one request's body."""
+    """Maximum bytes of a request body."""
     unpacked: int = 20 * _MIB
-    """Bytes of one request's body after decompression."""
+    """Maximum bytes of a request body after decompression."""
     bodies: int = 256 * _MIB
-    """Bytes of all bodies being received or processed; beyond it 429 with Retry-After."""
+    """Maximum total bytes of the bodies of all requests in progress. Above it, requests get 429 with Retry-After."""
     requests: int = 4_096
-    """Requests being processed, without those that only wait; beyond it 429 with Retry-After."""
+    """Maximum requests in progress, not counting long polls. Above it, requests get 429 with Retry-After."""
     head: int = 64 * 1024
-    """Bytes of a request's line and headers."""
+    """Maximum bytes of the request line and headers."""
     depth: int = MAX_DEPTH
-    """Levels of nesting in a body's JSON; at most the default."""
+    """Maximum nesting depth of JSON in a body. Cannot exceed the default."""
     page: int = 1_000
-    """Items in one page of a list, also if the request asks for more."""
+    """Maximum items per page of a list, even if the request specifies more."""
     head_seconds: float = 10.0
-    """From the start of a connection, or the first byte of a request, until its headers are complete."""
+    """Timeout from the start of a connection, or the first byte of a request, until the headers are complete."""
     body_seconds: float = 60.0
-    """From the headers until the body is complete."""
+    """Timeout from the end of the headers until the body is complete."""
 
 
 class AdmissionControl:
-    """Admits requests while they fit the limits. Belongs to the server's event loop."""
+    """Admits requests while they are within the limits. Use it only in the server's event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.bytes = 0
-        """Of the bodies of all admitted requests."""
+        """Total bytes of the bodies of all admitted requests."""
         self.requests = 0
         self.refused = 0
 
     async def admit(self, scope: Scope, receive: Receive) -> Permit:
-        """Receive the request's body. Raises `StoreBusy`, `TooLarge` or `TooSlow`."""
-        expected = min(_expected_length(scope), self.limits.body)  # a larger body is refused as too large
+        """Admit a request and receive its body. Raises `StoreBusy`, `TooLarge` or `TooSlow`."""
+        expected = min(_expected_length(scope), self.limits.body)  # a larger body is rejected
         if self.requests >= self.limits.requests or self.bytes + expected > self.limits.bodies:
             self.refused += 1
             raise StoreBusy()
@@ -71,7 +71,7 @@ class AdmissionControl:
 
 
 class Permit:
-    """An admitted request's share of the limits, and its body. A context manager that releases the share."""
+    """The capacity reserved for an admitted request, and the request's body. A context manager for the capacity."""
 
     __slots__ = ("_control", "_size", "body")
 
@@ -83,13 +83,13 @@ class Permit:
         control.requests += 1
 
     def keep(self, body: bytes) -> None:
-        """Keep the body, and count its actual size."""
+        """Set the body and count its actual size instead of the reserved size."""
         if self._control is not None:
             self._control.bytes += len(body) - self._size
         self.body, self._size = body, len(body)
 
     def release(self) -> None:
-        """Return the share before the end of the request, because the request only waits. Idempotent."""
+        """Release the capacity before the end of the request, because the request only waits. Idempotent."""
         if self._control is not None:
             self._control.bytes -= self._size
             self._control.requests -= 1
@@ -116,7 +116,7 @@ def _expected_length(scope: Scope) -> int:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return the request's body. Raises `TooLarge` as soon as it is known to exceed `limit` bytes."""
+    """Return the request's body. Raises `TooLarge` as soon as the body is known to exceed `limit` bytes."""
     length = dict(scope["headers"]).get(b"content-length", b"0")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
@@ -144,8 +144,8 @@ def _too_large(limit: int) -> TooLarge:
 async def cancel_on_disconnect(receive: Receive) -> AsyncGenerator[None]:
     """Cancel the block when the client disconnects, and continue after the block.
 
-    Any other cancellation of the task passes through. An error that the block raises because of the cancellation is
-    dropped: there is no client to report it to.
+    Any other cancellation of the task is propagated. If the block raises an error because of the cancellation, the
+    error is dropped, because there is no client to report it to.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -161,7 +161,7 @@ async def cancel_on_disconnect(receive: Receive) -> AsyncGenerator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        if not is_cancelled or task.cancelling() > earlier_requests + 1:  # another caller cancels the task
+        if not is_cancelled or task.cancelling() > earlier_requests + 1:  # the task was also cancelled by other code
             raise
     except Exception:
         if not watcher.done():
@@ -179,7 +179,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 class TimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol that closes connections whose headers are too slow or too large."""
+    """uvicorn's HTTP protocol, extended to close connections whose headers are too slow or too large."""
 
     def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""The uvicorn server of store and proxy, with a prompt start and a prompt graceful shutdown."""
+"""The uvicorn server of the store and the proxy, with a fast start and a fast graceful shutdown."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..errors import StoreUnavailable
 logger = logging.getLogger(__name__)
 
 TICK_INTERVAL = 0.1
-"""Seconds between updates of uvicorn's Date header and its checks for a signal."""
+"""Seconds between updates of uvicorn's Date header, and between its checks for signals."""
 POLL_INTERVAL_DRAIN = 0.005
-"""Seconds between checks of the requests in flight during shutdown."""
+"""Seconds between checks for requests in flight during shutdown."""
 
 
 def listen(host: str, port: int, *, server: str, remedy: str) -> socket.socket:
-    """Bind a socket for a server; port 0 selects a free one. Raises `StoreUnavailable` that names the remedy."""
+    """Bind a socket for a server. Port 0 selects a free port. Raises a `StoreUnavailable` that names the remedy."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -34,14 +34,14 @@ def listen(host: str, port: int, *, server: str, remedy: str) -> socket.socket:
 
 
 def base_url(host: str, port: int) -> str:
-    """Return the URL of a server without a path."""
+    """Return the URL of a server, without a path."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class GracefulServer(uvicorn.Server):
-    """An HTTP server that runs until `request_stop` or a signal, and then finishes requests for `drain_seconds` more.
+    """An HTTP server that runs until `request_stop` or a signal, and then has `drain_seconds` to finish requests.
 
-    It calls `on_started` once it accepts requests, and `on_stopping` before it waits for the requests in flight.
+    `on_started` is called once the server accepts requests, and `on_stopping` before it waits for requests in flight.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class GracefulServer(uvicorn.Server):
         self._on_started()
 
     async def main_loop(self) -> None:
-        """Tick as uvicorn does, but end at once when a stop is requested."""
+        """Run uvicorn's periodic tasks, but return immediately when a stop is requested."""
         ticks = 0
         while not await self.on_tick(ticks):
             ticks += 1
@@ -96,7 +96,7 @@ class GracefulServer(uvicorn.Server):
                     await self._stop_requested.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Shut down as uvicorn does, without its pauses of a tenth of a second."""
+        """Shut down like uvicorn, but without its pauses of 0.1 seconds."""
         self._on_stopping()
         for listener in [*self.servers, *(sockets or [])]:
             listener.close()
@@ -119,7 +119,7 @@ class GracefulServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Handle SIGINT and SIGTERM in the main thread; unlike uvicorn, do not raise them again after the shutdown."""
+        """Handle SIGINT and SIGTERM in the main thread. Unlike uvicorn, do not raise them again after the shutdown."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import orjson
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import AgentLightningError
@@ -29,11 +27,11 @@ CALL_PATHS = frozenset(
     }
 )
 MAX_BODY = 64 * 1024 * 1024
-"""Bytes of a request body: conversations with pictures are large."""
+"""Maximum size of a request body in bytes. Conversations with images are large."""
 
 
 class ProxyApp:
-    """The paths of OpenAI and Anthropic, at the root and under the URL of each attempt."""
+    """Serves the API paths of OpenAI and Anthropic, at the root and under the URL of each attempt."""
 
     def __init__(self, routing: Routing, recorder: CallRecorder, authenticator: ProxyAuthenticator) -> None:
         self._routing = routing
@@ -53,7 +51,7 @@ class ProxyApp:
             await self._respond(scope, receive, send_and_note_status)
         except AgentLightningError as error:
             if status:
-                raise  # the agent sees a broken response, as it would without the proxy
+                raise  # the agent gets an incomplete response, as it would without the proxy
             await _error_response(error)(scope, receive, send_and_note_status)
         finally:
             _log_access(scope, status, time.perf_counter() - started)
@@ -74,7 +72,7 @@ class ProxyApp:
             content = await read_body(scope, receive, MAX_BODY)
         except ConnectionResetError:
             return
-        client_key = None if self._authenticator.requires_token else api_key_in(headers)
+        client_key = api_key_in(headers) if self._authenticator.secret is None else None
         request = ProxyRequest(target, headers, content, _json_object(content), client_key)
         async with cancel_on_disconnect(receive), self._routing.server_for(request.body.get("model")) as server:
             await ForwardedCall(request, server, self._recorder).forward(send)
@@ -83,11 +81,11 @@ class ProxyApp:
         models = self._routing.model_names
         match method, path:
             case "GET", "health":
-                return _json_response({"status": "ok"})
+                return JSONResponse({"status": "ok"})
             case "GET", "models":
-                return _json_response(_model_list(models))
+                return JSONResponse(_model_list(models))
             case "GET", path if path.removeprefix("models/") in models:
-                return _json_response(_model_entry(path.removeprefix("models/")))
+                return JSONResponse(_model_entry(path.removeprefix("models/")))
             case _, path if path in CALL_PATHS:
                 raise ProxyError(f"/v1/{path} accepts POST, not {method}", 405)
             case _, path:
@@ -96,7 +94,7 @@ class ProxyApp:
 
 def _log_access(scope: Scope, status: int, seconds: float) -> None:
     if access.isEnabledFor(logging.INFO):
-        # The raw path: with its escapes decoded it could forge a line of the log.
+        # Log the raw path: a decoded path could contain a newline and forge a log line.
         access.info('"%s %s" %d %.1fms', scope["method"], _raw_path(scope), status, seconds * 1000)
 
 
@@ -120,12 +118,12 @@ def _model_list(names: list[str]) -> Json:
 
 
 def _model_entry(name: str) -> Json:
-    """Describe a model with the fields of both OpenAI and Anthropic."""
+    """Return the list entry of a model, with the fields of both OpenAI's and Anthropic's API."""
     openai = {"id": name, "object": "model", "created": 0, "owned_by": "agentlightning"}
     return {**openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-# Errors, in a form that the SDKs of OpenAI and Anthropic both parse
+# Errors, in a format that the SDKs of both OpenAI and Anthropic can parse
 
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -139,14 +137,10 @@ _ERROR_TYPES = {
 
 
 def _error_response(error: AgentLightningError) -> Response:
-    """Build the response for an error, in a form that both SDKs parse."""
+    """Build an error response in a format that both SDKs can parse."""
     status, retry_after = error.status, None
     if isinstance(error, ProxyError):
         status, retry_after = error.http_status, error.retry_after
     details = {"type": _ERROR_TYPES.get(status, "api_error"), "code": None, "param": error.field, "message": str(error)}
     headers = {} if retry_after is None else {"retry-after": str(max(1, round(retry_after)))}
-    return _json_response({"type": "error", "error": details}, status, headers)
-
-
-def _json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(value), status, headers, "application/json")
+    return JSONResponse({"type": "error", "error": details}, status, headers)

@@ -1,4 +1,4 @@
-"""Authentication of the proxy's requests: attempts named in URLs, API keys, and requests from web pages."""
+"""Authentication of requests to the proxy: attempt ids in URLs, API keys, and rejection of web pages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from urllib.parse import unquote
 from .. import payload
 from ..attempt_tokens import attempt_token, derive_secret
 from ..errors import Forbidden, InvalidInput, Unauthorized
-from ..http.auth import (
-    CROSS_SITE,
-    Headers,
-    bearer_token,
-    check_exposure,
-    is_allowed_host,
-    matches_token,
-)
+from ..http.auth import CROSS_SITE, Headers, bearer_token, check_exposure, is_allowed_host, matches_token
 from ..instrumentation.dialects.base import Json
 
 _TARGET = re.compile(
@@ -27,13 +20,13 @@ _TARGET = re.compile(
 
 @dataclass(frozen=True)
 class RequestTarget:
-    """The parts of a request's URL path."""
+    """The components of a request's URL path."""
 
     path: str
-    """Without `/v1`: chat/completions, messages, models."""
+    """The path after `/v1/`: chat/completions, messages, models."""
     rollout_id: str = ""
     attempt_id: str = ""
-    """Empty in a call that belongs to no attempt."""
+    """The rollout id, or empty if the call belongs to no attempt."""
     traceparent: str = ""
     """The parent span of the call in W3C notation, if the URL contains one."""
 
@@ -53,26 +46,26 @@ def parse_target(raw_path: str) -> RequestTarget:
 
 @dataclass
 class ProxyRequest:
-    """A call as the agent sent it."""
+    """A call as sent by the agent."""
 
     target: RequestTarget
     headers: Headers
     content: bytes
     body: Json
     client_key: str | None
-    """The agent's own API key, for an upstream without a configured one."""
+    """The agent's own API key, used for an upstream without a configured key."""
 
 
 class ProxyAuthenticator:
     """Accepts a request, or raises `Unauthorized` or `Forbidden`.
 
-    Without a token, every process of this machine may call in the name of any attempt, but no web page may. With a
-    token, a client sends as its API key the token, or the secret derived from it, or the attempt token derived from
-    that secret. An attempt token is valid for the URL of its attempt only.
+    Without a token, every process on this machine may make calls for any attempt, but web pages may not. With a token,
+    a client's API key must be the token, the secret derived from the token, or the attempt token derived from that
+    secret. An attempt token is valid only for the URL of its attempt.
     """
 
     secret: str | None
-    """Attempt tokens are derived from it. Runners have it, agents never do."""
+    """Secret from which attempt tokens are derived, or None without a token. Runners receive it, agents never do."""
 
     def __init__(self, host: str, token: str | None) -> None:
         check_exposure(host, token, server="proxy", remedy="pass token= or --token")
@@ -80,15 +73,10 @@ class ProxyAuthenticator:
         self._hosts = frozenset({host})
         self.secret = derive_secret(token) if token is not None else None
 
-    @property
-    def requires_token(self) -> bool:
-        """True if clients authenticate with a key of the proxy instead of their own."""
-        return self._token is not None
-
     def authenticate(self, headers: Headers, target: RequestTarget) -> None:
-        """Raise unless the client may use this target."""
+        """Raise `Unauthorized` or `Forbidden` unless the client may use this target."""
         if b"origin" in headers or headers.get(b"sec-fetch-site") in CROSS_SITE:
-            raise Forbidden("web pages may not use this proxy", field="Origin")
+            raise Forbidden("web pages may not use this proxy; call it from a program", field="Origin")
         if self._token is None:
             if not is_allowed_host(headers.get(b"host"), self._hosts):
                 host = headers.get(b"host", b"").decode("latin-1")
@@ -99,7 +87,7 @@ class ProxyAuthenticator:
     def attempt_token(self, rollout_id: str, attempt_id: str) -> str:
         """Return the token that is valid for this attempt only. Raises `InvalidInput` if the proxy has no token."""
         if self.secret is None:
-            raise InvalidInput("this proxy has no token, so its attempts have none: pass token=", field="token")
+            raise InvalidInput("this proxy has no token to derive attempt tokens from; pass token=", field="token")
         return attempt_token(self.secret, rollout_id, attempt_id)
 
     def _check_key(self, accepted: list[str], given: str, target: RequestTarget) -> None:
@@ -108,10 +96,10 @@ class ProxyAuthenticator:
             accepted.append(self.attempt_token(target.rollout_id, target.attempt_id))
             protected = f"attempt {target.attempt_id} of rollout {target.rollout_id}"
         if not matches_token(given, accepted):
-            raise Unauthorized(f"the API key is not valid for {protected}")
+            raise Unauthorized(f"the API key is not valid for {protected}; send the token of the proxy or the attempt")
 
 
 def api_key_in(headers: Headers) -> str:
-    """Return the client's API key, from any of the headers in which SDKs send it."""
+    """Return the client's API key from the first header in which an SDK may send one."""
     key = bearer_token(headers)
     return headers.get(b"x-api-key", headers.get(b"api-key", b"")).decode("latin-1") if key is None else key

@@ -1,4 +1,4 @@
-"""One call: forwarded to a model server, with the span stored before the agent receives the end of the response."""
+"""Forward one call to a model server, and store its span before the agent receives the end of the response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RETURNED_HEADER_PREFIXES = ("openai-", "anthropic-", "x-ratelimit-")
 
 
 class ForwardedCall:
-    """One call, and the server that it is forwarded to."""
+    """One call and the server to which it is forwarded."""
 
     def __init__(self, request: ProxyRequest, server: ModelServer, recorder: CallRecorder) -> None:
         self._call = request
@@ -35,12 +35,12 @@ class ForwardedCall:
         self._recording = recorder.start(request, server)
         self._injected = InjectedParameters()
         self._prompt: asyncio.Task[list[int] | None] | None = None
-        """Asks for the token ids of the prompt while the server responds."""
+        """Task that fetches the prompt's token ids while the server generates the response."""
         self._has_started = False
-        """True once the agent has received any of the response."""
+        """True once the agent has received any part of the response."""
 
     async def forward(self, send: Send) -> None:
-        """Forward the call and its response. Raises `ProxyError` if the agent has received nothing yet."""
+        """Forward the call and its response. On failure, raise `ProxyError` if the agent has received nothing yet."""
         try:
             if self._recording is not None:
                 await self._inject_parameters()
@@ -62,7 +62,7 @@ class ForwardedCall:
             self._prompt = asyncio.create_task(self._server.prompt_token_ids(path, body))
 
     async def _request(self, send: Send) -> None:
-        """Send the call; retry a failure that precedes the response's first byte, while retries are left."""
+        """Send the call. Retry a failure before the first byte of the response while retries are left."""
         body, retries = self._body(), self._server.upstream.retries
         for attempt in range(retries + 1):
             delay = await self._try(body, send, is_last=attempt == retries)
@@ -71,7 +71,7 @@ class ForwardedCall:
             await asyncio.sleep(delay or RETRY_POLICY.delay(attempt))
 
     async def _try(self, body: bytes, send: Send, *, is_last: bool) -> float | None:
-        """Send the call once. Return None if it is answered, else the delay that the server asks for, or 0."""
+        """Send the call once. Return None on success, else the retry delay that the server requested, or 0."""
         call = self._call
         try:
             async with self._server.post(call.target.path, body, call.headers, call.client_key) as response:
@@ -155,32 +155,32 @@ class ForwardedCall:
     # Recording
 
     async def _store_span(self) -> None:
-        """Store the call's span, once: the response is complete, but the agent has not received its end."""
+        """Store the call's span, only once, when the response is complete but before the agent receives its end."""
         if self._recording is not None:
             await self._recording.store(await self._prompt if self._prompt is not None else None)
 
     async def _record_failure(self, error: BaseException) -> None:
         if self._recording is not None:
             self._recording.fail(None if isinstance(error, asyncio.CancelledError) else error)
-            # In a task of its own: this one may have been cancelled.
+            # Use a separate task, because the current task may have been cancelled.
             await asyncio.shield(self._recording.store())
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float:
-    """Return the delay in seconds that the server asks for, or 0."""
+    """Return the delay in seconds from the Retry-After header, or 0."""
     value = response.headers.get("retry-after", "")
     return min(float(value), RETRY_POLICY.max_delay) if value.replace(".", "", 1).isdigit() else 0.0
 
 
 # Parameters that the proxy adds to get token ids
 #
-# Training needs token ids and log probabilities; an agent gets only what it asked for. The parameters are sent only to
-# inference engines that are known to support them: any other server gets the agent's request unchanged.
+# Training needs token ids and log probabilities, but an agent gets only what it requested. The parameters are sent only
+# to inference engines that are known to support them. Any other server gets the agent's request unchanged.
 
 _SUPPORTED: dict[tuple[str, Engine], Json] = {
     ("chat/completions", "vllm"): {"logprobs": True, "return_token_ids": True},
     ("completions", "vllm"): {"logprobs": 1, "return_token_ids": True},
-    # Without top_logprobs llama.cpp returns twenty alternatives for each token, with 0 no logprobs at all.
+    # Without top_logprobs, llama.cpp returns 20 alternatives per token. With top_logprobs=0, it returns no logprobs.
     ("chat/completions", "llama.cpp"): {"logprobs": True, "top_logprobs": 1},
     ("completions", "llama.cpp"): {"logprobs": 1},
 }
@@ -189,7 +189,7 @@ _TOKEN_IDS = ("token_ids", "prompt_token_ids")
 
 @dataclass(frozen=True)
 class InjectedParameters:
-    """Parameters added to a request, and hidden in its response."""
+    """Parameters that are added to a request, and whose results are removed from the response."""
 
     fields: Json = field(default_factory=dict[str, Any])
 
@@ -197,7 +197,7 @@ class InjectedParameters:
         return bool(self.fields)
 
     def strip(self, response: Json) -> Json:
-        """Remove from a response, or from a chunk of one, the fields that the agent did not ask for."""
+        """Remove the fields that the agent did not request from a response or from a chunk of a response."""
         hidden = ("logprobs",) if "logprobs" in self.fields else ()
         token_ids = _TOKEN_IDS if "return_token_ids" in self.fields else ()
         for name in token_ids:
@@ -208,7 +208,7 @@ class InjectedParameters:
         return response
 
     def strip_event(self, event: bytes) -> bytes:
-        """Do the same for an event of a stream; an event that only exists because of the parameters becomes empty."""
+        """Strip an event of a stream. Return empty bytes for an event that exists only because of the parameters."""
         head, mark, data = event.partition(b"data:")
         chunk = parse_object(data)
         if not chunk:
@@ -226,7 +226,7 @@ def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedPa
     if supported is None:
         return InjectedParameters()
     fields = {name: value for name, value in supported.items() if request.get(name) is None}
-    if request.get("logprobs") is not None:  # the agent has chosen its own number of alternatives
+    if request.get("logprobs") is not None:  # the agent has set its own number of alternatives
         fields.pop("top_logprobs", None)
     options = as_object(request.get("stream_options"))
     if request.get("stream") and not options.get("include_usage"):
@@ -237,12 +237,12 @@ def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedPa
 # Server-sent events
 
 _END_OF_EVENT = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)")
-"""Positions behind the empty line that ends an event."""
+"""Matches the position after the empty line that ends an event."""
 _FINAL_MARKERS = (b"[DONE]", b"message_stop", b"response.", b"error")
 
 
 def _is_final(event: bytes) -> bool:
-    """Return whether the server ends the stream with this event."""
+    """Return True if this is the last event of a stream."""
     if not any(marker in event for marker in _FINAL_MARKERS):
         return False
     is_done = event.partition(b"data:")[2].strip() == b"[DONE]"

@@ -1,4 +1,4 @@
-"""LLMProxy: start and stop of the proxy, its models, and its URLs."""
+"""LLMProxy: starts and stops the proxy, and manages its models and URLs."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT = 8
-"""Seconds that calls in flight may take when the proxy stops."""
+"""Seconds that calls in flight may take to finish when the proxy stops."""
 FLUSH_TIMEOUT = 5.0
-"""Seconds after that for the spans that are still queued."""
+"""Additional seconds for storing the spans that are still queued when the proxy stops."""
 
 
 class LLMProxy:
-    """HTTP proxy between agents and model servers, in a thread of its own.
+    """HTTP proxy between agents and model servers, in a separate thread.
 
-    Agents call it as they call OpenAI or Anthropic. A call to the URL of an attempt is stored as a span of that
+    Agents call the proxy like the OpenAI or Anthropic API. A call to the URL of an attempt is stored as a span of that
     attempt, with token ids if the server can return them, before the agent receives the end of the response.
 
-    `port` None selects a free one. `model_list` has the upstreams: `Upstream`s, dicts of their fields, or URLs by
-    model name. With a `token`, clients need it or the token derived from it for their attempt; a proxy that other
-    machines can reach requires one.
+    If `port` is None, a free port is selected. `model_list` contains the upstreams: `Upstream`s, dicts of their fields,
+    or URLs by model name. With a `token`, clients must send that token or the token derived from it for their attempt.
+    A proxy that is reachable from other machines requires a token.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LLMProxy:
         token: str | None = None,
     ) -> None:
         self.store = store
-        """The store of the recorded calls; None records nothing. May be set while the proxy runs."""
+        """The store in which calls are recorded, or None to record nothing. May be set while the proxy runs."""
         self.host = host
         self.port = port or 0
         self._authenticator = ProxyAuthenticator(host, token)
@@ -78,7 +78,7 @@ class LLMProxy:
             await asyncio.to_thread(server.stop)
 
     async def restart(self, model_list: ModelList | None = None) -> None:
-        """Stop and start again at the same port, with `model_list` if it is given."""
+        """Stop and start again on the same port, with `model_list` if it is given."""
         await self.stop()
         if model_list is not None:
             self._upstreams = parse_model_list(model_list)
@@ -91,9 +91,9 @@ class LLMProxy:
     def run_forever(
         self, announce: Callable[[], None] | None = None, reload: Callable[[], ModelList] | None = None
     ) -> None:
-        """Serve from this thread until SIGINT or SIGTERM, then drain; call `announce` once calls are accepted.
+        """Serve in this thread until SIGINT or SIGTERM, then drain. Call `announce` once the proxy accepts calls.
 
-        On SIGHUP, `reload` returns the new upstreams; if it raises, the upstreams stay as they are.
+        On SIGHUP, call `reload` to get the new upstreams. If it raises, the upstreams stay unchanged.
         """
 
         def on_started(_: GracefulServer, routing: Routing) -> None:
@@ -110,7 +110,7 @@ class LLMProxy:
         try:
             self._upstreams = parse_model_list(reload())
         except (AgentLightningError, OSError) as error:
-            logger.error("The models are unchanged: %s", error)
+            logger.error("Reload failed, the models are unchanged: %s", error)
         else:
             routing.replace(self._upstreams)
             logger.warning("The models are now: %s", ", ".join(upstream.name for upstream in self._upstreams))
@@ -144,20 +144,20 @@ class LLMProxy:
         return list(self._upstreams)
 
     def update_model_list(self, model_list: ModelList) -> None:
-        """Replace all upstreams. Calls in flight keep their server; waiting calls go to the new upstreams."""
+        """Replace all upstreams. Calls in flight stay on their server; waiting calls go to the new upstreams."""
         self._upstreams = parse_model_list(model_list)
         if self._server is not None:
             self._server.portal.call(self._server.routing.replace, self._upstreams)
 
     async def pause(self, *names: str, drain: bool = True) -> None:
-        """Make new calls to these models wait (to all models if none is named), and wait for the calls in flight."""
+        """Hold new calls to these models (or to all models if none is named) and wait for the calls in flight."""
         if self._server is not None:
             await self._server.run(self._server.routing.pause, names)
             if drain:
                 await self._server.run(self._server.routing.drain, names)
 
     async def resume(self, *names: str, policy_version: str | None = None) -> None:
-        """Admit calls again, with `policy_version` on their spans if it is given."""
+        """Admit calls again. If `policy_version` is given, it is recorded on their spans."""
         if policy_version is not None:
             self.set_policy_version(policy_version, *names)
         if self._server is not None:
@@ -165,7 +165,7 @@ class LLMProxy:
 
     @asynccontextmanager
     async def paused(self, *names: str, policy_version: str | None = None) -> AsyncGenerator[None]:
-        """Pause these models in the block, to change their weights while no call is in flight."""
+        """Pause these models during the block, so that their weights can be changed while no call is in flight."""
         await self.pause(*names)
         try:
             yield
@@ -173,7 +173,7 @@ class LLMProxy:
             await self.resume(*names, policy_version=policy_version)
 
     def set_policy_version(self, policy_version: str, *names: str) -> None:
-        """Record this version with later calls to these models (to all models if none is named)."""
+        """Record this version with later calls to these models (or to all models if none is named)."""
         self.update_model_list(
             [
                 upstream.model_copy(update={"policy_version": policy_version})
@@ -187,7 +187,7 @@ class LLMProxy:
 
     @property
     def endpoint(self) -> str:
-        """The `base_url` for an OpenAI client. Calls to it belong to no attempt and are not recorded."""
+        """The `base_url` for an OpenAI client. Calls to this URL belong to no attempt and are not recorded."""
         return f"{base_url(self.host, self.port)}/v1"
 
     def as_resource(
@@ -199,7 +199,7 @@ class LLMProxy:
     ) -> LLM:
         """Return the proxy as a resource: a `ProxyLLM`, or the `LLM` of one attempt if both ids are given.
 
-        `model` may be left out if the proxy has only one.
+        `model` may be omitted if the proxy has only one model.
         """
         proxied = ProxyLLM(
             endpoint=self.endpoint,
@@ -223,7 +223,7 @@ class LLMProxy:
     def _only_model(self) -> str:
         names = list(dict.fromkeys(upstream.name for upstream in self._upstreams))
         if len(names) != 1:
-            raise InvalidInput(f"choose a model: this proxy has {', '.join(names) or 'none'}", field="model")
+            raise InvalidInput(f"pass model=; this proxy has the models: {', '.join(names) or 'none'}", field="model")
         return names[0]
 
 
@@ -231,7 +231,7 @@ OnStarted = Callable[[GracefulServer, Routing], None]
 
 
 class _ServerThread:
-    """A running server in an event loop of its own."""
+    """A running server with a dedicated thread and event loop."""
 
     def __init__(self, serve: Callable[[OnStarted], Awaitable[None]]) -> None:
         async def run(*, task_status: TaskStatus[tuple[GracefulServer, Routing]]) -> None:

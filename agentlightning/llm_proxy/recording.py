@@ -1,7 +1,7 @@
 """Recording of the proxy's calls as spans of their attempts.
 
-A call is parsed and redacted as the tracer does it, so it looks the same whether the agent's process or the proxy
-recorded it.
+Calls are parsed and redacted by the same code as in the tracer, so a call looks the same whether it was recorded by the
+agent's process or by the proxy.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from ..instrumentation.dialects.base import Json, to_json
 from ..instrumentation.llm_call import MAX_STREAM_BYTES
 from ..store.contract import LightningStore
 from ..tracer.exporter import SpanExporter
-from ..tracer.finished_span import FinishedSpan
-from ..tracer.span_batch import DropCounter, SpanBatch
+from ..tracer.spans import DropCounter, FinishedSpan, SpanBatch
 from ..types import OtelResource, Span, TraceStatus, trace_of
 from .auth import ProxyRequest
 from .routing import ModelServer
@@ -31,9 +30,9 @@ from .routing import ModelServer
 logger = logging.getLogger(__name__)
 
 STORE_TIMEOUT = 10.0
-"""Seconds that a response waits for an unreachable store; its span is stored once the store is reachable again."""
+"""Seconds that a response waits for an unreachable store. Its span is stored when the store is reachable again."""
 MAX_QUEUED_SPANS = 10_000
-"""Spans queued for an unreachable store; later ones are dropped."""
+"""Maximum number of spans queued for an unreachable store. Further spans are dropped."""
 MAX_BATCH = 256
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
@@ -49,13 +48,13 @@ class CallRecorder:
         self._sending: asyncio.Task[None] | None = None
 
     def start(self, request: ProxyRequest, server: ModelServer) -> CallRecording | None:
-        """Start to record a call; None if it belongs to no attempt, or there is no store."""
+        """Start recording a call. Return None if the call belongs to no attempt or there is no store."""
         target = request.target
         dialect = dialect_of(target.path, request.body) if target.rollout_id and self._store() is not None else None
         return CallRecording(self, request, server, dialect.span_name) if dialect is not None else None
 
     async def store(self, finished: FinishedSpan) -> None:
-        """Store a span. Returns once it is stored, or after `STORE_TIMEOUT` if the store is unreachable."""
+        """Store a span. Return once the span is stored, or after `STORE_TIMEOUT` if the store is unreachable."""
         store = self._store()
         if store is None:
             return
@@ -68,18 +67,18 @@ class CallRecorder:
             self._sending = asyncio.create_task(self._send())
         _, pending = await asyncio.wait({stored}, timeout=STORE_TIMEOUT)
         if pending:
-            logger.warning("The store is unreachable; calls continue, and their spans are stored later")
+            logger.warning("The store is unreachable; calls continue, and their spans will be stored later")
 
     async def flush(self, timeout: float) -> None:
-        """Wait until every span is stored, up to `timeout` seconds."""
+        """Wait up to `timeout` seconds until every span is stored."""
         if self._sending is not None:
             await asyncio.wait({self._sending}, timeout=timeout)
             if not self._sending.done():
                 self._sending.cancel()
-                logger.error("Dropped %d spans or more: the store is still unreachable", len(self._queue) + 1)
+                logger.error("Dropped at least %d spans: the store is still unreachable", len(self._queue) + 1)
 
     async def _send(self) -> None:
-        """Send the queued spans; those that arrive in the meantime form the next batch."""
+        """Send the queued spans. Spans that arrive in the meantime form the next batch."""
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
             for store, items in groupby(batch, key=lambda item: item[1]):
@@ -105,12 +104,12 @@ class CallRecording:
         self._is_stored = False
 
     def set_response(self, status: int, content: bytes) -> None:
-        """Record a whole response."""
+        """Record a complete response."""
         self._set_status(status, content)
         self._attributes[semconv.RESPONSE] = content.decode("utf-8", "replace")
 
     def start_stream(self, status: int) -> None:
-        """Record the start of a streamed response; `append` gets its bytes."""
+        """Record the start of a streamed response. Pass its bytes to `append`."""
         self._chunks, self._size = [], 0
         self._set_status(status, b"")
         self._attributes[semconv.STREAMED] = True
@@ -130,7 +129,7 @@ class CallRecording:
             self._status = TraceStatus(status_code="ERROR", description=str(error) or type(error).__name__)
 
     async def store(self, prompt_token_ids: list[int] | None = None) -> None:
-        """Store the span, once, with the token ids of the prompt if the response does not contain them."""
+        """Store the span (only once), adding the prompt's token ids if the response does not contain them."""
         if self._is_stored:
             return
         self._is_stored = True
@@ -139,7 +138,7 @@ class CallRecording:
             attributes = finished.span.attributes
             if prompt_token_ids and attributes.get(semconv.GEN_AI_USAGE_PROMPT_TOKENS) == len(prompt_token_ids):
                 attributes[semconv.PROMPT_TOKEN_IDS] = to_json(prompt_token_ids)
-        except Exception:  # an agent's call never fails because of its span
+        except Exception:  # an agent's call must never fail because of its span
             logger.exception("Could not record a call of attempt %s", self._target.attempt_id)
             return
         await self._recorder.store(finished)

@@ -1,6 +1,6 @@
-"""Model servers behind the proxy, and the selection of one for each call.
+"""Model servers behind the proxy, and the selection of a server for each call.
 
-Servers are replaced, paused and drained while calls are in flight.
+Servers can be replaced, paused and drained while calls are in flight.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from .upstreams import ANY_NAME, Upstream
 logger = logging.getLogger(__name__)
 
 Engine = Literal["vllm", "llama.cpp", "other"]
-"""The inference engine of a server, which determines the parameters for token ids."""
+"""The inference engine of a server, which determines the request parameters for token ids."""
 
 PROBE_TIMEOUT = 2.0
 TOKENIZE_TIMEOUT = 10.0
-"""Seconds that the end of a response may wait for the token ids of its prompt."""
+"""Maximum seconds that the end of a response is delayed to fetch the token ids of its prompt."""
 _FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
-"""Prefixes of the agent's headers that are forwarded."""
+"""Prefixes of the agent's request headers that are forwarded."""
 
 
 class ProxyError(AgentLightningError):
-    """The proxy cannot forward this call."""
+    """The proxy could not forward this call."""
 
     def __init__(self, message: str, http_status: int, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -43,10 +43,10 @@ class ProxyError(AgentLightningError):
 
 
 class Routing:
-    """Model servers by the names of their models. Belongs to one event loop, and is used in no other.
+    """Model servers by model name. Must be used in one event loop only.
 
-    A call waits while its model is paused. Its server is selected only when it may start, so that no call goes to a
-    server that was replaced in the meantime. A call in flight keeps the server that it has.
+    A call waits while its model is paused. Its server is selected only when the call may start, so no call goes to a
+    server that was replaced in the meantime. A call in flight stays on its server.
     """
 
     def __init__(self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession) -> None:
@@ -63,7 +63,7 @@ class Routing:
         return list(dict.fromkeys(server.upstream.name for server in self._servers))
 
     def replace(self, upstreams: Sequence[Upstream]) -> None:
-        """Replace all upstreams; an unchanged one keeps its server and its calls in flight."""
+        """Replace all upstreams. An unchanged upstream keeps its server and its calls in flight."""
         known = {server.upstream: server for server in self._servers}
         previous = self._servers
         self._servers = [known.get(upstream) or ModelServer(upstream, self._session) for upstream in upstreams]
@@ -73,7 +73,7 @@ class Routing:
 
     @asynccontextmanager
     async def server_for(self, model: object) -> AsyncGenerator[ModelServer]:
-        """Reserve a server for a call to `model` until the block ends. Raises `ProxyError`."""
+        """Reserve a server for a call to `model` until the block ends. Raises `ProxyError` if there is none."""
         server = await self._acquire(model)
         try:
             yield server
@@ -90,7 +90,7 @@ class Routing:
             await server.acquire()
             if server in self._servers and not self._is_paused(server):
                 return server
-            server.release()  # it was replaced or paused while the call waited for it
+            server.release()  # the server was replaced or paused while the call waited for it
 
     def _select(self, model: object) -> ModelServer:
         candidates = [server for server in self._servers if server.upstream.name == model]
@@ -103,20 +103,20 @@ class Routing:
     def _is_paused(self, server: ModelServer) -> bool:
         return server.upstream.name in self._paused
 
-    # Pausing, for a change of weights
+    # Pausing, so that weights can be changed
 
     async def pause(self, names: Sequence[str]) -> None:
-        """Make new calls to these models wait, or to all models if no name is given."""
+        """Hold new calls to these models, or to all models if no name is given."""
         self._paused |= set(names or self.model_names)
 
     async def resume(self, names: Sequence[str]) -> None:
-        """Admit calls to these models again, waiting calls first."""
+        """Admit calls to these models again, starting with the waiting calls."""
         self._paused -= set(names or self._paused)
         async with self._changed:
             self._changed.notify_all()
 
     async def drain(self, names: Sequence[str]) -> None:
-        """Wait until no call to these models is in flight, including those of replaced servers."""
+        """Wait until no call to these models is in flight, including calls on replaced servers."""
         for server in [*self._servers, *self._retired]:
             if not names or server.upstream.name in names:
                 await server.idle.wait()
@@ -137,7 +137,7 @@ class ModelServer:
         self._engine: Engine | None = None if upstream.server == "auto" else upstream.server
 
     async def acquire(self) -> None:
-        """Wait until the server's limits admit one more call. Raises `ProxyError` if too many calls wait already."""
+        """Wait until the server's limits admit another call. Raises `ProxyError` if too many calls are waiting."""
         if self._slots is not None:
             await (self._wait(self._slots.acquire) if self._slots.locked() else self._slots.acquire())
         self.in_flight += 1
@@ -150,7 +150,7 @@ class ModelServer:
                 raise
 
     def release(self) -> None:
-        """End a call that `acquire` admitted."""
+        """Free the capacity of a call that `acquire` admitted."""
         self.in_flight -= 1
         if self._slots is not None:
             self._slots.release()
@@ -159,7 +159,7 @@ class ModelServer:
 
     async def _wait(self, admission: Callable[[], Awaitable[Any]]) -> None:
         if self._waiting >= self.upstream.max_waiting:
-            message = f"{self._waiting} calls already wait for the model {self.upstream.name!r}; retry later"
+            message = f"{self._waiting} calls are already waiting for the model {self.upstream.name!r}; retry later"
             raise ProxyError(message, 429, retry_after=1)
         self._waiting += 1
         try:
@@ -170,7 +170,7 @@ class ModelServer:
     # Requests
 
     def post(self, path: str, body: bytes, headers: Headers, client_key: str | None) -> Any:
-        """Send a call; `async with` gives the aiohttp response."""
+        """Send a call. Use the result with `async with` to get the aiohttp response."""
         upstream = self.upstream
         forwarded = {
             name.decode("latin-1"): value.decode("latin-1")
@@ -203,7 +203,7 @@ class ModelServer:
     # Token ids
 
     async def engine(self) -> Engine:
-        """Return the server's inference engine, detected once; `other` for as long as the server does not respond."""
+        """Return the server's inference engine, detected once. Return `other` while the server does not respond."""
         if self._engine is None:
             models = await self._request_json("GET", self.upstream.endpoint("models"), PROBE_TIMEOUT)
             if not models:
@@ -213,7 +213,7 @@ class ModelServer:
         return self._engine
 
     async def prompt_token_ids(self, path: str, request: Json) -> list[int] | None:
-        """Ask a llama.cpp server, which does not return them with the response, for the token ids of a prompt."""
+        """Request a prompt's token ids from a llama.cpp server, which does not include them in its responses."""
         root, text = self.upstream.root, request.get("prompt")
         if path == "chat/completions":
             conversation = {key: value for key, value in request.items() if key not in ("stream", "stream_options")}
@@ -227,7 +227,7 @@ class ModelServer:
         return cast("list[int]", token_ids) if isinstance(token_ids, list) else None
 
     async def _request_json(self, method: str, url: str, timeout: float, body: Json | None = None) -> Json:
-        """Return the object that the server responds with, or an empty one if the request fails."""
+        """Return the JSON object in the server's response, or an empty dict if the request fails."""
         headers, data = {"content-type": "application/json", **self._key()}, orjson.dumps(body) if body else None
         limit = aiohttp.ClientTimeout(total=timeout)
         try:
@@ -239,7 +239,7 @@ class ModelServer:
 
 
 class _RateLimiter:
-    """Limits the calls per minute, with bursts of at most one second's calls."""
+    """Limits the calls per minute. A burst may contain at most the calls of one second."""
 
     def __init__(self, per_minute: float) -> None:
         self._interval = 60.0 / per_minute

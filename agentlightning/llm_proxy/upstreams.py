@@ -1,4 +1,4 @@
-"""Upstreams: the configuration of the model servers behind the proxy, and its notations."""
+"""Upstreams: the configuration of the model servers behind the proxy, in all supported formats."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from ..instrumentation.dialects.base import as_object
 Kind = Literal["openai", "anthropic", "azure"]
 
 ANY_NAME = "*"
-"""The name of an upstream for all models without an upstream of their own."""
+"""Name of the fallback upstream, which serves all models that have no upstream."""
 
 
 class Upstream(BaseModel):
-    """A model server, by the name under which agents call its model."""
+    """A model server and the name under which agents call its model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str
     url: str
-    """The `base_url` of an OpenAI client; an address without a path gets `/v1`."""
+    """The `base_url` for an OpenAI client. `/v1` is appended to a URL without a path."""
     model: str | None = None
-    """The server's own name for the model, if it is not `name`."""
+    """The model's name on the server, if it differs from `name`."""
     api_key: str | None = Field(default=None, repr=False)
     kind: Kind | None = None
-    """The API provider, which determines how the key is sent; None derives it from the URL."""
+    """The API provider, which determines how the API key is sent. None derives the provider from the URL."""
     server: Literal["auto", "vllm", "llama.cpp", "other"] = "auto"
-    """The inference engine, which determines the parameters for token ids; `auto` detects it, `other` has none."""
+    """The inference engine, which determines the parameters for token ids. `auto` detects it; `other` sends none."""
     policy_version: str | None = None
-    """The version of the weights that it serves, recorded on every call's span."""
+    """The version of the weights on the server, recorded on every call's span."""
 
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds without a byte of the response after which the call fails."""
+    """Seconds without any response data after which the call fails."""
     connect_timeout: float = Field(default=10.0, gt=0)
     retries: int = Field(default=2, ge=0)
-    """Retries of a call that fails before the agent has received any of its response."""
+    """Maximum retries of a call that fails before the agent has received any part of the response."""
     max_concurrency: int | None = Field(default=None, ge=1)
-    """Calls in flight; further calls wait."""
+    """Maximum number of calls in flight. Further calls wait."""
     max_waiting: int = Field(default=1_000, ge=0)
-    """Waiting calls; further calls are answered with 429."""
+    """Maximum number of waiting calls. Further calls are rejected with 429."""
     requests_per_minute: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="before")
@@ -57,7 +57,7 @@ class Upstream(BaseModel):
     def _check_url(self) -> Upstream:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"the url of {self.name!r} starts with http:// or https:// and names a host")
+            raise ValueError(f"the url of {self.name!r} must start with http:// or https:// and contain a host")
         return self
 
     @property
@@ -67,7 +67,7 @@ class Upstream(BaseModel):
 
     @property
     def addressed_as(self) -> Kind:
-        """The API provider: `kind`, or the one derived from the URL."""
+        """The API provider: `kind`, or the provider derived from the URL."""
         if self.kind is not None:
             return self.kind
         if self.host.endswith("anthropic.com"):
@@ -88,7 +88,7 @@ class Upstream(BaseModel):
 
 
 ModelList: TypeAlias = Sequence[Upstream | Mapping[str, Any]] | Mapping[str, str]
-"""Upstreams, or dicts of their fields; or URLs by model name."""
+"""A list of upstreams or of dicts with their fields, or a dict of URLs by model name."""
 
 
 def parse_model_list(model_list: ModelList | None) -> list[Upstream]:
@@ -102,14 +102,12 @@ def _parse_upstream(entry: Mapping[str, Any]) -> Upstream:
     try:
         return Upstream.model_validate(dict(entry))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"model_list: {f'{field}: ' if field else ''}{first['msg']}", field=field or None) from None
+        invalid = InvalidInput.of(error)
+        raise InvalidInput(f"model_list: {invalid}", field=invalid.field) from None
 
 
-# LiteLLM's notation, which older scripts use
+# LiteLLM's format, which older scripts use
 
-_KINDS: dict[str, Kind] = {"anthropic": "anthropic", "azure": "azure"}
 _DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 _PROVIDERS = frozenset({"openai", "hosted_vllm", "vllm", "anthropic", "azure", "custom_openai"})
 
@@ -124,7 +122,7 @@ def _from_litellm(entry: dict[str, Any]) -> dict[str, Any]:
         "url": params.get("api_base") or params.get("base_url") or _DEFAULT_URLS.get(provider, _DEFAULT_URLS["openai"]),
         "model": model or None,
         "api_key": _resolve_key(params.get("api_key")),
-        "kind": _KINDS.get(provider),
+        "kind": provider if provider in ("anthropic", "azure") else None,
     }
     return {key: value for key, value in fields.items() if value is not None}
 

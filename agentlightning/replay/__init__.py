@@ -1,4 +1,4 @@
-"""Replay of recorded rollouts without a model: agents run again on recorded responses, and rewards are recomputed."""
+"""Work with recorded rollouts without a model: run agents again with recorded responses, and recompute rewards."""
 
 from .cassette import Cassette, RecordedCall
 from .rerun import RegradeResult, ReplayResult, regrade, replay

@@ -1,4 +1,4 @@
-"""Cassette: a rollout's recorded model calls, matched with the calls of a replay, and the server of the responses."""
+"""Cassette: a rollout's recorded model calls, and a server that returns their responses during a replay."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class RecordedCall:
     """One successful call to a model."""
 
     path: str
-    """After `/v1/`: chat/completions."""
+    """The URL path after `/v1/`, such as chat/completions."""
     request: JsonObject
     response: JsonObject
 
 
 class Cassette:
-    """Recorded calls in their order; each response is returned once."""
+    """Recorded calls in their original order. Each response is returned only once."""
 
     def __init__(self, calls: Iterable[RecordedCall]) -> None:
         self.calls = list(calls)
         self.unused = list(self.calls)
-        """The calls that the replay has not made."""
+        """The recorded calls that the replay has not made yet."""
         self.difference: str | None = None
-        """The first call of the replay that does not match a recorded one, and the field that differs."""
+        """Description of the replay's first call that does not match its recorded call, with the field that differs."""
 
     @classmethod
     def from_spans(cls, spans: Iterable[Span]) -> Cassette:
-        """Read the calls of an attempt's spans; a call that two spans recorded occurs once."""
+        """Read the calls from an attempt's spans. A call recorded by two spans is included once."""
         calls: dict[str, RecordedCall] = {}
         for number, span in enumerate(spans):
             request, response = (object_in(span.attributes, name) for name in (semconv.REQUEST, semconv.RESPONSE))
@@ -58,7 +58,7 @@ class Cassette:
 
     @property
     def used(self) -> int:
-        """The number of responses that were returned."""
+        """The number of responses returned so far."""
         return len(self.calls) - len(self.unused)
 
     def response_to(self, path: str, request: JsonObject) -> JsonObject | None:
@@ -73,15 +73,15 @@ class Cassette:
     def _describe_mismatch(self, path: str, request: JsonObject) -> str:
         number = self.used + 1
         if not self.unused:
-            return f"call {number}, to {path}, exceeds the {len(self.calls)} recorded calls"
+            return f"call {number}, to {path}, was not recorded: the recording has {len(self.calls)} calls"
         expected = self.unused[0]
         if expected.path != path:
-            return f"call {number} goes to {path}, the recorded call to {expected.path}"
+            return f"call {number} goes to {path}, but the recorded call went to {expected.path}"
         return f"call {number} differs: {first_difference(expected.request, request)}"
 
 
 def first_difference(recorded: Any, sent: Any, path: str = "") -> str | None:
-    """Describe the first difference between two JSON values; None if there is none."""
+    """Describe the first difference between two JSON values. Return None if they are equal."""
     if isinstance(recorded, dict) and isinstance(sent, dict):
         old, new = cast("JsonObject", recorded), cast("JsonObject", sent)
         names = [name for name in {**old, **new} if path or name not in _NOT_COMPARED]
@@ -103,7 +103,7 @@ def _format(value: Any) -> str:
 
 
 def _api_path(url_path: str) -> str:
-    # The part after `/v1/`.
+    # Return the part after `/v1/`.
     return (url_path.rpartition("/v1/")[2] or url_path).strip("/")
 
 
@@ -112,13 +112,13 @@ def _api_path(url_path: str) -> str:
 
 @asynccontextmanager
 async def serve_cassette(cassette: Cassette) -> AsyncGenerator[str]:
-    """Serve a cassette until the block ends; the value is the `base_url`, with `/v1`."""
+    """Serve a cassette until the block ends, and yield the `base_url`, which includes `/v1`."""
 
     async def respond(request: web.Request) -> web.Response:
         path, body = _api_path(request.path), await request.json()
         response = cassette.response_to(path, body)
         if response is None:
-            # 400, which no SDK retries.
+            # Respond with 400, because no SDK retries it.
             error: JsonObject = {"type": "replay", "message": f"replay: {cassette.difference}"}
             return web.json_response({"type": "error", "error": error}, status=400)
         if body.get("stream"):
@@ -137,7 +137,7 @@ async def serve_cassette(cassette: Cassette) -> AsyncGenerator[str]:
 
 
 def _to_event_stream(path: str, response: JsonObject, request: JsonObject) -> bytes:
-    """Convert a whole response to the server-sent events that an SDK folds into it, in the API of `path`."""
+    """Convert a complete response to the server-sent events of the API of `path` that SDKs combine into it."""
     match path:
         case "messages":
             return b"".join(_named_event(event) for event in _anthropic_events(response))
@@ -203,7 +203,7 @@ def _anthropic_events(response: JsonObject) -> Iterator[JsonObject]:
 
 
 def _anthropic_deltas(block: JsonObject) -> tuple[JsonObject, list[JsonObject]]:
-    """Split a content block into its empty start and the deltas that fill it."""
+    """Split a content block into its empty initial block and the deltas that fill it."""
     match block.get("type"):
         case "text":
             return {**block, "text": ""}, [{"type": "text_delta", "text": block["text"]}]

@@ -24,12 +24,12 @@ PAGE: Final = 100
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """A replay, compared with the recorded rollout."""
+    """The result of a replay, compared with the recorded rollout."""
 
     recorded_calls: int
     matched_calls: int
     difference: str | None
-    """The first call that differs from the recorded one; None if all match."""
+    """Description of the first call that differs from the recorded call, or None if all calls match."""
     status: str
     recorded_status: str
     reward: float | None
@@ -37,22 +37,23 @@ class ReplayResult:
 
     @property
     def is_identical(self) -> bool:
-        """True if calls, status and reward are as recorded."""
+        """True if the calls, the status and the reward match the recording."""
         return (self.difference, self.status, self.reward) == (None, self.recorded_status, self.recorded_reward)
 
 
 async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | Callable[..., Any]) -> ReplayResult:
-    """Run `agent` on the task of a stored rollout, with recorded responses. Raises `NotFound`.
+    """Run `agent` on the task of a stored rollout, with recorded responses.
 
-    The recorded responses replace every LLM among the rollout's resources, and the servers in OPENAI_BASE_URL and
-    ANTHROPIC_BASE_URL.
+    A server with the recorded responses replaces every LLM among the rollout's resources, and the servers in
+    OPENAI_BASE_URL and ANTHROPIC_BASE_URL. Raises `NotFound` if the store does not have the rollout.
     """
     rollout = await _rollout(store, rollout_id)
     spans = list(await store.query_spans(rollout_id, "latest"))
     cassette = Cassette.from_spans(spans)
     async with serve_cassette(cassette) as url, InMemoryLightningStore() as scratch:
-        with _environment(_model_variables(url)):
-            rerun = await _run(agent, rollout, await _resources(store, rollout, url), scratch)
+        runner, resources = LitAgentRunner[Any](OtelTracer()), await _resources(store, rollout, url)
+        with _environment(_model_variables(url)), runner.run_context(agent=agent, store=scratch):
+            rerun = await runner.step(rollout.input, resources, rollout.mode)
         reward = find_final_reward(list(await scratch.query_spans(rerun.rollout_id)))
     unmade = f"recorded call {cassette.used + 1} was not made" if cassette.unused else None
     return ReplayResult(
@@ -64,12 +65,6 @@ async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | 
         reward=reward,
         recorded_reward=find_final_reward(spans),
     )
-
-
-async def _run(agent: Any, rollout: Rollout, resources: NamedResources, scratch: LightningStore) -> Rollout:
-    runner = LitAgentRunner[Any](OtelTracer())
-    with runner.run_context(agent=agent, store=scratch):
-        return await runner.step(rollout.input, resources, rollout.mode)
 
 
 async def _resources(store: LightningStore, rollout: Rollout, url: str) -> NamedResources:
@@ -111,7 +106,7 @@ def _environment(variables: Mapping[str, str]) -> Generator[None]:
 
 @dataclass(frozen=True)
 class RegradeResult:
-    """A rollout's reward from another grader, beside the recorded one."""
+    """A rollout's reward from another grader, with the recorded reward for comparison."""
 
     rollout_id: str
     recorded_reward: float | None
@@ -121,9 +116,9 @@ class RegradeResult:
 async def regrade(
     store: LightningStore, grader: Callable[[Any, str], Any], rollout_ids: Sequence[str] | None = None
 ) -> list[RegradeResult]:
-    """Call `grader(task, output)` for each of these rollouts, or for all succeeded ones. Does not change the store.
+    """Call `grader(task, output)` for the given rollouts, or for all succeeded rollouts. Does not change the store.
 
-    The output is the standard output of the agent's program, or else the last response of its model.
+    The output is the standard output of the agent's program if it was recorded, else the last response of its model.
     """
     return [await _regrade(store, grader, rollout) async for rollout in _rollouts(store, rollout_ids)]
 
@@ -161,5 +156,5 @@ async def _rollouts(store: LightningStore, rollout_ids: Sequence[str] | None) ->
 async def _rollout(store: LightningStore, rollout_id: str) -> Rollout:
     rollout = await store.get_rollout_by_id(rollout_id)
     if rollout is None:
-        raise NotFound(f"rollout {rollout_id} is not in this store")
+        raise NotFound(f"rollout {rollout_id} is not in this store; check the id and the store")
     return rollout

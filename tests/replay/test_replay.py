@@ -105,7 +105,7 @@ async def test_missing_and_additional_calls_are_described(recorder: Recorder):
     assert (await recorder.replay(silent, two)).difference == "recorded call 1 was not made"
     assert (
         await recorder.replay(repeated, one)
-    ).difference == "call 2, to chat/completions, exceeds the 1 recorded calls"
+    ).difference == "call 2, to chat/completions, was not recorded: the recording has 1 calls"
 
 
 async def test_tool_calls_are_replayed_whole_and_streamed(recorder: Recorder, model: ScriptedModel):
@@ -183,4 +183,4 @@ def test_empty_cassette_has_no_response():
     cassette = Cassette.from_spans([])
 
     assert cassette.response_to("messages", {}) is None
-    assert cassette.difference == "call 1, to messages, exceeds the 0 recorded calls"
+    assert cassette.difference == "call 1, to messages, was not recorded: the recording has 0 calls"

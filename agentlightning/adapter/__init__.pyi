@@ -1,8 +1,12 @@
 """Adapters: conversion of recorded spans to the data that an algorithm learns from."""
 
-from .base import Adapter as Adapter, TraceAdapter as TraceAdapter
 from .llm_call import LLMCall as LLMCall, llm_calls as llm_calls
-from .messages import Conversation as Conversation, TraceToMessages as TraceToMessages
+from .messages import (
+    Adapter as Adapter,
+    Conversation as Conversation,
+    TraceAdapter as TraceAdapter,
+    TraceToMessages as TraceToMessages,
+)
 from .rewards import (
     Reward as Reward,
     find_final_reward as find_final_reward,

@@ -1,15 +1,30 @@
-"""TraceToMessages: converts the LLM calls of a trace to conversations for fine-tuning."""
+"""The base classes of all adapters, and TraceToMessages: the LLM calls of a trace as conversations for fine-tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from typing_extensions import TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 
 from ..types import Span
-from .base import TraceAdapter
 from .llm_call import llm_calls
+
+From = TypeVar("From", contravariant=True)
+To = TypeVar("To", covariant=True)
+
+
+class Adapter(Generic[From, To]):
+    """Converts one kind of data to another."""
+
+    def adapt(self, source: From, /) -> To:
+        """Convert `source`."""
+        raise NotImplementedError
+
+    def __call__(self, source: From, /) -> To:
+        return self.adapt(source)
+
+
+class TraceAdapter(Adapter[Sequence[Span], To]):
+    """Converts the spans of one attempt, in the order in which the store returns them."""
 
 
 class Conversation(TypedDict):

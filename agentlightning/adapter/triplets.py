@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 
 from ..errors import InvalidInput
 from ..types import Span, Triplet
-from .base import TraceAdapter
 from .llm_call import LLMCall, llm_calls
 from .llm_call.merge import ancestors
+from .messages import TraceAdapter
 from .rewards import find_final_reward, get_reward_value
 
 RewardMatch = Literal["first_occurrence", "first_sibling", "final"]

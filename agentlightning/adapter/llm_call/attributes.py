@@ -12,6 +12,11 @@ from .view import Json
 T = TypeVar("T")
 Attributes = Mapping[str, Any]
 
+_COUNTS = {
+    "prompt_tokens": ("prompt_tokens", "input_tokens", "prompt"),
+    "completion_tokens": ("completion_tokens", "output_tokens", "completion"),
+    "total_tokens": ("total_tokens", "total"),
+}
 _ID_PREFIX = "token_id:"
 _NOT_PARAMETERS = frozenset(
     {
@@ -50,21 +55,13 @@ def parameters(request: Json) -> Json:
     return {name: value for name, value in request.items() if name not in _NOT_PARAMETERS and value is not None}
 
 
-def usage(prompt: Any, completion: Any, total: Any = None) -> dict[str, int]:
-    """Return token counts under OpenAI's names, without the missing counts."""
+def usage(counts: Any) -> dict[str, int]:
+    """Return the token counts of any API or library under OpenAI's names, without the missing counts."""
+    found = {name: first(as_object(counts), names) for name, names in _COUNTS.items()}
+    prompt, completion, total = found.values()
     if total is None and isinstance(prompt, int) and isinstance(completion, int):
-        total = prompt + completion
-    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
-    return {name: int(count) for name, count in counts.items() if isinstance(count, (int, float))}
-
-
-def usage_of(counts: Json) -> dict[str, int]:
-    """Return token counts under OpenAI's names from the usage object of any API."""
-    return usage(
-        counts.get("prompt_tokens", counts.get("input_tokens")),
-        counts.get("completion_tokens", counts.get("output_tokens")),
-        counts.get("total_tokens"),
-    )
+        found["total_tokens"] = prompt + completion
+    return {name: int(count) for name, count in found.items() if isinstance(count, (int, float))}
 
 
 def first_of(value: Any) -> Json:

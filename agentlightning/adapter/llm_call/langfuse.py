@@ -8,7 +8,7 @@ from ...instrumentation.dialects import openai
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
 from . import chat_format
-from .attributes import Attributes, from_json, object_in, usage_of
+from .attributes import Attributes, from_json, object_in, usage
 from .view import Json, LLMCall
 
 _PREFIX = "langfuse.observation"
@@ -29,7 +29,7 @@ def read(span: Span) -> LLMCall | None:
         tools=chat_format.tools(as_object(request).get("tools")),
         output=output,
         finish_reason=_finish_reason(span.attributes, output),
-        usage=usage_of(object_in(span.attributes, f"{_PREFIX}.usage_details")),
+        usage=usage(object_in(span.attributes, f"{_PREFIX}.usage_details")),
         parameters=object_in(span.attributes, f"{_PREFIX}.model.parameters"),
     )
 

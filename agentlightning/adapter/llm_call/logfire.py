@@ -8,7 +8,7 @@ from typing import Any
 from ...instrumentation.dialects.base import as_object
 from ...types import Span
 from . import chat_format
-from .attributes import object_in, usage_of
+from .attributes import object_in, usage
 from .opentelemetry import build_call
 from .view import Json, LLMCall
 
@@ -27,7 +27,7 @@ def read(span: Span) -> LLMCall | None:
         tools=chat_format.tools(request.get("tools")),
         output=_output(response),
     )
-    return replace(call, model=request.get("model"), usage=usage_of(as_object(response.get("usage"))))
+    return replace(call, model=request.get("model"), usage=usage(response.get("usage")))
 
 
 def _messages(request: Json) -> list[Json]:

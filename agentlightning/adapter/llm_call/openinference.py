@@ -31,7 +31,7 @@ def read(span: Span) -> LLMCall | None:
         tools=_tools(attributes),
         output=output,
         finish_reason=chat_format.finish_reason(finish) if output else None,
-        usage=usage(*(attributes.get(f"llm.token_count.{kind}") for kind in ("prompt", "completion", "total"))),
+        usage=usage(nested(attributes, "llm.token_count")),
         response_id=_response_id(response),
         parameters=parameters(object_in(attributes, "llm.invocation_parameters")),
         **tokens_of_response(response),

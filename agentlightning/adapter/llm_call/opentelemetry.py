@@ -19,6 +19,7 @@ _OPERATIONS = {
     "embeddings": "embeddings",
 }
 """Operations that are a single LLM call. Spans of agents and tools have other operations."""
+_USAGE = "gen_ai.usage"
 _DETAILS = "gen_ai.client.inference.operation.details"
 _MARKERS = (semconv.GEN_AI_INPUT_MESSAGES, semconv.GEN_AI_OUTPUT_MESSAGES, semconv.GEN_AI_OPERATION_NAME)
 
@@ -47,11 +48,7 @@ def build_call(attributes: Attributes, *, dialect: str, finish: Any = None, **fi
         dialect=dialect,
         model=first(attributes, (semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_REQUEST_MODEL)),
         finish_reason=chat_format.finish_reason(finish or _first_reason(attributes)),
-        usage=usage(
-            first(attributes, (semconv.GEN_AI_USAGE_INPUT_TOKENS, semconv.GEN_AI_USAGE_PROMPT_TOKENS)),
-            first(attributes, (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, semconv.GEN_AI_USAGE_COMPLETION_TOKENS)),
-            attributes.get(semconv.GEN_AI_USAGE_TOTAL_TOKENS),
-        ),
+        usage=usage(nested(attributes, _USAGE)),
         response_id=attributes.get(semconv.GEN_AI_RESPONSE_ID),
         parameters=parameters(as_object(nested(attributes, semconv.GEN_AI_REQUEST))),
         **tokens_of_span(attributes),

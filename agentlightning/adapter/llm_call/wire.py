@@ -9,7 +9,7 @@ from ...instrumentation.dialects import ApiDialect, Message, anthropic, dialect_
 from ...instrumentation.dialects.base import as_object, items
 from ...types import Span
 from . import chat_format
-from .attributes import object_in, parameters, tokens_of_response, tokens_of_span, usage_of
+from .attributes import object_in, parameters, tokens_of_response, tokens_of_span, usage
 from .view import Json, LLMCall
 
 _DIALECTS = (anthropic.MESSAGES, openai.CHAT, openai.COMPLETIONS, openai.EMBEDDINGS, openai.RESPONSES)
@@ -34,7 +34,7 @@ def read(span: Span) -> LLMCall | None:
         tools=chat_format.tools(request.get("tools")),
         output=_output(dialect, response, answer),
         finish_reason=chat_format.finish_reason(answer[0].finish_reason) if answer else None,
-        usage=usage_of(as_object(response.get("usage"))),
+        usage=usage(response.get("usage")),
         response_id=response.get("id"),
         parameters=parameters(request),
         **{name: value or recorded[name] for name, value in tokens_of_response(response).items()},

@@ -12,15 +12,7 @@ from starlette.types import Scope
 
 from ...attempt_tokens import ATTEMPT_TOKEN_PREFIX, attempt_token, derive_secret
 from ...errors import Forbidden, InvalidInput, Unauthorized
-from ...http.auth import (
-    CROSS_SITE,
-    MIN_TOKEN_LENGTH,
-    Headers,
-    bearer_token,
-    check_exposure,
-    is_allowed_host,
-    matches_token,
-)
+from ...http.auth import CROSS_SITE, Headers, bearer_token, check_exposure, is_allowed_host, matches_token
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 """Paths that a load balancer may request without a token."""
@@ -44,28 +36,21 @@ _ATTEMPT_TOKEN = "agentlightning.attempt_token"
 """Scope key of a request with an attempt's token: the token, and the secrets it may be derived from."""
 
 
-def is_dashboard(path: str) -> bool:
-    """Return whether a path serves the dashboard's own files, which contain nothing of the store."""
-    return path == "/" or path.startswith("/dashboard/")
-
-
-def check_tokens(host: str, token: str | None, runner_token: str | None = None) -> None:
-    """Raise `InvalidInput` for a store that other machines could reach without a token, or with a weak one."""
-    remedy = "pass --token or AGL_TOKEN (`agl store token` generates one)"
-    check_exposure(host, token, server="store", remedy=remedy)
-    if runner_token is not None and (token is None or len(runner_token) < MIN_TOKEN_LENGTH):
-        raise InvalidInput(
-            f"a runner token requires an admin token as well, and at least {MIN_TOKEN_LENGTH} characters",
-            field="runner_token",
-        )
-
-
 class RequestAuthorizer:
-    """Authorizes requests by their Host, Origin and token."""
+    """Authorizes requests by their Host, Origin and token.
+
+    Raises `InvalidInput` for a store that other machines could reach without a token, or with a weak one.
+    """
 
     def __init__(
         self, host: str, token: str | None, allowed_hosts: Iterable[str] = (), *, runner_token: str | None = None
     ) -> None:
+        remedy = "pass --token or AGL_TOKEN (`agl store token` generates one)"
+        check_exposure(host, token, server="store", remedy=remedy)
+        if runner_token is not None:
+            if token is None:
+                raise InvalidInput("a runner token requires an admin token as well", field="runner_token")
+            check_exposure(host, runner_token, server="store", remedy="pass a longer runner token")
         self._token = token
         self._runner_token = runner_token
         self._secrets = [derive_secret(each) for each in (token, runner_token) if each is not None]
@@ -78,7 +63,8 @@ class RequestAuthorizer:
         if self._token is None and not is_allowed_host(headers.get(b"host"), self._hosts):
             host = headers.get(b"host", b"").decode("latin-1")
             raise Forbidden(f"the Host {host!r} is not a name of this store; see --allow-host", field="Host")
-        if is_dashboard(scope["path"]):  # links from other sites may lead to the dashboard
+        # The dashboard's own files contain nothing of the store, and links from other sites may lead to them.
+        if scope["path"] == "/" or scope["path"].startswith("/dashboard/"):
             return
         _check_origin(headers)
         if self._token is not None and scope["path"] not in PUBLIC_PATHS:

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from itertools import count
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -147,7 +146,8 @@ class LightningStoreClient(_RemoteStore):
     async def _execute(self, operation: Operation, arguments: Arguments) -> Any:
         call = _store_call(operation, arguments)
         started = time.monotonic()
-        for tries in count():
+        tries = 0
+        while True:
             outcome = await self._transport.send(call)
             if isinstance(outcome, StoreUnavailable):
                 self._note_failure(tries, outcome, started)
@@ -158,7 +158,7 @@ class LightningStoreClient(_RemoteStore):
                 if status < 500 or tries + 1 >= MAX_TRIES_ON_ERROR:
                     raise error_from_problem(status, text)
             await asyncio.sleep(RETRY.delay(tries))
-        raise AssertionError("count() never ends")
+            tries += 1
 
     def _note_failure(self, tries: int, reason: StoreUnavailable, started: float) -> None:
         if self._give_up_after is not None and time.monotonic() - started > self._give_up_after:

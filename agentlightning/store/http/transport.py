@@ -24,16 +24,7 @@ from yarl import URL
 from ... import payload
 from ...errors import AgentLightningError, StoreUnavailable
 from ..operations import Arguments, Operation, error_from_problem
-from .messages import (
-    BATCH_PATH,
-    IDEMPOTENCY_KEY,
-    JSON,
-    MAX_BATCH_SIZE,
-    Batch,
-    BatchAnswers,
-    BatchCall,
-    Response,
-)
+from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, MAX_BATCH_SIZE, Batch, BatchAnswers, BatchCall, Response
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 import orjson
-from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
@@ -73,8 +73,6 @@ class OtlpReceiver:
         try:
             with await self._admission.admit(request.scope, request.receive) as permit:
                 rejections = await self._store_body(permit.body, media_type, request)
-        except ConnectionResetError:
-            return Response(status_code=499)
         except (InvalidInput, StoreUnavailable) as error:
             status = 413 if isinstance(error, TooLarge) else 400 if isinstance(error, InvalidInput) else 503
             return _failure(media_type, status, str(error))
@@ -302,15 +300,12 @@ def _convert_ids(parent: JsonObject) -> None:
 
 
 def _success(media_type: str, rejections: list[str]) -> Response:
-    message = "; ".join(dict.fromkeys(rejections))[:1000]
-    if media_type == JSON:
-        partial_success = {"rejectedSpans": str(len(rejections)), "errorMessage": message}
-        return Response(orjson.dumps({"partialSuccess": partial_success} if rejections else {}), media_type=JSON)
     answer = ExportTraceServiceResponse()
     if rejections:
         answer.partial_success.rejected_spans = len(rejections)
-        answer.partial_success.error_message = message
-    return Response(answer.SerializeToString(), media_type=PROTOBUF)
+        answer.partial_success.error_message = "; ".join(dict.fromkeys(rejections))[:1000]
+    body = orjson.dumps(MessageToDict(answer)) if media_type == JSON else answer.SerializeToString()
+    return Response(body, media_type=media_type)
 
 
 def _failure(media_type: str, status: int, message: str) -> Response:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import itertools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import agentlightning as agl
 from agentlightning.local_model import LocalModel, serve_local_model
+from tests.acceptance.tutorial import find_best_prompt, simple_agent
 from tests.acceptance.tutorial_programs import SKY, TutorialPrograms
-from tests.processes import Program
+from tests.processes import TIMEOUT, Program, free_port
+from tests.runner.conftest import eventually
 from tests.scripted_model import ScriptedModel
 
 PROMPTS = [
@@ -62,17 +67,47 @@ def test_programs_print_what_the_tutorial_shows(programs: TutorialPrograms) -> N
     assert_traced_once(runner, algo)
 
 
-@pytest.mark.parametrize("order", [("runner", "algo", "store"), ("algo", "store", "runner")], ids="-".join)
-def test_programs_may_start_in_any_order(order: tuple[str, ...], programs: TutorialPrograms) -> None:
+def test_programs_may_start_before_the_store(programs: TutorialPrograms) -> None:
     started: dict[str, Program] = {}
-    for name in order:
+    for name, ready in {"runner": "is unreachable", "algo": r"^\[Algo\] Updating", "store": "^Store at"}.items():
         started[name] = getattr(programs, name)()
-        ready = {"store": "^Store at", "algo": r"^\[Algo\] Updating"}.get(name, "is unreachable")
-        if name != "runner" or "store" not in started:
-            started[name].wait_for_line(ready)
+        started[name].wait_for_line(ready)
 
     assert started["algo"].wait() == 0
     assert_finished(started["algo"])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["store", "runner", "algo"])), ids="-".join)
+async def test_roles_may_start_in_any_order(
+    order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = agl.LightningStoreServer(agl.InMemoryLightningStore(), port=free_port())
+    clients = {role: agl.LightningStoreClient(server.endpoint) for role in ("runner", "algo")}
+
+    async def run_agent() -> None:
+        runner = agl.LitAgentRunner[str](agl.OtelTracer(), max_rollouts=1)
+        with runner.run_context(agent=simple_agent, store=clients["runner"]):
+            await runner.iter()
+
+    tasks: list[asyncio.Task[None]] = []
+    with ScriptedModel(SKY) as model:
+        monkeypatch.setenv("OPENAI_BASE_URL", model.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        for role in order:
+            if role == "store":
+                await server.start()
+                continue
+            work = run_agent() if role == "runner" else find_best_prompt(clients["algo"], PROMPTS[:1], "Why?")
+            tasks.append(asyncio.create_task(work))
+            if "store" in order[order.index(role) :]:
+                await eventually(lambda client=clients[role]: client.is_unreachable)
+        async with asyncio.timeout(TIMEOUT):
+            await asyncio.gather(*tasks)
+
+    assert f"[Algo] Best prompt found: '{PROMPTS[0]}' with reward 0." in capsys.readouterr().out
+    for client in clients.values():
+        await client.close()
+    await server.close()
 
 
 def test_agentops_tracer_works_without_agentops(programs: TutorialPrograms) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.errors import InvalidInput
+from agentlightning.runner.context import worker_id_prefix
 
 
 async def enqueue_and_wait(store: agl.LightningStore) -> dict[str, Any]:
@@ -52,6 +54,49 @@ async def test_client_server_runs_runners_in_processes_and_releases_the_database
     assert metadata["pid"] != os.getpid()
     async with agl.SqliteLightningStore(tmp_path / "agl.db") as store:
         assert (await store.statistics())["rollouts"] == {"succeeded": 1}
+
+
+async def enqueue_with_retry(store: agl.LightningStore) -> list[Any]:
+    """Run as the algorithm: return the status and the metadata of each attempt."""
+    config = agl.RolloutConfig(max_attempts=2, retry_condition=["unresponsive"])
+    rollout = await store.enqueue_rollout("task", config=config)
+    await store.wait_for_rollouts([rollout.rollout_id])
+    return [(attempt.status, attempt.metadata) for attempt in await store.query_attempts(rollout.rollout_id)]
+
+
+async def kill_the_first_process(store: agl.LightningStore, worker: int, stop: Any) -> None:
+    """Run as a runner that its first attempt kills."""
+    worker_id = f"{worker_id_prefix(os.getpid())}{worker}"
+    while not stop.is_set():
+        if claimed := await store.dequeue_rollout(worker_id=worker_id, wait=0.2):
+            if claimed.attempt.sequence_id == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            await store.update_attempt(claimed.rollout_id, claimed.attempt.attempt_id, status="succeeded")
+
+
+async def test_runner_killed_by_sigkill_is_replaced_and_the_run_completes(tmp_path: Path):
+    strategy = agl.ClientServerExecutionStrategy(start_method="fork")
+
+    attempts = await asyncio.to_thread(
+        strategy.execute, enqueue_with_retry, kill_the_first_process, sqlite_in(tmp_path)
+    )
+
+    reason = "its runner's process was killed by SIGKILL (out of memory?)"
+    assert attempts == [("unresponsive", {"reason": reason}), ("succeeded", None)]
+
+
+async def fail(store: agl.LightningStore, worker: int, stop: Any) -> None:
+    """Run as a runner that raises."""
+    raise LookupError("the runner has a mistake")
+
+
+def test_error_of_a_runner_in_a_fresh_process_is_raised_with_its_traceback(tmp_path: Path):
+    strategy = agl.ClientServerExecutionStrategy(start_method="spawn")
+
+    with pytest.raises(LookupError, match="the runner has a mistake") as raised:
+        strategy.execute(enqueue_and_wait, fail, sqlite_in(tmp_path))
+
+    assert f'File "{__file__}", line ' in str(raised.value.__cause__)
 
 
 class _Unpicklable:

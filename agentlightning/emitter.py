@@ -27,7 +27,7 @@ from .types import SpanCoreFields, TraceStatus
 
 if TYPE_CHECKING:
     from .tracer.base import Tracer
-    from .tracer.manual_span import ManualSpan
+    from .tracer.scope import ManualSpan
 
 __all__ = [
     "emit_annotation",
@@ -99,7 +99,7 @@ def emit_exception(
     error: BaseException, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True
 ) -> SpanCoreFields:
     """Record an exception that the agent has handled."""
-    from .tracer.manual_span import exception_attributes
+    from .tracer.scope import exception_attributes
 
     status = TraceStatus(status_code="ERROR", description=f"{type(error).__name__}: {error}")
     recorded = {**exception_attributes(error), **_flatten(attributes or {})}
@@ -206,7 +206,7 @@ def _emit(
 def _start_operation(attributes: Mapping[str, Any], *, propagate: bool) -> ManualSpan:
     if propagate:
         return _tracer().operation_context(semconv.OPERATION, attributes)
-    from .tracer.manual_span import ManualSpan
+    from .tracer.scope import ManualSpan
 
     return ManualSpan(semconv.OPERATION, attributes, tracer=None, scope=None)
 

@@ -76,7 +76,7 @@ async def test_reward_that_is_not_a_finite_number_is_rejected(trace: RecordedTra
 
 @pytest.mark.parametrize("key", [None, "c"])
 async def test_several_rewards_without_primary_key_are_rejected(trace: RecordedTrace, key: str | None) -> None:
-    with pytest.raises(InvalidInput, match="primary_key must be one of a, b"):
+    with pytest.raises(InvalidInput, match="set primary_key to one of a, b"):
         agl.emit_reward({"a": 1.0, "b": 2.0}, primary_key=key)
 
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context, trace
 
 from ..types import Attempt, AttemptRef, AttemptStatus, Span, SpanCoreFields, TraceStatus
-from .manual_span import ManualSpan
 from .pipeline import Pipeline
-from .scope import Scope, current_scope
+from .scope import ManualSpan, Scope, current_scope
 
 if TYPE_CHECKING:
     from ..instrumentation import Instrumentation
@@ -181,7 +180,7 @@ class Tracer:
     @property
     def dropped(self) -> int:
         """Number of lost spans: refused by the store, or too many while it was unreachable."""
-        return self._pipeline.dropped
+        return self._pipeline.drops.count
 
     def get_last_trace(self) -> list[Span]:
         """Return the spans of the current or last trace context of this task or thread, in the order they finished."""

@@ -42,12 +42,7 @@ class DiskBuffer:
         self._read_position = 0
         self._size = 0
         self.path: Path | None = None
-        """None while there is no file, or if the file has no name."""
-
-    @property
-    def is_persistent(self) -> bool:
-        """True if the file survives the end of this process."""
-        return self.path is not None
+        """None while there is no file, or if the file has no name: then it does not survive the end of this process."""
 
     def append(self, line: bytes) -> None:
         """Write a line. Raises OSError; the file is then unchanged."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import IO, TypeVar
@@ -21,9 +20,9 @@ from ..errors import AgentLightningError, Conflict, NotFound, StoreUnavailable
 from ..retry import RetryPolicy
 from ..semconv import LATE
 from ..store.contract import LightningStore
-from ..types import Attempt, AttemptRef, Span
+from ..types import AttemptRef, Span
 from .disk_buffer import DiskBuffer, buffer_folder, claim, leftover_files, remove, set_aside
-from .span_batch import DropCounter, SpanBatch, resolve
+from .spans import DropCounter, SpanBatch, resolve
 
 T = TypeVar("T")
 
@@ -32,6 +31,7 @@ logger = logging.getLogger("agentlightning.tracer")
 RETRY = RetryPolicy(first_delay=0.1, max_delay=5.0)
 SLOW_STORE_SECONDS = 1.0
 """Time that a reachable store may take over a batch before the following batches go to disk."""
+STOPPED = "the tracer was stopped before the store became reachable"
 POLL_INTERVAL_REACHABLE = 0.05
 """Interval at which an export checks whether the store has become unreachable."""
 
@@ -56,14 +56,15 @@ class SpanExporter:
         """True if the store is unreachable and a request is being repeated."""
         self._folder = buffer_folder(store)
         self._buffer = DiskBuffer(self._folder)
-        self._waiting: deque[_WaitingBatch] = deque()
+        self._waiting: deque[tuple[SpanBatch, bool]] = deque()
+        """Batches that wait; True for those on disk, which are here without their spans."""
         self._draining: asyncio.Task[None] | None = None
         self._leftovers: asyncio.Task[None] | None = None
 
     @property
     def is_idle(self) -> bool:
         """True if nothing waits here, or everything that waits survives the end of this process."""
-        return self._draining is None or self._buffer.is_persistent
+        return self._draining is None or self._buffer.path is not None
 
     async def export(self, batch: SpanBatch) -> None:
         """Return when the batch is stored, or in the disk buffer behind the batches that wait there."""
@@ -100,9 +101,9 @@ class SpanExporter:
             self._buffer.append(batch.to_line())
         except (OSError, AgentLightningError) as error:
             logger.error("The store is unreachable and spans cannot be written to disk: %s", error)
-            self._waiting.append(_WaitingBatch(batch.count, batch.answers, batch))
+            self._waiting.append((batch, False))
             return False
-        self._waiting.append(_WaitingBatch(batch.count, batch.answers))
+        self._waiting.append((replace(batch, spans=()), True))
         if is_first and self._buffer.path:
             logger.warning("The store does not answer; spans and results are buffered in %s", self._buffer.path)
         return True
@@ -119,10 +120,10 @@ class SpanExporter:
                 task.cancel()
                 await asyncio.wait({task})
         path, saved = self._buffer.path, 0
-        for waiting in self._waiting:
-            saved += waiting.count if path and waiting.batch is None else 0
-            for answer in waiting.answers:
-                resolve(answer, StoreUnavailable("the tracer was stopped before the store became reachable"))
+        for batch, is_on_disk in self._waiting:
+            saved += batch.count if path and is_on_disk else 0
+            for report in batch.reports:
+                resolve(report.answer, StoreUnavailable(STOPPED))
         if saved:
             logger.warning("%d spans and results stay in %s; the next runner on this machine sends them", saved, path)
         self._buffer.close()
@@ -199,11 +200,12 @@ class SpanExporter:
         self.send_leftovers()
 
     def _read_first(self) -> SpanBatch:
-        waiting = self._waiting[0]
-        return waiting.batch or SpanBatch.from_line(self._buffer.first(), count=waiting.count, answers=waiting.answers)
+        batch, is_on_disk = self._waiting[0]
+        return replace(batch, spans=SpanBatch.from_line(self._buffer.first()).spans) if is_on_disk else batch
 
     def _remove_first(self) -> None:
-        if self._waiting.popleft().batch is None:
+        _, is_on_disk = self._waiting.popleft()
+        if is_on_disk:
             self._buffer.remove_first()
 
     async def _send_leftovers(self, folder: Path) -> None:
@@ -238,15 +240,6 @@ class SpanExporter:
             remove(path)
 
 
-@dataclass(frozen=True)
-class _WaitingBatch:
-    """A batch that waits on disk, or in memory if `batch` is set."""
-
-    count: int
-    answers: Sequence[Future[Attempt]]
-    batch: SpanBatch | None = None
-
-
 def _by_attempt(spans: list[Span]) -> list[list[Span]]:
     parts: dict[tuple[str, str], list[Span]] = {}
     for span in spans:
@@ -256,7 +249,7 @@ def _by_attempt(spans: list[Span]) -> list[list[Span]]:
 
 def _stored_reports(batch: SpanBatch) -> int:
     """Return the number of reports that the store accepted, and log the errors of the others."""
-    errors = [error for answer in batch.answers if (error := answer.exception())]
+    errors = [error for report in batch.reports if (error := report.answer.exception())]
     for error in errors:
         logger.warning("The store refused a result that an earlier process left: %s", error)
     return len(batch.reports) - len(errors)

@@ -29,9 +29,8 @@ from ..instrumentation.context import SUPPRESSED
 from ..store.contract import LightningStore
 from ..types import Attempt, AttemptRef, AttemptStatus
 from .disk_buffer import buffer_folder, leftover_files
-from .exporter import SpanExporter, logger
-from .finished_span import FinishedSpan
-from .span_batch import AttemptReport, DropCounter, QueueItem, SpanBatch, resolve
+from .exporter import STOPPED, SpanExporter, logger
+from .spans import AttemptReport, DropCounter, FinishedSpan, QueueItem, SpanBatch, resolve
 
 BATCH_SPANS = 256
 BATCH_BYTES = 1_000_000
@@ -56,7 +55,8 @@ class Pipeline:
     def __init__(self) -> None:
         self._running = False
         self._subscribers: tuple[Callable[[AttemptRef], None], ...] = ()
-        self._drops = DropCounter()
+        self.drops = DropCounter()
+        """Spans that could not be stored: no space, or refused by the store."""
         self._reset()
         _pipelines.add(self)
 
@@ -67,16 +67,11 @@ class Pipeline:
         self._exported = 0
         self._in_flight = 0
         self._flush_tokens: list[tuple[int, Future[None]]] = []
-        self._thread = ExportThread(self, self._drops)
+        self._thread = ExportThread(self)
         # Protects the counts behind flush tokens from the export thread, and the start of the thread from a second
         # start. Reentrant, because the garbage collector may end a span anywhere, also in here.
         self._lock = threading.RLock()
         self._space_available = threading.Condition()
-
-    @property
-    def dropped(self) -> int:
-        """Number of spans that could not be stored: no space, or refused by the store."""
-        return self._drops.count
 
     @property
     def is_empty(self) -> bool:
@@ -132,14 +127,14 @@ class Pipeline:
         saved = self._thread.stop()
         lost = len(self._queue) + self._in_flight - saved
         if lost > 0:
-            self._drops.drop(lost, f"the store did not accept them within {STOP_TIMEOUT:g} s after the tracer stopped")
+            self.drops.drop(lost, f"the store did not accept them within {STOP_TIMEOUT:g} s after the tracer stopped")
         if self._full:
-            logger.error("%d spans were dropped in total", self.dropped)
+            logger.error("%d spans were dropped in total", self.drops.count)
         for _, token in self._flush_tokens:
-            _complete(token)
+            resolve(token, None)
         for item, _ in self._queue:
             if isinstance(item, AttemptReport):
-                resolve(item.answer, StoreUnavailable("the tracer was stopped before the store became reachable"))
+                resolve(item.answer, StoreUnavailable(STOPPED))
         self._reset()
 
     @contextmanager
@@ -180,7 +175,7 @@ class Pipeline:
             reached = [token for position, token in self._flush_tokens if position <= self._exported]
             self._flush_tokens = [each for each in self._flush_tokens if each[0] > self._exported]
         for token in reached:
-            _complete(token)
+            resolve(token, None)
 
     # Internals
 
@@ -201,11 +196,11 @@ class Pipeline:
 
     def _reject(self) -> None:
         if self._full:
-            self._drops.drop(1)  # logged once, and again with the total when the tracer stops
+            self.drops.drop(1)  # logged once, and again with the total when the tracer stops
             return
         self._full = True
         full = "the queue is full, and neither the store nor the disk accepts spans"
-        self._drops.drop(1, full if self._running else "their tracer has been stopped")
+        self.drops.drop(1, full if self._running else "their tracer has been stopped")
 
     def _take_flush_token(self) -> Future[None] | None:
         with self._lock:
@@ -233,16 +228,15 @@ class Pipeline:
         """Start anew after a fork: what is queued is the parent's to send, and its thread does not run here."""
         self._thread.close_in_child()
         _threads_of_parent.append(self._thread)
-        self._drops = DropCounter()
+        self.drops = DropCounter()
         self._reset()
 
 
 class ExportThread:
     """Thread with an event loop that takes batches from a pipeline and exports them."""
 
-    def __init__(self, pipeline: Pipeline, drops: DropCounter) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._drops = drops
         self._thread: threading.Thread | None = None
         self._exporters: dict[LightningStore, SpanExporter] = {}
         self._saved = 0
@@ -287,7 +281,7 @@ class ExportThread:
     def _exporter(self, store: LightningStore) -> SpanExporter:
         if store not in self._exporters:
             pipeline = self._pipeline
-            self._exporters[store] = SpanExporter(store, self._drops, pipeline.mark_exported, pipeline.notify_late)
+            self._exporters[store] = SpanExporter(store, pipeline.drops, pipeline.mark_exported, pipeline.notify_late)
         return self._exporters[store]
 
     def _start(self) -> None:
@@ -326,7 +320,7 @@ class ExportThread:
 
     def _take_batches(self) -> Iterator[tuple[SpanExporter, SpanBatch]]:
         for store, items in groupby(self._pipeline.take_batch(), key=lambda entry: entry[1]):
-            yield self._exporter(store), SpanBatch.from_items([item for item, _ in items], self._drops)
+            yield self._exporter(store), SpanBatch.from_items([item for item, _ in items], self._pipeline.drops)
 
     async def _sleep_until_woken(self) -> None:
         self.is_asleep = True
@@ -358,11 +352,6 @@ def flush_all(timeout: float) -> bool:
 def _reset_in_child() -> None:
     for pipeline in list(_pipelines):
         pipeline.reset_in_child()
-
-
-def _complete(token: Future[None]) -> None:
-    if token.set_running_or_notify_cancel():
-        token.set_result(None)
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,17 +1,27 @@
-"""The tracers to choose from, from the one that records least to the one that records most."""
+"""The tracers to choose from, from the one that records least to the one that records most; and their provider.
+
+A tracer provider of OpenTelemetry that the user has configured is used as it is; otherwise ours becomes the global one.
+Our span processor is added once to each provider and stays: it only records spans that begin within a scope.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
+from opentelemetry.context import Context, get_current
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from ..instrumentation import AGENTOPS, CONTEXT_IN_THREADS, OPENINFERENCE, PYDANTIC_AI, WIRE_TAP, Instrumentation
 from ..instrumentation.llm_call import close_open_calls
 from .base import Tracer
-from .provider import PROCESSOR, has_other_processors, otel_tracer
-from .scope import Scope
+from .pipeline import flush_all
+from .scope import Scope, current_scope
 
 if TYPE_CHECKING:
     from ..store.contract import LightningStore
@@ -31,11 +41,12 @@ class OtelTracer(Tracer):
 
     def otel_tracer(self) -> trace.Tracer:
         """Return a tracer of the process's provider, which is the user's or ours."""
-        return otel_tracer()
+        return _tracers[_provider()]
 
     def has_other_processors(self) -> bool:
-        """Return True if the provider has span processors of the user."""
-        return has_other_processors()
+        """Return True if the provider has, or may have, span processors of the user."""
+        found = _provider()
+        return found.has_other_processors if isinstance(found, _DefaultProvider) else True
 
 
 class LightningTracer(OtelTracer):
@@ -53,7 +64,7 @@ class LightningTracer(OtelTracer):
 
     def on_exit(self, scope: Scope) -> None:
         """End the records of streams that the agent neither read to the end nor closed."""
-        close_open_calls(lambda span_id: PROCESSOR.scope_of(span_id) is scope)
+        close_open_calls(lambda span_id: _PROCESSOR.scope_of(span_id) is scope)
 
 
 class AgentOpsTracer(LightningTracer):
@@ -86,3 +97,99 @@ class AgentOpsTracer(LightningTracer):
         """Instrument libraries that the agent has imported since."""
         super().on_enter(scope)
         AGENTOPS.refresh()
+
+
+# The tracer provider
+
+
+def _provider() -> TracerProvider:
+    """Return the process's tracer provider; create ours and make it the global one if there is none."""
+    with _lock:
+        found = trace.get_tracer_provider()
+        if not isinstance(found, TracerProvider):
+            found = _default_provider()
+        if found not in _tracers:
+            found.add_span_processor(_PROCESSOR)
+            _tracers[found] = found.get_tracer("agentlightning")
+        return found
+
+
+class _ScopeProcessor(SpanProcessor):
+    """Adds the ids of the scope to spans when they start, and passes them to the scope when they end."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakValueDictionary[int, Scope] = weakref.WeakValueDictionary()
+        """Scopes by span id: a span that ends is only a copy, without its context. The references are weak, so that
+        spans that never end are forgotten with their scope."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Remember the scope of the span."""
+        scope = self._find_scope(span, parent_context)
+        if scope is None or not scope.accepts_opentelemetry:
+            return
+        if scope.id_attributes:
+            span.set_attributes(scope.id_attributes)
+        self._open[span.get_span_context().span_id] = scope
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Pass the span to its scope. Costs the agent's thread a few microseconds."""
+        context = span.get_span_context()
+        if context and (scope := self._open.pop(context.span_id, None)):
+            scope.add(span)
+
+    def shutdown(self) -> None:
+        """Do nothing: pipelines stop with their tracers."""
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Wait until all finished spans are stored."""
+        return flush_all(timeout_millis / 1000)
+
+    def scope_of(self, span_id: int) -> Scope | None:
+        """Return the scope of a span that has not ended."""
+        return self._open.get(span_id)
+
+    def _find_scope(self, span: Span, parent_context: Context | None) -> Scope | None:
+        if scope := current_scope(parent_context):
+            return scope
+        # A library may build contexts without our entries: its spans belong to the scope of their parents.
+        if span.parent and (scope := self.scope_of(span.parent.span_id)):
+            return scope
+        return current_scope(get_current())
+
+
+class _ScopeIdGenerator(RandomIdGenerator):
+    """Gives all spans of a scope the same trace id."""
+
+    def generate_trace_id(self) -> int:
+        scope = current_scope()
+        return scope.trace_id if scope else super().generate_trace_id()
+
+
+class _DefaultProvider(TracerProvider):
+    """Knows whether it has span processors of others."""
+
+    has_other_processors = False
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        self.has_other_processors = self.has_other_processors or span_processor is not _PROCESSOR
+        super().add_span_processor(span_processor)
+
+
+def _default_provider() -> TracerProvider:
+    global _default
+    if _default is None:
+        # OpenTelemetry keeps 128 attributes of a span and drops the oldest: too few for a long conversation.
+        limits = SpanLimits(max_attributes=SpanLimits.UNSET, max_span_attributes=SpanLimits.UNSET)
+        _default = _DefaultProvider(
+            sampler=ALWAYS_ON, id_generator=_ScopeIdGenerator(), span_limits=limits, shutdown_on_exit=False
+        )
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            trace.set_tracer_provider(_default)
+    return _default
+
+
+_PROCESSOR = _ScopeProcessor()
+_tracers: weakref.WeakKeyDictionary[TracerProvider, trace.Tracer] = weakref.WeakKeyDictionary()
+"""The tracers of all providers that have the processor. Kept, since creating one costs as much as a span."""
+_default: TracerProvider | None = None
+_lock = threading.Lock()

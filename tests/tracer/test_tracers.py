@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from agentlightning.emitter import emit_reward
 from agentlightning.instrumentation import Instrumentation
-from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer, provider
+from agentlightning.tracer import DummyTracer, LightningTracer, OtelTracer, Tracer, tracers
 from tests.scripted_model import ScriptedModel
 
 from .conftest import ScriptedStore
@@ -162,7 +162,7 @@ async def test_provider_of_the_user_is_used_and_its_processors_get_decoded_calls
 
 
 def test_default_provider_knows_processors_of_the_user() -> None:
-    own_provider, exported = provider._DefaultProvider(), InMemorySpanExporter()
+    own_provider, exported = tracers._DefaultProvider(), InMemorySpanExporter()
     assert not own_provider.has_other_processors
     own_provider.add_span_processor(SimpleSpanProcessor(exported))
     assert own_provider.has_other_processors

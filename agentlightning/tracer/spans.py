@@ -1,0 +1,234 @@
+"""Finished spans, reports of finished attempts, and the batches in which they travel to a store.
+
+The agent's thread only keeps what OpenTelemetry hands over. Conversion, replacement of values that JSON cannot hold
+(one NaN would make the store refuse a whole batch) and redaction of API keys happen when the span is first read,
+normally in the export thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import orjson
+
+from .. import payload
+from ..instrumentation.call_record import ERROR_MESSAGE, UNDECODED, decode_call
+from ..redaction import may_contain_keys, redact
+from ..types import Attempt, AttemptStatus, Span, TraceStatus
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+T = TypeVar("T")
+
+logger = logging.getLogger("agentlightning.tracer")
+
+_BASE_SIZE = 400
+"""Approximate size in bytes of a span's JSON without the texts of its attributes."""
+_MAX_INT, _MIN_INT = 2**63 - 1, -(2**63)
+_MAX_DEPTH = payload.MAX_DEPTH - 4
+"""Attributes are a few levels deep in the JSON that the store checks."""
+
+
+class FinishedSpan:
+    """A finished span of OpenTelemetry or of this package, with the ids of its attempt."""
+
+    __slots__ = ("_source", "_span", "attempt_id", "rollout_id", "size")
+
+    def __init__(self, source: ReadableSpan | Span, rollout_id: str, attempt_id: str) -> None:
+        self._source = source
+        self._span: Span | None = None
+        self.rollout_id = rollout_id
+        self.attempt_id = attempt_id
+        self.size = _size(source)
+
+    @property
+    def span(self) -> Span:
+        """The span as stores accept it; converted on first access."""
+        if self._span is None:
+            self._span = self._convert()
+        return self._span
+
+    def _convert(self) -> Span:
+        source = self._source
+        is_ours = isinstance(source, Span)
+        span = source if is_ours else Span.from_opentelemetry(source, self.rollout_id, self.attempt_id)
+        if UNDECODED in span.attributes:
+            _decode(span)
+        if not _is_clean(span):
+            _clean_span(span)
+        return span
+
+
+class DropCounter:
+    """Count of spans that were lost; every loss is logged."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        # Protects the count from the agents' threads and the export thread. Reentrant, because the garbage collector
+        # may end a span anywhere, also in here.
+        self._lock = threading.RLock()
+
+    def drop(self, count: int, reason: str | None = None) -> None:
+        """Count spans as lost and log the reason, if one is given."""
+        with self._lock:
+            self.count += count
+        if reason:
+            logger.error("Dropped %s: %s", "1 span" if count == 1 else f"{count} spans", reason)
+
+
+@dataclass(frozen=True, eq=False)
+class AttemptReport:
+    """The final status of an attempt, and the future of the store's answer."""
+
+    rollout_id: str
+    attempt_id: str
+    status: AttemptStatus
+    metadata: dict[str, Any]
+    answer: Future[Attempt] = field(default_factory=Future[Attempt])
+    size: int = 500
+    """Approximate size in bytes."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The arguments of the store's `update_attempt`."""
+        metadata = {"metadata": self.metadata} if self.metadata else {}
+        return {"rollout_id": self.rollout_id, "attempt_id": self.attempt_id, "status": self.status, **metadata}
+
+
+def resolve(answer: Future[T], result: T | BaseException) -> None:
+    """Set the result or the exception, unless the future is already done or cancelled."""
+    if answer.done() or not answer.set_running_or_notify_cancel():
+        return
+    if isinstance(result, BaseException):
+        answer.set_exception(result)
+    else:
+        answer.set_result(result)
+
+
+QueueItem = FinishedSpan | AttemptReport
+
+
+@dataclass(frozen=True)
+class SpanBatch:
+    """Spans in their order, then reports; the reports are of different attempts and may be sent concurrently."""
+
+    spans: Sequence[Span]
+    reports: Sequence[AttemptReport]
+    count: int
+    """Number of queue items in the batch, including spans that could not be converted."""
+
+    def to_line(self) -> bytes:
+        """Serialize the batch as a line of JSON."""
+        return payload.dumps({"spans": list(self.spans), "reports": [each.fields for each in self.reports]}) + b"\n"
+
+    @classmethod
+    def from_items(cls, items: Sequence[QueueItem], dropped: DropCounter) -> SpanBatch:
+        """Build one batch from queue items; drop spans that cannot be converted.
+
+        Spans that were queued before a report are in the same batch or an earlier one.
+        """
+        reports = [item for item in items if isinstance(item, AttemptReport)]
+        return cls(list(_spans(items, dropped)), reports, len(items))
+
+    @classmethod
+    def from_line(cls, line: bytes) -> SpanBatch:
+        """Parse a line of `to_line`. Raises ValueError if the line is not a batch."""
+        fields: dict[str, Any] = orjson.loads(line)
+        spans = [Span.model_validate(each) for each in fields["spans"]]
+        rows: list[dict[str, Any]] = fields.get("reports", [])
+        reports = [
+            AttemptReport(row["rollout_id"], row["attempt_id"], row["status"], row.get("metadata", {})) for row in rows
+        ]
+        return cls(spans, reports, len(spans) + len(reports))
+
+
+def _spans(items: Sequence[QueueItem], dropped: DropCounter) -> Iterator[Span]:
+    for item in items:
+        if isinstance(item, FinishedSpan):
+            try:
+                yield item.span
+            except Exception as error:
+                dropped.drop(1, f"it cannot be converted: {error!r}")
+
+
+# Conversion of a span
+
+
+def _decode(span: Span) -> None:
+    span.attributes = decode_call(span.attributes)
+    message = span.attributes.get(ERROR_MESSAGE)
+    if message and span.status.status_code == "UNSET":
+        span.status = TraceStatus(status_code="ERROR", description=message)
+
+
+def _size(source: ReadableSpan | Span) -> int:
+    # Iterating over OpenTelemetry's attribute class is a hundred times slower than over the dict inside it.
+    bounded: Any = getattr(source, "_attributes", None)
+    attributes: Mapping[str, Any] = getattr(bounded, "_dict", None) or source.attributes or {}
+    return _BASE_SIZE + sum([len(value) for value in attributes.values() if type(value) is str])
+
+
+def _is_clean(span: Span) -> bool:
+    """Return True if nothing needs to be replaced: a fast test that may return False without need."""
+    attributes = [part.attributes or {} for part in (span, span.resource, *span.events, *span.links)]
+    if not all(_is_plain(value) for each in attributes for value in each.values()):
+        return False
+    try:
+        text = orjson.dumps([span.name, span.status.description, [event.name for event in span.events], attributes])
+    except TypeError:  # a lone surrogate, or an integer of more than 64 bits
+        return False
+    return not may_contain_keys(text)
+
+
+def _clean_span(span: Span) -> None:
+    for part in (span, *span.events):
+        part.name = _clean_text(part.name)
+    for part in (span, span.resource, *span.events, *span.links):
+        part.attributes = _clean_items(part.attributes or {})
+    if span.status.description:
+        span.status.description = _clean_text(span.status.description)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list):
+        return all(isinstance(item, (str, int)) for item in cast("list[Any]", value))
+    return isinstance(value, (str, int))
+
+
+def _clean_items(attributes: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
+    return {_clean_text(str(key)): _clean(value, depth + 1) for key, value in attributes.items() if value is not None}
+
+
+def _clean(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if _MIN_INT <= value <= _MAX_INT else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode("utf-8", "replace")
+    if depth <= _MAX_DEPTH and isinstance(value, Mapping):
+        return _clean_items(cast("Mapping[Any, Any]", value), depth)
+    if depth <= _MAX_DEPTH and isinstance(value, (list, tuple, set, frozenset)):
+        return [_clean(item, depth + 1) for item in cast("list[Any]", value)]
+    return _clean_text(str(value))
+
+
+def _clean_text(text: str) -> str:
+    # A lone surrogate is not a character and has no UTF-8: the store would refuse the whole batch.
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return redact(text)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from .options import POSITIVE, errors_as_messages
-
-if TYPE_CHECKING:
-    from ..store import LightningStore
 
 
 @click.command()
@@ -25,9 +21,9 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False),
     help="Database file of the run.",
 )
-@click.option("--host", default="127.0.0.1", help="Address to listen on; any other requires --token.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on. Any other than 127.0.0.1 requires --token.")
 @click.option("--port", default=4748, help="Port to listen on.")
-@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token that clients must send.")
+@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token that the dashboard asks for.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser.")
 def dashboard(db: str, host: str, port: int, token: str | None, open_browser: bool) -> None:
     """Serve the dashboard of a finished run, read-only.
@@ -69,17 +65,11 @@ def export(run: str, html: Path, newest: int, token: str | None) -> None:
 
 async def _export(run: str, html: Path, newest: int, token: str | None) -> tuple[int, int]:
     from ..dashboard.exported import collect_run, render_page
-
-    async with _open(run, token) as store:
-        collected, total = await collect_run(store, newest)
-    await asyncio.to_thread(html.write_text, render_page(collected), encoding="utf-8")
-    return len(collected["rollouts"]), total
-
-
-def _open(run: str, token: str | None) -> LightningStore:
     from ..store import LightningStoreClient
     from ..store.factory import ReadOnlyStore
 
-    if run.startswith(("http://", "https://")):
-        return LightningStoreClient(run.rstrip("/"), token=token)
-    return ReadOnlyStore(run)
+    is_url = run.startswith(("http://", "https://"))
+    async with LightningStoreClient(run.rstrip("/"), token=token) if is_url else ReadOnlyStore(run) as store:
+        collected, total = await collect_run(store, newest)
+    await asyncio.to_thread(html.write_text, render_page(collected), encoding="utf-8")
+    return len(collected["rollouts"]), total

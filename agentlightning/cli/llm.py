@@ -10,11 +10,14 @@ from .options import POSITIVE, errors_as_messages
 @click.command()
 @click.option("--model", metavar="FILE.gguf", help="Model file to serve.  [default: SmolLM2-135M-Instruct]")
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
-@click.option("--port", default=8080, help="Port to listen on; 0 selects a free one.")
-@click.option("--threads", type=POSITIVE, help="CPU threads.  [default: number of usable cores]")
+@click.option("--port", default=8080, help="Port to listen on; 0 selects a free port.")
+@click.option("--threads", type=POSITIVE, help="Number of CPU threads.  [default: number of usable cores]")
 @click.option("--slots", type=POSITIVE, default=4, help="Number of requests processed concurrently.")
 @click.option(
-    "--context", type=click.IntRange(min=64), default=2048, help="Maximum tokens of a prompt and its response together."
+    "--context",
+    type=click.IntRange(min=64),
+    default=2048,
+    help="Maximum number of tokens of a prompt and its response together.",
 )
 def llm(model: str | None, host: str, port: int, threads: int | None, slots: int, context: int) -> None:
     """Serve a small language model with an OpenAI-compatible API on this machine.

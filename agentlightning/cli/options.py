@@ -35,7 +35,7 @@ log_level_option = click.option(
     "--log-level",
     type=click.Choice(("debug", "info", "warning", "error"), case_sensitive=False),
     default="info",
-    help="Lowest level of log lines to print.",
+    help="Minimum severity of the log lines to print.",
 )
 
 
@@ -51,7 +51,7 @@ def store_url_option(help: str) -> Callable[[F], F]:
 
 def store_options(command: F) -> F:
     """Add `--store` and `--db` to a command, as the parameters `store_url` and `db`."""
-    served = store_url_option("URL of a running store; set its token in AGL_TOKEN.")
+    served = store_url_option("URL of a running store. If it requires a token, set AGL_TOKEN.")
     return served(database_option("Database to open directly if --store is not given.")(command))
 
 
@@ -66,7 +66,7 @@ def model_options(command: F) -> F:
     """Add `--model` and `--key` to a command, as the parameters `models` and `keys`, for `model_list`."""
     key = "Environment variable with the API key of model NAME. Repeatable."
     command = click.option("--key", "keys", metavar="NAME=VARIABLE", multiple=True, help=key)(command)
-    url = "Name of a model and URL of its server. Repeatable."
+    url = "Model name, and the URL of its server. Repeatable."
     return click.option("--model", "models", metavar="NAME=URL", multiple=True, help=url)(command)
 
 
@@ -118,7 +118,7 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
         "--max-page",
         POSITIVE,
         "1000",
-        "Maximum number of items per page of results; clients request further pages.",
+        "Maximum number of items in one page of a list.",
     ),
     "head_seconds": ("--head-seconds", _SECONDS, "10", "Timeout in seconds for receiving a request's headers."),
     "body_seconds": ("--body-seconds", _SECONDS, "60", "Timeout in seconds for receiving a request's body."),

@@ -26,13 +26,20 @@ from .options import (
     "--models",
     "file",
     type=EXISTING_FILE,
-    help="JSON file with all models and their settings. SIGHUP reloads it without dropping calls.",
+    help="JSON file with models and their settings, instead of --model. SIGHUP reloads it without dropping calls.",
 )
-@click.option("--serves", metavar="NAME=MODEL", multiple=True, help="Name of a model on its server, if different.")
-@click.option("--host", default="127.0.0.1", help="Address to listen on; any other requires --token.")
-@click.option("--port", default=4749, help="Port to listen on; 0 selects a free one.")
-@store_url_option("Record calls in this store; set its token in AGL_TOKEN.")
-@click.option("--token", envvar="AGL_PROXY_TOKEN", show_envvar=True, help="Require this token as the API key.")
+@click.option(
+    "--serves",
+    metavar="NAME=MODEL",
+    multiple=True,
+    help="The server's own name for model NAME, if it differs. Repeatable.",
+)
+@click.option("--host", default="127.0.0.1", help="Address to listen on. Any other than 127.0.0.1 requires --token.")
+@click.option("--port", default=4749, help="Port to listen on; 0 selects a free port.")
+@store_url_option("URL of the store in which to record calls. If it requires a token, set AGL_TOKEN.")
+@click.option(
+    "--token", envvar="AGL_PROXY_TOKEN", show_envvar=True, help="Token that clients must send as their API key."
+)
 @log_level_option
 def proxy(
     models: tuple[str, ...],

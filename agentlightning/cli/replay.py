@@ -19,14 +19,18 @@ T = TypeVar("T")
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--agent", metavar="FILE.py:AGENT", help="The agent. Alternatively, pass a COMMAND as for agl run.")
+@click.option(
+    "--agent",
+    metavar="FILE.py:AGENT",
+    help="Python agent to run. For any other agent, pass COMMAND instead, as for agl run.",
+)
 @store_options
 @click.argument("rollout_id")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def replay(agent: str | None, store_url: str | None, db: str, rollout_id: str, program: tuple[str, ...]) -> None:
     """Run an agent again on the task of ROLLOUT_ID, with recorded responses.
 
-    Does not call a model. Prints the first call that differs from the recording, if any. Exits with 1 if a call, the
+    Does not call a model. Prints the first call that differs from the recorded one, if any. Exits with 1 if a call, the
     status or the reward differs.
     """
     from ..litagent import CommandAgent
@@ -55,7 +59,7 @@ def replay(agent: str | None, store_url: str | None, db: str, rollout_id: str, p
 def regrade(grader: str, store_url: str | None, db: str, rollout_ids: tuple[str, ...]) -> None:
     """Grade stored rollouts again and print the recorded and the new rewards.
 
-    Without ROLLOUT_IDS, grades all succeeded rollouts. Does not change the store or call a model.
+    Without ROLLOUT_IDS, grades all rollouts that succeeded. Neither changes the store nor calls a model.
     """
     from ..replay import regrade as regrade_rollouts
     from .train import load

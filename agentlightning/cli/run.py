@@ -6,9 +6,8 @@ import asyncio
 import json
 import math
 import os
-import signal
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--task", "texts", multiple=True, metavar="TEXT", help="A task as text. Repeatable.")
-@click.option("--tasks", type=EXISTING_FILE, help="A JSONL file with one task per line.")
+@click.option("--task", "texts", multiple=True, metavar="TEXT", help="Task as text. Repeatable.")
+@click.option("--tasks", type=EXISTING_FILE, help="JSONL file with one task per line.")
 @model_options
 @click.option("--grader", metavar="FILE.py:FUNCTION", help="Function (task, output) that returns the reward.")
 @click.option(
@@ -32,12 +31,12 @@ if TYPE_CHECKING:
     "environment",
     metavar="NAME",
     multiple=True,
-    help="Environment variable to pass to the program. Repeatable.",
+    help="Environment variable to pass on to the program. Repeatable.",
 )
 @click.option(
-    "--timeout", type=float, help="Time limit per run in seconds, after which the program and its children are killed."
+    "--timeout", type=float, help="Time limit per task in seconds, after which the program and its children are killed."
 )
-@click.option("--jobs", type=POSITIVE, default=1, help="Number of concurrent runs.")
+@click.option("--jobs", type=POSITIVE, default=1, help="Number of tasks to run concurrently.")
 @store_options
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def run(
@@ -53,12 +52,12 @@ def run(
     db: str,
     program: tuple[str, ...],
 ) -> None:
-    """Run COMMAND as an agent, once for each task, and record the runs in a store.
+    """Run COMMAND as an agent, once for each task, and record its calls and rewards in a store.
 
     The program finds its task in AGL_TASK and AGL_TASK_FILE, and the model in OPENAI_BASE_URL or ANTHROPIC_BASE_URL. It
-    reports its reward with `agl reward 0.9` or as the last line of its output. Exits with 1 if a run failed.
+    reports its reward with `agl reward 0.9` or as the last line of its output. Exits with 1 if a task failed.
     """
-    from ..concurrency import SIGTERM_EXIT
+    from ..execution.base import run_until_complete
     from ..litagent import CommandAgent
     from ..logs import setup_logging
     from .train import load
@@ -69,10 +68,8 @@ def run(
     )
     with errors_as_messages():
         upstreams = model_list(models, keys, ()) if models else []
-        try:
-            rollouts = asyncio.run(_run_all(agent, _read_tasks(texts, tasks), upstreams, jobs, store_url, db))
-        except asyncio.CancelledError:
-            raise SystemExit(SIGTERM_EXIT) from None
+        inputs = _read_tasks(texts, tasks)
+        rollouts = run_until_complete(lambda: _run_all(agent, inputs, upstreams, jobs, store_url, db))
     if any(rollout.status != "succeeded" for rollout in rollouts):
         raise SystemExit(1)
 
@@ -115,7 +112,6 @@ async def _run_all(
     from ..runner import LitAgentRunner
     from ..tracer import OtelTracer
 
-    _cancel_on_sigterm()
     slots = asyncio.Semaphore(jobs)
     async with _open_store(store_url, db) as store, _serve_models(upstreams, store):
         runner = LitAgentRunner[Any](OtelTracer())
@@ -124,25 +120,11 @@ async def _run_all(
             async def run(task: Any) -> Rollout:
                 async with slots:
                     rollout = await runner.step(task)
-                    await _print_result(store, rollout)
+                    reward = "none" if rollout.reward is None else format(rollout.reward, "g")
+                    click.echo(f"{rollout.rollout_id} {rollout.status}, reward {reward}")
                     return rollout
 
             return list(await asyncio.gather(*(run(task) for task in tasks)))
-
-
-def _cancel_on_sigterm() -> None:
-    """On SIGTERM, cancel the current asyncio task, as Ctrl-C does, so that the agent programs are stopped first."""
-    task = asyncio.current_task()
-    assert task is not None
-    with suppress(NotImplementedError):  # on Windows
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-
-
-async def _print_result(store: LightningStoreClient, rollout: Rollout) -> None:
-    from ..adapter import find_final_reward
-
-    reward = find_final_reward(list(await store.query_spans(rollout.rollout_id)))
-    click.echo(f"{rollout.rollout_id} {rollout.status}, reward {'none' if reward is None else format(reward, 'g')}")
 
 
 @asynccontextmanager

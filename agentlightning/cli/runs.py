@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def runs(context: click.Context) -> None:
-    """List the runs in runs/, or show one of them."""
+    """List the runs in a folder, or show one run."""
     if context.invoked_subcommand is None:
         context.invoke(list_runs)
 
@@ -24,7 +24,7 @@ def runs(context: click.Context) -> None:
 @runs.command("list")
 @click.argument("folder", default="runs")
 def list_runs(folder: str = "runs") -> None:
-    """List the runs in FOLDER, newest first."""
+    """List the runs in FOLDER (by default runs/), newest first."""
     from ..trainer.run_folder import folders
 
     found = list(folders(folder))
@@ -36,7 +36,7 @@ def list_runs(folder: str = "runs") -> None:
 
 @runs.command("show")
 @click.argument("run")
-@click.option("--json", "as_json", is_flag=True, help="Print result.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print the content of result.json instead.")
 def show_run(run: str, as_json: bool) -> None:
     """Show the command, settings and result of RUN.
 
@@ -60,7 +60,8 @@ def show_run(run: str, as_json: bool) -> None:
 def resume(run_dir: str) -> None:
     """Continue the run in RUN_DIR by starting its command again.
 
-    Finished rollouts and completed steps of the algorithm are reused, not repeated.
+    RUN_DIR is the folder of the run, for example runs/20261122-211512-apo. Finished rollouts and completed steps of the
+    algorithm are not repeated.
     """
     from ..trainer.run_folder import RESUME_VARIABLE, RunFolder
 

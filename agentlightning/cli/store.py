@@ -33,33 +33,33 @@ _database_option = database_option("Database: a file or postgresql://…")
 
 
 @click.group(invoke_without_command=True)
-@click.option("--host", default="127.0.0.1", help="Address to listen on; any other requires --token.")
-@click.option("--port", default=4747, help="Port to listen on; 0 selects a free one.")
-@database_option("Database: a file, memory:, sqlite:///… or postgresql://…")
+@click.option("--host", default="127.0.0.1", help="Address to listen on. Any other than 127.0.0.1 requires --token.")
+@click.option("--port", default=4747, help="Port to listen on; 0 selects a free port.")
+@database_option("Database: a file, memory: (nothing is saved), sqlite:///… or postgresql://…")
 @click.option(
     "--durability",
     type=click.Choice(("full", "process")),
     default="full",
-    help="Acknowledged data survives a power failure (full), or only a crash of this process (process).",
+    help="full: acknowledged data survives a power cut; process: only a crash of this process.",
 )
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Require this token from all clients.")
 @click.option(
     "--runner-token",
     envvar="AGL_RUNNER_TOKEN",
     show_envvar=True,
-    help="Additional token that only permits running rollouts; requires --token.",
+    help="Second token, for runners; it permits only executing rollouts. Requires --token.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Host name to accept in requests besides localhost, if there is no token. Repeatable.",
+    help="Without --token: host name to accept in requests, in addition to localhost. Repeatable.",
 )
 @click.option(
     "--keep-keys",
     is_flag=True,
-    help="Store API keys in spans unchanged instead of as [redacted]. AGL_KEEP_KEYS=1 has the same effect.",
+    help="Do not replace API keys in spans with [redacted]. AGL_KEEP_KEYS=1 has the same effect.",
 )
 @click.option(
     "--export-otlp",
@@ -68,16 +68,18 @@ _database_option = database_option("Database: a file or postgresql://…")
     show_envvar=True,
     multiple=True,
     metavar="[NAME=]URL",
-    help="Forward all spans to this OTLP/HTTP receiver (Phoenix, Langfuse, …). Repeatable.",
+    help="Export all spans to this OTLP/HTTP receiver (Phoenix, Langfuse, …). Repeatable.",
 )
 @click.option(
     "--export-headers",
     "headers",
     multiple=True,
     metavar="NAME=VARIABLE",
-    help="Environment variable with HTTP headers for receiver NAME, e.g. its API key: name=value,name=value.",
+    help="Environment variable with HTTP headers for receiver NAME, as name=value,name=value. Repeatable.",
 )
-@click.option("--export-past", is_flag=True, help="Also send the spans stored so far to new receivers.")
+@click.option(
+    "--export-past", is_flag=True, help="Also export existing spans to receivers that are new to this database."
+)
 @limit_options
 @log_level_option
 @click.pass_context
@@ -99,8 +101,8 @@ def store(
 ) -> None:
     """Serve the store that connects algorithms and runners.
 
-    Logs one line per request. All acknowledged data is in the database, so the store can be stopped (Ctrl-C) and
-    restarted at any time; its clients wait until it is back and then continue.
+    Prints its URL, which is also the URL of the dashboard, and logs one line per request. You can stop the store with
+    Ctrl-C and restart it at any time: acknowledged data is saved, and clients wait and then continue.
     """
     from ..http.limits import Limits
     from ..logs import setup_logging
@@ -152,7 +154,7 @@ def backup(file: Path, db: str) -> None:
 def check(db: str) -> None:
     """Check the database file for corruption and for inconsistent rows.
 
-    Does not change the database. Lists each finding and exits with 1 if there are any.
+    Does not change the database. Prints each problem, and exits with 1 if there are any.
     """
     from ..store.maintenance import check_database
 
@@ -170,7 +172,7 @@ def check(db: str) -> None:
 @store.command()
 @_database_option
 def stats(db: str) -> None:
-    """Print statistics about the contents of a database, even while its store is running."""
+    """Print the number of rollouts, spans and other objects in a database, even while its store is running."""
     with errors_as_messages():
         counts = asyncio.run(_statistics(db))
     from rich.console import Console
@@ -190,15 +192,15 @@ def stats(db: str) -> None:
     "--older-than",
     required=True,
     metavar="AGE",
-    help="Minimum time since the end of a rollout, such as 90m, 12h or 30d.",
+    help="Minimum time since a rollout finished, such as 90m, 12h or 30d.",
 )
-@click.option("--dry-run", is_flag=True, help="Delete nothing; only print the number of rollouts.")
+@click.option("--dry-run", is_flag=True, help="Delete nothing; only print how many rollouts would be deleted.")
 def gc(db: str, older_than: str, dry_run: bool) -> None:
     """Delete rollouts that finished more than AGE ago, with their attempts and spans.
 
-    The store deletes rollouts only through this command, and never deletes resources. The command can run while the
-    store is running and can be interrupted: each rollout is deleted as a whole. The database file keeps its size, and
-    the free space is reused.
+    Rollouts are deleted only by this command, and resources are never deleted. You can run the command while the store
+    is running, and interrupt it at any time: each rollout is deleted completely or not at all. The database file does
+    not shrink, but the store reuses the freed space.
     """
     with errors_as_messages():
         count = asyncio.run(_collect_garbage(db, _seconds(older_than), dry_run=dry_run))
@@ -206,11 +208,16 @@ def gc(db: str, older_than: str, dry_run: bool) -> None:
 
 
 @store.command()
-@click.option("--scope", type=click.Choice(("admin", "runner")), default="admin", help="Intended use.")
+@click.option(
+    "--scope",
+    type=click.Choice(("admin", "runner")),
+    default="admin",
+    help="Permissions: everything (admin), or only executing rollouts (runner).",
+)
 def token(scope: str) -> None:
-    """Generate a random 256-bit token.
+    """Print a new random 256-bit token for `agl store`.
 
-    Use an admin token for --token and AGL_TOKEN, and a runner token for --runner-token.
+    Use an admin token for --token or AGL_TOKEN, and a runner token for --runner-token or AGL_RUNNER_TOKEN.
     """
     click.echo(f"agl-{scope}-{secrets.token_urlsafe(32)}")
 

@@ -14,28 +14,32 @@ from .options import POSITIVE
 
 @click.command()
 @click.argument("agent", metavar="FILE.py:AGENT")
-@click.option("--algorithm", default="baseline", help="baseline, apo, a name in the file, or an import path.")
-@click.option("--tasks", default="TASKS", help="Name of the training tasks in the file.")
-@click.option("--val-tasks", help="Name of the validation tasks in the file.")
-@click.option("--prompt", help="Initial prompt template.  [default: PROMPT in the file, if there is one]")
+@click.option(
+    "--algorithm", default="baseline", help="Algorithm: baseline, apo, a name in the file, or an import path."
+)
+@click.option("--tasks", default="TASKS", help="Variable in the file that contains the training tasks.")
+@click.option("--val-tasks", help="Variable in the file that contains the validation tasks.")
+@click.option(
+    "--prompt", help="Text of the initial prompt template.  [default: the variable PROMPT in the file, if it exists]"
+)
 @click.option("--n-runners", type=POSITIVE, default=1, help="Number of runners.")
 @click.option("--max-concurrency", type=POSITIVE, default=1, help="Number of concurrent rollouts in each runner.")
 @click.option(
     "--strategy",
     type=click.Choice(["cs", "shm"]),
     default="cs",
-    help="Run runners as processes (cs) or as threads (shm).",
+    help="Run the runners in processes (cs) or in threads (shm).",
 )
 @click.option(
     "--role",
     type=click.Choice(["both", "algorithm", "runner"]),
-    help="Run one role only; the other role runs on other machines.  [default: AGL_CURRENT_ROLE, or both]",
+    help="Role of this machine in a run on several machines.  [default: AGL_CURRENT_ROLE, or both]",
 )
 @click.option(
-    "--host", help="With --role algorithm, the address to listen on; with --role runner, the algorithm's machine."
+    "--host", help="With --role algorithm: address to listen on. With --role runner: name of the algorithm's machine."
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the store.  [default: 4747 if --role is given]")
-@click.option("--run-dir", help="Folder of the run.  [default: a new folder in runs/]")
+@click.option("--run-dir", help="Folder for the results of the run.  [default: a new folder in runs/]")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
 def train(
     agent: str,
@@ -54,7 +58,8 @@ def train(
 ) -> None:
     """Run an algorithm on AGENT in FILE.py. By default, run every task once and report the results.
 
-    The file is imported, so put code that runs it as a script below `if __name__ == "__main__"`.
+    The command imports the file. If the file is also a script, put the code that starts it below
+    `if __name__ == "__main__"`.
     """
     from ..errors import AgentLightningError, RunnerDied
     from ..execution import ClientServerExecutionStrategy

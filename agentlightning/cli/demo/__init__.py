@@ -11,11 +11,13 @@ from ..options import errors_as_messages
 
 @click.command()
 @click.option("--folder", help="Folder for the database and the logs.  [default: a new temporary folder]")
-@click.option("--base-url", metavar="URL", help="Use this OpenAI-compatible service instead of the local model.")
+@click.option(
+    "--base-url", metavar="URL", help="Base URL of an OpenAI-compatible API to use instead of the local model."
+)
 def demo(folder: str | None, base_url: str | None) -> None:
     """Find the best of five prompts for sorting words, with a store, a runner and a small local model.
 
-    Needs no account and no network access. Press Ctrl-C to stop the demo and all its processes.
+    Needs no API key and no network access. Press Ctrl-C to stop the demo and all its processes.
     """
     with errors_as_messages():
         try:

@@ -1,4 +1,4 @@
-"""The store: its contract, its implementation, its server and client."""
+"""The store: contract, implementation, server and client."""
 
 from ..lazy import lazy_names
 

@@ -1,7 +1,7 @@
-"""The store's contract: every operation with its name, its types and its guarantees.
+"""The store's contract: every operation with its name, types and guarantees.
 
-HTTP routes, client, OpenAPI document and contract tests are derived from `LightningStore`. A new operation is one
-method here and one body in `sql/`.
+The HTTP routes, the client, the OpenAPI document and the contract tests are derived from `LightningStore`. To add an
+operation, add a method here and its implementation in `sql/`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ AnyRollout = AttemptedRollout | Rollout
 
 
 class Unset:
-    """The type of `UNSET`, which marks a parameter as not given where None is a value."""
+    """The type of `UNSET`, the default of parameters for which None is a valid value."""
 
     def __repr__(self) -> str:
         return "UNSET"
@@ -62,7 +62,7 @@ class Route:
 
     @property
     def batchable(self) -> bool:
-        """The operation is short enough to share one request with others."""
+        """True if the operation is short enough to share a request with others."""
         return self.mutates or self.name.startswith("get_")
 
     @property
@@ -76,7 +76,7 @@ S = TypeVar("S", bound="type[LightningStore]")
 
 
 def route(at: str, *, mutates: bool = False) -> Callable[[F], F]:
-    """Mark a method as an operation; `at` is its HTTP method and path, such as `"GET /query_spans/{rollout_id}"`."""
+    """Mark a method as an operation. `at` is its HTTP method and path, such as `"GET /query_spans/{rollout_id}"`."""
     method, _, path = at.partition(" ")
 
     def mark(operation: F) -> F:
@@ -88,10 +88,10 @@ def route(at: str, *, mutates: bool = False) -> Callable[[F], F]:
 
 
 class LightningStore:
-    """Database and task queue in one, shared by algorithm, runners and all other parts.
+    """Combined database and task queue, shared by the algorithm, the runners and all other components.
 
-    Every method may be called from any event loop and any thread. Times are seconds since the epoch. An update of an
-    unknown object raises `NotFound` (a ValueError and a LookupError); a query of it returns nothing. A change that
+    Every method may be called from any event loop and any thread. Times are seconds since the epoch. Updating an
+    unknown object raises `NotFound` (a ValueError and a LookupError); querying it returns nothing. A change that
     contradicts the current status raises `Conflict`. The statuses succeeded, failed and cancelled are final.
     """
 
@@ -107,7 +107,7 @@ class LightningStore:
         metadata: dict[str, Any] | None = None,
         worker_id: str | None = None,
     ) -> AttemptedRollout:
-        """Start a rollout that the caller executes itself: its status is `preparing`, and it is never queued."""
+        """Start a rollout that the caller executes. Its status is `preparing`, and it is never queued."""
         raise NotImplementedError
 
     @route("POST /enqueue_rollout", mutates=True)
@@ -119,29 +119,29 @@ class LightningStore:
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
-        """Append a task to the queue. Without `resources_id` it uses the resources that are the latest now."""
+        """Append a task to the queue. Without `resources_id`, it uses the resources that are the latest at this time."""
         raise NotImplementedError
 
     @route("POST /enqueue_many_rollouts", mutates=True)
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> list[Rollout]:
-        """Enqueue all of them in this order, or none."""
+        """Enqueue all rollouts in this order, or none."""
         raise NotImplementedError
 
     @route("GET /dequeue_rollout", mutates=True)
     async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> AttemptedRollout | None:
-        """Claim the oldest queued rollout with a new attempt; None if none is queued for `wait` seconds."""
+        """Claim the oldest queued rollout with a new attempt. Return None if none is queued within `wait` seconds."""
         raise NotImplementedError
 
     @route("POST /dequeue_many_rollouts", mutates=True)
     async def dequeue_many_rollouts(
         self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
     ) -> list[AttemptedRollout]:
-        """Claim up to `limit` rollouts, at most 10,000, oldest first; none if none is queued for `wait` seconds."""
+        """Claim up to `limit` (at most 10,000) rollouts, oldest first, waiting up to `wait` seconds for the first."""
         raise NotImplementedError
 
     @route("POST /start_attempt", mutates=True)
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
-        """Start a new attempt at once, regardless of `max_attempts`. A live attempt ends as failed."""
+        """Start a new attempt immediately, regardless of `max_attempts`. A live attempt ends as failed."""
         raise NotImplementedError
 
     @route("POST /query_rollouts")
@@ -167,11 +167,11 @@ class LightningStore:
     ) -> PaginatedResult[AnyRollout]:
         """Return the rollouts that match the filters, in order of creation unless `sort_by` names a field.
 
-        `limit` -1 returns all, 0 none. None sorts last; `sort_by="failed_first"` sorts failed rollouts first.
-        `text_contains` is a literal part of the id or of the input's JSON text. `cut_at` truncates longer inputs to the
-        beginning of their JSON text. `cursor` continues after the page that returned it, in the same order. `status`
-        and `rollout_ids` are older names of `status_in` and `rollout_id_in`.
-        Raises `InvalidInput`, which lists the sortable fields, for an invalid `sort_by`.
+        A `limit` of -1 returns all rollouts, 0 returns none. None sorts last; `sort_by="failed_first"` sorts failed
+        rollouts first. `text_contains` is a literal part of the id or of the input's JSON text. Inputs longer than
+        `cut_at` are truncated to the beginning of their JSON text. `cursor` continues after the page that returned it,
+        in the same order. `status` and `rollout_ids` are older names of `status_in` and `rollout_id_in`.
+        Raises an `InvalidInput` that lists the sortable fields if `sort_by` is invalid.
         """
         raise NotImplementedError
 
@@ -191,14 +191,14 @@ class LightningStore:
         config: RolloutConfig | Unset = UNSET,
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> AnyRollout:
-        """Change the given fields. Status `cancelled` cancels it; `queuing` or `requeuing` enqueues it once."""
+        """Change the given fields. Status `cancelled` cancels the rollout; `queuing` or `requeuing` enqueues it once."""
         raise NotImplementedError
 
     @route("POST /wait_for_rollouts")
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
-        """Wait until all rollouts have ended, or for `timeout` seconds, and return those that have ended, in order.
+        """Wait up to `timeout` seconds until all rollouts have ended, and return the ended rollouts in order.
 
-        None waits without limit. Raises `NotFound` for an unknown id.
+        With a `timeout` of None, wait indefinitely. Raises `NotFound` for an unknown id.
         """
         raise NotImplementedError
 
@@ -233,9 +233,9 @@ class LightningStore:
         last_heartbeat_time: float | Unset = UNSET,
         metadata: dict[str, Any] | Unset = UNSET,
     ) -> Attempt:
-        """Update an attempt (`"latest"` for the latest one) and its rollout's status.
+        """Update an attempt (`"latest"` for the latest attempt) and its rollout's status.
 
-        Raises `StaleAttempt` or `FinalStatus`, and changes nothing, when a later attempt exists or it has ended.
+        Changes nothing and raises `StaleAttempt` if a later attempt exists, or `FinalStatus` if the attempt has ended.
         """
         raise NotImplementedError
 
@@ -243,12 +243,12 @@ class LightningStore:
 
     @route("POST /add_resources", mutates=True)
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
-        """Store resources as version 1 of a new id; they become the latest."""
+        """Store resources as version 1 of a new id. They become the latest resources."""
         raise NotImplementedError
 
     @route("POST /update_resources", mutates=True)
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
-        """Store the next version under this id, or the first under a new one; it becomes the latest."""
+        """Store the next version under this id, or the first under a new id. It becomes the latest version."""
         raise NotImplementedError
 
     @route("POST /query_resources")
@@ -264,46 +264,46 @@ class LightningStore:
         offset: int = 0,
         cursor: str | None = None,
     ) -> PaginatedResult[ResourcesUpdate]:
-        """Return every version of all resources, in the order they were stored unless `sort_by` names a field.
+        """Return every version of all resources, in the order in which they were stored unless `sort_by` names a field.
 
-        API keys are hidden (`***`); `get_resources_by_id` and `get_latest_resources` return them.
+        API keys are masked (`***`). To read them, use `get_resources_by_id` or `get_latest_resources`.
         """
         raise NotImplementedError
 
     @route("GET /get_resources_by_id/{resources_id}")
     async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
-        """Return one version of the resources; without `version` the newest."""
+        """Return one version of the resources. Without `version`, return the newest version."""
         raise NotImplementedError
 
     @route("GET /get_latest_resources")
     async def get_latest_resources(self) -> ResourcesUpdate | None:
-        """Return the version stored last, under any id."""
+        """Return the version that was stored last, under any id."""
         raise NotImplementedError
 
     # Spans
 
     @route("POST /add_span", mutates=True)
     async def add_span(self, span: Span) -> Span | None:
-        """Store a span and return it as stored; None when its attempt already has a span with this id.
+        """Store a span and return it as stored, or return None if its attempt already has a span with this id.
 
-        Raises `NotFound` when the attempt does not exist.
+        Raises `NotFound` if the attempt does not exist.
         """
         raise NotImplementedError
 
     @route("POST /add_many_spans", mutates=True)
     async def add_many_spans(self, spans: Sequence[Span]) -> list[Span]:
-        """Store all spans in this order, or none, and return those that are not duplicates."""
+        """Store all spans in this order, or none, and return the spans that are not duplicates."""
         raise NotImplementedError
 
     async def add_otel_span(
         self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
     ) -> Span | None:
-        """Store an OpenTelemetry span; see `add_span`."""
+        """Store an OpenTelemetry span. See `add_span`."""
         return await self.add_span(Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0))
 
     @route("GET /get_next_span_sequence_id/{rollout_id}/{attempt_id}", mutates=True)
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
-        """Reserve the next sequence number of an attempt; no number is returned twice."""
+        """Reserve the next sequence number of an attempt. No number is returned twice."""
         raise NotImplementedError
 
     @route("POST /get_many_span_sequence_ids", mutates=True)
@@ -335,8 +335,8 @@ class LightningStore:
     ) -> PaginatedResult[Span]:
         """Return the spans of a rollout, or of one of its attempts (`"latest"` for the latest), in order.
 
-        Each filter is an exact value, or with `_contains` a literal part of it. `cut_at` truncates the longer
-        attribute values of a span with more bytes, and sets its size as `agentlightning.cut`.
+        Each filter is an exact value, or a literal part of the value if its name ends in `_contains`. In a span of more
+        than `cut_at` bytes, long attribute values are truncated and `agentlightning.cut` is set to the original size.
         """
         raise NotImplementedError
 
@@ -349,9 +349,9 @@ class LightningStore:
         heartbeat_stats: dict[str, Any] | None = None,
         attempts: Sequence[AttemptRef] | None = None,
     ) -> Worker:
-        """Record a heartbeat of the worker and of the given `attempts`; None means all live attempts of the worker.
+        """Record a heartbeat of the worker and of the given `attempts`. None means all live attempts of the worker.
 
-        The `stale_attempts` of the result are those that are no longer live: cancelled, ended, or superseded.
+        The `stale_attempts` of the result are the attempts that are no longer live: cancelled, ended, or superseded.
         """
         raise NotImplementedError
 
@@ -384,33 +384,33 @@ class LightningStore:
     ) -> Lease:
         """Acquire or renew a named lock for `seconds`, or release it with 0, and return its current state.
 
-        The caller has the lease if the returned `holder` is its own. Another holder keeps it until it is released or
-        expires.
+        The caller has the lease if the returned `holder` equals the one that it passed. A different holder keeps the
+        lease until it releases the lease or the lease expires.
         """
         raise NotImplementedError
 
     @route("GET /statistics")
     async def statistics(self) -> Statistics:
-        """Return the numbers of stored objects, by kind and status."""
+        """Return the number of stored objects by kind and status."""
         raise NotImplementedError
 
     @route("GET /summary")
     async def summary(self) -> Summary:
-        """Return rewards, rates and errors of the run; under load up to a second old."""
+        """Return rewards, rates and errors of the run. Under load, the result may be up to a second old."""
         raise NotImplementedError
 
     @property
     def capabilities(self) -> Capabilities:
-        """Guarantees of this store to its callers."""
+        """The guarantees that this store gives its callers."""
         raise NotImplementedError
 
     @property
     def is_unreachable(self) -> bool:
-        """The store does not respond; calls wait until it does."""
+        """True while the store does not respond. Calls wait until it responds."""
         return False
 
     def otlp_traces_endpoint(self) -> str | None:
-        """Return the URL that accepts OTLP/HTTP traces; None when the store is not served."""
+        """Return the URL that accepts OTLP/HTTP traces, or None if the store is not served over HTTP."""
         return None
 
     async def close(self) -> None:

@@ -1,19 +1,23 @@
-"""Encoded spans: the columns that the store reads, and the rest as the bytes that were sent.
+"""Encoded spans: the columns that the store reads, and the rest as the bytes received.
 
-The server never builds a pydantic model of a span. msgspec decodes the columns; the rest is validated once as JSON,
+The server never builds a pydantic model of a span. msgspec decodes the columns; the rest is validated as JSON once,
 stored, and returned unchanged.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any, cast
 
 import msgspec
 import orjson
 from pydantic import ValidationError
+from pydantic_core import SchemaValidator, core_schema
 
-from .. import payload
+from .. import payload, semconv
 from ..errors import InvalidInput
+from ..rewards import AGENTOPS_OUTPUTS, TUTORIAL_SPAN, rewards_in
 from ..semconv import LATE
 from ..types import Span
 
@@ -60,21 +64,21 @@ class SpanAck(msgspec.Struct, omit_defaults=True):
 
     sequence_id: int
     late: bool = False
-    """The span was received after the end of its attempt."""
+    """True if the span was received after the end of its attempt."""
 
     def apply_to(self, span: Span) -> Span:
-        """Return the span as it was stored."""
+        """Return the span in the form in which it was stored."""
         attributes = {**span.attributes, LATE: True} if self.late else span.attributes
         return span.model_copy(update={"sequence_id": self.sequence_id, "attributes": attributes})
 
 
 def encode(spans: Sequence[Span]) -> list[EncodedSpan]:
-    """Encode spans of this process. Raises `InvalidInput` for values that JSON cannot represent."""
+    """Encode spans from this process. Raises `InvalidInput` for values that JSON cannot represent."""
     return [decode(payload.dumps(span.__dict__, field="span")) for span in spans]
 
 
 def decode(text: bytes) -> EncodedSpan:
-    """Decode a span from valid JSON text. Raises `InvalidInput` with the field."""
+    """Decode a span from valid JSON text. Raises an `InvalidInput` that names the invalid field."""
     try:
         span = _decoder.decode(text)
     except msgspec.ValidationError as error:
@@ -124,7 +128,7 @@ def _check_shape(small: bytes) -> None:
 
 
 def invalid(error: msgspec.ValidationError) -> InvalidInput:
-    """Convert a decoding error to `InvalidInput` with the field."""
+    """Convert a decoding error to an `InvalidInput` that names the invalid field."""
     message = str(error)
     where = message.partition(" - at `$")[2].rstrip("`").lstrip(".") or _quoted(message)
     return InvalidInput(message.replace(" - at `$.", " - at `"), field=where or None)
@@ -133,3 +137,48 @@ def invalid(error: msgspec.ValidationError) -> InvalidInput:
 def _quoted(message: str) -> str:
     parts = message.split("`")
     return parts[-2] if len(parts) > 2 else ""
+
+
+# Partial decoding
+
+_REWARD_SPANS = frozenset({semconv.ANNOTATION, semconv.REWARD, TUTORIAL_SPAN})
+# The keys as they appear in JSON text; inside a prompt, their quotes would be escaped. Rust's regex engine is fastest.
+_MAY_REWARD = SchemaValidator(
+    core_schema.str_schema(
+        pattern="|".join(f'"{re.escape(key)}"' for key in (f"{semconv.REWARDS}.0.value", *AGENTOPS_OUTPUTS)),
+        regex_engine="rust-regex",
+    )
+)
+
+
+def primary_reward(span: EncodedSpan) -> float | None:
+    """Return the span's primary reward. Spans that cannot contain a reward, nearly all of them, are not parsed."""
+    text = bytes(span.attributes)
+    if span.name not in _REWARD_SPANS and not _MAY_REWARD.isinstance_python(text):
+        return None
+    rewards = rewards_in(span.name, orjson.loads(text))
+    return rewards[0].value if rewards else None
+
+
+def truncate_span(text: bytes, cut_at: int) -> bytes:
+    """Truncate the long attribute values of a span with more than `cut_at` bytes, and record its original size."""
+    if len(text) <= cut_at:
+        return text
+    span: dict[str, Any] = orjson.loads(text)
+    attributes = cast("dict[str, Any]", span["attributes"])
+    most = max(200, cut_at // 20)
+    for name, value in attributes.items():
+        if isinstance(value, str) and len(value) > most:
+            attributes[name] = value[:most] + "…"
+        elif isinstance(value, (list, dict)):
+            attributes[name] = truncate_value(orjson.dumps(value), most)
+    attributes[semconv.CUT] = len(text)
+    span["events"] = span["events"] if len(orjson.dumps(span["events"])) <= cut_at else []
+    return orjson.dumps(span)
+
+
+def truncate_value(text: bytes, cut_at: int) -> Any:
+    """Decode the value, or return the beginning of its JSON text if that is longer than `cut_at`."""
+    if len(text) <= cut_at:
+        return orjson.loads(text)
+    return text[:cut_at].decode(errors="ignore") + "…"

@@ -1,4 +1,4 @@
-"""The stores by name and by URL: in memory, in a SQLite file, in PostgreSQL, and read-only."""
+"""The store classes (in memory, in a SQLite file, in PostgreSQL, read-only), and `open_store` to open one by URL."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .. import payload
 from ..errors import InvalidInput, StoreUnavailable
 from .contract import LightningStore, Route, implement_operations
 from .db.backup import backup
-from .db.clock import Clock
 from .db.sqlite import Durability, ReadOnlyDatabase, SqliteDatabase
 from .maintenance import PeriodicTask, Timers
 from .operations import operation_table
 from .sql import SqlStore
+from .sql.base import Clock
 from .sql.schema import STEPS, migrate, prepare_postgres, schema_version
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEADLINE_INTERVAL = 0.25
-"""Seconds between checks for expired deadlines; each is an indexed query of some microseconds."""
+"""Seconds between checks for expired deadlines. Each check is an indexed query that takes a few microseconds."""
 CLOCK_SYNC_INTERVAL = 0.5
-"""Seconds between synchronisations of the lease clocks of several servers: the most by which they may differ."""
+"""Seconds between synchronisations of the servers' lease clocks, and so the maximum difference between the clocks."""
 PRUNE_INTERVAL = 60.0
 
 
 def _validated(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-    """Return the operation with the checks that the server makes on a request."""
+    """Return the operation with the argument checks that the server applies to a request."""
     operation = operation_table()[route.name]
     execute = getattr(SqlStore, route.name)
 
@@ -49,7 +49,7 @@ def _validated(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[
 
 @implement_operations(_validated)
 class _LocalStore(SqlStore):
-    """A store in this process, which validates arguments like its server and runs its own periodic tasks."""
+    """A store in this process. It validates arguments like the store server and runs its own periodic tasks."""
 
     def __init__(self, database: SqliteDatabase | PostgresDatabase) -> None:
         super().__init__(database, Clock())
@@ -66,7 +66,7 @@ class _LocalStore(SqlStore):
         await super().close()
 
     def _prepare(self) -> float:
-        """Create or migrate the tables and return the lease time that the store has reached."""
+        """Create or migrate the tables and return the store's current lease time."""
         raise NotImplementedError
 
     def _periodic_tasks(self) -> list[PeriodicTask]:
@@ -74,7 +74,7 @@ class _LocalStore(SqlStore):
 
 
 class _SqliteStore(_LocalStore):
-    """A store over SQLite."""
+    """A store that uses SQLite."""
 
     _database: SqliteDatabase
 
@@ -85,7 +85,7 @@ class _SqliteStore(_LocalStore):
 
 
 def _migrate(database: SqliteDatabase) -> None:
-    """Migrate the tables to this release's schema, after copying a database of an older release."""
+    """Migrate the tables to this release's schema. First save a copy if the database is from an older release."""
     version = database.run(schema_version)
     if database.path and 0 < version < len(STEPS):
         copy = database.path.with_name(f"{database.path.name}.before-{len(STEPS)}")
@@ -102,17 +102,17 @@ def _migrate(database: SqliteDatabase) -> None:
 
 
 class InMemoryLightningStore(_SqliteStore):
-    """A store in the memory of this process."""
+    """A store in this process's memory."""
 
     def __init__(self) -> None:
         super().__init__(SqliteDatabase(None))
 
 
 class SqliteLightningStore(_SqliteStore):
-    """A store in one SQLite file, which no other store may have open at the same time.
+    """A store in a SQLite file, which no other store may have open at the same time.
 
-    With `durability="full"` an acknowledged change survives a power cut, with `"process"` the end of the process.
-    Raises `StoreInUse` when another store has the file open.
+    With `durability="full"`, acknowledged changes survive a power failure. With `"process"`, they survive only the end
+    of the process. Raises `StoreInUse` if another store has the file open.
     """
 
     def __init__(self, path: str | Path, *, durability: Durability = "full") -> None:
@@ -121,9 +121,9 @@ class SqliteLightningStore(_SqliteStore):
 
 
 class PostgresLightningStore(_LocalStore):
-    """A store in a PostgreSQL database, `postgresql://user@host/database`; any number of them share one.
+    """A store in a PostgreSQL database, `postgresql://user@host/database`. Several stores may share one database.
 
-    Raises `StoreUnavailable` when the database cannot be reached, `MissingExtra` without the extra `[postgres]`.
+    Raises `StoreUnavailable` if the database is unreachable, and `MissingExtra` without the extra `[postgres]`.
     """
 
     _database: PostgresDatabase
@@ -144,9 +144,9 @@ class PostgresLightningStore(_LocalStore):
 
 
 class ReadOnlyStore(SqlStore):
-    """A SQLite database that is queried and never changed, even while another store has it open.
+    """A store that only reads a SQLite database. Another store may have the database open.
 
-    Raises `StoreUnavailable` when the file is not the database of this release's store.
+    Raises `StoreUnavailable` if the file is not a store database of this release.
     """
 
     read_only = True
@@ -165,7 +165,7 @@ class ReadOnlyStore(SqlStore):
 
 
 def open_for_maintenance(db: str) -> SqlStore:
-    """Open a store beside the one that serves its database; it only deletes rows that no longer change."""
+    """Open a store for maintenance while another store may serve its database. It deletes only rows that are final."""
     if db.startswith(("postgresql:", "postgres:")):
         return PostgresLightningStore(db)
     path = Path(db.removeprefix("sqlite:///").removeprefix("sqlite:"))
@@ -175,10 +175,7 @@ def open_for_maintenance(db: str) -> SqlStore:
 
 
 def open_store(url: str, *, durability: Durability = "full") -> LightningStore:
-    """Open the store that a URL or path names.
-
-    That is `memory:`, `agl.db`, `sqlite:///path`, `postgresql://…` or `http://host:4747`.
-    """
+    """Open the store at a URL or path: `memory:`, `agl.db`, `sqlite:///path`, `postgresql://…` or `http://host:4747`."""
     scheme = urlsplit(url).scheme
     if url in ("memory:", ":memory:", "memory"):
         return InMemoryLightningStore()
@@ -192,6 +189,6 @@ def open_store(url: str, *, durability: Durability = "full") -> LightningStore:
         return SqliteLightningStore(url.removeprefix("sqlite:///").removeprefix("sqlite:"), durability=durability)
     if "://" in url:
         raise InvalidInput(
-            f"no store for {url!r}: give a file, memory:, sqlite:///…, postgresql://… or http://…", field="db"
+            f"no store for {url!r}; pass a file, memory:, sqlite:///…, postgresql://… or http://…", field="db"
         )
     return SqliteLightningStore(url, durability=durability)

@@ -1,7 +1,7 @@
 """Lifecycle of rollouts and attempts: status tables and pure functions, without clock, lock or SQL.
 
-Every status change in the system is decided here, and the diagrams in the docs are drawn from these tables. Reports on
-an attempt change its rollout only while the attempt is the latest one and the rollout has not ended.
+All status changes are determined here, and the diagrams in the docs are generated from these tables. A report on an
+attempt changes its rollout only if the attempt is the latest attempt and the rollout has not ended.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from ..errors import Conflict, FinalStatus, StaleAttempt
 from ..types import AttemptStatus, RolloutConfig, RolloutStatus
 
 DEFAULT_UNRESPONSIVE_SECONDS: Final = 30.0
-"""Three heartbeats of a runner, which sends one every ten seconds."""
+"""Three heartbeat intervals: a runner sends a heartbeat every ten seconds."""
 
 QUEUED: Final = frozenset[RolloutStatus]({"queuing", "requeuing"})
 FINAL: Final = frozenset[RolloutStatus]({"succeeded", "failed", "cancelled"})
 
 LIVE: Final = frozenset[AttemptStatus]({"preparing", "running"})
-"""A worker executes the attempt; at most one attempt of a rollout is live at a time."""
+"""Statuses of a live attempt, which a worker is executing. A rollout has at most one live attempt at a time."""
 ENDED: Final = frozenset[AttemptStatus]({"succeeded", "failed", "timeout"})
 """Final statuses of an attempt. `unresponsive` is neither live nor final: the attempt may recover."""
 
@@ -45,7 +45,7 @@ ATTEMPT_TRANSITIONS: Final[Mapping[AttemptStatus, frozenset[AttemptStatus]]] = {
 
 
 class Transition(NamedTuple):
-    """The next statuses of a rollout and its attempt; equal to the current ones if nothing changes."""
+    """The next statuses of a rollout and its attempt. They equal the current statuses if nothing changes."""
 
     rollout: RolloutStatus
     attempt: AttemptStatus | None
@@ -53,22 +53,22 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttemptState:
-    """The state of an attempt and its rollout, as far as the rules depend on it."""
+    """The part of the state of an attempt and its rollout that determines transitions."""
 
     rollout_id: str
     rollout: RolloutStatus
     attempt_id: str
     attempt: AttemptStatus
     latest: bool
-    """The attempt is the rollout's latest."""
+    """True if the attempt is the rollout's latest attempt."""
     sequence_id: int
     config: RolloutConfig
 
 
 def report(state: AttemptState, status: AttemptStatus) -> Transition:
-    """Return the transition after an attempt is reported to be in `status`.
+    """Return the transition for a report that an attempt is in `status`.
 
-    Raises `FinalStatus`, `StaleAttempt` or `Conflict` when the report must not change anything.
+    Raises `FinalStatus`, `StaleAttempt` or `Conflict` if the report must not change anything.
     """
     _check_reportable(state)
     if status == state.attempt:
@@ -84,12 +84,12 @@ def report(state: AttemptState, status: AttemptStatus) -> Transition:
             return Transition("succeeded", "succeeded")
         case "failed" | "timeout" | "unresponsive":
             return Transition(_after_failure(state, status), status)
-        case "preparing":  # in no row of ATTEMPT_TRANSITIONS
+        case "preparing":  # not a target in ATTEMPT_TRANSITIONS
             raise AssertionError(status)
 
 
 def heartbeat(state: AttemptState) -> Transition | None:
-    """Return the transition after a heartbeat or span; None when it comes too late to count."""
+    """Return the transition after a heartbeat or span, or None if it arrives too late to have an effect."""
     if not state.latest or state.rollout in FINAL or state.attempt in ENDED:
         return None
     if state.attempt == "unresponsive" and state.rollout not in QUEUED:
@@ -106,10 +106,10 @@ def claim(rollout: RolloutStatus) -> Transition:
 def set_rollout_status(
     rollout_id: str, rollout: RolloutStatus, attempt: AttemptStatus | None, to: RolloutStatus
 ) -> Transition:
-    """Return the transition after a client sets a rollout's status; `attempt` is the status of its latest attempt.
+    """Return the transition after a client sets a rollout's status. `attempt` is the status of its latest attempt.
 
-    A live attempt ends with the rollout. Raises `FinalStatus` when the rollout has ended, `Conflict` when `to` requires
-    a worker.
+    A live attempt ends together with the rollout. Raises `FinalStatus` if the rollout has ended, and `Conflict` if only
+    a worker can set the status `to`.
     """
     if to == rollout:
         return Transition(rollout, attempt)
@@ -131,33 +131,33 @@ def set_rollout_status(
 
 
 class Deadlines(NamedTuple):
-    """The deadlines of an attempt, on the clock of its start and its last heartbeat."""
+    """The deadlines of an attempt, on the same clock as its start and its last heartbeat."""
 
     timeout: float | None
     silence: float
 
     @property
     def next(self) -> float:
-        """The earlier deadline."""
+        """The earlier of the two deadlines."""
         return self.silence if self.timeout is None else min(self.timeout, self.silence)
 
 
 def deadlines(config: RolloutConfig, started: float, last_heartbeat: float) -> Deadlines:
-    """Return the deadlines of an attempt for its total time and for the silence since its last heartbeat."""
+    """Return the deadlines of an attempt: one for its total time, one for the time since its last heartbeat."""
     silence = config.unresponsive_seconds or DEFAULT_UNRESPONSIVE_SECONDS
     timeout = None if config.timeout_seconds is None else started + config.timeout_seconds
     return Deadlines(timeout, last_heartbeat + silence)
 
 
 def expired(due: Deadlines, now: float) -> Literal["timeout", "unresponsive"] | None:
-    """Return the status of an attempt whose deadline has passed; None when none has."""
+    """Return the status of an attempt whose deadline has passed, or None if no deadline has passed."""
     if due.timeout is not None and now > due.timeout:
         return "timeout"
     return "unresponsive" if now > due.silence else None
 
 
 def timeout_reason(status: AttemptStatus, config: RolloutConfig) -> str:
-    """Return the reason stored with an attempt that the store ended itself."""
+    """Return the reason to store with an attempt that the store has ended because of a deadline."""
     if status == "timeout":
         return f"took longer than timeout_seconds={config.timeout_seconds:g}"
     silence = config.unresponsive_seconds or DEFAULT_UNRESPONSIVE_SECONDS
@@ -165,7 +165,7 @@ def timeout_reason(status: AttemptStatus, config: RolloutConfig) -> str:
 
 
 def diagrams() -> dict[str, str]:
-    """Return the tables as Mermaid state diagrams, for the docs."""
+    """Return the status tables as Mermaid state diagrams for the docs."""
     return {
         "rollout": _diagram("queuing", ROLLOUT_TRANSITIONS, FINAL),
         "attempt": _diagram("preparing", ATTEMPT_TRANSITIONS, ENDED),

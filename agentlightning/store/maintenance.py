@@ -1,4 +1,4 @@
-"""Maintenance of a store: periodic tasks, consistency checks of its database, and deletion of old rollouts."""
+"""Maintenance of a store: periodic tasks, consistency checks of the database, and deletion of old rollouts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .sql import SqlStore
 logger = logging.getLogger(__name__)
 
 ROLLOUTS_PER_DELETION = 200
-"""Rollouts deleted in one transaction: a store beside it waits some milliseconds for each."""
+"""Rollouts deleted per transaction. A store that serves the same database waits a few milliseconds per transaction."""
 MAX_FINDINGS = 20
 
-# Invariants of every database between two commits; each query returns the rollouts that violate one.
+# Invariants that hold after every commit. Each query returns the rollouts that violate one invariant.
 _VIOLATIONS = {
     "is in the queue but has another status than queuing or requeuing": (
         "SELECT rollout_id FROM rollouts WHERE queue_position IS NOT NULL AND status NOT IN ('queuing', 'requeuing')"
@@ -56,7 +56,7 @@ _VIOLATIONS = {
 
 
 def check_database(source: Path) -> list[str]:
-    """Return the damage found in a SQLite database, one sentence each; an empty list when it is sound."""
+    """Return the problems found in a SQLite database, one sentence each, or an empty list if there are none."""
     connection = open_alongside(source)
     try:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
@@ -78,7 +78,7 @@ async def collect_garbage(
 ) -> int:
     """Delete the rollouts that ended more than `age` seconds ago, with their attempts and spans, and return the count.
 
-    `on_progress` is called with the number deleted so far and the total.
+    `on_progress` is called with the number of rollouts deleted so far and the total number.
     """
     ended_before = time.time() - age
     total = await store.count_ended_before(ended_before)
@@ -104,14 +104,14 @@ class PeriodicTask:
             return
         self.due = time.monotonic() + self.interval
         try:
-            with suppress(StoreUnavailable):  # the disk or database is unreachable; overdue work stays in the rows
+            with suppress(StoreUnavailable):  # the disk or database is unreachable: the next call does the overdue work
                 await self.run_once()
         except Exception:
             logger.exception("A periodic task of the store failed; it runs again in %g s", self.interval)
 
 
 class Timers:
-    """Periodic tasks in a thread of their own, with or without traffic to the store."""
+    """Runs periodic tasks in a separate thread, whether or not the store receives requests."""
 
     def __init__(self, *tasks: PeriodicTask) -> None:
         self._tasks = tasks
@@ -122,7 +122,7 @@ class Timers:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the tasks and wait until the running one has finished."""
+        """Stop the tasks and wait until the running task has finished."""
         self._stop.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()

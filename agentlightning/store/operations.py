@@ -1,6 +1,7 @@
 """Store operations as data: arguments, results and errors, derived from the contract.
 
-Server, client, OpenAPI page and the in-process checks read the same table; it does no HTTP and no SQL.
+The server, the client, the OpenAPI document and the in-process checks use the same table. This module contains no HTTP
+and no SQL.
 """
 
 from __future__ import annotations
@@ -41,24 +42,24 @@ class Operation:
         result: Any = hints.pop("return")
         self.is_paginated = "PaginatedResult" in getattr(result, "__name__", "")
         self.wait_parameter = next((name for name in ("wait", "timeout") if name in hints), None)
-        """Parameter that says how many seconds the operation may wait, if it may wait at all."""
+        """Name of the parameter with the maximum wait in seconds, or None if the operation never waits."""
         self.result = TypeAdapter[Any](result)
         self.encode: Callable[[Any], bytes] = payload.dumps_unchecked
-        """Encodes what the store returned as JSON text."""
+        """Encodes the store's return value as JSON text."""
         self.model = self._argument_model(hints)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """Return the arguments of a call by name; omitted ones are left out."""
+        """Return the arguments of a call by name, without omitted arguments."""
         arguments = self.signature.bind(None, *args, **kwargs).arguments
         arguments.pop("self", None)
         return {name: value for name, value in arguments.items() if not isinstance(value, Unset)}
 
     def decode_arguments(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
-        """Read and validate a JSON object of all arguments. Raises `InvalidInput` naming the field."""
+        """Parse and validate a JSON object of all arguments. Raises an `InvalidInput` that names the field."""
         return self.validate(self.parse_object(body, depth))
 
     def parse_object(self, body: bytes, depth: int) -> Arguments:
-        """Parse a JSON object. Raises `InvalidInput` for any other body."""
+        """Parse a JSON object. Raises `InvalidInput` if the body is not a JSON object."""
         value: Any = payload.loads(body, field="body", depth=depth) if body else {}
         if not isinstance(value, dict):
             fields = ", ".join(self.model.model_fields)
@@ -66,7 +67,7 @@ class Operation:
         return cast("Arguments", value)
 
     def validate(self, arguments: Arguments) -> Arguments:
-        """Convert arguments to the operation's types. Raises `InvalidInput` naming the field."""
+        """Convert arguments to the operation's types. Raises an `InvalidInput` that names the field."""
         try:
             valid = self.model.model_validate(arguments)
         except ValidationError as error:
@@ -85,11 +86,11 @@ class Operation:
         return {**arguments, "limit": page_size if limit == -1 else min(limit, page_size)}
 
     def decode_stored(self, text: bytes) -> Any:
-        """Decode JSON text into what the store returned."""
+        """Decode JSON text into the value that the store returned."""
         return self.result.validate_json(text)
 
     def decode(self, text: bytes, arguments: Arguments) -> Any:
-        """Decode a response into the caller's result; `arguments` are those of the call."""
+        """Decode a response into the caller's result. `arguments` are the arguments of the call."""
         return self.decode_stored(text)
 
     def _argument_model(self, hints: dict[str, Any]) -> type[BaseModel]:
@@ -102,7 +103,7 @@ class Operation:
 
 
 class _AddSpans(Operation):
-    """Spans are stored as the received bytes; the response says only what the store decided about each."""
+    """Stores spans as the received bytes. The response contains only an acknowledgement of each span."""
 
     def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
         super().__init__(route, method)
@@ -131,7 +132,7 @@ class _AddSpans(Operation):
 
 
 class _AddSpan(_AddSpans):
-    """One span; the store returns a list of one acknowledgement."""
+    """Stores one span. The store returns a list with one acknowledgement."""
 
     def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
         super().__init__(route, method)
@@ -149,7 +150,7 @@ class _AddSpan(_AddSpans):
 
 
 class _QuerySpans(Operation):
-    """Stored bytes are served unchanged."""
+    """Serves stored bytes unchanged."""
 
     def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
         super().__init__(route, method)
@@ -163,7 +164,7 @@ def _encode_page(page: PaginatedResult[bytes]) -> bytes:
 
 
 class _Summary(Operation):
-    """A summary that many callers receive is encoded once."""
+    """Encodes a summary only once if many callers receive it."""
 
     _last: tuple[Any, bytes] = (None, b"")
 
@@ -195,7 +196,7 @@ _SPECIAL = {"add_span": _AddSpan, "add_many_spans": _AddSpans, "query_spans": _Q
 
 @cache
 def operation_table() -> dict[str, Operation]:
-    """Return every operation by name."""
+    """Return all operations by name."""
     return {route.name: _SPECIAL.get(route.name, Operation)(route, method) for route, method in operations()}
 
 
@@ -211,13 +212,13 @@ def problem(error: AgentLightningError) -> dict[str, Any]:
 
 
 def error_from_problem(status: int, text: bytes) -> AgentLightningError:
-    """Return the error that a problem+json body describes, as the class that the store raised."""
+    """Return the error described by a problem+json body, as an instance of the class that the store raised."""
     try:
         members = cast("dict[str, Any]", msgspec.json.decode(text))
         name = str(members["type"]).rpartition(":")[2]
         detail, field = str(members["detail"]), members.get("field")
     except (msgspec.MsgspecError, KeyError, TypeError):
-        return AgentLightningError(f"the store answered {status}: {text[:200].decode(errors='replace')}")
+        return AgentLightningError(f"the store responded with {status}: {text[:200].decode(errors='replace')}")
     kind = getattr(errors, name, AgentLightningError)
     if not (isinstance(kind, type) and issubclass(kind, AgentLightningError)):
         kind = AgentLightningError

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-# pydantic requires this one before Python 3.12, and depends on it.
+# Before Python 3.12, pydantic requires the TypedDict of typing_extensions, on which it depends.
 from typing_extensions import TypedDict
 
 from ..types import RolloutMode
 
 
 class Capabilities(TypedDict):
-    """Guarantees of a store to its callers."""
+    """The guarantees that a store gives its callers."""
 
     durable: bool
-    """Acknowledged changes survive the end of the process."""
+    """True if acknowledged changes survive the end of the process."""
     thread_safe: bool
     async_safe: bool
     zero_copy: bool
-    """Caller and store share a process."""
+    """True if the caller and the store share a process."""
     otlp_traces: bool
-    """`otlp_traces_endpoint()` returns a URL that accepts OTLP/HTTP."""
+    """True if `otlp_traces_endpoint()` returns a URL that accepts OTLP/HTTP."""
 
 
 class Statistics(TypedDict):
-    """Numbers of stored objects."""
+    """Counts of stored objects."""
 
     rollouts: dict[str, int]
     """By status; statuses without rollouts are left out."""
@@ -40,19 +40,19 @@ class Lease(TypedDict):
 
     holder: str
     about: dict[str, Any] | None
-    """Information given by the holder."""
+    """Information provided by the holder."""
     since: float
     seen: float
     """Time of the last renewal."""
     seconds_left: float
-    """Time until the lease expires without a renewal."""
+    """Seconds until the lease expires if it is not renewed."""
 
 
 class RewardStep(TypedDict):
     """Rewards of one section of the run."""
 
     rollout: int
-    """The last rollout of the section, numbered in order of creation."""
+    """Number of the section's last rollout. Rollouts are numbered in order of creation."""
     mode: RolloutMode | None
     count: int
     mean: float
@@ -77,7 +77,7 @@ class ErrorCount(TypedDict):
     message: str
     count: int
     rollout_id: str
-    """The newest of these rollouts."""
+    """Id of the newest of these rollouts."""
 
 
 class Summary(TypedDict):
@@ -88,11 +88,11 @@ class Summary(TypedDict):
     """By status; statuses without rollouts are left out."""
     workers: dict[str, int]
     ended_per_minute: float | None
-    """None when no rollout has ended, or none is left."""
+    """None if no rollout has ended or no rollout is unfinished."""
     seconds_left: float | None
     ended_per_minute_by_worker: dict[str, float]
     steps: list[RewardStep]
     versions: list[VersionScore]
-    """The newest 200 versions that have rewards, oldest first."""
+    """The newest 200 versions with rewards, oldest first."""
     errors: list[ErrorCount]
     """Errors of the newest 300 failed rollouts, most frequent first."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from agentlightning.store import LightningStoreServer, SqliteLightningStore
+from agentlightning.store.db.database import WriteRequest, deliver_results
 from agentlightning.store.db.sqlite import SqliteDatabase
-from agentlightning.store.db.write_requests import WriteRequest, deliver_results
 
 from ..processes import free_port
 

@@ -12,11 +12,10 @@ import pytest
 
 from agentlightning.errors import Conflict
 from agentlightning.store import LightningStore, PostgresLightningStore
-from agentlightning.store.db.database import NEW_ROLLOUTS, QUEUE_HEAD, Body, ConflictKey
-from agentlightning.store.db.postgres import row_batches
+from agentlightning.store.db.database import NEW_ROLLOUTS, QUEUE_HEAD, Body, ConflictKey, WriteRequest
+from agentlightning.store.db.postgres import coalescing
 from agentlightning.store.db.postgres.coalescing import WriteBuffer, combine, over_rows, supports_rows
 from agentlightning.store.db.postgres.executor import conflict_free_groups
-from agentlightning.store.db.write_requests import WriteRequest
 from agentlightning.types import AttemptedRollout, AttemptStatus
 
 from ..contract.making import RETRYING, claimed, span
@@ -110,7 +109,7 @@ async def test_last_of_two_changes_of_a_row_wins(url: str) -> None:
     await connection.execute("INSERT INTO things VALUES ('a', 0), ('b', 0)")
     change = "UPDATE things SET size = ?2 WHERE name = ?1"
 
-    await row_batches.RowBatcher(connection).send([{change: [("a", 1), ("a", 2)]}, {change: [("b", 3)]}])
+    await coalescing.RowBatcher(connection).send([{change: [("a", 1), ("a", 2)]}, {change: [("b", 3)]}])
 
     found = await connection.fetch("SELECT name, size FROM things ORDER BY name")
     assert list(map(tuple, found)) == [("a", 2), ("b", 3)]
@@ -227,7 +226,7 @@ async def _run_all(store: LightningStore, rng: random.Random) -> None:
 
 
 async def test_large_span_batches_are_split_and_stored(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_batches, "MAX_BATCH_BYTES", 2_000)
+    monkeypatch.setattr(coalescing, "MAX_BATCH_BYTES", 2_000)
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store) for _ in range(6)]
 

@@ -19,9 +19,8 @@ from agentlightning.store import (
     SqliteLightningStore,
 )
 from agentlightning.store.db.database import INSERT_RESPONSE, Transaction
-from agentlightning.store.sql import SqlStore, idempotency, schema
-from agentlightning.store.sql.base import execute_once
-from agentlightning.store.sql.idempotency import IdempotentRequest
+from agentlightning.store.sql import SqlStore, schema
+from agentlightning.store.sql.base import IdempotentRequest, execute_once
 from agentlightning.types import AttemptedRollout
 
 from ..conftest import Figure
@@ -318,17 +317,19 @@ async def test_request_may_be_repeated_after_hours_of_downtime(tmp_path: Path, m
 
 
 async def test_expired_responses_are_deleted_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idempotency, "DELETED_PER_TRANSACTION", 3)
+    monkeypatch.setattr("agentlightning.store.sql.DELETED_PER_TRANSACTION", 3)
     store = SqliteLightningStore(tmp_path / "agl.db")
     async with served(store) as server, Raw(server.endpoint) as raw:
         for number in range(7):
             await raw.call("enqueue_rollout", {"input": number}, Idempotency_Key=f"key-{number}")
         assert await kept_answers(store) == 7
-        monkeypatch.setattr(idempotency, "KEPT_SECONDS", 0.0)  # only now: the store also deletes by itself
+        monkeypatch.setattr(
+            "agentlightning.store.sql.RESPONSE_SECONDS", 0.0
+        )  # only now: the store also deletes by itself
         await store.prune()
         assert await kept_answers(store) == 0
 
 
 async def kept_answers(store: SqliteLightningStore) -> int:
-    found = await store._fetch("SELECT count(*) FROM answers")  # pyright: ignore[reportPrivateUsage]
+    found = await store._database.fetch("SELECT count(*) FROM answers")  # pyright: ignore[reportPrivateUsage]
     return found[0][0]

@@ -1,1 +1,1 @@
-"""Databases: the interface that the store needs, and SQLite and PostgreSQL behind it."""
+"""Databases: the interface that the store uses, with implementations for SQLite and PostgreSQL."""

@@ -1,4 +1,4 @@
-"""Online backup of a SQLite database: a complete copy on disk, or no file at all."""
+"""Online backup of a SQLite database. The result is either a complete copy on disk or no file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...errors import InvalidInput, StoreUnavailable
 def backup(source: Path, target: Path) -> int:
     """Copy everything committed before the call and return the size of the copy in bytes."""
     if target.exists():
-        raise InvalidInput(f"{target} already exists; a backup never overwrites a file", field="file")
+        raise InvalidInput(f"{target} already exists; choose a new file, because a backup never overwrites", field="file")
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     try:
@@ -29,13 +29,13 @@ def backup(source: Path, target: Path) -> int:
 
 
 def open_alongside(source: Path) -> apsw.Connection:
-    """Open a connection that changes nothing, while the store may have the database open.
+    """Open a connection that makes no changes, while the store may have the database open.
 
-    Raises `StoreUnavailable` when there is no such file.
+    Raises `StoreUnavailable` if there is no such file.
     """
     if not source.exists():
         raise StoreUnavailable(f"there is no database {source.absolute()}")
-    # Opened for writing, because the index of the log has to be created when no process has the database open.
+    # Open for writing, because SQLite must create the WAL index if no process has the database open.
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(f"file:{quote(str(source.absolute()))}", flags=flags)
     connection.set_busy_timeout(5_000)
@@ -46,7 +46,7 @@ def _copy(source: Path, target: Path) -> None:
     original, copy = open_alongside(source), apsw.Connection(str(target))
     try:
         with copy.backup("main", original, "main") as process:
-            process.step(-1)  # all pages at once, for one consistent state; concurrent writes go to the log
+            process.step(-1)  # copy all pages in one step, for a consistent state; concurrent writes go to the WAL
         copy.execute("PRAGMA journal_mode = DELETE")
     finally:
         copy.close()

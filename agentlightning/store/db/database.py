@@ -1,17 +1,21 @@
-"""Database interface of the store: transactions, rows, and notifications after a commit.
+"""Database interface of the store: transactions, rows, write requests, and notifications after a commit.
 
-The SQL is written once for all databases. Parameters are `?1`, `?2`, …; `Dialect` holds the few expressions in which
-databases differ. The body of a transaction is an `async def` that awaits nothing but its transaction, and it may run
+The SQL is written once for all databases. Parameters are `?1`, `?2`, …; `Dialect` contains the few expressions that
+differ between databases. The body of a transaction is an `async def` that must only await its transaction. It may run
 more than once.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from ...errors import StoreUnavailable
 from .signals import Notification, Signals, Topic
 
 T = TypeVar("T")
@@ -22,34 +26,34 @@ Values = Sequence[Any]
 
 @dataclass(frozen=True)
 class Dialect:
-    """The SQL expressions in which two databases differ."""
+    """The SQL expressions that differ between databases."""
 
     bytes: str
-    """The type of a column of bytes."""
+    """The type of a bytes column."""
     text: str
-    """The type of a column of text that sorts by code points."""
+    """The type of a text column that sorts by code points."""
     serial: str
-    """The type of a primary key that numbers rows in insertion order."""
+    """The type of a primary key that is assigned in insertion order."""
     contains: str
     """A case-sensitive literal search for `{value}` in the text column `{column}`."""
     bytes_contain: str
     """The same search in a column of UTF-8 bytes."""
     for_update: str
-    """The end of a SELECT that locks its rows."""
+    """The suffix of a SELECT that locks its rows."""
     skip_locked: str
-    """The end of a SELECT that locks its rows and skips locked ones."""
+    """The suffix of a SELECT that locks its rows and skips rows that are already locked."""
     arrays: bool
-    """A parameter may be a list of values."""
+    """True if a parameter may be a list of values."""
     transaction_number: str
-    """A number that increases in the order in which transactions begin to write; a constant if they never overlap."""
+    """A number that increases in the order in which transactions start writing, or a constant if they never overlap."""
     oldest_transaction: str
-    """The number of the oldest transaction in progress; all lower numbers are finished."""
+    """The number of the oldest transaction in progress. All transactions with lower numbers have finished."""
 
     def any_of(self, values: Values, first: int) -> tuple[str, list[Any]]:
-        """Return `= ANY (?first)` or `IN (?first, …)`, and its parameters."""
+        """Return `= ANY (?first)` or `IN (?first, …)`, and the parameters for it."""
         if self.arrays:
             return f"= ANY (?{first})", [list(values)]
-        # Padded to a power of two, to keep the number of distinct statements small.
+        # Pad to a power of two, to keep the number of distinct statements small.
         size = 1 << max(0, len(values) - 1).bit_length()
         padded = [*values, *[values[-1]] * (size - len(values))]
         return "IN (" + ", ".join(f"?{first + index}" for index in range(size)) + ")", padded
@@ -58,115 +62,195 @@ class Dialect:
 INSERT_RESPONSE = "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)"
 
 
-class Transaction(Protocol):
+@dataclass
+class GroupResponses:
+    """The responses of one commit by idempotency key. One statement loads them, and one statement stores them."""
+
+    known: set[str] = field(default_factory=set[str])
+    """Keys that have a response in the table."""
+    new: dict[str, tuple[bytes, float]] = field(default_factory=dict[str, tuple[bytes, float]])
+    """Responses of this group, with their times."""
+
+
+class Transaction:
     """Statements that take effect together or not at all."""
 
-    counts: dict[str, int]
-    """Counter increments of the running body."""
+    def __init__(self, responses: GroupResponses) -> None:
+        self._responses = responses
+        self.notifications: list[Notification] = []
+        self.counts: dict[str, int] = {}
+        """Counter increments of the running body."""
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         """Return all rows of a statement."""
-        ...
+        raise NotImplementedError
 
     async def fetch_each(self, sql: str, values: Sequence[Values]) -> Sequence[Sequence[Row]]:
-        """Return all rows of a statement for each of `values`."""
-        return [await self.fetch(sql, *each) for each in values]
+        """Run a statement for each of `values` and return all rows of each run."""
+        raise NotImplementedError
 
     async def claim_rows(self, sql: str, limit: int) -> Sequence[Row]:
-        """Lock and return up to `limit` rows that no other transaction has claimed; the limit is the only value."""
-        return await self.fetch(sql, limit)
+        """Lock and return up to `limit` rows that no other transaction has claimed. `limit` is the only parameter."""
+        raise NotImplementedError
 
     async def execute(self, sql: str, *values: Any) -> None:
         """Run a statement and discard its rows."""
-        ...
+        raise NotImplementedError
 
     async def execute_many(self, sql: str, rows: Iterable[Values]) -> None:
         """Run the same statement once for each of `rows`."""
-        ...
+        raise NotImplementedError
 
     async def stored_response(self, key: str, *, recheck: bool = False) -> bytes | None:
         """Return the response stored under an idempotency key, and protect it from `revoke_response`.
 
-        `recheck` reads the database again instead of relying on the lookup made for the whole group.
+        With `recheck`, read the database again instead of using the earlier lookup for the whole group.
         """
+        new = self._responses.new
+        if key in new:  # the group contains the same request twice
+            response, time = new[key]
+            new[key] = response, time + 1
+            return response
+        if not recheck and key not in self._responses.known:
+            return None
         if not await self.fetch("SELECT 1 FROM answers WHERE key = ?1", key):
             return None
         found = await self.fetch("UPDATE answers SET time = time + 1 WHERE key = ?1 RETURNING answer", key)
         return found[0][0] if found else None  # another server may have revoked it in between
 
-    async def store_response(self, key: str, response: bytes, time: float) -> None:
-        """Store the response of a request in the same commit as its changes."""
-        await self.execute(INSERT_RESPONSE, key, response, time)
+    def store_response(self, key: str, response: bytes, time: float) -> None:
+        """Store the response of a request in the same commit as its changes. Must be the last call of a body."""
+        self._responses.new[key] = response, time
 
     async def revoke_response(self, key: str, time: float) -> bool:
-        """Delete the response stored at `time`; False when it has been returned to a retry since."""
+        """Delete the response stored at `time`. Return False if it has been returned to a retry since then."""
         return bool(await self.fetch("DELETE FROM answers WHERE key = ?1 AND time = ?2 RETURNING 1", key, time))
 
     def notify(self, topic: Topic, count: int | None = None) -> None:
         """Wake `count` waiters of `topic`, or all of them, after the commit."""
-        ...
+        self.notifications.append((topic, count))
 
     def count(self, counter: str, times: int = 1) -> None:
-        """Increment a counter after the commit."""
+        """Increment a counter by `times` after the commit."""
         self.counts[counter] = self.counts.get(counter, 0) + times
-
-
-@dataclass
-class RecordingTransaction(Transaction):
-    """A transaction that collects its notifications and counts until the commit."""
-
-    notifications: list[Notification] = field(default_factory=list[Notification], init=False)
-    counts: dict[str, int] = field(default_factory=dict[str, int], init=False)
-
-    def notify(self, topic: Topic, count: int | None = None) -> None:
-        self.notifications.append((topic, count))
 
 
 Body = Callable[[Transaction], Awaitable[T]]
 
 
 class ConflictKey(NamedTuple):
-    """The part of the store that a body changes: bodies of one part that name different ids never conflict."""
+    """The part of the store that a body changes. Bodies with the same part and different ids never conflict."""
 
     part: Literal["new", "queue", "attempts"]
-    """`attempts` are those of one rollout, with their spans and the resulting changes of the rollout."""
+    """`attempts` means the attempts of one rollout, with their spans and the resulting changes to the rollout."""
     id: str | None = None
 
 
 NEW_ROLLOUTS = ConflictKey("new")
 QUEUE_HEAD = ConflictKey("queue")
-"""The head of the queue, where every claim takes rows of its own."""
+"""The head of the queue. Claims never conflict, because each claim takes different rows."""
 
 
-class Database(Protocol):
+class Database:
     """Storage for the rows of one store."""
 
     dialect: Dialect
-    signals: Signals
-    durable: bool
-    counters: Counter[str]
-    """Counts of committed events since the database was opened."""
-    durability: str
-    """Failures that acknowledged changes survive: `full` a power cut, `process` a process exit, `none` neither."""
+    durable = True
+    durability = "full"
+    """Failures that acknowledged changes survive: `full` a power failure, `process` a process exit, `none` neither."""
+
+    def __init__(self) -> None:
+        self.signals = Signals()
+        self.counters = Counter[str]()
+        """Numbers of committed events since the database was opened."""
+        self._closed = threading.Event()
 
     def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
-        """Run `body` in a transaction; its result is available once the commit is on disk.
+        """Run `body` in a transaction. Its result is available once the commit is on disk.
 
-        `key` is the idempotency key that the body looks up. `conflict_key` names the only part that it changes, if
-        there is one.
+        `key` is the idempotency key that the body looks up. `conflict_key` identifies the part of the store that the
+        body changes, if it changes only one.
 
-        Raises `StoreUnavailable` when the database cannot write; nothing has changed then.
+        Raises `StoreUnavailable` if the database cannot write. In that case, nothing has changed.
         """
-        ...
+        raise NotImplementedError
 
-    async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
-        """Run a body that changes nothing on one consistent snapshot.
+    async def read(self, body: Body[T], *, short: bool = False) -> T:
+        """Run a read-only body on a consistent snapshot.
 
-        A `short` body takes microseconds, less than passing it to another thread. A `single_statement` body needs no
-        transaction for a consistent snapshot.
+        A `short` body takes only microseconds, less time than passing it to another thread.
         """
-        ...
+        raise NotImplementedError
+
+    async def fetch(self, sql: str, *values: Any, short: bool = False) -> Sequence[Row]:
+        """Return all rows of a single read-only statement."""
+        return await self.read(lambda transaction: transaction.fetch(sql, *values), short=short)
+
+    def run(self, body: Body[T]) -> T:
+        """Run `body` in a separate transaction, before the database has other users."""
+        raise NotImplementedError
 
     async def close(self) -> None:
         """Close files and connections."""
-        ...
+        await asyncio.to_thread(self.close_now)
+
+    def close_now(self) -> None:
+        """Close without an event loop."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self.signals.close()
+            self._close_resources()
+
+    def _close_resources(self) -> None:
+        raise NotImplementedError
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise StoreUnavailable("the store is closed")
+
+
+MAX_PENDING_WRITES = 20_000
+"""Maximum number of bodies waiting for the writer. Above it, a write raises `StoreBusy`."""
+
+
+@dataclass(eq=False)
+class WriteRequest:
+    """A transaction body and its result."""
+
+    body: Body[Any]
+    future: asyncio.Future[Any]
+    """Future of the caller's event loop."""
+    key: str | None = None
+    """The idempotency key that the body looks up."""
+    conflict_key: ConflictKey | None = None
+    """The part of the store that the body changes, if it changes only one."""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Counter increments to apply after the commit."""
+    result: Any = None
+    error: BaseException | None = None
+
+    def resolve(self) -> None:
+        """Set the caller's future. Called in the caller's event loop."""
+        if self.future.done():  # the caller was cancelled
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> None:
+    """Add up the counts of a finished group and resolve its callers, with one call per event loop. Thread-safe."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[WriteRequest]] = {}
+    for request in group:
+        if request.counts and request.error is None:
+            counters.update(request.counts)
+        by_loop.setdefault(request.future.get_loop(), []).append(request)
+    for loop, requests in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_resolve, requests)
+
+
+def _resolve(requests: Sequence[WriteRequest]) -> None:
+    for request in requests:
+        request.resolve()

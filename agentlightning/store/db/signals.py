@@ -1,7 +1,7 @@
-"""In-process notifications: callers that wait for a change are woken after the commit that makes it.
+"""In-process notifications: wake callers that wait for a change after the change is committed.
 
-`QUEUE` is the topic of rollouts that can be claimed, `("ended", rollout_id)` of a rollout's end; other kinds are for
-observers. Waiters may run in any event loop of any thread, and any thread may notify.
+`QUEUE` is the topic for rollouts that can be claimed, and `("ended", rollout_id)` is the topic for the end of a rollout.
+Other topics are for observers. Waiters may run in any event loop of any thread, and any thread may notify.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Literal
 
 Kind = Literal["queue", "closed", "ended", "rollout", "spans", "workers", "resources"]
 Topic = tuple[Kind, str]
-"""A kind of change, and the id of the rollout that it concerns; empty where it concerns none."""
+"""A kind of change and the id of the affected rollout, or an empty id if there is none."""
 Notification = tuple[Topic, int | None]
-"""A topic, and the number of waiters to wake; None for all."""
+"""A topic and the number of waiters to wake. None means all."""
 
 QUEUE: Topic = ("queue", "")
 CLOSED: Topic = ("closed", "")
@@ -31,13 +31,13 @@ class Waiter:
     def __init__(self, topics: tuple[Topic, ...]) -> None:
         self.topics = topics
         self.released = False
-        """Stop waiting: the store, or the server that serves the caller, is closing."""
+        """True if the caller must stop waiting because the store or its server is closing."""
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._notified: deque[Topic] = deque()
 
     async def wait(self, timeout: float | None) -> set[Topic]:
-        """Return the topics notified since the last call; an empty set after `timeout` seconds without one."""
+        """Return the topics notified since the last call, or an empty set after `timeout` seconds without any."""
         if not self._notified:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -53,7 +53,7 @@ class Waiter:
         return topics
 
     def notify(self, topic: Topic) -> None:
-        """Wake the caller, from any thread."""
+        """Wake the caller. Thread-safe."""
         self._notified.append(topic)
         with suppress(RuntimeError):  # the caller's loop is closed
             self._loop.call_soon_threadsafe(self._event.set)
@@ -63,7 +63,7 @@ class Signals:
     """The waiters and subscribers of one store."""
 
     def __init__(self) -> None:
-        # Protects the dictionary: writer threads notify while callers join and leave in their own loops.
+        # Protects the dictionary: writer threads notify while callers in other event loops join and leave.
         self._lock = threading.Lock()
         self._waiters: dict[Topic, dict[int, Waiter]] = {}
         self._subscribers: tuple[Callable[[Topic], None], ...] = ()
@@ -71,7 +71,7 @@ class Signals:
 
     @contextmanager
     def listen(self, *topics: Topic) -> Generator[Waiter]:
-        """Register a waiter for `topics`. An unused `QUEUE` notification passes to the next waiter on exit."""
+        """Register a waiter for `topics`. On exit, an unused `QUEUE` notification is passed to the next waiter."""
         waiter = Waiter(topics)
         waiter.released = self._closed
         with self._lock:
@@ -85,7 +85,7 @@ class Signals:
                 self.notify(QUEUE)
 
     def notify(self, topic: Topic, count: int | None = 1) -> None:
-        """Wake the `count` longest waiters of `topic`, or all with None."""
+        """Wake the `count` waiters of `topic` that have waited longest, or all waiters if None."""
         for subscriber in self._subscribers:
             subscriber(topic)
         with self._lock:
@@ -94,13 +94,13 @@ class Signals:
                 return
             chosen = list(islice(waiting.values(), count))
             for waiter in chosen:
-                # To the end of the line, so that the next notification wakes another waiter.
+                # Move the waiter to the end, so that the next notification wakes another waiter.
                 waiting[id(waiter)] = waiting.pop(id(waiter))
         for waiter in chosen:
             waiter.notify(topic)
 
     def subscribe(self, on_topic: Callable[[Topic], None]) -> None:
-        """Call `on_topic` with every topic from now on, in the notifying thread."""
+        """Call `on_topic` for every notified topic from now on, in the notifying thread."""
         self._subscribers = (*self._subscribers, on_topic)
 
     def unsubscribe(self, on_topic: Callable[[Topic], None]) -> None:
@@ -113,7 +113,7 @@ class Signals:
             return list(self._waiters)
 
     def release(self) -> None:
-        """End the waits in progress; later callers may wait again."""
+        """End the waits in progress. Later callers may wait again."""
         with self._lock:
             waiters = {id(waiter): waiter for line in self._waiters.values() for waiter in line.values()}
         for subscriber in self._subscribers:
@@ -124,7 +124,7 @@ class Signals:
                 waiter.notify(topic)
 
     def close(self) -> None:
-        """End all waits for good."""
+        """End all waits, now and in the future."""
         self._closed = True
         self.release()
 

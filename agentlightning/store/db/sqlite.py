@@ -1,7 +1,7 @@
-"""SQLite: one writer thread that commits in groups, and read connections beside it.
+"""SQLite: one writer thread that commits in groups, and separate read connections.
 
-While one commit runs, the next group gathers without a timer. With full durability a commit is on disk
-(`synchronous=FULL`) before any caller of its group gets a result.
+While a commit runs, further requests form the next group, without a timer. With full durability, a commit is on disk
+(`synchronous=FULL`) before any caller in its group gets a result.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,9 +21,21 @@ import apsw
 import orjson
 
 from ...errors import AgentLightningError, Forbidden, StoreBusy, StoreInUse, StoreUnavailable
-from .database import INSERT_RESPONSE, Body, ConflictKey, Dialect, RecordingTransaction, Row, Values
-from .signals import Notification, Signals
-from .write_requests import MAX_PENDING_WRITES, WriteRequest, deliver_results
+from .database import (
+    INSERT_RESPONSE,
+    MAX_PENDING_WRITES,
+    Body,
+    ConflictKey,
+    Database,
+    Dialect,
+    GroupResponses,
+    Row,
+    Transaction,
+    Values,
+    WriteRequest,
+    deliver_results,
+)
+from .signals import Notification
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +43,14 @@ T = TypeVar("T")
 Durability = Literal["full", "process"]
 
 MAX_GROUP = 256
-"""Bodies in one commit: larger groups gain nothing and add latency."""
+"""Maximum bodies per commit. Larger groups would add latency without increasing throughput."""
 READERS = 2
 _LOCK = "-owner"
-"""The suffix of the file that the owner of a database locks."""
+"""The suffix of the lock file of a database."""
 BUSY_MILLISECONDS = 5_000
 CACHED_STATEMENTS = 256
 CHECKPOINT_PAGES = 4_000
-"""16 MB of log between checkpoints; the default of 4 MB made a checkpoint every few hundred spans."""
+"""Pages between checkpoints: 16 MB of WAL. With the default of 4 MB, a checkpoint ran every few hundred spans."""
 
 _STORED_KEYS = "SELECT key FROM answers WHERE key IN (SELECT value FROM json_each(?1))"
 
@@ -56,7 +67,7 @@ DIALECT = Dialect(
     oldest_transaction="0",
 )
 
-# Errors of the disk, not of a statement: the whole group is rolled back, and may succeed once the disk has recovered.
+# Errors of the disk, not of a statement: the whole group is rolled back, and can succeed once the disk has recovered.
 _DISK_ERRORS = (
     apsw.FullError,
     apsw.IOError,
@@ -67,21 +78,19 @@ _DISK_ERRORS = (
 )
 
 
-class SqliteDatabase:
-    """A database in one file, or in memory when path is None."""
+class SqliteDatabase(Database):
+    """A database in a file, or in memory if the path is None."""
 
     dialect = DIALECT
 
     def __init__(self, path: str | Path | None, *, durability: Durability = "full", exclusive: bool = True) -> None:
-        self.signals = Signals()
-        self.counters = Counter[str]()
+        super().__init__()
         self.durable = path is not None
         self.durability = "none" if path is None else durability
         self.path = None if path is None else Path(path).absolute()
         self._lock = _lock_file(self.path) if self.path and exclusive else None
         self._connection = _open_writer(self.path, durability)
         self._requests: SimpleQueue[WriteRequest | None] = SimpleQueue()
-        self._closed = threading.Event()
         self._readers = None if self.path is None else _ReaderPool(self.path, _open_reader)
         self._writer = threading.Thread(target=self._write_loop, name="agl-write", daemon=True)
         self._writer.start()
@@ -94,32 +103,29 @@ class SqliteDatabase:
         self._requests.put(request)
         return request.future
 
-    async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
+    async def read(self, body: Body[T], *, short: bool = False) -> T:
         if self._readers is None:  # an in-memory database has one connection
             return await self.write(body)
         self._check_open()
-        return self._readers.run(body) if short else await self._readers.run_in_thread(body)
+        return await self._readers.read(body, short)
+
+    async def fetch(self, sql: str, *values: Any, short: bool = False) -> Sequence[Row]:
+        if self._readers is None:
+            return await self.write(lambda transaction: transaction.fetch(sql, *values))
+        self._check_open()
+        return await self._readers.fetch(sql, values, short)
 
     def run(self, body: Body[T]) -> T:
-        """Run `body` in a transaction of its own, before the database has other users."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            result = _run_to_completion(body(_SqliteTransaction(self._connection)))
+            result = _run_to_completion(body(_SqliteTransaction(self._connection, GroupResponses())))
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
         return result
 
-    async def close(self) -> None:
-        await asyncio.to_thread(self.close_now)
-
-    def close_now(self) -> None:
-        """Close without an event loop."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        self.signals.close()
+    def _close_resources(self) -> None:
         self._requests.put(None)
         self._writer.join()
         if self._readers is not None:
@@ -127,10 +133,6 @@ class SqliteDatabase:
         self._connection.close()
         if self._lock is not None:
             self._lock.close()
-
-    def _check_open(self) -> None:
-        if self._closed.is_set():
-            raise StoreUnavailable("the store is closed")
 
     # The writer thread
 
@@ -166,10 +168,10 @@ class SqliteDatabase:
         return notifications or []
 
     def _run_group(self, group: list[WriteRequest], *, savepoints: bool) -> list[Notification] | None:
-        """Run the bodies in one transaction; with savepoints, the failure of one does not affect the others.
+        """Run the bodies in one transaction. With savepoints, the failure of a body does not affect the others.
 
-        Without savepoints, returns None after rolling back when a failed body had changed something. They are the
-        second attempt only, because each savepoint makes SQLite copy every page that changes after it.
+        Without savepoints, if a failed body has changed anything, roll back and return None. Savepoints are used only
+        in the second attempt, because each savepoint makes SQLite copy every page that changes after it.
         """
         self._connection.execute("BEGIN IMMEDIATE")
         responses = self._load_responses(group)
@@ -181,7 +183,6 @@ class SqliteDatabase:
                 self._connection.execute("SAVEPOINT body")
             if self._run_request(request, transaction):
                 notifications += transaction.notifications
-                responses.new |= transaction.responses
             elif savepoints:
                 self._connection.execute("ROLLBACK TO body")
             elif self._connection.total_changes() != changes:
@@ -192,13 +193,13 @@ class SqliteDatabase:
         self._connection.executemany(INSERT_RESPONSE, ((key, *each) for key, each in responses.new.items()))
         return notifications
 
-    def _load_responses(self, group: list[WriteRequest]) -> _GroupResponses:
+    def _load_responses(self, group: list[WriteRequest]) -> GroupResponses:
         keys = [request.key for request in group if request.key is not None]
         if not keys:
-            return _GroupResponses(set())
-        # One parameter for any number of keys, so that there is one statement to prepare.
+            return GroupResponses()
+        # Pass all keys in one parameter, so that there is only one statement to prepare.
         found = self._connection.execute(_STORED_KEYS, [orjson.dumps(keys).decode()])
-        return _GroupResponses({row[0] for row in found})
+        return GroupResponses({row[0] for row in found})
 
     def _run_request(self, request: WriteRequest, transaction: _SqliteTransaction) -> bool:
         """Run one body and return True if it succeeded."""
@@ -217,7 +218,7 @@ class SqliteDatabase:
         return True
 
     def _fail_group(self, group: list[WriteRequest], error: apsw.Error) -> None:
-        logger.error("The database cannot write: %s", error)
+        logger.error("The database cannot write, so requests fail until it recovers: %s", error)
         if self._connection.in_transaction:
             with suppress(apsw.Error):
                 self._connection.execute("ROLLBACK")
@@ -225,31 +226,26 @@ class SqliteDatabase:
             request.error = StoreUnavailable(f"the store's database cannot write: {error}; try again later")
 
 
-class ReadOnlyDatabase:
-    """A database file opened without the owner's lock, which refuses every write."""
+class ReadOnlyDatabase(Database):
+    """A database file that is opened without the lock. Every write raises `Forbidden`."""
 
     dialect = DIALECT
-    durable = True
-    durability = "full"
 
     def __init__(self, path: Path) -> None:
-        self.signals = Signals()
-        self.counters = Counter[str]()
+        super().__init__()
         self._readers = _ReaderPool(path, _open_read_only)
 
     def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
         raise Forbidden("this store is read-only; serve the database with `agl store` to change it")
 
-    async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
-        return await self._readers.run_in_thread(body)
+    async def read(self, body: Body[T], *, short: bool = False) -> T:
+        return await self._readers.read(body, short)
 
     def run(self, body: Body[T]) -> T:
-        """Run `body` in the calling thread."""
         return self._readers.run(body)
 
-    async def close(self) -> None:
-        self.signals.close()
-        await asyncio.to_thread(self._readers.close)
+    def _close_resources(self) -> None:
+        self._readers.close()
 
 
 class _ReaderPool:
@@ -262,18 +258,26 @@ class _ReaderPool:
         self._connections: list[apsw.Connection] = []
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
 
-    async def run_in_thread(self, body: Body[T]) -> T:
+    async def read(self, body: Body[T], short: bool) -> T:
+        """Run `body`, in the calling thread if it is short."""
+        if short:
+            return self.run(body)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.run, body)
 
+    async def fetch(self, sql: str, values: Values, short: bool) -> Sequence[Row]:
+        """Return the rows of a statement, which needs no transaction."""
+        if short:
+            return self._fetch(sql, values)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, sql, values)
+
+    def _fetch(self, sql: str, values: Values) -> Sequence[Row]:
+        return cast("list[Row]", self._connection().execute(sql, values).fetchall())
+
     def run(self, body: Body[T]) -> T:
-        """Run `body` in the calling thread."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect(self._path)
-            self._connections.append(connection)
+        connection = self._connection()
         connection.execute("BEGIN")
         try:
-            return _run_to_completion(body(_SqliteTransaction(connection)))
+            return _run_to_completion(body(_SqliteTransaction(connection, GroupResponses())))
         finally:
             connection.execute("COMMIT")
 
@@ -282,16 +286,21 @@ class _ReaderPool:
         for connection in self._connections:
             connection.close()
 
+    def _connection(self) -> apsw.Connection:
+        """Return the connection of the calling thread."""
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect(self._path)
+            self._connections.append(connection)
+        return connection
 
-class _SqliteTransaction(RecordingTransaction):
-    """Statements that run synchronously on a connection; `async` only because other databases need it."""
 
-    def __init__(self, connection: apsw.Connection, group: _GroupResponses | None = None) -> None:
-        super().__init__()
+class _SqliteTransaction(Transaction):
+    """Statements that run synchronously on a connection. They are `async` only because other databases require it."""
+
+    def __init__(self, connection: apsw.Connection, responses: GroupResponses) -> None:
+        super().__init__(responses)
         self._connection = connection
-        self._group = group or _GroupResponses(set())
-        self.responses: dict[str, tuple[bytes, float]] = {}
-        """The responses that this body stores."""
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         return cast("list[Row]", self._connection.execute(sql, values).fetchall())
@@ -308,38 +317,6 @@ class _SqliteTransaction(RecordingTransaction):
     async def execute_many(self, sql: str, rows: Iterable[Values]) -> None:
         self._connection.executemany(sql, rows)
 
-    async def stored_response(self, key: str, *, recheck: bool = False) -> bytes | None:
-        if key in self._group.new:
-            return self._group.reuse(key)
-        return await super().stored_response(key) if recheck or key in self._group.known else None
-
-    async def store_response(self, key: str, response: bytes, time: float) -> None:
-        self.responses[key] = (response, time)
-
-    async def revoke_response(self, key: str, time: float) -> bool:
-        revoked = await super().revoke_response(key, time)
-        if revoked:
-            self._group.known.discard(key)
-        return revoked
-
-
-class _GroupResponses:
-    """Idempotency keys of a group: loaded in one statement, and stored in one statement."""
-
-    __slots__ = ("known", "new")
-
-    def __init__(self, known: set[str]) -> None:
-        self.known = known
-        """Keys that have a response in the table."""
-        self.new: dict[str, tuple[bytes, float]] = {}
-        """Responses of this group, with their times."""
-
-    def reuse(self, key: str) -> bytes:
-        """Return a response of this group to a repeated request; as in the table, its time records the reuse."""
-        response, time = self.new[key]
-        self.new[key] = (response, time + 1)
-        return response
-
 
 def _run_to_completion(body: Any) -> Any:
     """Run a coroutine that never suspends."""
@@ -347,7 +324,7 @@ def _run_to_completion(body: Any) -> Any:
         body.send(None)
     except StopIteration as end:
         return end.value
-    raise RuntimeError("the body of a transaction may await nothing but its transaction")
+    raise RuntimeError("the body of a transaction may only await its transaction")
 
 
 def _open_writer(path: Path | None, durability: Durability) -> apsw.Connection:
@@ -379,13 +356,13 @@ def _open(path: str, flags: int) -> apsw.Connection:
 
 def _configured(connection: apsw.Connection) -> apsw.Connection:
     connection.set_busy_timeout(BUSY_MILLISECONDS)
-    # Otherwise SQLite plans a statement again whenever a value might match a partial index: most of a query's time.
+    # Otherwise SQLite re-plans a statement whenever a value might match a partial index, which takes most of the time.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
 
 
 def _open_read_only(path: Path) -> apsw.Connection:
-    # In a folder without write permission the index of the log cannot be created; only the file itself is read then.
+    # In a folder without write permission, SQLite cannot create the WAL index. Then read only the database file.
     for options in ("mode=ro", "mode=ro&immutable=1"):
         try:
             connection = apsw.Connection(
@@ -401,13 +378,13 @@ def _open_read_only(path: Path) -> apsw.Connection:
 
 
 def _lock_file(path: Path) -> apsw.Connection:
-    """Lock a file beside the database for the lifetime of the process, however it ends."""
+    """Lock a file next to the database. The lock is released when the process ends, even if it is killed."""
     lock = _open(f"{path}{_LOCK}", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     try:
         lock.execute("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE").fetchall()  # an unread row would block BEGIN
     except apsw.BusyError:
         lock.close()
         raise StoreInUse(
-            f"another store has {path} open; connect to that one (LightningStoreClient), or choose another --db"
+            f"another store has {path} open; connect to that store (LightningStoreClient), or choose another --db"
         ) from None
     return lock

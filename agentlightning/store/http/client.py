@@ -93,6 +93,8 @@ class LightningStoreClient(_RemoteStore):
 
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
         ids = list(dict.fromkeys(rollout_ids))
+        if not ids:
+            return []
         finished: dict[str, AnyRollout] = {}
 
         async def poll(seconds: float) -> bool:

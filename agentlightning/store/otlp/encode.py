@@ -21,7 +21,6 @@ from ...types.spans import NANOSECONDS
 
 JsonObject = dict[str, Any]
 
-_STATUS = {"OK": Status.STATUS_CODE_OK, "ERROR": Status.STATUS_CODE_ERROR}
 _SCOPE = InstrumentationScope(name="agentlightning")
 _SERVICE = "service.name"
 
@@ -63,7 +62,7 @@ def _span(span: JsonObject) -> Span:
         events=[_event(event, start) for event in span["events"]],
         links=[_link(link) for link in span["links"]],
         status=Status(
-            code=_STATUS.get(span["status"]["status_code"], Status.STATUS_CODE_UNSET),
+            code=Status.StatusCode.Value(f"STATUS_CODE_{span['status']['status_code']}"),
             message=span["status"].get("description") or "",
         ),
     )

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from ..contract import Capabilities, Statistics
-from ..db.database import Transaction
+from typing import Any
+
+from ... import payload
+from ...errors import InvalidInput
+from ..db.database import Row, Transaction
+from ..results import Capabilities, Lease, Statistics
+from . import rows
 from .attempts import Attempts
-from .idempotency import delete_expired_responses
-from .leases import Leases
-from .otlp import OtlpQueries
 from .queue import Queue
 from .resources import Resources
-from .retention import Retention
 from .rollouts import Rollouts
 from .spans import Spans
-from .summary import Summaries
-from .workers import Workers
+from .summary import Summaries, count_by_status
 
 __all__ = ["SqlStore"]
 
+RESPONSE_SECONDS = 3_600.0
+"""Time for which responses are kept, on the store's own clock: while the store is closed, no call can be repeated."""
+DELETED_PER_TRANSACTION = 1_000
+"""Other writers wait for such a transaction, some milliseconds."""
 
-class SqlStore(Retention, Queue, Rollouts, Attempts, Resources, Spans, OtlpQueries, Workers, Leases, Summaries):
-    """The store over one `Database`. The stores of `factory.py` come with one."""
+
+class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
+    """The store over one `Database`, and its operations that concern the store itself."""
 
     async def statistics(self) -> Statistics:
         async def body(transaction: Transaction) -> Statistics:
             async def count(table: str) -> int:
                 return (await transaction.fetch(f"SELECT count(*) FROM {table}"))[0][0]
 
-            async def by_status(table: str) -> dict[str, int]:
-                found = await transaction.fetch(f"SELECT status, count(*) FROM {table} GROUP BY status")
-                return {row[0]: row[1] for row in found}
-
             return Statistics(
-                rollouts=await by_status("rollouts"),
+                rollouts=await count_by_status(transaction, "rollouts"),
                 attempts=await count("attempts"),
                 spans=await count("spans"),
                 resources=await count("resources"),
-                workers=await by_status("workers"),
+                workers=await count_by_status(transaction, "workers"),
                 queue_depth=await count("rollouts WHERE queue_position IS NOT NULL"),
             )
 
@@ -60,14 +61,85 @@ class SqlStore(Retention, Queue, Rollouts, Attempts, Resources, Spans, OtlpQueri
     async def close(self) -> None:
         await self._database.close()
 
-    async def expire_overdue(self) -> int:
-        """Mark silent workers and end the attempts whose deadline has passed; called by the store's timers."""
-        await self.mark_silent_workers_unknown()
-        return await self.expire_overdue_attempts()
+    # Leases
+
+    async def hold_lease(
+        self, name: str, holder: str, seconds: float = 30.0, about: dict[str, Any] | None = None
+    ) -> Lease:
+        payload.check_id(name, "name")
+        payload.check_id(holder, "holder")
+        if not 0 <= seconds <= 86_400:
+            raise InvalidInput("a lease is held for 0 to 86400 seconds at a time", field="seconds")
+        about_json = rows.json_or_null(about, "about")
+
+        async def body(transaction: Transaction) -> Lease:
+            now, lease = self._clock.now(), self._clock.lease()
+            # Inserted first: of two concurrent calls on different servers, the second waits for the first.
+            await transaction.execute(
+                "INSERT INTO leases (name, holder, about, since, seen, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
+                "ON CONFLICT (name) DO NOTHING",
+                *(name, holder, about_json, now, now, lease + seconds),
+            )
+            current = await self._lease(transaction, name)
+            if current[0] != holder and current[4] > lease:
+                return _as_lease(current, lease)
+            since = current[2] if current[0] == holder else now
+            await transaction.execute(
+                "UPDATE leases SET holder = ?2, about = ?3, since = ?4, seen = ?5, expires = ?6 WHERE name = ?1",
+                *(name, holder, about_json or current[1], since, now, lease + seconds),
+            )
+            renewed = _as_lease(await self._lease(transaction, name), lease)
+            if seconds == 0:
+                await transaction.execute("DELETE FROM leases WHERE name = ?1", name)
+            return renewed
+
+        return await self._write(body)
+
+    async def _lease(self, transaction: Transaction, name: str) -> Row:
+        lock = self._database.dialect.for_update
+        sql = f"SELECT holder, about, since, seen, expires FROM leases WHERE name = ?1{lock}"
+        return (await transaction.fetch(sql, name))[0]
+
+    # Deletion
+
+    async def count_ended_before(self, moment: float) -> int:
+        """Return the number of rollouts that ended before `moment`, in seconds since the epoch."""
+        return (await self._database.fetch("SELECT count(*) FROM rollouts WHERE end_time < ?1", moment))[0][0]
+
+    async def delete_ended_before(self, moment: float, most: int) -> int:
+        """Delete up to `most` rollouts that ended before `moment`, with attempts and spans; return their number."""
+
+        async def body(transaction: Transaction) -> int:
+            found = await transaction.fetch(
+                "SELECT rollout_id FROM rollouts WHERE end_time < ?1 ORDER BY end_time LIMIT ?2", moment, most
+            )
+            if found:
+                condition, ids = self._database.dialect.any_of([row[0] for row in found], 1)
+                for table in ("spans", "attempts", "rollouts"):
+                    await transaction.execute(f"DELETE FROM {table} WHERE rollout_id {condition}", *ids)
+                # SQLite assigns the ordinals of the newest spans again after they are deleted.
+                await transaction.execute(
+                    "UPDATE exports SET ordinal = (SELECT coalesce(max(ordinal), 0) FROM spans) "
+                    "WHERE ordinal > (SELECT coalesce(max(ordinal), 0) FROM spans)"
+                )
+            return len(found)
+
+        return await self._database.write(body)
 
     async def prune(self) -> None:
         """Delete stored responses that are too old for a retry; called by the store's timers."""
-        while await self._database.write(
-            lambda transaction: delete_expired_responses(transaction, self._clock.lease())
-        ):
+        while await self._database.write(self._delete_expired_responses):
             pass
+
+    async def _delete_expired_responses(self, transaction: Transaction) -> bool:
+        """Delete some expired responses; return False when none are left."""
+        expired = "SELECT key FROM answers WHERE time < ?1 ORDER BY time LIMIT ?2"
+        sql = f"DELETE FROM answers WHERE key IN ({expired}) RETURNING 1"
+        before = self._clock.lease() - RESPONSE_SECONDS
+        return len(await transaction.fetch(sql, before, DELETED_PER_TRANSACTION)) == DELETED_PER_TRANSACTION
+
+
+def _as_lease(row: Row, lease: float) -> Lease:
+    holder, about, since, seen, expires = row
+    seconds_left = max(0.0, expires - lease)
+    return Lease(holder=holder, about=rows.json(about), since=since, seen=seen, seconds_left=seconds_left)

@@ -1,20 +1,23 @@
-"""Attempts: started explicitly, reported on, and ended when their deadline has passed."""
+"""Attempts and the workers that execute them: reports, heartbeats, and expired deadlines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ... import payload
-from ...errors import Conflict, FinalStatus
-from ...types import Attempt, AttemptedRollout, AttemptStatus, PaginatedResult
+from ...errors import Conflict, FinalStatus, NotFound
+from ...types import Attempt, AttemptedRollout, AttemptRef, AttemptStatus, PaginatedResult, Worker, WorkerStatus
 from .. import lifecycle
 from ..contract import UNSET, Unset
 from ..db.database import ConflictKey, Transaction
 from . import rows
 from .base import SqlBase, check_worker_id
 from .query import Query, sorts
+from .transitions import TransitionWriter
 
 EXPIRED_PER_TRANSACTION = 500
+WORKER_SILENCE_SECONDS = lifecycle.DEFAULT_UNRESPONSIVE_SECONDS
 
 _ATTEMPT_SORT = sorts(
     "a.",
@@ -24,8 +27,14 @@ _ATTEMPT_SORT = sorts(
 )
 
 
+_WORKER_SORT = sorts(
+    texts=("worker_id", "status", "current_rollout_id", "current_attempt_id"),
+    floats=("last_heartbeat_time", "last_dequeue_time", "last_busy_time", "last_idle_time"),
+)
+
+
 class Attempts(SqlBase):
-    """Operations on the attempts of rollouts."""
+    """Operations on attempts and workers."""
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         check_worker_id(worker_id)
@@ -45,9 +54,10 @@ class Attempts(SqlBase):
     async def query_attempts(
         self, rollout_id: str, *, sort_by: str | None = "sequence_id", **page: Any
     ) -> PaginatedResult[Attempt]:
-        query = Query(self._database.dialect, rows.ATTEMPT, "attempts a", order="a.ordinal")
+        options = {"sort_by": sort_by, **page}
+        query = Query(self._database, rows.ATTEMPT, "attempts a", _ATTEMPT_SORT, options, key="a.ordinal")
         query.always("a.rollout_id = {}", rollout_id)
-        return await self._page(query, rows.attempt, _ATTEMPT_SORT, sort_by=sort_by, short=True, **page)
+        return await query.page(rows.attempt, short=True)
 
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         rollout = await self.get_rollout_by_id(rollout_id)
@@ -69,19 +79,15 @@ class Attempts(SqlBase):
         async def body(transaction: Transaction) -> Attempt:
             transitions = self._transitions(transaction)
             row = await transitions.attempt_row(rollout_id, attempt_id)
-            transition = lifecycle.report(row.state, row.status if isinstance(status, Unset) else status)
+            transition = lifecycle.report(row.state, row.state.attempt if isinstance(status, Unset) else status)
             if not isinstance(text, Unset):
-                row.metadata = text
-                await transaction.execute("UPDATE attempts SET metadata = ?2 WHERE ordinal = ?1", row.ordinal, text)
-            if not isinstance(worker_id, Unset):
-                await transaction.execute(
-                    "UPDATE attempts SET worker_id = ?2 WHERE ordinal = ?1", row.ordinal, worker_id
-                )
+                await transitions.update_attempt(row, metadata=text)
             if not isinstance(last_heartbeat_time, Unset):
                 await transitions.record_heartbeat(row)
             if transition.attempt != row.state.attempt:
                 await transitions.apply(row, transition)
-            row.worker = row.worker if isinstance(worker_id, Unset) else worker_id
+            if not isinstance(worker_id, Unset):
+                await transitions.update_attempt(row, worker_id=worker_id)  # last: the report is of the earlier worker
             return row.attempt()
 
         try:
@@ -90,14 +96,72 @@ class Attempts(SqlBase):
             self.counters["stale_reports"] += 1
             raise
 
-    async def expire_overdue_attempts(self) -> int:
-        """End attempts whose deadline has passed and return their number."""
-        if not await self._fetch("SELECT 1 FROM attempts WHERE deadline < ?1 LIMIT 1", self._clock.lease()):
+    async def update_worker(
+        self,
+        worker_id: str,
+        heartbeat_stats: dict[str, Any] | None = None,
+        attempts: Sequence[AttemptRef] | None = None,
+    ) -> Worker:
+        check_worker_id(worker_id)
+        stats = rows.json_or_null(heartbeat_stats, "heartbeat_stats")
+
+        async def body(transaction: Transaction) -> Worker:
+            held = await _live_attempts_of(transaction, worker_id) if attempts is None else attempts
+            transitions = self._transitions(transaction)
+            stale = [ref for ref in held if not await _record_heartbeat(transitions, ref)]
+            worker = await self._upsert(transaction, worker_id, stats)
+            transaction.notify(("workers", ""))
+            return worker.model_copy(update={"stale_attempts": stale})
+
+        return await self._write(body)
+
+    async def query_workers(
+        self,
+        *,
+        status_in: Sequence[WorkerStatus] | None = None,
+        worker_id_contains: str | None = None,
+        **page: Any,
+    ) -> PaginatedResult[Worker]:
+        query = Query(self._database, rows.WORKER, "workers", _WORKER_SORT, page)
+        query.among("status", status_in)
+        query.contains("worker_id", worker_id_contains)
+        return await query.page(rows.worker)
+
+    async def get_worker_by_id(self, worker_id: str) -> Worker | None:
+        sql = f"SELECT {rows.WORKER} FROM workers WHERE worker_id = ?1"
+        found = await self._database.fetch(sql, worker_id, short=True)
+        return rows.worker(found[0]) if found else None
+
+    async def expire_overdue(self) -> int:
+        """Mark silent workers and end the attempts whose deadline has passed; return the number of these attempts.
+
+        Called by the store's timers, in their thread.
+        """
+        if not (await self._database.fetch(_ANY_OVERDUE, self._clock.lease(), short=True))[0][0]:
             return 0
         return await self._database.write(self._expire)
 
+    async def _upsert(self, transaction: Transaction, worker_id: str, stats: bytes | None) -> Worker:
+        holds = await _live_attempts_of(transaction, worker_id)
+        found = await transaction.fetch(
+            "INSERT INTO workers (worker_id, status, heartbeat_stats, last_heartbeat_time, deadline) "
+            "VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (worker_id) DO UPDATE SET status = excluded.status, "
+            "heartbeat_stats = coalesce(excluded.heartbeat_stats, workers.heartbeat_stats), "
+            "last_heartbeat_time = excluded.last_heartbeat_time, deadline = excluded.deadline "
+            f"RETURNING {rows.WORKER}",
+            worker_id,
+            "busy" if holds else "idle",
+            stats,
+            self._clock.now(),
+            self._clock.lease() + WORKER_SILENCE_SECONDS,
+        )
+        return rows.worker(found[0])
+
     async def _expire(self, transaction: Transaction) -> int:
         transitions = self._transitions(transaction)
+        await transaction.execute(
+            "UPDATE workers SET status = 'unknown', deadline = NULL WHERE deadline < ?1", transitions.lease
+        )
         overdue = await transaction.fetch(
             "SELECT rollout_id, attempt_id FROM attempts WHERE deadline < ?1 ORDER BY deadline LIMIT ?2",
             transitions.lease,
@@ -105,7 +169,7 @@ class Attempts(SqlBase):
         )
         for rollout_id, attempt_id in overdue:
             row = await transitions.attempt_row(rollout_id, attempt_id)
-            due = lifecycle.deadlines(row.config, row.lease_start, row.lease_seen)
+            due = lifecycle.deadlines(row.config, row.columns["lease_start"], row.columns["lease_seen"])
             status = lifecycle.expired(due, transitions.lease)
             if status is None or row.state.attempt not in lifecycle.LIVE:
                 continue
@@ -114,3 +178,22 @@ class Attempts(SqlBase):
             transaction.count("incomplete_traces")
             await transitions.apply(row, transition, reason=lifecycle.timeout_reason(status, row.config))
         return len(overdue)
+
+
+_ANY_OVERDUE = (
+    "SELECT EXISTS (SELECT 1 FROM workers WHERE deadline < ?1) OR EXISTS (SELECT 1 FROM attempts WHERE deadline < ?1)"
+)
+
+
+async def _live_attempts_of(transaction: Transaction, worker_id: str) -> list[AttemptRef]:
+    found = await transaction.fetch(
+        "SELECT rollout_id, attempt_id FROM attempts WHERE worker_id = ?1 AND deadline IS NOT NULL", worker_id
+    )
+    return [AttemptRef(rollout_id=row[0], attempt_id=row[1]) for row in found]
+
+
+async def _record_heartbeat(transitions: TransitionWriter, ref: AttemptRef) -> bool:
+    try:
+        return await transitions.record_heartbeat(await transitions.attempt_row(ref.rollout_id, ref.attempt_id))
+    except NotFound:
+        return False

@@ -1,19 +1,21 @@
-"""The base of the SQL store: transactions at one moment, idempotent writes, pages."""
+"""The base of the SQL store: transactions at one moment, and idempotent mutations.
+
+The response of a mutation is stored under its caller's key, in the same commit as the change. A caller that never saw
+the response may repeat the call, even to a store that was killed in between.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from ... import payload
 from ...errors import Conflict
-from ...types import PaginatedResult
-from ..contract import FilterLogic, LightningStore, SortOrder
-from ..db.clock import Clock
-from ..db.database import Body, ConflictKey, Database, Row, Transaction
+from ..contract import LightningStore
+from ..db.database import Body, ConflictKey, Database, Transaction
 from ..db.signals import Signals
-from .idempotency import IdempotentRequest
-from .query import Query, Rows, Sorts, check_page
 from .single_flight import SingleFlightCache
 from .transitions import TransitionWriter
 
@@ -21,6 +23,51 @@ T = TypeVar("T")
 
 SMALL_READ_ROWS = 16
 """Up to this many rows, found by their ids, are read in the caller's thread."""
+
+
+class Clock:
+    """Wall time for timestamps and lease time for deadlines, both in seconds.
+
+    Lease time is monotonic and stops while no store is open. A wall clock that jumps by a day neither expires nor
+    extends a lease, and attempts do not all expire after the store was closed for an hour.
+    """
+
+    def __init__(self) -> None:
+        self._offset = -time.monotonic()
+
+    def now(self) -> float:
+        """Return the seconds since the epoch."""
+        return time.time()
+
+    def lease(self) -> float:
+        """Return the seconds during which the store has been open."""
+        return time.monotonic() + self._offset
+
+    def resume(self, lease: float) -> None:
+        """Continue from the lease time at which the store was closed."""
+        self._offset = lease - time.monotonic()
+
+    def catch_up(self, lease: float) -> None:
+        """Advance to the lease time of another server of the store, if that is ahead."""
+        self._offset = max(self._offset, lease - time.monotonic())
+
+
+@dataclass(slots=True)
+class IdempotentRequest:
+    """A mutation that its caller may repeat under the same key."""
+
+    key: str
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    response: bytes | None = None
+    """The stored response, once there is one."""
+    time: float = 0.0
+    """Lease time at which this call stored the response."""
+
+    def replay(self, response: bytes) -> Any:
+        """Take the stored response of an earlier call, and return its result."""
+        self.response = response
+        return self.decode(response)
 
 
 class SqlBase(LightningStore):
@@ -53,40 +100,6 @@ class SqlBase(LightningStore):
         once = execute_once(request, body, self._clock.lease())
         return self._database.write(once, key=request.key, conflict_key=conflict_key)
 
-    async def _fetch(self, sql: str, *values: Any, short: bool = False) -> Sequence[Row]:
-        async def body(transaction: Transaction) -> Sequence[Row]:
-            return await transaction.fetch(sql, *values)
-
-        return await self._database.read(body, short=short, single_statement=True)
-
-    async def _page(
-        self,
-        query: Query,
-        convert: Callable[[Row], T],
-        sorts: Sorts,
-        *,
-        filter_logic: FilterLogic = "and",
-        sort_by: str | None = None,
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
-        cursor: str | None = None,
-        short: bool = False,
-    ) -> PaginatedResult[T]:
-        """Read the page of a query that these options of the contract's query operations select."""
-        check_page(limit, offset, filter_logic, sort_order, cursor)
-        query.sort(sort_by, sort_order, sorts)
-        if cursor is not None:
-            query.after(cursor)
-
-        async def body(transaction: Transaction) -> Rows:
-            return await query.page(transaction, logic=filter_logic, limit=limit, offset=offset)
-
-        page = await self._database.read(body, short=short)
-        return PaginatedResult[Any].model_construct(
-            items=[convert(row) for row in page.rows], limit=limit, offset=offset, total=page.total, cursor=page.cursor
-        )
-
 
 def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Body[T]:
     """Return `body` as a transaction that replays the stored response of a repeated request."""
@@ -106,7 +119,7 @@ def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Bod
             return request.replay(stored)
         if cast("Any", result) not in (None, []):  # else a claim found nothing, and a repeated one may find something
             request.response, request.time = request.encode(result), lease
-            await transaction.store_response(request.key, request.response, lease)
+            transaction.store_response(request.key, request.response, lease)
         return result
 
     return once

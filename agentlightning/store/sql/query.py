@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from ...errors import InvalidInput
+from ...types import PaginatedResult
 from ..contract import FilterLogic, SortOrder
-from ..db.database import Dialect, Row, Transaction
+from ..db.database import Database, Row, Transaction
+
+T = TypeVar("T")
 
 _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -76,34 +80,60 @@ def sorts(
     return {name: Sort(f"{of}{name}", kind) for kind, names in kinds for name in names}
 
 
-class Rows(NamedTuple):
-    """The rows of a page."""
+@dataclass(frozen=True)
+class PageOptions:
+    """The options that the query operations of the contract have in common. Raises `InvalidInput`."""
 
-    rows: Sequence[Row]
-    """The last two columns are the sort value and the key."""
-    total: int
-    cursor: str | None
+    filter_logic: FilterLogic = "and"
+    sort_by: str | None = None
+    sort_order: SortOrder = "asc"
+    limit: int = -1
+    offset: int = 0
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit < -1:
+            raise InvalidInput("limit must be -1 (all), 0 (none), or a number of items", field="limit")
+        if self.offset < 0:
+            raise InvalidInput("offset must not be negative", field="offset")
+        if self.offset and self.cursor is not None:
+            raise InvalidInput("offset cannot be combined with a cursor", field="offset")
+        if self.filter_logic not in ("and", "or"):
+            raise InvalidInput(f"filter_logic must be 'and' or 'or', not {self.filter_logic!r}", field="filter_logic")
+        if self.sort_order not in ("asc", "desc"):
+            raise InvalidInput(f"sort_order must be 'asc' or 'desc', not {self.sort_order!r}", field="sort_order")
 
 
 class Query:
     """One filtered and sorted page of a table, built step by step.
 
-    `order` is the key of the table. If `source` joins tables and `table` alone determines the page, only the rows of
+    `key` is the key of the table. If `source` joins tables and `table` alone determines the page, only the rows of
     the page are joined.
     """
 
-    def __init__(self, dialect: Dialect, columns: str, source: str, *, order: str, table: str | None = None) -> None:
-        self._dialect = dialect
+    def __init__(
+        self,
+        database: Database,
+        columns: str,
+        source: str,
+        sorts: Sorts,
+        options: dict[str, Any],
+        *,
+        key: str = "ordinal",
+        table: str | None = None,
+    ) -> None:
+        self._database = database
+        self._dialect = database.dialect
         self._columns = columns
         self._source = source
-        self._key = self._order = order
-        self._sort: tuple[str | None, SortOrder] = (None, "asc")
-        self._by = Sort("NULL", type(None))
-        self._after: CursorPosition | None = None
         self._table = table or source
+        self._key = key
         self._always: list[str] = []
         self._filters: list[str] = []
         self._values: list[Any] = []
+        self._options = PageOptions(**options)
+        self._by, self._order = _sort(self._options, sorts, key)
+        self._after = None if self._options.cursor is None else self._continue_after(self._options.cursor)
 
     def always(self, condition: str, value: Any) -> None:
         """Add a condition outside of the filter logic; `{}` is the place of the value."""
@@ -137,24 +167,27 @@ class Query:
         self._filters.append(f"{column} {condition}")
         self._values += parameters
 
-    def sort(self, by: str | None, order: SortOrder, columns: Sorts) -> None:
-        """Sort by a field of `columns`, and by insertion order within equal values or with None."""
-        self._sort = by, order
-        if by is None:
-            self._order += " DESC" if order == "desc" else ""
-            return
-        if by not in columns:
-            raise InvalidInput(
-                f"cannot sort by {by!r}; sort_by must be one of: {', '.join(sorted(columns))}", field="sort_by"
-            )
-        direction = "DESC" if order == "desc" else "ASC"
-        self._by = columns[by]
-        self._order = f"{self._by.column} {direction} NULLS LAST, {self._order}"
+    async def page(self, convert: Callable[[Row], T], *, short: bool = False) -> PaginatedResult[T]:
+        """Return the converted rows of the page, the total number of rows, and the cursor of the next page."""
+        rows, total = await self._database.read(self._read, short=short)
+        limit, offset = self._options.limit, self._options.offset
+        has_more = 0 < limit <= len(rows) and (self._after is not None or offset + len(rows) < total)
+        return PaginatedResult[Any].model_construct(
+            items=[convert(row) for row in rows],
+            limit=limit,
+            offset=offset,
+            total=total,
+            cursor=self._cursor(rows[-1], total) if has_more else None,
+        )
 
-    def after(self, cursor: str) -> None:
+    def cache_key(self) -> Hashable:
+        """Return a value that is equal for queries of the same columns with the same filters and options."""
+        return self._columns, self._source, self._where(), tuple(map(str, self._values)), self._options
+
+    def _continue_after(self, cursor: str) -> CursorPosition:
         """Start after the page that returned `cursor`. Raises `InvalidInput`."""
-        by, order = self._sort
-        position = self._after = decode_cursor(cursor, by, order, self._by.kind)
+        by, order = self._options.sort_by, self._options.sort_order
+        position = decode_cursor(cursor, by, order, self._by.kind)
         key = self._parameter(position.key)
         if by is None:
             self._always.append(f"{self._key} {_AFTER[order]} {key}")
@@ -164,29 +197,24 @@ class Query:
             column, value = self._by.column, self._parameter(position.value)
             later = f"{column} {_AFTER[order]} {value} OR ({column} = {value} AND {self._key} > {key})"
             self._always.append(f"({later} OR {column} IS NULL)")
-
-    async def page(self, transaction: Transaction, *, logic: FilterLogic, limit: int, offset: int) -> Rows:
-        """Return the rows of the page, the total number of rows, and the cursor of the next page."""
-        rows = await self._rows(transaction, logic, limit, offset)
-        full = 0 < limit <= len(rows)
-        if self._after is not None:
-            total = self._after.total
-        elif limit != 0 and not full and (rows or offset == 0):
-            total = offset + len(rows)
-        else:
-            sql = f"SELECT count(*) FROM {self._table}{self._where(logic)}"
-            total = (await transaction.fetch(sql, *self._values))[0][0]
-        has_more = full and (self._after is not None or offset + len(rows) < total)
-        return Rows(rows, total, self._cursor(rows[-1], total) if has_more else None)
+        return position
 
     def _cursor(self, last: Row, total: int) -> str:
-        (by, order), (value, key) = self._sort, last[-2:]
-        return encode_cursor(CursorPosition(by, order, value, key, total))
+        value, key = last[-2:]
+        return encode_cursor(CursorPosition(self._options.sort_by, self._options.sort_order, value, key, total))
 
-    async def _rows(self, transaction: Transaction, logic: FilterLogic, limit: int, offset: int) -> Sequence[Row]:
-        if limit == 0:
-            return []
-        where = self._where(logic)
+    async def _read(self, transaction: Transaction) -> tuple[Sequence[Row], int]:
+        limit, offset = self._options.limit, self._options.offset
+        rows: Sequence[Row] = await self._rows(transaction, limit, offset) if limit else []
+        if self._after is not None:
+            return rows, self._after.total
+        if limit != 0 and len(rows) != limit and (rows or offset == 0):
+            return rows, offset + len(rows)
+        found = await transaction.fetch(f"SELECT count(*) FROM {self._table}{self._where()}", *self._values)
+        return rows, found[0][0]
+
+    async def _rows(self, transaction: Transaction, limit: int, offset: int) -> Sequence[Row]:
+        where = self._where()
         # Always with a LIMIT: SQLite accepts an OFFSET only after one.
         page = f"ORDER BY {self._order} LIMIT ?{len(self._values) + 1} OFFSET ?{len(self._values) + 2}"
         selected = f"SELECT {self._columns}, {self._by.column}, {self._key} FROM {self._source}"
@@ -196,12 +224,8 @@ class Query:
             sql = f"{selected} WHERE {self._key} IN ({keys}) ORDER BY {self._order}"
         return await transaction.fetch(sql, *self._values, _ALL if limit < 0 else limit, offset)
 
-    def cache_key(self) -> Hashable:
-        """Return a value that is equal for queries of the same columns with the same filters."""
-        return self._columns, self._source, self._where("and"), tuple(map(str, self._values))
-
-    def _where(self, logic: FilterLogic) -> str:
-        together = f" {logic.upper()} ".join(self._filters)
+    def _where(self) -> str:
+        together = f" {self._options.filter_logic.upper()} ".join(self._filters)
         conditions = [*self._always, *([f"({together})"] if together else [])]
         return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
@@ -214,15 +238,12 @@ _ALL = 2**62
 _AFTER: dict[SortOrder, str] = {"asc": ">", "desc": "<"}
 
 
-def check_page(limit: int, offset: int, logic: str = "and", order: str = "asc", cursor: str | None = None) -> None:
-    """Raise `InvalidInput` for invalid page parameters."""
-    if limit < -1:
-        raise InvalidInput("limit must be -1 (all), 0 (none), or a number of items", field="limit")
-    if offset < 0:
-        raise InvalidInput("offset must not be negative", field="offset")
-    if offset and cursor is not None:
-        raise InvalidInput("offset cannot be combined with a cursor", field="offset")
-    if logic not in ("and", "or"):
-        raise InvalidInput(f"filter_logic must be 'and' or 'or', not {logic!r}", field="filter_logic")
-    if order not in ("asc", "desc"):
-        raise InvalidInput(f"sort_order must be 'asc' or 'desc', not {order!r}", field="sort_order")
+def _sort(options: PageOptions, sorts: Sorts, key: str) -> tuple[Sort, str]:
+    """Return the sort expression and the ORDER BY list; rows of equal value are in insertion order."""
+    by, direction = options.sort_by, options.sort_order.upper()
+    if by is None:
+        return Sort("NULL", type(None)), f"{key} {direction}"
+    if by not in sorts:
+        names = ", ".join(sorted(sorts))
+        raise InvalidInput(f"cannot sort by {by!r}; sort_by must be one of: {names}", field="sort_by")
+    return sorts[by], f"{sorts[by].column} {direction} NULLS LAST, {key}"

@@ -32,10 +32,10 @@ class Resources(SqlBase):
         resources_id_contains: str | None = None,
         **page: Any,
     ) -> PaginatedResult[ResourcesUpdate]:
-        query = Query(self._database.dialect, rows.RESOURCES, "resources", order="ordinal")
+        query = Query(self._database, rows.RESOURCES, "resources", _RESOURCES_SORT, page)
         query.equals("resources_id", resources_id)
         query.contains("resources_id", resources_id_contains)
-        return await self._page(query, _without_keys, _RESOURCES_SORT, **page)
+        return await query.page(_without_keys)
 
     async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
         if version is None:
@@ -77,7 +77,8 @@ class Resources(SqlBase):
         return await self._write(body)
 
     async def _resources(self, clause: str, *values: Any) -> ResourcesUpdate | None:
-        found = await self._fetch(f"SELECT {rows.RESOURCES} FROM resources {clause} LIMIT 1", *values, short=True)
+        sql = f"SELECT {rows.RESOURCES} FROM resources {clause} LIMIT 1"
+        found = await self._database.fetch(sql, *values, short=True)
         return rows.resources_update(found[0]) if found else None
 
 

@@ -50,9 +50,8 @@ class Rollouts(SqlBase):
         cut_at: int | None = None,
         **page: Any,
     ) -> PaginatedResult[AnyRollout]:
-        query = Query(
-            self._database.dialect, rows.ROLLOUT_AND_ATTEMPT, rows.ROLLOUTS, order="r.ordinal", table="rollouts r"
-        )
+        columns, source = rows.ROLLOUT_AND_ATTEMPT, rows.ROLLOUTS
+        query = Query(self._database, columns, source, _ROLLOUT_SORT, page, key="r.ordinal", table="rollouts r")
         query.among("r.rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in)
         query.among("r.status", status if status_in is None else status_in)
         query.among("r.mode", mode_in)
@@ -60,12 +59,11 @@ class Rollouts(SqlBase):
         query.equals("r.resources_version", resources_version)
         query.contains("r.rollout_id", rollout_id_contains)
         query.any_contains(["r.rollout_id"], ["r.input"], text_contains)
-        convert = partial(rows.any_rollout, cut_at=cut_at)
-        read_page = partial(self._page, query, convert, _ROLLOUT_SORT, **page)
+        read_page = partial(query.page, partial(rows.any_rollout, cut_at=cut_at))
         if cut_at is None or rollout_id_in is not None:
             return await read_page()
         # Lists with truncated inputs are polled by dashboards, of which there may be many.
-        return await self._single_flight.get((query.cache_key(), *page.items(), cut_at), read_page)
+        return await self._single_flight.get((query.cache_key(), cut_at), read_page)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
         found = await self._rollouts([rollout_id])
@@ -98,8 +96,8 @@ class Rollouts(SqlBase):
                 changed["resources_id"], changed["resources_version"] = await resolve_version(transaction, resources_id)
             if before.status in lifecycle.FINAL and changed.keys() - {"metadata"}:
                 raise FinalStatus(f"rollout {rollout_id} has already ended ({before.status}) and cannot be changed")
-            for column, value in changed.items():
-                await transaction.execute(f"UPDATE rollouts SET {column} = ?2 WHERE rollout_id = ?1", rollout_id, value)
+            if changed:
+                await transitions.update_rollout(rollout_id, **changed)
             if "config" in changed and isinstance(before, AttemptedRollout):
                 await self._renew_deadline(transaction, rollout_id, before.attempt.attempt_id)
             if not isinstance(status, Unset):
@@ -142,16 +140,15 @@ class Rollouts(SqlBase):
 
     async def _renew_deadline(self, transaction: Transaction, rollout_id: str, attempt_id: str) -> None:
         row = await self._transitions(transaction).attempt_row(rollout_id, attempt_id)
-        due = lifecycle.deadlines(row.config, row.lease_start, row.lease_seen).next
-        await transaction.execute(
-            "UPDATE attempts SET deadline = ?2 WHERE ordinal = ?1 AND deadline IS NOT NULL", row.ordinal, due
-        )
+        due = lifecycle.deadlines(row.config, row.columns["lease_start"], row.columns["lease_seen"]).next
+        sql = "UPDATE attempts SET deadline = ?2 WHERE ordinal = ?1 AND deadline IS NOT NULL"
+        await transaction.execute(sql, row.columns["ordinal"], due)
 
     async def _rollouts(self, ids: Sequence[str], *, ended_only: bool = False) -> list[AnyRollout]:
         if not ids:
             return []
         condition, values = self._database.dialect.any_of(ids, 1)
-        found = await self._fetch(
+        found = await self._database.fetch(
             f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id {condition}"
             + (f" AND {_ENDED}" if ended_only else ""),
             *values,
@@ -164,7 +161,7 @@ class Rollouts(SqlBase):
         if not ids:
             return set()
         condition, values = self._database.dialect.any_of(ids, 1)
-        found = await self._fetch(
+        found = await self._database.fetch(
             f"SELECT rollout_id, status FROM rollouts WHERE rollout_id {condition}",
             *values,
             short=len(ids) <= SMALL_READ_ROWS,

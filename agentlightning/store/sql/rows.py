@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -15,7 +14,6 @@ from ...types import (
     Attempt,
     AttemptedRollout,
     AttemptRef,
-    AttemptStatus,
     NamedResources,
     ResourcesUpdate,
     Rollout,
@@ -24,8 +22,8 @@ from ...types import (
 )
 from ..contract import AnyRollout
 from ..db.database import Row
+from ..encoded_span import truncate_value
 from ..lifecycle import AttemptState
-from ..partial_decode import truncate_value
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,11 +38,8 @@ RESOURCES = "resources_id, create_time, update_time, version, resources"
 ROLLOUT_AND_ATTEMPT = f"{ROLLOUT}, {ATTEMPT}"
 ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id"
 """Every rollout, with its latest attempt if it has one."""
-ATTEMPT_STATE = (
-    "r.rollout_id, r.status, a.attempt_id, a.status, r.attempt_id, a.sequence_id, r.config, "
-    "a.worker_id, a.lease_start, a.lease_seen, a.last_sequence_id, a.metadata, a.ordinal, "
-    "a.start_time, a.end_time, a.last_heartbeat_time"
-)
+_STATE_COLUMNS = (*_ATTEMPT_FIELDS, "ordinal", "lease_start", "lease_seen", "last_sequence_id")
+ATTEMPT_STATE = f"r.status, r.attempt_id, r.config, {', '.join(f'a.{name}' for name in _STATE_COLUMNS)}"
 # The rollout first: a database that locks rows locks them in this order.
 ATTEMPT_STATE_SOURCE = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
 
@@ -128,52 +123,26 @@ def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
     return valid, payload.dumps_unchecked(valid, field="resources")
 
 
-@dataclass(slots=True, init=False, eq=False)
 class AttemptRow:
-    """An attempt as stored, as far as the lifecycle and its statements depend on it.
+    """An attempt as stored, as far as the lifecycle and its statements depend on it."""
 
-    Code that changes the row in the database changes it here too; only `state` keeps its first value.
-    """
-
-    state: AttemptState
-    config: RolloutConfig
-    worker: str | None
-    lease_start: float
-    lease_seen: float
-    last_sequence_id: int
-    metadata: bytes | None
-    ordinal: int
-    start_time: float
-    end_time: float | None
-    last_heartbeat_time: float | None
-    status: AttemptStatus
+    __slots__ = ("columns", "config", "state")
 
     def __init__(self, row: Row) -> None:
-        rollout_id, rollout_status, attempt_id, self.status, latest_id, sequence_id, config_text, *rest = row
-        self.worker, self.lease_start, self.lease_seen, self.last_sequence_id, self.metadata, self.ordinal, *times = (
-            rest
-        )
-        self.start_time, self.end_time, self.last_heartbeat_time = times
+        rollout_status, latest_id, config_text, *values = row
+        self.columns: dict[str, Any] = dict(zip(_STATE_COLUMNS, values, strict=True))
+        """Current values; code that changes the row in the database changes them too."""
         self.config = config(config_text)
+        rollout_id, attempt_id, sequence_id = values[:3]
         latest = attempt_id == latest_id
-        self.state = AttemptState(rollout_id, rollout_status, attempt_id, self.status, latest, sequence_id, self.config)
+        self.state = AttemptState(
+            rollout_id, rollout_status, attempt_id, self.columns["status"], latest, sequence_id, self.config
+        )
+        """The state in which the row was read."""
 
     def attempt(self) -> Attempt:
         """Return the attempt with its current values."""
-        state = self.state
-        return attempt(
-            (
-                state.rollout_id,
-                state.attempt_id,
-                state.sequence_id,
-                self.start_time,
-                self.end_time,
-                self.status,
-                self.worker,
-                self.last_heartbeat_time,
-                self.metadata,
-            )
-        )
+        return attempt(tuple(self.columns.values()))
 
 
 def config(text: bytes) -> RolloutConfig:

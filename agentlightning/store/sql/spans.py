@@ -1,10 +1,13 @@
-"""Spans: numbered in order of arrival, stored once, and returned as the bytes that were sent."""
+"""Spans: numbered in order of arrival, stored once, and returned as the bytes that were sent.
+
+Includes the queries of the OTLP receiver and exporter.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -12,8 +15,7 @@ from ...redaction import redact_bytes
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..db.database import ConflictKey, Row, Transaction
-from ..encoded_span import EncodedSpan, SpanAck
-from ..partial_decode import primary_reward, truncate_span
+from ..encoded_span import EncodedSpan, SpanAck, primary_reward, truncate_span
 from .base import SMALL_READ_ROWS, SqlBase
 from .query import Query, Sort, sorts
 from .rows import AttemptRow
@@ -31,6 +33,16 @@ _INSERT_SPAN = (
     "INSERT INTO spans (rollout_id, attempt_id, sequence_id, trace_id, span_id, parent_id, name, start_time, end_time, "
     "payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
 )
+
+
+AttemptIds = tuple[str, str]
+
+
+class SpanWatermark(NamedTuple):
+    """The newest span at a moment, and the transaction number up to which no earlier span can still appear."""
+
+    ordinal: int
+    transaction: int
 
 
 class Spans(SqlBase):
@@ -92,27 +104,104 @@ class Spans(SqlBase):
         **options: Any,
     ) -> PaginatedResult[bytes]:
         """`query_spans`, with each span as JSON text."""
-        query = Query(self._database.dialect, "payload", "spans", order="ordinal")
+        filters = {name: options.pop(name) for name in _FILTERS if name in options}
+        query = Query(self._database, "payload", "spans", _SPAN_SORT, {"sort_by": sort_by, **options})
         query.always("rollout_id = {}", rollout_id)
         if attempt_id == LATEST:
             query.always("attempt_id = (SELECT attempt_id FROM rollouts WHERE rollout_id = {})", rollout_id)
         elif attempt_id is not None:
             query.always("attempt_id = {}", attempt_id)
-        for column in _FILTERED:
-            query.equals(column, options.pop(column, None))
-            query.contains(column, options.pop(f"{column}_contains", None))
-        short = await self._has_few_spans(rollout_id)
-        decode = partial(_payload, cut_at=cut_at)
-        return await self._page(query, decode, _SPAN_SORT, sort_by=sort_by, short=short, **options)
+        for name, value in filters.items():
+            add_filter = query.contains if name.endswith("_contains") else query.equals
+            add_filter(name.removesuffix("_contains"), value)
+        return await query.page(partial(_payload, cut_at=cut_at), short=await self._has_few_spans(rollout_id))
 
     async def _has_few_spans(self, rollout_id: str) -> bool:
-        found = await self._fetch(
-            "SELECT sum(last_sequence_id) FROM attempts WHERE rollout_id = ?1", rollout_id, short=True
-        )
+        sql = "SELECT sum(last_sequence_id) FROM attempts WHERE rollout_id = ?1"
+        found = await self._database.fetch(sql, rollout_id, short=True)
         return (found[0][0] or 0) <= SMALL_READ_ROWS
 
+    # OTLP
 
-_FILTERED = ("trace_id", "span_id", "parent_id", "name")
+    async def existing_attempts(self, refs: Collection[AttemptIds]) -> set[AttemptIds]:
+        """Return those of the given attempts that exist."""
+        if not refs:
+            return set()
+        condition, ids = self._database.dialect.any_of(sorted({rollout_id for rollout_id, _ in refs}), 1)
+        found = await self._database.fetch(
+            f"SELECT rollout_id, attempt_id FROM attempts WHERE rollout_id {condition}", *ids
+        )
+        return {(row[0], row[1]) for row in found} & set(refs)
+
+    async def live_attempts_by_trace(self, trace_ids: Collection[str]) -> dict[str, AttemptIds]:
+        """Return the live attempts that have spans of the given traces."""
+        if not trace_ids:
+            return {}
+        condition, ids = self._database.dialect.any_of(sorted(trace_ids), 1)
+        # Starts from the live attempts, which are few: an index on trace ids would slow down every stored span.
+        found = await self._database.fetch(
+            "SELECT DISTINCT spans.trace_id, spans.rollout_id, spans.attempt_id FROM attempts JOIN spans ON "
+            "spans.rollout_id = attempts.rollout_id AND spans.attempt_id = attempts.attempt_id "
+            f"WHERE attempts.deadline IS NOT NULL AND spans.trace_id {condition}",
+            *ids,
+        )
+        return {row[0]: (row[1], row[2]) for row in found}
+
+    async def register_export_target(self, target: str, *, past: bool) -> None:
+        """Add a new target: with `past` it gets all stored spans, otherwise only later ones."""
+        first = "0" if past else "(SELECT coalesce(max(ordinal), 0) FROM spans)"
+        sql = f"INSERT INTO exports (target, ordinal) VALUES (?1, {first}) ON CONFLICT (target) DO NOTHING"
+        await self._database.write(lambda transaction: transaction.execute(sql, target))
+
+    async def last_exported_ordinal(self, target: str) -> int:
+        """Return the ordinal of the last span that a target has received."""
+        return (await self._database.fetch("SELECT ordinal FROM exports WHERE target = ?1", target, short=True))[0][0]
+
+    async def record_exported(self, target: str, ordinal: int, payload: bytes) -> int:
+        """Record that a target has received all spans up to this one, and return the recorded ordinal.
+
+        It stays unchanged when the span has been deleted meanwhile, because another span may get its ordinal.
+        """
+
+        async def body(transaction: Transaction) -> int:
+            if await transaction.fetch("SELECT 1 FROM spans WHERE ordinal = ?1 AND payload = ?2", ordinal, payload):
+                await transaction.execute("UPDATE exports SET ordinal = ?2 WHERE target = ?1", target, ordinal)
+            return (await transaction.fetch("SELECT ordinal FROM exports WHERE target = ?1", target))[0][0]
+
+        return await self._database.write(body)
+
+    async def span_watermark(self) -> SpanWatermark:
+        """Return the newest span."""
+        number = self._database.dialect.transaction_number
+        [row] = await self._database.fetch(f"SELECT coalesce(max(ordinal), 0), {number} FROM spans", short=True)
+        return SpanWatermark(row[0], row[1])
+
+    async def is_settled(self, watermark: SpanWatermark) -> bool:
+        """Return True if every span up to the watermark is visible: transactions may commit out of order."""
+        [row] = await self._database.fetch(f"SELECT {self._database.dialect.oldest_transaction}", short=True)
+        return row[0] >= watermark.transaction
+
+    async def spans_between(self, after: int, up_to: int, most: int, most_bytes: int) -> list[tuple[int, bytes]]:
+        """Return the oldest spans between two ordinals as JSON text, within both limits but at least one."""
+
+        async def body(transaction: Transaction) -> Sequence[Row]:
+            sizes = await transaction.fetch(
+                "SELECT ordinal, length(payload) FROM spans WHERE ordinal > ?1 AND ordinal <= ?2 "
+                "ORDER BY ordinal LIMIT ?3",
+                after,
+                up_to,
+                most,
+            )
+            return await transaction.fetch(
+                "SELECT ordinal, payload FROM spans WHERE ordinal > ?1 AND ordinal <= ?2 ORDER BY ordinal",
+                after,
+                _last_within(sizes, most_bytes),
+            )
+
+        return [(row[0], row[1]) for row in await self._database.read(body)]
+
+
+_FILTERS = tuple(column + form for column in ("trace_id", "span_id", "parent_id", "name") for form in ("", "_contains"))
 
 
 def _payload(row: Row, cut_at: int | None) -> bytes:
@@ -123,7 +212,7 @@ async def _reserve_number(transitions: TransitionWriter, rollout_id: str, attemp
     row = await transitions.attempt_row(rollout_id, attempt_id)
     found = await transitions.transaction.fetch(
         "UPDATE attempts SET last_sequence_id = last_sequence_id + 1 WHERE ordinal = ?1 RETURNING last_sequence_id",
-        row.ordinal,
+        row.columns["ordinal"],
     )
     return found[0][0]
 
@@ -142,7 +231,7 @@ def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tupl
 
 async def _stored_ids(transitions: TransitionWriter, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> set[str]:
     """Return the ids in the batch that the attempt has already stored."""
-    if row.last_sequence_id == 0:  # it has no spans
+    if row.columns["last_sequence_id"] == 0:  # it has no spans
         return set()
     condition, ids = transitions.dialect.any_of([span.span_id for _, span in batch], 3)
     found = await transitions.transaction.fetch(
@@ -162,6 +251,7 @@ async def _insert_spans(
     stored = await _stored_ids(transitions, row, batch)
     heartbeat = lifecycle.heartbeat(state)
     late = heartbeat is None
+    last: int = row.columns["last_sequence_id"]
     acks: dict[int, SpanAck | None] = {}
     new: list[tuple[Any, ...]] = []
     reward: float | None = None
@@ -171,9 +261,9 @@ async def _insert_spans(
             transaction.count("duplicate_spans")
             continue
         stored.add(span.span_id)
-        number = span.sequence_id or row.last_sequence_id + 1
+        number = span.sequence_id or last + 1
         acks[index] = SpanAck(number, late)
-        row.last_sequence_id = max(row.last_sequence_id, number)
+        last = max(last, number)
         reward = reward if (found := primary_reward(span)) is None else found
         new.append(_span_row(span, state.attempt_id, number, late))
     await transaction.execute_many(_INSERT_SPAN, new)
@@ -181,12 +271,10 @@ async def _insert_spans(
         await transitions.record_reward(state, reward)
     transaction.notify(("spans", state.rollout_id))
     if heartbeat is not None:
-        await transitions.apply_heartbeat(row, heartbeat)
+        await transitions.apply_heartbeat(row, heartbeat, last_sequence_id=last)
     else:
         transaction.count("late_spans", len(new))
-        await transaction.execute(
-            "UPDATE attempts SET last_sequence_id = ?2 WHERE ordinal = ?1", row.ordinal, row.last_sequence_id
-        )
+        await transitions.update_attempt(row, last_sequence_id=last)
     return acks
 
 
@@ -206,3 +294,12 @@ def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tu
         span.end_time,
         redact_bytes(span.json()),
     )
+
+
+def _last_within(sizes: Sequence[Row], most_bytes: int) -> int:
+    last, total = 0, 0
+    for ordinal, size in sizes:
+        if last and total + size > most_bytes:
+            break
+        last, total = ordinal, total + size
+    return last

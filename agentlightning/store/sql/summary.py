@@ -57,7 +57,7 @@ class Summaries(SqlBase):
         return Summary(
             time=now,
             rollouts=dict(sorted(totals.statuses.items())),
-            workers=await _workers(transaction),
+            workers=await count_by_status(transaction, "workers"),
             ended_per_minute=None if rate is None else rate * 60,
             seconds_left=None if rate is None else unfinished / rate,
             ended_per_minute_by_worker={} if rate is None else _by_worker(ended[: len(recent)], now),
@@ -68,18 +68,16 @@ class Summaries(SqlBase):
 
     async def _totals(self, transaction: Transaction) -> RunTotals:
         """Return the totals of all rollouts, reading only those after the oldest unfinished one."""
-        first, last = await _ends(transaction)
+        [(first, last, first_unfinished, queued)] = await transaction.fetch(_ORDINALS)
+        first, last = first or 1, last or 0
         finished = self._finished
         if finished is None or finished.first != first or time.monotonic() > self._recompute_at:
             finished, self._recompute_at = RunTotals(first), time.monotonic() + RECOMPUTE_SECONDS
-        finished = finished.widened(last)
-        finished.add(await _read(transaction, finished, end := await _first_unfinished(transaction, last)), end)
-        self._finished = finished
-        whole = finished.widened(last)
-        whole.add(await _read(transaction, whole, last + 1), last + 1)
-        if queued := await _queued(transaction):
-            whole.statuses["queuing"] = queued
-        return whole
+        self._finished = finished = await _extended(transaction, finished, last, first_unfinished or last + 1)
+        totals = await _extended(transaction, finished, last, last + 1)
+        if queued:
+            totals.statuses["queuing"] = queued
+        return totals
 
 
 class RunTotals:
@@ -128,39 +126,30 @@ def _score(count: int, total: float, squares: float) -> dict[str, Any]:
     return {"count": count, "mean": mean, "deviation": variance**0.5}
 
 
-async def _ends(transaction: Transaction) -> tuple[int, int]:
-    """Return the first and the last ordinal of the rollouts; 1 and 0 if there are none."""
-    found = await transaction.fetch("SELECT (SELECT min(ordinal) FROM rollouts), (SELECT max(ordinal) FROM rollouts)")
-    first, last = found[0]
-    return (1, 0) if first is None else (first, last)
+_ORDINALS = (
+    "SELECT (SELECT min(ordinal) FROM rollouts), (SELECT max(ordinal) FROM rollouts), "
+    f"(SELECT min(ordinal) FROM rollouts WHERE status IN ({', '.join(repr(status) for status in UNFINISHED)})), "
+    "(SELECT count(*) FROM rollouts WHERE status = 'queuing')"
+)
+"""The first, last and first unfinished rollout, and the number of queued ones, which may be very many."""
 
 
-async def _first_unfinished(transaction: Transaction, last: int) -> int:
-    statuses = ", ".join(f"'{status}'" for status in UNFINISHED)
-    found = await transaction.fetch(f"SELECT min(ordinal) FROM rollouts WHERE status IN ({statuses})")
-    return last + 1 if found[0][0] is None else found[0][0]
-
-
-async def _queued(transaction: Transaction) -> int:
-    """Return the number of queued rollouts, counted separately because there may be very many."""
-    return (await transaction.fetch("SELECT count(*) FROM rollouts WHERE status = 'queuing'"))[0][0]
-
-
-async def _read(transaction: Transaction, totals: RunTotals, end: int) -> Sequence[Row]:
-    """Read the rollouts after those in `totals` and before `end`."""
-    return await transaction.fetch(
+async def _extended(transaction: Transaction, totals: RunTotals, last: int, end: int) -> RunTotals:
+    """Return the totals with the rollouts before `end`, in steps that reach `last`."""
+    totals = totals.widened(last)
+    found = await transaction.fetch(
         "SELECT (ordinal - ?1) / ?2, mode, resources_id, resources_version, status, count(*), count(reward), "
         "sum(reward), sum(reward * reward) FROM rollouts WHERE ordinal >= ?3 AND ordinal < ?4 "
         "AND status <> 'queuing' GROUP BY 1, 2, 3, 4, 5",
-        totals.first,
-        totals.width,
-        totals.end,
-        end,
+        *(totals.first, totals.width, totals.end, end),
     )
+    totals.add(found, end)
+    return totals
 
 
-async def _workers(transaction: Transaction) -> dict[str, int]:
-    found = await transaction.fetch("SELECT status, count(*) FROM workers GROUP BY status")
+async def count_by_status(transaction: Transaction, table: str) -> dict[str, int]:
+    """Return the numbers of rows; statuses without rows are left out."""
+    found = await transaction.fetch(f"SELECT status, count(*) FROM {table} GROUP BY status")
     return {row[0]: row[1] for row in found}
 
 

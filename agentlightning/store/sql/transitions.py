@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -107,29 +108,25 @@ class TransitionWriter:
         await self.apply_heartbeat(row, transition)
         return True
 
-    async def apply_heartbeat(self, row: AttemptRow, transition: Transition) -> None:
-        """Write the transition after a heartbeat or span, and the new deadline."""
+    async def apply_heartbeat(self, row: AttemptRow, transition: Transition, **columns: Any) -> None:
+        """Write the transition after a heartbeat or span, the new deadline, and other columns of the attempt."""
         await self._set_rollout_status(row.state, transition.rollout)
-        if row.state.attempt == "unresponsive" and row.worker is not None:
-            await self._restore_worker(row.worker, row.state)
-        row.status, row.end_time, row.last_heartbeat_time = transition.attempt or row.status, None, self.now
-        await self.transaction.execute(
-            "UPDATE attempts SET status = ?2, last_heartbeat_time = ?3, lease_seen = ?4, deadline = ?5, "
-            "end_time = NULL, last_sequence_id = ?6 WHERE ordinal = ?1",
-            row.ordinal,
-            row.status,
-            self.now,
-            self.lease,
-            lifecycle.deadlines(row.config, row.lease_start, self.lease).next,
-            row.last_sequence_id,
+        if row.state.attempt == "unresponsive" and row.columns["worker_id"] is not None:
+            await self._restore_worker(row.columns["worker_id"], row.state)
+        await self.update_attempt(
+            row,
+            status=transition.attempt,
+            end_time=None,
+            last_heartbeat_time=self.now,
+            lease_seen=self.lease,
+            deadline=lifecycle.deadlines(row.config, row.columns["lease_start"], self.lease).next,
+            **columns,
         )
 
     async def record_reward(self, state: AttemptState, reward: float) -> None:
         """Set the rollout's reward, if the attempt is its latest."""
         if state.latest:
-            await self.transaction.execute(
-                "UPDATE rollouts SET reward = ?2 WHERE rollout_id = ?1", state.rollout_id, reward
-            )
+            await self.update_rollout(state.rollout_id, reward=reward)
             self.transaction.notify(("rollout", state.rollout_id))
 
     # Ending
@@ -141,16 +138,15 @@ class TransitionWriter:
         if status == "running":
             await self.record_heartbeat(row)
             return
-        row.status, row.end_time = status, self.now
-        row.metadata = row.metadata if reason is None else _with_reason(row.metadata, reason)
-        if row.worker is not None:
-            await self._release_worker(row.worker, row.ordinal, status)
-        await self.transaction.execute(
-            "UPDATE attempts SET status = ?2, end_time = ?3, deadline = NULL, metadata = ?4 WHERE ordinal = ?1",
-            row.ordinal,
-            status,
-            self.now,
-            row.metadata,
+        metadata = row.columns["metadata"]
+        if row.columns["worker_id"] is not None:
+            await self._release_worker(row.columns["worker_id"], row.columns["ordinal"], status)
+        await self.update_attempt(
+            row,
+            status=status,
+            end_time=self.now,
+            deadline=None,
+            metadata=metadata if reason is None else _with_reason(metadata, reason),
         )
         await self._set_rollout_status(row.state, transition.rollout)
 
@@ -166,15 +162,21 @@ class TransitionWriter:
 
     async def end_rollout(self, rollout_id: str, status: str) -> None:
         """Set the rollout's final status and wake the callers that wait for its end."""
-        await self.transaction.execute(
-            "UPDATE rollouts SET status = ?2, end_time = ?3, queue_position = NULL WHERE rollout_id = ?1",
-            rollout_id,
-            status,
-            self.now,
-        )
+        await self.update_rollout(rollout_id, status=status, end_time=self.now, queue_position=None)
         self.transaction.notify(("ended", rollout_id))
 
-    # Helpers
+    # Rows
+
+    async def update_attempt(self, row: AttemptRow, **columns: Any) -> None:
+        """Set columns of an attempt, in the database and in `row`."""
+        row.columns.update(columns)
+        sql = _update_sql("attempts SET {} WHERE ordinal = ?1", *columns)
+        await self.transaction.execute(sql, row.columns["ordinal"], *columns.values())
+
+    async def update_rollout(self, rollout_id: str, **columns: Any) -> None:
+        """Set columns of a rollout."""
+        sql = _update_sql("rollouts SET {} WHERE rollout_id = ?1", *columns)
+        await self.transaction.execute(sql, rollout_id, *columns.values())
 
     async def _set_rollout_status(self, state: AttemptState, status: RolloutStatus) -> None:
         if status == state.rollout:
@@ -185,28 +187,15 @@ class TransitionWriter:
             self.transaction.count("requeues")
             await self.enqueue(state.rollout_id, status)
         else:
-            await self.transaction.execute(
-                "UPDATE rollouts SET status = ?2, queue_position = NULL WHERE rollout_id = ?1", state.rollout_id, status
-            )
+            await self.update_rollout(state.rollout_id, status=status, queue_position=None)
             self.transaction.notify(("rollout", state.rollout_id))
 
     async def _new_attempt(self, row: Row, earlier_attempts: int, worker_id: str | None) -> AttemptedRollout:
         rollout = rows.rollout(row)
         transition = lifecycle.claim(rollout.status)
         attempt_id = await self._unused_attempt_id(rollout.rollout_id, earlier_attempts)
-        attempt = rows.attempt(
-            (
-                rollout.rollout_id,
-                attempt_id,
-                earlier_attempts + 1,
-                self.now,
-                None,
-                transition.attempt,
-                worker_id,
-                None,
-                None,
-            )
-        )
+        started = (rollout.rollout_id, attempt_id, earlier_attempts + 1, self.now, None)
+        attempt = rows.attempt((*started, transition.attempt, worker_id, None, None))
         fields: dict[str, Any] = {**rollout.__dict__, "status": transition.rollout, "reward": None, "attempt": attempt}
         return rows.construct(AttemptedRollout, fields)
 
@@ -278,6 +267,11 @@ _RELEASE_WORKER = (
     ") WHERE worker_id = ?1"
 )
 """Set the worker idle after one attempt, unless it has another live one."""
+
+
+@lru_cache
+def _update_sql(form: str, *columns: str) -> str:
+    return "UPDATE " + form.format(", ".join(f"{name} = ?{number}" for number, name in enumerate(columns, 2)))
 
 
 def _with_reason(metadata: bytes | None, reason: str) -> bytes:

@@ -1,1 +1,1 @@
-"""PostgreSQL behind the `Database` interface."""
+"""PostgreSQL implementation of the `Database` interface."""

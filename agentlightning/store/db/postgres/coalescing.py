@@ -1,19 +1,26 @@
-"""Statement coalescing: several SQL statements combined into one, which saves most round trips to the database.
+"""Statement coalescing: combine several SQL statements into one, which saves most round trips to the database.
 
-Changes of different tables become one statement, `WITH s0 AS (UPDATE …), s1 AS (INSERT …) UPDATE …`. All its parts see
-the database as it was before, so no two of them may change one table. A statement with many rows of values becomes one
-over all of them: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
+Changes to different tables become one statement, `WITH s0 AS (UPDATE …), s1 AS (INSERT …) UPDATE …`. All parts of this
+statement see the state of the database before it, so no two parts may change the same table. A statement with several
+rows of values becomes one statement over all rows: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any, cast
 
-from ..database import Values
+from ..database import Row, Values
 
 Changes = dict[str, list[Values]]
 """Statements that change different tables, in order, each with its rows of values."""
+Types = tuple[str, ...]
+
+MAX_BATCH_BYTES = 8 * 2**20
+"""Size from which a change is sent in a separate statement."""
+
 
 _CHANGES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
 _NAMES_ITS_TABLES = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH)\b")
@@ -26,8 +33,126 @@ _INSERT = re.compile(
 _UPDATE = re.compile(r"(UPDATE \w+ SET .*) (WHERE \w+ = \?1(?: AND [^()?]*?)?)(?: RETURNING ([^()]*))?")
 
 
+class RowBatcher:
+    """Sends statements on one connection, batched over rows of values."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._types: dict[str, Types | None] = {}
+
+    async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
+        """Return the rows of a statement."""
+        return cast("list[Row]", await self._connection.fetch(dollar_parameters(sql), *values))
+
+    async def fetch_each(self, sql: str, values: list[Values]) -> Sequence[Sequence[Row]]:
+        """Return the rows of a statement for each of `values`."""
+        types = await self._types_of(sql) if len(values) > 1 and _are_distinct(sql, values) else None
+        if types is None:
+            return [await self.fetch(sql, *each) for each in values]
+        if not types:
+            return [await self.fetch(sql)] * len(values)
+        order = _lock_order(sql, values)
+        found: list[Row] = await self._connection.fetch(
+            over_rows(sql, types), *_columns([values[index] for index in order])
+        )
+        if returns_key(sql):
+            return _grouped(((row[0], row) for row in found), [each[0] for each in values])
+        return _grouped(((order[int(row[0]) - 1], row[1:]) for row in found), range(len(values)))
+
+    async def send(self, several: Iterable[Changes]) -> None:
+        """Send changes. Changes of the same kind share one statement; different kinds are sent one after another."""
+        by_kind: dict[tuple[str, ...], list[Changes]] = {}
+        for changes in several:
+            by_kind.setdefault(tuple(changes), []).append(changes)
+        for statements, group in by_kind.items():
+            types = [await self._types_of(sql) for sql in statements] if _has_many_rows(group) else [None]
+            if None in types or not all(_are_distinct(*each) for changes in group for each in changes.items()):
+                for changes in group:
+                    await self._send_one(changes)
+            else:
+                text = combine_over_rows(statements, tuple(cast("list[Types]", types)))
+                for batch in _batches(group):
+                    await self._connection.fetch(text, *_all_columns(batch))
+
+    async def _send_one(self, changes: Changes) -> None:
+        if _has_many_rows([changes]):
+            for sql, values in changes.items():
+                await self._connection.executemany(dollar_parameters(sql), values)
+        else:
+            values = [each[0] for each in changes.values()]
+            text = combine(tuple(changes), tuple(map(len, values)))
+            await self._connection.fetch(text, *(value for each in values for value in each))
+
+    async def _types_of(self, sql: str) -> Types | None:
+        """Return the types of a statement's parameters, or None if the statement cannot be batched."""
+        if sql not in self._types:
+            self._types[sql] = await self._find_types(sql) if supports_rows(sql) else None
+        return self._types[sql]
+
+    async def _find_types(self, sql: str) -> Types | None:
+        parameters = (await self._connection.prepare(dollar_parameters(sql))).get_parameters()
+        return None if any(each.kind == "array" for each in parameters) else tuple(each.name for each in parameters)
+
+
+def _has_many_rows(group: list[Changes]) -> bool:
+    return len(group) > 1 or any(len(values) > 1 for values in group[0].values())
+
+
+def _are_distinct(sql: str, values: Iterable[Values]) -> bool:
+    """Return False if two of `values` identify the same row and the statement may change a row only once."""
+    keys = [each[0] for each in values] if is_one_per_row(sql) else []
+    return len(set(keys)) == len(keys)
+
+
+def _batches(several: list[Changes]) -> Iterator[Changes]:
+    """Merge changes into batches that change no row twice and stay below the size limit."""
+    batch: Changes = {}
+    keys: set[tuple[str, Any]] = set()
+    size = 0
+    for changes in several:
+        new_keys = {(sql, each[0]) for sql, values in changes.items() if is_one_per_row(sql) for each in values}
+        new_size = _size(changes)
+        if batch and (size + new_size > MAX_BATCH_BYTES or not keys.isdisjoint(new_keys)):
+            yield batch
+            batch, keys, size = {}, new_keys, 0
+        for sql, values in changes.items():
+            batch.setdefault(sql, []).extend(values)
+        keys |= new_keys
+        size += new_size
+    yield batch
+
+
+def _size(changes: Changes) -> int:
+    everything = (value for values in changes.values() for each in values for value in each)
+    return sum(len(value) for value in everything if isinstance(value, bytes))
+
+
+def _lock_order(sql: str, values: list[Values]) -> Sequence[int]:
+    """Return the indexes of `values` in the order in which all servers lock rows. This prevents deadlocks."""
+    return sorted(range(len(values)), key=lambda n: values[n][0]) if sorts_rows(sql) else range(len(values))
+
+
+def _columns(values: list[Values]) -> list[Sequence[Any]]:
+    return list(zip(*values, strict=True))
+
+
+def _all_columns(changes: Changes) -> list[Sequence[Any]]:
+    return [
+        column
+        for sql, values in changes.items()
+        for column in _columns([values[index] for index in _lock_order(sql, values)])
+    ]
+
+
+def _grouped(found: Iterable[tuple[Any, Row]], keys: Iterable[Any]) -> Sequence[Sequence[Row]]:
+    by_key: dict[Any, list[Row]] = {key: [] for key in keys}
+    for key, row in found:
+        by_key[key].append(row)
+    return list(by_key.values())
+
+
 class WriteBuffer:
-    """Changes to send together, as long as no statement reads their tables."""
+    """Changes that are sent together, unless a statement has to read their tables first."""
 
     def __init__(self) -> None:
         self._changes: Changes = {}
@@ -37,7 +162,7 @@ class WriteBuffer:
         return bool(self._changes)
 
     def must_precede(self, sql: str) -> bool:
-        """Return True if the buffer has to be sent before `sql`: it names a changed table, or changes the schema."""
+        """Return True if the buffer must be sent before `sql`, which uses a changed table or changes the schema."""
         is_unrelated = _NAMES_ITS_TABLES.match(sql) and self._tables.isdisjoint(named_tables(sql))
         return bool(self._changes) and not is_unrelated
 
@@ -56,7 +181,7 @@ class WriteBuffer:
 
 @lru_cache(4096)
 def dollar_parameters(sql: str, offset: int = 0) -> str:
-    """Write `?1` as `$1`, PostgreSQL's form, with numbers increased by `offset`."""
+    """Convert `?1` to PostgreSQL's form `$1`, and increase the numbers by `offset`."""
     return _PARAMETER.sub(lambda match: f"${int(match[1]) + offset}", sql)
 
 
@@ -68,21 +193,21 @@ def named_tables(sql: str) -> frozenset[str]:
 
 @lru_cache(4096)
 def changed_table(sql: str) -> str | None:
-    """Return the table that a statement changes; None for a SELECT or a change of the schema."""
+    """Return the table that a statement changes, or None for a SELECT or a schema change."""
     match = _CHANGES.match(sql)
     return match and match[1]
 
 
 @lru_cache(4096)
 def combine(statements: tuple[str, ...], sizes: tuple[int, ...]) -> str:
-    """Combine statements into one; `sizes` are their numbers of values."""
+    """Combine statements into one. `sizes` contains the number of values of each statement."""
     offsets = [sum(sizes[:index]) for index in range(len(sizes))]
     return _with_clauses([dollar_parameters(*each) for each in zip(statements, offsets, strict=True)])
 
 
 @lru_cache(4096)
 def combine_over_rows(statements: tuple[str, ...], types: tuple[tuple[str, ...], ...]) -> str:
-    """Combine statements into one that runs each over rows of values of these types, given as columns."""
+    """Combine statements into one that runs each over rows of values. The values are passed as columns of `types`."""
     offsets = [sum(map(len, types[:index])) for index in range(len(types))]
     return _with_clauses([over_rows(*each) for each in zip(statements, types, offsets, strict=True)])
 
@@ -95,9 +220,9 @@ def _with_clauses(statements: list[str]) -> str:
 
 @lru_cache(4096)
 def over_rows(sql: str, types: tuple[str, ...], offset: int = 0) -> str:
-    """Rewrite a statement to run once for each row of values, which are given as columns.
+    """Rewrite a statement so that it runs once for each row of values. The values are passed as columns.
 
-    Each returned row begins with the number of its row of values, or with its key: see `returns_key`.
+    Each returned row begins with the number of its row of values, or with its key (see `returns_key`).
     """
     arrays = ", ".join(f"${offset + index}::{name}[]" for index, name in enumerate(types, 1))
     names = "".join(f"p{index}, " for index in range(1, len(types) + 1))
@@ -124,7 +249,7 @@ def supports_rows(sql: str) -> bool:
 
 @lru_cache(4096)
 def is_one_per_row(sql: str) -> bool:
-    """Return True if the first value identifies a row that one statement may change only once."""
+    """Return True if the first value identifies a row that may be changed only once per statement."""
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or (returns_key(sql) and "RETURNING" in sql)
 
 
@@ -136,5 +261,5 @@ def returns_key(sql: str) -> bool:
 
 @lru_cache(4096)
 def sorts_rows(sql: str) -> bool:
-    """Return True if the rows of values may be sorted: the statement locks existing rows and creates none."""
+    """Return True if the rows of values may be sorted, because the statement locks existing rows and creates none."""
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or sql.endswith("FOR UPDATE")

@@ -1,8 +1,9 @@
-"""PostgreSQL: any number of store servers in front of one database, each of which commits in groups.
+"""PostgreSQL: several store servers can share one database. Each server commits in groups.
 
-All connections of a server belong to one background thread with an event loop of its own. One connection writes: while
-one group commits, the next gathers, as with SQLite. Others read, and one listens for notifications of other servers.
-A broken connection is replaced; requests in progress fail with `StoreUnavailable`.
+All connections of a server belong to one background thread with a dedicated event loop. One connection writes: while
+a group commits, further requests form the next group, as with SQLite. A pool of connections reads, and one connection
+listens for notifications from other servers. A broken connection is replaced, and requests in progress fail with
+`StoreUnavailable`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import asyncio
 import json
 import logging
 import os
-import threading
-from collections import Counter
 from collections.abc import Awaitable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
@@ -20,11 +19,21 @@ from typing import Any, TypeVar, cast
 
 from ....concurrency import event_loop_thread
 from ....errors import AgentLightningError, InvalidInput, MissingExtra, StoreBusy, StoreUnavailable
-from ..database import Body, ConflictKey, Dialect, Row, Transaction, Values
-from ..signals import QUEUE, Notification, Signals
-from ..write_requests import MAX_PENDING_WRITES, WriteRequest, deliver_results
+from ..database import (
+    MAX_PENDING_WRITES,
+    Body,
+    ConflictKey,
+    Database,
+    Dialect,
+    GroupResponses,
+    Row,
+    Transaction,
+    WriteRequest,
+    deliver_results,
+)
+from ..signals import QUEUE, Notification
+from .coalescing import RowBatcher
 from .executor import BatchExecutor, conflict_free_groups
-from .row_batches import RowBatcher
 
 try:
     import asyncpg
@@ -35,18 +44,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Connection = Any
-"""asyncpg has no types."""
+"""Any, because asyncpg has no type annotations."""
 
 MAX_GROUP = 128
-"""Bodies in one commit. Their rows stay locked until it: larger groups would keep other servers waiting."""
+"""Maximum bodies per commit. Their rows stay locked until the commit, so larger groups would delay other servers."""
 READERS = 4
 MAX_TRIES = 5
-"""Runs of a group that conflicts with commits of other servers."""
+"""Maximum number of times that a group is run if it conflicts with commits of other servers."""
 LOCK_TIMEOUT = 5
-"""Seconds to wait for rows locked by another server; a suspended server may hold them for long."""
+"""Seconds to wait for rows locked by another server. A suspended server may hold its locks for a long time."""
 COMMAND_TIMEOUT = 30.0
 MAX_NOTIFY_BYTES = 7_000
-"""Bytes in one NOTIFY; PostgreSQL accepts fewer than 8,000."""
+"""Maximum bytes in one NOTIFY. PostgreSQL accepts fewer than 8,000."""
 RECONNECT_INTERVAL = 0.5
 """Seconds between attempts to reach an unreachable database."""
 MIGRATION_LOCK = 4_747_001
@@ -69,7 +78,7 @@ _SETTINGS = {
     "lock_timeout": f"{LOCK_TIMEOUT}s",
     "idle_in_transaction_session_timeout": "30s",
     "timezone": "UTC",
-    # Each statement reads or changes a few rows by an index; compiling it never pays.
+    # Each statement reads or changes a few rows by an index, so JIT compilation costs more than it saves.
     "jit": "off",
 }
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
@@ -85,19 +94,15 @@ _UNREACHABLE = (
 )
 
 
-class PostgresDatabase:
-    """A database at a `postgresql://` URL. Raises `StoreUnavailable` when it cannot be reached at first."""
+class PostgresDatabase(Database):
+    """A database at a `postgresql://` URL. Raises `StoreUnavailable` if the first connection fails."""
 
     dialect = DIALECT
-    durable = True
-    durability = "full"
 
     def __init__(self, dsn: str) -> None:
-        self.signals = Signals()
-        self.counters = Counter[str]()
+        super().__init__()
         self._dsn = dsn
         self._server_id = os.urandom(6).hex()
-        self._closed = threading.Event()
         self._requests: asyncio.Queue[WriteRequest | None] = asyncio.Queue()
         self._reads: set[asyncio.Task[None]] = set()
         self._resources = ExitStack()
@@ -106,7 +111,7 @@ class PostgresDatabase:
             self._portal.call(self._open)
         except (*_UNREACHABLE, asyncpg.PostgresError, ValueError) as error:
             self._resources.close()
-            raise StoreUnavailable(f"the PostgreSQL database cannot be opened: {error}") from None
+            raise StoreUnavailable(f"cannot open the PostgreSQL database, check its URL: {error}") from None
 
     def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
         if self._requests.qsize() > MAX_PENDING_WRITES:
@@ -115,13 +120,15 @@ class PostgresDatabase:
         self._call_in_loop(self._requests.put_nowait, request)
         return request.future
 
-    async def read(self, body: Body[T], *, short: bool = False, single_statement: bool = False) -> T:
-        request = WriteRequest(body, asyncio.get_running_loop().create_future())
-        self._call_in_loop(partial(self._start_read, single_statement=single_statement), request)
-        return await request.future
+    async def read(self, body: Body[T], *, short: bool = False) -> T:
+        return await self._read(body, single_statement=False)
+
+    async def fetch(self, sql: str, *values: Any, short: bool = False) -> Sequence[Row]:
+        # A single statement needs no transaction for a consistent snapshot.
+        return await self._read(lambda transaction: transaction.fetch(sql, *values), single_statement=True)
 
     def run(self, body: Body[T]) -> T:
-        """Run `body` in a transaction of its own, one server of the database at a time."""
+        """Run `body` in a separate transaction. Only one server of the database does this at a time."""
 
         async def exclusive(transaction: Transaction) -> T:
             await transaction.fetch(f"SELECT 1 FROM pg_advisory_xact_lock({MIGRATION_LOCK})")
@@ -129,22 +136,15 @@ class PostgresDatabase:
 
         return self._portal.call(self.write, exclusive)
 
-    async def close(self) -> None:
-        await asyncio.to_thread(self.close_now)
-
-    def close_now(self) -> None:
-        """Close without an event loop."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        self.signals.close()
+    def _close_resources(self) -> None:
         self._portal.call(self._close_connections)
         self._resources.close()
 
     async def sync_lease_clock(self, lease: float) -> float:
         """Return the lease time of the server that is furthest ahead, without reading any wall clock.
 
-        Also wakes a waiting claim when the queue is not empty: a server killed during a claim sends no notification.
+        Also wakes a waiting claim if the queue is not empty, because a server killed during a claim sends no
+        notification.
         """
 
         async def body(transaction: Transaction) -> Row:
@@ -163,8 +163,7 @@ class PostgresDatabase:
     # Connections
 
     def _call_in_loop(self, call: Any, request: WriteRequest) -> None:
-        if self._closed.is_set():
-            raise StoreUnavailable("the store is closed")
+        self._check_open()
         self._loop.call_soon_threadsafe(call, request)
 
     async def _open(self) -> None:
@@ -172,7 +171,7 @@ class PostgresDatabase:
         await self._connect_writer()
         schema: str | None = await self._writer.fetchval("SELECT current_schema()")
         if schema is None:
-            raise ValueError("the schema that its search_path names does not exist")
+            raise ValueError("the schema in its search_path does not exist; create it")
         self._channel = f"agentlightning_{schema}"
         self._readers: Any = await asyncpg.create_pool(
             self._dsn,
@@ -241,14 +240,14 @@ class PostgresDatabase:
         except Exception as error:
             if not isinstance(error, _UNREACHABLE):
                 logger.exception("The store's writer failed")
-            logger.error("The database cannot write: %s", error)
+            logger.error("The database cannot write, so requests fail until it recovers: %s", error)
             self._drop_writer()
             for request in group:
                 request.error = _unavailable(error)
             return []
 
     async def _run_group(self, group: list[WriteRequest]) -> list[Notification]:
-        """Commit the group; retry conflicts, and leave out a body that aborts the transaction."""
+        """Commit the group. Retry after conflicts, and exclude a body that aborts the transaction."""
         tries, separate = 0, False
         while group:
             try:
@@ -259,7 +258,7 @@ class PostgresDatabase:
                     tries += 1
                     separate = tries > 1
                 elif len(aborted.suspects) > 1 and not separate:
-                    separate = True  # the next run shows which body is at fault
+                    separate = True  # the next run identifies the body that fails
                 else:
                     for request in aborted.suspects:
                         request.error = _caller_error(aborted.error)
@@ -269,30 +268,32 @@ class PostgresDatabase:
     async def _run_once(
         self, group: list[WriteRequest], batches: Iterable[list[WriteRequest]] | None
     ) -> list[Notification]:
-        """Run the bodies and commit. Raises `_Aborted` with the transaction still open."""
+        """Run the bodies and commit. Raises `_Aborted`, leaving the transaction open, if a body aborts it."""
         await self._writer.execute("BEGIN")
         keys = [request.key for request in group if request.key is not None]
-        executor = BatchExecutor(self._batcher, await self._load_known_keys(keys))
+        responses = GroupResponses(await self._load_known_keys(keys))
+        executor = BatchExecutor(self._batcher, responses)
         for batch in batches or conflict_free_groups(group):
             with _aborted_by(batch):
                 failed = await executor.run(batch)
             if failed is not None:
                 raise _Aborted(failed.error, [failed])
         with _aborted_by(group):
-            await self._store_and_notify(list(executor.responses.values()), self._notes(executor.notifications))
+            await self._store_and_notify(responses, self._notes(executor.notifications))
         await self._writer.execute("COMMIT")
         return executor.notifications
 
     async def _load_known_keys(self, keys: list[str]) -> set[str]:
-        """Return the idempotency keys of a group that have a stored response, in one query."""
+        """Return the idempotency keys of a group that have a stored response, using one query."""
         if not keys:
             return set()
         return {row[0] for row in await self._writer.fetch("SELECT key FROM answers WHERE key = ANY($1)", keys)}
 
-    async def _store_and_notify(self, responses: Sequence[Values], notes: list[str]) -> None:
-        """Store the responses and notify other servers at the commit, in one round trip."""
-        if responses or notes:
-            columns = list(zip(*responses, strict=True)) or [(), (), ()]
+    async def _store_and_notify(self, responses: GroupResponses, notes: list[str]) -> None:
+        """Store the responses, and notify other servers at the commit, in one round trip."""
+        if responses.new or notes:
+            rows = [(key, *each) for key, each in responses.new.items()]
+            columns = list(zip(*rows, strict=True)) or [(), (), ()]
             await self._writer.fetch(_STORE_AND_NOTIFY, *columns, self._channel, notes)
 
     def _notes(self, notifications: list[Notification]) -> list[str]:
@@ -308,13 +309,18 @@ class PostgresDatabase:
 
     # Reading
 
+    async def _read(self, body: Body[T], *, single_statement: bool) -> T:
+        request = WriteRequest(body, asyncio.get_running_loop().create_future())
+        self._call_in_loop(partial(self._start_read, single_statement=single_statement), request)
+        return await request.future
+
     def _start_read(self, request: WriteRequest, *, single_statement: bool) -> None:
-        task = asyncio.create_task(self._read(request, single_statement))
+        task = asyncio.create_task(self._read_until_done(request, single_statement))
         self._reads.add(task)
         task.add_done_callback(self._reads.discard)
 
-    async def _read(self, request: WriteRequest, single_statement: bool) -> None:
-        for tries in range(READERS + 2):  # each connection of the pool may be broken
+    async def _read_until_done(self, request: WriteRequest, single_statement: bool) -> None:
+        for tries in range(READERS + 2):  # every connection in the pool may be broken
             try:
                 await self._read_once(request, single_statement)
             except _UNREACHABLE as error:
@@ -332,19 +338,19 @@ class PostgresDatabase:
             self._readers.acquire(timeout=COMMAND_TIMEOUT) as connection,
             nullcontext() if single_statement else connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            await BatchExecutor(RowBatcher(connection), set()).run([request])
+            await BatchExecutor(RowBatcher(connection), GroupResponses()).run([request])
 
     # Listening
 
     async def _listen_loop(self) -> None:
-        """Pass notifications of other servers on to local waiters while the store is open."""
+        """Forward notifications from other servers to local waiters while the store is open."""
         while True:
             try:
                 await self._listen_until_broken()
             except _UNREACHABLE as error:
-                logger.warning("Cannot receive notifications of other store servers: %s; reconnecting", error)
+                logger.warning("Cannot receive notifications from other store servers: %s; reconnecting", error)
             except asyncpg.PostgresError:
-                logger.exception("Listening to other store servers failed; trying again")
+                logger.exception("Listening for notifications from other store servers failed; retrying")
             await asyncio.sleep(RECONNECT_INTERVAL)
 
     async def _listen_until_broken(self) -> None:
@@ -369,7 +375,7 @@ class PostgresDatabase:
             self.signals.notify(tuple(topic), count)
 
     async def _catch_up(self, connection: Connection) -> None:
-        """Wake waiters whose notification may have been lost: claims, and waits for rollouts that have ended."""
+        """Wake waiters whose notification may have been lost: claims, and calls that wait for rollouts to end."""
         self.signals.notify(QUEUE, None)
         waited_for = [rollout_id for kind, rollout_id in self.signals.topics() if kind == "ended"]
         if waited_for:
@@ -389,7 +395,7 @@ _STORE_AND_NOTIFY = (
 
 
 class _Aborted(Exception):
-    """The transaction cannot be committed, because of one of `suspects`."""
+    """The transaction cannot be committed. One of `suspects` is the cause."""
 
     def __init__(self, error: BaseException | None, suspects: list[WriteRequest]) -> None:
         super().__init__(str(error))
@@ -408,16 +414,16 @@ def _aborted_by(requests: list[WriteRequest]) -> Generator[None]:
 
 
 async def _skip_reset(_: Connection) -> None:
-    """Keep a reader's connection as it is: readers do not change its state."""
+    """Do not reset a connection of the read pool: reads do not change its state."""
 
 
 def _caller_error(error: BaseException | None) -> BaseException | None:
-    """Return an error as the contract names it."""
+    """Convert a database error to the exception that the contract specifies."""
     match error:
         case asyncpg.DataError():
             return InvalidInput(f"the database cannot store this text: {error}")
         case asyncpg.LockNotAvailableError() | asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
-            return StoreUnavailable("another store server has locked the same rows; try again")
+            return StoreUnavailable("another store server has locked the same rows; try again later")
         case AgentLightningError():
             return error
         case _:

@@ -1,10 +1,10 @@
 """Batch executor: the bodies of a group run concurrently in one PostgreSQL transaction and share statements.
 
-Each body runs until it needs rows. When all bodies wait, equal statements are sent as one with the values of all of
-them (`row_batches.py`), and each body continues with its own rows. Changes of a body are buffered until it reads the
-changed tables, or ends. So a group takes about as many round trips as its longest body.
+Each body runs until it needs rows. When all bodies are waiting, equal statements are sent as one statement with all
+their values (`coalescing.py`), and each body continues with its own rows. The changes of a body are buffered until the
+body reads the changed tables or ends. So a group takes about as many round trips as its longest body.
 
-Only bodies without conflicts run concurrently; later ones follow, and see the changes of the earlier ones.
+Only bodies without conflicts run concurrently. Other bodies run later and see the changes of the earlier bodies.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from ....errors import AgentLightningError
-from ..database import RecordingTransaction, Row, Values
+from ..database import GroupResponses, Row, Transaction, Values, WriteRequest
 from ..signals import Notification
-from ..write_requests import WriteRequest
-from .coalescing import WriteBuffer, changed_table
-from .row_batches import RowBatcher
+from .coalescing import RowBatcher, WriteBuffer, changed_table
 
 logger = logging.getLogger(__name__)
 
 
 def conflict_free_groups(requests: Sequence[WriteRequest]) -> Iterator[list[WriteRequest]]:
-    """Split requests into groups that may run concurrently. A request without a conflict key is alone, in its turn."""
+    """Split requests into groups that may run concurrently. A request without a conflict key forms its own group."""
     left = list(requests)
     while left:
         group = _first_group(left)
@@ -50,18 +48,15 @@ def _first_group(requests: list[WriteRequest]) -> list[WriteRequest]:
 
 
 class BatchExecutor:
-    """The bodies of one transaction, and the responses and notifications that they share."""
+    """Runs the bodies of one transaction, with shared responses and notifications."""
 
-    def __init__(self, batcher: RowBatcher, known_keys: set[str]) -> None:
+    def __init__(self, batcher: RowBatcher, responses: GroupResponses) -> None:
         self._batcher = batcher
-        self.known_keys = known_keys
-        """Idempotency keys of these bodies that have a stored response."""
-        self.responses: dict[str, tuple[str, bytes, float]] = {}
-        """Responses to store."""
+        self.responses = responses
         self.notifications: list[Notification] = []
 
     async def run(self, requests: Sequence[WriteRequest]) -> WriteRequest | None:
-        """Run bodies concurrently; return one whose failure aborts the transaction, or None."""
+        """Run bodies concurrently. Return the request whose failure aborts the transaction, or None."""
         bodies = [_RunningBody(request, self) for request in requests]
         waiting = [body for body in bodies if body.resume()]
         while waiting:
@@ -74,7 +69,7 @@ class BatchExecutor:
         return next((body.request for body in bodies if body.aborts), None)
 
     async def _fetch_rows(self, bodies: Iterable[_RunningBody]) -> None:
-        """Fetch the rows that each body waits for, in one statement for equal ones."""
+        """Fetch the rows that each body waits for. Equal statements are sent as one."""
         by_statement: dict[Any, list[_RunningBody]] = {}
         for body in bodies:
             by_statement.setdefault((type(body.waits_for), body.waits_for.sql), []).append(body)
@@ -102,16 +97,16 @@ class _RunningBody:
 
     def __init__(self, request: WriteRequest, executor: BatchExecutor) -> None:
         self.request = request
-        self.transaction = _BatchTransaction(executor)
+        self.transaction = _BatchTransaction(executor.responses)
         request.counts = self.transaction.counts
         self.waits_for = _Fetch("", ())
         self.rows: Any = None
         self.aborts = False
-        """The body failed, and its earlier changes cannot be undone alone."""
+        """True if the body failed and its earlier changes cannot be undone separately."""
         self._body = cast("Coroutine[Any, Any, Any]", request.body(self.transaction))
 
     def resume(self) -> bool:
-        """Continue with the fetched rows up to the next wait; return False at the end of the body."""
+        """Continue with the fetched rows until the next wait. Return False at the end of the body."""
         rows, self.rows = self.rows, None
         try:
             self.waits_for = self._body.send(rows)
@@ -128,7 +123,7 @@ class _RunningBody:
 
 
 class _Fetch:
-    """A wait for the rows of a statement, for each of these values."""
+    """A wait for the rows of a statement, with several rows of values."""
 
     def __init__(self, sql: str, values: Sequence[Values]) -> None:
         self.sql = sql
@@ -139,19 +134,18 @@ class _Fetch:
 
 
 class _Claim(_Fetch):
-    """A wait for rows that no other body gets."""
+    """A wait for rows that are given to no other body."""
 
 
 class _Flush(_Fetch):
     """A wait for the buffered changes to be sent."""
 
 
-class _BatchTransaction(RecordingTransaction):
-    """The transaction of a batch, as one of its bodies sees it."""
+class _BatchTransaction(Transaction):
+    """The interface of one body to the transaction of its batch."""
 
-    def __init__(self, executor: BatchExecutor) -> None:
-        super().__init__()
-        self._executor = executor
+    def __init__(self, responses: GroupResponses) -> None:
+        super().__init__(responses)
         self.buffer = WriteBuffer()
         self.has_sent_changes = False
 
@@ -177,16 +171,6 @@ class _BatchTransaction(RecordingTransaction):
             return
         self.has_sent_changes = True
         await _Fetch(sql, list(rows))
-
-    async def stored_response(self, key: str, *, recheck: bool = False) -> bytes | None:
-        if key in self._executor.responses:  # the group holds the same request twice
-            _, response, time = self._executor.responses[key]
-            await self.store_response(key, response, time + 1)
-            return response
-        return await super().stored_response(key) if recheck or key in self._executor.known_keys else None
-
-    async def store_response(self, key: str, response: bytes, time: float) -> None:
-        self._executor.responses[key] = (key, response, time)
 
     async def _flush_before(self, sql: str) -> None:
         if self.buffer.must_precede(sql):

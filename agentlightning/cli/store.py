@@ -137,8 +137,8 @@ def store(
 def backup(file: Path, db: str) -> None:
     """Copy the database to FILE, even while its store is running.
 
-    The copy contains everything acknowledged before the backup started. FILE must not exist yet; it appears only when
-    the copy is complete and on disk.
+    The copy contains everything that the store had acknowledged before the backup started. FILE must not exist yet. It
+    is created only when the copy is complete and on disk.
     """
     from ..store.db.backup import backup as copy
 
@@ -172,7 +172,10 @@ def check(db: str) -> None:
 @store.command()
 @_database_option
 def stats(db: str) -> None:
-    """Print the number of rollouts, spans and other objects in a database, even while its store is running."""
+    """Print the number of rollouts, spans and other objects in a database.
+
+    You can run the command while the store is running.
+    """
     with errors_as_messages():
         counts = asyncio.run(_statistics(db))
     from rich.console import Console

@@ -15,9 +15,10 @@ from ..options import errors_as_messages
     "--base-url", metavar="URL", help="Base URL of an OpenAI-compatible API to use instead of the local model."
 )
 def demo(folder: str | None, base_url: str | None) -> None:
-    """Find the best of five prompts for sorting words, with a store, a runner and a small local model.
+    """Find the best of five prompts for sorting words, with a small local model.
 
-    Needs no API key and no network access. Press Ctrl-C to stop the demo and all its processes.
+    Starts a store, a runner and the model. Needs no API key and no network access. Press Ctrl-C to stop the demo and
+    all its processes.
     """
     with errors_as_messages():
         try:

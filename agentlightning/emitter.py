@@ -7,8 +7,9 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 from . import semconv
 from .adapter.rewards import (
@@ -22,12 +23,9 @@ from .adapter.rewards import (
 )
 from .errors import InvalidInput, NoActiveTracer
 from .payload import dumps
-from .tracer.base import get_active_tracer
+from .tracer.base import Tracer, get_active_tracer
+from .tracer.scope import ManualSpan, exception_attributes
 from .types import SpanCoreFields, TraceStatus
-
-if TYPE_CHECKING:
-    from .tracer.base import Tracer
-    from .tracer.scope import ManualSpan
 
 __all__ = [
     "emit_annotation",
@@ -99,28 +97,24 @@ def emit_exception(
     error: BaseException, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True
 ) -> SpanCoreFields:
     """Record an exception that the agent has handled."""
-    from .tracer.scope import exception_attributes
-
     status = TraceStatus(status_code="ERROR", description=f"{type(error).__name__}: {error}")
     recorded = {**exception_attributes(error), **_flatten(attributes or {})}
     return _emit(semconv.EXCEPTION, recorded, status=status, propagate=propagate)
 
 
+@dataclass(eq=False)
 class OperationSpan:
-    """A span for a step of the agent: use it as a context manager, or decorate a function to record every call."""
+    """A step of the agent as a span, around a block or around every call of a function."""
 
-    def __init__(self, name: str | None, attributes: Mapping[str, Any], *, propagate: bool = True) -> None:
-        self._name = name
-        self._attributes = attributes
-        self._propagate = propagate
-        self._span: ManualSpan | None = None
+    _name: str | None
+    _attributes: Mapping[str, Any]
+    _propagate: bool
+    _span: ManualSpan | None = None
 
     def set_input(self, *args: Any, **kwargs: Any) -> None:
         """Record the inputs."""
-        named = {**{str(n): value for n, value in enumerate(args)}, **kwargs}
-        self.set_attributes(
-            {f"{semconv.OPERATION_INPUT}.{name}": _to_attribute(value) for name, value in named.items()}
-        )
+        for name, value in [*enumerate(args), *kwargs.items()]:
+            self.set_attributes({f"{semconv.OPERATION_INPUT}.{name}": _to_attribute(value)})
 
     def set_output(self, output: Any) -> None:
         """Record the output."""
@@ -134,7 +128,10 @@ class OperationSpan:
 
     def __enter__(self) -> OperationSpan:
         attributes = {semconv.OPERATION_NAME: self._name or "operation", **_flatten(self._attributes)}
-        self._span = _start_operation(attributes, propagate=self._propagate)
+        if self._propagate:
+            self._span = _tracer().operation_context(semconv.OPERATION, attributes)
+        else:
+            self._span = ManualSpan(semconv.OPERATION, attributes, tracer=None, scope=None)
         self._span.__enter__()
         return self
 
@@ -147,10 +144,8 @@ class OperationSpan:
     async def __aenter__(self) -> OperationSpan:
         return self.__enter__()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, traceback)
+    async def __aexit__(self, *error: Any) -> None:
+        self.__exit__(*error)
 
     def __call__(self, fn: F) -> F:
         """Decorate `fn`: every call becomes an operation with its arguments and its result."""
@@ -158,7 +153,7 @@ class OperationSpan:
 
         @functools.wraps(fn)
         async def async_operation(*args: Any, **kwargs: Any) -> Any:
-            with OperationSpan(name, self._attributes, propagate=self._propagate) as step:
+            with OperationSpan(name, self._attributes, self._propagate) as step:
                 step.set_input(**_arguments(signature, args, kwargs))
                 output = await fn(*args, **kwargs)
                 step.set_output(output)
@@ -166,7 +161,7 @@ class OperationSpan:
 
         @functools.wraps(fn)
         def sync_operation(*args: Any, **kwargs: Any) -> Any:
-            with OperationSpan(name, self._attributes, propagate=self._propagate) as step:
+            with OperationSpan(name, self._attributes, self._propagate) as step:
                 step.set_input(**_arguments(signature, args, kwargs))
                 output = fn(*args, **kwargs)
                 step.set_output(output)
@@ -189,7 +184,7 @@ def operation(
     As a decorator of a sync or async function, it records the arguments and the result. As a context manager, it
     records the values passed to `op.set_input` and `op.set_output`. Spans started inside the operation become children.
     """
-    step = OperationSpan(name, attributes, propagate=propagate)
+    step = OperationSpan(name, attributes, propagate)
     return step(fn) if fn else step
 
 
@@ -201,14 +196,6 @@ def _emit(
     now = time.time()
     status = status or TraceStatus(status_code="OK")
     return SpanCoreFields(name=name, attributes=dict(attributes), status=status, start_time=now, end_time=now)
-
-
-def _start_operation(attributes: Mapping[str, Any], *, propagate: bool) -> ManualSpan:
-    if propagate:
-        return _tracer().operation_context(semconv.OPERATION, attributes)
-    from .tracer.scope import ManualSpan
-
-    return ManualSpan(semconv.OPERATION, attributes, tracer=None, scope=None)
 
 
 def _tracer() -> Tracer:

@@ -86,7 +86,7 @@ class LLMProxy:
 
     def is_running(self) -> bool:
         """Return whether the proxy accepts calls."""
-        return self._server is not None and self._server.is_running
+        return self._server is not None and not self._server.finished.done()
 
     def run_forever(
         self, announce: Callable[[], None] | None = None, reload: Callable[[], ModelList] | None = None
@@ -239,17 +239,13 @@ class _ServerThread:
 
         with ExitStack() as stack:
             self.portal = stack.enter_context(event_loop_thread("agl-proxy"))
-            self._finished, (self._server, self.routing) = self.portal.start_task(run)
+            self.finished, (self._server, self.routing) = self.portal.start_task(run)
             self._stack = stack.pop_all()
-
-    @property
-    def is_running(self) -> bool:
-        return not self._finished.done()
 
     def stop(self) -> None:
         with self._stack:
             self._server.request_stop()
-            self._finished.result()
+            self.finished.result()
 
     async def run(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         """Await a coroutine function in the server's event loop, from another event loop."""

@@ -96,16 +96,11 @@ def _responses_finish(response: Json) -> str | None:
 
 
 def _response_id(response: Json) -> str | None:
-    # A model's response has its id next to its content. In a framework's output, `id` may identify something else.
-    is_response = any(key in response for key in ("choices", "content", "output"))
-    found = response.get("id") if is_response else _langchain_id(response)
+    match response:
+        case {"choices": _} | {"content": _} | {"output": _}:
+            found = response.get("id")
+        case {"generations": [[{"message": {"kwargs": {"response_metadata": {"id": str(found)}}}}, *_], *_]}:
+            pass  # in LangChain's form of a response
+        case _:  # the output of a framework may have an id of something else
+            found = None
     return str(found) if found else None
-
-
-def _langchain_id(output: Json) -> Any:
-    """Return the model's response id from a response in LangChain's format."""
-    match output.get("generations"):
-        case [[{"message": {"kwargs": {"response_metadata": {"id": str(response_id)}}}}, *_], *_]:
-            return response_id
-        case _:
-            return None

@@ -9,7 +9,7 @@ import pytest
 from ..conftest import Figure
 from ..faults.fuzz import fuzz
 
-REQUESTS = 2_000
+REQUESTS = 700
 
 
 @pytest.mark.slow

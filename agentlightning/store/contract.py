@@ -119,7 +119,7 @@ class LightningStore:
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
-        """Append a task to the queue. Without `resources_id`, it uses the resources that are the latest at this time."""
+        """Append a task to the queue. Without `resources_id`, it uses the resources that are the latest now."""
         raise NotImplementedError
 
     @route("POST /enqueue_many_rollouts", mutates=True)
@@ -191,7 +191,7 @@ class LightningStore:
         config: RolloutConfig | Unset = UNSET,
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> AnyRollout:
-        """Change the given fields. Status `cancelled` cancels the rollout; `queuing` or `requeuing` enqueues it once."""
+        """Change the given fields. Status `cancelled` cancels it, and `queuing` or `requeuing` enqueues it once."""
         raise NotImplementedError
 
     @route("POST /wait_for_rollouts")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 import msgspec
@@ -100,18 +101,13 @@ def check(span: EncodedSpan) -> None:
     if not bytes(span.attributes).startswith(b"{"):
         raise InvalidInput("attributes must be an object", field="attributes")
     # The rest is nearly always empty or small, so full validation costs little.
-    small = b'{"status":%b,"events":%b,"links":%b,"context":%b,"parent":%b,"resource":%b}' % (
-        bytes(span.status),
-        bytes(span.events),
-        bytes(span.links),
-        bytes(span.context),
-        bytes(span.parent),
-        bytes(span.resource),
-    )
+    form = b'{"status":%b,"events":%b,"links":%b,"context":%b,"parent":%b,"resource":%b}'
+    small = form % tuple(map(bytes, _small_fields(span)))
     if small not in _known_shapes:
         _check_shape(small)
 
 
+_small_fields = attrgetter("status", "events", "links", "context", "parent", "resource")
 _known_shapes: set[bytes] = set()
 _KNOWN_SHAPES = 1_000
 

@@ -175,7 +175,7 @@ def open_for_maintenance(db: str) -> SqlStore:
 
 
 def open_store(url: str, *, durability: Durability = "full") -> LightningStore:
-    """Open the store at a URL or path: `memory:`, `agl.db`, `sqlite:///path`, `postgresql://…` or `http://host:4747`."""
+    """Open the store at a URL or path: `memory:`, `agl.db`, `sqlite:///path`, `postgresql://…`, `http://host:4747`."""
     scheme = urlsplit(url).scheme
     if url in ("memory:", ":memory:", "memory"):
         return InMemoryLightningStore()

@@ -28,12 +28,13 @@ Arguments = dict[str, Any]
 class Operation:
     """One operation of the contract."""
 
-    implementation: str
+    implementation = ""
     """Name of the `SqlStore` method that executes it."""
 
     def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
         self.route = route
-        self.name = self.implementation = route.name
+        self.name = route.name
+        self.implementation = self.implementation or route.name
         self.batchable = route.batchable
         self.path_parameters = tuple(route.path_parameters)
         self.doc = inspect.getdoc(method) or ""
@@ -44,9 +45,10 @@ class Operation:
         self.wait_parameter = next((name for name in ("wait", "timeout") if name in hints), None)
         """Name of the parameter with the maximum wait in seconds, or None if the operation never waits."""
         self.result = TypeAdapter[Any](result)
-        self.encode: Callable[[Any], bytes] = payload.dumps_unchecked
-        """Encodes the store's return value as JSON text."""
         self.model = self._argument_model(hints)
+
+    encode: Callable[[Any], bytes] = staticmethod(payload.dumps_unchecked)
+    """Encodes the store's result as JSON text."""
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """Return the arguments of a call by name, without omitted arguments."""
@@ -105,10 +107,8 @@ class Operation:
 class _AddSpans(Operation):
     """Stores spans as the received bytes. The response contains only an acknowledgement of each span."""
 
-    def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
-        super().__init__(route, method)
-        self.implementation = "add_encoded_spans"
-        self.encode = msgspec.json.encode
+    implementation = "add_encoded_spans"
+    encode = staticmethod(msgspec.json.encode)
 
     def decode_arguments(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
         self.parse_object(body, depth)
@@ -134,9 +134,7 @@ class _AddSpans(Operation):
 class _AddSpan(_AddSpans):
     """Stores one span. The store returns a list with one acknowledgement."""
 
-    def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
-        super().__init__(route, method)
-        self.encode = lambda acks: msgspec.json.encode(acks[0])
+    encode = staticmethod(lambda acks: msgspec.json.encode(acks[0]))
 
     def decode_spans(self, body: bytes) -> Arguments:
         return {"spans": [_one_span.decode(body).span]}
@@ -149,18 +147,16 @@ class _AddSpan(_AddSpans):
         return None if ack is None else ack.apply_to(arguments["span"])
 
 
-class _QuerySpans(Operation):
-    """Serves stored bytes unchanged."""
-
-    def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
-        super().__init__(route, method)
-        self.implementation = "query_encoded_spans"
-        self.encode = _encode_page
-
-
 def _encode_page(page: PaginatedResult[bytes]) -> bytes:
     head = {"limit": page.limit, "offset": page.offset, "total": page.total, "cursor": page.cursor}
     return msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(page.items) + b"]}"
+
+
+class _QuerySpans(Operation):
+    """Serves stored bytes unchanged."""
+
+    implementation = "query_encoded_spans"
+    encode = staticmethod(_encode_page)
 
 
 class _Summary(Operation):

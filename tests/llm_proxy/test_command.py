@@ -91,7 +91,7 @@ def test_sighup_reloads_models_without_dropping_calls_and_keeps_them_if_the_file
     [
         ([], "no model given"),
         (["--model", "nonsense"], "NAME=VALUE"),
-        (["--model", "m=gpu:8000"], "starts with http"),
+        (["--model", "m=gpu:8000"], "must start with http"),
         (["--model", "m=http://gpu", "--key", "x=KEY"], "no --model named 'x'"),
         (["--model", "m=http://gpu", "--key", "m=NOT_SET_AT_ALL"], "NOT_SET_AT_ALL"),
         (["--model", "m=http://gpu", "--host", "0.0.0.0"], "requires a token"),

@@ -157,7 +157,7 @@ async def test_calls_beyond_max_waiting_get_429_with_retry_after(proxy: agl.LLMP
         first = asyncio.create_task(ask(client))
         await server.arrived.get()
 
-        with pytest.raises(openai.RateLimitError, match="already wait") as refused:
+        with pytest.raises(openai.RateLimitError, match="already waiting") as refused:
             await ask(client)
 
         assert refused.value.response.headers["retry-after"] == "1"
@@ -197,7 +197,7 @@ async def test_server_gets_its_own_name_for_the_model(
     assert model.calls[0].body["model"] == "org/served"
 
 
-async def test_upstream_for_any_name_takes_other_models(
+async def test_upstream_for_any_name_serves_all_other_models(
     proxy: agl.LLMProxy, client: openai.AsyncOpenAI, model: ScriptedModel
 ):
     proxy.update_model_list({"*": model.base_url})
@@ -265,7 +265,7 @@ def test_kind_and_endpoints_are_derived_from_the_url(url: str, kind: str, endpoi
     ("entry", "message"),
     [
         ({"name": "m"}, "url: Field required"),
-        ({"name": "m", "url": "gpu:8000"}, "starts with http"),
+        ({"name": "m", "url": "gpu:8000"}, "must start with http"),
         ({"name": "m", "url": "http://gpu", "speed": 9}, "speed"),
     ],
 )

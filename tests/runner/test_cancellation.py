@@ -18,7 +18,7 @@ from .conftest import Harness, eventually, over_http_too
 
 
 class BlockingAgent:
-    """An agent that runs until the test releases it, cancelled or not."""
+    """An agent that runs until the test releases it, even if it is cancelled."""
 
     def __init__(self) -> None:
         self.started = threading.Event()
@@ -216,7 +216,7 @@ async def test_late_result_is_dropped_with_one_log_line(harness: Harness, caplog
     assert (cancelled.status, after.status) == ("cancelled", "cancelled")
     late = [record.getMessage() for record in caplog.records if "too late" in record.getMessage()]
     assert late[0] == (
-        f"[Worker 0 | Rollout {cancelled.rollout_id}] The result came too late and was dropped: "
+        f"[Worker 0 | Rollout {cancelled.rollout_id}] The result arrived too late and was dropped: "
         f"rollout {cancelled.rollout_id} has already been cancelled"
     )
     assert len(late) == 2

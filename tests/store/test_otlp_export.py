@@ -203,7 +203,7 @@ async def test_unavailable_target_delays_no_call_and_receives_everything_later(
         receiver.wait_for(21)
 
     assert receiver.names == [*(f"span {number}" for number in range(20)), "one more"]
-    assert caplog.text.count("Spans for there wait in the store: the target returned 503") == 1
+    assert caplog.text.count("Spans for there stay in the store and are retried: the target returned 503") == 1
     assert "there accepts spans again" in caplog.text
 
 
@@ -256,7 +256,7 @@ async def test_new_target_receives_stored_spans_only_with_past(
     assert receiver.names == names
 
 
-async def test_stop_sends_pending_spans_and_then_waits_for_nothing(receiver: Receiver) -> None:
+async def test_stop_sends_pending_spans_and_then_returns_at_once(receiver: Receiver) -> None:
     async with exporting(receiver) as served:
         await served.add(*(f"span {number}" for number in range(600)))
         stopped = time.monotonic()
@@ -268,7 +268,7 @@ async def test_stop_sends_pending_spans_and_then_waits_for_nothing(receiver: Rec
 # Rejections
 
 
-async def test_rejected_span_costs_no_other(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+async def test_rejected_span_does_not_block_others(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
     receiver.rule = lambda spans: (400, b"no poison") if any(span.name == "poison" for span in spans) else accepted()
     async with exporting(receiver) as served:
         await served.add("a", "poison", "b", "c")
@@ -281,7 +281,7 @@ async def test_rejected_span_costs_no_other(receiver: Receiver, caplog: pytest.L
     assert "there rejects 1 span: 400: no poison" in caplog.text
 
 
-async def test_target_that_accepted_no_span_yet_costs_none(
+async def test_target_that_has_accepted_no_span_loses_none(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.rule = lambda spans: (422, b"the header x-experiment is missing")
@@ -293,11 +293,11 @@ async def test_target_that_accepted_no_span_yet_costs_none(
         assert await served.metric("rejected_spans_total") == 0
 
     assert receiver.names == ["a", "b", "c"]
-    assert "wait in the store: the target has accepted no span yet, 422: the header x-experiment" in caplog.text
+    assert "stay in the store and are retried: the target has accepted no span yet, 422: the header x-experiment" in caplog.text
 
 
 @pytest.mark.parametrize("status", [400, 413])
-async def test_bad_span_alone_in_the_first_batch_costs_no_other(
+async def test_rejected_span_alone_in_the_first_batch_does_not_block_others(
     receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "MAX_BATCH_SPANS", 1)  # as for large spans
@@ -373,7 +373,7 @@ async def test_spans_that_reuse_ordinals_of_deleted_spans_are_sent(receiver: Rec
     assert receiver.names == ["a", "b", "c", "d", "e"]
 
 
-async def test_spans_deleted_during_their_export_cost_no_later_span(receiver: Receiver, tmp_path: Path) -> None:
+async def test_deleting_spans_during_their_export_loses_no_later_span(receiver: Receiver, tmp_path: Path) -> None:
     requested, proceed = threading.Event(), threading.Event()
 
     def accept_slowly(_: Any) -> Any:
@@ -393,7 +393,7 @@ async def test_spans_deleted_during_their_export_cost_no_later_span(receiver: Re
     assert receiver.names == ["a", "b", "c", "d", "e"]
 
 
-async def test_commit_that_overtakes_an_earlier_one_costs_no_span(receiver: Receiver) -> None:
+async def test_commit_that_overtakes_an_earlier_one_loses_no_span(receiver: Receiver) -> None:
     async with empty_database() as url:
         store = PostgresLightningStore(url)
         exporter = OtlpExporter(store, [OtlpTarget.parse(f"there={receiver.url}")])

@@ -14,7 +14,7 @@ from ...errors import InvalidInput, StoreUnavailable
 def backup(source: Path, target: Path) -> int:
     """Copy everything committed before the call and return the size of the copy in bytes."""
     if target.exists():
-        raise InvalidInput(f"{target} already exists; choose a new file, because a backup never overwrites", field="file")
+        raise InvalidInput(f"{target} already exists; a backup never overwrites a file, choose another", field="file")
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     try:

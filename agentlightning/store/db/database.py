@@ -229,15 +229,6 @@ class WriteRequest:
     result: Any = None
     error: BaseException | None = None
 
-    def resolve(self) -> None:
-        """Set the caller's future. Called in the caller's event loop."""
-        if self.future.done():  # the caller was cancelled
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
-
 
 def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> None:
     """Add up the counts of a finished group and resolve its callers, with one call per event loop. Thread-safe."""
@@ -252,5 +243,11 @@ def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> No
 
 
 def _resolve(requests: Sequence[WriteRequest]) -> None:
+    """Set the callers' futures. Called in their event loop."""
     for request in requests:
-        request.resolve()
+        if request.future.done():  # the caller was cancelled
+            continue
+        if request.error is not None:
+            request.future.set_exception(request.error)
+        else:
+            request.future.set_result(request.result)

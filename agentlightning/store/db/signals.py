@@ -1,6 +1,6 @@
 """In-process notifications: wake callers that wait for a change after the change is committed.
 
-`QUEUE` is the topic for rollouts that can be claimed, and `("ended", rollout_id)` is the topic for the end of a rollout.
+`QUEUE` is the topic for rollouts that can be claimed, and `("ended", rollout_id)` is the topic for a rollout's end.
 Other topics are for observers. Waiters may run in any event loop of any thread, and any thread may notify.
 """
 

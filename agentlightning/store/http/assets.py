@@ -1,9 +1,9 @@
 """The dashboard's files over HTTP, under a strict Content-Security-Policy.
 
-Each file is read and compressed once: with Starlette's StaticFiles and GZipMiddleware a page load took 172 ms of the
-store's CPU time instead of 4 ms. Only files that were present at the start are served, so that no path from a request
-reaches the disk. The page requests its files below a version derived from their content: a browser caches them for
-good, and sees a new release at once.
+Each file is read and compressed once: with Starlette's StaticFiles and GZipMiddleware, a page load took 172 ms of the
+store's CPU time instead of 4 ms. Only files that were present at startup are served, so no path from a request reaches
+the disk. The URLs of the files contain a version derived from their content, so a browser can cache them permanently
+and still gets a new release immediately.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # No string of a span can become markup or code.
+        # No string from a span can become markup or code.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )
@@ -59,7 +59,7 @@ _MEDIA_TYPES = {
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of the dashboard, ready to be sent."""
+    """One file of the dashboard, ready to send."""
 
     content: bytes
     compressed: bytes
@@ -69,7 +69,7 @@ class Asset:
 
 @cache
 def assets() -> dict[str, Asset]:
-    """Return the dashboard's files by their path below `dashboard/`."""
+    """Return the dashboard's files by path below `dashboard/`."""
     contents = _contents() | {"index.html": _index()}
     return {
         name: Asset(content, gzip.compress(content, mtime=0), _MEDIA_TYPES[Path(name).suffix], f'"{_hash(content)}"')
@@ -84,7 +84,7 @@ def version() -> str:
 
 
 async def get_asset(request: Request) -> Response:
-    """Return the page, or one of its files by the `name` below `/dashboard/`."""
+    """Return the page, or the file with the path `name` below `/dashboard/`."""
     path = request.path_params.get("name", "index.html")
     name = path.removeprefix(f"{version()}/")
     asset = assets().get(name)
@@ -106,7 +106,7 @@ def _contents() -> dict[str, bytes]:
 
 
 def _index() -> bytes:
-    """Return the page with a preload of every module, which saves the browser one round trip per import level."""
+    """Return the page with preload links for all modules, which saves the browser one round trip per import level."""
     names = [name for name in _contents() if name.endswith(".js")]
     modules = "".join(f'<link rel="modulepreload" href="dashboard/{name}" />' for name in names)
     page = _contents()["index.html"].replace(b"<!-- modules -->", modules.encode())

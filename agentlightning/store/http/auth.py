@@ -1,7 +1,7 @@
-"""Authorization of the store's requests: tokens and their scopes, Host and Origin checks.
+"""Authorization of requests to the store: tokens with scopes, and checks of Host and Origin.
 
-A web page in a browser can neither read nor change a store on this machine: its requests have an Origin of another
-site, or a Host that is not the store's.
+A web page in a browser can neither read nor change a store on this machine, because its requests have the Origin of
+another site or a Host header that does not name the store.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ RUNNER_OPERATIONS = frozenset(
 """Operations that the runner token permits: executing rollouts, but not creating, changing or listing them."""
 
 ATTEMPT_PATHS = frozenset({"/v1/traces"})
-"""Paths that an attempt's token permits; the endpoint checks each span with `covers_attempt`."""
+"""Paths that an attempt's token permits. The endpoint checks each span with `covers_attempt`."""
 
 _RUNNER = "agentlightning.runner"
-"""Scope key of a request with the runner token."""
+"""ASGI scope key that marks a request with the runner token."""
 _ATTEMPT_TOKEN = "agentlightning.attempt_token"
-"""Scope key of a request with an attempt's token: the token, and the secrets it may be derived from."""
+"""ASGI scope key of a request with an attempt's token: the token, and the secrets it may be derived from."""
 
 
 class RequestAuthorizer:
     """Authorizes requests by their Host, Origin and token.
 
-    Raises `InvalidInput` for a store that other machines could reach without a token, or with a weak one.
+    Raises `InvalidInput` if other machines could reach the store without a token, or if a token is too short.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class RequestAuthorizer:
         self._hosts = frozenset({host, *allowed_hosts})
 
     def authorize(self, scope: Scope) -> None:
-        """Return if the request is permitted. Raises `Unauthorized` or `Forbidden`."""
+        """Raise `Unauthorized` or `Forbidden` unless the request is permitted."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        # With a token, a Host of another name does no harm: the page that uses it does not know the token.
+        # With a token, a foreign Host header is harmless, because the web page that sends it does not know the token.
         if self._token is None and not is_allowed_host(headers.get(b"host"), self._hosts):
             host = headers.get(b"host", b"").decode("latin-1")
-            raise Forbidden(f"the Host {host!r} is not a name of this store; see --allow-host", field="Host")
-        # The dashboard's own files contain nothing of the store, and links from other sites may lead to them.
+            raise Forbidden(f"the Host {host!r} is not a name of this store; allow it with --allow-host", field="Host")
+        # The dashboard's static files contain no data from the store, and other sites may link to them.
         if scope["path"] == "/" or scope["path"].startswith("/dashboard/"):
             return
         _check_origin(headers)
@@ -91,7 +91,7 @@ def check_operation(scope: Scope, operation: str) -> None:
 
 
 def covers_attempt(scope: Scope, rollout_id: str, attempt_id: str) -> bool:
-    """Return whether the request's token permits spans of an attempt."""
+    """Return True if the request's token permits adding spans to an attempt."""
     if _ATTEMPT_TOKEN not in scope:
         return True
     given, secrets = scope[_ATTEMPT_TOKEN]

@@ -1,7 +1,7 @@
 """LightningStoreClient: the contract over HTTP.
 
-Every call may be retried: mutations carry an idempotency key, so that one whose response was lost is executed once.
-While the store is unreachable the client waits and retries; it logs one line then, and one when the store is back.
+Every call may be retried: mutations carry an idempotency key, so a mutation whose response was lost is executed once.
+While the store is unreachable, the client waits and retries. It logs one line when that starts and one when it ends.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ..operations import Arguments, Operation, error_from_problem, operation_tab
 from .transport import StoreCall, Transport
 
 LONG_POLL_SECONDS: Final = 25.0
-"""Maximum of one long poll; proxies and firewalls keep a silent connection open for at least 30."""
+"""Maximum seconds of one long poll. Proxies and firewalls keep an idle connection open for at least 30 seconds."""
 DEFAULT_URL: Final = "http://localhost:4747"
 RETRY: Final = RetryPolicy(first_delay=0.05, max_delay=2.0)
 MAX_TRIES_ON_ERROR: Final = 3
-"""Tries of a call that the store answers with an internal error, before the error is raised."""
+"""Maximum tries of a call that fails with an internal error of the store, before the error is raised."""
 
 
 def _remote(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -44,15 +44,15 @@ def _remote(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[...
 
 @implement_operations(_remote)
 class _RemoteStore(LightningStore):
-    """Every operation of the contract, as one call over HTTP."""
+    """Implements every operation of the contract as a call over HTTP."""
 
 
 class LightningStoreClient(_RemoteStore):
-    """The store that is served at `url`; usable from several event loops and threads at once.
+    """Client for the store at `url`. It may be used from several event loops and threads concurrently.
 
     `url` defaults to AGL_STORE_URL, then to http://localhost:4747; `token` defaults to AGL_TOKEN. With
-    `give_up_after`, a call to a store that stays unreachable raises `StoreUnavailable` after that many seconds;
-    without, it retries until the store responds. Clients can be pickled and copied into child processes.
+    `give_up_after`, a call raises `StoreUnavailable` if the store stays unreachable for that many seconds. Without it,
+    a call retries until the store responds. Clients can be pickled and copied into child processes.
     """
 
     def __init__(self, url: str | None = None, *, token: str | None = None, give_up_after: float | None = None) -> None:
@@ -82,14 +82,14 @@ class LightningStoreClient(_RemoteStore):
         return f"{self.url}/v1/traces"
 
     def attempt_token(self, rollout_id: str, attempt_id: str) -> str | None:
-        """Return a token that permits an agent to add spans to this attempt only; None for a store without tokens."""
+        """Return a token with which an agent can only add spans to this attempt, or None for a store without tokens."""
         return attempt_token(derive_secret(self._token), rollout_id, attempt_id) if self._token else None
 
     async def close(self) -> None:
-        """Close the connections of this event loop; those of other loops close when their loops do."""
+        """Close this event loop's connections. The connections of other event loops close when those loops close."""
         await self._transport.close()
 
-    # Long waits are split into polls; each poll is a call of its own
+    # Long waits are split into polls, each of which is a separate call
 
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
         ids = list(dict.fromkeys(rollout_ids))
@@ -110,7 +110,7 @@ class LightningStoreClient(_RemoteStore):
     async def _poll(self, wait: float | None, poll: Callable[[float], Awaitable[Any]]) -> Any:
         """Poll until there is a result or `wait` seconds have passed."""
         if wait is not None and not math.isfinite(wait):
-            raise InvalidInput(f"cannot wait for {wait} seconds; None waits without a limit", field="wait, timeout")
+            raise InvalidInput(f"cannot wait for {wait} seconds; pass None to wait indefinitely", field="wait, timeout")
         deadline = None if wait is None else time.monotonic() + wait
         while True:
             left = LONG_POLL_SECONDS if deadline is None else deadline - time.monotonic()
@@ -121,9 +121,9 @@ class LightningStoreClient(_RemoteStore):
     # Lists arrive in pages
 
     async def _fetch_pages(self, operation: Operation, arguments: Arguments) -> PaginatedResult[Any]:
-        """Return all requested items, in as many pages as the server makes of them.
+        """Return all requested items, fetching as many pages as necessary.
 
-        Changes between the pages shift nothing: each page starts behind the last item of the one before.
+        Changes between two requests do not shift the pages: each page starts after the last item of the previous page.
         """
         limit, offset = arguments.get("limit", -1), arguments.get("offset", 0)
         page: PaginatedResult[Any] = await self._execute(operation, arguments)
@@ -166,12 +166,12 @@ class LightningStoreClient(_RemoteStore):
         if self._give_up_after is not None and time.monotonic() - started > self._give_up_after:
             message = f"the store at {self.url} has been unreachable for {self._give_up_after:g} s: {reason}"
             raise StoreUnavailable(message) from reason
-        if tries > 0:  # a single failure is usually a connection that the server has just closed
+        if tries > 0:  # a single failure usually means that the server has just closed the connection
             self._transport.note_failure(reason)
 
 
 def _store_call(operation: Operation, arguments: Arguments) -> StoreCall:
-    """Build the request of a call. Raises `InvalidInput` where JSON cannot hold an argument."""
+    """Build the request for a call. Raises `InvalidInput` if JSON cannot represent an argument."""
     rest = dict(arguments)
     path = "".join(f"/{_path_part(name, rest.pop(name))}" for name in operation.path_parameters)
     is_get = operation.route.method == "GET"

@@ -1,9 +1,9 @@
 """`GET /events`: changes of the store as server-sent events.
 
 Each commit announces which rollouts, spans, workers and resources it changed. The feed coalesces the announcements of
-a quarter of a second into one event and sends the same bytes to every subscriber, so that twenty open dashboards cost
-little more than one. A client that reconnects with Last-Event-ID receives the events that it missed. If those are not
-kept any more, or if a client reads too slowly, it receives an event that says to reload everything.
+a quarter of a second into one event and sends the same bytes to every subscriber, so that 20 open dashboards cost
+little more than one. A client that reconnects with Last-Event-ID receives the events that it missed. If those are no
+longer kept, or if the client reads too slowly, it receives an event that tells it to reload everything.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from ..sql import SqlStore
 COALESCE_SECONDS = 0.25
 KEEP_ALIVE_INTERVAL = 15.0
 MAX_IDS_PER_EVENT = 100
-"""Rollouts that one event names; beyond it, the event says to reload everything."""
+"""Maximum number of rollouts in one event. Above it, the event tells clients to reload everything."""
 MAX_SUBSCRIBERS = 200
 MAX_PENDING_EVENTS = 16
-"""Events buffered for a slow subscriber: four seconds of changes, at most 400 kB."""
+"""Maximum number of events buffered for a slow subscriber: four seconds of changes, at most 400 kB."""
 MAX_REPLAYED_EVENTS = 240
-"""Events kept for clients that reconnect: one minute of changes."""
+"""Number of events kept for clients that reconnect: one minute of changes."""
 
 Subscriber = asyncio.Queue[bytes | None]
-"""The events that one client has not read yet; None ends its stream."""
+"""The events that one client has not read yet. None ends the client's stream."""
 
 _OMITTED_FIELDS = {"input", "config", "metadata"}
 """Fields that may be large and change only by `update_rollout`."""
 
 
 _FIELDS = {"rollout": "rollouts", "ended": "rollouts", "spans": "spans", "workers": "workers", "resources": "resources"}
-"""The field of an event that has the changes of a topic; other topics are not published."""
+"""The event field that contains the changes of each topic. Other topics are not published."""
 
 
 class ChangeFeed:
-    """The stream of changes and its subscribers. Belongs to one event loop; commits come from any thread."""
+    """The stream of changes and its subscribers. Use it in one event loop; commits may happen in any thread."""
 
     def __init__(self, store: SqlStore) -> None:
         self._store = store
@@ -56,13 +56,13 @@ class ChangeFeed:
         self._subscribers: set[Subscriber] = set()
         self._publisher: asyncio.Task[None] | None = None
         self._has_changes: asyncio.Event
-        # Protects `_changes` from the threads that commit.
+        # Protects `_changes` from concurrent access by threads that commit.
         self._lock = threading.Lock()
         self._changes: defaultdict[str, set[str]] = defaultdict(set)
-        """Ids by field of the next event."""
+        """Changed ids for the next event, by event field."""
 
     async def get_events(self, request: Request) -> Response:
-        """Return the stream after the event that the client received last."""
+        """Return the stream of events after the last event that the client received."""
         if len(self._subscribers) >= MAX_SUBSCRIBERS:
             raise StoreBusy(f"the store already has {MAX_SUBSCRIBERS} event subscribers; try again later")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -93,7 +93,7 @@ class ChangeFeed:
         if not self._subscribers:
             self._loop = asyncio.get_running_loop()
             self._has_changes = asyncio.Event()
-            # Commits without a subscriber are not recorded, so the events before them cannot be continued.
+            # Commits without a subscriber are not recorded, so a stream cannot continue from an earlier event.
             self._changes.clear()
             self._number += 1
             self._recent.clear()
@@ -115,7 +115,7 @@ class ChangeFeed:
             if kind in _FIELDS and len(ids := self._changes[_FIELDS[kind]]) <= MAX_IDS_PER_EVENT:
                 ids.add(rollout_id)
         if is_first or topic == CLOSED:
-            with suppress(RuntimeError):  # the loop is closed, and with it every subscription
+            with suppress(RuntimeError):  # the loop is closed, and so are all subscriptions
                 self._loop.call_soon_threadsafe(self._close if topic == CLOSED else self._has_changes.set)
 
     def _close(self) -> None:
@@ -127,7 +127,7 @@ class ChangeFeed:
             await self._has_changes.wait()
             self._has_changes.clear()
             await self.publish()
-            # The first change is published at once; those that follow it closely share an event.
+            # The first change is published immediately; changes that closely follow it share an event.
             await asyncio.sleep(COALESCE_SECONDS)
 
     async def publish(self) -> None:

@@ -1,7 +1,7 @@
-"""HTTP messages that server and client share: headers, media types, and batches of operations.
+"""HTTP messages shared by server and client: headers, media types, and batches of operations.
 
-A client sends calls made at the same time in one request. Each operation of a batch is executed, answered and, where it
-fails, refused by itself; they run concurrently, in no order.
+A client combines concurrent calls into one request. The operations of a batch run concurrently, in no particular order,
+and each operation succeeds or fails independently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROBLEM: Final = "application/problem+json"
 
 BATCH_PATH: Final = "/batch"
 MAX_BATCH_SIZE: Final = 256
-"""Operations in one request."""
+"""Maximum number of operations in one request."""
 
 Response = tuple[int, bytes]
 """Status and body."""
@@ -30,7 +30,7 @@ class BatchCall(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     operation: str
     arguments: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     idempotency_key: str | None = None
-    """As in the header of that name."""
+    """Same value as in the header of that name."""
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,7 +47,7 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
             message = f"the body of {BATCH_PATH} must be a JSON object with a list of operations: {error}"
             raise InvalidInput(message, field="body") from None
         if len(batch.operations) > MAX_BATCH_SIZE:
-            raise InvalidInput(f"a batch holds at most {MAX_BATCH_SIZE} operations", field="operations")
+            raise InvalidInput(f"a batch may contain at most {MAX_BATCH_SIZE} operations", field="operations")
         return batch
 
 

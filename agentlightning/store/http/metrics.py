@@ -28,14 +28,14 @@ STORE_COUNTERS = {
 
 EXPORT_METRICS = {
     "sent": ("exported_spans_total", "counter", "Spans that an OTLP target has accepted."),
-    "rejected": ("export_rejected_spans_total", "counter", "Spans that an OTLP target has rejected for good."),
+    "rejected": ("export_rejected_spans_total", "counter", "Spans that an OTLP target has permanently rejected."),
     "failures": ("export_failures_total", "counter", "Failed attempts to send spans; they are retried."),
-    "waiting": ("export_waiting_spans", "gauge", "Upper bound of the stored spans not yet sent to an OTLP target."),
+    "waiting": ("export_waiting_spans", "gauge", "Upper bound on the stored spans not yet sent to an OTLP target."),
 }
 
 
 class Metrics:
-    """Counts the requests of one server, and renders them with the counters of its store."""
+    """Counts the requests of one server, and renders the counts together with the counters of its store."""
 
     def __init__(self, store: SqlStore, admission: AdmissionControl, exporter: OtlpExporter | None = None) -> None:
         self._store = store
@@ -46,9 +46,9 @@ class Metrics:
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def record(self, path: str, status: int, seconds: float) -> None:
-        """Count one answered request."""
+        """Count one completed request."""
         name = path[1:].partition("/")[0]
-        if name not in self._operations:  # any other path shares one time series
+        if name not in self._operations:  # all other paths share one time series
             name = "other"
         self._requests[name, status] += 1
         self._seconds[name] += seconds
@@ -64,13 +64,15 @@ class Metrics:
         for name, meaning in STORE_COUNTERS.items():
             yield from _metric(f"agl_{name}_total", "counter", meaning, [("", self._store.counters[name])])
         refused = [("", self._admission.refused)]
-        yield from _metric("agl_refused_total", "counter", "Requests refused with 429 because of the limits.", refused)
+        yield from _metric("agl_refused_total", "counter", "Requests rejected with 429 because of the limits.", refused)
 
     def _request_metrics(self) -> Iterator[str]:
         counts = [(f'operation="{name}",status="{status}"', count) for (name, status), count in self._requests.items()]
-        yield from _metric("agl_requests_total", "counter", "Requests answered, by operation and status.", counts)
+        yield from _metric("agl_requests_total", "counter", "Completed requests by operation and status.", counts)
         seconds = [(f'operation="{name}"', f"{seconds:.6f}") for name, seconds in self._seconds.items()]
-        yield from _metric("agl_request_seconds_total", "counter", "Time spent on them, waiting included.", seconds)
+        yield from _metric(
+            "agl_request_seconds_total", "counter", "Time spent on completed requests, including waiting.", seconds
+        )
         held = [("", self._admission.bytes)]
         yield from _metric("agl_bodies_bytes", "gauge", "Bytes of the requests being processed.", held)
 
@@ -91,7 +93,7 @@ def _export_metrics(counts: list[ExportCounts]) -> Iterator[str]:
 
 
 def _metric(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, object]]) -> Iterator[str]:
-    """Yield a metric's description, and a line for each of its samples: labels and value."""
+    """Yield a metric's description, and one line (labels and value) per sample."""
     yield f"# HELP {name} {meaning}"
     yield f"# TYPE {name} {kind}"
     yield from (f"{name}{{{labels}}} {value}" if labels else f"{name} {value}" for labels, value in sorted(samples))

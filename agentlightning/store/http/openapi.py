@@ -15,7 +15,7 @@ from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, PROBLEM, Batch, BatchAn
 
 
 def openapi(version: str) -> dict[str, Any]:
-    """Return the whole description."""
+    """Return the complete description."""
     table = operation_table()
     inputs: list[Any] = [(name, "validation", TypeAdapter(operation.model)) for name, operation in table.items()]
     outputs: list[Any] = [(name, "serialization", operation.result) for name, operation in table.items()]
@@ -25,7 +25,7 @@ def openapi(version: str) -> dict[str, Any]:
     components: dict[str, Any] = {"schemas": definitions.get("$defs", {}) | _MESSAGES | {"Problem": _PROBLEM_SCHEMA}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "LightningStore", "version": version, "description": "Database and message queue in one."},
+        "info": {"title": "LightningStore", "version": version, "description": "Combined database and task queue."},
         "paths": paths | _OTHER_PATHS,
         "components": components,
     }
@@ -67,7 +67,7 @@ def _parameter(name: str, place: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 _IDEMPOTENCY_KEY: dict[str, Any] = {
     **_parameter(IDEMPOTENCY_KEY, "header", {"type": "string", "maxLength": payload.MAX_ID_LENGTH}),
-    "description": "A call repeated under the same key is executed once, and gets the same response.",
+    "description": "Calls with the same key are executed once and get the same response.",
 }
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -103,9 +103,9 @@ _OTHER_PATHS: dict[str, Any] = {
         "post",
         "batch",
         "Execute several operations.",
-        _content("The answers, in the order of the operations.", _BATCH_ANSWERS, JSON),
-        description="Accepts operations that change something or look one thing up, and do not wait. They run "
-        "concurrently, in no order; each succeeds or fails by itself.",
+        _content("The responses, in the order of the operations.", _BATCH_ANSWERS, JSON),
+        description="Accepts operations that change something or look up one object, and do not wait. They run "
+        "concurrently, in no particular order. Each operation succeeds or fails independently.",
         requestBody={"required": True, **_content("", _BATCH, JSON)},
     ),
     "/v1/traces": _path(
@@ -113,8 +113,9 @@ _OTHER_PATHS: dict[str, Any] = {
         "otlp_traces",
         "Receive spans from any OpenTelemetry exporter (OTLP/HTTP, gzip or plain).",
         {"description": "The rejected spans, if any.", "content": _OTLP},
-        description="A span belongs to the attempt that agentlightning.rollout_id and agentlightning.attempt_id name "
-        "in its own attributes, in the baggage header or in its resource's attributes; else to the attempt of its "
+        description="A span belongs to the attempt identified by agentlightning.rollout_id and "
+        "agentlightning.attempt_id in its attributes, in the baggage header or in its resource's attributes, in this "
+        "order; else to the attempt of its "
         "trace.",
         requestBody={"required": True, "content": _OTLP},
     ),

@@ -1,4 +1,4 @@
-"""ASGI application of the store: authorises, executes, answers and logs every request."""
+"""ASGI application of the store: authorises, executes and logs every request, and sends the response."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _ERROR_HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b
 
 
 class StoreApp:
-    """Executes the contract's operations, and passes other paths on to `other_routes`.
+    """Executes the contract's operations, and passes requests with other paths to `other_routes`.
 
-    The first part of a path names the operation; ids in the rest may hold any character.
+    The first segment of a path names the operation. Ids in the rest of the path may contain any character.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class StoreApp:
         self._metrics = metrics
         self._operations = operation_table()
         self.is_stopping = False
-        """Requests are answered at once, without waiting."""
+        """If True, requests get a response immediately, without waiting."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -71,7 +71,7 @@ class StoreApp:
             await response.fail(_routing_error(scope["path"], error))
         except ConnectionResetError:
             await response.respond((499, b""))
-        except asyncio.CancelledError:  # only a server that stops cancels requests
+        except asyncio.CancelledError:  # requests are cancelled only when the server stops
             await response.fail(StoreUnavailable("the store is stopping"))
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
@@ -89,7 +89,7 @@ class StoreApp:
         if path == BATCH_PATH:
             await response.respond(await self._execute_batch(scope, receive, response))
         elif operation is None or len(ids) != len(operation.path_parameters):
-            scope["app"] = self  # so that Starlette's router raises HTTPException for a path or method without a route
+            scope["app"] = self  # makes Starlette's router raise HTTPException if there is no route
             await self._other_routes(scope, receive, response)
         else:
             await response.respond((200, await self._execute_request(operation, ids, scope, receive)))
@@ -116,7 +116,7 @@ class StoreApp:
     async def _long_poll(
         self, operation: Operation, arguments: Arguments, key: str | None, receive: Receive, permit: Permit
     ) -> bytes:
-        permit.release()  # a waiting request counts against no limit
+        permit.release()  # a waiting request does not count towards the limits
         if self.is_stopping:
             arguments = {**arguments, str(operation.wait_parameter): 0.0}
         default = None if operation.wait_parameter == "timeout" else 0.0
@@ -127,12 +127,12 @@ class StoreApp:
         raise ConnectionResetError("the client disconnected")
 
     async def _execute(self, operation: Operation, arguments: Arguments, key: str | None) -> bytes:
-        """Return the result as JSON text; under a key that was used before, the stored response."""
+        """Return the result as JSON text, or the stored response if the key was used before."""
         execute = getattr(SqlStore, operation.implementation)
         if key is None or not operation.route.mutates:
             return operation.encode(await execute(self._store, **arguments))
         if not _VALID_KEY.fullmatch(key):
-            message = f"{IDEMPOTENCY_KEY} must have 1 to {payload.MAX_ID_LENGTH} characters, and no control character"
+            message = f"{IDEMPOTENCY_KEY} must have 1 to {payload.MAX_ID_LENGTH} characters and no control characters"
             raise InvalidInput(message, field=IDEMPOTENCY_KEY)
         store = copy(self._store)
         store.request = request = IdempotentRequest(
@@ -158,13 +158,15 @@ class StoreApp:
             check_operation(scope, call.operation)
             operation = self._operations.get(call.operation)
             if operation is None or not operation.batchable:
-                raise InvalidInput(f"{call.operation!r} is not an operation that a batch can hold", field="operation")
+                raise InvalidInput(
+                    f"{call.operation!r} is not an operation that a batch can contain", field="operation"
+                )
             limits = self._admission.limits
             arguments = operation.limit_page(
                 operation.decode_arguments(bytes(call.arguments), limits.depth), limits.page
             )
             if operation.wait_parameter and arguments.get(operation.wait_parameter):
-                raise InvalidInput(f"a batch cannot hold a waiting {call.operation}", field=operation.wait_parameter)
+                raise InvalidInput(f"a batch cannot contain a waiting {call.operation}", field=operation.wait_parameter)
             return 200, await self._execute(operation, arguments, call.idempotency_key)
         except AgentLightningError as error:
             return error.status, _encode_problem(error)
@@ -173,13 +175,13 @@ class StoreApp:
             return INTERNAL_ERROR.status, _encode_problem(INTERNAL_ERROR)
 
     def _line(self, call: BatchCall) -> tuple[str, str]:
-        """Return method and path under which a call of a batch is logged."""
+        """Return the method and path under which a call of a batch is logged."""
         operation = self._operations.get(call.operation)
         return ("POST", BATCH_PATH) if operation is None else (operation.route.method, f"/{call.operation}")
 
 
 class _Responder:
-    """Sends one response, and remembers its status."""
+    """Sends one response and records its status."""
 
     __slots__ = ("_send", "batch", "status")
 
@@ -197,14 +199,14 @@ class _Responder:
     async def respond(
         self, response: Response, media_type: str = JSON, headers: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
-        """Send a whole response."""
+        """Send a complete response."""
         self.status, body = response
         own = [(b"content-length", b"%d" % len(body)), (b"content-type", media_type.encode())]
         await self._send({"type": "http.response.start", "status": self.status, "headers": [*own, *headers]})
         await self._send({"type": "http.response.body", "body": body})
 
     async def fail(self, error: AgentLightningError) -> None:
-        """Send an error as problem+json, unless a response has begun."""
+        """Send an error as problem+json, unless a response has already started."""
         if self.status:
             return
         headers = [_ERROR_HEADERS[error.status]] if error.status in _ERROR_HEADERS else []

@@ -1,4 +1,4 @@
-"""LightningStoreServer: a store served over HTTP, and the lifetime of that server."""
+"""LightningStoreServer: serves a store over HTTP."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 4747
 DRAIN_SECONDS: Final = 6
-"""Time for requests in flight after SIGTERM; with everything else that has to stop, the process exits within ten."""
+"""Seconds for requests in flight after SIGTERM. Including all other cleanup, the process exits within ten seconds."""
 
 
 def _local(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -47,10 +47,10 @@ def _local(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[...,
 
 @implement_operations(_local)
 class LightningStoreServer(LightningStore):
-    """Serves a store at `endpoint`, and is that store for callers in the same process.
+    """Serves a store at `endpoint`. Callers in the same process can use the server object as the store.
 
-    A `host` that other machines can reach requires a `token`. `port` None is 4747, 0 any free one. While the server
-    runs, an `exporter` sends the store's spans to OTLP targets.
+    A `host` that is reachable from other machines requires a `token`. A `port` of None means 4747, and 0 selects a free
+    port. While the server runs, an `exporter` sends the store's spans to OTLP targets.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LightningStoreServer(LightningStore):
         return f"{self.endpoint}{PATH}"
 
     async def start(self) -> None:
-        """Serve from a thread; return when requests are answered. Raises `StoreUnavailable`."""
+        """Start serving in a thread, and return when requests are accepted. Raises `StoreUnavailable` on failure."""
         listener = self._listen()
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.start)
@@ -98,7 +98,7 @@ class LightningStoreServer(LightningStore):
         await asyncio.to_thread(started.wait)
 
     async def stop(self) -> None:
-        """Answer the requests in flight, and stop serving. The store itself stays open."""
+        """Finish the requests in flight and stop serving. The store itself stays open."""
         if self._server is None or self._thread is None:
             return
         self._server.request_stop()
@@ -108,9 +108,9 @@ class LightningStoreServer(LightningStore):
         self._server = self._thread = None
 
     def run_forever(self, on_started: Callable[[], None] = lambda: None) -> None:
-        """Serve from this thread until SIGINT or SIGTERM, then drain. Raises `StoreUnavailable`.
+        """Serve in this thread until SIGINT or SIGTERM, then drain. Raises `StoreUnavailable` on failure.
 
-        `on_started` is called when requests are answered and signals are handled.
+        `on_started` is called when the server accepts requests and handles signals.
         """
         listener = self._listen()
         if self._exporter is not None:
@@ -121,7 +121,7 @@ class LightningStoreServer(LightningStore):
             self._exporter.stop()
 
     async def close(self) -> None:
-        """Stop serving, and close the store."""
+        """Stop serving and close the store."""
         await self.stop()
         await self.store.close()
 
@@ -182,8 +182,8 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
 
 
 def _reduce_garbage_collection() -> None:
-    # Requests create hardly any reference cycles; searching all modules for them every few hundred spans took a tenth
-    # of the server's time.
+    # Requests create hardly any reference cycles. Without this, the garbage collector scanned all modules every few
+    # hundred spans, which took 10 % of the server's time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -191,5 +191,5 @@ def _reduce_garbage_collection() -> None:
 
 @functools.cache
 def _openapi() -> bytes:
-    # Made on the first request: this takes longer than the rest of the start.
+    # Create the document on the first request, because this takes longer than the rest of the startup.
     return orjson.dumps(openapi(version("agentlightning")))

@@ -1,7 +1,7 @@
-"""The client's HTTP transport: connections, batches of concurrent calls, and the state of the connection.
+"""The client's HTTP transport: connections, batches of concurrent calls, and the connection state.
 
-A call is sent at once while few requests are in flight; otherwise calls gather until one of them returns. No timer
-delays a call.
+A call is sent immediately if few requests are in flight. Otherwise calls are queued until one of the requests returns,
+and are then sent as a batch. No timer delays a call.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 RESPONSE_TIMEOUT: Final = 60.0
 CONNECT_TIMEOUT: Final = 10.0
 STREAMED_BODY_SIZE: Final = 2**20
-"""Bytes from which a body is sent in pieces, so that it does not block the event loop."""
+"""Body size in bytes from which a body is sent in pieces, so that sending does not block the event loop."""
 
 MAX_IN_FLIGHT: Final = 2
-"""Requests in flight before calls gather: while the store processes one, the client prepares the other."""
+"""Requests in flight above which calls are queued: while the store processes one, the client prepares the other."""
 MAX_BATCH_BYTES: Final = 2**20
-"""Arguments in one batch; a call with more is sent alone."""
+"""Maximum bytes of arguments in one batch. A larger call is sent alone."""
 SLOW_REQUEST_SECONDS: Final = 0.25
-"""After this time a request in flight no longer holds back others."""
+"""Seconds after which a request in flight no longer delays other calls."""
 
 _answers = msgspec.json.Decoder(BatchAnswers)
 _UNAVAILABLE = frozenset({429, 502, 503, 504})
@@ -58,16 +58,16 @@ class StoreCall:
     body: bytes | None
     idempotency_key: str | None
     wait: float
-    """Seconds that the store may wait before it answers."""
+    """Maximum seconds that the store may wait before it responds."""
 
     def for_batch(self) -> BatchCall:
-        """Return the call as a part of a batch."""
+        """Return the call as an element of a batch."""
         body = payload.dumps_fields(self.arguments) if self.body is None else self.body
         return BatchCall(self.operation.name, msgspec.Raw(body), self.idempotency_key)
 
 
 class Transport:
-    """Sends calls to the store at `url`, from any event loop and thread."""
+    """Sends calls to the store at `url`. May be used from any event loop and thread."""
 
     def __init__(self, url: str, token: str | None) -> None:
         self._url = url
@@ -76,7 +76,7 @@ class Transport:
             asyncio.AbstractEventLoop, tuple[AsyncGenerator[aiohttp.ClientSession], aiohttp.ClientSession]
         ] = WeakKeyDictionary()
         self._batchers: WeakKeyDictionary[asyncio.AbstractEventLoop, RequestBatcher] = WeakKeyDictionary()
-        # Protects the time from calls in several threads, so that each line is logged once.
+        # Protects `_unreachable_since` from calls in several threads, so that each line is logged once.
         self._lock = threading.Lock()
         self._unreachable_since: float | None = None
 
@@ -107,7 +107,7 @@ class Transport:
         if isinstance(outcome, StoreUnavailable):
             return [outcome] * len(calls)
         status, text = outcome
-        if status != 200:  # the batch is refused as a whole; each call alone may be accepted
+        if status != 200:  # the whole batch was rejected: each single call may still be accepted
             return await asyncio.gather(*(self._send_alone(call) for call in calls))
         return [_outcome(each.status, bytes(each.body)) for each in _answers.decode(text).answers]
 
@@ -139,8 +139,8 @@ class Transport:
         return known[1]
 
     async def _open_session(self) -> AsyncGenerator[aiohttp.ClientSession]:
-        # A generator, because event loops close theirs when they shut down: a program that never calls close() still
-        # closes its connections. The number of connections is unlimited: each waiting runner holds one.
+        # Use a generator, because event loops close their async generators on shutdown: even a program that never calls
+        # close() closes its connections. The number of connections is unlimited, because each waiting runner uses one.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
         session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
         try:
@@ -148,15 +148,15 @@ class Transport:
         finally:
             await session.close()
 
-    # State of the connection
+    # Connection state
 
     @property
     def is_unreachable(self) -> bool:
-        """True from the first failure that was noted until the next response."""
+        """True from the first recorded failure until the next response."""
         return self._unreachable_since is not None
 
     def note_failure(self, reason: AgentLightningError) -> None:
-        """Log that the store is unreachable, once until it responds again."""
+        """Log that the store is unreachable, but only once until it responds again."""
         with self._lock:
             is_first = self._unreachable_since is None
             self._unreachable_since = self._unreachable_since or time.monotonic()
@@ -164,7 +164,7 @@ class Transport:
             logger.warning("The store at %s is unreachable (%s); retrying until it responds.", self._url, reason)
 
     def _note_success(self) -> None:
-        if self._unreachable_since is None:  # read without the lock: every call passes here
+        if self._unreachable_since is None:  # read without the lock, because every call gets here
             return
         with self._lock:
             since, self._unreachable_since = self._unreachable_since, None
@@ -173,8 +173,8 @@ class Transport:
 
 
 def _outcome(status: int, text: bytes) -> Outcome:
-    if status == 408 and not text:  # this process was too slow to send the headers: the call has not begun
-        return StoreUnavailable("the request's headers took too long")
+    if status == 408 and not text:  # this process sent the headers too slowly: the call was not executed
+        return StoreUnavailable("the request's headers were sent too slowly")
     if status not in _UNAVAILABLE:
         return status, text
     error = error_from_problem(status, text)
@@ -185,7 +185,7 @@ _PendingCall = tuple[StoreCall, asyncio.Future[Outcome]]
 
 
 class RequestBatcher:
-    """Sends the calls of one event loop, each alone or several in one request."""
+    """Sends the calls of one event loop, either alone or several in one request."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class RequestBatcher:
         self._pending: deque[_PendingCall] = deque()
         self._requests = set[asyncio.Task[None]]()
         self._in_flight = set[asyncio.Task[None]]()
-        """The requests that hold back others."""
+        """The requests in flight that delay other calls."""
         self._is_scheduled = False
 
     async def send(self, call: StoreCall) -> Outcome:
@@ -208,7 +208,7 @@ class RequestBatcher:
         return await future
 
     def _schedule(self) -> None:
-        # Not at once: callers that the same response woke make their next calls in the same iteration of the loop.
+        # Not immediately: callers woken by the same response make their next calls in the same iteration of the loop.
         if not self._is_scheduled and self._pending and len(self._in_flight) < MAX_IN_FLIGHT:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._send_pending)
@@ -232,7 +232,7 @@ class RequestBatcher:
             if group and size > MAX_BATCH_BYTES:
                 break
             self._pending.popleft()
-            if not future.done():  # else its caller was cancelled
+            if not future.done():  # otherwise its caller was cancelled
                 group.append((call, future))
         return group
 

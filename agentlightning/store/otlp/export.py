@@ -1,9 +1,9 @@
 """Export of stored spans to other backends over OTLP/HTTP: Phoenix, Langfuse, Jaeger, MLflow, a collector.
 
-The database is the queue. Each target has a position among the stored spans and continues from it after an outage of
-the target or a restart of the store. The export runs in a thread of its own and yields after every span, so that no
-request waits for it. The official exporter, opentelemetry-exporter-otlp-proto-http, cannot do this: it reports neither
-the status nor a partial success, drops a batch after its retries, and encodes a whole batch in one call.
+The database is the queue. Each target has a position in the stored spans, from which its export continues after an
+outage of the target or a restart of the store. The export runs in a separate thread and yields after every span, so
+that it does not delay requests. The official exporter, opentelemetry-exporter-otlp-proto-http, is not suitable: it
+reports neither the status nor a partial success, drops a batch after its retries, and encodes a batch in one call.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH_SPANS = 256
 MAX_BATCH_BYTES = 1024 * 1024
-"""JSON text of a batch; a larger span is sent alone."""
+"""Maximum bytes of JSON text in a batch. A larger span is sent alone."""
 BATCH_DELAY_SECONDS = 1.0
-"""Delay between a new span and its batch: each batch costs a commit, which may delay others."""
+"""Seconds between a new span and its batch. Every batch needs a commit, which may delay other commits."""
 POLL_INTERVAL_SPANS = 5.0
-"""Seconds between checks for spans of other servers, which are not announced."""
+"""Seconds between checks for spans stored by other servers, which send no notification."""
 POLL_INTERVAL_COMMITS = 0.05
-"""Seconds between checks whether earlier commits of other servers have finished."""
+"""Seconds between checks that earlier commits of other servers have finished."""
 RETRY = RetryPolicy(first_delay=0.5, max_delay=60.0)
 MAX_PROBES = 8
-"""Other spans to offer to a target that rejects the oldest ones and has not accepted any span yet."""
+"""Number of newer spans to try if a target rejects the oldest spans and has not accepted any span yet."""
 IDLE_RATIO = 2.0
-"""Pause after a batch, in multiples of the thread's CPU time for it."""
+"""Pause after a batch, as a multiple of the CPU time that the thread used for the batch."""
 DRAIN_SECONDS = 3.0
-"""Time for pending spans when the store stops."""
+"""Seconds for sending pending spans when the store stops."""
 RESPONSE_TIMEOUT = 30.0
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_RETRY_AFTER = 300.0
 
 _TOO_LARGE = 413
 _REJECTED = frozenset({400, _TOO_LARGE, 422})
-"""Statuses that the same request would receive again."""
+"""Statuses that a repeated request would receive again."""
 
 Rejection = tuple[int, str]
-"""A number of spans, and the target's reason."""
+"""A number of rejected spans, and the target's reason."""
 
 
 @dataclass(frozen=True)
 class OtlpTarget:
-    """An OTLP/HTTP receiver, and the name under which the store keeps its position among the spans."""
+    """An OTLP/HTTP receiver, and the name under which the store saves its position in the spans."""
 
     name: str
     url: str
@@ -70,7 +70,7 @@ class OtlpTarget:
 
     @classmethod
     def parse(cls, text: str, headers: Mapping[str, str] | None = None) -> OtlpTarget:
-        """Parse `NAME=URL`, or a URL, whose host is then the name. Raises `InvalidInput`."""
+        """Parse `NAME=URL`, or a URL whose host becomes the name. Raises `InvalidInput` if the text is neither."""
         name, mark, url = text.partition("=")
         if not mark or "/" in name:
             name, url = "", text
@@ -85,7 +85,7 @@ class OtlpTarget:
 
 
 def parse_headers(text: str) -> dict[str, str]:
-    """Parse headers in the format of OpenTelemetry's variables, `name=value,name=value`. Raises `InvalidInput`."""
+    """Parse headers in OpenTelemetry's format `name=value,name=value`. Raises `InvalidInput` for any other text."""
     headers: dict[str, str] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         name, mark, value = entry.partition("=")
@@ -97,7 +97,7 @@ def parse_headers(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ExportCounts:
-    """Numbers of one target since the start of the store."""
+    """Counters of one target since the start of the store."""
 
     target: str
     sent: int
@@ -106,11 +106,11 @@ class ExportCounts:
     failures: int
     """Failed attempts, mostly because the target was unreachable."""
     waiting: int
-    """Upper bound of the spans that are not sent yet."""
+    """Upper bound on the number of spans that have not been sent yet."""
 
 
 class OtlpExporter:
-    """Sends a store's spans to targets: to a new target those to come, with `past` also those already stored."""
+    """Sends a store's spans to targets. A new target gets only new spans, or with `past` also the stored spans."""
 
     def __init__(self, store: SqlStore, targets: Sequence[OtlpTarget], *, past: bool = False) -> None:
         names = [target.name for target in targets]
@@ -124,18 +124,18 @@ class OtlpExporter:
         self._thread: threading.Thread
 
     async def counts(self) -> list[ExportCounts]:
-        """Return the numbers of each target."""
+        """Return the counters of each target."""
         newest = (await self._store.span_watermark()).ordinal
         return [export.counts(newest) for export in self._exports]
 
     def start(self) -> None:
-        """Start the export thread, and wait until every target has a position."""
+        """Start the export thread and wait until every target has a position."""
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="agl-export", daemon=True)
         self._thread.start()
         self._started.wait()
 
     def stop(self) -> None:
-        """Send pending spans for up to `DRAIN_SECONDS`, and end the thread; the next start sends the rest."""
+        """Send pending spans for up to `DRAIN_SECONDS`, then end the thread. The next start sends the rest."""
         with suppress(RuntimeError):  # the loop is closed: the export has failed
             self._loop.call_soon_threadsafe(self._request_stop)
         self._thread.join()
@@ -170,7 +170,7 @@ class OtlpExporter:
         await self._log_pending()
 
     async def _log_pending(self) -> None:
-        outcome = "they are sent after the next start" if self._store.capabilities["durable"] else "they are lost"
+        outcome = "they will be sent after the next start" if self._store.capabilities["durable"] else "they are lost"
         with suppress(StoreUnavailable):
             for each in await self.counts():
                 if each.waiting > 0:
@@ -191,17 +191,17 @@ class _TargetExport:
 
     def __init__(self, store: SqlStore, target: OtlpTarget, stopping: asyncio.Event, *, past: bool) -> None:
         self.is_notified = False
-        """Whether `new_spans` is set already, or is about to be."""
+        """True if `new_spans` is set or about to be set."""
         self.new_spans = asyncio.Event()
         self._store = store
         self._target = target
         self._stopping = stopping
         self._past = past
         self._has_accepted = False
-        """Whether the target has accepted a span since the start, so that a rejection is about a span."""
+        """True if the target has accepted a span since the start, so that a rejection concerns a single span."""
         self._position = 0
         self._sent_ahead: set[bytes] = set()
-        """Spans after the position that are done."""
+        """Spans after the saved position that have been sent or rejected."""
         self._sent = self._rejected = self._failures = self._retries = 0
         self._last_problem: str | None = None
 
@@ -210,11 +210,11 @@ class _TargetExport:
         return ExportCounts(self._target.name, self._sent, self._rejected, self._failures, waiting)
 
     async def register(self) -> None:
-        """Give the target a position, if it has none yet."""
+        """Create a position for the target if it has none yet."""
         await self._store.register_export_target(self._target.name, past=self._past)
 
     async def run(self, session: aiohttp.ClientSession) -> None:
-        """Send new spans, and retry after failures, until the stop."""
+        """Send new spans, and retry after failures, until the export is stopped."""
         while True:
             is_last = self._stopping.is_set()
             try:
@@ -251,11 +251,11 @@ class _TargetExport:
                 continue
             self._sent_ahead.difference_update(payloads)
             self._position = await self._store.record_exported(self._target.name, *batch[-1])
-            # A long backlog must not slow the store down.
+            # A long backlog must not slow down the store.
             await _wait(self._stopping, IDLE_RATIO * (time.thread_time() - started))
 
     async def _probe(self, session: aiohttp.ClientSession, newest: int, rejection: ReceiverRejectsAll) -> None:
-        """Return once the target accepts a span, which means that it rejects individual spans. Else raise."""
+        """Return if the target accepts a newer span, so that only individual spans are rejected. Otherwise raise."""
         waiting = range(self._position + 1, newest)
         for ordinal in [*sorted(random.sample(waiting, min(len(waiting), MAX_PROBES - 1))), newest]:
             payloads = [payload for _, payload in await self._store.spans_between(ordinal - 1, newest, 1, 1)]
@@ -269,7 +269,7 @@ class _TargetExport:
     # Requests
 
     async def _send(self, session: aiohttp.ClientSession, payloads: Sequence[bytes]) -> None:
-        """Return when each span is either accepted or rejected. Raises `ReceiverUnavailable`."""
+        """Return when each span is accepted or rejected. Raises `ReceiverUnavailable` if the target is unreachable."""
         rejections: list[Rejection] = []
         spans: list[bytes] = []
         for payload in payloads:
@@ -298,7 +298,7 @@ class _TargetExport:
             raise ReceiverRejectsAll(f"the target has accepted no span yet, {reason}")
         if len(spans) == 1:
             return [(1, reason)]
-        middle = len(spans) // 2  # one bad span, or too many in one request
+        middle = len(spans) // 2  # one invalid span, or too many spans in one request
         return [*await self._deliver(session, spans[:middle]), *await self._deliver(session, spans[middle:])]
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[int, bytes, float]:
@@ -320,7 +320,7 @@ class _TargetExport:
             logger.exception("The export of spans to %s failed; retrying", self._target.name)
         problem = str(error) or type(error).__name__
         if problem != self._last_problem:
-            logger.warning("Spans for %s wait in the store: %s", self._target.name, problem)
+            logger.warning("Spans for %s stay in the store and are retried: %s", self._target.name, problem)
         self._last_problem = problem
         retry_after = error.retry_after if isinstance(error, ReceiverUnavailable) else 0.0
         await _wait(self._stopping, max(RETRY.delay(self._retries), retry_after))

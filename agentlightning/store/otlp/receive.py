@@ -1,7 +1,7 @@
-"""`POST /v1/traces`: spans from any OpenTelemetry exporter, protobuf or JSON, gzip or plain.
+"""`POST /v1/traces`: receives spans from any OpenTelemetry exporter, as protobuf or JSON, with or without gzip.
 
-A span belongs to the attempt that its attributes name, else the baggage header, else its resource attributes, else the
-attempt of its trace. Spans without a known attempt are not stored; the response counts them.
+A span belongs to the attempt that is named in its attributes, else in the baggage header, else in its resource
+attributes, else to the attempt of its trace. Spans without a known attempt are not stored; the response counts them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ AttemptIds = tuple[str, str]
 JsonObject = dict[str, Any]
 
 _THREAD_THRESHOLD = 64 * 1024
-"""Bytes of a body from which it is decoded in a thread, so that it does not delay other requests."""
+"""Body size in bytes from which a body is decoded in a thread, so that decoding does not delay other requests."""
 _RPC_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
 """The code of google.rpc.Status for each HTTP status."""
 
@@ -79,7 +79,7 @@ class OtlpReceiver:
         return _success(media_type, rejections)
 
     async def _store_body(self, body: bytes, media_type: str, request: Request) -> list[str]:
-        """Store the acceptable spans; return the reason for each of the others."""
+        """Store the acceptable spans. Return the reason for each rejected span."""
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         decode = partial(_decode, body, encoding, as_json=media_type == JSON, limit=self._admission.limits.unpacked)
         received = await asyncio.to_thread(decode) if len(body) >= _THREAD_THRESHOLD else decode()
@@ -91,7 +91,7 @@ class OtlpReceiver:
             if ids and not self._covers_attempt(request.scope, *ids):
                 rejections.append(f"this token is not valid for attempt {ids[1]} of rollout {ids[0]}")
             elif not ids:
-                rejections.append(f"span {span.name!r} names no attempt, and its trace belongs to none")
+                rejections.append(f"neither the span {span.name!r} nor its trace belongs to an attempt")
             elif ids not in known:
                 rejections.append(f"span {span.name!r}: there is no attempt {ids[1]} of rollout {ids[0]}")
             else:
@@ -106,7 +106,7 @@ class OtlpReceiver:
     async def _assign(
         self, received: Sequence[ReceivedSpan], baggage: AttemptIds | None
     ) -> list[tuple[EncodedSpan, AttemptIds | None]]:
-        """Return each span with the attempt that it belongs to."""
+        """Return each span with the attempt to which it belongs."""
         named = [(each.span, each.by_span or baggage or each.by_resource) for each in received]
         traces = {span.trace_id: ids for span, ids in named if ids}
         unknown = {span.trace_id for span, ids in named if not ids} - traces.keys()
@@ -123,11 +123,11 @@ def _baggage(request: Request) -> AttemptIds | None:
 
 
 def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[ReceivedSpan | str]:
-    """Return the spans in their order, or the reason why one cannot be stored. Raises `InvalidInput`."""
+    """Return the spans in order, with the reason in place of a span that cannot be stored. Raises `InvalidInput`."""
     if encoding == "gzip":
         body = decompress(body, limit)
     elif encoding != "identity":
-        raise InvalidInput(f"{PATH} takes gzip or no content encoding, not {encoding}", field="body")
+        raise InvalidInput(f"{PATH} accepts gzip or no content encoding, not {encoding}", field="body")
     try:
         parse = _parse_json if as_json else ExportTraceServiceRequest.FromString
         request = parse(body)
@@ -137,16 +137,16 @@ def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[Re
 
 
 def decompress(body: bytes, limit: int) -> bytes:
-    """Return the content of gzip data. Raises `TooLarge` beyond `limit` bytes, `InvalidInput` for other data."""
+    """Decompress gzip data. Raises `TooLarge` if the result exceeds `limit` bytes, `InvalidInput` for other data."""
     content = b""
-    # Gzip ends with the size of its content. An honest bomb is refused at once, any other at the limit.
+    # Gzip data ends with the size of its content, so most bombs are rejected immediately, and all others at the limit.
     is_too_large = int.from_bytes(body[-4:], "little") > limit
     while body and not is_too_large:
         member = zlib.decompressobj(wbits=31)
         try:
             content += member.decompress(body, limit + 1 - len(content))
         except zlib.error as error:
-            raise InvalidInput(f"the body is not gzip: {error}", field="body") from None
+            raise InvalidInput(f"the body is not valid gzip data: {error}", field="body") from None
         is_too_large = len(content) > limit
         if not (member.eof or is_too_large):
             raise InvalidInput("the gzip data of the body is truncated", field="body")
@@ -161,17 +161,17 @@ def decompress(body: bytes, limit: int) -> bytes:
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span, and the attempts that its request names for it."""
+    """A span, with the attempts that are named in its request."""
 
     span: EncodedSpan
     by_span: AttemptIds | None
-    """Named by the span's attributes."""
+    """The attempt named in the span's attributes."""
     by_resource: AttemptIds | None
-    """Named by the resource attributes, of the process that recorded the span."""
+    """The attempt named in the resource attributes, which describe the process that recorded the span."""
 
 
 def _attempt_in(attributes: JsonObject) -> AttemptIds | None:
-    """Return the attempt that attributes name."""
+    """Return the attempt that is named in `attributes`."""
     rollout_id, attempt_id = attributes.get(ROLLOUT_ID), attributes.get(ATTEMPT_ID)
     if isinstance(rollout_id, str) and isinstance(attempt_id, str) and rollout_id and attempt_id:
         return rollout_id, attempt_id
@@ -264,7 +264,7 @@ def _value(value: AnyValue) -> Any:
         case "bytes_value":
             return base64.b64encode(value.bytes_value).decode()
         case "double_value":
-            # JSON has neither NaN nor infinity; such a number must not cost the span.
+            # JSON has neither NaN nor infinity. Keep such numbers as text instead of losing the span.
             return value.double_value if math.isfinite(value.double_value) else str(value.double_value)
         case _:
             return getattr(value, kind)
@@ -285,7 +285,7 @@ def _parse_json(body: bytes) -> ExportTraceServiceRequest:
 
 
 def _objects(parent: JsonObject, name: str) -> list[JsonObject]:
-    """Return the objects of a list; `ParseDict` reports anything else in its place."""
+    """Return the objects of a list. If it is not a list of objects, `ParseDict` reports the error later."""
     values = parent.get(name)
     return [each for each in cast("list[Any]", values) if isinstance(each, dict)] if isinstance(values, list) else []
 
@@ -314,6 +314,6 @@ def _failure(media_type: str, status: int, message: str) -> Response:
         body = orjson.dumps({"code": code, "message": message})
     else:  # ExportTracePartialSuccess has the wire format of google.rpc.Status
         body = ExportTracePartialSuccess(rejected_spans=code, error_message=message).SerializeToString()
-    # Never 429: exporters may treat it as final, and the protocol uses 503 for a busy server.
+    # Never return 429: exporters may treat it as final, and the protocol uses 503 for a busy server.
     headers = {"Retry-After": "1"} if status == 503 else None
     return Response(body, status, headers, media_type=media_type)

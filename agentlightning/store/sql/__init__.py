@@ -19,13 +19,13 @@ from .summary import Summaries, count_by_status
 __all__ = ["SqlStore"]
 
 RESPONSE_SECONDS = 3_600.0
-"""Time for which responses are kept, on the store's own clock: while the store is closed, no call can be repeated."""
+"""Seconds for which responses are kept, in lease time: while the store is closed, no call can be repeated."""
 DELETED_PER_TRANSACTION = 1_000
-"""Other writers wait for such a transaction, some milliseconds."""
+"""Rows deleted per transaction. Other writers wait a few milliseconds for each such transaction."""
 
 
 class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
-    """The store over one `Database`, and its operations that concern the store itself."""
+    """The complete store, with the operations that concern the store itself."""
 
     async def statistics(self) -> Statistics:
         async def body(transaction: Transaction) -> Statistics:
@@ -51,11 +51,11 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
 
     @property
     def durability(self) -> str:
-        """Failures that acknowledged changes survive: `full` a power cut, `process` a process exit, `none` neither."""
+        """Failures that acknowledged changes survive: `full` a power failure, `process` a process exit, `none` none."""
         return self._database.durability
 
     def release_waiters(self) -> None:
-        """End all long polls now with their current results; clients repeat them, on another server or later."""
+        """End all long polls immediately with their current results. Clients repeat them later or on another server."""
         self._database.signals.release()
 
     async def close(self) -> None:
@@ -69,12 +69,12 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
         payload.check_id(name, "name")
         payload.check_id(holder, "holder")
         if not 0 <= seconds <= 86_400:
-            raise InvalidInput("a lease is held for 0 to 86400 seconds at a time", field="seconds")
+            raise InvalidInput("the seconds of a lease must be between 0 and 86400", field="seconds")
         about_json = rows.json_or_null(about, "about")
 
         async def body(transaction: Transaction) -> Lease:
             now, lease = self._clock.now(), self._clock.lease()
-            # Inserted first: of two concurrent calls on different servers, the second waits for the first.
+            # Insert first: if two servers do this concurrently, the second waits for the first.
             await transaction.execute(
                 "INSERT INTO leases (name, holder, about, since, seen, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
                 "ON CONFLICT (name) DO NOTHING",
@@ -107,7 +107,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
         return (await self._database.fetch("SELECT count(*) FROM rollouts WHERE end_time < ?1", moment))[0][0]
 
     async def delete_ended_before(self, moment: float, most: int) -> int:
-        """Delete up to `most` rollouts that ended before `moment`, with attempts and spans; return their number."""
+        """Delete up to `most` rollouts that ended before `moment`, with attempts and spans. Return their number."""
 
         async def body(transaction: Transaction) -> int:
             found = await transaction.fetch(
@@ -117,7 +117,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
                 condition, ids = self._database.dialect.any_of([row[0] for row in found], 1)
                 for table in ("spans", "attempts", "rollouts"):
                     await transaction.execute(f"DELETE FROM {table} WHERE rollout_id {condition}", *ids)
-                # SQLite assigns the ordinals of the newest spans again after they are deleted.
+                # SQLite reuses the ordinals of the newest spans after they are deleted.
                 await transaction.execute(
                     "UPDATE exports SET ordinal = (SELECT coalesce(max(ordinal), 0) FROM spans) "
                     "WHERE ordinal > (SELECT coalesce(max(ordinal), 0) FROM spans)"
@@ -127,12 +127,12 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
         return await self._database.write(body)
 
     async def prune(self) -> None:
-        """Delete stored responses that are too old for a retry; called by the store's timers."""
+        """Delete stored responses that are too old for a retry. Called by the store's timers."""
         while await self._database.write(self._delete_expired_responses):
             pass
 
     async def _delete_expired_responses(self, transaction: Transaction) -> bool:
-        """Delete some expired responses; return False when none are left."""
+        """Delete some expired responses. Return False if none are left."""
         expired = "SELECT key FROM answers WHERE time < ?1 ORDER BY time LIMIT ?2"
         sql = f"DELETE FROM answers WHERE key IN ({expired}) RETURNING 1"
         before = self._clock.lease() - RESPONSE_SECONDS

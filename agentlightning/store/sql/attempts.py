@@ -44,7 +44,7 @@ class Attempts(SqlBase):
             rollout = rows.any_rollout(await transitions.rollout_row(rollout_id))
             if rollout.status in lifecycle.FINAL:
                 raise FinalStatus(f"rollout {rollout_id} has already ended ({rollout.status}); enqueue a new one")
-            await transitions.end_live_attempt(rollout_id, "failed", "superseded by an attempt started by hand")
+            await transitions.end_live_attempt(rollout_id, "failed", "superseded by start_attempt")
             found = await transaction.fetch("SELECT attempts FROM rollouts WHERE rollout_id = ?1", rollout_id)
             row = await transitions.rollout_row(rollout_id)
             return (await transitions.begin([(row, found[0][0])], worker_id))[0]
@@ -87,7 +87,9 @@ class Attempts(SqlBase):
             if transition.attempt != row.state.attempt:
                 await transitions.apply(row, transition)
             if not isinstance(worker_id, Unset):
-                await transitions.update_attempt(row, worker_id=worker_id)  # last: the report is of the earlier worker
+                await transitions.update_attempt(
+                    row, worker_id=worker_id
+                )  # last, because the report is from the earlier worker
             return row.attempt()
 
         try:
@@ -133,9 +135,9 @@ class Attempts(SqlBase):
         return rows.worker(found[0]) if found else None
 
     async def expire_overdue(self) -> int:
-        """Mark silent workers and end the attempts whose deadline has passed; return the number of these attempts.
+        """Mark unresponsive workers and end attempts whose deadline has passed. Return the number of ended attempts.
 
-        Called by the store's timers, in their thread.
+        Called in the thread of the store's timers.
         """
         if not (await self._database.fetch(_ANY_OVERDUE, self._clock.lease(), short=True))[0][0]:
             return 0

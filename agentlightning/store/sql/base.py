@@ -1,7 +1,7 @@
-"""The base of the SQL store: transactions at one moment, and idempotent mutations.
+"""The base of the SQL store: transactions with a fixed current time, and idempotent mutations.
 
-The response of a mutation is stored under its caller's key, in the same commit as the change. A caller that never saw
-the response may repeat the call, even to a store that was killed in between.
+The response of a mutation is stored under its caller's key, in the same commit as the change. A caller that never
+received the response may repeat the call, even if the store was killed and restarted in between.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .transitions import TransitionWriter
 T = TypeVar("T")
 
 SMALL_READ_ROWS = 16
-"""Up to this many rows, found by their ids, are read in the caller's thread."""
+"""Maximum number of rows that are read by id in the caller's thread."""
 
 
 class Clock:
     """Wall time for timestamps and lease time for deadlines, both in seconds.
 
-    Lease time is monotonic and stops while no store is open. A wall clock that jumps by a day neither expires nor
-    extends a lease, and attempts do not all expire after the store was closed for an hour.
+    Lease time is monotonic and stops while no store is open. So a wall clock that jumps by a day neither expires nor
+    extends a lease, and attempts do not all expire when the store was closed for an hour.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Clock:
         self._offset = lease - time.monotonic()
 
     def catch_up(self, lease: float) -> None:
-        """Advance to the lease time of another server of the store, if that is ahead."""
+        """Advance to the lease time of another server of the store if it is ahead."""
         self._offset = max(self._offset, lease - time.monotonic())
 
 
@@ -60,29 +60,29 @@ class IdempotentRequest:
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
     response: bytes | None = None
-    """The stored response, once there is one."""
+    """The stored response, or None until there is one."""
     time: float = 0.0
     """Lease time at which this call stored the response."""
 
     def replay(self, response: bytes) -> Any:
-        """Take the stored response of an earlier call, and return its result."""
+        """Use the stored response of an earlier call, and return its result."""
         self.response = response
         return self.decode(response)
 
 
 class SqlBase(LightningStore):
-    """A store over one `Database`, without its operations."""
+    """A store that uses a `Database`, without the contract's operations."""
 
     read_only = False
-    """Clients, such as the dashboard, hide what would change a read-only store."""
+    """True if the store is read-only. Clients such as the dashboard then hide controls that change the store."""
     request: IdempotentRequest | None = None
-    """The request that this copy of the store executes: its changes are stored together with its response."""
+    """The request that this copy of the store executes. Its changes are stored together with its response."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self.counters = database.counters
-        """Events since the store was opened; `metrics.py` says what is counted."""
+        """Numbers of events since the store was opened. `metrics.py` describes the counters."""
         self._single_flight = SingleFlightCache()
 
     @property
@@ -105,19 +105,22 @@ def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Bod
     """Return `body` as a transaction that replays the stored response of a repeated request."""
 
     async def once(transaction: Transaction) -> T:
-        request.response = None  # this may be the second try of a group that was rolled back
+        request.response = None  # this may be the second try after the group was rolled back
         stored = await transaction.stored_response(request.key)
         if stored is not None:
             return request.replay(stored)
         try:
             result = await body(transaction)
         except Conflict:
-            # Another server may have executed the same request by now: then its response is there.
+            # Another server may have executed the same request in the meantime and stored its response.
             stored = await transaction.stored_response(request.key, recheck=True)
             if stored is None:
                 raise
             return request.replay(stored)
-        if cast("Any", result) not in (None, []):  # else a claim found nothing, and a repeated one may find something
+        if cast("Any", result) not in (
+            None,
+            [],
+        ):  # otherwise a claim found nothing, and a repeated claim may find something
             request.response, request.time = request.encode(result), lease
             transaction.store_response(request.key, request.response, lease)
         return result

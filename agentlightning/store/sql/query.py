@@ -1,6 +1,6 @@
-"""Filters, sort orders, pages and cursors, as SQL.
+"""SQL for filters, sort orders, pages and cursors.
 
-Columns are constants of this package, and values are parameters: no text of a caller becomes part of a statement.
+Columns are constants of this package and values are parameters, so no text from a caller becomes part of a statement.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class CursorPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """The last row of a page; the row itself may have been deleted since."""
+    """The last row of a page. The row itself may have been deleted since then."""
 
     sort_by: str | None
     order: SortOrder
     value: _Integer | float | str | None
     """The value of the sort column."""
     key: _Integer
-    """The key of the row, which orders rows of equal value."""
+    """The key of the row, which orders rows with equal values."""
     total: _Integer
-    """The number of all rows when the first page was read."""
+    """The total number of rows when the first page was read."""
 
 
 def encode_cursor(position: CursorPosition) -> str:
@@ -42,7 +42,7 @@ def encode_cursor(position: CursorPosition) -> str:
 
 
 def decode_cursor(cursor: str, sort_by: str | None, order: SortOrder, kind: type) -> CursorPosition:
-    """Return the position in a cursor of a list with this order and `kind` of sort value. Raises `InvalidInput`."""
+    """Decode a cursor of a list with this order and `kind` of sort value. Raises `InvalidInput` otherwise."""
     try:
         position = _decoder.decode(base64.b64decode(cursor, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):  # includes msgspec's errors
@@ -75,14 +75,14 @@ Sorts = Mapping[str, Sort]
 def sorts(
     of: str = "", *, texts: Sequence[str] = (), floats: Sequence[str] = (), integers: Sequence[str] = ()
 ) -> Sorts:
-    """Return the sort expressions of columns; `of` is the prefix of the table in the statement."""
+    """Return the sort expressions of columns. `of` is the prefix of the table in the statement."""
     kinds: tuple[tuple[type, Sequence[str]], ...] = ((str, texts), (float, floats), (int, integers))
     return {name: Sort(f"{of}{name}", kind) for kind, names in kinds for name in names}
 
 
 @dataclass(frozen=True)
 class PageOptions:
-    """The options that the query operations of the contract have in common. Raises `InvalidInput`."""
+    """The common options of the contract's query operations. Raises `InvalidInput` if an option is invalid."""
 
     filter_logic: FilterLogic = "and"
     sort_by: str | None = None
@@ -136,7 +136,7 @@ class Query:
         self._after = None if self._options.cursor is None else self._continue_after(self._options.cursor)
 
     def always(self, condition: str, value: Any) -> None:
-        """Add a condition outside of the filter logic; `{}` is the place of the value."""
+        """Add a condition that applies regardless of the filter logic. `{}` is the placeholder for the value."""
         self._always.append(condition.format(self._parameter(value)))
 
     def equals(self, column: str, value: Any) -> None:
@@ -148,7 +148,7 @@ class Query:
             self._filters.append(self._dialect.contains.format(column=column, value=self._parameter(value)))
 
     def any_contains(self, texts: Sequence[str], bytes_: Sequence[str], value: str | None) -> None:
-        """Require that one of the columns, of text or bytes, contains the value."""
+        """Require that at least one of the text or bytes columns contains the value."""
         if value is None:
             return
         parameter = self._parameter(value)
@@ -157,7 +157,7 @@ class Query:
         self._filters.append(f"({' OR '.join(found)})")
 
     def among(self, column: str, values: Sequence[Any] | None) -> None:
-        """Require one of `values`; an empty list matches no row."""
+        """Require that the column has one of `values`. An empty list matches no row."""
         if values is None:
             return
         if not values:
@@ -181,11 +181,11 @@ class Query:
         )
 
     def cache_key(self) -> Hashable:
-        """Return a value that is equal for queries of the same columns with the same filters and options."""
+        """Return a key that is equal for queries of the same columns with the same filters and options."""
         return self._columns, self._source, self._where(), tuple(map(str, self._values)), self._options
 
     def _continue_after(self, cursor: str) -> CursorPosition:
-        """Start after the page that returned `cursor`. Raises `InvalidInput`."""
+        """Start after the page that returned `cursor`. Raises `InvalidInput` if the cursor is invalid."""
         by, order = self._options.sort_by, self._options.sort_order
         position = decode_cursor(cursor, by, order, self._by.kind)
         key = self._parameter(position.key)
@@ -215,7 +215,7 @@ class Query:
 
     async def _rows(self, transaction: Transaction, limit: int, offset: int) -> Sequence[Row]:
         where = self._where()
-        # Always with a LIMIT: SQLite accepts an OFFSET only after one.
+        # Always use a LIMIT, because SQLite accepts an OFFSET only after a LIMIT.
         page = f"ORDER BY {self._order} LIMIT ?{len(self._values) + 1} OFFSET ?{len(self._values) + 2}"
         selected = f"SELECT {self._columns}, {self._by.column}, {self._key} FROM {self._source}"
         sql = f"{selected}{where} {page}"
@@ -239,7 +239,7 @@ _AFTER: dict[SortOrder, str] = {"asc": ">", "desc": "<"}
 
 
 def _sort(options: PageOptions, sorts: Sorts, key: str) -> tuple[Sort, str]:
-    """Return the sort expression and the ORDER BY list; rows of equal value are in insertion order."""
+    """Return the sort expression and the ORDER BY list. Rows with equal values are in insertion order."""
     by, direction = options.sort_by, options.sort_order.upper()
     if by is None:
         return Sort("NULL", type(None)), f"{key} {direction}"

@@ -1,4 +1,4 @@
-"""The task queue: enqueue rollouts, claim them, wait for one to claim."""
+"""The task queue: enqueue rollouts, claim them, and wait for rollouts to claim."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .transitions import TAIL
 T = TypeVar("T")
 
 MOST_CLAIMED = 10_000
-"""Rollouts per claim: the result is held in memory, and PostgreSQL adds up the limits of a group of claims."""
+"""Maximum rollouts per claim. Results are held in memory, and PostgreSQL adds up the limits of a group of claims."""
 
 
 class Queue(SqlBase):
-    """The queue consists of the rows of `rollouts` that have a `queue_position`."""
+    """Operations on the queue, which consists of the rows of `rollouts` that have a `queue_position`."""
 
     async def start_rollout(
         self,
@@ -102,13 +102,13 @@ class Queue(SqlBase):
         return enqueued
 
     async def _insert(self, transaction: Transaction, requests: Sequence[_NewRollout], position: str) -> list[Rollout]:
-        """Insert rollouts that all name the same resources."""
+        """Insert rollouts that all use the same resources."""
         resources_id = requests[0].resources_id
         version = () if resources_id is None else await resolve_version(transaction, resources_id)
         sql = _INSERT[resources_id is None].format(position=position)
         now, inserted = self._clock.now(), dict[int, Rollout]()
         while missing := [index for index in range(len(requests)) if index not in inserted]:
-            # A second round is rare: 48 random bits collide once in millions of rollouts.
+            # A second iteration is rare: 48 random bits collide once in millions of rollouts.
             columns = [requests[index].columns(now) for index in missing]
             found = await transaction.fetch_each(sql, [(*each, *version) for each in columns])
             for index, each, returned in zip(missing, columns, found, strict=True):
@@ -117,7 +117,7 @@ class Queue(SqlBase):
         return [inserted[index] for index in range(len(requests))]
 
     async def _claim_or_wait(self, claim: Body[T], wait: float) -> T:
-        """Claim now, or as soon as something is enqueued within `wait` seconds."""
+        """Claim now, or as soon as a rollout is enqueued within `wait` seconds."""
         if wait <= 0:
             return await self._claim_unless_cancelled(claim)
         deadline = time.monotonic() + wait
@@ -130,7 +130,7 @@ class Queue(SqlBase):
                 await waiter.wait(left)
 
     async def _claim_unless_cancelled(self, claim: Body[T]) -> T:
-        """Claim, and undo the claim when the caller is cancelled meanwhile."""
+        """Claim, and undo the claim if the caller is cancelled in the meantime."""
         claiming = asyncio.ensure_future(self._write(claim, QUEUE_HEAD))
         try:
             return await asyncio.shield(claiming)
@@ -158,7 +158,7 @@ class Queue(SqlBase):
 
         async def body(transaction: Transaction) -> None:
             if request and not await transaction.revoke_response(request.key, request.time):
-                return  # the caller has repeated the request meanwhile, and holds the claim
+                return  # the caller has repeated the request in the meantime and has the claim
             for rollout in rollouts:
                 await _undo_claim(transaction, rollout)
 
@@ -179,14 +179,14 @@ _INSERT = {
     True: _insert_sql(f"{_LATEST.format('resources_id')}, {_LATEST.format('version')}"),
     False: _insert_sql("?7, ?8"),
 }
-"""Insert one rollout: True with the latest resources, False with the given ones."""
+"""Statements that insert one rollout: with the latest resources (True) or with the given resources (False)."""
 
 
 _Columns = tuple[str, bytes, float, RolloutMode | None, bytes, bytes]
 
 
 class _NewRollout:
-    """A rollout to insert, encoded once however often the transaction runs."""
+    """A rollout to insert, encoded only once even if the transaction runs several times."""
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ def _as_rollout(columns: _Columns, resources_id: str | None, version: int | None
 
 
 async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> None:
-    """Delete the attempt and put the rollout first in the queue, unless the attempt has reported since."""
+    """Delete the attempt and put the rollout first in the queue, unless the attempt has reported in the meantime."""
     deleted = await transaction.fetch(
         "DELETE FROM attempts WHERE rollout_id = ?1 AND attempt_id = ?2 AND status = 'preparing' RETURNING sequence_id",
         rollout.rollout_id,
@@ -243,7 +243,7 @@ async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> No
 
 
 async def _finish_despite_cancellation(future: asyncio.Future[T]) -> T | None:
-    """Await `future` although the caller is being cancelled; return None when it failed."""
+    """Await `future` although the caller is being cancelled. Return None if the future failed."""
     while not future.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([future])

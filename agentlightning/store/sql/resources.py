@@ -1,4 +1,4 @@
-"""Resources: versions that are added and never changed."""
+"""Resources. Versions are added but never changed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from .query import Query, sorts
 
 _RESOURCES_SORT = sorts(texts=("resources_id",), floats=("create_time", "update_time"), integers=("version",))
 
+_COLUMNS = ("resources_id", "version", "create_time", "update_time")
+_INSERT = f"INSERT INTO resources ({', '.join(_COLUMNS)}, resources) VALUES (?1, ?2, ?3, ?4, ?5)"
+
 
 class Resources(SqlBase):
-    """Operations on resources, which algorithms tune."""
+    """Operations on the resources that algorithms tune."""
 
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         return await self._store_resources(rows.new_id("rs", 12), resources)
@@ -55,24 +58,10 @@ class Resources(SqlBase):
                 resources_id,
             )
             version, created = (known[0][0] + 1, known[0][1]) if known else (1, self._clock.now())
-            update = ResourcesUpdate.model_construct(
-                resources_id=resources_id,
-                create_time=created,
-                update_time=self._clock.now(),
-                version=version,
-                resources=valid,
-            )
-            await transaction.execute(
-                "INSERT INTO resources (resources_id, version, create_time, update_time, resources) "
-                "VALUES (?1, ?2, ?3, ?4, ?5)",
-                resources_id,
-                version,
-                update.create_time,
-                update.update_time,
-                text,
-            )
+            columns = (resources_id, version, created, self._clock.now())
+            await transaction.execute(_INSERT, *columns, text)
             transaction.notify(("resources", ""))
-            return update
+            return ResourcesUpdate.model_construct(**dict(zip(_COLUMNS, columns, strict=True)), resources=valid)
 
         return await self._write(body)
 
@@ -91,13 +80,13 @@ def _check_no_hidden_keys(resources: NamedResources) -> None:
     for name, each in resources.items():
         if isinstance(each, LLM) and each.api_key == HIDDEN:
             raise InvalidInput(
-                f"the api_key of resource {name!r} is {HIDDEN}, as lists show it; get_resources_by_id returns the key",
+                f"the api_key of resource {name!r} is the mask {HIDDEN}; pass the key that get_resources_by_id returns",
                 field=f"resources.{name}.api_key",
             )
 
 
 async def resolve_version(transaction: Transaction, resources_id: str | None) -> tuple[str | None, int | None]:
-    """Return the id with its newest version. Raises `NotFound`."""
+    """Return the id with its newest version. Raises `NotFound` if the store does not have the id."""
     if resources_id is None:
         return None, None
     found = await transaction.fetch(

@@ -1,4 +1,4 @@
-"""Rollouts: queries, updates by clients, waits for their end."""
+"""Rollouts: queries, updates by clients, and waits for their end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...errors import FinalStatus, NotFound
 from ...types import AttemptedRollout, PaginatedResult, RolloutConfig, RolloutMode, RolloutStatus
 from .. import lifecycle
 from ..contract import UNSET, AnyRollout, Unset
-from ..db.database import Transaction
+from ..db.database import Row, Transaction
 from ..db.signals import Topic
 from . import rows
 from .base import SMALL_READ_ROWS, SqlBase
@@ -62,7 +62,7 @@ class Rollouts(SqlBase):
         read_page = partial(query.page, partial(rows.any_rollout, cut_at=cut_at))
         if cut_at is None or rollout_id_in is not None:
             return await read_page()
-        # Lists with truncated inputs are polled by dashboards, of which there may be many.
+        # Lists with truncated inputs are polled by dashboards, which may be numerous.
         return await self._single_flight.get((query.cache_key(), cut_at), read_page)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
@@ -117,7 +117,7 @@ class Rollouts(SqlBase):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
-                # A rollout ends once and for good, so a notified topic needs no further wait.
+                # A rollout ends only once, so a notified topic needs no further wait.
                 unfinished -= {rollout_id for _, rollout_id in await waiter.wait(left)}
         by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids, ended_only=True)}
         return [by_id[rollout_id] for rollout_id in ids if rollout_id in by_id]
@@ -145,29 +145,22 @@ class Rollouts(SqlBase):
         await transaction.execute(sql, row.columns["ordinal"], due)
 
     async def _rollouts(self, ids: Sequence[str], *, ended_only: bool = False) -> list[AnyRollout]:
-        if not ids:
-            return []
-        condition, values = self._database.dialect.any_of(ids, 1)
-        found = await self._database.fetch(
-            f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE r.rollout_id {condition}"
-            + (f" AND {_ENDED}" if ended_only else ""),
-            *values,
-            short=len(ids) <= SMALL_READ_ROWS,
-        )
+        where = f"{_ENDED} AND" if ended_only else ""
+        found = await self._rows(f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE {where}", ids)
         return [rows.any_rollout(row) for row in found]
 
     async def _unfinished(self, ids: Sequence[str]) -> set[str]:
         """Return the ids that have not ended. Raises `NotFound` for an unknown id."""
-        if not ids:
-            return set()
-        condition, values = self._database.dialect.any_of(ids, 1)
-        found = await self._database.fetch(
-            f"SELECT rollout_id, status FROM rollouts WHERE rollout_id {condition}",
-            *values,
-            short=len(ids) <= SMALL_READ_ROWS,
-        )
+        found = await self._rows("SELECT rollout_id, status FROM rollouts r WHERE", ids)
         known = {row[0] for row in found}
         for rollout_id in ids:
             if rollout_id not in known:
                 raise NotFound(f"no rollout {rollout_id} in this store", field="rollout_ids")
         return {row[0] for row in found if row[1] not in lifecycle.FINAL}
+
+    async def _rows(self, select: str, ids: Sequence[str]) -> Sequence[Row]:
+        if not ids:
+            return []
+        condition, values = self._database.dialect.any_of(ids, 1)
+        short = len(ids) <= SMALL_READ_ROWS
+        return await self._database.fetch(f"{select} r.rollout_id {condition}", *values, short=short)

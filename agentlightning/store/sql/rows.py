@@ -37,10 +37,10 @@ WORKER = ", ".join(_WORKER_FIELDS)
 RESOURCES = "resources_id, create_time, update_time, version, resources"
 ROLLOUT_AND_ATTEMPT = f"{ROLLOUT}, {ATTEMPT}"
 ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id"
-"""Every rollout, with its latest attempt if it has one."""
+"""All rollouts, each with its latest attempt if it has one."""
 _STATE_COLUMNS = (*_ATTEMPT_FIELDS, "ordinal", "lease_start", "lease_seen", "last_sequence_id")
 ATTEMPT_STATE = f"r.status, r.attempt_id, r.config, {', '.join(f'a.{name}' for name in _STATE_COLUMNS)}"
-# The rollout first: a database that locks rows locks them in this order.
+# The rollout comes first, because a database that locks rows locks them in this order.
 ATTEMPT_STATE_SOURCE = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
 
 _DEFAULT_CONFIG = RolloutConfig().__dict__
@@ -55,7 +55,7 @@ def new_id(prefix: str, digits: int) -> str:
 
 
 def any_rollout(row: Row, cut_at: int | None = None) -> AnyRollout:
-    """Convert a row of `ROLLOUT_AND_ATTEMPT`; an input longer than `cut_at` bytes is truncated."""
+    """Convert a row of `ROLLOUT_AND_ATTEMPT`. An input longer than `cut_at` bytes is truncated."""
     if cut_at is not None and len(row[1]) > cut_at:
         row = (row[0], orjson.dumps(truncate_value(row[1], cut_at)), *row[2:])
     attempt_row = row[len(_ROLLOUT_FIELDS) :]
@@ -93,7 +93,7 @@ def _rollout_fields(row: Row) -> dict[str, Any]:
 def construct(model: type[M], fields: dict[str, Any]) -> M:
     """Construct a model from all its `fields`, which must be valid.
 
-    Does what `model_construct` does after its search for aliases and defaults, which takes ten times as long.
+    Does the same as `model_construct`, except for the search for aliases and defaults, which takes ten times as long.
     """
     made = model.__new__(model)
     object.__setattr__(made, "__dict__", fields)
@@ -124,14 +124,14 @@ def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
 
 
 class AttemptRow:
-    """An attempt as stored, as far as the lifecycle and its statements depend on it."""
+    """The columns of a stored attempt that the lifecycle and its SQL statements use."""
 
     __slots__ = ("columns", "config", "state")
 
     def __init__(self, row: Row) -> None:
         rollout_status, latest_id, config_text, *values = row
         self.columns: dict[str, Any] = dict(zip(_STATE_COLUMNS, values, strict=True))
-        """Current values; code that changes the row in the database changes them too."""
+        """Current values. Code that changes the row in the database must change them too."""
         self.config = config(config_text)
         rollout_id, attempt_id, sequence_id = values[:3]
         latest = attempt_id == latest_id
@@ -152,7 +152,7 @@ def config(text: bytes) -> RolloutConfig:
 
 
 def config_json(config: RolloutConfig) -> bytes:
-    """Encode what differs from the defaults, which is nearly always nothing."""
+    """Encode the fields that differ from the defaults. Usually there are none."""
     return payload.dumps_unchecked(config.model_dump(exclude_defaults=True), field="config")
 
 

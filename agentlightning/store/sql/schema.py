@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...errors import StoreUnavailable
 from ..db.database import Dialect, Transaction
 
-# Each entry migrates the schema by one version. A released entry is never edited.
+# Each entry migrates the schema by one version. Never edit a released entry.
 STEPS: list[list[str]] = [
     [
         """
@@ -27,7 +27,7 @@ STEPS: list[list[str]] = [
             reward DOUBLE PRECISION
         )
         """,
-        # The rollouts with a position are the queue.
+        # The rollouts with a position form the queue.
         "CREATE INDEX rollouts_queue ON rollouts (queue_position, ordinal) WHERE queue_position IS NOT NULL",
         "CREATE INDEX rollouts_status ON rollouts (status, start_time)",
         "CREATE INDEX rollouts_resources ON rollouts (resources_id, resources_version)",
@@ -51,7 +51,7 @@ STEPS: list[list[str]] = [
             UNIQUE (rollout_id, attempt_id)
         )
         """,
-        # An attempt has a deadline exactly while it is live.
+        # An attempt has a deadline if and only if it is live.
         "CREATE INDEX attempts_deadline ON attempts (deadline) WHERE deadline IS NOT NULL",
         "CREATE INDEX attempts_worker ON attempts (worker_id) WHERE deadline IS NOT NULL",
         """
@@ -117,7 +117,7 @@ STEPS: list[list[str]] = [
         """,
     ],
     [
-        # Their times were wall time; from this version on they are lease time.
+        # The times of responses were wall time. From this version on, they are lease time.
         "DELETE FROM answers",
     ],
 ]
@@ -126,7 +126,7 @@ STEPS: list[list[str]] = [
 async def migrate(transaction: Transaction, dialect: Dialect) -> None:
     """Migrate the database to this release's schema, in one transaction.
 
-    Raises `StoreUnavailable` when a newer release has written it.
+    Raises `StoreUnavailable` if the database was written by a newer release.
     """
     version = await schema_version(transaction)
     if version > len(STEPS):
@@ -142,14 +142,14 @@ async def migrate(transaction: Transaction, dialect: Dialect) -> None:
 
 
 async def schema_version(transaction: Transaction) -> int:
-    """Return the schema version of the database; 0 when it is empty."""
+    """Return the schema version of the database, or 0 if the database is empty."""
     await transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
     rows = await transaction.fetch("SELECT version FROM schema_version")
     return rows[0][0] if rows else 0
 
 
 async def prepare_postgres(transaction: Transaction, dialect: Dialect) -> float:
-    """Create or migrate the tables in PostgreSQL and return the lease time that the servers have reached."""
+    """Create or migrate the tables in PostgreSQL, and return the current lease time of the servers."""
     await migrate(transaction, dialect)
     await transaction.execute("CREATE TABLE IF NOT EXISTS lease_clock (lease DOUBLE PRECISION NOT NULL)")
     await transaction.execute("INSERT INTO lease_clock (lease) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM lease_clock)")
@@ -158,7 +158,7 @@ async def prepare_postgres(transaction: Transaction, dialect: Dialect) -> float:
 
 
 async def _set_payload_compression(transaction: Transaction) -> None:
-    """Compress payloads with lz4, or not at all where it is missing: pglz costs more time than it saves."""
+    """Compress payloads with lz4, or not at all if lz4 is missing, because pglz costs more time than it saves."""
     stored = "SELECT 1 FROM pg_attribute WHERE attrelid = 'spans'::regclass AND attname = 'payload'"
     if await transaction.fetch(f"{stored} AND (attstorage = 'e' OR attcompression = 'l')"):
         return

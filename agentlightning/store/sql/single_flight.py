@@ -1,6 +1,6 @@
 """Single-flight cache with a poll throttle: concurrent equal queries share one result.
 
-Many observers of a run cost about as much as one.
+Many observers of a run cost about as much as a single observer.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 BURST_SECONDS = 5.0
-"""Two callers of one query make a poll burst, which lasts this long. A single caller never waits."""
+"""Seconds that a poll burst lasts. Two callers of the same query start a burst; a single caller never waits."""
 GATHER_SECONDS = 0.03
-"""Wait of the first caller in a burst, for others to join."""
+"""Seconds that the first caller in a burst waits for other callers to join."""
 THROTTLE_FACTOR = 20
-"""In a burst, the next computation starts this many times its duration later: 5 % of one core per query."""
+"""Delay before the next computation in a burst, as a multiple of its duration. Limits a query to 5 % of one core."""
 MAX_THROTTLE_SECONDS = 1.0
 MAX_QUERIES = 64
-"""Queries to remember; beyond this, those that are not throttled are dropped."""
+"""Maximum number of queries to remember. Above it, queries that are not throttled are dropped."""
 
 
 class SingleFlightCache:
-    """Results shared by concurrent callers. No result is older than the call that gets it."""
+    """Results shared by concurrent callers. A caller never gets a result that is older than its call."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight] = {}
@@ -55,7 +55,7 @@ class SingleFlightCache:
 @dataclass
 class _Flight:
     pending: asyncio.Future[Any] | None = None
-    """The result whose computation has not started."""
+    """The result whose computation has not started yet."""
     running: int = 0
     """Computations in progress."""
     burst_until: float = 0.0
@@ -65,7 +65,7 @@ class _Flight:
 async def _compute(flight: _Flight, compute: Callable[[], Awaitable[T]]) -> T:
     now = time.monotonic()
     await asyncio.sleep(max(GATHER_SECONDS, flight.throttled_until - now) if now < flight.burst_until else 0)
-    # A later caller may know of a change that this result does not contain.
+    # A later caller may expect a change that this result does not contain.
     flight.pending = None
     flight.running += 1
     started = time.monotonic()
@@ -78,6 +78,6 @@ async def _compute(flight: _Flight, compute: Callable[[], Awaitable[T]]) -> T:
 
 
 def _retrieve_exception(result: asyncio.Future[Any]) -> None:
-    """Mark the exception as retrieved when all callers were cancelled."""
+    """Mark the exception as retrieved in case all callers were cancelled."""
     if not result.cancelled():
         result.exception()

@@ -1,6 +1,6 @@
-"""Spans: numbered in order of arrival, stored once, and returned as the bytes that were sent.
+"""Spans: numbered in order of arrival, stored once, and returned as the bytes received.
 
-Includes the queries of the OTLP receiver and exporter.
+Includes the queries for the OTLP receiver and exporter.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ _SPAN_SORT = {
         floats=("end_time", "start_time"),
         integers=("sequence_id",),
     ),
-    "name": Sort("substr(name, 1, 1000)", str),  # part of a cursor, and of any length
+    "name": Sort("substr(name, 1, 1000)", str),  # names can have any length, and are part of the cursor
 }
+_SPAN_COLUMNS = 9
 _INSERT_SPAN = (
-    "INSERT INTO spans (rollout_id, attempt_id, sequence_id, trace_id, span_id, parent_id, name, start_time, end_time, "
+    "INSERT INTO spans (rollout_id, attempt_id, trace_id, span_id, name, sequence_id, parent_id, start_time, end_time, "
     "payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
 )
-
+"""The columns are the first fields of `EncodedSpan`, in its order, and the whole span."""
 
 AttemptIds = tuple[str, str]
 
 
 class SpanWatermark(NamedTuple):
-    """The newest span at a moment, and the transaction number up to which no earlier span can still appear."""
+    """The newest span at some time, and the transaction number after which no earlier span can appear any more."""
 
     ordinal: int
     transaction: int
@@ -57,7 +58,7 @@ class Spans(SqlBase):
         return [ack.apply_to(span) for span, ack in zip(spans, acks, strict=True) if ack]
 
     async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> list[SpanAck | None]:
-        """Store spans and return an acknowledgement of each; None for a duplicate."""
+        """Store spans and return an acknowledgement of each span, or None for a duplicate."""
 
         async def body(transaction: Transaction) -> list[SpanAck | None]:
             transitions = self._transitions(transaction)
@@ -103,7 +104,7 @@ class Spans(SqlBase):
         cut_at: int | None = None,
         **options: Any,
     ) -> PaginatedResult[bytes]:
-        """`query_spans`, with each span as JSON text."""
+        """Like `query_spans`, but return each span as JSON text."""
         filters = {name: options.pop(name) for name in _FILTERS if name in options}
         query = Query(self._database, "payload", "spans", _SPAN_SORT, {"sort_by": sort_by, **options})
         query.always("rollout_id = {}", rollout_id)
@@ -124,7 +125,7 @@ class Spans(SqlBase):
     # OTLP
 
     async def existing_attempts(self, refs: Collection[AttemptIds]) -> set[AttemptIds]:
-        """Return those of the given attempts that exist."""
+        """Return the given attempts that exist."""
         if not refs:
             return set()
         condition, ids = self._database.dialect.any_of(sorted({rollout_id for rollout_id, _ in refs}), 1)
@@ -138,7 +139,7 @@ class Spans(SqlBase):
         if not trace_ids:
             return {}
         condition, ids = self._database.dialect.any_of(sorted(trace_ids), 1)
-        # Starts from the live attempts, which are few: an index on trace ids would slow down every stored span.
+        # Start from the live attempts, which are few, because an index on trace ids would slow down every insert.
         found = await self._database.fetch(
             "SELECT DISTINCT spans.trace_id, spans.rollout_id, spans.attempt_id FROM attempts JOIN spans ON "
             "spans.rollout_id = attempts.rollout_id AND spans.attempt_id = attempts.attempt_id "
@@ -148,7 +149,7 @@ class Spans(SqlBase):
         return {row[0]: (row[1], row[2]) for row in found}
 
     async def register_export_target(self, target: str, *, past: bool) -> None:
-        """Add a new target: with `past` it gets all stored spans, otherwise only later ones."""
+        """Add a new target. With `past`, it gets all stored spans; otherwise only later spans."""
         first = "0" if past else "(SELECT coalesce(max(ordinal), 0) FROM spans)"
         sql = f"INSERT INTO exports (target, ordinal) VALUES (?1, {first}) ON CONFLICT (target) DO NOTHING"
         await self._database.write(lambda transaction: transaction.execute(sql, target))
@@ -160,7 +161,7 @@ class Spans(SqlBase):
     async def record_exported(self, target: str, ordinal: int, payload: bytes) -> int:
         """Record that a target has received all spans up to this one, and return the recorded ordinal.
 
-        It stays unchanged when the span has been deleted meanwhile, because another span may get its ordinal.
+        The record stays unchanged if the span has been deleted meanwhile, because its ordinal may be reused.
         """
 
         async def body(transaction: Transaction) -> int:
@@ -177,30 +178,23 @@ class Spans(SqlBase):
         return SpanWatermark(row[0], row[1])
 
     async def is_settled(self, watermark: SpanWatermark) -> bool:
-        """Return True if every span up to the watermark is visible: transactions may commit out of order."""
+        """Return True if every span up to the watermark is visible. Transactions may commit out of order."""
         [row] = await self._database.fetch(f"SELECT {self._database.dialect.oldest_transaction}", short=True)
         return row[0] >= watermark.transaction
 
     async def spans_between(self, after: int, up_to: int, most: int, most_bytes: int) -> list[tuple[int, bytes]]:
-        """Return the oldest spans between two ordinals as JSON text, within both limits but at least one."""
+        """Return the oldest spans between two ordinals as JSON text, within both limits but at least one span."""
 
-        async def body(transaction: Transaction) -> Sequence[Row]:
-            sizes = await transaction.fetch(
-                "SELECT ordinal, length(payload) FROM spans WHERE ordinal > ?1 AND ordinal <= ?2 "
-                "ORDER BY ordinal LIMIT ?3",
-                after,
-                up_to,
-                most,
-            )
-            return await transaction.fetch(
-                "SELECT ordinal, payload FROM spans WHERE ordinal > ?1 AND ordinal <= ?2 ORDER BY ordinal",
-                after,
-                _last_within(sizes, most_bytes),
-            )
-
-        return [(row[0], row[1]) for row in await self._database.read(body)]
+        found = await self._database.fetch(_SPANS_BETWEEN, after, up_to, most, most_bytes)
+        return [(row[0], row[1]) for row in found]
 
 
+_SPANS_BETWEEN = (
+    "SELECT s.ordinal, s.payload FROM (SELECT ordinal, size, sum(size) OVER (ORDER BY ordinal) AS total FROM "
+    "(SELECT ordinal, length(payload) AS size FROM spans WHERE ordinal > ?1 AND ordinal <= ?2 "
+    "ORDER BY ordinal LIMIT ?3) AS sized) AS summed JOIN spans s ON s.ordinal = summed.ordinal "
+    "WHERE total <= ?4 OR total = size ORDER BY s.ordinal"
+)
 _FILTERS = tuple(column + form for column in ("trace_id", "span_id", "parent_id", "name") for form in ("", "_contains"))
 
 
@@ -246,7 +240,7 @@ async def _stored_ids(transitions: TransitionWriter, row: AttemptRow, batch: lis
 async def _insert_spans(
     transitions: TransitionWriter, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]
 ) -> dict[int, SpanAck | None]:
-    """Number and store the spans of one attempt; return the acknowledgements by index, None for duplicates."""
+    """Number and store the spans of one attempt. Return the acknowledgements by index, with None for duplicates."""
     state, transaction = row.state, transitions.transaction
     stored = await _stored_ids(transitions, row, batch)
     heartbeat = lifecycle.heartbeat(state)
@@ -282,24 +276,4 @@ def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tu
     span = msgspec.structs.replace(span, sequence_id=number, attempt_id=attempt_id)  # the body may run again
     if late:
         span.mark_late()
-    return (
-        span.rollout_id,
-        attempt_id,
-        number,
-        span.trace_id,
-        span.span_id,
-        span.parent_id,
-        span.name,
-        span.start_time,
-        span.end_time,
-        redact_bytes(span.json()),
-    )
-
-
-def _last_within(sizes: Sequence[Row], most_bytes: int) -> int:
-    last, total = 0, 0
-    for ordinal, size in sizes:
-        if last and total + size > most_bytes:
-            break
-        last, total = ordinal, total + size
-    return last
+    return (*msgspec.structs.astuple(span)[:_SPAN_COLUMNS], redact_bytes(span.json()))

@@ -1,7 +1,7 @@
-"""Summary of a run, at about the same cost however long the run is.
+"""Summary of a run. Its cost hardly depends on the length of the run.
 
-Finished rollouts are added up once and kept; only the part of the run that may still change is read every time. Rates
-and errors come from the newest few hundred rollouts.
+The totals of finished rollouts are computed once and kept. Only the part of the run that may still change is read every
+time. Rates and errors are computed from the newest few hundred rollouts.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ RECENT_SECONDS = 60.0
 MIN_RECENT = 20
 UNFINISHED = ("queuing", "requeuing", "preparing", "running")
 RECOMPUTE_SECONDS = 600.0
-"""Interval of a full recomputation: rewards may arrive late, and old rollouts may have been deleted."""
+"""Seconds between full recomputations. Rewards may arrive late, and old rollouts may have been deleted."""
 MAX_STEPS = 200
-"""Points of the reward curve, each an equal share of the rollouts. Two become one as the run grows."""
+"""Maximum points of the reward curve, each with an equal number of rollouts. As the run grows, pairs are merged."""
 MIN_STEP_WIDTH = 8
-"""Rollouts in a step: the mean of fewer rewards says little."""
+"""Minimum rollouts per step. The mean of fewer rewards is not meaningful."""
 
 Moments = tuple[int, float, float]
 """The number of values, their sum, and the sum of their squares."""
@@ -67,7 +67,7 @@ class Summaries(SqlBase):
         )
 
     async def _totals(self, transaction: Transaction) -> RunTotals:
-        """Return the totals of all rollouts, reading only those after the oldest unfinished one."""
+        """Return the totals of all rollouts, reading only the rollouts from the oldest unfinished rollout on."""
         [(first, last, first_unfinished, queued)] = await transaction.fetch(_ORDINALS)
         first, last = first or 1, last or 0
         finished = self._finished
@@ -92,7 +92,7 @@ class RunTotals:
         self.versions: dict[tuple[str, int], dict[RolloutMode | None, Moments]] = {}
 
     def widened(self, last: int) -> RunTotals:
-        """Return a copy with steps so wide that `MAX_STEPS` of them reach the ordinal `last`."""
+        """Return a copy with steps so wide that `MAX_STEPS` steps reach the ordinal `last`."""
         copy = RunTotals(self.first, self.width)
         copy.end = self.end
         copy.statuses = self.statuses.copy()
@@ -104,7 +104,7 @@ class RunTotals:
         return copy
 
     def add(self, rows: Iterable[Row], end: int) -> None:
-        """Add rows of: step, mode, resources id and version, status, count, and the moments of the rewards."""
+        """Add rows that contain: step, mode, resources id, version, status, count, and the moments of the rewards."""
         for step, mode, resources_id, version, status, count, *moments in rows:
             self.statuses[status] += count
             if moments[0]:
@@ -131,7 +131,7 @@ _ORDINALS = (
     f"(SELECT min(ordinal) FROM rollouts WHERE status IN ({', '.join(repr(status) for status in UNFINISHED)})), "
     "(SELECT count(*) FROM rollouts WHERE status = 'queuing')"
 )
-"""The first, last and first unfinished rollout, and the number of queued ones, which may be very many."""
+"""The first, last and first unfinished rollout, and the number of queued rollouts, which may be large."""
 
 
 async def _extended(transaction: Transaction, totals: RunTotals, last: int, end: int) -> RunTotals:
@@ -148,7 +148,7 @@ async def _extended(transaction: Transaction, totals: RunTotals, last: int, end:
 
 
 async def count_by_status(transaction: Transaction, table: str) -> dict[str, int]:
-    """Return the numbers of rows; statuses without rows are left out."""
+    """Return the number of rows by status. Statuses without rows are left out."""
     found = await transaction.fetch(f"SELECT status, count(*) FROM {table} GROUP BY status")
     return {row[0]: row[1] for row in found}
 
@@ -166,7 +166,7 @@ async def _newest_ended(transaction: Transaction) -> Sequence[Row]:
 
 
 def _recent(ended: Sequence[float], now: float) -> Sequence[float]:
-    """Return the end times of the last minute, or the newest few if there are fewer."""
+    """Return the end times of the last minute, or the newest few end times if the last minute has fewer."""
     recent = [end for end in ended if end > now - RECENT_SECONDS]
     return recent if len(recent) >= MIN_RECENT else ended[:MIN_RECENT]
 
@@ -229,5 +229,5 @@ _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+\b")
 
 @lru_cache(maxsize=2 * NEWEST_FAILED)
 def _without_variables(message: str) -> str:
-    """Return the message without quoted texts, ids and numbers."""
+    """Return the message without quoted text, ids and numbers."""
     return _VARYING.sub("…", message)

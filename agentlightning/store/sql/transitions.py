@@ -1,7 +1,7 @@
-"""Transitions in SQL: the changes of attempt, rollout and worker rows after a decision of the lifecycle.
+"""Transitions in SQL: the changes to attempt, rollout and worker rows that implement a lifecycle transition.
 
-Each function is a part of a transaction. It reads the rollout's row first, with a lock, so that two transitions of one
-rollout cannot overlap on a database with several writers.
+Each function runs inside a transaction. It reads the rollout's row first, with a lock, so that two transitions of one
+rollout cannot overlap in a database with several writers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TAIL = "(SELECT coalesce(max(queue_position), 0) + 1 FROM rollouts WHERE queue_p
 
 @dataclass(frozen=True)
 class TransitionWriter:
-    """Transitions within one transaction, at one moment: `now` in wall time, `lease` in lease time."""
+    """Writes transitions in one transaction, at a fixed time: `now` in wall time, `lease` in lease time."""
 
     transaction: Transaction
     dialect: Dialect
@@ -39,7 +39,7 @@ class TransitionWriter:
     # Reading
 
     async def rollout_row(self, rollout_id: str) -> Row:
-        """Return the rollout and its latest attempt. Raises `NotFound`."""
+        """Return the row of the rollout and its latest attempt. Raises `NotFound` if there is no such rollout."""
         if lock := self.dialect.for_update:
             await self.transaction.fetch(f"SELECT 1 FROM rollouts WHERE rollout_id = ?1{lock}", rollout_id)
         found = await self.transaction.fetch(
@@ -50,9 +50,9 @@ class TransitionWriter:
         return found[0]
 
     async def attempt_row(self, rollout_id: str, attempt_id: str) -> AttemptRow:
-        """Return the state of an attempt, `"latest"` for the rollout's latest. Raises `NotFound`."""
+        """Return the row of an attempt, or of the latest attempt for `"latest"`. Raises `NotFound` if it is missing."""
         lock = self.dialect.for_update
-        if lock and attempt_id == LATEST:  # another transaction must not replace it while this one waits for its row
+        if lock and attempt_id == LATEST:  # no other transaction may start a newer attempt meanwhile
             await self.rollout_row(rollout_id)
         column = "r.attempt_id" if attempt_id == LATEST else "?2"
         found = await self.transaction.fetch(
@@ -68,7 +68,7 @@ class TransitionWriter:
     # Starting attempts
 
     async def next_queued(self, limit: int) -> Sequence[Row]:
-        """Return the rollouts at the head of the queue, oldest first; the last column is their number of attempts."""
+        """Return the rollouts at the head of the queue, oldest first. The last column is the number of attempts."""
         return await self.transaction.claim_rows(
             f"SELECT {rows.ROLLOUT}, r.queue_position, r.attempts FROM rollouts r WHERE queue_position IS NOT NULL "
             f"ORDER BY queue_position, ordinal LIMIT ?1{self.dialect.skip_locked}",
@@ -76,7 +76,7 @@ class TransitionWriter:
         )
 
     async def begin(self, queued: Sequence[tuple[Row, int]], worker_id: str | None) -> list[AttemptedRollout]:
-        """Start an attempt of each rollout and take it out of the queue; each comes with its number of attempts."""
+        """Start an attempt of each rollout and remove the rollout from the queue. The int is its number of attempts."""
         begun = [await self._new_attempt(row, earlier_attempts, worker_id) for row, earlier_attempts in queued]
         await self._insert_attempts(begun)
         await self.transaction.execute_many(
@@ -101,7 +101,7 @@ class TransitionWriter:
     # Heartbeats and rewards
 
     async def record_heartbeat(self, row: AttemptRow) -> bool:
-        """Record a heartbeat or span; return False when it comes too late to count."""
+        """Record a heartbeat or span. Return False if it arrives too late to have an effect."""
         transition = lifecycle.heartbeat(row.state)
         if transition is None:
             return False
@@ -124,7 +124,7 @@ class TransitionWriter:
         )
 
     async def record_reward(self, state: AttemptState, reward: float) -> None:
-        """Set the rollout's reward, if the attempt is its latest."""
+        """Set the rollout's reward if the attempt is its latest attempt."""
         if state.latest:
             await self.update_rollout(state.rollout_id, reward=reward)
             self.transaction.notify(("rollout", state.rollout_id))
@@ -132,7 +132,7 @@ class TransitionWriter:
     # Ending
 
     async def apply(self, row: AttemptRow, transition: Transition, *, reason: str | None = None) -> None:
-        """Write the transition after a report on an attempt; `reason` is stored in its metadata."""
+        """Write the transition after a report on an attempt. `reason` is stored in the attempt's metadata."""
         status = transition.attempt
         assert status is not None
         if status == "running":
@@ -151,7 +151,7 @@ class TransitionWriter:
         await self._set_rollout_status(row.state, transition.rollout)
 
     async def end_live_attempt(self, rollout_id: str, status: AttemptStatus, reason: str) -> None:
-        """End the rollout's live attempt, if it has one, without changing the rollout."""
+        """End the rollout's live attempt, if there is one, without changing the rollout."""
         found = await self.transaction.fetch(
             f"SELECT {rows.ATTEMPT_STATE} FROM {rows.ATTEMPT_STATE_SOURCE} "
             "WHERE a.rollout_id = ?1 AND a.attempt_id = r.attempt_id AND a.deadline IS NOT NULL",
@@ -266,7 +266,7 @@ _RELEASE_WORKER = (
     "WHERE worker_id = ?1 AND deadline IS NOT NULL AND ordinal <> ?2 ORDER BY ordinal DESC LIMIT 1) AS held ON true"
     ") WHERE worker_id = ?1"
 )
-"""Set the worker idle after one attempt, unless it has another live one."""
+"""Set the worker idle after an attempt, unless the worker has another live attempt."""
 
 
 @lru_cache

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 from ....errors import AgentLightningError
 from ..database import GroupResponses, Row, Transaction, Values, WriteRequest
@@ -56,28 +57,29 @@ class BatchExecutor:
         self.notifications: list[Notification] = []
 
     async def run(self, requests: Sequence[WriteRequest]) -> WriteRequest | None:
-        """Run bodies concurrently. Return the request whose failure aborts the transaction, or None."""
-        bodies = [_RunningBody(request, self) for request in requests]
+        """Run bodies concurrently. Return a request whose failure aborts the transaction, or None."""
+        bodies = [_RunningBody(request, self.responses) for request in requests]
         waiting = [body for body in bodies if body.resume()]
         while waiting:
             await self._fetch_rows(waiting)
             waiting = [body for body in waiting if body.resume()]
-        succeeded = [body.transaction for body in bodies if body.request.error is None]
+        succeeded = [body for body in bodies if body.request.error is None]
         await self._flush(succeeded)
-        for transaction in succeeded:
-            self.notifications += transaction.notifications
-        return next((body.request for body in bodies if body.aborts), None)
+        for body in succeeded:
+            self.notifications += body.notifications
+        # The earlier changes of a failed body cannot be undone separately.
+        return next((body.request for body in bodies if body.request.error and body.has_sent_changes), None)
 
     async def _fetch_rows(self, bodies: Iterable[_RunningBody]) -> None:
         """Fetch the rows that each body waits for. Equal statements are sent as one."""
         by_statement: dict[Any, list[_RunningBody]] = {}
         for body in bodies:
-            by_statement.setdefault((type(body.waits_for), body.waits_for.sql), []).append(body)
+            by_statement.setdefault((body.waits_for.kind, body.waits_for.sql), []).append(body)
         for (kind, sql), group in by_statement.items():
             values = [each for body in group for each in body.waits_for.values]
-            if kind is _Flush:
-                await self._flush([body.transaction for body in group])
-            elif kind is _Claim:
+            if kind == "flush":
+                await self._flush(group)
+            elif kind == "claim":
                 limits: list[int] = [limit for (limit,) in values]
                 self._distribute(await self._batcher.fetch(sql, sum(limits)), group, limits)
             else:
@@ -88,22 +90,35 @@ class BatchExecutor:
         for body, size in zip(bodies, sizes, strict=True):
             body.rows, found = found[:size], found[size:]
 
-    async def _flush(self, transactions: Iterable[_BatchTransaction]) -> None:
-        await self._batcher.send([each.buffer.take() for each in transactions if each.buffer])
+    async def _flush(self, bodies: Iterable[_RunningBody]) -> None:
+        await self._batcher.send([body.buffer.take() for body in bodies if body.buffer])
 
 
-class _RunningBody:
-    """A body in progress."""
+@dataclass(frozen=True)
+class _Wait:
+    """A wait for the rows of a statement with several rows of values."""
 
-    def __init__(self, request: WriteRequest, executor: BatchExecutor) -> None:
+    sql: str
+    values: Sequence[Values]
+    kind: Literal["fetch", "claim", "flush"] = "fetch"
+    """`claim`: the rows are given to no other body. `flush`: a wait for the buffered changes to be sent."""
+
+    def __await__(self) -> Generator[_Wait, Any, Any]:
+        return (yield self)
+
+
+class _RunningBody(Transaction):
+    """A body in progress, and its interface to the transaction of the batch."""
+
+    def __init__(self, request: WriteRequest, responses: GroupResponses) -> None:
+        super().__init__(responses)
         self.request = request
-        self.transaction = _BatchTransaction(executor.responses)
-        request.counts = self.transaction.counts
-        self.waits_for = _Fetch("", ())
+        request.counts = self.counts
+        self.waits_for = _Wait("", ())
         self.rows: Any = None
-        self.aborts = False
-        """True if the body failed and its earlier changes cannot be undone separately."""
-        self._body = cast("Coroutine[Any, Any, Any]", request.body(self.transaction))
+        self.buffer = WriteBuffer()
+        self.has_sent_changes = False
+        self._body = cast("Coroutine[Any, Any, Any]", request.body(self))
 
     def resume(self) -> bool:
         """Continue with the fetched rows until the next wait. Return False at the end of the body."""
@@ -115,39 +130,10 @@ class _RunningBody:
             return False
         except Exception as error:
             self.request.error = error
-            self.aborts = self.transaction.has_sent_changes
             if not isinstance(error, AgentLightningError):
                 logger.exception("A transaction failed")
             return False
         return True
-
-
-class _Fetch:
-    """A wait for the rows of a statement, with several rows of values."""
-
-    def __init__(self, sql: str, values: Sequence[Values]) -> None:
-        self.sql = sql
-        self.values = values
-
-    def __await__(self) -> Generator[_Fetch, Any, Any]:
-        return (yield self)
-
-
-class _Claim(_Fetch):
-    """A wait for rows that are given to no other body."""
-
-
-class _Flush(_Fetch):
-    """A wait for the buffered changes to be sent."""
-
-
-class _BatchTransaction(Transaction):
-    """The interface of one body to the transaction of its batch."""
-
-    def __init__(self, responses: GroupResponses) -> None:
-        super().__init__(responses)
-        self.buffer = WriteBuffer()
-        self.has_sent_changes = False
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         return (await self.fetch_each(sql, [values]))[0]
@@ -155,11 +141,11 @@ class _BatchTransaction(Transaction):
     async def fetch_each(self, sql: str, values: Sequence[Values]) -> Sequence[Sequence[Row]]:
         await self._flush_before(sql)
         self.has_sent_changes |= changed_table(sql) is not None
-        return await _Fetch(sql, values)
+        return await _Wait(sql, values)
 
     async def claim_rows(self, sql: str, limit: int) -> Sequence[Row]:
         await self._flush_before(sql)
-        return await _Claim(sql, [(limit,)])
+        return await _Wait(sql, [(limit,)], "claim")
 
     async def execute(self, sql: str, *values: Any) -> None:
         await self.execute_many(sql, [values])
@@ -170,9 +156,9 @@ class _BatchTransaction(Transaction):
             self.buffer.add(sql, list(rows))
             return
         self.has_sent_changes = True
-        await _Fetch(sql, list(rows))
+        await _Wait(sql, list(rows))
 
     async def _flush_before(self, sql: str) -> None:
         if self.buffer.must_precede(sql):
             self.has_sent_changes = True
-            await _Flush("", ())
+            await _Wait("", (), "flush")

@@ -13,35 +13,19 @@ from typing import Any, TypeVar, cast, overload
 
 from . import semconv
 from .adapter.rewards import (
-    find_final_reward,
-    find_reward_spans,
-    get_message_value,
-    get_object_value,
-    get_reward_value,
-    get_rewards_from_span,
-    is_reward_span,
+    find_final_reward as find_final_reward,
+    find_reward_spans as find_reward_spans,
+    get_message_value as get_message_value,
+    get_object_value as get_object_value,
+    get_reward_value as get_reward_value,
+    get_rewards_from_span as get_rewards_from_span,
+    is_reward_span as is_reward_span,
 )
 from .errors import InvalidInput, NoActiveTracer
 from .payload import dumps
 from .tracer.base import Tracer, get_active_tracer
 from .tracer.scope import ManualSpan, exception_attributes
 from .types import SpanCoreFields, TraceStatus
-
-__all__ = [
-    "emit_annotation",
-    "emit_exception",
-    "emit_message",
-    "emit_object",
-    "emit_reward",
-    "find_final_reward",
-    "find_reward_spans",
-    "get_message_value",
-    "get_object_value",
-    "get_reward_value",
-    "get_rewards_from_span",
-    "is_reward_span",
-    "operation",
-]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -31,16 +31,11 @@ MAX_BODY_BYTES = 2_000_000
 MAX_TEXT_LENGTH = 4_000
 """Characters kept of each text in a body that is too large: enough to recognize an image or a document."""
 
+_RECORDED = ("temperature", "top_p", "top_k", "max_tokens", "frequency_penalty", "presence_penalty", "seed")
 _REQUEST_PARAMETERS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "max_tokens": "max_tokens",
+    **{name: name for name in _RECORDED},
     "max_completion_tokens": "max_tokens",
     "max_output_tokens": "max_tokens",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "seed": "seed",
     "n": "choice.count",
 }
 
@@ -134,14 +129,10 @@ def _cut(value: Any) -> Any:
 
 
 def _decoded_response(dialect: ApiDialect, raw: Json) -> Json:
-    if RAW_EVENTS in raw:
-        return _stream_attributes(dialect, raw[RAW_EVENTS].encode())
-    if text := raw.get(semconv.RESPONSE):
-        return _body_attributes(dialect, text.encode())
-    return {}
-
-
-def _stream_attributes(dialect: ApiDialect, stream: bytes) -> Json:
+    if RAW_EVENTS not in raw:
+        text = raw.get(semconv.RESPONSE)
+        return _body_attributes(dialect, text.encode()) if text else {}
+    stream = raw[RAW_EVENTS].encode()
     events = sse.events(stream)
     attributes = _body_attributes(dialect, orjson.dumps(dialect.fold(events)))
     # SDKs stop reading at the server's last event and close the stream: that is not an early end.

@@ -52,6 +52,9 @@ class Instrumentation:
             if not self._users:
                 self._undo()
 
+    def refresh(self) -> None:
+        """Instrument what the agent has imported since; called whenever a trace context begins."""
+
     def _apply(self) -> None:
         raise NotImplementedError
 

@@ -28,18 +28,11 @@ def has_ended(stream: bytes, last_event: dict[str, Any] | None) -> bool:
 
 
 def _parse_each(stream: bytes) -> Iterator[Any]:
-    for data in _data(stream):
-        with suppress(orjson.JSONDecodeError):
-            yield orjson.loads(data)
-
-
-def _data(stream: bytes) -> Iterator[bytes]:
-    lines: list[bytes] = []
-    for line in stream.splitlines():
+    data: list[bytes] = []
+    for line in [*stream.splitlines(), b""]:
         if line.startswith(b"data:"):
-            lines.append(line[5:].lstrip())
-        elif not line and lines:
-            yield b"\n".join(lines)
-            lines = []
-    if lines:
-        yield b"\n".join(lines)
+            data.append(line[5:].lstrip())
+        elif not line:
+            with suppress(orjson.JSONDecodeError):
+                yield orjson.loads(b"\n".join(data))
+            data = []

@@ -51,9 +51,6 @@ class Tracer:
         """Return True if the OpenTelemetry provider has span processors of others."""
         return False
 
-    def on_enter(self, scope: Scope) -> None:
-        """Prepare a scope that has just been entered."""
-
     def on_exit(self, scope: Scope) -> None:
         """End the spans that are still open in a scope, before it is left."""
 
@@ -146,7 +143,8 @@ class Tracer:
         _thread_local.last_scope = scope
         token = context.attach(scope.to_context())
         try:
-            self.on_enter(scope)
+            for instrumentation in self._applied:
+                instrumentation.refresh()
             yield
         finally:
             context.detach(token)

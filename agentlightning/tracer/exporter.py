@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -175,15 +174,16 @@ class SpanExporter:
         self.dropped.drop(len(spans), f"the store refused {span}: {type(error).__name__}: {error}")
 
     async def _with_retries(self, operation: Callable[..., Awaitable[T]], *args: object, **kwargs: object) -> T:
+        retries = 0
         try:
-            for retries in count():
+            while True:
                 try:
                     return await operation(*args, **kwargs)
                 except (ConnectionError, TimeoutError) as error:
                     logger.debug("The store is unreachable (%s); retrying", error)
                 self._retrying = True
                 await asyncio.sleep(RETRY.delay(retries))
-            raise AssertionError("the loop has no end")
+                retries += 1
         finally:
             self._retrying = False
 

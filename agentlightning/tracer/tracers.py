@@ -58,10 +58,6 @@ class LightningTracer(OtelTracer):
         """Return the wire tap, context propagation to threads, OpenInference and PydanticAI."""
         return [CONTEXT_IN_THREADS, WIRE_TAP, OPENINFERENCE, PYDANTIC_AI]
 
-    def on_enter(self, scope: Scope) -> None:
-        """Instrument PydanticAI if the agent has imported it since."""
-        PYDANTIC_AI.refresh()
-
     def on_exit(self, scope: Scope) -> None:
         """End the records of streams that the agent neither read to the end nor closed."""
         close_open_calls(lambda span_id: _PROCESSOR.scope_of(span_id) is scope)
@@ -92,11 +88,6 @@ class AgentOpsTracer(LightningTracer):
                 "LLM calls are recorded by the built-in instrumentation.",
                 worker_id,
             )
-
-    def on_enter(self, scope: Scope) -> None:
-        """Instrument libraries that the agent has imported since."""
-        super().on_enter(scope)
-        AGENTOPS.refresh()
 
 
 # The tracer provider

@@ -69,53 +69,43 @@ def _fold_completion(events: Iterable[Json]) -> Json:
 
 def _fold_choices(events: Iterable[Json]) -> Json:
     body: Json = {}
-    choices: dict[int, _FoldedChoice] = {}
+    choices: dict[int, list[Json]] = {}
     for event in events:
         chunks = event.pop("choices", None)
         # Null does not replace the value of an earlier event.
         body.update({key: value for key, value in event.items() if value is not None or key not in body})
         for chunk in items(chunks):
-            index = chunk.get("index") or 0
-            if index not in choices:
-                choices[index] = _FoldedChoice(index)
-            choices[index].add(chunk)
-    body["choices"] = [choices[index].body() for index in sorted(choices)]
+            choices.setdefault(chunk.get("index") or 0, []).append(chunk)
+    body["choices"] = [_folded_choice(index, chunks) for index, chunks in sorted(choices.items())]
     return body
 
 
-class _FoldedChoice:
-    """A choice, combined from the chunks so far."""
-
-    def __init__(self, index: int) -> None:
-        self._message: Json = {}
-        self._choice: Json = {"index": index, "message": self._message}
-        self._texts: dict[str, list[str]] = {}
-        """Pieces of text, joined once at the end: responses of ten thousand chunks are not rare."""
-
-    def add(self, chunk: Json) -> None:
+def _folded_choice(index: int, chunks: list[Json]) -> Json:
+    message: Json = {}
+    choice: Json = {"index": index, "message": message}
+    texts: dict[str, list[str]] = {}  # joined once at the end: responses of ten thousand chunks are not rare
+    for chunk in chunks:
         for key, value in chunk.items():
             if key == "delta":
-                self._add_delta(as_object(value))
+                _add_delta(message, texts, as_object(value))
             elif key == "text":
-                self._add_delta({key: value})
+                _add_delta(message, texts, {key: value})
             elif key != "index":
-                _merge_field(self._choice, key, value)
+                _merge_field(choice, key, value)
+    message.update({key: "".join(pieces) for key, pieces in texts.items()})
+    return choice
 
-    def body(self) -> Json:
-        self._message.update({key: "".join(pieces) for key, pieces in self._texts.items()})
-        return self._choice
 
-    def _add_delta(self, delta: Json) -> None:
-        texts = self._texts
-        for key, value in delta.items():
-            if key in texts and isinstance(value, str):
-                texts[key].append(value)
-            elif isinstance(value, str) and key not in _WHOLE_FIELDS:
-                texts[key] = [value]
-            elif key == "tool_calls":
-                _add_tool_calls(self._message.setdefault(key, []), items(value))
-            else:
-                _merge_field(self._message, key, value, join_strings=True)
+def _add_delta(message: Json, texts: dict[str, list[str]], delta: Json) -> None:
+    for key, value in delta.items():
+        if key in texts and isinstance(value, str):
+            texts[key].append(value)
+        elif isinstance(value, str) and key not in _WHOLE_FIELDS:
+            texts[key] = [value]
+        elif key == "tool_calls":
+            _add_tool_calls(message.setdefault(key, []), items(value))
+        else:
+            _merge_field(message, key, value, join_strings=True)
 
 
 def _merge_field(target: Json, key: str, value: Any, *, join_strings: bool = False) -> None:

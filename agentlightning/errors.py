@@ -24,6 +24,7 @@ AgentLightningError
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -160,8 +161,4 @@ class MissingExtra(AgentLightningError, ImportError):
         self.wanted_for = wanted_for
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _missing_extra, (self.extra, self.wanted_for, self.field)
-
-
-def _missing_extra(extra: str, wanted_for: str, field: str | None) -> MissingExtra:
-    return MissingExtra(extra, wanted_for=wanted_for, field=field)
+        return functools.partial(MissingExtra, wanted_for=self.wanted_for, field=self.field), (self.extra,)

@@ -33,7 +33,7 @@ def dumps(value: Any, *, field: str | None = None) -> bytes:
     Raises an `InvalidInput` that names `field` if JSON cannot represent the value.
     """
     check(value, field=field)
-    return _encode(value, field)
+    return dumps_unchecked(value, field=field)
 
 
 def dumps_fields(fields: dict[str, Any]) -> bytes:
@@ -41,10 +41,10 @@ def dumps_fields(fields: dict[str, Any]) -> bytes:
     for field, value in fields.items():
         check(value, field=field)
     try:
-        return _encode(fields, None)
+        return dumps_unchecked(fields)
     except InvalidInput:
         for field, value in fields.items():
-            _encode(value, field)
+            dumps_unchecked(value, field=field)
         raise
 
 
@@ -53,7 +53,11 @@ def dumps_unchecked(value: Any, *, field: str | None = None) -> bytes:
 
     Raises an `InvalidInput` that names `field` if JSON cannot represent the value.
     """
-    return _encode(value, field)
+    try:
+        return orjson.dumps(value, default=_to_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    except (TypeError, ValueError) as error:
+        reason = error.__cause__ or error
+        raise InvalidInput(f"{field or 'the value'} cannot be stored as JSON: {reason}", field=field) from None
 
 
 def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH) -> Any:
@@ -122,14 +126,6 @@ def _check_integers(text: bytes | str, field: str | None) -> None:
             raise InvalidInput(f"{name or 'the value'} contains {value}, an integer beyond 64 bits", field=name)
 
     check_value(json.loads(text, object_pairs_hook=check_members), field)
-
-
-def _encode(value: Any, field: str | None) -> bytes:
-    try:
-        return orjson.dumps(value, default=_to_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except (TypeError, ValueError) as error:
-        reason = error.__cause__ or error
-        raise InvalidInput(f"{field or 'the value'} cannot be stored as JSON: {reason}", field=field) from None
 
 
 def _to_plain(value: Any) -> Any:

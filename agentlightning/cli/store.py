@@ -17,8 +17,7 @@ import click
 from .options import database_option, errors_as_messages, limit_options, log_level_option, parse_pairs, read_variable
 
 if TYPE_CHECKING:
-    from ..store import LightningStore
-    from ..store.otlp.export import OtlpExporter, OtlpTarget
+    from ..store.otlp.export import OtlpTarget
     from ..store.sql import SqlStore
 
 Durability = Literal["full", "process"]
@@ -108,6 +107,7 @@ def store(
     from ..logs import setup_logging
     from ..redaction import KEEP_KEYS_VARIABLE
     from ..store import LightningStoreServer, open_store
+    from ..store.otlp.export import OtlpExporter
 
     if context.invoked_subcommand is not None:
         return
@@ -125,7 +125,7 @@ def store(
             runner_token=runner_token,
             allowed_hosts=hosts,
             limits=Limits(**{name: limit for name, limit in limits.items() if limit is not None}),
-            exporter=_exporter(opened, receivers, past=export_past),
+            exporter=OtlpExporter(cast("SqlStore", opened), receivers, past=export_past) if receivers else None,
         )
         server.run_forever(lambda: _announce(server.endpoint, db, durability, receivers))
         asyncio.run(server.close())
@@ -233,14 +233,6 @@ def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[OtlpTar
     if unknown := set(variables) - {target.name for target in receivers}:
         raise click.UsageError(f"there is no --export-otlp named {unknown.pop()!r}")
     return [replace(each, headers=parse_headers(read_variable(variables, each.name) or "")) for each in receivers]
-
-
-def _exporter(store: LightningStore, targets: list[OtlpTarget], *, past: bool) -> OtlpExporter | None:
-    if not targets:
-        return None
-    from ..store.otlp.export import OtlpExporter
-
-    return OtlpExporter(cast("SqlStore", store), targets, past=past)
 
 
 def _announce(endpoint: str, db: str, durability: Durability, targets: list[OtlpTarget]) -> None:

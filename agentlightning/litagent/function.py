@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from dataclasses import dataclass, replace
+from inspect import Parameter
+from types import UnionType
+from typing import Any, Final, Generic, ParamSpec, TypeVar, Union, cast, get_args, get_origin, overload
 
-from ..types import LLM, AttemptedRollout, NamedResources, PromptTemplate, Resource, RolloutMode
+from ..errors import ResourceMissing
+from ..types import LLM, AttemptedRollout, NamedResources, PromptTemplate, ProxyLLM, Resource, RolloutMode
 from .base import LitAgent
-from .parameters import ParameterResolver, name_of, parameter_specs
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+KIND_BY_NAME: Final[dict[str, type[Resource]]] = {"llm": LLM, "prompt_template": PromptTemplate}
+"""Resource type implied by a parameter name."""
+
+RESERVED_NAMES: Final = frozenset({"resources", "rollout"})
+"""Names of the parameters that receive all resources or the rollout itself."""
 
 
 class FunctionAgent(LitAgent[Any], Generic[P, R]):
@@ -100,6 +112,166 @@ def as_agent(agent: LitAgent[Any] | Callable[..., Any]) -> LitAgent[Any]:
     if callable(agent):
         return FunctionAgent(agent)
     raise TypeError(f"an agent must be a function or a LitAgent, not {type(agent).__name__}")
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """A parameter after the task, with the resource types that it accepts."""
+
+    name: str
+    kinds: tuple[type[Resource], ...]
+    """Accepted resource types. Empty means any resource with the parameter's name."""
+    default: Any
+    positional_only: bool
+
+    def accepts(self, resource: Resource) -> bool:
+        """Return True if the parameter accepts the resource's type."""
+        return not self.kinds or isinstance(resource, self.kinds)
+
+    def __str__(self) -> str:
+        kinds = " or ".join(kind.__name__ for kind in self.kinds)
+        return f"{self.name!r} ({kinds})" if kinds else repr(self.name)
+
+
+def parameter_specs(function: Callable[..., Any], *, second: type[Resource] | None = None) -> list[ParameterSpec]:
+    """Return the parameters of an agent function after the task, in order.
+
+    `second` is a resource type that the function must accept. The second parameter gets that type, unless another
+    parameter already has it. Raises TypeError if the signature is not valid for an agent.
+    """
+    name = name_of(function)
+    task, *others = _parameters(function, name)
+    _check_task(task, name)
+    specs = [_spec(each) for each in others if each.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
+    return specs if second is None else _with_second(specs, second, name)
+
+
+def name_of(value: Any) -> str:
+    """Return the name of a function, class or agent, for use in messages."""
+    return getattr(value, "__name__", None) or type(value).__name__
+
+
+class ParameterResolver:
+    """Finds the arguments of a function for each rollout."""
+
+    def __init__(self, function_name: str, specs: list[ParameterSpec], *, strip_proxy: bool) -> None:
+        self._function_name = function_name
+        self._specs = specs
+        self._strip_proxy = strip_proxy
+        self._warned: set[str] = set()
+
+    def arguments(
+        self, task: Any, resources: NamedResources, rollout: AttemptedRollout
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Return the positional and keyword arguments for one rollout. Raises `ResourceMissing` if one is missing."""
+        positional, keyword = [task], dict[str, Any]()
+        for spec in self._specs:
+            value = self._value(spec, resources, rollout)
+            if spec.positional_only:
+                positional.append(value)
+            else:
+                keyword[spec.name] = value
+        return positional, keyword
+
+    def _value(self, spec: ParameterSpec, resources: NamedResources, rollout: AttemptedRollout) -> Any:
+        if spec.name == "rollout":
+            return rollout
+        if spec.name == "resources":
+            return resources
+        found = self._resource(spec, resources)
+        if found is None:
+            return self._default(spec, resources, rollout)
+        # A parameter annotated `llm: ProxyLLM` gets the proxy itself.
+        if isinstance(found, ProxyLLM) and self._strip_proxy and ProxyLLM not in spec.kinds:
+            return found.with_attempted_rollout(rollout)
+        return found
+
+    def _resource(self, spec: ParameterSpec, resources: NamedResources) -> Resource | None:
+        named = resources.get(spec.name)
+        if named is not None and spec.accepts(named):
+            return named
+        fitting = [name for name, resource in resources.items() if spec.kinds and spec.accepts(resource)]
+        if len(fitting) > 1:
+            self._warn_ambiguous(spec, fitting)
+        return resources[fitting[0]] if fitting else None
+
+    def _warn_ambiguous(self, spec: ParameterSpec, fitting: list[str]) -> None:
+        if spec.name in self._warned:
+            return
+        self._warned.add(spec.name)
+        logger.warning(
+            "Parameter %s of agent %s matches several resources: %s. Using the first, %r. "
+            "To choose another one, name the parameter after it.",
+            spec,
+            self._function_name,
+            ", ".join(map(repr, fitting)),
+            fitting[0],
+        )
+
+    def _default(self, spec: ParameterSpec, resources: NamedResources, rollout: AttemptedRollout) -> Any:
+        if spec.default is not Parameter.empty:
+            return spec.default
+        raise ResourceMissing(
+            f"agent {self._function_name} needs {spec}, but {_available(resources, rollout)}", field=spec.name
+        )
+
+
+def _available(resources: NamedResources, rollout: AttemptedRollout) -> str:
+    if not resources:
+        return (
+            f"rollout {rollout.rollout_id} has no resources: "
+            "add them to the store before enqueuing the rollout, or enqueue it with a resources_id"
+        )
+    names = ", ".join(f"{name!r} ({type(resource).__name__})" for name, resource in resources.items())
+    return f"the resources of rollout {rollout.rollout_id} are {names}"
+
+
+def _parameters(function: Callable[..., Any], name: str) -> list[Parameter]:
+    try:
+        found = list(_signature(function).parameters.values())
+    except ValueError:
+        raise TypeError(f"{name} has no readable signature, so it cannot be an agent; wrap it in a function") from None
+    if not found:
+        raise TypeError(f"agent {name} takes no parameters; an agent's first parameter is the task")
+    return found
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, AttributeError, SyntaxError, TypeError):
+        # An annotation that only type checkers can resolve: fall back to the parameter names.
+        return inspect.signature(function)
+
+
+def _check_task(task: Parameter, name: str) -> None:
+    if task.name == "self":
+        raise TypeError(f"agent {name} is a method; to write an agent as a class, derive the class from agl.LitAgent")
+    if task.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
+        raise TypeError(f"agent {name} must take the task as its first, positional parameter")
+    if task.name in RESERVED_NAMES | KIND_BY_NAME.keys():
+        raise TypeError(f"the first parameter of agent {name} must be the task; put it before {task.name!r}")
+
+
+def _spec(parameter: Parameter) -> ParameterSpec:
+    name = parameter.name
+    kinds = _annotated_kinds(parameter.annotation) or ((KIND_BY_NAME[name],) if name in KIND_BY_NAME else ())
+    positional_only = parameter.kind is Parameter.POSITIONAL_ONLY
+    return ParameterSpec(name, () if name in RESERVED_NAMES else kinds, parameter.default, positional_only)
+
+
+def _annotated_kinds(annotation: Any) -> tuple[type[Resource], ...]:
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    classes = [cast("type[Any]", option) for option in options if isinstance(option, type)]
+    return tuple(each for each in classes if issubclass(each, Resource))
+
+
+def _with_second(specs: list[ParameterSpec], kind: type[Resource], name: str) -> list[ParameterSpec]:
+    if any(issubclass(each, kind) for spec in specs for each in spec.kinds):
+        return specs
+    if not specs or specs[0].kinds or specs[0].name in RESERVED_NAMES:
+        raise TypeError(f"agent {name} takes no {kind.__name__}: make it the second parameter, after the task")
+    return [replace(specs[0], kinds=(kind,)), *specs[1:]]
 
 
 def _decorate(function: Callable[..., Any] | None, **options: Any) -> Any:

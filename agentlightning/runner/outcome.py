@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from ..concurrency import run_in_thread
 from ..errors import AgentError
 from ..litagent import LitAgent
-from ..litagent.parameters import name_of
+from ..litagent.function import name_of
 from ..types import AttemptedRollout, NamedResources, Span, SpanCoreFields
 
 AnySpan = Span | ReadableSpan | SpanCoreFields
@@ -76,7 +76,7 @@ async def invoke(agent: LitAgent[Any], rollout: AttemptedRollout, resources: Nam
         raise
     except BaseException as error:
         return outcome_of_error(error)
-    return value if isinstance(value, Outcome) else outcome_of_value(value, agent_name=name_of(agent))
+    return value if isinstance(value, Outcome) else outcome_of_value(value, agent=agent)
 
 
 async def abandon(task: asyncio.Task[Outcome]) -> bool:
@@ -93,14 +93,14 @@ async def abandon(task: asyncio.Task[Outcome]) -> bool:
     return False
 
 
-def outcome_of_value(value: Any, *, agent_name: str) -> Outcome:
+def outcome_of_value(value: Any, *, agent: Any) -> Outcome:
     """Return the outcome of an attempt whose agent returned `value`."""
     try:
         if value is None:
             return Outcome("succeeded")
         if isinstance(value, Real):
-            return Outcome("succeeded", reward=_reward(value, agent_name))
-        return Outcome("succeeded", spans=_spans(value, agent_name))
+            return Outcome("succeeded", reward=_reward(value, agent))
+        return Outcome("succeeded", spans=_spans(value, agent))
     except AgentError as error:
         return outcome_of_error(error)
 
@@ -174,17 +174,17 @@ def _agent_frames(trace: TracebackType) -> TracebackType | None:
     return frame or trace
 
 
-def _reward(value: Real, agent_name: str) -> float:
+def _reward(value: Real, agent: Any) -> float:
     try:
         reward = float(value)
     except OverflowError:
         reward = math.inf
     if not math.isfinite(reward):
-        raise AgentError(f"agent {agent_name} returned the reward {reward}; a reward must be a finite number")
+        raise AgentError(f"agent {name_of(agent)} returned the reward {reward}; a reward must be a finite number")
     return reward
 
 
-def _spans(value: Any, agent_name: str) -> list[AnySpan]:
+def _spans(value: Any, agent: Any) -> list[AnySpan]:
     kind = type(value).__name__
     if isinstance(value, (list, tuple)):
         spans = list(cast("list[Any]", value))
@@ -193,5 +193,5 @@ def _spans(value: Any, agent_name: str) -> list[AnySpan]:
             return spans
         kind = f"{kind} that contains {others[0]}"
     raise AgentError(
-        f"agent {agent_name} returned a {kind}; return the reward (float, int or bool), a list of spans, or None"
+        f"agent {name_of(agent)} returned a {kind}; return the reward (float, int or bool), a list of spans, or None"
     )

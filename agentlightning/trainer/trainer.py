@@ -16,7 +16,7 @@ from ..algorithm.function import ARGUMENTS
 from ..execution import ClientServerExecutionStrategy, ExecutionStrategy, SharedMemoryExecutionStrategy
 from ..execution.base import OpenStore
 from ..litagent import LitAgent, as_agent
-from ..litagent.parameters import name_of
+from ..litagent.function import name_of
 from ..runner import LitAgentRunner, Runner
 from ..store import LightningStore, SqliteLightningStore, open_store
 from ..tracer import LightningTracer, Tracer
@@ -25,11 +25,14 @@ from .callbacks import Callback, JsonLines
 from .components import build, resolve_name
 from .display import Display
 from .result import RunResult
-from .run_coordinator import RunCoordinator, RunnerLauncher
+from .run_coordinator import Datasets, RunCoordinator, RunnerLauncher
 from .run_folder import RESUME_VARIABLE, RunFolder, RunLog, new_folder, unfinished
 
 DRAIN_SECONDS = 5.0
 """Short, because the results of rollouts that outlast the algorithm are not used."""
+
+
+Agent = LitAgent[Any] | Callable[..., Any]
 
 
 class Trainer:
@@ -82,7 +85,7 @@ class Trainer:
 
     def fit(
         self,
-        agent: LitAgent[Any] | Callable[..., Any],
+        agent: Agent,
         train_dataset: Dataset[Any] | None = None,
         *,
         val_dataset: Dataset[Any] | None = None,
@@ -95,11 +98,12 @@ class Trainer:
         its own (on PostgreSQL, a schema). With `resume` it continues the run in the same folder, or else the latest
         unfinished one of this algorithm and agent; completed work is not repeated.
         """
-        return self._fit(self.strategy, self.n_runners, agent, (train_dataset, val_dataset), resume=resume)
+        datasets = train_dataset, val_dataset
+        return self._fit(self.strategy, agent, datasets, self.n_runners, resume, live=True)
 
     def dev(
         self,
-        agent: LitAgent[Any] | Callable[..., Any],
+        agent: Agent,
         train_dataset: Dataset[Any] | None = None,
         *,
         val_dataset: Dataset[Any] | None = None,
@@ -113,17 +117,11 @@ class Trainer:
                 f"dev needs a FastAlgorithm, and {name_of(self.algorithm)} is not one: use agl.Baseline() as the "
                 "trainer's algorithm, or fit with strategy='shm'"
             )
-        return self._fit(SharedMemoryExecutionStrategy(), 1, agent, (train_dataset, val_dataset), live=False)
+        datasets = train_dataset, val_dataset
+        return self._fit(SharedMemoryExecutionStrategy(), agent, datasets, n_runners=1, resume=False, live=False)
 
     def _fit(
-        self,
-        strategy: ExecutionStrategy,
-        n_runners: int,
-        agent: LitAgent[Any] | Callable[..., Any],
-        datasets: tuple[Dataset[Any] | None, Dataset[Any] | None],
-        *,
-        resume: bool = False,
-        live: bool = True,
+        self, strategy: ExecutionStrategy, agent: Agent, datasets: Datasets, n_runners: int, resume: bool, *, live: bool
     ) -> RunResult:
         lit_agent = as_agent(agent)
         for name, dataset in zip(("train_dataset", "val_dataset"), datasets, strict=True):
@@ -187,8 +185,7 @@ class Trainer:
         if given is None:
             return lambda: SqliteLightningStore(folder.database)
         if isinstance(given, LightningStore):
-            store = given
-            return lambda: nullcontext(store)
+            return lambda: nullcontext(given)
         if isinstance(given, str) and (":/" in given or given.endswith((":", ".db"))):
             return lambda: open_store(given)
         return lambda: build(given, LightningStore, parameter="store")

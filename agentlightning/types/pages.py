@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import Generic, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -38,6 +38,3 @@ class PaginatedResult(BaseModel, Sequence[T], Generic[T]):
 
     def __iter__(self) -> Iterator[T]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return iter(self.items)
-
-    def __contains__(self, value: Any) -> bool:
-        return value in self.items

@@ -191,16 +191,12 @@ class Span(BaseModel):
     ) -> Span:
         """Create a span of an attempt from `core`."""
         return cls.from_attributes(
-            attributes=core.attributes,
             rollout_id=rollout_id,
             attempt_id=attempt_id,
             sequence_id=sequence_id,
-            name=core.name,
             trace_id=trace_id,
             parent_id=parent_id,
-            start_time=core.start_time,
-            end_time=core.end_time,
-            status=core.status,
+            **dict(core),
         )
 
 

@@ -8,7 +8,6 @@ import random
 import re
 from collections.abc import Sequence
 from functools import partial
-from statistics import fmean
 from typing import Any
 
 from ...types import Dataset, NamedResources, PromptTemplate
@@ -175,7 +174,7 @@ class APO(Algorithm):
         await asyncio.gather(*(self._evaluator.save(candidate) for candidate in ranked))
         metrics = {
             "apo/best": ranked[0].id,
-            "apo/best_mean": _mean(ranked[0]),
+            "apo/best_mean": ranked[0].score_estimate.mean,
             "apo/tried": len(ranked),
             "apo/rejected": len(self._rejected),
         }
@@ -207,16 +206,11 @@ def _creation_order(candidate: Candidate) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", candidate.id)))
 
 
-def _mean(candidate: Candidate) -> float | None:
-    scores = candidate.all_scores
-    return fmean(scores) if scores else None
-
-
 def _summary(candidate: Candidate) -> dict[str, Any]:
     return {
         "id": candidate_resources_id(candidate),
         "parent": candidate.parent,
         "prompt": candidate.prompt,
-        "mean": _mean(candidate),
-        "n": len(candidate.all_scores),
+        "mean": candidate.score_estimate.mean,
+        "n": candidate.score_estimate.n,
     }

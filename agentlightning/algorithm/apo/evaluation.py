@@ -20,7 +20,6 @@ from ...types import (
     RolloutConfig,
     RolloutMode,
 )
-from ..comparison import estimate
 from .rewriting import RolloutTrace
 from .search import Candidate, Score
 
@@ -59,7 +58,7 @@ class CandidateEvaluator:
             "parent": candidate.parent and f"apo/{candidate.parent}",
             "critique": candidate.critique,
             "scores": {str(task): scores for task, scores in sorted(candidate.scores.items())},
-            **estimate(candidate.all_scores).model_dump(),
+            **candidate.score_estimate.model_dump(),
             **details,
         }
         resources = {

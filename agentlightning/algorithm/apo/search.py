@@ -37,9 +37,9 @@ class Candidate:
     """Scores from the search phase, by index of the validation task."""
 
     @property
-    def all_scores(self) -> list[float]:
-        """The scores of all tasks in one list."""
-        return [score for scores in self.scores.values() for score in scores]
+    def score_estimate(self) -> Estimate:
+        """The mean of the scores of all tasks, with its standard error."""
+        return estimate([score for scores in self.scores.values() for score in scores])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from shutil import which
 from statistics import fmean
 from textwrap import indent
 
+import click
 from rich.console import Console
 from rich.table import Table
 
@@ -31,9 +32,9 @@ def run_demo(folder: str | None, base_url: str | None) -> None:
         raise MissingExtra("openai", wanted_for="the demo's agent")
     path = Path(folder or tempfile.mkdtemp(prefix="agl-demo-")).absolute()
     path.mkdir(parents=True, exist_ok=True)
-    _say(f"Which of {len(PROMPTS)} prompts sorts {len(TASKS)} words best into animals and fruit?")
+    click.echo(f"Which of {len(PROMPTS)} prompts sorts {len(TASKS)} words best into animals and fruit?")
     model = f"the model at {base_url}" if base_url else f"a local model, {MODEL_NAME}"
-    _say(f"Starting a store and a runner, with {model}.")
+    click.echo(f"Starting a store and a runner, with {model}.")
     with ExitStack() as stack:
         if base_url is None:
             log = stack.enter_context((path / "model.log").open("a", encoding="utf-8"))
@@ -45,7 +46,7 @@ def run_demo(folder: str | None, base_url: str | None) -> None:
 def _train(folder: Path, base_url: str) -> RunResult:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    _say(f"Dashboard while the demo runs: http://127.0.0.1:{port}/")
+    click.echo(f"Dashboard while the demo runs: http://127.0.0.1:{port}/")
     trainer = Trainer(
         algorithm=compare_prompts,
         strategy=ClientServerExecutionStrategy("both", "127.0.0.1", port, managed_store=True),
@@ -66,14 +67,10 @@ def _show_results(result: RunResult, folder: Path) -> None:
         table.add_row(name, f"{means[name]:.2f}", str(rewards.count(1.0)), str(len(rewards)), style=style)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    _say(f"Best prompt: {best}, mean reward {means[best]:.2f}")
+    click.echo(f"Best prompt: {best}, mean reward {means[best]:.2f}")
     console.print(indent(PROMPTS[best], "    "), style="cyan", markup=False)
-    _say(f"Total time: {result.seconds:.0f} s on {usable_cores()} cores.\n")
-    _say(_NEXT_STEPS.format(folder=folder, agl=_agl_command()))
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+    click.echo(f"Total time: {result.seconds:.0f} s on {usable_cores()} cores.\n")
+    click.echo(_NEXT_STEPS.format(folder=folder, agl=_agl_command()))
 
 
 _NEXT_STEPS = """\

@@ -1,1 +1,1 @@
-"""Tests: sentences over real parts."""
+"""Tests with real components. Each name states a condition and the expected result."""

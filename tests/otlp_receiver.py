@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver on a port of its own, like Phoenix or a collector, that accepts or rejects spans by a rule."""
+"""An OTLP/HTTP receiver, like Phoenix or a collector, that accepts or rejects spans according to a rule."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Receiver:
         return [span.name for span in self.spans]
 
     def wait_until(self, condition: Callable[[Receiver], bool]) -> None:
-        """Return once the condition holds; fail after a timeout."""
+        """Wait until the condition is true; fail after a timeout."""
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self), TIMEOUT), f"the receiver has {self.names}"
 
     def wait_for(self, count: int) -> None:
-        """Return once `count` spans are accepted."""
+        """Wait until `count` spans are accepted."""
         self.wait_until(lambda receiver: len(receiver.spans) >= count)
 
     def __enter__(self) -> Receiver:

@@ -1,4 +1,4 @@
-"""A language model over real HTTP with scripted answers.
+"""A language model server with prepared responses, over real HTTP.
 
     with ScriptedModel() as model:                                  # echoes the last user message
         client = OpenAI(base_url=model.base_url, api_key="sk-test")
@@ -41,7 +41,7 @@ class Answer:
     tool_calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """Name and arguments of each tool call."""
     status: int = 200
-    """Any status but 200 has an error body of the dialect."""
+    """HTTP status. With any status but 200, the body is an error in the format of the API."""
     gzip: bool = False
     """Compress the body, a stream chunk by chunk."""
     delay: float = 0.0
@@ -52,7 +52,7 @@ class Answer:
     """As vLLM returns them with `return_token_ids`; those of the prompt are then [1, 2, 3]."""
     logprobs: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
-    """Fields to add to the body of a whole response."""
+    """Fields to add to the body of a response that is not streamed."""
 
     @property
     def words(self) -> list[str]:
@@ -108,7 +108,7 @@ class ScriptedModel:
         return f"{self.url}/v1"
 
     def script(self, *answers: Answer | str) -> None:
-        """Answer the next requests with these, in order; later ones by the rule again."""
+        """Use these responses for the next requests, in order; afterwards the rule applies again."""
         self._script.extend(answer if isinstance(answer, Answer) else Answer(answer) for answer in answers)
 
     def reset(self) -> ScriptedModel:

@@ -1,4 +1,4 @@
-"""The tree of exceptions: its drawing, its HTTP statuses, and its messages."""
+"""The class hierarchy of exceptions: its documentation, HTTP statuses and messages."""
 
 from __future__ import annotations
 

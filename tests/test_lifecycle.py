@@ -39,7 +39,7 @@ FAILURES: tuple[AttemptStatus, ...] = ("failed", "timeout", "unresponsive")
 
 
 def table(text: str) -> dict[tuple[Any, ...], str]:
-    """Parse a drawn table: the words left of the bar name the row, the first line names the columns."""
+    """Parse a table in text form: the words to the left of the bar name the row, the first line names the columns."""
     head, *lines = [line for line in text.strip().splitlines() if line.strip()]
     columns = head.partition("|")[2].split()
     cells: dict[tuple[Any, ...], str] = {}
@@ -343,7 +343,7 @@ def test_timeout_reason_names_the_exceeded_setting() -> None:
 # The tables
 
 
-def test_every_status_is_in_one_group() -> None:
+def test_every_status_is_in_exactly_one_group() -> None:
     assert set(ROLLOUT) == QUEUED | FINAL | {"preparing", "running"}
     assert not QUEUED & FINAL
     assert set(ATTEMPT) == LIVE | ENDED | {"unresponsive"}

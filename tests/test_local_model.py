@@ -1,4 +1,4 @@
-"""The local model: its file, its server, and the messages for a missing part."""
+"""The local model: its file, its server, and the error messages if a part is missing."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_json_values_survive_and_are_standard_json(value: Any) -> None:
         ({1}, b"[1]"),
     ],
 )
-def test_python_objects_become_plain_json(value: Any, text: bytes | None) -> None:
+def test_python_objects_are_converted_to_plain_json(value: Any, text: bytes | None) -> None:
     assert dumps(value) == text if text else loads(dumps(value))["when"].startswith("2025-10-14T22:23:41")
 
 

@@ -51,7 +51,7 @@ def child(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator
         yield process
 
 
-def test_child_can_end_in_its_own_way_after_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_that_handles_sigterm_can_clean_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with child(ENDS_ON_SIGTERM, tmp_path, monkeypatch) as process:
         process.stdin.close()
 

@@ -1,1 +1,1 @@
-"""The promises to users, tested as they use the product: real processes, a real store, a model over HTTP."""
+"""Acceptance tests, which run the product as users do: real processes, a real store, and a model over HTTP."""

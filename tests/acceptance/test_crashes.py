@@ -1,4 +1,4 @@
-"""The tutorial continues after one of its programs was killed."""
+"""The tutorial continues after one of its programs is killed."""
 
 from __future__ import annotations
 

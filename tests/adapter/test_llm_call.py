@@ -68,7 +68,7 @@ def test_reasoning_is_kept_beside_the_content():
     assert _wire(body).output == [{"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}]
 
 
-def test_pictures_are_kept_whole_for_every_api():
+def test_images_are_recorded_completely_for_every_api():
     source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
     anthropic = {"messages": [{"role": "user", "content": [{"type": "image", "source": source}]}]}
     responses = {

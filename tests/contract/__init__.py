@@ -1,1 +1,1 @@
-"""The store's contract, run on every way to reach a store."""
+"""Tests of the store's contract, which run against every kind of store."""

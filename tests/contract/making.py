@@ -12,13 +12,13 @@ from agentlightning.types import AttemptedRollout, Rollout, RolloutConfig, Span
 RETRYING = RolloutConfig(max_attempts=3, retry_condition=["failed", "timeout", "unresponsive"])
 
 LONG_WAIT = 60.0
-"""Seconds; longer than any event takes. Only a failing test waits this long."""
+"""Seconds; longer than any event takes, so only a failing test waits this long."""
 
 EVENT_TIMEOUT = 12.0
 """Seconds until a test fails whose event does not happen."""
 
 DEADLINES = (0.2, 1.0, 5.0)
-"""Seconds of a deadline that a test must stay ahead of; a test on a busy machine retries with the next."""
+"""Deadlines in seconds, in increasing order; if the machine is too busy for one, the test retries with the next."""
 
 
 async def claimed(store: LightningStore, input: Any = "task", *, worker_id: str | None = None, **given: Any) -> Any:
@@ -84,7 +84,7 @@ async def everything(store: LightningStore) -> dict[str, Any]:
 async def eventually(
     store: LightningStore, rollout: Rollout, holds: Callable[[Any], bool], *, within: float = EVENT_TIMEOUT
 ) -> Any:
-    """Return the rollout once `holds` is true of it, for states that no call of the store waits for."""
+    """Poll until `holds` is true of the rollout, and return it. For states that no operation of the store waits for."""
 
     async def look() -> Any:
         while not holds(now := await found(store, rollout)):

@@ -129,7 +129,7 @@ async def test_rollouts_come_in_pages(store: LightningStore, limit: int, offset:
     assert (page.items, page.limit, page.offset, page.total) == (rollouts[picked], limit, offset, 5)
 
 
-async def test_no_limit_returns_all_items(store: LightningStore) -> None:
+async def test_query_without_limit_returns_all_items(store: LightningStore) -> None:
     rollouts = await store.enqueue_many_rollouts([EnqueueRolloutRequest(input=n) for n in range(2_100)])
 
     assert (await store.query_rollouts()).items == rollouts

@@ -350,7 +350,7 @@ REQUEUES: dict[str, tuple[RolloutConfig, Callable[[LightningStore, AttemptedRoll
 @pytest.mark.ways("file", "postgres")
 @pytest.mark.parametrize("requeue", REQUEUES)
 async def test_waiting_claim_is_woken_by_a_requeue(store: Any, requeue: str) -> None:
-    """The claim must return long before its own timeout, after which it would try again in any case."""
+    """The claim must return long before its own timeout."""
     config, act = REQUEUES[requeue]
     attempted = await claimed(store, config=config)
     waiting = asyncio.create_task(store.dequeue_rollout(wait=LONG_WAIT))

@@ -50,7 +50,7 @@ async def test_wait_ends_with_the_last_rollout(store: LightningStore, timeout: f
     assert await soon(waiting) == [await found(store, first), await found(store, second)]
 
 
-async def test_wait_ends_promptly(store: LightningStore) -> None:
+async def test_wait_returns_promptly_after_the_last_rollout_ends(store: LightningStore) -> None:
     async def seconds_after_the_end() -> float:
         attempted = await claimed(store)
         waiting = asyncio.create_task(store.wait_for_rollouts([attempted.rollout_id]))

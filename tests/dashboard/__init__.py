@@ -1,1 +1,1 @@
-"""Tests of the dashboard in a real browser, over real stores that hold a real run."""
+"""Tests of the dashboard in a real browser, with real stores that contain a real run."""

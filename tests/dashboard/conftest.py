@@ -173,7 +173,7 @@ async def open_page(contexts: BrowserContexts) -> AsyncIterator[OpenPage]:
 
 
 async def show_view(page: Page, fragment: str, heading: str) -> None:
-    """Go to another view in an open page; return when it is loaded."""
+    """Go to another view of an open page; return when it is loaded."""
     await page.evaluate("(fragment) => (location.hash = fragment)", fragment)
     await expect(page.locator("main h1")).to_have_text(heading)
     await expect(page.locator(".loading")).to_have_count(0)

@@ -114,7 +114,7 @@ async def test_rollout_shows_its_trace_usage_and_reward_source(sample: StoreProg
     await expect(page).to_have_url(re.compile("span="))
 
 
-async def test_chat_repeats_no_message(sample: StoreProgram, open_page: OpenPage) -> None:
+async def test_chat_shows_each_message_once(sample: StoreProgram, open_page: OpenPage) -> None:
     rollout = await newest_rollout(sample, '"wolf"')
     page = await open_page(f"{sample.url}#/rollouts/{rollout.rollout_id}?tab=chat")
 

@@ -34,7 +34,7 @@ MOUNT_FAILED = 77
 
 @dataclass
 class FailingDiskResult:
-    """Counts of the operations, and their wrong effects."""
+    """Number of operations, and their wrong effects."""
 
     how: str
     operations: int = 0

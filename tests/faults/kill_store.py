@@ -1,4 +1,4 @@
-"""`kill -9` of a store under load, repeatedly: everything acknowledged exists, and nothing happened twice.
+"""Repeated `kill -9` of a store under load: every acknowledged change exists, and none took effect twice.
 
     python -m tests.faults.kill_store --cycles 1000
 
@@ -89,7 +89,7 @@ class ExpectedState:
         return wrong
 
     def is_complete(self) -> bool:
-        """Return True if every call was acknowledged, so that it must have happened exactly once."""
+        """Return True if every call was acknowledged and so must have taken effect exactly once."""
         return (
             self.requested == set(self.enqueued)
             and set(self.enqueued.values()) == set(self.claimed) == self.finished
@@ -198,7 +198,7 @@ class KillStoreResult:
 async def kill_store_repeatedly(
     path: Path, cycles: int, seed: int, *, acknowledge_early: bool = False, result: KillStoreResult | None = None
 ) -> KillStoreResult:
-    """StoreLoad, kill, compare and restart repeatedly; then let the load finish, and compare everything.
+    """Kill a store under load repeatedly, and compare its contents each time. Finally let the load finish, and compare all.
 
     Stops at the first kill that loses something.
     """
@@ -244,7 +244,7 @@ async def _reopen(path: Path, expected: ExpectedState, result: KillStoreResult) 
 async def _kill_at(
     expected: ExpectedState, acknowledgements: int, process: StoreProcess, running: asyncio.Task[None]
 ) -> list[str]:
-    """Kill the store at the given acknowledgement from now; return errors of the clients before that."""
+    """Kill the store after the given number of further acknowledgements; return the errors that clients had before."""
     last = expected.acknowledged.total() + acknowledgements
     killed = asyncio.Event()
 

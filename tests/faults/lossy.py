@@ -1,4 +1,4 @@
-"""Requests and responses lost, truncated and duplicated on the way to a store: each call still happens exactly once.
+"""Requests and responses that are lost, truncated or duplicated: each call still takes effect exactly once.
 
     python -m tests.faults.lossy --times 200
 
@@ -27,7 +27,7 @@ CONCURRENCY, MAX_CONSECUTIVE_FAULTS = 5, 3
 
 @dataclass
 class LossyResult:
-    """Counts of the calls, and those that did not happen exactly once."""
+    """Number of calls, and those that did not take effect exactly once."""
 
     calls: int = 0
     faults: int = 0
@@ -62,7 +62,7 @@ async def run_with_every_fault(times: int, *, seed: int = 1, result: LossyResult
 
 
 async def run_with_fault(name: str, fault: Fault, times: int) -> str | None:
-    """Run one call with consecutive faults; return the problem, or None if it happened exactly once."""
+    """Run one call with consecutive faults; return the problem, or None if the call took effect exactly once."""
     call, is_expected = CALLS[name]
     async with served(InMemoryLightningStore()) as server, FaultyProxy(server.endpoint, fault, times) as proxy:
         running, _ = await prepare(server)

@@ -1,4 +1,4 @@
-"""Random operations in random order, on a store and on the reference model: both must agree, for every kind of store.
+"""Random operations on a store and on the reference model: both must agree, for every kind of store.
 
     python -m tests.faults.machine --runs 20000 --seed 1
 
@@ -41,7 +41,7 @@ from .reference import ExpectedError, Reference, ReferenceAttempt, ReferenceRoll
 
 REPORTS = ["preparing", "running", "succeeded", "failed", "timeout", "unresponsive"]
 RUNS_PER_TURN = 100
-"""Runs of one kind of store before the next kind's turn, so that an interrupted run has tested all kinds."""
+"""Number of consecutive runs with one kind of store, so small that an interrupted run has tested all kinds."""
 STATUSES = ["queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing"]
 WORKERS = [None, "worker-1", "worker-2"]
 
@@ -72,7 +72,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.step = 0
         self.model = Reference()
         self.ids: dict[int, str] = {}
-        """Names of rollouts and attempts in the reference to ids in the store."""
+        """Maps the names of rollouts and attempts in the reference model to their ids in the store."""
         self.loop = asyncio.new_event_loop()
         self.exit_stack = AsyncExitStack()
         folder = Path(self.exit_stack.enter_context(TemporaryDirectory()))

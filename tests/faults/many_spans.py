@@ -1,4 +1,4 @@
-"""A store that receives a great many spans and is killed: its memory, and how soon it is open again with all of them.
+"""A store with very many spans that is killed: its memory, and the time until it is available again with all of them.
 
 python -m tests.faults.many_spans --spans 1000000
 """
@@ -46,7 +46,7 @@ class ManySpansResult:
 
 
 async def fill_and_kill(path: Path, spans: int, result: ManySpansResult | None = None) -> ManySpansResult:
-    """Kill the store at its `spans`th acknowledged span, or when this is cancelled, and open it again."""
+    """Kill the store after `spans` acknowledged spans, or when this task is cancelled, and open it again."""
     result = result or ManySpansResult()
     command = sys.executable, "-m", "tests.faults.many_spans", "fill", str(path)
     filling = await asyncio.create_subprocess_exec(

@@ -20,7 +20,7 @@ BAD_GATEWAY = (
 
 
 class FaultyProxy:
-    """Forwards requests and responses, except that the first `times` requests meet `fault`.
+    """Forwards requests and responses, but applies `fault` to the first `times` requests.
 
     A connection is closed after one request, so that a fault affects one call only.
     """

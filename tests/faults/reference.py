@@ -14,7 +14,7 @@ LIVE = ("preparing", "running")
 
 
 class ExpectedError(Exception):
-    """The store must refuse the call with the error of this name."""
+    """The store must reject the call with the error of this name."""
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class ReferenceAttempt:
     worker: str | None
     status: str = "preparing"
     spans: dict[int, tuple[int, bool]] = field(default_factory=dict)
-    """Span number to sequence id, and True if the span was late."""
+    """Maps each span number to its sequence id, and to True if the span was late."""
     last_sequence_id: int = 0
 
     @property

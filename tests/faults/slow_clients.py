@@ -1,4 +1,4 @@
-"""Idle connections and bodies that never end: the store still answers other clients promptly.
+"""Idle connections and bodies that never end: the store still responds promptly to other clients.
 
 python -m tests.faults.slow_clients --idle 10000
 """
@@ -23,7 +23,7 @@ INCOMPLETE_REQUEST = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nCont
 
 @dataclass
 class SlowClientsResult:
-    """The connections, and the time of a call beside them."""
+    """The connections, and the times of calls that other clients make."""
 
     idle: int = 0
     slow: int = 0

@@ -1,4 +1,4 @@
-"""A runner stopped (SIGSTOP) beyond its lease: others finish its work, and after SIGCONT it changes nothing.
+"""A runner that is suspended (SIGSTOP) beyond its lease: others finish its work, and after SIGCONT it changes nothing.
 
     python -m tests.faults.stale_runner --schedules 1000
 
@@ -131,7 +131,7 @@ async def run_runner(url: str, count: int) -> None:
 
 
 async def _report(store: LightningStore, rollout: Any) -> bool:
-    """Return True if the report was refused."""
+    """Return True if the report was rejected."""
     rollout_id, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
     if "span" in rollout.input:
         await store.add_span(

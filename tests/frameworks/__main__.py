@@ -1,4 +1,4 @@
-"""Run the matrix by hand; see the package's docstring."""
+"""Run the tests of the frameworks manually; see the package's docstring."""
 
 from __future__ import annotations
 

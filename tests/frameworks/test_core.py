@@ -1,4 +1,4 @@
-"""The core of the matrix: the most common frameworks, in environments of their own."""
+"""The most common frameworks, each in its own environment."""
 
 from __future__ import annotations
 

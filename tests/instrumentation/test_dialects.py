@@ -1,4 +1,4 @@
-"""Dialects on bodies that real servers send and the scripted model does not."""
+"""Dialects, with bodies that real servers send and the scripted model does not."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _fail(*_: Any) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_failure_of_the_tap_is_noted_on_the_span_only(
+async def test_failure_of_the_wire_tap_is_recorded_on_the_span_only(
     client: OpenAI, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, noted: list[str]
 ) -> None:
     monkeypatch.setattr(owner, name, _fail)
@@ -98,7 +98,7 @@ async def test_failure_of_the_tap_is_noted_on_the_span_only(
     assert [span.attributes[semconv.CAPTURE_ERROR] for span in spans] == noted
 
 
-async def test_response_that_is_not_json_is_noted(model: ScriptedModel) -> None:
+async def test_response_that_is_not_json_is_marked(model: ScriptedModel) -> None:
     async with recorded() as spans, httpx2.AsyncClient() as http:
         await http.post(f"{model.url}/elsewhere/messages", json={"messages": HELLO})
 

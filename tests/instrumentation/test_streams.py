@@ -1,4 +1,4 @@
-"""Streams: the user gets the SDK's own stream, and the record is that of the complete response."""
+"""Streams: the user gets the SDK's own stream, and the complete response is recorded."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def test_invalid_function_is_rejected_by_decorator(function: Any, message: str):
         agl.rollout(function)
 
 
-def test_explicit_forms_reject_functions_without_parameter():
+def test_explicit_decorators_reject_functions_without_the_parameter():
     with pytest.raises(TypeError, match="takes no PromptTemplate: make it the second parameter"):
         agl.prompt_rollout(lambda task, llm: None)
     with pytest.raises(TypeError, match="agent no_llm takes no LLM"):

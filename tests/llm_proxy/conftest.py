@@ -85,7 +85,7 @@ async def attempt(store: agl.LightningStore) -> ProxyAttempt:
 
 
 async def post_chat(url: str, *, headers: dict[str, str] | None = None, **body: Any) -> tuple[int, bytes]:
-    """Send a chat completion without an SDK; return the status and the whole response."""
+    """Send a chat completion without an SDK; return the status and the complete response."""
     async with (
         aiohttp.ClientSession() as session,
         session.post(
@@ -102,7 +102,7 @@ def upstream(url: str, **settings: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serve_app(app: Any) -> AsyncIterator[str]:
-    """Serve an ASGI app from a thread of its own; the value is its base URL."""
+    """Serve an ASGI app in a separate thread; yield its base URL."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = GracefulServer(app, drain_seconds=1)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

@@ -1,4 +1,4 @@
-"""Calls through the proxy: every API, whole and streamed, answered as the server answers, and recorded."""
+"""Calls through the proxy, for every API, streamed or not: the agent gets the response, and the call is recorded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_chat_is_answered_and_recorded(model: ScriptedModel, proxy: agl.LL
     assert model.calls[0].body == {"model": "m", "messages": HELLO, "temperature": 0.5}
 
 
-async def test_responses_api_is_answered_and_recorded_whole_and_streamed(proxy: agl.LLMProxy, attempt: ProxyAttempt):
+async def test_responses_api_is_recorded_with_and_without_streaming(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     async with attempt.openai(proxy) as client:
         whole = await client.responses.create(model="m", input="Hello", instructions="Be brief.")
         stream = await client.responses.create(model="m", input="Hello", stream=True)
@@ -40,7 +40,7 @@ async def test_responses_api_is_answered_and_recorded_whole_and_streamed(proxy: 
     assert events[-1] == "response.completed"
 
 
-async def test_anthropic_messages_are_answered_and_recorded_whole_and_streamed(
+async def test_anthropic_messages_are_recorded_with_and_without_streaming(
     proxy: agl.LLMProxy, attempt: ProxyAttempt
 ):
     async with attempt.anthropic(proxy) as client:
@@ -67,7 +67,7 @@ async def test_completions_and_embeddings_are_answered_and_recorded(proxy: agl.L
     assert [call.operation for call in calls] == ["text_completion", "text_completion", "embeddings"]
 
 
-async def test_tool_calls_are_returned_and_recorded_whole_and_streamed(
+async def test_tool_calls_are_recorded_with_and_without_streaming(
     model: ScriptedModel, proxy: agl.LLMProxy, attempt: ProxyAttempt
 ):
     answer = Answer(tool_calls=[("add", {"a": 2, "b": 3})])

@@ -52,7 +52,7 @@ async def check_calls(base_url: str, proxy: agl.LLMProxy, attempt: ProxyAttempt,
 
 
 async def check_conversation(base_url: str, proxy: agl.LLMProxy, attempt: ProxyAttempt, turns: int) -> dict[str, int]:
-    """Talk for this many turns, whole and streamed; the merged sequence has only tokens of prompts or sampled ones."""
+    """Hold a conversation of this many turns; check that the merged sequence contains only prompt and sampled tokens."""
     messages: list[Any] = []
     proxy.update_model_list({"m": base_url})
     async with attempt.openai(proxy, timeout=120) as client:
@@ -88,7 +88,7 @@ async def _post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) 
 
 
 def _sent_tokens(response: bytes) -> tuple[list[Any], int]:
-    """Return the logprobs entries of a response, whole or streamed, and the number of prompt tokens."""
+    """Return the logprobs entries of a response, streamed or not, and the number of prompt tokens."""
     lines = response.splitlines() if response.startswith(b"data:") else [b"data: " + response]
     pieces = [orjson.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
     logprobs = [choice.get("logprobs") or {} for piece in pieces for choice in piece["choices"]]

@@ -25,7 +25,7 @@ Record = Callable[[str], None]
 
 
 def answer(call: Call) -> Answer:
-    """Answer each call differently, by its number, which no replay can guess."""
+    """Answer each call differently, with its number, which a replay cannot guess."""
     last = (call.body.get("messages") or [{"role": "user"}])[-1]
     if call.body.get("tools") and last["role"] == "user":
         return Answer(tool_calls=[("add", {"a": call.number, "b": 1})])

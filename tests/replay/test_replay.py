@@ -108,7 +108,7 @@ async def test_missing_and_additional_calls_are_described(recorder: Recorder):
     ).difference == "call 2, to chat/completions, was not recorded: the recording has 1 calls"
 
 
-async def test_tool_calls_are_replayed_whole_and_streamed(recorder: Recorder, model: ScriptedModel):
+async def test_tool_calls_are_replayed_with_and_without_streaming(recorder: Recorder, model: ScriptedModel):
     received: list[Any] = []
 
     @agl.rollout

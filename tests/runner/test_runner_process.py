@@ -1,4 +1,4 @@
-"""A runner in a process of its own, as in the tutorial: signals, sudden death, a restarted store."""
+"""A runner in its own process, as in the tutorial: signals, `kill -9`, and a restarted store."""
 
 from __future__ import annotations
 

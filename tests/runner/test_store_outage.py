@@ -85,7 +85,7 @@ def site(tmp_path: Path) -> Site:
 
 
 async def test_long_outage_loses_no_span_and_no_result(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A queue of 50 spans in memory replaces an outage of ten minutes."""
+    """Limit the queue in memory to 50 spans, so that a short outage has the effect of one of ten minutes."""
     monkeypatch.setattr(pipelines, "QUEUE_SPANS", 50)
     monkeypatch.setenv("AGL_SPOOL_DIR", str(site.folder / "spool"))
     rollouts, spans = 8, 100

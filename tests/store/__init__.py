@@ -1,1 +1,1 @@
-"""The store's wire, its memory of calls, its durability, and its model."""
+"""Tests of the store: its HTTP API, idempotency, durability, and its reference model."""

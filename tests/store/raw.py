@@ -89,7 +89,7 @@ def gzip_bomb(size: int) -> bytes:
 
 
 async def send_bytes(endpoint: str, data: bytes) -> bytes:
-    """Send bytes that need not be HTTP; return the answer's first bytes, or nothing if the connection is closed."""
+    """Send bytes that need not be valid HTTP; return the first bytes received before the connection is closed."""
     url = urlsplit(endpoint)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     try:

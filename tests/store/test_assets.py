@@ -70,7 +70,7 @@ async def test_files_have_a_strict_policy_and_an_etag(
         assert response.status == 304
 
 
-async def test_versioned_files_are_cached_for_good(
+async def test_versioned_files_are_cached_permanently(
     server: LightningStoreServer, session: aiohttp.ClientSession
 ) -> None:
     async with session.get(server.endpoint + "/", headers={"Accept-Encoding": "identity"}) as response:

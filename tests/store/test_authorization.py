@@ -127,7 +127,7 @@ async def test_runner_client_executes_rollouts_and_gets_forbidden_otherwise(prot
         assert (await admin.statistics())["rollouts"] == {"succeeded": 1}
 
 
-async def test_wrong_token_is_an_error_with_a_remedy(protected: LightningStoreServer) -> None:
+async def test_wrong_token_raises_an_error_with_a_remedy(protected: LightningStoreServer) -> None:
     async with LightningStoreClient(protected.endpoint, token="wrong-" + "w" * 40) as client:
         with pytest.raises(Unauthorized, match="AGL_TOKEN"):
             await client.statistics()
@@ -167,7 +167,7 @@ async def test_foreign_page_reaches_no_route_and_changes_nothing(open_server: Li
     ],
     ids=str,
 )
-async def test_each_mark_of_a_foreign_page_is_refused(open_raw: Raw, headers: dict[str, str]) -> None:
+async def test_request_with_headers_of_a_foreign_page_is_refused(open_raw: Raw, headers: dict[str, str]) -> None:
     assert (await send(open_raw, "dequeue_rollout", **headers)).status == 403
 
 

@@ -62,7 +62,7 @@ async def test_each_operation_has_its_own_answer(server: LightningStoreServer) -
         ({"operation": "enqueue_rollout", "arguments": {"input": 1}, "idempotency_key": ""}, "Idempotency-Key"),
     ],
 )
-async def test_operation_unfit_for_a_batch_is_rejected_alone(
+async def test_operation_not_allowed_in_a_batch_is_rejected_alone(
     server: LightningStoreServer, operation: dict[str, Any], field: str
 ) -> None:
     answer = await batch(server, operation, {"operation": "enqueue_rollout", "arguments": {"input": "valid"}})
@@ -179,7 +179,7 @@ class BatchServer:
         return sent
 
 
-async def test_calls_gather_while_requests_are_in_flight() -> None:
+async def test_calls_are_batched_while_requests_are_in_flight() -> None:
     server = BatchServer()
     sent = [*await server.fill(), *server.send(7, 8, 9)]
     server.may_answer.set()
@@ -213,7 +213,7 @@ async def test_call_of_a_cancelled_caller_is_not_sent() -> None:
     await asyncio.gather(*sent)
 
 
-async def test_unavailable_store_is_the_outcome_of_each_call() -> None:
+async def test_every_call_of_a_batch_gets_the_error_of_an_unavailable_store() -> None:
     async def send_alone(_: StoreCall) -> Outcome:
         return StoreUnavailable("unreachable")
 

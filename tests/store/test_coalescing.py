@@ -142,7 +142,7 @@ def write_request(**keys: Any) -> WriteRequest:
     return WriteRequest(cast("Body[Any]", None), asyncio.get_running_loop().create_future(), **keys)
 
 
-async def test_failed_body_does_not_affect_its_group(url: str) -> None:
+async def test_failed_request_does_not_affect_its_group(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store, worker_id=f"worker-{n}") for n in range(6)]
         await _end(store, attempts[_FAILING], "failed")
@@ -154,7 +154,7 @@ async def test_failed_body_does_not_affect_its_group(url: str) -> None:
         assert (await store.statistics())["rollouts"] == {"failed": 1, "succeeded": 5}
 
 
-async def test_database_error_of_one_body_does_not_affect_its_group(url: str) -> None:
+async def test_database_error_of_one_request_does_not_affect_its_group(url: str) -> None:
     async with PostgresLightningStore(url) as store:
         attempts = [await claimed(store) for _ in range(6)]
         await run(url, "ALTER TABLE spans ADD CONSTRAINT picky CHECK (name <> 'bad')")

@@ -1,4 +1,4 @@
-"""Requests made up from the store's own description: whatever they say, the store answers and goes on."""
+"""Requests generated from the store's OpenAPI document: the store responds to each of them and continues."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ async def test_faults_detect_a_store_without_idempotency(monkeypatch: pytest.Mon
 
 
 async def test_faults_detect_a_store_with_duplicate_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tables would refuse the second one too, so they are changed with the code."""
+    """Also change the tables, because their constraints would reject the duplicate too."""
 
     async def none(*_: Any) -> set[str]:
         return set()

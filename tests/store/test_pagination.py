@@ -78,7 +78,7 @@ async def test_list_that_changes_between_pages_contains_every_remaining_item_onc
     assert len({rollout.rollout_id for rollout in rollouts}) == len(rollouts)
 
 
-async def test_client_returns_every_kind_of_list_whole(server: Any) -> None:
+async def test_client_returns_complete_lists_of_every_kind(server: Any) -> None:
     async with LightningStoreClient(server.endpoint) as client:
         attempted = await client.start_rollout("task")
         await client.add_many_spans([span(attempted, n) for n in range(1, 9)])

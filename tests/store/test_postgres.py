@@ -151,7 +151,7 @@ async def test_lease_time_stops_while_no_server_runs(url: str) -> None:
 
 
 async def test_store_reconnects_after_broken_connections() -> None:
-    """In a database of its own, where no other test has connections."""
+    """Uses its own database, to which no other test is connected."""
     name = f"reconnect_{os.getpid()}"
     await run(server(), f"CREATE DATABASE {name}")
     url = server().replace("/postgres?", f"/{name}?")

@@ -1,4 +1,4 @@
-"""A crash of PostgreSQL: two store servers and their clients recover without help."""
+"""A crash of PostgreSQL: two store servers and their clients recover without manual steps."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ async def test_long_poll_that_arrives_during_shutdown_is_answered_at_once(
     assert "Cancelled" not in caplog.text
 
 
-async def test_request_that_does_not_arrive_before_the_end_gets_503(
+async def test_request_that_does_not_arrive_before_the_shutdown_gets_503(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("agentlightning.store.http.server.DRAIN_SECONDS", 0)

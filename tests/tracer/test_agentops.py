@@ -35,7 +35,7 @@ def _llm_calls(spans: list[Span]) -> list[Span]:
     return [span for span in spans if not span.name.startswith("tool_call")]
 
 
-async def test_call_recorded_by_both_is_one_span_with_attributes_of_both(model: ScriptedModel, client: OpenAI) -> None:
+async def test_call_recorded_by_agentops_and_wire_tap_is_one_span(model: ScriptedModel, client: OpenAI) -> None:
     tracer = AgentOpsTracer()
     model.script(Answer("Hi.", tool_calls=[("add", {"a": 1})], token_ids=[7, 8]))
     async with tracer.trace_context():
@@ -57,7 +57,7 @@ async def test_call_recorded_by_both_is_one_span_with_attributes_of_both(model: 
     assert [other.name for other in tracer.get_last_trace() if other.parent_id == span.span_id] == ["tool_call.add"]
 
 
-async def test_async_call_recorded_by_both_is_one_span(model: ScriptedModel) -> None:
+async def test_async_call_recorded_by_agentops_and_wire_tap_is_one_span(model: ScriptedModel) -> None:
     tracer = AgentOpsTracer()
     async with AsyncOpenAI(base_url=model.base_url, api_key="none") as client, tracer.trace_context():
         answer = await client.chat.completions.create(model="m", messages=HELLO)

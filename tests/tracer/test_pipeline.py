@@ -1,4 +1,4 @@
-"""The way of finished spans to the store: in order, without delaying the agent, whatever the store does."""
+"""Delivery of finished spans to the store: in order and without delaying the agent, even if the store fails."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ async def test_spans_for_an_unreachable_store_wait_on_disk(monkeypatch: pytest.M
 
 
 @over_both
-async def test_report_follows_the_spans_and_returns_the_answer(store: LightningStore) -> None:
+async def test_report_is_sent_after_the_spans_and_returns_the_response(store: LightningStore) -> None:
     tracer, attempted = OtelTracer(), await store.start_rollout("task")
     with tracer.lifespan(store):
         async with tracer.trace_context(**ids(attempted), flush=False):

@@ -126,7 +126,7 @@ async def test_shared_tracer_works_until_its_last_worker_is_torn_down(scripted_s
     assert scripted_store.names == ["step"]
 
 
-def test_setup_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_setup_of_a_tracer_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "agentlightning")
     with OtelTracer().lifespan():
         pass
@@ -161,7 +161,7 @@ async def test_provider_of_the_user_is_used_and_its_processors_get_decoded_calls
     assert "gen_ai.completion.0.content" in exported_spans[0][1]
 
 
-def test_default_provider_knows_processors_of_the_user() -> None:
+def test_default_provider_detects_processors_of_the_user() -> None:
     own_provider, exported = tracers._DefaultProvider(), InMemorySpanExporter()
     assert not own_provider.has_other_processors
     own_provider.add_span_processor(SimpleSpanProcessor(exported))

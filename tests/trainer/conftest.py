@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("script.py")
 
 
 class ScriptRun(Program):
-    """The script, with a mark in its environment that its children inherit."""
+    """The script, with a variable in its environment by which its child processes are found."""
 
     def __init__(self, folder: Path, *arguments: str, script: Path = SCRIPT, **environment: str) -> None:
         self.mark = str(uuid.uuid4())
@@ -29,7 +29,7 @@ class ScriptRun(Program):
 
     @property
     def descendants(self) -> list[psutil.Process]:
-        """All processes started by the script, also those with another parent by now."""
+        """All processes that the script has started, including those that have another parent by now."""
         return [process for process in psutil.process_iter() if self.mark in _mark_of(process)]
 
     def leaves_no_process(self) -> bool:

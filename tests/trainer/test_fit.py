@@ -1,4 +1,4 @@
-"""`trainer.fit` in a script: every strategy, and every way for algorithm, runners and agents to end."""
+"""`trainer.fit` in a script: every strategy, and every way in which the algorithm, runners and agents can end."""
 
 from __future__ import annotations
 

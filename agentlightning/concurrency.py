@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Beat = Callable[[], Awaitable[None]]
 
 SIGTERM_EXIT: Final = 128 + signal.SIGTERM
 """Exit code of a process that was terminated by SIGTERM."""
 MIN_HEARTBEAT_TIMEOUT: Final = 5.0
 """Minimum timeout of a heartbeat: below the store's limit of 30 seconds, but above the latency of a busy store."""
-POLL_INTERVAL_CHANGES: Final = 1.0
+POLL_INTERVAL_CHANGES: Final = 0.5
 """Maximum delay before a change is sent. A change that is reverted within this time causes no extra heartbeat."""
 HEARTBEAT_STOP_TIMEOUT: Final = 2.0
 """Timeout for cancelling a heartbeat, normally ample. After it, a stuck thread is abandoned as a daemon thread."""
@@ -98,13 +99,7 @@ class BackgroundTask(Generic[T]):
 
 
 @contextmanager
-def heartbeat(
-    beat: Callable[[], Awaitable[None]],
-    interval: float,
-    *,
-    name: str,
-    has_changes: Callable[[], bool] = lambda: False,
-) -> Generator[None]:
+def heartbeat(beat: Beat, interval: float, *, name: str, has_changes: Callable[[], bool]) -> Generator[None]:
     """Call `beat` immediately and then every `interval` seconds until the block ends, or earlier if `has_changes()`.
 
     A heartbeat is cancelled if it takes too long or is in progress when the block ends. Of several consecutive
@@ -117,9 +112,7 @@ def heartbeat(
         task.stop(HEARTBEAT_STOP_TIMEOUT)
 
 
-async def _beat_repeatedly(
-    beat: Callable[[], Awaitable[None]], interval: float, has_changes: Callable[[], bool]
-) -> None:
+async def _beat_repeatedly(beat: Beat, interval: float, has_changes: Callable[[], bool]) -> None:
     was_failing = False
     while True:
         due = time.monotonic() + interval

@@ -117,9 +117,7 @@ def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = 
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use, which in a container is often below the machine's count."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _require_installed(*, built_in: bool) -> None:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_INTERVAL_HEARTBEAT: Final = 0.01
+NEW_ATTEMPT_SECONDS: Final = 0.5
+"""An attempt that takes longer is sent to the store in an extra heartbeat, so that its status is running within 1 s."""
 
 
 class Runner(Generic[T]):
@@ -200,11 +202,12 @@ class LitAgentRunner(Runner[T]):
             raise RuntimeError("the runner is not ready: use it inside `with runner.run_context(agent=…, store=…)`")
         return self._current_context
 
-    def _heartbeat_attempts(self) -> list[AttemptRef]:
-        return [ref for ref, run in list(self._active.items()) if not run.is_abandoned]
+    def _heartbeat_attempts(self, min_seconds: float = 0.0) -> list[AttemptRef]:
+        runs = list(self._active.values())
+        return [run.ref for run in runs if not run.is_abandoned and run.seconds() >= min_seconds]
 
     def _has_unannounced_attempts(self) -> bool:
-        return not self._announced.issuperset(self._heartbeat_attempts())
+        return not self._announced.issuperset(self._heartbeat_attempts(NEW_ATTEMPT_SECONDS))
 
     def _cancel_given_up(self, ref: AttemptRef) -> None:
         reason = "the store has ended this attempt (cancelled, timed out or superseded)"

@@ -52,6 +52,10 @@ class AttemptRun:
         self._prefix = context.worker.log_prefix(rollout.rollout_id)
         self.task = asyncio.create_task(self._run_logged(), name=rollout.rollout_id)
 
+    def seconds(self) -> float:
+        """Return the time since the start of the attempt."""
+        return time.monotonic() - self._start
+
     def cancel(self, cancellation: Cancellation) -> None:
         """Cancel the agent. Thread-safe. Only the first cancellation has an effect."""
         with suppress(RuntimeError):  # the event loop is closed, so the attempt has ended
@@ -96,10 +100,9 @@ class AttemptRun:
         return outcome
 
     async def _load_resources(self) -> NamedResources | Outcome:
-        rollout, context = self._rollout, self._context
-        if rollout.resources_id is None:
+        context, resources_id, version = self._context, self._rollout.resources_id, self._rollout.resources_version
+        if resources_id is None:
             return {}
-        resources_id, version = rollout.resources_id, rollout.resources_version
         try:
             return await context.retry.until_done(lambda: context.resources.get(context.store, resources_id, version))
         except Exception as error:
@@ -113,7 +116,7 @@ class AttemptRun:
         self._has_started = True
         call = asyncio.create_task(invoke(self._context.agent, self._rollout, resources))
         limit = self._rollout.config.timeout_seconds
-        timeout = None if limit is None else max(0.0, limit - self._seconds())
+        timeout = None if limit is None else max(0.0, limit - self.seconds())
         try:
             await asyncio.wait({call, self._cancellation}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -164,7 +167,7 @@ class AttemptRun:
         cancellation = self._cancellation.result() if self._cancellation.done() else None
         if cancellation and cancellation.is_known:
             await self._context.tracer.flush(self.ref.rollout_id, self.ref.attempt_id)
-            logger.warning("%s Stopped after %.2fs: %s", self._prefix, self._seconds(), cancellation.reason)
+            logger.warning("%s Stopped after %.2fs: %s", self._prefix, self.seconds(), cancellation.reason)
         elif cancellation and not self._has_started:
             await self._context.store.update_rollout(self.ref.rollout_id, status="requeuing")
             logger.info("%s Returned to the queue before it started: %s", self._prefix, cancellation.reason)
@@ -188,14 +191,11 @@ class AttemptRun:
         reward = find_final_reward(self._spans)
         produced = f"{count}, final reward {reward if reward is None else format(reward, 'g')}."
         if outcome.status == "succeeded":
-            logger.info("%s Completed in %.2fs. %s", self._prefix, self._seconds(), produced)
+            logger.info("%s Completed in %.2fs. %s", self._prefix, self.seconds(), produced)
             return
         # Log text, not exc_info: an agent's error may contain characters that the log file's encoding cannot represent.
         trace = f"\n{outcome.traceback}" if outcome.traceback else ""
-        logger.error("%s Failed in %.2fs. %s (%s)%s", self._prefix, self._seconds(), outcome.reason, produced, trace)
-
-    def _seconds(self) -> float:
-        return time.monotonic() - self._start
+        logger.error("%s Failed in %.2fs. %s (%s)%s", self._prefix, self.seconds(), outcome.reason, produced, trace)
 
     async def _call_hooks(self, name: str, **arguments: Any) -> None:
         context = self._context

@@ -57,14 +57,13 @@ def worker_name(given: int | str | None) -> Generator[WorkerName]:
         yield WorkerName(given, given)
         return
     with _numbers_lock:
-        number = next(n for n in range(len(_numbers) + 1) if n not in _numbers) if given is None else given
-        if given is None:
-            _numbers.add(number)
+        free = next(number for number in range(len(_numbers) + 1) if number not in _numbers)
+        number, taken = (free, {free}) if given is None else (given, set[int]())
+        _numbers.update(taken)
     try:
         yield WorkerName(number, f"{worker_id_prefix(os.getpid())}{number}")
     finally:
-        if given is None:
-            _numbers.discard(number)
+        _numbers.difference_update(taken)
 
 
 def worker_id_prefix(pid: int) -> str:

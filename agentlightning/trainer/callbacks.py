@@ -78,11 +78,10 @@ class JsonLines(Callback):
         self.on_metrics(progress.as_metrics(), None)
 
     def on_metrics(self, values: Mapping[str, Any], step: int | None) -> None:
-        line: dict[str, Any] = {"time": round(time.time(), 3)}
-        if step is not None:
-            line["step"] = step
+        at_step = {} if step is None else {"step": step}
+        line = {"time": round(time.time(), 3), **at_step, **values}
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, **values}, default=str) + "\n")
+            file.write(json.dumps(line, default=str) + "\n")
 
 
 class TensorBoard(Callback):

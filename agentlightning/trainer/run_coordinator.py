@@ -31,6 +31,9 @@ from .store_lock import StoreLock
 
 logger = logging.getLogger(__name__)
 
+Datasets = tuple[Dataset[Any] | None, Dataset[Any] | None]
+"""For training and for validation."""
+
 INITIAL: Final = "initial"
 """Id of the trainer's `initial_resources`."""
 POLL_INTERVAL_RUN_END: Final = 1.0
@@ -71,7 +74,7 @@ class RunCoordinator:
     adapter: Any
     llm_proxy: Any
     initial_resources: NamedResources | None
-    datasets: tuple[Dataset[Any] | None, Dataset[Any] | None]
+    datasets: Datasets
     callbacks: Sequence[Callback]
     resume: bool
     started: float = field(default_factory=time.time)

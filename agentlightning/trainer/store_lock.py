@@ -75,7 +75,7 @@ class StoreLock:
     async def _renewed(self) -> AsyncGenerator[None]:
         _local_holders.add(self.holder)
         try:
-            with heartbeat(self._renew, RENEWAL_INTERVAL, name="agl-store-lock"):
+            with heartbeat(self._renew, RENEWAL_INTERVAL, name="agl-store-lock", has_changes=lambda: False):
                 yield
         finally:
             _local_holders.discard(self.holder)

@@ -98,8 +98,7 @@ class Trainer:
         its own (on PostgreSQL, a schema). With `resume` it continues the run in the same folder, or else the latest
         unfinished one of this algorithm and agent; completed work is not repeated.
         """
-        datasets = train_dataset, val_dataset
-        return self._fit(self.strategy, agent, datasets, self.n_runners, resume, live=True)
+        return self._fit(self.strategy, agent, (train_dataset, val_dataset), self.n_runners, resume, live=True)
 
     def dev(
         self,

@@ -7,18 +7,20 @@ import asyncio
 import itertools
 import signal
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import agentlightning as agl
 from agentlightning.local_model import LocalModel, serve_local_model
-from tests.acceptance.tutorial import find_best_prompt, simple_agent
 from tests.acceptance.tutorial_programs import SKY, TutorialPrograms
 from tests.processes import TIMEOUT, Program, free_port
 from tests.runner.conftest import eventually
 from tests.scripted_model import ScriptedModel
 
+TUTORIAL: Any = import_module("tests.acceptance.tutorial")
 PROMPTS = [
     "You are a helpful assistant. {any_question}",
     "You are a knowledgeable AI. {any_question}",
@@ -86,7 +88,7 @@ async def test_roles_may_start_in_any_order(
 
     async def run_agent() -> None:
         runner = agl.LitAgentRunner[str](agl.OtelTracer(), max_rollouts=1)
-        with runner.run_context(agent=simple_agent, store=clients["runner"]):
+        with runner.run_context(agent=TUTORIAL.simple_agent, store=clients["runner"]):
             await runner.iter()
 
     tasks: list[asyncio.Task[None]] = []
@@ -97,7 +99,7 @@ async def test_roles_may_start_in_any_order(
             if role == "store":
                 await server.start()
                 continue
-            work = run_agent() if role == "runner" else find_best_prompt(clients["algo"], PROMPTS[:1], "Why?")
+            work = run_agent() if role == "runner" else TUTORIAL.find_best_prompt(clients["algo"], PROMPTS[:1], "Why?")
             tasks.append(asyncio.create_task(work))
             if "store" in order[order.index(role) :]:
                 await eventually(lambda client=clients[role]: client.is_unreachable)

@@ -131,10 +131,14 @@ class _AddSpans(Operation):
         return [ack.apply_to(span) for span, ack in zip(arguments["spans"], acks, strict=True) if ack]
 
 
+def _encode_first(acks: list[SpanAck | None]) -> bytes:
+    return msgspec.json.encode(acks[0])
+
+
 class _AddSpan(_AddSpans):
     """Stores one span. The store returns a list with one acknowledgement."""
 
-    encode = staticmethod(lambda acks: msgspec.json.encode(acks[0]))
+    encode = staticmethod(_encode_first)
 
     def decode_spans(self, body: bytes) -> Arguments:
         return {"spans": [_one_span.decode(body).span]}

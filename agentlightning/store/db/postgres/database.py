@@ -357,8 +357,11 @@ class PostgresDatabase(Database):
         connection = await self._connect()
         broken = asyncio.Event()
 
+        def on_termination(_: Connection) -> None:
+            broken.set()
+
         try:
-            connection.add_termination_listener(lambda _: broken.set())
+            connection.add_termination_listener(on_termination)
             await connection.add_listener(self._channel, self._on_note)
             await self._catch_up(connection)
             await broken.wait()

@@ -167,12 +167,6 @@ class _TurnSequence:
             return None
         return self._align([call.logprobs or [] for call in self.calls], 0.0)
 
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """All messages after those of the first prompt."""
-        last = self.calls[-1]
-        return [*last.messages[len(self.calls[0].messages) :], last.output[0]]
-
     def _align(self, values_by_call: list[list[Any]], prompt_value: Any) -> list[Any] | None:
         """Place the values of each call's sampled tokens at their positions in `token_ids`."""
         if self.token_ids is None:
@@ -215,7 +209,7 @@ def _triplet(turns: _TurnSequence, reward: float | None, trace: _Trace) -> Tripl
     response: dict[str, Any] = {
         "token_ids": turns.token_ids,
         "logprobs": turns.logprobs,
-        "raw_content": last.output[0] if first is last else turns.messages,
+        "raw_content": last.output[0] if first is last else [*last.messages[len(first.messages) :], last.output[0]],
     }
     return Triplet(
         prompt={"token_ids": turns.prompt_token_ids, "raw_content": first.messages},

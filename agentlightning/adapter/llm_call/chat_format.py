@@ -127,13 +127,8 @@ def conversation(value: Any, role: str) -> list[Json]:
 
 
 def from_messages(messages: Iterable[Message]) -> list[Json]:
-    """Convert the messages of a dialect."""
-    return from_parts((message.role, message.parts) for message in messages)
-
-
-def from_parts(messages: Iterable[tuple[str, list[Part]]]) -> list[Json]:
-    """Convert the role and parts of each message. A tool result among the parts becomes a separate message."""
-    return _join_tool_calls([message for role, parts in messages for message in _messages(role, parts)])
+    """Convert messages of parts. A tool result among the parts becomes a separate message."""
+    return _join_tool_calls([converted for each in messages for converted in _messages(each.role, each.parts)])
 
 
 def _messages(role: str, parts: list[Part]) -> list[Json]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import semconv
-from ...instrumentation.dialects.base import as_object, items
+from ...instrumentation.dialects.base import Message, as_object, items
 from ...types import Span
 from . import chat_format
 from .attributes import Attributes, first, from_json, nested, objects_in, parameters, tokens_of_span, usage
@@ -67,11 +67,11 @@ def _with_details(span: Span) -> Attributes:
 def _instructions(attributes: Attributes) -> list[Json]:
     value = from_json(attributes.get(semconv.GEN_AI_SYSTEM_INSTRUCTIONS))
     parts = _parts({"content": value})
-    return chat_format.from_parts([("system", parts)]) if parts else []
+    return chat_format.from_messages([Message("system", parts)]) if parts else []
 
 
 def _chat(messages: list[Json]) -> list[Json]:
-    return chat_format.from_parts((str(message.get("role") or "user"), _parts(message)) for message in messages)
+    return chat_format.from_messages(Message(str(each.get("role") or "user"), _parts(each)) for each in messages)
 
 
 def _parts(message: Json) -> list[Json]:

@@ -16,8 +16,6 @@ from . import semconv
 
 AGENTOPS_OUTPUTS: Final = ("agentops.task.output", "agentops.entity.output")
 TUTORIAL_SPAN: Final = "reward"
-_TUTORIAL_ATTRIBUTE = "value"
-_OLDER_ATTRIBUTE = "reward"
 _PRIMARY = "primary"
 
 
@@ -36,10 +34,10 @@ def rewards_in(name: str, attributes: Mapping[str, Any]) -> list[Reward]:
 def _parse(name: str, attributes: Mapping[str, Any]) -> Iterable[Reward | None]:
     if found := list(_numbered(attributes)):
         return found
-    if name in (semconv.REWARD, semconv.ANNOTATION) and _OLDER_ATTRIBUTE in attributes:
-        return [_reward(attributes[_OLDER_ATTRIBUTE])]
+    if name in (semconv.REWARD, semconv.ANNOTATION) and "reward" in attributes:
+        return [_reward(attributes["reward"])]
     if name == TUTORIAL_SPAN:
-        return [_reward(attributes.get(_TUTORIAL_ATTRIBUTE))]
+        return [_reward(attributes.get("value"))]
     return [_agentops(attributes[key]) for key in AGENTOPS_OUTPUTS if key in attributes][:1]
 
 

@@ -8,24 +8,18 @@ from pathlib import Path
 
 import click
 
-from .options import POSITIVE, errors_as_messages
+from .options import EXISTING_FILE, POSITIVE, errors_as_messages
 
 
 @click.command()
 @click.option(
-    "--db",
-    required=True,
-    envvar="AGL_DB",
-    show_envvar=True,
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Database file of the run.",
+    "--db", required=True, envvar="AGL_DB", show_envvar=True, type=EXISTING_FILE, help="Database file of the run."
 )
 @click.option("--host", default="127.0.0.1", help="Address to listen on. Any other than 127.0.0.1 requires --token.")
 @click.option("--port", default=4748, help="Port to listen on.")
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token that the dashboard asks for.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser.")
-def dashboard(db: str, host: str, port: int, token: str | None, open_browser: bool) -> None:
+def dashboard(db: Path, host: str, port: int, token: str | None, open_browser: bool) -> None:
     """Serve the dashboard of a finished run, read-only.
 
     For a run in progress, open the URL of its store instead.
@@ -46,13 +40,7 @@ def dashboard(db: str, host: str, port: int, token: str | None, open_browser: bo
 
 @click.command()
 @click.argument("run")
-@click.option(
-    "--html",
-    required=True,
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="HTML file to write.",
-)
+@click.option("--html", required=True, type=click.Path(dir_okay=False, path_type=Path), help="HTML file to write.")
 @click.option("--newest", default=1_000, type=POSITIVE, help="Maximum number of rollouts (newest first).")
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token of the store, if it requires one.")
 def export(run: str, html: Path, newest: int, token: str | None) -> None:

@@ -27,8 +27,6 @@ def llm(model: str | None, host: str, port: int, threads: int | None, slots: int
     from ..local_model import LocalModel
 
     with errors_as_messages():
-        LocalModel(model, host, port, threads, slots, context).run(_announce)
-
-
-def _announce(base_url: str) -> None:
-    click.echo(f"OPENAI_BASE_URL={base_url} OPENAI_API_KEY=none")
+        LocalModel(model, host, port, threads, slots, context).run(
+            lambda url: click.echo(f"OPENAI_BASE_URL={url} OPENAI_API_KEY=none")
+        )

@@ -70,6 +70,11 @@ def model_options(command: F) -> F:
     return click.option("--model", "models", metavar="NAME=URL", multiple=True, help=url)(command)
 
 
+def format_reward(reward: float | None) -> str:
+    """Format a reward for the terminal."""
+    return "none" if reward is None else format(reward, "g")
+
+
 def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
     """Parse the values of an option of the form NAME=VALUE."""
     pairs: dict[str, str] = {}
@@ -114,12 +119,7 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
     "requests": ("--max-requests", POSITIVE, "4096", "Maximum number of concurrent requests."),
     "head": ("--max-head", Size(), "64KiB", "Maximum size of the request line and headers."),
     "depth": ("--max-depth", click.IntRange(1, 64), "64", "Maximum nesting depth of JSON values."),
-    "page": (
-        "--max-page",
-        POSITIVE,
-        "1000",
-        "Maximum number of items in one page of a list.",
-    ),
+    "page": ("--max-page", POSITIVE, "1000", "Maximum number of items in one page of a list."),
     "head_seconds": ("--head-seconds", _SECONDS, "10", "Timeout in seconds for receiving a request's headers."),
     "body_seconds": ("--body-seconds", _SECONDS, "60", "Timeout in seconds for receiving a request's body."),
 }

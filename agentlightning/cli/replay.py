@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from .options import errors_as_messages, open_selected_store, store_options
+from .options import errors_as_messages, format_reward, open_selected_store, store_options
 
 if TYPE_CHECKING:
     from ..replay import RegradeResult, ReplayResult
@@ -68,7 +68,7 @@ def regrade(grader: str, store_url: str | None, db: str, rollout_ids: tuple[str,
         function = load(grader)
         results = asyncio.run(_on_store(store_url, db, lambda store: regrade_rollouts(store, function, rollout_ids)))
     for result in results:
-        click.echo(f"{result.rollout_id} {_format(result.recorded_reward)} -> {_format(result.reward)}")
+        click.echo(f"{result.rollout_id} {format_reward(result.recorded_reward)} -> {format_reward(result.reward)}")
     click.echo(_summary(results))
 
 
@@ -91,9 +91,5 @@ def _summary(results: list[RegradeResult]) -> str:
     if not results:
         return "No succeeded rollouts to grade."
     recorded = [result.recorded_reward for result in results if result.recorded_reward is not None]
-    before = _format(fmean(recorded) if recorded else None)
-    return f"{len(results)} rollouts, mean {before} -> {_format(fmean(result.reward for result in results))}"
-
-
-def _format(reward: float | None) -> str:
-    return "none" if reward is None else format(reward, "g")
+    before = format_reward(fmean(recorded) if recorded else None)
+    return f"{len(results)} rollouts, mean {before} -> {format_reward(fmean(result.reward for result in results))}"

@@ -67,7 +67,6 @@ class APO(Algorithm):
         self._rollout_config = RETRY_LOST_RUNNERS.model_copy(update={"timeout_seconds": rollout_timeout})
         self._failure_score = failure_score
         self._resource_name = resource_name
-        self._best: PromptTemplate | None = None
         self._verdict: Verdict | None = None
         self._candidates: list[Candidate] = []
         self._rejected: dict[str, str] = {}
@@ -75,9 +74,9 @@ class APO(Algorithm):
 
     def get_best_prompt(self) -> PromptTemplate:
         """Return the best prompt after the run, or the seed prompt if no other prompt was better."""
-        if self._best is None:
+        if self._verdict is None:
             raise RuntimeError("APO has no result yet: call Trainer.fit first")
-        return self._best
+        return self._evaluator.prompt(self._verdict.best.prompt)
 
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
@@ -128,7 +127,6 @@ class APO(Algorithm):
 
     async def _save_best(self, verdict: Verdict) -> None:
         self._verdict = verdict
-        self._best = self._evaluator.prompt(verdict.best.prompt)
         best = Candidate("best", verdict.best.prompt, verdict.best.id, verdict.best.critique)
         self.best_resources = await self._evaluator.save(best, verdict=str(verdict))
 

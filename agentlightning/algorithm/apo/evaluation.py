@@ -88,7 +88,7 @@ class CandidateEvaluator:
         """Run the candidate on the tasks and return the rollouts with their spans."""
         rollouts = await self._run(dataset, mode, candidate, tasks, phase)
         spans = await asyncio.gather(*(self.store.query_spans(each.rollout_id, "latest") for each in rollouts))
-        return [RolloutTrace(rollout, list(found)) for rollout, found in zip(rollouts, spans, strict=True)]
+        return list(zip(rollouts, spans, strict=True))
 
     async def _run(
         self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str

@@ -17,16 +17,11 @@ MAX_MESSAGE_CHARACTERS: Final = 4_000
 MAX_RUN_CHARACTERS: Final = 16_000
 """Limits on the text that is sent to the critic model."""
 
+RolloutTrace = tuple[Rollout, Sequence[Span]]
+"""A rollout with its spans."""
+
 _REWRITTEN = re.compile(r"<prompt>\s*(.*?)\s*</prompt>", re.DOTALL)
 _JINJA_NAME = re.compile(r"\{\{-?\s*([A-Za-z_]\w*)")
-
-
-@dataclass(frozen=True)
-class RolloutTrace:
-    """A rollout with its spans."""
-
-    rollout: Rollout
-    spans: Sequence[Span]
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Rewriter:
 
     async def critique(self, prompt: PromptTemplate, traces: Sequence[RolloutTrace]) -> str:
         """Return the prompt's weaknesses, judged by the traces of some of its rollouts."""
-        runs = "\n\n".join(_format_run(number, trace) for number, trace in enumerate(traces, 1))
+        runs = "\n\n".join(_format_run(number, *trace) for number, trace in enumerate(traces, 1))
         return await self._complete(self.critic_model, _render("critique.md", prompt=prompt.template, runs=runs))
 
     async def edit(self, prompt: PromptTemplate, critique: str) -> str:
@@ -83,13 +78,12 @@ def _render(file: str, **values: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
 
 
-def _format_run(number: int, trace: RolloutTrace) -> str:
-    rollout = trace.rollout
+def _format_run(number: int, rollout: Rollout, spans: Sequence[Span]) -> str:
     lines = [f'<run number="{number}" status="{rollout.status}" reward="{rollout.reward}">']
     lines.append(f"Task: {_truncate(_json(rollout.input))}")
-    for messages in _conversations(trace.spans):
+    for messages in _conversations(spans):
         lines += [f"{message.get('role')}: {_truncate(_message_text(message))}" for message in messages]
-    lines += [f"Note: {_truncate(note)}" for span in trace.spans if (note := get_message_value(span))]
+    lines += [f"Note: {_truncate(note)}" for span in spans if (note := get_message_value(span))]
     if isinstance(rollout, AttemptedRollout) and (reason := (rollout.attempt.metadata or {}).get("reason")):
         lines.append(f"Reason for the status: {_truncate(str(reason))}")
     return "\n".join(lines)[:MAX_RUN_CHARACTERS] + "\n</run>"

@@ -23,10 +23,10 @@ logger = logging.getLogger("agentlightning.tracer")
 
 
 class Tracer:
-    """Records what happens within its trace contexts, and sends it to the store.
+    """Records spans within its trace contexts and sends them to the store.
 
-    Several workers in one process may share a tracer: the first `init_worker` sets it up, the last `teardown_worker`
-    takes it down. Subclasses define what is recorded with `instrumentations` and `otel_tracer`.
+    Several workers in one process may share a tracer. The first `init_worker` sets it up, and the last
+    `teardown_worker` tears it down. Subclasses select what is recorded with `instrumentations` and `otel_tracer`.
     """
 
     def __init__(self) -> None:
@@ -34,30 +34,30 @@ class Tracer:
         self._store: LightningStore | None = None
         self._workers = 0
         self._applied: list[Instrumentation] = []
-        # Protects the number of workers: several runner threads start and stop at the same time.
+        # Protects the number of workers, because several runner threads may start and stop concurrently.
         self._lock = threading.RLock()
 
     # For subclasses
 
     def instrumentations(self) -> list[Instrumentation]:
-        """Return the patches to apply while a worker is set up."""
+        """Return the instrumentation that is active while at least one worker uses the tracer."""
         return []
 
     def otel_tracer(self) -> trace.Tracer | None:
-        """Return the OpenTelemetry tracer that creates spans; None records only what user code emits."""
+        """Return the OpenTelemetry tracer that creates spans. If None, only emitted spans are recorded."""
         return None
 
     def has_other_processors(self) -> bool:
-        """Return True if the OpenTelemetry provider has span processors of others."""
+        """Return True if the OpenTelemetry provider has span processors other than ours."""
         return False
 
     def on_exit(self, scope: Scope) -> None:
-        """End the spans that are still open in a scope, before it is left."""
+        """End the spans that are still open in a scope before the scope is left."""
 
     # Workers
 
     def init_worker(self, worker_id: int | str = 0, store: LightningStore | None = None) -> None:
-        """Apply the instrumentation; `store` is the destination of spans whose trace context names none."""
+        """Apply the instrumentation. `store` receives the spans of trace contexts that have no store."""
         logger.info("[Worker %s] Setting up tracer...", worker_id)
         with self._lock:
             self._workers += 1
@@ -113,9 +113,9 @@ class Tracer:
         attempt_id: str | None = None,
         flush: bool = True,
     ) -> AsyncGenerator[Tracer]:
-        """Record everything within the block as part of this attempt; `name` gives the block a span of its own.
+        """Record everything within the block as part of this attempt. With a `name`, the block also gets a span.
 
-        On exit every finished span is in the store; with `flush=False` it may still be on its way. Without a store or
+        On exit, every finished span is in the store; with `flush=False`, some may still be queued. Without a store or
         ids, spans are only kept for `get_last_trace`.
         """
         scope = Scope(rollout_id, attempt_id, store or self._store, self._pipeline)
@@ -151,7 +151,7 @@ class Tracer:
             _active_tracer.set(previous)
 
     async def flush(self, rollout_id: str | None = None, attempt_id: str | None = None) -> None:
-        """Wait until every finished span, of this attempt and all others, is stored or refused for good."""
+        """Wait until every finished span, of this attempt and all others, is stored or permanently rejected."""
         await self._pipeline.flush()
 
     async def report(
@@ -162,26 +162,26 @@ class Tracer:
         status: AttemptStatus,
         metadata: dict[str, Any] | None = None,
     ) -> Attempt:
-        """Update the status of a finished attempt, after every span that finished before; return the store's answer.
+        """Send the status of a finished attempt, after all earlier spans, and return the store's response.
 
-        While the store is unreachable, spans and report are buffered on disk. Raises what the store raises.
+        While the store is unreachable, spans and reports are buffered on disk. Raises the store's exceptions.
         """
         return await self._pipeline.report(store, rollout_id, attempt_id, status, metadata or {})
 
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> AbstractContextManager[None]:
-        """Call `callback` with each attempt that the store has given up, as its answers to spans show.
+        """Call `callback` with each attempt that, according to the store's responses to spans, has already ended.
 
-        The callback runs in another thread, until the context manager exits.
+        The callback runs in another thread. Calls stop when the context manager exits.
         """
         return self._pipeline.subscribe_abandoned(callback)
 
     @property
     def dropped(self) -> int:
-        """Number of lost spans: refused by the store, or too many while it was unreachable."""
+        """Number of lost spans: rejected by the store, or too many for the buffers while it was unreachable."""
         return self._pipeline.drops.count
 
     def get_last_trace(self) -> list[Span]:
-        """Return the spans of the current or last trace context of this task or thread, in the order they finished."""
+        """Return the spans of this task's or thread's current or last trace context, in the order of their end."""
         of_task, of_thread = _last_scope.get(), getattr(_thread_local, "last_scope", None)
         scope = next((scope for scope in (of_task, of_thread) if scope and scope.pipeline is self._pipeline), None)
         return [finished.span for finished in list(scope.finished)] if scope else []
@@ -208,16 +208,16 @@ class Tracer:
         start_time: float | None = None,
         end_time: float | None = None,
     ) -> ManualSpan:
-        """Record a block as a span; spans that begin within it are its children."""
+        """Record a block as a span. Spans that start inside the block are its children."""
         return ManualSpan(name, attributes, self.otel_tracer(), current_scope(), start_time, end_time)
 
     @property
     def is_set_up(self) -> bool:
-        """True if a worker uses the tracer."""
+        """True if at least one worker uses the tracer."""
         return bool(self._workers)
 
     def __getstate__(self) -> dict[str, Any]:
-        # In another process a tracer starts without workers.
+        # In another process, a tracer starts without workers.
         excluded = {"_pipeline", "_store", "_workers", "_applied", "_lock"}
         return {key: value for key, value in self.__dict__.items() if key not in excluded}
 
@@ -226,24 +226,24 @@ class Tracer:
         self.__dict__.update(state)
 
 
-# A context variable, so that concurrent rollouts in one process each have their own.
+# A context variable, so that each concurrent rollout in a process has its own active tracer.
 _active_tracer: ContextVar[Tracer | None] = ContextVar("agentlightning_active_tracer", default=None)
 
-# The trace context that a task or thread has entered last, for `get_last_trace`.
+# The trace context that a task or thread entered last, for `get_last_trace`.
 _last_scope: ContextVar[Scope | None] = ContextVar("agentlightning_last_scope", default=None)
 _thread_local = threading.local()
 
 
 def get_active_tracer() -> Tracer | None:
-    """Return the tracer of the current trace context, or the one set by `set_active_tracer`."""
+    """Return the tracer of the current trace context, or the tracer set with `set_active_tracer`."""
     return _active_tracer.get()
 
 
 def set_active_tracer(tracer: Tracer) -> None:
-    """Make `tracer` the one that emitters in this task or thread use."""
+    """Make `tracer` the tracer that emitters in this task or thread use."""
     _active_tracer.set(tracer)
 
 
 def clear_active_tracer() -> None:
-    """Leave this task or thread without an active tracer."""
+    """Remove the active tracer of this task or thread."""
     _active_tracer.set(None)

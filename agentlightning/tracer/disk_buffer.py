@@ -1,8 +1,8 @@
-"""Disk buffer: spans that a store has not accepted yet, kept on disk so that they survive the end of this process.
+"""Disk buffer: keeps spans that a store has not accepted yet on disk, so that they survive the end of this process.
 
-There is one file of lines for each pipeline and store, in a folder for the store, readable by its owner only. The
-writer of a file holds a lock on it. A file without a lock is left over: the next process that uses the same store
-sends it.
+There is one file of lines per pipeline and store. It is in a folder for the store and readable only by its owner. The
+process that writes a file holds a lock on it. A file without a lock was left over by an ended process, and the next
+process that uses the same store sends its contents.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if sys.platform != "win32":
 
 FOLDER_VARIABLE = "AGL_SPOOL_DIR"
 _FILE_PREFIX = f"{socket.gethostname()}-"
-"""Prefix of the file names of this machine: a folder may be shared, but locks are known to one machine only."""
+"""Prefix of this machine's file names. A folder may be shared between machines, but a lock is visible on one only."""
 
 
 class DiskBuffer:
-    """A queue of lines in a file, first in, first out. The file exists only while it has lines.
+    """A first-in, first-out queue of lines in a file. The file exists only while it contains lines.
 
-    Without a folder the file has no name and disappears with the process.
+    Without a folder, the file has no name and disappears when the process ends.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -42,10 +42,10 @@ class DiskBuffer:
         self._read_position = 0
         self._size = 0
         self.path: Path | None = None
-        """None while there is no file, or if the file has no name: then it does not survive the end of this process."""
+        """Path of the file. None if there is no file, or if it has no name and so does not survive this process."""
 
     def append(self, line: bytes) -> None:
-        """Write a line. Raises OSError; the file is then unchanged."""
+        """Write a line. If this raises OSError, the file is unchanged."""
         file = self._file = self._file or self._open()
         try:
             os.lseek(file.fileno(), self._size, os.SEEK_SET)
@@ -65,7 +65,7 @@ class DiskBuffer:
         return self._file.read(self._lengths[0])
 
     def remove_first(self) -> None:
-        """Remove the oldest line, and with the last one the file."""
+        """Remove the oldest line. After the last line, remove the file."""
         self._read_position += self._lengths.popleft()
         if not self._lengths:
             if self.path is not None:
@@ -74,7 +74,7 @@ class DiskBuffer:
             self.close()
 
     def close(self) -> None:
-        """Close the file. A file with a name stays for the next process."""
+        """Close the file. A file with a name is kept for the next process."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -89,9 +89,9 @@ class DiskBuffer:
 
 
 def buffer_folder(store: LightningStore) -> Path | None:
-    """Return the folder of a store's buffer files; None for a store without a URL or path.
+    """Return the folder for a store's buffer files, or None for a store without a URL or path.
 
-    It is a folder of AGL_SPOOL_DIR if that is set, or of the user's state directory.
+    The folder is in AGL_SPOOL_DIR if that variable is set, otherwise in the user's state directory.
     """
     name = getattr(store, "url", None) or getattr(store, "path", None)
     if name is None:
@@ -104,7 +104,7 @@ def buffer_folder(store: LightningStore) -> Path | None:
 
 
 def leftover_files(folder: Path) -> list[Path]:
-    """List the files that ended processes may have left, oldest first."""
+    """List the files that ended processes may have left over, oldest first."""
     if sys.platform == "win32" or not folder.is_dir():
         return []
     return sorted(folder.glob(f"{_FILE_PREFIX}*.jsonl"), key=_modified)
@@ -112,7 +112,7 @@ def leftover_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def claim(path: Path) -> Generator[IO[bytes] | None]:
-    """Lock and open a leftover file for reading; None if another process has it."""
+    """Lock a leftover file and open it for reading. Yield None if another process has locked it."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -135,14 +135,14 @@ def set_aside(path: Path) -> Path:
 def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # removed by its owner or by another process in the meantime
+    except OSError:  # the file was removed by its owner or another process in the meantime
         return 0.0
 
 
 def _create_file(folder: Path) -> tuple[IO[bytes], Path]:
     while True:
         path = folder / f"{_FILE_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.jsonl"
-        # Another process that sees the file before it is locked takes it for a leftover and removes it: try again.
+        # Another process may see the file before it is locked, take it for a leftover and remove it. Then try again.
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b", buffering=0)
         if _lock(file):
             return file, path
@@ -150,7 +150,7 @@ def _create_file(folder: Path) -> tuple[IO[bytes], Path]:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Lock the file; return False if it is locked by another process or has been removed."""
+    """Lock the file. Return False if it is locked by another process or has been removed."""
     if sys.platform == "win32":
         return False
     try:

@@ -1,9 +1,9 @@
 """Pipeline from finished spans to the store: a bounded queue in memory, and one thread that exports from it.
 
-Ending a span only appends to the queue: no lock, no waiting, no network. The export thread has an event loop of its
-own. It wakes up when the queue is no longer empty, waits briefly for more, and hands batches to the exporters, which
-send them to the store or buffer them on disk; the queue is full only when both fail. `flush` takes a flush token, the
-number of items queued so far, and waits until that many items have been stored or dropped.
+Ending a span only appends to the queue, without locks, waiting or network access. The export thread has its own event
+loop. It wakes up when the queue is no longer empty, waits briefly for more items, and passes batches to the exporters,
+which send them to the store or buffer them on disk. The queue becomes full only if both fail. `flush` takes a flush
+token, the number of items queued so far, and waits until that many items have been stored or dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from itertools import groupby
@@ -35,28 +35,28 @@ from .spans import AttemptReport, DropCounter, FinishedSpan, QueueItem, SpanBatc
 BATCH_SPANS = 256
 BATCH_BYTES = 1_000_000
 BATCH_SECONDS = 0.05
-"""Time that a batch may take to fill, unless a flush waits."""
+"""Seconds that a batch may take to fill, unless a flush is waiting."""
 
 QUEUE_SPANS = 50_000
 QUEUE_BYTES = 256_000_000
 FULL_QUEUE_TIMEOUT = 5.0
-"""Seconds that ending a span waits for space in a full queue."""
+"""Seconds that the end of a span waits for space in a full queue."""
 STOP_TIMEOUT = 5.0
-"""Seconds that stopping waits for the store to accept what is queued."""
+"""Seconds that `stop` waits for the store to accept the queued items."""
 POLL_INTERVAL_IDLE = 0.02
-"""Interval at which stopping checks whether everything is safe on disk."""
+"""Seconds between the checks in `stop` that everything is saved on disk."""
 EXIT_TIMEOUT = 2.0
-"""Seconds that the end of the process waits for each pipeline."""
+"""Seconds that the exit of the process waits for each pipeline."""
 
 
 class Pipeline:
-    """Queue and export thread of a tracer. The thread starts with the first span, and again after a fork."""
+    """Queue and export thread of a tracer. The thread starts with the first span, and again in a forked process."""
 
     def __init__(self) -> None:
         self._running = False
         self._subscribers: tuple[Callable[[AttemptRef], None], ...] = ()
         self.drops = DropCounter()
-        """Spans that could not be stored: no space, or refused by the store."""
+        """Count of spans that could not be stored: no space, or rejected by the store."""
         self._reset()
         _pipelines.add(self)
 
@@ -68,8 +68,8 @@ class Pipeline:
         self._in_flight = 0
         self._flush_tokens: list[tuple[int, Future[None]]] = []
         self._thread = ExportThread(self)
-        # Protects the counts behind flush tokens from the export thread, and the start of the thread from a second
-        # start. Reentrant, because the garbage collector may end a span anywhere, also in here.
+        # Protects the counts behind flush tokens from the export thread. Reentrant, because the garbage collector may
+        # end a span anywhere, also in here.
         self._lock = threading.RLock()
         self._space_available = threading.Condition()
 
@@ -80,18 +80,17 @@ class Pipeline:
 
     @property
     def is_batch_ready(self) -> bool:
-        """True if a batch is full or a flush waits."""
+        """True if a batch is full or a flush is waiting."""
         return bool(self._flush_tokens) or len(self._queue) >= BATCH_SPANS or self._bytes >= BATCH_BYTES
 
     def start(self, store: LightningStore | None = None) -> None:
-        """Accept items from now on, and send what earlier processes left in disk buffers for `store`."""
+        """Start accepting items, and send the items that earlier processes left in disk buffers for `store`."""
         self._running, self._full = True, False
         if store and (folder := buffer_folder(store)) and leftover_files(folder):
-            with self._lock:
-                self._thread.send_leftovers(store)
+            self._thread.send_leftovers(store)
 
     def put(self, finished: FinishedSpan, store: LightningStore) -> None:
-        """Queue a span for `store`; drop and count it if the pipeline is stopped or stays full."""
+        """Queue a span for `store`. If the pipeline is stopped or stays full, drop and count the span."""
         if self._running and (self._has_space() or self._wait_for_space()):
             self._append(finished, store)
         else:
@@ -100,7 +99,7 @@ class Pipeline:
     async def report(
         self, store: LightningStore, rollout_id: str, attempt_id: str, status: AttemptStatus, metadata: dict[str, Any]
     ) -> Attempt:
-        """Report a finished attempt behind all spans queued so far; return the store's answer or raise its error."""
+        """Report a finished attempt, after all spans queued so far. Return the store's response or raise its error."""
         report = AttemptReport(rollout_id, attempt_id, status, metadata)
         self._append(report, store)
         self._take_flush_token()  # so that the batch does not wait to fill
@@ -112,16 +111,12 @@ class Pipeline:
             await asyncio.wrap_future(token)
 
     def flush_blocking(self, timeout: float) -> bool:
-        """Flush from a thread without an event loop; return False if it takes longer than `timeout` seconds."""
-        try:
-            if token := self._take_flush_token():
-                token.result(timeout)
-        except FutureTimeoutError:
-            return False
-        return True
+        """Flush from a thread without an event loop. Return False if it takes longer than `timeout` seconds."""
+        token = self._take_flush_token()
+        return token is None or not wait({token}, timeout).not_done
 
     def stop(self) -> None:
-        """Send what is queued, for at most `STOP_TIMEOUT` seconds unless it is safe on disk, and end the thread."""
+        """Send or save the queued items, waiting at most `STOP_TIMEOUT` seconds, and end the thread."""
         self._running = False
         self._wait_until_safe()
         saved = self._thread.stop()
@@ -139,7 +134,7 @@ class Pipeline:
 
     @contextmanager
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> Generator[None]:
-        """Call `callback` in the export thread with each attempt that the store marks as late, during the block."""
+        """During the block, call `callback` in the export thread with each attempt that the store marks as late."""
         self._subscribers = (*self._subscribers, callback)
         try:
             yield
@@ -149,7 +144,7 @@ class Pipeline:
     # For the export thread
 
     def notify_late(self, attempt: AttemptRef) -> None:
-        """Tell the subscribers that the attempt had finished before its spans arrived."""
+        """Notify the subscribers that the attempt had ended before its spans arrived."""
         for callback in self._subscribers:
             callback(attempt)
 
@@ -180,10 +175,10 @@ class Pipeline:
     # Internals
 
     def _append(self, item: QueueItem, store: LightningStore) -> None:
-        self._bytes += item.size  # threads may overwrite each other's sum; the limit need not be exact
+        self._bytes += item.size  # not atomic between threads, but the limit need not be exact
         self._queue.append((item, store))
         if self._thread.is_asleep or len(self._queue) == BATCH_SPANS:
-            self._wake()
+            self._thread.wake()
 
     def _has_space(self) -> bool:
         return len(self._queue) < QUEUE_SPANS and self._bytes < QUEUE_BYTES
@@ -209,23 +204,17 @@ class Pipeline:
                 return None
             token: Future[None] = Future()
             self._flush_tokens.append((self._exported + pending, token))
-        self._wake()
+        self._thread.wake()
         return token
 
     def _wait_until_safe(self) -> None:
-        """Return when everything is stored, dropped or on disk, or after `STOP_TIMEOUT`."""
+        """Return when every item is stored, dropped or on disk, or after `STOP_TIMEOUT`."""
         token, deadline = self._take_flush_token(), time.monotonic() + STOP_TIMEOUT
-        while token and time.monotonic() < deadline and not self._thread.is_idle:
-            with suppress(FutureTimeoutError):
-                token.result(POLL_INTERVAL_IDLE)
-                break
-
-    def _wake(self) -> None:
-        with self._lock:
-            self._thread.wake()
+        while token and not token.done() and time.monotonic() < deadline and not self._thread.is_idle:
+            wait({token}, POLL_INTERVAL_IDLE)
 
     def reset_in_child(self) -> None:
-        """Start anew after a fork: what is queued is the parent's to send, and its thread does not run here."""
+        """Reset after a fork: the queued items are sent by the parent, whose thread does not run in this process."""
         self._thread.close_in_child()
         _threads_of_parent.append(self._thread)
         self.drops = DropCounter()
@@ -238,24 +227,26 @@ class ExportThread:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._thread: threading.Thread | None = None
+        # Protects the start of the thread from a second start. Reentrant, as that of the pipeline.
+        self._lock = threading.RLock()
         self._exporters: dict[LightningStore, SpanExporter] = {}
         self._saved = 0
         self.is_asleep = True
-        """True if the queue was empty: a caller that adds an item must call `wake`."""
+        """True if the queue was empty, so that a caller that adds an item must call `wake`."""
 
     def wake(self) -> None:
-        """Make the thread look at the queue and at waiting flushes; start it if necessary."""
+        """Make the thread check the queue and the waiting flushes. Start the thread if necessary."""
         self._start()
         with suppress(RuntimeError):  # the loop is closed: the process is ending
             self._loop.call_soon_threadsafe(self._woken.set)
 
     def send_leftovers(self, store: LightningStore) -> None:
-        """Send what earlier processes left on disk for `store`."""
+        """Send the items that earlier processes left on disk for `store`."""
         self._start()
         self._loop.call_soon_threadsafe(lambda: self._exporter(store).send_leftovers())
 
     def stop(self) -> int:
-        """End the thread, whatever it is doing; return the number of items saved on disk for the next process."""
+        """End the thread, even in the middle of an export. Return the number of items on disk for the next process."""
         if self._thread:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
@@ -264,7 +255,7 @@ class ExportThread:
 
     @property
     def is_idle(self) -> bool:
-        """True if every item is stored, or safe on disk."""
+        """True if every item is stored or saved on disk."""
         exporters = list(self._exporters.values())
         return self.is_asleep and self._pipeline.is_empty and all(exporter.is_idle for exporter in exporters)
 
@@ -285,14 +276,15 @@ class ExportThread:
         return self._exporters[store]
 
     def _start(self) -> None:
-        if self._thread is not None:
-            return
-        self._loop = asyncio.new_event_loop()
-        self._woken = asyncio.Event()
-        # In empty contexts: the thread does not work for the rollout whose span came first.
-        self._task = self._loop.create_task(self._run(), context=Context())
-        self._thread = threading.Thread(target=self._run_loop, name="agentlightning-exporter", daemon=True)
-        Context().run(self._thread.start)
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._loop = asyncio.new_event_loop()
+            self._woken = asyncio.Event()
+            # Use an empty context, because the thread does not belong to the rollout whose span happened to start it.
+            self._task = self._loop.create_task(self._run(), context=Context())
+            self._thread = threading.Thread(target=self._run_loop, name="agentlightning-exporter", daemon=True)
+            Context().run(self._thread.start)
 
     def _run_loop(self) -> None:
         try:
@@ -324,7 +316,7 @@ class ExportThread:
 
     async def _sleep_until_woken(self) -> None:
         self.is_asleep = True
-        # An item that was added between the last look at the queue and this line has not woken the thread.
+        # An item that was added between the last check of the queue and this line has not woken the thread.
         if self._pipeline.is_empty:
             await self._woken.wait()
         self.is_asleep = False
@@ -340,11 +332,11 @@ class ExportThread:
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _threads_of_parent: list[ExportThread] = []
-"""Kept in a forked child, since closing their event loops would affect the parent's."""
+"""Threads of the parent, referenced in a forked child because closing their event loops would affect the parent."""
 
 
 def flush_all(timeout: float) -> bool:
-    """Flush every pipeline of the process; return False if one of them took longer than `timeout` seconds."""
+    """Flush every pipeline of the process. Return False if any flush took longer than `timeout` seconds."""
     flushed = [pipeline.flush_blocking(timeout) for pipeline in list(_pipelines)]
     return all(flushed)
 

@@ -1,7 +1,7 @@
-"""Scope: the rollout and attempt that spans belong to; and the spans that user code records within it.
+"""Scope: the rollout and attempt to which spans belong, and the spans that user code records in the scope.
 
-A scope travels in the OpenTelemetry context, so tasks, copied contexts and instrumented threads inherit it, and
-concurrent rollouts never mix. Its ids are also in the baggage, for propagators that leave the process.
+A scope is stored in the OpenTelemetry context, so tasks, copied contexts and instrumented threads inherit it, and
+concurrent rollouts never mix. Its ids are also in the baggage, so that propagators can pass them to other processes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, context, trace
@@ -40,11 +39,11 @@ class Scope:
     attempt_id: str | None = None
     store: LightningStore | None = None
     pipeline: Pipeline | None = None
-    """Exports spans to the store; None keeps them here only."""
+    """Exports spans to the store. If None, spans are only kept in the scope."""
     accepts_opentelemetry: bool = False
-    """True if spans of other libraries are recorded."""
+    """True if spans from other libraries are recorded."""
     call_tracer: OtelTracer | None = None
-    """Creates the spans of instrumented calls; None if those are not recorded."""
+    """Creates the spans of instrumented calls, or None if these calls are not recorded."""
     eager_decode: bool = False
     """True if calls are decoded before their spans end, because other span processors read them too."""
     finished: list[FinishedSpan] = field(default_factory=list[FinishedSpan])
@@ -63,7 +62,7 @@ class Scope:
         return {key: value for key, value in ids.items() if value is not None}
 
     def add(self, span: ReadableSpan | Span) -> None:
-        """Record a finished span. Called in the agent's thread: never fails, and waits only while the queue is full."""
+        """Record a finished span. Called in the agent's thread: never raises, and blocks only if the queue is full."""
         finished = FinishedSpan(span, self.rollout_id or "", self.attempt_id or "")
         self.finished.append(finished)
         if self.pipeline and self.store and self.rollout_id and self.attempt_id:
@@ -78,16 +77,16 @@ class Scope:
 
 
 def current_scope(of: Context | None = None) -> Scope | None:
-    """Return the scope of a context; by default of the current one."""
+    """Return the scope of a context, by default of the current context."""
     scope: Any = context.get_value(SCOPE, of)
     return scope
 
 
 class ManualSpan:
-    """A span from start to end; as a context manager it records an exception that leaves the block.
+    """A span that is ended explicitly. As a context manager, it records an exception that leaves the block.
 
-    With an OpenTelemetry tracer it is an ordinary span, visible to all span processors. Without one, or if a sampler
-    has rejected it, it goes directly to the scope: samplers must not discard what user code emits.
+    With an OpenTelemetry tracer, it is an ordinary span, visible to all span processors. Without a tracer, or if a
+    sampler has rejected the span, it is added directly to the scope, because samplers must not discard emitted spans.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class ManualSpan:
             self.set_attributes(exception_attributes(error))
 
     def end(self, end_time: float | None = None) -> SpanCoreFields:
-        """Finish the span; a repeated call does nothing."""
+        """Finish the span. Repeated calls have no effect."""
         core = self.core
         if core.end_time is not None:
             return core
@@ -145,9 +144,7 @@ class ManualSpan:
             self._current.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._otel:
             self._current.__exit__(None, None, None)
         if error is not None:

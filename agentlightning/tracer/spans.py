@@ -1,7 +1,7 @@
-"""Finished spans, reports of finished attempts, and the batches in which they travel to a store.
+"""Finished spans, reports of finished attempts, and the batches in which they are sent to a store.
 
-The agent's thread only keeps what OpenTelemetry hands over. Conversion, replacement of values that JSON cannot hold
-(one NaN would make the store refuse a whole batch) and redaction of API keys happen when the span is first read,
+The agent's thread only saves the OpenTelemetry span. Conversion, replacement of values that JSON cannot represent (a
+single NaN would make the store reject the whole batch) and redaction of API keys happen when the span is first read,
 normally in the export thread.
 """
 
@@ -30,14 +30,14 @@ T = TypeVar("T")
 logger = logging.getLogger("agentlightning.tracer")
 
 _BASE_SIZE = 400
-"""Approximate size in bytes of a span's JSON without the texts of its attributes."""
+"""Approximate size in bytes of a span's JSON without the text of its attributes."""
 _MAX_INT, _MIN_INT = 2**63 - 1, -(2**63)
 _MAX_DEPTH = payload.MAX_DEPTH - 4
-"""Attributes are a few levels deep in the JSON that the store checks."""
+"""Maximum nesting depth of an attribute. Attributes are already a few levels deep in the JSON that the store checks."""
 
 
 class FinishedSpan:
-    """A finished span of OpenTelemetry or of this package, with the ids of its attempt."""
+    """A finished span, from OpenTelemetry or from this package, with the ids of its attempt."""
 
     __slots__ = ("_source", "_span", "attempt_id", "rollout_id", "size")
 
@@ -50,7 +50,7 @@ class FinishedSpan:
 
     @property
     def span(self) -> Span:
-        """The span as stores accept it; converted on first access."""
+        """The span in the form that stores accept. Converted on first access."""
         if self._span is None:
             self._span = self._convert()
         return self._span
@@ -67,16 +67,16 @@ class FinishedSpan:
 
 
 class DropCounter:
-    """Count of spans that were lost; every loss is logged."""
+    """Counts lost spans and logs every loss."""
 
     def __init__(self) -> None:
         self.count = 0
-        # Protects the count from the agents' threads and the export thread. Reentrant, because the garbage collector
-        # may end a span anywhere, also in here.
+        # Protects the count from concurrent access by the agents' threads and the export thread. Reentrant, because the
+        # garbage collector may end a span at any point, even while the lock is held.
         self._lock = threading.RLock()
 
     def drop(self, count: int, reason: str | None = None) -> None:
-        """Count spans as lost and log the reason, if one is given."""
+        """Count spans as lost, and log the reason if there is one."""
         with self._lock:
             self.count += count
         if reason:
@@ -85,7 +85,7 @@ class DropCounter:
 
 @dataclass(frozen=True, eq=False)
 class AttemptReport:
-    """The final status of an attempt, and the future of the store's answer."""
+    """The final status of an attempt, with a future for the store's response."""
 
     rollout_id: str
     attempt_id: str
@@ -103,7 +103,7 @@ class AttemptReport:
 
 
 def resolve(answer: Future[T], result: T | BaseException) -> None:
-    """Set the result or the exception, unless the future is already done or cancelled."""
+    """Set the result or the exception of a future, unless it is already done or cancelled."""
     if answer.done() or not answer.set_running_or_notify_cancel():
         return
     if isinstance(result, BaseException):
@@ -117,7 +117,7 @@ QueueItem = FinishedSpan | AttemptReport
 
 @dataclass(frozen=True)
 class SpanBatch:
-    """Spans in their order, then reports; the reports are of different attempts and may be sent concurrently."""
+    """Spans in order, followed by reports. The reports belong to different attempts and may be sent concurrently."""
 
     spans: Sequence[Span]
     reports: Sequence[AttemptReport]
@@ -130,7 +130,7 @@ class SpanBatch:
 
     @classmethod
     def from_items(cls, items: Sequence[QueueItem], dropped: DropCounter) -> SpanBatch:
-        """Build one batch from queue items; drop spans that cannot be converted.
+        """Build a batch from queue items. Drop spans that cannot be converted.
 
         Spans that were queued before a report are in the same batch or an earlier one.
         """
@@ -139,7 +139,7 @@ class SpanBatch:
 
     @classmethod
     def from_line(cls, line: bytes) -> SpanBatch:
-        """Parse a line of `to_line`. Raises ValueError if the line is not a batch."""
+        """Parse a line written by `to_line`. Raises ValueError if the line is not a batch."""
         fields: dict[str, Any] = orjson.loads(line)
         spans = [Span.model_validate(each) for each in fields["spans"]]
         rows: list[dict[str, Any]] = fields.get("reports", [])
@@ -169,14 +169,14 @@ def _decode(span: Span) -> None:
 
 
 def _size(source: ReadableSpan | Span) -> int:
-    # Iterating over OpenTelemetry's attribute class is a hundred times slower than over the dict inside it.
+    # Iterating over OpenTelemetry's attribute class is 100 times slower than iterating over its inner dict.
     bounded: Any = getattr(source, "_attributes", None)
     attributes: Mapping[str, Any] = getattr(bounded, "_dict", None) or source.attributes or {}
     return _BASE_SIZE + sum([len(value) for value in attributes.values() if type(value) is str])
 
 
 def _is_clean(span: Span) -> bool:
-    """Return True if nothing needs to be replaced: a fast test that may return False without need."""
+    """Return True if no value needs to be replaced. This fast test may return False for a clean span."""
     attributes = [part.attributes or {} for part in (span, span.resource, *span.events, *span.links)]
     if not all(_is_plain(value) for each in attributes for value in each.values()):
         return False
@@ -225,7 +225,7 @@ def _clean(value: Any, depth: int) -> Any:
 
 
 def _clean_text(text: str) -> str:
-    # A lone surrogate is not a character and has no UTF-8: the store would refuse the whole batch.
+    # A lone surrogate has no UTF-8 encoding, so the store would reject the whole batch.
     if not text.isascii():
         try:
             text.encode()

@@ -1,7 +1,7 @@
-"""The tracers to choose from, from the one that records least to the one that records most; and their provider.
+"""The available tracers, ordered by how much they record, and their OpenTelemetry tracer provider.
 
-A tracer provider of OpenTelemetry that the user has configured is used as it is; otherwise ours becomes the global one.
-Our span processor is added once to each provider and stays: it only records spans that begin within a scope.
+If the user has configured a tracer provider, it is used; otherwise ours becomes the global provider. Our span processor
+is added once to each provider and never removed: it records only spans that start within a scope.
 """
 
 from __future__ import annotations
@@ -30,28 +30,30 @@ logger = logging.getLogger("agentlightning.tracer")
 
 
 class DummyTracer(Tracer):
-    """Records rewards and everything else that user code emits, but no calls of the agent.
+    """Records rewards and everything else that user code emits, but not the agent's calls.
 
-    Does not use OpenTelemetry and patches nothing; works without a store.
+    Does not use OpenTelemetry, does not patch any library, and works without a store.
     """
 
 
 class OtelTracer(Tracer):
-    """Records every OpenTelemetry span that begins within its trace contexts. Patches nothing."""
+    """Records every OpenTelemetry span that starts within its trace contexts. Does not patch any library."""
 
     def otel_tracer(self) -> trace.Tracer:
-        """Return a tracer of the process's provider, which is the user's or ours."""
+        """Return a tracer of the process's provider, which is the user's provider or ours."""
         return _tracers[_provider()]
 
     def has_other_processors(self) -> bool:
-        """Return True if the provider has, or may have, span processors of the user."""
+        """Return True if the provider has, or may have, span processors added by the user."""
         found = _provider()
         return found.has_other_processors if isinstance(found, _DefaultProvider) else True
 
 
 class LightningTracer(OtelTracer):
-    """The default: records LLM calls of any SDK through the wire tap, spans of installed OpenInference instrumentors,
-    and every OpenTelemetry span that begins within its trace contexts.
+    """The default tracer.
+
+    Records LLM calls of any SDK through the wire tap, spans of installed OpenInference instrumentors, and every
+    OpenTelemetry span that starts within its trace contexts.
     """
 
     def instrumentations(self) -> list[Instrumentation]:
@@ -64,20 +66,20 @@ class LightningTracer(OtelTracer):
 
 
 class AgentOpsTracer(LightningTracer):
-    """Also records what the AgentOps SDK instruments: agent frameworks, its decorators and LLM SDKs.
+    """A `LightningTracer` that also uses the AgentOps SDK to record agent frameworks, its decorators and LLM SDKs.
 
-    An LLM call that both see is one span. AgentOps' service is never contacted, and no key is needed. Without the
-    extra `[agentops]` it logs this once and works as a `LightningTracer`.
+    An LLM call that both of them record becomes one span. AgentOps' service is never contacted, and no key is needed.
+    Without the extra `[agentops]`, this tracer logs that once and works like a `LightningTracer`.
     """
 
     _missing_logged = False
 
     def instrumentations(self) -> list[Instrumentation]:
-        """Return those of `LightningTracer`, and AgentOps if it is installed."""
+        """Return the instrumentation of `LightningTracer`, and AgentOps if it is installed."""
         return [*super().instrumentations(), *([AGENTOPS] if AGENTOPS.is_installed else [])]
 
     def init_worker(self, worker_id: int | str = 0, store: LightningStore | None = None) -> None:
-        """Set up the tracer, and log whether AgentOps is used."""
+        """Set up the tracer and log if AgentOps is used."""
         super().init_worker(worker_id, store)
         if AGENTOPS.is_installed:
             logger.info("[Worker %s] AgentOps client initialized.", worker_id)
@@ -94,7 +96,7 @@ class AgentOpsTracer(LightningTracer):
 
 
 def _provider() -> TracerProvider:
-    """Return the process's tracer provider; create ours and make it the global one if there is none."""
+    """Return the process's tracer provider. If there is none, create ours and make it the global provider."""
     with _lock:
         found = trace.get_tracer_provider()
         if not isinstance(found, TracerProvider):
@@ -110,11 +112,11 @@ class _ScopeProcessor(SpanProcessor):
 
     def __init__(self) -> None:
         self._open: weakref.WeakValueDictionary[int, Scope] = weakref.WeakValueDictionary()
-        """Scopes by span id: a span that ends is only a copy, without its context. The references are weak, so that
-        spans that never end are forgotten with their scope."""
+        """Scopes by span id, because an ended span is only a copy without its context. The references are weak, so that
+        the entries of spans that never end disappear with their scope."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Remember the scope of the span."""
+        """Record the scope of the span."""
         scope = self._find_scope(span, parent_context)
         if scope is None or not scope.accepts_opentelemetry:
             return
@@ -123,13 +125,13 @@ class _ScopeProcessor(SpanProcessor):
         self._open[span.get_span_context().span_id] = scope
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Pass the span to its scope. Costs the agent's thread a few microseconds."""
+        """Pass the span to its scope. Takes a few microseconds in the agent's thread."""
         context = span.get_span_context()
         if context and (scope := self._open.pop(context.span_id, None)):
             scope.add(span)
 
     def shutdown(self) -> None:
-        """Do nothing: pipelines stop with their tracers."""
+        """Do nothing, because pipelines stop with their tracers."""
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Wait until all finished spans are stored."""
@@ -142,7 +144,7 @@ class _ScopeProcessor(SpanProcessor):
     def _find_scope(self, span: Span, parent_context: Context | None) -> Scope | None:
         if scope := current_scope(parent_context):
             return scope
-        # A library may build contexts without our entries: its spans belong to the scope of their parents.
+        # A library may build contexts without our entries. Its spans then belong to the scope of their parents.
         if span.parent and (scope := self.scope_of(span.parent.span_id)):
             return scope
         return current_scope(get_current())
@@ -157,7 +159,7 @@ class _ScopeIdGenerator(RandomIdGenerator):
 
 
 class _DefaultProvider(TracerProvider):
-    """Knows whether it has span processors of others."""
+    """A provider that records if span processors other than ours were added."""
 
     has_other_processors = False
 
@@ -169,7 +171,7 @@ class _DefaultProvider(TracerProvider):
 def _default_provider() -> TracerProvider:
     global _default
     if _default is None:
-        # OpenTelemetry keeps 128 attributes of a span and drops the oldest: too few for a long conversation.
+        # By default, OpenTelemetry keeps only the newest 128 attributes of a span: too few for a long conversation.
         limits = SpanLimits(max_attributes=SpanLimits.UNSET, max_span_attributes=SpanLimits.UNSET)
         _default = _DefaultProvider(
             sampler=ALWAYS_ON, id_generator=_ScopeIdGenerator(), span_limits=limits, shutdown_on_exit=False
@@ -181,6 +183,6 @@ def _default_provider() -> TracerProvider:
 
 _PROCESSOR = _ScopeProcessor()
 _tracers: weakref.WeakKeyDictionary[TracerProvider, trace.Tracer] = weakref.WeakKeyDictionary()
-"""The tracers of all providers that have the processor. Kept, since creating one costs as much as a span."""
+"""The tracers of all providers that have the processor. Cached, because creating a tracer costs as much as a span."""
 _default: TracerProvider | None = None
 _lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""The trainer: run an algorithm and the runners of an agent with one call."""
+"""The trainer, which runs an algorithm and the runners of an agent with one call."""
 
 from ..lazy import lazy_names
 

@@ -1,4 +1,4 @@
-"""Callbacks: receive the progress, the metrics and the result of a run."""
+"""Callbacks, which receive the progress, the metrics and the result of a run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class RunProgress:
     """Progress of a run."""
 
     seconds: float
-    """Since the start."""
+    """Seconds since the start of the run."""
     queued: int
     running: int
     succeeded: int
     failed: int
-    """Including cancelled ones."""
+    """Number of failed rollouts, including cancelled rollouts."""
     mean_reward: float | None
     rate: float
-    """Rollouts completed per second, recently."""
+    """Rollouts recently completed per second."""
 
     @property
     def done(self) -> int:
@@ -36,7 +36,7 @@ class RunProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time until all queued and running rollouts are completed, at the current rate."""
+        """Estimated seconds until all queued and running rollouts are completed, at the current rate."""
         left = self.queued + self.running
         return left / self.rate if self.rate and left else None
 
@@ -53,16 +53,16 @@ class RunProgress:
 
 
 class Callback:
-    """Base class of callbacks. All methods are called in one thread, not the algorithm's, one call at a time."""
+    """Base class of callbacks. All methods are called in a single thread that is not the algorithm's thread."""
 
     def on_start(self, folder: Path) -> None:
         """Handle the start of the run in `folder`."""
 
     def on_progress(self, progress: RunProgress) -> None:
-        """Handle progress: about once a second while rollouts are completed, and at the end."""
+        """Handle progress. Called about once a second while rollouts are being completed, and at the end."""
 
     def on_metrics(self, values: Mapping[str, Any], step: int | None) -> None:
-        """Handle metrics of the algorithm."""
+        """Handle metrics logged by the algorithm."""
 
     def on_end(self, result: RunResult) -> None:
         """Handle the end of the run."""

@@ -20,11 +20,11 @@ def build(
     names: Mapping[str, Callable[..., T]] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> T:
-    """Return the component that `given` describes, or the `default` where it is None.
+    """Return the component that `given` describes, or the `default` if it is None.
 
-    A string is one of `names` or an import path, `package.module:Name`. A dict has such a string, a class or a factory
-    as its `type`, and further keys as arguments. Classes and factories also get the `defaults` that they accept.
-    Raises TypeError or ValueError naming the `parameter`.
+    A string must be one of `names` or an import path, `package.module:Name`. A dict must have a `type`, which is such a
+    string, a class or a factory; its other keys are arguments. Classes and factories also get the `defaults` that they
+    accept. Raises a TypeError or ValueError that names the `parameter`.
     """
     component_type: Any = get_origin(kind) or kind
     given = default if given is None else given
@@ -33,18 +33,18 @@ def build(
         resolved = _call(resolved, parameter, names, defaults or {})
     if isinstance(resolved, component_type):
         return cast("T", resolved)
-    raise TypeError(f"{parameter} must be a {component_type.__name__}; {given!r} gave a {type(resolved).__name__}")
+    raise TypeError(f"{parameter} must be a {component_type.__name__}; {given!r} returned a {type(resolved).__name__}")
 
 
 def resolve_name(name: str, parameter: str, names: Mapping[str, Any] | None = None) -> Any:
-    """Return the object of one of `names`, or of an import path: `package.module:Name` or `package.module.Name`."""
+    """Return the object for one of `names` or for an import path, `package.module:Name` or `package.module.Name`."""
     if found := (names or {}).get(name):
         return found
     module, _, attributes = name.partition(":") if ":" in name else name.rpartition(".")
     if not module or not attributes:
         choices = "".join(f"{each!r}, " for each in names or ())
         raise ValueError(
-            f"unknown {parameter} {name!r}; choose from {choices}or give an import path like 'package.module:Name'"
+            f"unknown {parameter} {name!r}; choose from {choices}or use an import path like 'package.module:Name'"
         )
     found = _import(module, name, parameter)
     for attribute in attributes.split("."):
@@ -59,7 +59,7 @@ def _import(module: str, name: str, parameter: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module exists, and one of its own imports does not
+            raise  # the module exists, but one of its imports fails
         raise ValueError(f"unknown {parameter} {name!r}: no module named {error.name!r}") from None
 
 
@@ -69,7 +69,7 @@ def _call(given: Any, parameter: str, names: Mapping[str, Any] | None, defaults:
     if isinstance(given, Mapping):
         arguments = dict(cast("Mapping[str, Any]", given))
         if "type" not in arguments:
-            raise ValueError(f"the dict given as {parameter} needs a 'type': a class, a factory or an import path")
+            raise ValueError(f"the dict passed as {parameter} needs a 'type': a class, a factory or an import path")
         factory = arguments.pop("type")
         factory = resolve_name(factory, parameter, names) if isinstance(factory, str) else factory
     if not callable(factory):
@@ -79,7 +79,7 @@ def _call(given: Any, parameter: str, names: Mapping[str, Any] | None, defaults:
 
 
 def _accepted(factory: Callable[..., Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return those of the arguments that `factory` accepts by name."""
+    """Return the `defaults` that `factory` accepts as keyword arguments."""
     if not defaults:
         return {}
     parameters = inspect.signature(factory).parameters.values()

@@ -1,4 +1,4 @@
-"""Terminal output of a run: a live status line on a terminal, occasional plain lines elsewhere."""
+"""Progress output of a run: a live status line on a terminal, occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .result import RunResult
 PLAIN_INTERVAL: Final = 10.0
 """Seconds between plain status lines."""
 MAX_REASONS: Final = 3
-"""Number of failure reasons shown at the end."""
+"""Maximum number of failure reasons shown at the end."""
 
 
 class Display(Callback):
-    """Prints to stderr, so that stdout contains only the script's own output.
+    """Prints the progress to stderr, so that stdout contains only the script's own output.
 
-    With `live=False` it prints plain lines on a terminal too, which do not disturb a debugger's prompt.
+    With `live=False`, it also prints plain lines on a terminal, because a live line would disturb a debugger's prompt.
     """
 
     def __init__(self, *, live: bool = True) -> None:
@@ -42,7 +42,7 @@ class Display(Callback):
                 console=self._console,
                 refresh_per_second=4,
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # output to a file or a pipe must stay there
+                redirect_stdout=sys.stdout.isatty(),  # output to a file or a pipe must not be redirected
             )
             self._live.start()
 
@@ -73,7 +73,7 @@ class Display(Callback):
 
 
 def progress_line(progress: RunProgress) -> str:
-    """Return the progress in one line."""
+    """Format the progress as one line."""
     parts = [
         f"{progress.done} done",
         f"{progress.failed} failed" if progress.failed else "",
@@ -87,7 +87,7 @@ def progress_line(progress: RunProgress) -> str:
 
 
 def result_line(result: RunResult) -> str:
-    """Return the result and the run's folder in one line."""
+    """Format the result and the run's folder as one line."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items())) or "no rollouts"
     mean = "" if result.mean_reward is None else f", mean reward {result.mean_reward:.3f}"
     return f"Run {result.name} {result.status} after {result.seconds:.1f} s: {counts}{mean}. Saved to {result.folder}"

@@ -1,7 +1,7 @@
 """KeyedStore: the algorithm's view of the store, with rollouts that are unique by key within a run.
 
-A rollout enqueued with `metadata={"key": …}` is enqueued once. Enqueuing the key again, above all in an algorithm that
-was killed and is resumed, returns the existing rollout: finished, running, or queued.
+A rollout with `metadata={"key": …}` is enqueued only once. Enqueuing the same key again, for example in an algorithm
+that was killed and resumed, returns the existing rollout, whether it is finished, running or queued.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _DelegatingStore(LightningStore):
 
 
 class KeyedStore(_DelegatingStore):
-    """A view of `inner` whose rollouts are unique by key. Closing it leaves `inner` open."""
+    """A view of `inner` whose rollouts are unique by key. Closing the view leaves `inner` open."""
 
     def __init__(self, inner: LightningStore) -> None:
         self.inner = inner
@@ -48,7 +48,7 @@ class KeyedStore(_DelegatingStore):
         return self.inner.otlp_traces_endpoint()
 
     async def load_keys(self) -> None:
-        """Load the keys of the existing rollouts. Cancelled and lost ones are left out, to be enqueued again."""
+        """Load the keys of the existing rollouts, except cancelled and lost rollouts, which may be enqueued again."""
         cursor: str | None = None
         while True:
             page = await self.inner.query_rollouts(limit=PAGE_SIZE, cursor=cursor, cut_at=1)
@@ -69,7 +69,7 @@ class KeyedStore(_DelegatingStore):
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> list[Rollout]:
         keys = [key for request in rollouts if (key := _key_of(request.metadata)) is not None]
         if len(set(keys)) < len(keys):
-            raise Conflict("two of the rollouts have the same key", field=KEY)
+            raise Conflict("two of the rollouts have the same key; use a unique key for each", field=KEY)
         existing = [await self._existing(request.metadata) for request in rollouts]
         missing = [request for request, found in zip(rollouts, existing, strict=True) if found is None]
         enqueued = iter(await self.inner.enqueue_many_rollouts(missing) if missing else [])
@@ -88,7 +88,7 @@ class KeyedStore(_DelegatingStore):
 
 
 def _is_lost(rollout: AnyRollout) -> bool:
-    """Return True if the rollout says nothing about the agent: cancelled, or its only attempt lost with its runner."""
+    """Return True if the rollout was cancelled, or its only attempt was lost with its runner."""
     if rollout.status != "failed" or not isinstance(rollout, AttemptedRollout):
         return rollout.status == "cancelled"
     return rollout.attempt.status == "unresponsive" and rollout.config.max_attempts == 1

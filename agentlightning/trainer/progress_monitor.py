@@ -1,7 +1,7 @@
 """ProgressMonitor: reads a run's progress from the store and calls the callbacks.
 
-It works in a thread of its own, so that an algorithm that blocks its event loop and a slow callback do not affect each
-other. RunStatistics sums over the run's rollouts.
+It runs in a separate thread, so that an algorithm that blocks its event loop and a slow callback do not affect each
+other. RunStatistics computes totals over the run's rollouts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_PROGRESS: Final = 1.0
 RATE_WINDOW: Final = 20.0
-"""Seconds over which the rate is measured."""
+"""Length in seconds of the time window over which the rate is measured."""
 PAGE_SIZE: Final = 1000
 MAX_REASON: Final = 200
 FINAL: Final[list[RolloutStatus]] = ["succeeded", "failed", "cancelled"]
@@ -44,35 +44,35 @@ class ProgressMonitor:
         self._start = time.monotonic()
         self._stop = Event()
         self._samples: deque[tuple[float, int]] = deque()
-        """Times and numbers of completed rollouts within the last `RATE_WINDOW`."""
+        """Samples (time, number of completed rollouts) from the last `RATE_WINDOW` seconds."""
         self._last: RunProgress | None = None
-        # A single thread, so that callbacks are called one at a time.
+        # Use a single thread, so that callbacks are called one at a time.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="agl-monitor")
 
     def start(self, folder: Path) -> None:
-        """Announce the start and begin to poll."""
+        """Call the callbacks' `on_start` and start polling."""
         self._call_each(lambda callback: callback.on_start(folder))
         self._executor.submit(self._poll)
 
     def log_metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Pass metrics of the algorithm to the callbacks."""
+        """Pass the algorithm's metrics to the callbacks."""
         copied = dict(values)
         self._executor.submit(self._call_each, lambda callback: callback.on_metrics(copied, step))
 
     async def finish(self) -> None:
-        """Stop to poll, and read the progress for the last time."""
+        """Stop polling and read the progress a last time."""
         self._stop.set()
         await asyncio.wrap_future(self._executor.submit(self._read_progress))
 
     def end(self, result: RunResult) -> None:
-        """Announce the end."""
+        """Call the callbacks' `on_end`."""
         self._call_each(lambda callback: callback.on_end(result))
         self._executor.shutdown(wait=False)
 
     def _poll(self) -> None:
         start = time.monotonic()
         self._read_progress()
-        # On a large store a poll takes longer, and changes less.
+        # With a large store, poll less often: a poll takes longer and shows smaller relative changes.
         if not self._stop.wait(max(POLL_INTERVAL_PROGRESS, 20 * (time.monotonic() - start))):
             self._executor.submit(self._poll)
 
@@ -80,7 +80,7 @@ class ProgressMonitor:
         try:
             progress = asyncio.run(self._progress())
         except Exception:
-            logger.exception("The run's progress could not be read")
+            logger.exception("The run's progress could not be read; trying again at the next poll")
             return
         if self._last is None or _counts(self._last) != _counts(progress):
             self._last = progress
@@ -116,7 +116,7 @@ class ProgressMonitor:
             try:
                 call(callback)
             except Exception:
-                logger.exception("The callback %s failed", type(callback).__name__)
+                logger.exception("The callback %s failed; the run continues", type(callback).__name__)
 
 
 def _counts(progress: RunProgress) -> tuple[int, int, int]:
@@ -125,7 +125,7 @@ def _counts(progress: RunProgress) -> tuple[int, int, int]:
 
 @dataclass
 class _Candidate:
-    """Sums over the rollouts with one version of some resources."""
+    """Totals over the rollouts with one version of some resources."""
 
     rollouts: int = 0
     failed: int = 0
@@ -133,7 +133,7 @@ class _Candidate:
 
 
 class RunStatistics:
-    """Reads each rollout once, after its end."""
+    """Totals over a run's rollouts. Reads each rollout once, after its end."""
 
     def __init__(self, store: LightningStore) -> None:
         self._store = store
@@ -143,7 +143,7 @@ class RunStatistics:
 
     @property
     def mean_reward(self) -> float | None:
-        """Over all rollouts with a reward."""
+        """Mean reward of all rollouts with a reward."""
         rewards = [reward for candidate in self._candidates.values() for reward in candidate.rewards]
         return math.fsum(rewards) / len(rewards) if rewards else None
 
@@ -160,7 +160,7 @@ class RunStatistics:
                     self._add(rollout)
 
     async def counts(self) -> dict[str, int]:
-        """Return the number of rollouts by status, without the algorithm's journal."""
+        """Return the number of rollouts by status, excluding the algorithm's journal sessions."""
         by_status = dict((await self._store.statistics())["rollouts"])
         for rollout in await self._store.query_rollouts(text_contains=f'"{SESSION_MARK}"', cut_at=1):
             if is_journal_session(rollout):
@@ -168,7 +168,7 @@ class RunStatistics:
         return {status: count for status, count in by_status.items() if count > 0}
 
     def failures(self) -> dict[str, int]:
-        """Return the number of failed rollouts by reason, the most frequent first."""
+        """Return the number of failed rollouts by reason, most frequent first."""
         return dict(self._reasons.most_common())
 
     def history(self) -> list[CandidateResult]:

@@ -1,4 +1,4 @@
-"""RunResult: the result of a run, as returned and as saved."""
+"""RunResult: the result of a run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class CandidateResult(BaseModel):
     rollouts: int
     """Completed ones."""
     failed: int = 0
-    """Including timed-out and lost ones."""
+    """Number of failed rollouts, including timed-out and lost rollouts."""
     rewarded: int = 0
-    """Rollouts with a reward. The others are not counted as 0."""
+    """Number of rollouts with a reward. Rollouts without a reward are ignored, not counted as 0."""
     mean_reward: float | None = None
     standard_error: float | None = None
-    """Of the mean; None with fewer than two rewards."""
+    """Standard error of the mean, or None if there are fewer than two rewards."""
 
 
 class RunResult(BaseModel):
@@ -31,30 +31,30 @@ class RunResult(BaseModel):
 
     name: str
     folder: Path | None = None
-    """Contains database, log, config, metrics and this result. None for a process with runners only."""
+    """Folder with the database, log, config, metrics and this result. None in a process that only has runners."""
     status: Literal["finished", "stopped", "failed"] = "finished"
     best_resources: NamedResources | None = None
-    """The algorithm's choice, or else the resources with the highest mean reward."""
+    """The resources chosen by the algorithm, or else the resources with the highest mean reward."""
     best_resources_id: str | None = None
     history: list[CandidateResult] = Field(default_factory=list[CandidateResult])
-    """In the order in which their first rollouts ended."""
+    """Results of all resource versions, in the order in which their first rollouts ended."""
     mean_reward: float | None = None
-    """Over all rollouts with a reward."""
+    """Mean reward of all rollouts with a reward."""
     counts: dict[str, int] = Field(default_factory=dict)
-    """Rollouts by status."""
+    """Number of rollouts by status."""
     failures: dict[str, int] = Field(default_factory=dict)
-    """Failed rollouts by reason, the most frequent first."""
+    """Number of failed rollouts by reason, most frequent first."""
     seconds: float = 0.0
     report: dict[str, Any] = Field(default_factory=dict)
     """The algorithm's report."""
     returned: Any = Field(default=None, exclude=True)
-    """The algorithm's return value; not saved in the file."""
+    """The algorithm's return value. Not saved in the file."""
     error: str | None = None
     """The error that ended a failed run."""
 
     @property
     def rewards(self) -> dict[str, float]:
-        """Mean reward by resources id; the latest version of each."""
+        """Mean reward of the latest version of each resources id."""
         return {
             each.resources_id: each.mean_reward
             for each in self.history

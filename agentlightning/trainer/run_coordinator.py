@@ -1,4 +1,4 @@
-"""The two tasks of a run for an execution strategy: the coordinated algorithm, and a runner for each worker."""
+"""The two tasks of a run that an execution strategy executes: the algorithm, and a runner for each worker."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from .store_lock import StoreLock
 logger = logging.getLogger(__name__)
 
 Datasets = tuple[Dataset[Any] | None, Dataset[Any] | None]
-"""For training and for validation."""
+"""The datasets for training and for validation."""
 
 INITIAL: Final = "initial"
-"""Id of the trainer's `initial_resources`."""
+"""Resources id of the trainer's `initial_resources`."""
 POLL_INTERVAL_RUN_END: Final = 1.0
 
 
 @dataclass
 class RunnerLauncher:
-    """Creates a runner in each process or thread, and runs it."""
+    """Creates and runs a runner in each process or thread."""
 
     make_runner: Callable[[], Runner[Any]]
     agent: LitAgent[Any]
     hooks: Sequence[Hook]
     log: RunLog
     watch_run_end: bool
-    """The runner is started separately from the algorithm, so it must detect the end of the run itself."""
+    """True if the runner is started separately from the algorithm and so must detect the end of the run itself."""
     started: float = field(default_factory=time.time)
 
     async def __call__(self, store: LightningStore, worker: int, stop: StopEvent) -> None:
@@ -81,7 +81,7 @@ class RunCoordinator:
     result: RunResult | None = None
 
     async def acquire(self, store: LightningStore) -> None:
-        """Lock the store. Raises `StoreInUse`."""
+        """Lock the store. Raises `StoreInUse` if another trainer uses it."""
         try:
             self._lock = await StoreLock.acquire(store, self.folder.name)
         except StoreInUse:
@@ -93,7 +93,7 @@ class RunCoordinator:
         return await self._lock.run_while_held(self._run(store))
 
     def record_failure(self, error: Exception) -> None:
-        """Record an error outside the algorithm, which stopped it or kept it from starting."""
+        """Record an error outside the algorithm that stopped the algorithm or prevented its start."""
         result = self.result or RunResult(name=self.folder.name, folder=self.folder.path, status="stopped")
         if result.status == "stopped":
             self.result = result.model_copy(update={"status": "failed", "error": _describe(error)})
@@ -141,7 +141,7 @@ class RunCoordinator:
         is_async = isinstance(algorithm, FunctionAlgorithm) and algorithm.is_async
         if is_async or inspect.iscoroutinefunction(algorithm.run):
             return await algorithm.run(*datasets)
-        # A sync algorithm may block, and one that hangs must not delay the end after a Ctrl-C.
+        # A sync algorithm may block, and an algorithm that hangs must not delay the exit after a Ctrl-C.
         returned = await run_in_thread(algorithm.run, *datasets, name="agl-algorithm")
         return await returned if inspect.isawaitable(returned) else returned
 
@@ -175,7 +175,7 @@ class RunCoordinator:
 
 
 async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio.Event) -> None:
-    """Set the event when a run has ended since that time. A run that was killed and is resumed has not ended."""
+    """Set `ended` when a run has ended after the time `since`. A run that was killed and is resumed has not ended."""
     while True:
         try:
             latest = await _latest_session(store, since)
@@ -184,7 +184,7 @@ async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio
             if latest is not None:
                 await store.wait_for_rollouts([latest.rollout_id])
         except StoreUnavailable:
-            latest = None  # the algorithm's machine is unreachable; the runner itself logs that
+            latest = None  # the algorithm's machine is unreachable, which the runner logs
         if latest is None:
             await asyncio.sleep(POLL_INTERVAL_RUN_END)
     logger.info("The run has ended (%s).", latest.status)

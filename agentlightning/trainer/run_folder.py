@@ -1,4 +1,4 @@
-"""RunFolder: the files of one run, in `runs/NAME/`; and RunLog, which writes its `log.txt`."""
+"""RunFolder, which manages the files of a run in `runs/NAME/`, and RunLog, which writes the run's `log.txt`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .result import RunResult
 
 RUNS = "runs"
 RESUME_VARIABLE = "AGL_RESUME"
-"""Set by `agl resume`: the folder in which the script's run continues."""
+"""Environment variable set by `agl resume`: the folder of the run that the script continues."""
 LOGGER: Final = logging.getLogger("agentlightning")
 ACCESS_LOGGER: Final = logging.getLogger("agentlightning.store.access")
-"""Silenced during a run: a line for each request is useful in `agl store` only."""
+"""Loggers that are silenced during a run, because one line per request is useful only in `agl store`."""
 
 _entering = threading.Lock()
-"""Protects a log's count of entries from runners' threads that enter and leave at the same time."""
+"""Protects a log's count of entries from runner threads that enter and exit concurrently."""
 
 
 class RunFolder:
@@ -52,21 +52,21 @@ class RunFolder:
         return self._config.exists()
 
     def config(self) -> dict[str, Any]:
-        """Return the command and settings of the run; empty if they cannot be read."""
+        """Return the command and settings of the run, or an empty dict if they cannot be read."""
         try:
             return json.loads(self._config.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
 
     def result(self) -> RunResult | None:
-        """Return the result; None while the run is active, and after it was killed."""
+        """Return the result, or None if the run is active or was killed."""
         try:
             return RunResult.model_validate_json(self._result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
     def start(self, settings: dict[str, Any]) -> None:
-        """Create the folder, and save the command and the settings."""
+        """Create the folder and save the command and settings."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._result.unlink(missing_ok=True)
         config = {
@@ -84,14 +84,14 @@ class RunFolder:
         _write(self._result, orjson.dumps(data, option=orjson.OPT_INDENT_2, default=str).decode())
 
     def discard(self) -> None:
-        """Mark the folder as unused, so that its run is not resumed."""
+        """Mark the folder as unused, so that it is never resumed."""
         self._config.unlink(missing_ok=True)
 
 
 class RunLog:
-    """Writes the `agentlightning` log of a run's processes to its `log.txt`, for the length of a block.
+    """Context manager that writes the `agentlightning` log of a run's processes to the run's `log.txt`.
 
-    Entering it again, in a runner's thread or forked process, has no effect.
+    Entering it again in a runner's thread or forked process has no effect.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -137,11 +137,11 @@ def new_folder(title: str, root: str | Path = RUNS) -> RunFolder:
         except FileExistsError:
             continue
         return RunFolder(path)
-    raise AssertionError("counting never ends")
+    raise AssertionError("unreachable: counting never ends")
 
 
 def folders(root: str | Path = RUNS) -> Iterator[RunFolder]:
-    """Yield all runs under `root`, the latest first."""
+    """Yield all runs in `root`, newest first."""
     found = [RunFolder(path) for path in Path(root).glob("*/")] if Path(root).is_dir() else []
     yield from sorted((folder for folder in found if folder.exists), key=_start_order, reverse=True)
 
@@ -160,14 +160,14 @@ def _start_order(folder: RunFolder) -> tuple[str, str]:
 
 
 def _write(file: Path, text: str) -> None:
-    # Atomic by a rename: a reader, and a file left by a killed process, has the old content or the new one.
+    # Replace the file atomically: even if the process is killed, the file has either the old or the new content.
     temporary = file.with_name(f".{file.name}.new")
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(file)
 
 
 def _enable_info(cleanup: ExitStack) -> None:
-    """Lower the logger's level to INFO, and keep the existing handlers at the level that they have now."""
+    """Lower the logger's level to INFO without changing what the existing handlers log."""
     if LOGGER.isEnabledFor(logging.INFO):
         return
     level = LOGGER.getEffectiveLevel()

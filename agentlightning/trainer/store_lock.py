@@ -1,7 +1,7 @@
-"""StoreLock: one trainer per store. With two, each would have its tasks run by the runners of either agent.
+"""StoreLock: allows one trainer per store. With two, the runners of one agent would run tasks of the other trainer.
 
-The lock is a lease in the store, renewed by a thread that no algorithm can block. It expires when its holder dies. A
-trainer on the same machine can check that, and does not wait for the expiry.
+The lock is a lease in the store, renewed by a thread that no algorithm can block. It expires if its holder dies. A
+trainer on the same machine can detect that the holder is dead, and does not wait for the expiry.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ LEASE: Final = "trainer"
 LEASE_SECONDS: Final = 60.0
 RENEWAL_INTERVAL: Final = 10.0
 RELEASE_TIMEOUT: Final = 2.0
-"""An unreachable store must not delay the end of a run."""
+"""Timeout in seconds for the release, because an unreachable store must not delay the end of a run."""
 
 _local_holders: set[str] = set()
-"""Holders in this process."""
+"""Active lock holders in this process."""
 
 
 @dataclass
 class StoreLock:
-    """A trainer's exclusive lock of its store. Created by `acquire`, renewed and then released by `run_while_held`."""
+    """A trainer's exclusive lock on its store. `acquire` creates it, `run_while_held` renews and finally releases it."""
 
     store: LightningStore
     holder: str
@@ -44,7 +44,7 @@ class StoreLock:
 
     @classmethod
     async def acquire(cls, store: LightningStore, run: str) -> Self:
-        """Acquire the lock for `run`. Raises `StoreInUse` when another trainer holds it."""
+        """Acquire the lock for `run`. Raises `StoreInUse` if another trainer holds the lock."""
         holder = f"{run[:200]}-{secrets.token_hex(6)}"
         about = {"run": run, "host": socket.gethostname(), "pid": os.getpid()}
         lease = await store.hold_lease(LEASE, holder, LEASE_SECONDS, about)
@@ -56,7 +56,7 @@ class StoreLock:
         return cls(store, holder)
 
     async def run_while_held(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of `work`. Cancels it and raises `StoreInUse` when another trainer takes the lock."""
+        """Return the result of `work`. If another trainer takes the lock, cancel `work` and raise `StoreInUse`."""
         working = asyncio.ensure_future(work)
         async with self._renewed():
             try:
@@ -79,7 +79,7 @@ class StoreLock:
                 yield
         finally:
             _local_holders.discard(self.holder)
-            with suppress(StoreUnavailable, TimeoutError):  # then it expires
+            with suppress(StoreUnavailable, TimeoutError):  # the lease will expire
                 async with asyncio.timeout(RELEASE_TIMEOUT):
                     await self.store.hold_lease(LEASE, self.holder, 0)
 
@@ -106,6 +106,6 @@ def _in_use(lease: Lease) -> str:
     age = max(0.0, time.time() - lease["seen"])
     return (
         f"the store is already in use by run {about.get('run')}, process {about.get('pid')} on {about.get('host')}, "
-        f"last seen {age:.0f} s ago. Two trainers cannot share a store: give this one a store of its own, or wait "
+        f"last seen {age:.0f} s ago. Two trainers cannot share a store: use another store, or wait "
         f"until that run has ended (if it was killed, {lease['seconds_left']:.0f} s)"
     )

@@ -1,4 +1,4 @@
-"""Trainer: build the components of a run, run them, and return the result."""
+"""Trainer: builds the components of a run, runs them, and returns the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .run_coordinator import Datasets, RunCoordinator, RunnerLauncher
 from .run_folder import RESUME_VARIABLE, RunFolder, RunLog, new_folder, unfinished
 
 DRAIN_SECONDS = 5.0
-"""Short, because the results of rollouts that outlast the algorithm are not used."""
+"""Seconds to finish running rollouts. Short, because results that arrive after the algorithm's end are not used."""
 
 
 Agent = LitAgent[Any] | Callable[..., Any]
@@ -38,10 +38,10 @@ Agent = LitAgent[Any] | Callable[..., Any]
 class Trainer:
     """Runs an algorithm and `n_runners` runners of an agent until the algorithm has ended.
 
-    Each component may be an instance, a class, a factory, an import path, or a dict with "type". The defaults: a
+    Each component may be an instance, a class, a factory, an import path, or a dict with "type". The defaults are a
     SQLite store in the run's folder, `LightningTracer`, and the client-server strategy, "cs" (`strategy="shm"` runs
-    everything in this process). A run's folder is `runs/NAME`, or `run_dir`. Each runner carries out up to
-    `max_concurrency` rollouts at once, and `max_rollouts` in all. `port` is the port of the store's server.
+    everything in this process). The folder of a run is `run_dir`, by default `runs/NAME`. Each runner runs up to
+    `max_concurrency` rollouts concurrently and `max_rollouts` in total. `port` is the port of the store's server.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class Trainer:
         val_dataset: Dataset[Any] | None = None,
         resume: bool = False,
     ) -> RunResult:
-        """Run the algorithm on `agent` to its end.
+        """Run the algorithm on `agent` until the algorithm has ended.
 
-        Raises the errors of the algorithm and of runners, and `StoreInUse` when another trainer uses the store. Two
-        trainers cannot share one, because runners would run the tasks of one with the agent of the other; each needs
-        its own (on PostgreSQL, a schema). With `resume` it continues the run in the same folder, or else the latest
-        unfinished one of this algorithm and agent; completed work is not repeated.
+        Raises the errors of the algorithm and of runners, and `StoreInUse` if another trainer uses the store. Two
+        trainers cannot share a store, because their runners would run each other's tasks with the wrong agent. Each
+        trainer needs its own store (or its own schema in PostgreSQL). With `resume`, continue the run in `run_dir`, or
+        else the latest unfinished run with this algorithm and agent. Completed work is not repeated.
         """
         return self._fit(self.strategy, agent, (train_dataset, val_dataset), self.n_runners, resume, live=True)
 
@@ -107,7 +107,7 @@ class Trainer:
         *,
         val_dataset: Dataset[Any] | None = None,
     ) -> RunResult:
-        """Run everything in this process with one runner in a thread, as a debugger needs it.
+        """Run everything in this process, with one runner in a thread, so that a debugger can be used.
 
         The algorithm must be a `FastAlgorithm`; the default is `Baseline`.
         """
@@ -147,7 +147,7 @@ class Trainer:
             try:
                 strategy.execute(coordinator, launcher, self._open_store(folder), n_runners=n_runners)
             except KeyboardInterrupt:
-                # Raised anew, without the frames of the event loop, so that the user sees how to continue.
+                # Raise a new exception without the event loop's frames, so that the user sees how to continue.
                 raise KeyboardInterrupt(f"to continue: agl resume {folder.path}") from None
             except Exception as error:
                 coordinator.record_failure(error)
@@ -179,7 +179,7 @@ class Trainer:
         return build(self._runner, Runner[Any], parameter="runner", default=LitAgentRunner[Any], defaults=defaults)
 
     def _open_store(self, folder: RunFolder) -> OpenStore:
-        """Return the function that opens the store. A store given as an instance is not closed."""
+        """Return the function that opens the store. A store that was passed as an instance is not closed."""
         given = self._store
         if given is None:
             return lambda: SqliteLightningStore(folder.database)
@@ -208,7 +208,7 @@ def _algorithm(given: Any) -> Algorithm:
 
 
 def _is_factory(value: Any) -> bool:
-    """Return True for a function without an argument of an algorithm, which can only create one."""
+    """Return True for a function that has none of an algorithm's arguments and so must be a factory."""
     if isinstance(value, Algorithm) or not callable(value) or inspect.iscoroutinefunction(value):
         return False
     return not set(inspect.signature(value).parameters) & set(ARGUMENTS)
@@ -238,7 +238,7 @@ def _check_dataset(name: str, dataset: Any) -> None:
     kind = type(dataset).__name__
     is_valid = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping)
     if dataset is not None and not is_valid:
-        raise TypeError(f"{name} must be a list, or have a length and items by number, not a {kind}")
+        raise TypeError(f"{name} must be a list or support len() and indexing; got a {kind}")
 
 
 def _resources(given: Any) -> NamedResources | None:

@@ -144,7 +144,7 @@ async def test_only_the_refused_span_of_a_batch_is_dropped(caplog: pytest.LogCap
 
     assert (store.names, tracer.dropped) == (["a", "b", "c", "d"], 1)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == [
-        "Dropped 1 span: the store refused 'bad' of rollout ro-1, attempt at-1: InvalidInput: no bad spans here"
+        "Dropped 1 span: the store rejected 'bad' of rollout ro-1, attempt at-1: InvalidInput: no bad spans here"
     ]
 
 

@@ -119,10 +119,10 @@ def test_components_are_accepted_in_every_form(component: dict[str, Any]):
     [
         ("no_such_module:Name", "unknown strategy 'no_such_module:Name': no module named 'no_such_module'"),
         ("agentlightning:Nothing", "unknown strategy 'agentlightning:Nothing': agentlightning has no 'Nothing'"),
-        ("nonsense", "unknown strategy 'nonsense'; choose from 'cs', 'shm', or give an import path"),
-        ({"n_runners": 2}, "the dict given as strategy needs a 'type'"),
+        ("nonsense", "unknown strategy 'nonsense'; choose from 'cs', 'shm', or use an import path"),
+        ({"n_runners": 2}, "the dict passed as strategy needs a 'type'"),
         (7, "strategy must be an instance, a class, a factory, an import path or a dict, not int"),
-        (agl.Baseline, "strategy must be a ExecutionStrategy; .* gave a Baseline"),
+        (agl.Baseline, "strategy must be a ExecutionStrategy; .* returned a Baseline"),
     ],
 )
 def test_wrong_component_is_refused_with_a_reason(given: Any, message: str):

@@ -1,7 +1,7 @@
-"""Base class of execution strategies, and the parts that they share.
+"""Base class of execution strategies, and shared code.
 
-A strategy gets two callables and a way to open the store. The end of the algorithm stops the runners; an error of
-either one stops the other and is raised with its own traceback.
+A strategy gets two callables and a function that opens the store. When the algorithm ends, the runners are stopped. An
+error in either of them stops the other and is raised with its original traceback.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ POLL_INTERVAL_QUEUE: Final = 1.0
 Role = Literal["both", "algorithm", "runner"]
 
 OpenStore = Callable[[], AbstractAsyncContextManager[LightningStore]]
-"""Opens the store for the length of a block. Called after the supervisor of the runners has been forked."""
+"""Opens the store until the end of a `with` block. Called after the runners' supervisor has been forked."""
 
 
 class AlgorithmTask(Protocol):
-    """The algorithm, ready to run. Its end is the end of the run.
+    """The algorithm, ready to run. The run ends when the algorithm ends.
 
-    If it has a method `acquire(store)`, that is awaited before any runner starts; an error there ends the run.
+    If the task has a method `acquire(store)`, it is awaited before any runner starts. An error in it ends the run.
     """
 
     async def __call__(self, store: LightningStore) -> Any:
-        """Run to the end. The return value becomes that of `execute`."""
+        """Run the algorithm until it ends. `execute` returns its return value."""
         ...
 
 
@@ -41,7 +41,7 @@ class RunnerTask(Protocol):
     """A runner, ready to run."""
 
     async def __call__(self, store: LightningStore, worker: int, stop: StopEvent) -> None:
-        """Carry out rollouts until `stop` is set or SIGTERM arrives. `worker` numbers the runners from 0."""
+        """Run rollouts until `stop` is set or SIGTERM arrives. `worker` is the runner's number, starting at 0."""
         ...
 
 
@@ -49,24 +49,25 @@ class ExecutionStrategy:
     """Runs one algorithm and several runners until the algorithm has ended."""
 
     role: Role = "both"
-    """The part that this process runs."""
+    """The role of this process."""
 
     def execute(
         self, algorithm: AlgorithmTask, runner: RunnerTask, open_store: OpenStore, *, n_runners: int = 1
     ) -> Any:
-        """Run algorithm and runners to the end, and return the algorithm's return value.
+        """Run the algorithm and the runners until the algorithm ends, and return the algorithm's return value.
 
-        Raises the error of either one. A Ctrl-C stops cleanly and is raised as KeyboardInterrupt; a second one stops
-        at once.
+        Raises an error of the algorithm or of a runner. The first Ctrl-C stops both cleanly and is raised as
+        KeyboardInterrupt; the second stops them immediately.
         """
         raise NotImplementedError
 
 
 def run_until_complete(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Return the result of `work`, run in an event loop of its own.
+    """Run `work` in a new event loop and return its result.
 
-    The first Ctrl-C or SIGTERM cancels it, so that it can clean up; the second stops at once. They are raised as
-    KeyboardInterrupt and SystemExit. Where an event loop is running already, as in a notebook, `work` runs in a thread.
+    The first Ctrl-C or SIGTERM cancels `work`, so that it can clean up; the second stops it immediately. The signals
+    are raised as KeyboardInterrupt and SystemExit. If an event loop is already running, as in a notebook, `work` runs
+    in a thread.
     """
     try:
         asyncio.get_running_loop()
@@ -82,10 +83,10 @@ def run_until_complete(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 async def run_together(
     algorithm: AlgorithmTask, store: LightningStore, runners: Callable[[], Coroutine[Any, Any, None]]
 ) -> Any:
-    """Return the algorithm's return value. An error of either side is raised after the other has been cancelled.
+    """Run the algorithm and the runners, and return the algorithm's return value.
 
-    `runners` stops the runners when it is cancelled. Runners that end without an error do not end the run, unless a
-    rollout is left that none can claim.
+    If one of them raises an error, the other is cancelled first. `runners` stops the runners when it is cancelled.
+    Runners that end without an error do not end the run, unless rollouts are left that no runner can claim.
     """
     if acquire := getattr(algorithm, "acquire", None):
         await acquire(store)
@@ -103,7 +104,7 @@ async def run_together(
 
 async def _run_all(runners: Callable[[], Coroutine[Any, Any, None]], store: LightningStore) -> None:
     await runners()
-    while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - a remote store does not announce it
+    while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - a remote store has no event for this
         await asyncio.sleep(POLL_INTERVAL_QUEUE)
     raise InvalidInput("all runners have completed max_rollouts, but rollouts are still queued", field="max_rollouts")
 

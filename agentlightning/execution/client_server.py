@@ -1,8 +1,8 @@
-"""ClientServerExecutionStrategy: runners in processes, on this machine or others, with the store over HTTP.
+"""ClientServerExecutionStrategy: runs runners in processes, on this or other machines, which use the store over HTTP.
 
 The algorithm runs in this process, with a server for the store. Runners are forked from a process without threads, or
-started afresh where forking is unsafe. With a role, the same script is the algorithm on one machine and runners on
-others.
+started as fresh processes if forking is unsafe. With a role, the same script runs the algorithm on one machine and
+runners on others.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from .supervisor import ProcessExit, ProcessSupervisor, StartMethod
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""Time for runners to stop: longer than their own draining and reporting."""
+"""Seconds for runners to stop. Longer than they need to drain and report."""
 LINGER_SECONDS: Final = 3.0
-"""Time for which the store is served after the algorithm's end, so that remote runners learn of the end: longer than
+"""Seconds for which the store is served after the algorithm's end, so that remote runners detect the end. Longer than
 the retry delay of a client."""
 PORT: Final = 4747
-"""Default port where algorithm and runners are started separately."""
+"""Default port if the algorithm and the runners are started separately."""
 MAX_RESTARTS: Final = 10
-"""Crashes in a row before the run fails. Agents that crash their process occasionally never reach so many."""
+"""Consecutive crashes after which the run fails. Agents that crash their process occasionally stay below this."""
 
 
 class ClientServerExecutionStrategy(ExecutionStrategy):
-    """Runs the algorithm in this process and `n_runners` runners in others.
+    """Runs the algorithm in this process and `n_runners` runners in other processes.
 
     Defaults come from the environment: `role` from AGL_CURRENT_ROLE ("both", "algorithm", "runner"), `server_host` and
-    `server_port` from AGL_SERVER_HOST and AGL_SERVER_PORT, `managed_store` from AGL_MANAGED_STORE. With `managed_store`
-    off no server is started: algorithm and runners connect to an existing one, such as an `agl store`. `start_method`
-    is fork, spawn or forkserver; by default it is fork where that is safe. A runner that dies is restarted, unless more
-    than `max_restarts` have died in a row.
+    `server_port` from AGL_SERVER_HOST and AGL_SERVER_PORT, `managed_store` from AGL_MANAGED_STORE. If
+    `managed_store` is False, no server is started: the algorithm and the runners connect to an existing server, such as
+    `agl store`. `start_method` is fork, spawn or forkserver; the default is fork if that is safe. A runner that dies is
+    restarted, unless more than `max_restarts` runners have died in a row.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     @asynccontextmanager
     async def _store(self, open_store: OpenStore) -> AsyncGenerator[tuple[LightningStore, str]]:
-        """Open the store for this process, and serve it; yield it with its URL."""
+        """Open the store for this process and serve it. Yield the store and its URL."""
         if not self.managed_store:
             async with LightningStoreClient(self._url()) as client:
                 yield client, self._url()
@@ -108,7 +108,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             if isinstance(store, LightningStoreClient):
                 yield store, store.url
                 return
-            from ..store import LightningStoreServer  # not imported by runners in fresh processes
+            from ..store import LightningStoreServer  # imported here, because runners in fresh processes do not need it
 
             server, token = store, os.environ.get("AGL_TOKEN")
             if not isinstance(server, LightningStoreServer):
@@ -126,7 +126,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
     # The runners
 
     async def _supervise(self, supervisor: ProcessSupervisor, store: LightningStore, url: str, count: int) -> None:
-        """Start the runners, and restart those that die. Returns when all have exited without an error."""
+        """Start the runners and restart runners that die. Return when all have exited without an error."""
         recovery = CrashRecovery(store, self._max_restarts)
         for worker in range(count):
             supervisor.start(worker, url)
@@ -144,7 +144,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
 @dataclass
 class CrashRecovery:
-    """Handles the crashes of one run's runners."""
+    """Handles crashes of a run's runners."""
 
     store: LightningStore
     max_restarts: int
@@ -153,9 +153,9 @@ class CrashRecovery:
     _ended_otherwise: int = 0
 
     async def recover(self, crash: ProcessExit) -> None:
-        """End the attempts of a dead runner as `unresponsive`, so that they are retried if configured.
+        """End the attempts of a dead runner as `unresponsive`, so that they are retried if so configured.
 
-        Raises `RunnerDied` after too many crashes without a rollout that ended in another way between them.
+        Raises `RunnerDied` after too many consecutive crashes, if no rollout ended in another way between them.
         """
         prefix = worker_id_prefix(crash.pid)
         lost = [each for each in await _unfinished(self.store) if (each.attempt.worker_id or "").startswith(prefix)]
@@ -191,15 +191,15 @@ class CrashRecovery:
 
 
 async def requeue_stale_attempts(store: LightningStore, before: float) -> None:
-    """Requeue rollouts whose attempt started `before` a time, in a process of this machine that is gone.
+    """Requeue rollouts whose attempt started before the time `before`, in a process of this machine that has ended.
 
-    Runners on other machines may be alive and working; for dead ones the store's deadlines apply.
+    Runners on other machines may still be running. If they are dead, the store's deadlines apply.
     """
     for rollout in await _unfinished(store):
         if _is_stale(rollout.attempt, before):
             with suppress(Conflict, NotFound):
                 await store.update_rollout(rollout.rollout_id, status="requeuing")
-                logger.info("Rollout %s was lost with its runner's process; it is queued again.", rollout.rollout_id)
+                logger.info("Rollout %s was lost with its runner's process and is queued again.", rollout.rollout_id)
 
 
 async def _wait_for_remote_runners(url: str) -> None:
@@ -212,7 +212,7 @@ async def _wait_for_remote_runners(url: str) -> None:
 
 def _role(role: str) -> Role:
     if role not in get_args(Role):
-        raise InvalidInput(f"a role is both, algorithm or runner, not {role!r} (AGL_CURRENT_ROLE)", field="role")
+        raise InvalidInput(f"the role must be both, algorithm or runner, not {role!r} (AGL_CURRENT_ROLE)", field="role")
     return cast("Role", role)
 
 

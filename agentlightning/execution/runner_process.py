@@ -1,4 +1,4 @@
-"""The process of one runner: run it, report its error to the parent, and end when the parent does."""
+"""The process of one runner: runs the runner, reports its error to the parent, and ends when the parent ends."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .base import RunnerTask
 
 POLL_INTERVAL_PARENT: Final = 0.5
 GRACE_SECONDS: Final = 2.0
-"""Time for a runner to stop after its parent has ended."""
+"""Seconds for a runner to stop after its parent has ended."""
 
 
 def pickle_runner(runner: RunnerTask) -> bytes:
-    """Pickle a runner for a fresh process, with everything it refers to, including `__main__`, and the log level.
+    """Pickle a runner and the log level for a fresh process, with everything it refers to, including `__main__`.
 
-    Raises the errors of pickling.
+    Raises any error that pickling raises.
     """
     file = io.BytesIO()
     _Pickler(file).dump((runner, _console_level()))
@@ -51,7 +51,7 @@ def _make_code(file: str, make: Callable[..., types.CodeType], arguments: tuple[
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Keeps the file names of code objects, so that tracebacks in a fresh process are readable."""
+    """Preserves the file names of code objects, so that tracebacks in a fresh process are readable."""
 
     dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduce_code}, _reducers)
 
@@ -74,7 +74,7 @@ class CrashReport:
         return cls(pickled, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
     def as_error(self) -> BaseException:
-        """Return the exception; its cause shows the original traceback."""
+        """Return the exception. Its cause shows the original traceback."""
         error: BaseException
         try:
             error = cloudpickle.loads(self.pickled) if self.pickled else RuntimeError(self.summary)
@@ -92,7 +92,7 @@ class RunnerTraceback(Exception):
 
 
 def run_runner_process(runner: RunnerTask | bytes, worker: int, url: str, reports: Connection) -> None:
-    """Run a runner in this process, and send a `CrashReport` if it raises. A fresh process gets the runner pickled."""
+    """Run a runner, which is pickled for a fresh process. If it raises, send a `CrashReport` to the parent."""
     _detach_from_parent()
     try:
         asyncio.run(_run(_load(runner), worker, url))
@@ -120,7 +120,7 @@ def _load(runner: RunnerTask | bytes) -> RunnerTask:
 
 
 def _console_level() -> int | None:
-    """Return the lowest level that a handler of the `agentlightning` logger shows, files apart; None if none does."""
+    """Return the lowest level that a non-file handler of the `agentlightning` logger shows, or None if none does."""
     logger = logging.getLogger("agentlightning")
     handlers = [handler for handler in logger.handlers if not isinstance(handler, logging.FileHandler)]
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
@@ -131,7 +131,7 @@ def _console_level() -> int | None:
 
 
 def _detach_from_parent() -> None:
-    """Ignore the terminal's Ctrl-C, which the parent handles, and end when the parent does."""
+    """Ignore the terminal's Ctrl-C, which the parent handles, and end when the parent ends."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -140,8 +140,8 @@ def _detach_from_parent() -> None:
     assert parent is not None
 
     def wait_for_parent() -> None:
-        # Both are checked: forked siblings keep the pipe behind `parent` open, and with a fork server `getppid` is the
-        # server and not the process that counts.
+        # Check both: forked siblings keep the pipe behind `parent` open, and with a fork server, `getppid` returns the
+        # server's id instead of the parent's.
         while parent.is_alive() and os.getppid() == parent_pid:
             parent.join(POLL_INTERVAL_PARENT)
 

@@ -1,7 +1,7 @@
-"""SharedMemoryExecutionStrategy: algorithm and runners in threads of this process, with one store in it.
+"""SharedMemoryExecutionStrategy: runs the algorithm and the runners in threads of this process, with a shared store.
 
-The easiest strategy to debug, and fast enough for agents that mostly wait. An agent that exits the process ends the
-whole run.
+This strategy is the easiest to debug, and fast enough for agents that mostly wait. An agent that exits the process ends
+the whole run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .base import AlgorithmTask, ExecutionStrategy, OpenStore, RunnerTask, run_t
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""Time for a runner to stop: longer than its own draining and reporting. Its thread is then left running."""
+"""Seconds for a runner to stop, more than it needs to drain and report. After that, its thread is left running."""
 
 
 class SharedMemoryExecutionStrategy(ExecutionStrategy):
-    """Runs everything in this process: the algorithm in this thread, `n_runners` runners in others."""
+    """Runs everything in this process: the algorithm in this thread, `n_runners` runners in other threads."""
 
     def __init__(self, *, n_runners: int | None = None, graceful_timeout: float = GRACE_SECONDS) -> None:
         self._n_runners = n_runners
@@ -53,6 +53,6 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
 
 
 def _start(runner: RunnerTask, store: LightningStore, worker: int, stop: threading.Event) -> asyncio.Task[None]:
-    """Run a runner in a thread with an event loop of its own."""
+    """Run a runner in a new thread with a new event loop."""
     work = run_in_thread(lambda: asyncio.run(runner(store, worker, stop)), name=f"runner-{worker}")
     return asyncio.create_task(work)

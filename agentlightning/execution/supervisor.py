@@ -1,11 +1,11 @@
 """Process supervisor: starts runner processes from a process without threads, and reports their exits.
 
-Forking is safe only in a process without threads, and the algorithm's process has many as soon as it has a store. So a
-fork server is forked first. It stays without threads, and forks runners on command, also in the middle of a run. With
-the start methods spawn and forkserver nothing is forked, and the fork server is a thread instead.
+Forking is safe only in a process without threads, and the algorithm's process has threads as soon as it has a store. So
+a fork server is forked first. It has no threads and can fork runners at any time during a run. With the start methods
+spawn and forkserver, nothing is forked, and the fork server is a thread instead.
 
-Commands are sent through a pipe, exits are reported through it. A fork server whose pipe closes kills its runners and
-ends.
+A pipe carries the commands to the fork server and the reports of exits from it. If the pipe closes, the fork server
+kills its runners and exits.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ logger = logging.getLogger(__name__)
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
 ORPHAN_GRACE_SECONDS: Final = 2.0
-"""Time for runners to stop when the parent of their fork server has ended."""
+"""Seconds for runners to stop after the parent of their fork server has ended."""
 KILL_TIMEOUT: Final = 3.0
-"""Time for a fork server to kill its runners and end."""
+"""Seconds for a fork server to kill its runners and exit."""
 
 
 @dataclass(frozen=True)
 class StartCommand:
-    """Start this runner."""
+    """Command to start a runner."""
 
     worker: int
     url: str
@@ -52,7 +52,7 @@ class StartCommand:
 
 @dataclass(frozen=True)
 class StopCommand:
-    """Stop all runners: terminate or kill them."""
+    """Command to stop all runners, by terminating or killing them."""
 
     kill: bool = False
 
@@ -68,7 +68,7 @@ class ProcessExit:
 
     @property
     def cause(self) -> str:
-        """The exit in words."""
+        """A description of the exit."""
         if self.exitcode >= 0:
             return f"exited with code {self.exitcode}"
         hint = " (out of memory?)" if self.exitcode == -signal.SIGKILL else ""
@@ -76,7 +76,7 @@ class ProcessExit:
 
 
 class ProcessSupervisor:
-    """Starts and stops runner processes. A context manager: no process is left when it exits."""
+    """Starts and stops runner processes. A context manager that leaves no process running on exit."""
 
     def __init__(self, runner: RunnerTask, method: StartMethod | None) -> None:
         self._runner = runner
@@ -96,7 +96,7 @@ class ProcessSupervisor:
             self._server = threading.Thread(target=server.run, name="agl-fork-server", daemon=True)
         assert self._server is not None
         with warnings.catch_warnings():
-            # If this process has threads, `_select_method` has logged a better warning.
+            # If this process has threads, `_select_method` has already logged a better warning.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._server.start()
         if method == "fork":
@@ -114,12 +114,12 @@ class ProcessSupervisor:
         self._server_pipe.close()
 
     def start(self, worker: int, url: str) -> None:
-        """Start a runner of the store at `url`."""
+        """Start a runner that uses the store at `url`."""
         self.running += 1
         self._send(StartCommand(worker, url))
 
     async def next_exit(self) -> ProcessExit:
-        """Wait for the exit of a runner. Raises `RunnerDied` when the fork server itself has ended."""
+        """Wait for the exit of a runner. Raises `RunnerDied` if the fork server itself has ended."""
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._pipe.fileno(), readable.set)
         try:
@@ -133,14 +133,14 @@ class ProcessSupervisor:
         return exited
 
     async def stop(self, grace: float) -> None:
-        """Terminate all runners, so that they finish or return their rollouts; kill them after `grace` seconds."""
+        """Terminate all runners, so that they finish or return their rollouts. Kill them after `grace` seconds."""
         self._send(StopCommand())
         try:
             async with asyncio.timeout(grace):
                 while self.running:
                     await self.next_exit()
         except TimeoutError:
-            logger.warning("A runner has not stopped within %g s and is killed.", grace)
+            logger.warning("A runner did not stop within %g s and is being killed.", grace)
             self._send(StopCommand(kill=True))
 
     def _send(self, command: StartCommand | StopCommand) -> None:
@@ -156,7 +156,7 @@ class _Child:
 
 @dataclass
 class _ForkServer:
-    """Executes the supervisor's commands, and reports exits."""
+    """Executes the supervisor's commands and reports exits."""
 
     context: Any
     runner: RunnerTask | bytes
@@ -172,7 +172,7 @@ class _ForkServer:
         self.run()
 
     def run(self) -> None:
-        """Run until a command kills the runners, or the supervisor's end of the pipe closes."""
+        """Run until a command kills the runners or the supervisor closes its end of the pipe."""
         while True:
             sentinels = {child.process.sentinel: worker for worker, child in self._children.items()}
             for ready in wait([self.pipe, *sentinels]):
@@ -225,7 +225,7 @@ class _ForkServer:
             child.process.terminate()
 
     def _kill(self, grace: float) -> None:
-        """Kill the runners that are left after `grace` seconds, and the processes that they have started."""
+        """After `grace` seconds, kill the remaining runners and the processes that they have started."""
         deadline = time.monotonic() + grace
         for child in self._children.values():
             child.process.join(max(0.0, deadline - time.monotonic()))
@@ -238,7 +238,7 @@ class _ForkServer:
 
 
 def _select_method(runner: RunnerTask, method: StartMethod | None) -> tuple[StartMethod, RunnerTask | bytes]:
-    """Return the start method, and the runner in the form that it needs."""
+    """Return the start method, and the runner in the form that this method needs."""
     if method == "fork" or (method is None and sys.platform == "linux" and threading.active_count() == 1):
         return "fork", runner
     fresh: StartMethod = method or ("forkserver" if sys.platform == "linux" else "spawn")
@@ -247,20 +247,20 @@ def _select_method(runner: RunnerTask, method: StartMethod | None) -> tuple[Star
     except Exception as error:
         if method is None and sys.platform == "linux":
             logger.warning(
-                "The agent cannot be sent to a fresh process (%s), so runners are forked although this process has "
+                "The agent cannot be pickled for a fresh process (%s), so runners are forked although this process has "
                 "threads. To avoid that, create clients and locks inside the agent.",
                 error,
             )
             return "fork", runner
         raise TypeError(
-            f"the agent cannot be sent to a fresh process ({error}): create clients, locks and the like inside the "
+            f"the agent cannot be pickled for a fresh process ({error}): create clients, locks and similar inside the "
             "agent, or use strategy='shm'"
         ) from error
 
 
 @contextlib.contextmanager
 def _without_main() -> Generator[None]:
-    """Keep fresh processes from importing the script again: the pickled runner contains its part of `__main__`."""
+    """Prevent fresh processes from importing the script again. The pickled runner contains its part of `__main__`."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

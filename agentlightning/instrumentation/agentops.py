@@ -1,9 +1,9 @@
-"""The AgentOps SDK as pure instrumentation: only its wrappers are used, on our tracer provider.
+"""Use of the AgentOps SDK for instrumentation only: its wrappers create spans with our tracer provider.
 
 AgentOps' own `init` would set a provider, replace `print` and `__import__`, write a log file, start threads and contact
-its service. Here only its instrumentors are applied, to the libraries that are imported, with three precautions: its
-wrappers around the LLM SDKs are isolated (`_isolated`), it can neither flush nor shut down the provider, and
-everything that it has patched is restored. Written for the version that the extra `[agentops]` pins.
+its service. This module only applies its instrumentors to the imported libraries, with three precautions: the wrappers
+around LLM SDKs are isolated (`_isolated`), AgentOps can neither flush nor shut down the provider, and everything that
+it has patched is restored. The code is written for the version that the extra `[agentops]` pins.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .patches import Instrumentation, Patch
 logger = logging.getLogger("agentlightning.instrumentation")
 
 _LLM_SDKS = ("openai.", "anthropic.")
-"""SDKs whose calls the wire tap records as well, so that AgentOps can be kept from changing them."""
+"""SDKs whose calls the wire tap also records. AgentOps' wrappers around them are isolated from the caller."""
 
 _Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-"""As wrapt calls it: wrapped function, instance, positional and keyword arguments."""
+"""A wrapper as called by wrapt, with: wrapped function, instance, positional arguments, keyword arguments."""
 
 _MISSING = object()
 _PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
@@ -40,12 +40,10 @@ _PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
 class AgentOps(Instrumentation):
     """AgentOps' instrumentors, applied to the libraries that have been imported so far."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._sdk: Any = None
-        self._core: Any = None
-        self._restorations: list[Callable[[], None]] = []
-        self._tried: set[str] = set()
+    _sdk: Any = None
+    _core: Any
+    _restorations: list[Callable[[], None]]
+    _tried: set[str]
 
     @property
     def is_installed(self) -> bool:
@@ -63,12 +61,12 @@ class AgentOps(Instrumentation):
             core: Any = import_module("agentops.sdk.core").tracer
             self._sdk = import_module("agentops.instrumentation")
         except Exception as error:
-            logger.warning("AgentOps is installed, but cannot be used: %r", error)
+            logger.warning("AgentOps is installed but cannot be used; install its pinned version: %r", error)
             return
         core.provider, core._config, core._initialized = _Provider(), {}, True
         atexit.unregister(core.shutdown)
         logging.getLogger("opentelemetry.attributes").addFilter(_is_not_about_enums)
-        self._core, self._tried = core, set()
+        self._core, self._restorations, self._tried = core, [], set()
         self._instrument()
 
     def _undo(self) -> None:
@@ -87,7 +85,7 @@ class AgentOps(Instrumentation):
     def _instrument(self) -> None:
         if (sdk := self._sdk) is None:
             return
-        # Frameworks first: AgentOps instruments one framework, or else the LLM SDKs.
+        # Frameworks come first: AgentOps instruments one framework, or else the LLM SDKs.
         libraries = [*sdk.AGENTIC_LIBRARIES, *sdk.PROVIDERS]
         imported = [name for name in libraries if name not in self._tried and name in sys.modules]
         if not imported:
@@ -101,7 +99,7 @@ class AgentOps(Instrumentation):
 
 
 class _Provider:
-    """The provider that AgentOps uses: the process's own, protected from a flush after every span."""
+    """The provider that AgentOps uses: a wrapper around the process's provider that ignores flushes and shutdowns."""
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
         return trace.get_tracer_provider().get_tracer(*args, **kwargs)
@@ -121,7 +119,7 @@ def _restoration(owner: Any, name: str, original: Any) -> Callable[[], None]:
 
 
 def _is_not_about_enums(record: logging.LogRecord) -> bool:
-    # AgentOps uses enums as attributes. They are stored correctly, but cause a warning with every tool call.
+    # AgentOps uses enums as attributes. They are stored correctly, but cause a warning for every tool call.
     return "Invalid type `<enum" not in record.getMessage()
 
 
@@ -130,7 +128,7 @@ _wrapt_lock = threading.Lock()
 
 @contextmanager
 def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
-    """Record how to restore everything that wrapt wraps during the block, and isolate wrappers around LLM SDKs."""
+    """During the block, record how to restore everything that wrapt wraps, and isolate wrappers around LLM SDKs."""
     wrapt: Any = import_module("wrapt.patches")
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,7 +142,7 @@ def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
         return wrap_object
 
     patch = Patch(wrapt, "wrap_object", wrap)
-    # The function is global: two tracers must not take each other's replacement for the original.
+    # The function is global, so two tracers must not mistake each other's replacement for the original.
     with _wrapt_lock:
         patch.apply()
         try:
@@ -154,10 +152,10 @@ def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
 
 
 def _isolated(wrapper: _Wrapper) -> _Wrapper:
-    """Return `wrapper` in isolation, so that the caller of the wrapped function sees no difference.
+    """Return `wrapper` isolated, so that the caller of the wrapped function sees no difference.
 
     The wrapper may observe a call and create a span for it. It cannot change the arguments, the result or the error,
-    and its own failures have no effect. It is not called if the call is not recorded or of a kind that it breaks.
+    and its own failures have no effect. It is skipped if the call is not recorded or the wrapper would break the call.
     """
 
     def isolated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -174,7 +172,7 @@ def _isolated(wrapper: _Wrapper) -> _Wrapper:
 
 
 def _is_plain(kwargs: Mapping[str, Any]) -> bool:
-    """Return True if the call is neither streamed nor for a raw response and has none of the SDK's placeholders."""
+    """Return True if the call is not streamed, does not request a raw response, and has no SDK placeholders."""
     if kwargs.get("stream") or kwargs.get("extra_headers"):
         return False
     return not any(type(value).__name__ in _PLACEHOLDERS for value in kwargs.values())
@@ -191,7 +189,7 @@ async def _await_outcome(returned: Awaitable[Any], call: _Call) -> Any:
 
 
 class _Call:
-    """The function as the wrapper sees it: makes the real call once and keeps its outcome."""
+    """The function that is passed to the wrapper. It makes the real call once and keeps the outcome."""
 
     def __init__(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._make = lambda: wrapped(*args, **kwargs)
@@ -223,7 +221,7 @@ class _Call:
             context.detach(token)
 
     def outcome(self, wrapper_error: Exception | None = None) -> Any:
-        """Return the function's own result or raise its error; call it now if the wrapper failed before doing so."""
+        """Return the function's result or raise its error. If the wrapper failed before calling it, call it now."""
         if wrapper_error is not None and wrapper_error is not self._error:
             logger.debug("Foreign instrumentation failed", exc_info=wrapper_error)
         if self._error is not None:

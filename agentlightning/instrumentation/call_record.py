@@ -1,10 +1,10 @@
-"""The record of an LLM call, decoded from the raw bodies that the wire tap kept.
+"""The record of an LLM call, decoded from the raw bodies that the wire tap saved.
 
-The agent's thread only keeps the bodies, since decoding takes several times as long. `decode_call` runs later in the
-export thread, or at once if other span processors read the span as well.
+The agent's thread only saves the bodies, because decoding takes several times longer. `decode_call` runs later in the
+export thread, or immediately if other span processors also read the span.
 
-Messages are written twice, for two kinds of readers: indexed (`gen_ai.prompt.0.content`), and as OpenTelemetry's JSON
-(`gen_ai.input.messages`). The span has the raw bodies too, so nothing is lost that these attributes leave out.
+Messages are written in two formats, for different readers: indexed (`gen_ai.prompt.0.content`), and as OpenTelemetry's
+JSON (`gen_ai.input.messages`). The span also has the raw bodies, so no information is lost.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .dialects import ApiDialect, Message, dialect_of
 from .dialects.base import Json, as_object, items, to_json
 
 UNDECODED: Final = "agentlightning.unread"
-"""True on a span whose bodies have not been decoded yet; never stored."""
+"""True on a span whose bodies have not been decoded yet. Never stored."""
 RAW_EVENTS: Final = "agentlightning.response.events"
-"""The events of a streamed response as they arrived, until they are folded; never stored."""
+"""The raw events of a streamed response, until they are combined into a body. Never stored."""
 ERROR_MESSAGE: Final = "error.message"
-"""The error that the model server reports in its response."""
+"""The error message in the model server's response."""
 
 MAX_BODY_BYTES = 2_000_000
-"""Larger bodies are recorded with their long texts cut."""
+"""Size in bytes above which a body is recorded with its long texts truncated."""
 MAX_TEXT_LENGTH = 4_000
-"""Characters kept of each text in a body that is too large: enough to recognize an image or a document."""
+"""Characters kept of each text in a body that is too large. Enough to recognize an image or a document."""
 
 _RECORDED = ("temperature", "top_p", "top_k", "max_tokens", "frequency_penalty", "presence_penalty", "seed")
 _REQUEST_PARAMETERS = {
@@ -41,9 +41,9 @@ _REQUEST_PARAMETERS = {
 
 
 def decode_call(raw: Json) -> Json:
-    """Return the attributes of a call's span with those decoded from its bodies.
+    """Return the attributes of a call's span, including the attributes decoded from its bodies.
 
-    Never raises: an error is recorded as `agentlightning.capture_error`.
+    Never raises. An error is recorded as `agentlightning.capture_error`.
     """
     attributes = {key: value for key, value in raw.items() if key not in (UNDECODED, RAW_EVENTS)}
     try:
@@ -59,7 +59,7 @@ def decode_call(raw: Json) -> Json:
 
 
 def request_attributes(dialect: ApiDialect, body: Json) -> Json:
-    """Return the attributes that the request body gives."""
+    """Return the attributes decoded from the request body."""
     messages = dialect.prompt(body)
     attributes: Json = {
         **_indexed(semconv.GEN_AI_PROMPT, messages),
@@ -77,7 +77,7 @@ def request_attributes(dialect: ApiDialect, body: Json) -> Json:
 
 
 def response_attributes(dialect: ApiDialect, body: Json) -> Json:
-    """Return the attributes that the response body adds."""
+    """Return the attributes decoded from the response body."""
     messages = dialect.answer(body)
     reasons = [message.finish_reason for message in messages if message.finish_reason]
     attributes: Json = {
@@ -93,7 +93,7 @@ def response_attributes(dialect: ApiDialect, body: Json) -> Json:
 
 
 def parse_object(text: str | bytes) -> Json:
-    """Parse a JSON object; return an empty one if the text is something else."""
+    """Parse a JSON object. Return an empty dict if the text is anything else."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -108,7 +108,7 @@ def error_message(body: Json) -> str | None:
 
 
 def cut_to_size(body: bytes) -> bytes:
-    """Cut the long texts of a JSON body that is too large; return an empty one if it is still too large."""
+    """Truncate the long texts of a JSON body that is too large. Return empty bytes if it is still too large."""
     if len(body) <= MAX_BODY_BYTES:
         return body
     try:
@@ -135,7 +135,7 @@ def _decoded_response(dialect: ApiDialect, raw: Json) -> Json:
     stream = raw[RAW_EVENTS].encode()
     events = sse.events(stream)
     attributes = _body_attributes(dialect, orjson.dumps(dialect.fold(events)))
-    # SDKs stop reading at the server's last event and close the stream: that is not an early end.
+    # SDKs stop reading at the server's final event and close the stream, which does not count as an early end.
     if sse.has_ended(stream, events[-1] if events else None):
         attributes[semconv.INCOMPLETE] = False
     return attributes
@@ -201,7 +201,7 @@ def _usage(usage: Any) -> Json:
 
 
 def _tokens(body: Json) -> Json:
-    """Token ids and log probabilities of the first choice, which training servers return on request."""
+    """Return the token ids and log probabilities of the first choice, which training servers return on request."""
     choice = next(iter(items(body.get("choices"))), Json())
     found = {
         semconv.PROMPT_TOKEN_IDS: body.get("prompt_token_ids") or choice.get("prompt_token_ids"),

@@ -1,7 +1,7 @@
-"""Recording context: the OpenTelemetry context decides whether and by which tracer a call is recorded.
+"""Recording context: the OpenTelemetry context determines if a call is recorded, and by which tracer.
 
-Python starts a new thread in an empty context, so the work of a `Thread` or an executor would belong to no rollout:
-`CONTEXT_IN_THREADS` propagates the context to them.
+Python starts new threads in an empty context, so the work of a `Thread` or an executor would belong to no rollout.
+`CONTEXT_IN_THREADS` propagates the context to threads and executors.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from .patches import Patch, Patches
 logger = logging.getLogger("agentlightning.instrumentation")
 
 SCOPE: Final = "agentlightning.scope"
-"""Context key of the scope that spans belong to, set by a tracer."""
+"""Context key of the scope to which spans belong. Set by a tracer."""
 
 CALL_SPAN: Final = "agentlightning.call_span"
-"""Context key of the span that foreign instrumentation, applied by us, has created for an LLM call."""
+"""Context key of a span that third-party instrumentation (applied by us) has created for an LLM call."""
 
 SUPPRESSED: Final = context._SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[reportPrivateUsage]
-"""Context key that exporters and others set so that their own calls are not recorded."""
+"""Context key that exporters and other code set to prevent the recording of their own calls."""
 
 _SUPPRESSED_OLD: Final = "suppress_instrumentation"
-"""The same key as older instrumentation libraries spell it."""
+"""The same key in the spelling of older instrumentation libraries."""
 
 _LANGCHAIN_INSTRUMENTOR: Final = "openinference.instrumentation.langchain"
 
 IN_REQUEST: Final = ContextVar("agentlightning_in_request", default=False)
-"""True if a tapped HTTP library is sending a recorded call: requests of a library below it are not further calls."""
+"""True while an HTTP library sends a recorded call: requests of a library that it uses are not separate calls."""
 
 
 class RecordingContext(Protocol):
-    """The part of a scope that instrumentation uses."""
+    """The interface of a scope for instrumentation."""
 
     call_tracer: Tracer | None
-    """Creates the spans of instrumented calls; None if those are not recorded."""
+    """Creates the spans of instrumented calls, or None if these calls are not recorded."""
     eager_decode: bool
     """True if calls are decoded before their spans end, because other span processors read them too."""
 
 
 def recording_context() -> RecordingContext | None:
-    """Return the context that records calls made here; None if they are not recorded."""
+    """Return the context that records calls made in the current OpenTelemetry context, or None if none does."""
     current = context.get_current()
     scope: RecordingContext | None = current.get(SCOPE)  # pyright: ignore[reportAssignmentType]
     if scope is None or scope.call_tracer is None or current.get(SUPPRESSED) or current.get(_SUPPRESSED_OLD):
@@ -60,10 +60,10 @@ def recording_context() -> RecordingContext | None:
 
 
 def parent_context() -> OtelContext | None:
-    """Return the context for a new span; None for the current one.
+    """Return the context for a new span, or None for the current context.
 
-    OpenInference keeps LangChain's current step outside of the OpenTelemetry context. A step that began after the
-    current span is the parent.
+    OpenInference keeps LangChain's current step outside of the OpenTelemetry context. If the step started after the
+    current span, the step is the parent.
     """
     instrumentor: Any = sys.modules.get(_LANGCHAIN_INSTRUMENTOR)
     if instrumentor is None:
@@ -88,7 +88,7 @@ def _start_time(span: Span) -> int:
 def _submit_with_context(original: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
     @wraps(original)
     def submit(pool: ThreadPoolExecutor, /, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-        # The pool may start a thread for this work that outlives the rollout: it starts in an empty context.
+        # The pool may start a thread that outlives the rollout, so start it in an empty context.
         return Context().run(original, pool, copy_context().run, fn, *args, **kwargs)
 
     return submit
@@ -98,20 +98,16 @@ def _start_with_context(original: Callable[[threading.Thread], None]) -> Callabl
     @wraps(original)
     def start(thread: threading.Thread) -> None:
         if context.get_value(SCOPE) is not None:
-            _run_in_current_context(thread)
+            run, current = thread.run, copy_context()
+
+            def run_in_context() -> None:
+                del thread.run  # an object that holds its own bound method stays alive until a garbage collection
+                current.run(run)
+
+            thread.run = run_in_context
         original(thread)
 
     return start
-
-
-def _run_in_current_context(thread: threading.Thread) -> None:
-    run, current = thread.run, copy_context()
-
-    def run_in_context() -> None:
-        del thread.run  # an object that holds its own bound method stays alive until the next garbage collection
-        current.run(run)
-
-    thread.run = run_in_context
 
 
 CONTEXT_IN_THREADS = Patches(

@@ -1,4 +1,4 @@
-"""Instrumentation of agent frameworks: OpenInference's instrumentors, and PydanticAI's own.
+"""Instrumentation of agent frameworks: OpenInference's instrumentors, and PydanticAI's built-in instrumentation.
 
 OpenInference's instrumentors of LLM SDKs whose calls the wire tap records are left out: they would record each call
 twice, and replace the SDKs' streams with objects of their own. A user can still apply them, and their spans are
@@ -22,11 +22,9 @@ _TAPPED_SDKS = frozenset({"openai", "anthropic"})
 
 
 class OpenInference(Instrumentation):
-    """The installed instrumentors that the user has not applied already."""
+    """The installed instrumentors that the user has not already applied."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._instrumentors: list[Any] = []
+    _instrumentors: list[Any]
 
     def _apply(self) -> None:
         self._instrumentors = []
@@ -47,21 +45,19 @@ class OpenInference(Instrumentation):
 
 
 class PydanticAI(Instrumentation):
-    """PydanticAI's own spans of agents and tools, for all agents without settings of their own."""
+    """PydanticAI's built-in spans of agents and tools, for all agents without their own instrumentation settings."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._instrumented: Any = None
+    _instrumented: Any = None
 
     def refresh(self) -> None:
-        """Switch the instrumentation on if the library has been imported since the last call."""
+        """Enable the instrumentation if the library has been imported since the last call."""
         if self._instrumented is None and "pydantic_ai" in sys.modules:
             with self._lock:
                 if self._users:
                     self._apply()
 
     def _apply(self) -> None:
-        # Not imported for this: the import takes a second, which other agents should not pay for.
+        # Do not import the library for this: the import takes a second, and other agents do not need it.
         agent: Any = getattr(sys.modules.get("pydantic_ai"), "Agent", None)
         if agent is not None and not getattr(agent, "_instrument_default", True):
             agent.instrument_all()

@@ -1,7 +1,7 @@
-"""One HTTP request to a model server as one span, from the moment it is sent until its response is complete.
+"""Records one HTTP request to a model server as one span, from the request until the response is complete.
 
-Recording must not disturb the call: every entry point catches its own errors and notes them on the span. A span ends
-exactly once, at the first of these: the end of the response, an error, `close`, or garbage collection.
+Recording must not disturb the call: every entry point catches its own errors and records them on the span. A span ends
+exactly once, at the first of these events: the end of the response, an error, `close`, or garbage collection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .dialects.base import Json
 logger = logging.getLogger("agentlightning.instrumentation")
 
 MAX_STREAM_BYTES = 16_000_000
-"""Bytes of a stream that are kept for its record; the user gets all of them in any case."""
+"""Maximum bytes of a stream that are recorded. The user always gets the whole stream."""
 
 P = ParamSpec("P")
 
@@ -42,7 +42,7 @@ P = ParamSpec("P")
 def abandons_on_error(
     function: Callable[Concatenate[OpenCall, P], None],
 ) -> Callable[Concatenate[OpenCall, P], None]:
-    """Decorate a function of a call so that it never raises: an error ends the call's record."""
+    """Decorate a function that records a call so that it never raises. An error ends the call's record."""
 
     @wraps(function)
     def safe(call: OpenCall, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -56,14 +56,14 @@ def abandons_on_error(
 
 
 class OpenCall:
-    """A call whose response is not complete. Use it as a context manager while the request is sent."""
+    """A call whose response is not complete yet. Use it as a context manager while the request is being sent."""
 
     def __init__(self, span: Span, attributes: Json, *, eager_decode: bool, is_foreign: bool) -> None:
         self._span = span
         self._attributes = attributes
         self._eager_decode = eager_decode
         self._is_foreign = is_foreign
-        """True if foreign instrumentation owns the span and sets its status and end."""
+        """True if third-party instrumentation owns the span and sets its status and end."""
         self._ended = False
         self._error: str | None = None
         self._is_stream = False
@@ -88,7 +88,7 @@ class OpenCall:
 
     @abandons_on_error
     def record_response(self, status: int, content: bytes) -> None:
-        """Record the whole response."""
+        """Record the complete response."""
         self._status, self._chunks = status, [content]
         self._end()
 
@@ -96,7 +96,7 @@ class OpenCall:
     def start_response(
         self, status: int, headers: Mapping[str, str], decompress: Callable[[bytes], bytes] = bytes
     ) -> None:
-        """Record the start of a response; `add_chunk` adds its bytes, `decompress` undoes their content encoding."""
+        """Record the start of a response. Pass its bytes to `add_chunk`; `decompress` undoes their content encoding."""
         self._status, self._decompress = status, decompress
         self._is_stream = "text/event-stream" in headers.get("content-type", "")
 
@@ -107,7 +107,7 @@ class OpenCall:
         self._size += len(chunk)
 
     def record_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the chunks of a response and record them, their end and their error."""
+        """Yield the chunks of a response, and record them and the end or error of the response."""
         try:
             for chunk in chunks:
                 self.add_chunk(chunk)
@@ -119,7 +119,7 @@ class OpenCall:
 
     @abandons_on_error
     def finish(self, *, complete: bool) -> None:
-        """End the record at the end of the response, or when nothing more of it will be read."""
+        """End the record at the end of the response, or when the rest of the response will not be read."""
         if not self._ended:
             self._attributes[semconv.INCOMPLETE] = not complete
             self._end()
@@ -134,7 +134,7 @@ class OpenCall:
             self._end()
 
     def abandon(self, error: Exception) -> None:
-        """End a record that cannot be completed because recording failed, and note the error on the span."""
+        """End a record that cannot be completed because recording failed, and set the error on the span."""
         self._ended = True
         if self._span.is_recording():
             self._span.set_attribute(semconv.CAPTURE_ERROR, f"{type(error).__name__}: {error}")
@@ -168,14 +168,14 @@ class OpenCall:
             self._span.end()
 
     def _set_error(self, description: str) -> None:
-        # The first error counts: later ones come from a body that repeats it with less context.
+        # Keep the first error: later errors come from a body that repeats it with less context.
         if not self._is_foreign and self._error is None:
             self._error = description
             self._span.set_status(Status(StatusCode.ERROR, description))
 
 
 _open_calls: weakref.WeakSet[OpenCall] = weakref.WeakSet()
-"""Calls whose spans have not ended, while they are referenced elsewhere."""
+"""Weak references to the calls whose spans have not ended."""
 
 
 def close_open_calls(predicate: Callable[[int], bool]) -> None:
@@ -188,7 +188,7 @@ def close_open_calls(predicate: Callable[[int], bool]) -> None:
 def start_call(
     host: str | None, port: int | None, path: str, headers: Mapping[str, str], content: bytes | None
 ) -> OpenCall | None:
-    """Start the record of a POST request; None if it is not a call to a model, or not recorded here."""
+    """Start recording a POST request. Return None if it is not a call to a model or must not be recorded."""
     recording = recording_context()
     if recording is None or recording.call_tracer is None or not isinstance(content, bytes):
         return None
@@ -218,7 +218,7 @@ def _request_attributes(host: str | None, port: int | None, path: str, headers: 
 
 
 def _dialect(path: str, content: bytes) -> ApiDialect | None:
-    # This path is unambiguous; other paths are also those of quite different requests.
+    # This path is unambiguous. Other paths are also used by unrelated requests.
     if path.endswith("/chat/completions"):
         return openai.CHAT
     return dialect_of(path, parse_object(content))

@@ -1,4 +1,4 @@
-"""Patches that are applied once for all tracers and undone with the last one."""
+"""Patches that are applied once for all tracers, and undone when the last tracer stops using them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Patch:
-    """Replacement of one attribute of a class or module by the result of `wrap`."""
+    """Replaces one attribute of a class or module with the result of `wrap`."""
 
     owner: Any
     name: str
@@ -25,21 +25,21 @@ class Patch:
         setattr(self.owner, self.name, self._replacement)
 
     def undo(self) -> None:
-        """Restore the original, unless other code has wrapped the replacement since."""
+        """Restore the original, unless other code has wrapped the replacement in the meantime."""
         if getattr(self.owner, self.name) is self._replacement:
             setattr(self.owner, self.name, self._original)
 
 
 class Instrumentation:
-    """Instrumentation that is active while at least one tracer uses it; subclasses define `_apply` and `_undo`."""
+    """Instrumentation that is active while at least one tracer uses it. Subclasses define `_apply` and `_undo`."""
 
     def __init__(self) -> None:
         self._users = 0
-        # Protects the count from the tracers of several runner threads.
+        # Protects the count from concurrent access by tracers in several runner threads.
         self._lock = threading.Lock()
 
     def apply(self) -> None:
-        """Apply the instrumentation, unless another tracer has done so."""
+        """Apply the instrumentation, unless another tracer has already applied it."""
         with self._lock:
             if not self._users:
                 self._apply()
@@ -63,7 +63,7 @@ class Instrumentation:
 
 
 class Patches(Instrumentation):
-    """Instrumentation that consists of patches only."""
+    """Instrumentation that consists only of patches."""
 
     def __init__(self, patches: Callable[[], Iterable[Patch]]) -> None:
         super().__init__()

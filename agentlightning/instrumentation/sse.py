@@ -12,8 +12,8 @@ _FINAL_EVENTS = frozenset({"message_stop", "response.completed", "response.incom
 
 
 def events(stream: bytes) -> list[dict[str, Any]]:
-    """Return the JSON objects of the events, in order; an incomplete last event is left out."""
-    # Nearly every stream has one line of data per event, and one array is parsed faster than a hundred objects.
+    """Return the JSON objects of the events, in order. An incomplete last event is left out."""
+    # Nearly every stream has one line of data per event, and parsing one array is faster than parsing 100 objects.
     lines = [line[5:] for line in stream.split(b"\n") if line.startswith((b"data: {", b"data:{"))]
     try:
         found: list[Any] = orjson.loads(b"[" + b",".join(lines) + b"]")

@@ -1,7 +1,7 @@
 """Wire tap: records the calls of every LLM SDK in the HTTP library that sends them.
 
-Requests are sent unchanged. A whole response is read after the SDK has received it, and a stream is copied while its
-bytes pass, so the SDK's own objects are untouched.
+Requests are sent unchanged. A complete response is read after the SDK has received it. A stream is copied while the SDK
+reads it, so the SDK's own objects are untouched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .patches import Patch, Patches
 logger = logging.getLogger("agentlightning.instrumentation")
 
 SWITCH_VARIABLE = "AGL_WIRE_TAP"
-"""Environment variable; `off` disables the wire tap in a process."""
+"""Environment variable. The value `off` disables the wire tap in a process."""
 
 
 def is_enabled() -> bool:
@@ -39,16 +39,16 @@ def _patches() -> Iterator[Patch]:
             yield from patches(import_module(library))
 
 
-# Shared by all libraries
+# Code shared by all libraries
 
 Start = Callable[..., OpenCall | None]
-"""Starts the record of a request from the arguments of the tapped function; None if it is not recorded."""
+"""Starts recording a request from the arguments of the tapped function. Returns None if it is not recorded."""
 Record = Callable[[OpenCall, Any], None]
 """Records the response of a call."""
 
 
 def _tap(owner: Any, name: str, start: Start, record: Record, *, is_async: bool = False) -> Patch:
-    """Return the patch of a function that sends a request and returns the response."""
+    """Return a patch for a function that sends a request and returns the response."""
     record = abandons_on_error(record)
 
     async def send_async(call: OpenCall, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -66,7 +66,7 @@ def _tap(owner: Any, name: str, start: Start, record: Record, *, is_async: bool 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def send(*args: Any, **kwargs: Any) -> Any:
-            # Not a coroutine function: a request that is not recorded awaits the original only.
+            # Not a coroutine function, so that a request that is not recorded awaits only the original.
             try:
                 call = start(*args, **kwargs)
             except Exception:
@@ -104,15 +104,15 @@ class _RecordedStream:
         self._call.finish(complete=False)
 
 
-# httpx and httpx2, which most model SDKs are built on
+# httpx and httpx2, the libraries that most model SDKs use
 
 
 def _httpx_patches(library: Any) -> Iterator[Patch]:
     class SyncStream(_RecordedStream, library.SyncByteStream):
-        """Byte stream that records what the user reads from it."""
+        """Byte stream that records the bytes that the user reads from it."""
 
     class AsyncStream(_AsyncRecordedStream, library.AsyncByteStream):
-        """Asynchronous byte stream that records what the user reads from it."""
+        """Asynchronous byte stream that records the bytes that the user reads from it."""
 
     yield _tap(library.Client, "send", _start_httpx, partial(_record_httpx, SyncStream))
     yield _tap(library.AsyncClient, "send", _start_httpx, partial(_record_httpx, AsyncStream), is_async=True)
@@ -140,7 +140,7 @@ def _decompressor(response: Any) -> Callable[[bytes], bytes]:
         return bytes
 
     def decompress(raw: bytes) -> bytes:
-        # A response that is only created to use the library's own decoders.
+        # This response is created only to use the library's own decoders.
         return type(response)(200, headers={"content-encoding": encoding}, content=raw).content if raw else raw
 
     return decompress
@@ -174,7 +174,7 @@ class _AsyncRecordedStream(_RecordedStream):
 
 def _aiohttp_patches(library: Any) -> Iterator[Patch]:
     class RecordedReader(library.StreamReader):
-        """The reader of a response that records what the parser feeds it."""
+        """Response reader that records the bytes that the parser feeds to it."""
 
         __slots__ = ()
 
@@ -191,7 +191,7 @@ def _aiohttp_patches(library: Any) -> Iterator[Patch]:
         def set_exception(self, exc: BaseException, *args: Any, **kwargs: Any) -> None:
             super().set_exception(exc, *args, **kwargs)
             if call := _aiohttp_calls.pop(id(self), None):
-                # aiohttp sets exactly this error on a response that the user closes before its end.
+                # aiohttp sets exactly this error when the user closes a response before its end.
                 if type(exc) is library.ClientConnectionError:
                     call.finish(complete=False)
                 else:
@@ -225,13 +225,13 @@ def _record_aiohttp(reader_type: type[Any], call: OpenCall, response: Any) -> No
     if body.is_eof():
         call.finish(complete=True)
     else:
-        # The parser feeds this very object, which has no place for another attribute: only its class can change.
+        # The parser feeds this object, which does not allow additional attributes, so change its class.
         _aiohttp_calls[id(body)] = call
         body.__class__ = reader_type
 
 
 _aiohttp_calls: dict[int, OpenCall] = {}
-"""Calls whose responses are not complete, by the ids of their readers."""
+"""Calls whose responses are not complete, by the id() of their readers."""
 
 
 # requests
@@ -258,7 +258,7 @@ def _record_requests(call: OpenCall, response: Any) -> None:
 
 
 class _RecordedBody(_RecordedStream):
-    """Records what `requests` reads from a response body."""
+    """Response body that records the bytes that `requests` reads from it."""
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
         return self._call.record_chunks(self._stream.stream(*args, **kwargs))

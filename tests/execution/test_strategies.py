@@ -111,7 +111,7 @@ class _Unpicklable:
 def test_agent_that_cannot_be_pickled_is_refused_with_advice(tmp_path: Path):
     strategy = agl.ClientServerExecutionStrategy(start_method="spawn")
 
-    with pytest.raises(TypeError, match=r"cannot be sent to a fresh process .*: create clients, locks and the like"):
+    with pytest.raises(TypeError, match=r"cannot be pickled for a fresh process .*: create clients, locks and"):
         strategy.execute(enqueue_and_wait, _Unpicklable(), sqlite_in(tmp_path))
 
 

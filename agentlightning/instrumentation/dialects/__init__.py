@@ -1,4 +1,4 @@
-"""Dialects: how the APIs of model providers write a call. One file per provider, all parsed into `Message`s."""
+"""Dialects: parsers for the APIs of model providers, with one file per provider. All of them return `Message`s."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _BY_LAST_SEGMENT = {
 
 
 def may_be_call(path: str) -> bool:
-    """Return True if a request to this URL path may be a call to a model; a cheap test, made for every request."""
+    """Return True if a request to this URL path may be a call to a model. A cheap test that runs for every request."""
     return _last_segment(path) in _BY_LAST_SEGMENT
 
 
 def dialect_of(path: str, body: Json) -> ApiDialect | None:
-    """Return the dialect of a request with this path and JSON body; None if it is not a call to a model."""
+    """Return the dialect of a request with this path and JSON body, or None if it is not a call to a model."""
     candidates = _BY_LAST_SEGMENT.get(_last_segment(path), ())
     return next((dialect for dialect in candidates if dialect.input_field in body), None)
 

@@ -1,4 +1,4 @@
-"""Anthropic's messages API."""
+"""Dialect of Anthropic's messages API."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "l
 
 
 def _prompt(body: Json) -> list[Message]:
-    """Return the system prompt, then the conversation."""
+    """Return the system prompt, followed by the conversation."""
     system = body.get("system")
     first = [_message({"role": "system", "content": system})] if system else []
     return [*first, *(_message(message) for message in items(body.get("messages")))]
 
 
 def _answer(body: Json) -> list[Message]:
-    """Return the one message."""
+    """Return a list with the only message of a response."""
     if "content" not in body:
         return []
     message = _message({"role": "assistant", **body})
@@ -40,7 +40,7 @@ def _answer(body: Json) -> list[Message]:
 
 
 def _fold(events: Iterable[Json]) -> Json:
-    """Combine the events of a message."""
+    """Combine the events of a message into a response body."""
     body: Json = {}
     for event in events:
         match event.get("type"):

@@ -1,4 +1,4 @@
-"""Messages and parts, the common form of all dialects, as in OpenTelemetry's GenAI conventions."""
+"""Messages and parts: the common format of all dialects, as in OpenTelemetry's GenAI conventions."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Message:
     role: str
     parts: list[Part] = field(default_factory=list[Part])
     content: str | None = None
-    """The text; if there is more than text, the content as JSON."""
+    """The text, or the content as JSON if there is more than text."""
     finish_reason: str | None = None
-    """The reason why the model stopped, on its answers."""
+    """The reason why the model stopped. Set only on responses."""
 
 
 @dataclass(frozen=True)
 class ApiDialect:
-    """One API's form of requests, responses and streams."""
+    """Parsers for the requests, responses and streams of one API."""
 
     span_name: str
     operation: str
     """`gen_ai.operation.name`"""
     provider: str
     input_field: str
-    """The field of a request body that has the prompt."""
+    """The request body field that contains the prompt."""
     prompt: Callable[[Json], list[Message]]
     """Parses the messages of a request body."""
     answer: Callable[[Json], list[Message]]
     """Parses the messages of a response body."""
     fold: Callable[[Iterable[Json]], Json]
-    """Combines the events of a stream, or the first of them, into the body of a response without streaming."""
+    """Combines the events of a complete or partial stream into the body of a non-streamed response."""
 
 
 def text(content: Any) -> Part:
@@ -49,7 +49,7 @@ def text(content: Any) -> Part:
 
 
 def tool_call(id: Any, name: Any, arguments: Any) -> Part:
-    """Return a tool call part; parse arguments that are JSON text."""
+    """Return a tool call part. Arguments that are JSON text are parsed."""
     return {"type": "tool_call", "id": id, "name": name, "arguments": parse_json(arguments)}
 
 
@@ -59,22 +59,22 @@ def tool_response(id: Any, response: Any) -> Part:
 
 
 def media(modality: str, uri: Any) -> Part:
-    """Return a part for an image or the like; the bytes of a data URI are left out."""
+    """Return a part for an image or other media. The bytes of a data URI are left out."""
     if isinstance(uri, str) and uri.startswith("data:"):
         return {"type": "blob", "modality": modality, "mime_type": uri[5:].partition(";")[0]}
     return {"type": "uri", "modality": modality, "uri": uri}
 
 
 def to_json(value: Any) -> str:
-    """Serialize a value that came from JSON, whatever it contains."""
+    """Serialize any value that was parsed from JSON."""
     try:
         return orjson.dumps(value).decode()
     except TypeError:
-        return json.dumps(value)  # a lone surrogate or a huge number, which some servers send
+        return json.dumps(value)  # orjson rejects lone surrogates and huge numbers, which some servers send
 
 
 def parse_json(value: Any) -> Any:
-    """Parse JSON text; return a value that is not JSON text unchanged."""
+    """Parse JSON text. Return a value that is not JSON text unchanged."""
     try:
         return orjson.loads(value) if isinstance(value, str) else value
     except orjson.JSONDecodeError:
@@ -82,7 +82,7 @@ def parse_json(value: Any) -> Any:
 
 
 def content_text(content: Any, parts: list[Part]) -> str | None:
-    """Return the text if all parts are text; otherwise the content as JSON."""
+    """Return the text if all parts are text, otherwise the content as JSON."""
     if content is None or isinstance(content, str):
         return content
     if parts and all(part["type"] == "text" for part in parts):
@@ -91,12 +91,12 @@ def content_text(content: Any, parts: list[Part]) -> str | None:
 
 
 def items(value: Any) -> list[Json]:
-    """Return the objects in a value that should be a list of objects, but often is not."""
+    """Return the objects in a value that should be a list of objects. Ignore anything else."""
     if not isinstance(value, list):
         return []
     return [item for item in cast("list[Any]", value) if isinstance(item, dict)]
 
 
 def as_object(value: Any) -> Json:
-    """Return a value that should be an object; an empty object if it is something else."""
+    """Return a value that should be an object, or an empty dict if it is anything else."""
     return cast("Json", value) if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""OpenAI's APIs, which most servers support: chat completions, text completions, embeddings and responses."""
+"""Dialects of OpenAI's APIs, which most servers support: chat and text completions, embeddings and responses."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .base import (
 )
 
 _WHOLE_FIELDS = frozenset({"role", "id", "type", "name"})
-"""Fields of a delta that some servers repeat in every chunk; all other strings are pieces of a text."""
+"""Fields of a delta that some servers repeat in every chunk. All other strings are pieces of text to be joined."""
 
-# Chat completions, and the legacy text completions, which many training servers still use
+# Chat completions and legacy text completions, which many training servers still use
 
 
 def _chat_prompt(body: Json) -> list[Message]:
@@ -44,7 +44,7 @@ def _embedding_prompt(body: Json) -> list[Message]:
 
 
 def _user_messages(value: Any) -> list[Message]:
-    """Return a user message for one text or for each of several; for anything else, like token ids, its JSON."""
+    """Return a user message per text. For any other value, such as token ids, the message contains its JSON."""
     texts = cast("list[Any]", value) if isinstance(value, list) else [value]
     if not all(isinstance(each, str) for each in texts):
         texts = [to_json(value)]
@@ -72,7 +72,7 @@ def _fold_choices(events: Iterable[Json]) -> Json:
     choices: dict[int, list[Json]] = {}
     for event in events:
         chunks = event.pop("choices", None)
-        # Null does not replace the value of an earlier event.
+        # A null does not replace the value from an earlier event.
         body.update({key: value for key, value in event.items() if value is not None or key not in body})
         for chunk in items(chunks):
             choices.setdefault(chunk.get("index") or 0, []).append(chunk)
@@ -109,7 +109,7 @@ def _add_delta(message: Json, texts: dict[str, list[str]], delta: Json) -> None:
 
 
 def _merge_field(target: Json, key: str, value: Any, *, join_strings: bool = False) -> None:
-    """Merge a field of a chunk into that of earlier chunks: extend lists, merge objects, replace other values."""
+    """Merge a field of a chunk into the combined value: extend lists, merge objects, replace other values."""
     current = target.get(key)
     if isinstance(value, list) and isinstance(current, list):
         current.extend(cast("list[Any]", value))
@@ -125,7 +125,7 @@ def _merge_field(target: Json, key: str, value: Any, *, join_strings: bool = Fal
 def _add_tool_calls(calls: list[Json], pieces: list[Json]) -> None:
     for piece in pieces:
         index = piece.pop("index", None)
-        # Servers that do not number tool calls send each in one piece.
+        # Servers that do not number tool calls send each tool call in one piece.
         if not isinstance(index, int) or index >= len(calls):
             calls.append(piece)
             continue
@@ -161,10 +161,8 @@ def _message(message: Json, role: str = "user") -> Message:
 
 def _chat_part(item: Json) -> Part:
     match item.get("type"):
-        case "text":
-            return text(item.get("text"))
-        case "refusal":
-            return text(item.get("refusal"))
+        case "text" | "refusal" as kind:
+            return text(item.get(kind))
         case "image_url":
             image = item.get("image_url")
             return media("image", as_object(image).get("url", image))
@@ -192,7 +190,7 @@ def _response_prompt(body: Json) -> list[Message]:
 
 
 def _response_answer(body: Json) -> list[Message]:
-    """Return the items of the output as one message, like the other dialects."""
+    """Return the items of the output as one message, as in the other dialects."""
     messages = [_item(item, "assistant") for item in items(body.get("output"))]
     if not messages:
         return []
@@ -202,7 +200,7 @@ def _response_answer(body: Json) -> list[Message]:
 
 
 def _fold_response(events: Iterable[Json]) -> Json:
-    """Return the response of the last event; combine the events of an abandoned stream."""
+    """Return the response in the last event. For an abandoned stream, combine its events instead."""
     body: Json = {}
     output: dict[int, Json] = {}
     for event in events:
@@ -255,8 +253,8 @@ def _response_part(part: Json) -> Part:
     match part.get("type"):
         case "input_text" | "output_text" | "text":
             return text(part.get("text"))
-        case "refusal":
-            return text(part.get("refusal"))
+        case "refusal" as kind:
+            return text(part.get(kind))
         case "input_image":
             return media("image", part.get("image_url") or part.get("file_id"))
         case kind:
@@ -275,7 +273,7 @@ CHAT = ApiDialect(LLM_CALL, "chat", "openai", "messages", _chat_prompt, _chat_an
 COMPLETIONS = ApiDialect(
     "openai.completion", "text_completion", "openai", "prompt", _completion_prompt, _completion_answer, _fold_completion
 )
-# The vectors are in the raw response only, and never streamed.
+# Vectors are kept only in the raw response and are never streamed.
 EMBEDDINGS = ApiDialect(
     "openai.embeddings", "embeddings", "openai", "input", _embedding_prompt, lambda body: [], lambda events: {}
 )

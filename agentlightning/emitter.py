@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
 from . import semconv
@@ -119,9 +118,7 @@ class OperationSpan:
         self._span.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         assert self._span
         self._span.__exit__(kind, error, traceback)
 
@@ -207,16 +204,15 @@ def _finite(value: Any, name: str) -> float:
     return number
 
 
-def _flatten(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(attributes: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in attributes.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(cast("Mapping[str, Any]", value), f"{prefix}{key}."))
-        elif _is_plain(value):
+        if _is_plain(value):
             flat[f"{prefix}{key}"] = value
+        elif isinstance(value, Mapping):
+            flat.update(_flatten(cast("Mapping[str, Any]", value), f"{prefix}{key}."))
         elif isinstance(value, (list, tuple)):
-            by_index = {str(n): item for n, item in enumerate(cast("Sequence[Any]", value))}
-            flat.update(_flatten(by_index, f"{prefix}{key}."))
+            flat.update(_flatten(dict(enumerate(cast("Sequence[Any]", value))), f"{prefix}{key}."))
         elif value is not None:
             flat[f"{prefix}{key}"] = _to_attribute(value)
     return flat

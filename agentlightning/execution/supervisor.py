@@ -253,8 +253,8 @@ def _select_method(runner: RunnerTask, method: StartMethod | None) -> tuple[Star
             )
             return "fork", runner
         raise TypeError(
-            f"the agent cannot be pickled for a fresh process ({error}): create clients, locks and similar inside the "
-            "agent, or use strategy='shm'"
+            f"the agent cannot be pickled for a fresh process ({error}): create clients, locks and similar objects "
+            "inside the agent, or use strategy='shm'"
         ) from error
 
 

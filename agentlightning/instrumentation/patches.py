@@ -53,7 +53,7 @@ class Instrumentation:
                 self._undo()
 
     def refresh(self) -> None:
-        """Instrument what the agent has imported since; called whenever a trace context begins."""
+        """Instrument libraries imported since the last call. Called whenever a trace context starts."""
 
     def _apply(self) -> None:
         raise NotImplementedError

@@ -28,7 +28,7 @@ class RequestTarget:
     attempt_id: str = ""
     """The rollout id, or empty if the call belongs to no attempt."""
     traceparent: str = ""
-    """The parent span of the call in W3C notation, if the URL contains one."""
+    """The W3C traceparent of the call's parent span, if the URL contains one."""
 
 
 def parse_target(raw_path: str) -> RequestTarget:

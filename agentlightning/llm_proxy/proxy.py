@@ -85,7 +85,7 @@ class LLMProxy:
         await self.start()
 
     def is_running(self) -> bool:
-        """Return whether the proxy accepts calls."""
+        """Return True if the proxy accepts calls."""
         return self._server is not None and not self._server.finished.done()
 
     def run_forever(

@@ -27,7 +27,7 @@ class Statistics(TypedDict):
     """Counts of stored objects."""
 
     rollouts: dict[str, int]
-    """By status; statuses without rollouts are left out."""
+    """Number of rollouts by status. Statuses without rollouts are left out."""
     attempts: int
     spans: int
     resources: int
@@ -85,7 +85,7 @@ class Summary(TypedDict):
 
     time: float
     rollouts: dict[str, int]
-    """By status; statuses without rollouts are left out."""
+    """Number of rollouts by status. Statuses without rollouts are left out."""
     workers: dict[str, int]
     ended_per_minute: float | None
     """None if no rollout has ended or no rollout is unfinished."""

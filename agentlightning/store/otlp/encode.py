@@ -1,8 +1,8 @@
 """Encoding of stored spans as OTLP protobuf.
 
-Each span is encoded on its own, because a call that encodes a whole batch holds the interpreter for 15 to 30 ms, and
-delays every request to the store. The official encoder of opentelemetry-exporter-otlp-proto-common has that problem,
-takes 1.6 times the CPU time, and accepts only OpenTelemetry's own ids.
+Each span is encoded separately, because a call that encodes a whole batch would hold the GIL for 15 to 30 ms and delay
+every request to the store. The official encoder in opentelemetry-exporter-otlp-proto-common has that problem, takes 1.6
+times the CPU time, and accepts only OpenTelemetry ids.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _SERVICE = "service.name"
 
 
 def encode_span(payload: bytes) -> bytes:
-    """Return a span's JSON text as an OTLP trace request with this span.
+    """Encode a span's JSON text as an OTLP trace request that contains only this span.
 
-    The concatenation of such requests is a request with all of their spans: protobuf merges repeated fields.
+    The concatenation of several requests is a request with all of their spans, because protobuf merges repeated fields.
     """
     span: JsonObject = orjson.loads(payload)
     resource = span["resource"]
@@ -87,7 +87,7 @@ def _link(link: JsonObject) -> Span.Link:
 
 
 def _id(text: str, size: int) -> bytes:
-    """Return the bytes of an id; for text that is not an OpenTelemetry id, bytes of its hash."""
+    """Return the bytes of an id, or bytes of its hash if the text is not an OpenTelemetry id."""
     try:
         found = bytes.fromhex(text)
     except ValueError:

@@ -333,7 +333,7 @@ class _TargetExport:
 
 
 class ReceiverUnavailable(Exception):
-    """The target accepts no request at the moment."""
+    """The target does not accept requests at the moment."""
 
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
         super().__init__(reason)
@@ -341,13 +341,13 @@ class ReceiverUnavailable(Exception):
 
 
 class ReceiverRejectsAll(ReceiverUnavailable):
-    """The target has accepted no span yet, so it may reject the requests as such: a header is missing, say."""
+    """The target has not accepted any span yet, so it may reject all requests, e.g. because of a missing header."""
 
 
 def _partial_rejection(answer: bytes) -> list[Rejection]:
     try:
         partial = ExportTraceServiceResponse.FromString(answer).partial_success
-    except DecodeError:  # some receivers answer 200 in JSON, or in plain text
+    except DecodeError:  # some receivers respond with 200 and JSON or plain text
         return []
     return [(partial.rejected_spans, partial.error_message)] if partial.rejected_spans > 0 else []
 

@@ -40,7 +40,7 @@ AttemptIds = tuple[str, str]
 
 
 class SpanWatermark(NamedTuple):
-    """The newest span at some time, and the transaction number after which no earlier span can appear any more."""
+    """The newest span at some time, and the transaction number after which no earlier span can appear."""
 
     ordinal: int
     transaction: int

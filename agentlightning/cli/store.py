@@ -140,7 +140,7 @@ def backup(file: Path, db: str) -> None:
     The copy contains everything that the store had acknowledged before the backup started. FILE must not exist yet. It
     is created only when the copy is complete and on disk.
     """
-    from ..store.db.backup import backup as copy
+    from ..store.maintenance import backup as copy
 
     source = _database_file(db, hint="use pg_dump for PostgreSQL")
     with errors_as_messages():

@@ -13,9 +13,8 @@ import apsw
 from .. import payload
 from ..errors import InvalidInput, StoreUnavailable
 from .contract import LightningStore, Route, implement_operations
-from .db.backup import backup
 from .db.sqlite import Durability, ReadOnlyDatabase, SqliteDatabase
-from .maintenance import PeriodicTask, Timers
+from .maintenance import PeriodicTask, backup, start_timers
 from .operations import operation_table
 from .sql import SqlStore
 from .sql.base import Clock
@@ -58,8 +57,7 @@ class _LocalStore(SqlStore):
         except BaseException:
             database.close_now()
             raise
-        self._timers = Timers(*self._periodic_tasks())
-        self._timers.start()
+        self._timers = start_timers(self._periodic_tasks())
 
     async def close(self) -> None:
         self._timers.stop()

@@ -1,20 +1,21 @@
-"""Maintenance of a store: periodic tasks, consistency checks of the database, and deletion of old rollouts."""
+"""Maintenance of a store: periodic tasks, checks and backups of the database, and deletion of old rollouts."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import apsw
 
-from ..errors import StoreUnavailable
-from .db.backup import open_alongside
+from ..concurrency import BackgroundTask
+from ..errors import InvalidInput, StoreUnavailable
 from .sql import SqlStore
 
 logger = logging.getLogger(__name__)
@@ -93,46 +94,78 @@ async def collect_garbage(
 
 @dataclass
 class PeriodicTask:
-    """A coroutine function to call once per `interval` seconds."""
+    """A coroutine function to call every `interval` seconds."""
 
     run_once: Callable[[], Awaitable[object]]
     interval: float
-    due: float = 0.0
 
-    async def run_if_due(self) -> None:
-        if time.monotonic() < self.due:
-            return
-        self.due = time.monotonic() + self.interval
-        try:
-            with suppress(StoreUnavailable):  # the disk or database is unreachable: the next call does the overdue work
-                await self.run_once()
-        except Exception:
-            logger.exception("A periodic task of the store failed; it runs again in %g s", self.interval)
+    async def run(self) -> None:
+        while True:
+            try:
+                with suppress(StoreUnavailable):  # the database is unreachable: the next call does the overdue work
+                    await self.run_once()
+            except Exception:
+                logger.exception("A periodic task of the store failed; it runs again in %g s", self.interval)
+            await asyncio.sleep(self.interval)
 
 
-class Timers:
-    """Runs periodic tasks in a separate thread, whether or not the store receives requests."""
+def start_timers(tasks: Iterable[PeriodicTask]) -> BackgroundTask[list[None]]:
+    """Run periodic tasks in a separate thread, whether or not the store receives requests."""
+    return BackgroundTask(lambda: _run_together(tasks), name="agl-timers")
 
-    def __init__(self, *tasks: PeriodicTask) -> None:
-        self._tasks = tasks
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="agl-timers", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
+async def _run_together(tasks: Iterable[PeriodicTask]) -> list[None]:
+    return await asyncio.gather(*(task.run() for task in tasks))
 
-    def stop(self) -> None:
-        """Stop the tasks and wait until the running task has finished."""
-        self._stop.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
 
-    def _run(self) -> None:
-        pause = min(task.interval for task in self._tasks)
-        with asyncio.Runner() as runner:
-            while not self._stop.wait(pause):
-                runner.run(self._run_due())
+# Backup
 
-    async def _run_due(self) -> None:
-        for task in self._tasks:
-            await task.run_if_due()
+
+def backup(source: Path, target: Path) -> int:
+    """Copy everything committed before the call and return the size of the copy in bytes."""
+    if target.exists():
+        raise InvalidInput(f"{target} already exists; a backup never overwrites a file, choose another", field="file")
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        _copy(source, partial)
+    except apsw.Error as error:
+        partial.unlink(missing_ok=True)
+        raise StoreUnavailable(f"{source} could not be copied to {target}: {error}") from None
+    _sync(partial)
+    partial.rename(target)
+    _sync(target.parent)
+    return target.stat().st_size
+
+
+def open_alongside(source: Path) -> apsw.Connection:
+    """Open a connection that makes no changes, while the store may have the database open.
+
+    Raises `StoreUnavailable` if there is no such file.
+    """
+    if not source.exists():
+        raise StoreUnavailable(f"there is no database {source.absolute()}")
+    # Open for writing, because SQLite must create the WAL index if no process has the database open.
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(f"file:{quote(str(source.absolute()))}", flags=flags)
+    connection.set_busy_timeout(5_000)
+    return connection
+
+
+def _copy(source: Path, target: Path) -> None:
+    original, copy = open_alongside(source), apsw.Connection(str(target))
+    try:
+        with copy.backup("main", original, "main") as process:
+            process.step(-1)  # copy all pages in one step, for a consistent state; concurrent writes go to the WAL
+        copy.execute("PRAGMA journal_mode = DELETE")
+    finally:
+        copy.close()
+        original.close()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -33,7 +33,7 @@ async def test_lists_hide_keys_and_lookups_return_them(store: LightningStore) ->
     assert await store.get_resources_by_id("rs") == update == await store.get_latest_resources()
     assert update.resources == EVERY_KIND
 
-    with pytest.raises(InvalidInput, match=r"api_key of resource 'main_llm' is \*\*\*"):
+    with pytest.raises(InvalidInput, match=r"api_key of resource 'main_llm' is the mask \*\*\*"):
         await store.update_resources("rs", listed.resources)
 
 

@@ -18,6 +18,7 @@ from .long_run import run_from_command_line
 from .store_process import StoreProcess
 
 SLOW_CONNECTIONS, CALLS = 100, 200
+CONNECTED_AT_ONCE = 100
 INCOMPLETE_REQUEST = b"POST /enqueue_rollout HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
 
 
@@ -48,9 +49,11 @@ async def measure_beside_slow_clients(
     async with StoreProcess(folder / "agl.db") as store:
         url = urlsplit(store.endpoint)
         try:
-            for number in range(idle + SLOW_CONNECTIONS):
-                writers.append((await asyncio.open_connection(url.hostname, url.port))[1])
-                writers[-1].write(INCOMPLETE_REQUEST if number < SLOW_CONNECTIONS else b"")
+            while len(writers) < idle + SLOW_CONNECTIONS:
+                connecting = (asyncio.open_connection(url.hostname, url.port) for _ in range(CONNECTED_AT_ONCE))
+                writers += [writer for _, writer in await asyncio.gather(*connecting)]
+            for writer in writers[:SLOW_CONNECTIONS]:
+                writer.write(INCOMPLETE_REQUEST)
             result.idle, result.slow = idle, SLOW_CONNECTIONS
             async with aiohttp.ClientSession() as session:
                 while result.asked < CALLS:

@@ -17,7 +17,7 @@ from ..faults.lossy import served
 from ..faults.power_cut import cut_power_repeatedly
 from .raw import Raw
 
-CUTS = 100
+CUTS = 200
 
 
 async def test_acknowledged_changes_survive_power_cuts(tmp_path: Path, figure: Figure) -> None:

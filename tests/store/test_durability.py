@@ -115,7 +115,7 @@ async def test_waits_continue_across_a_restart_of_the_store(path: Path) -> None:
 
 @pytest.mark.slow
 async def test_acknowledged_changes_survive_kill_9(path: Path, figure: Figure) -> None:
-    result = await kill_store_repeatedly(path, cycles=25, seed=1)
+    result = await kill_store_repeatedly(path, cycles=50, seed=1)
 
     figure(result)
     assert result.wrong == []

@@ -140,10 +140,10 @@ def test_every_mutation_of_the_client_is_covered() -> None:
 
 
 async def test_every_mutation_happens_once_under_faults(figure: Figure) -> None:
-    result = await run_with_every_fault(2)
+    result = await run_with_every_fault(5)
 
     figure(result)
-    assert result.calls == len(CALLS) * 8 * 2
+    assert result.calls == len(CALLS) * 8 * 5
     assert result.wrong == []
 
 

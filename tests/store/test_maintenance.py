@@ -12,9 +12,8 @@ import pytest
 
 from agentlightning.errors import InvalidInput, StoreUnavailable
 from agentlightning.store import LightningStore, SqliteLightningStore
-from agentlightning.store.db.backup import backup
 from agentlightning.store.factory import open_for_maintenance
-from agentlightning.store.maintenance import check_database, collect_garbage
+from agentlightning.store.maintenance import backup, check_database, collect_garbage
 
 from ..conftest import Figure
 from ..contract.making import claimed, ended, everything, span

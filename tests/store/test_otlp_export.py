@@ -293,7 +293,10 @@ async def test_target_that_has_accepted_no_span_loses_none(
         assert await served.metric("rejected_spans_total") == 0
 
     assert receiver.names == ["a", "b", "c"]
-    assert "stay in the store and are retried: the target has accepted no span yet, 422: the header x-experiment" in caplog.text
+    assert (
+        "stay in the store and are retried: the target has accepted no span yet, 422: the header x-experiment"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("status", [400, 413])

@@ -64,9 +64,7 @@ class Queue(SqlBase):
         return await self._write(body, NEW_ROLLOUTS)
 
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> list[Rollout]:
-        requests = [
-            _NewRollout(each.input, each.mode, each.resources_id, each.config, each.metadata) for each in rollouts
-        ]
+        requests = [_NewRollout(**each.__dict__) for each in rollouts]
 
         async def body(transaction: Transaction) -> list[Rollout]:
             return await self._enqueue(transaction, requests)

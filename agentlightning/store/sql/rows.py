@@ -29,16 +29,16 @@ M = TypeVar("M", bound=BaseModel)
 
 # Each column has the name of its field.
 _ROLLOUT_FIELDS = tuple(Rollout.model_fields)
-_ATTEMPT_FIELDS = tuple(Attempt.model_fields)
+ATTEMPT_FIELDS = tuple(Attempt.model_fields)
 _WORKER_FIELDS = tuple(name for name in Worker.model_fields if name != "stale_attempts")
 ROLLOUT = ", ".join(f"r.{name}" for name in _ROLLOUT_FIELDS)
-ATTEMPT = ", ".join(f"a.{name}" for name in _ATTEMPT_FIELDS)
+ATTEMPT = ", ".join(f"a.{name}" for name in ATTEMPT_FIELDS)
 WORKER = ", ".join(_WORKER_FIELDS)
 RESOURCES = "resources_id, create_time, update_time, version, resources"
 ROLLOUT_AND_ATTEMPT = f"{ROLLOUT}, {ATTEMPT}"
 ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id"
 """All rollouts, each with its latest attempt if it has one."""
-_STATE_COLUMNS = (*_ATTEMPT_FIELDS, "ordinal", "lease_start", "lease_seen", "last_sequence_id")
+_STATE_COLUMNS = (*ATTEMPT_FIELDS, "ordinal", "lease_start", "lease_seen", "last_sequence_id")
 ATTEMPT_STATE = f"r.status, r.attempt_id, r.config, {', '.join(f'a.{name}' for name in _STATE_COLUMNS)}"
 # The rollout comes first, because a database that locks rows locks them in this order.
 ATTEMPT_STATE_SOURCE = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
@@ -71,7 +71,7 @@ def rollout(row: Row) -> Rollout:
 
 def attempt(row: Row) -> Attempt:
     """Convert a row of `ATTEMPT`."""
-    return construct(Attempt, {**dict(zip(_ATTEMPT_FIELDS, row, strict=False)), "metadata": json(row[8])})
+    return construct(Attempt, {**dict(zip(ATTEMPT_FIELDS, row, strict=False)), "metadata": json(row[8])})
 
 
 def worker(row: Row) -> Worker:

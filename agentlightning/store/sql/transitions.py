@@ -208,24 +208,11 @@ class TransitionWriter:
         return attempt_id
 
     async def _insert_attempts(self, begun: Sequence[AttemptedRollout]) -> None:
-        await self.transaction.execute_many(
-            "INSERT INTO attempts (rollout_id, attempt_id, sequence_id, start_time, status, worker_id, "
-            "lease_start, lease_seen, deadline, last_sequence_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)",
-            [
-                (
-                    each.rollout_id,
-                    each.attempt.attempt_id,
-                    each.attempt.sequence_id,
-                    each.attempt.start_time,
-                    each.attempt.status,
-                    each.attempt.worker_id,
-                    self.lease,
-                    self.lease,
-                    lifecycle.deadlines(each.config, self.lease, self.lease).next,
-                )
-                for each in begun
-            ],
-        )
+        rows_of_values = [
+            (*each.attempt.__dict__.values(), self.lease, lifecycle.deadlines(each.config, self.lease, self.lease).next)
+            for each in begun
+        ]
+        await self.transaction.execute_many(_INSERT_ATTEMPT, rows_of_values)
 
     async def _set_worker_busy(self, worker_id: str, attempt: Attempt) -> None:
         self.transaction.notify(("workers", ""))
@@ -258,6 +245,10 @@ class TransitionWriter:
             await self.transaction.execute(_RELEASE_WORKER, worker_id, attempt, self.now)
 
 
+_INSERT_ATTEMPT = (
+    f"INSERT INTO attempts ({', '.join(rows.ATTEMPT_FIELDS)}, lease_start, lease_seen, deadline, last_sequence_id) "
+    "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?11, 0)"
+)
 _RELEASE_WORKER = (
     "UPDATE workers SET (status, last_idle_time, current_rollout_id, current_attempt_id) = ("
     "SELECT CASE WHEN held.attempt_id IS NULL THEN 'idle' ELSE status END, "

@@ -156,26 +156,25 @@ class WriteBuffer:
 
     def __init__(self) -> None:
         self._changes: Changes = {}
-        self._tables: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self._changes)
 
     def must_precede(self, sql: str) -> bool:
         """Return True if the buffer must be sent before `sql`, which uses a changed table or changes the schema."""
-        is_unrelated = _NAMES_ITS_TABLES.match(sql) and self._tables.isdisjoint(named_tables(sql))
-        return bool(self._changes) and not is_unrelated
+        if not self._changes:
+            return False
+        tables = map(changed_table, self._changes)
+        return not _NAMES_ITS_TABLES.match(sql) or not named_tables(sql).isdisjoint(tables)
 
     def add(self, sql: str, values: list[Values]) -> None:
         """Add a change, once with each of `values`."""
         if values:
             self._changes[sql] = values
-            self._tables.add(str(changed_table(sql)))
 
     def take(self) -> Changes:
         """Return all changes and empty the buffer."""
-        changes = self._changes
-        self._changes, self._tables = {}, set()
+        changes, self._changes = self._changes, {}
         return changes
 
 

@@ -19,7 +19,7 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context as OtelContext
 from opentelemetry.trace import Span, Tracer
 
-from .patches import Patch, Patches
+from .patches import Instrumentation, Patch
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
@@ -110,7 +110,7 @@ def _start_with_context(original: Callable[[threading.Thread], None]) -> Callabl
     return start
 
 
-CONTEXT_IN_THREADS = Patches(
+CONTEXT_IN_THREADS = Instrumentation(
     lambda: [
         Patch(ThreadPoolExecutor, "submit", _submit_with_context),
         Patch(threading.Thread, "start", _start_with_context),

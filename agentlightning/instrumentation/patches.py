@@ -31,9 +31,14 @@ class Patch:
 
 
 class Instrumentation:
-    """Instrumentation that is active while at least one tracer uses it. Subclasses define `_apply` and `_undo`."""
+    """Patches that are active while at least one tracer uses them.
 
-    def __init__(self) -> None:
+    Subclasses that do more than patch override `_apply` and `_undo`.
+    """
+
+    def __init__(self, patches: Callable[[], Iterable[Patch]] = tuple) -> None:
+        self._patches = patches
+        self._applied: list[Patch] = []
         self._users = 0
         # Protects the count from concurrent access by tracers in several runner threads.
         self._lock = threading.Lock()
@@ -54,21 +59,6 @@ class Instrumentation:
 
     def refresh(self) -> None:
         """Instrument libraries imported since the last call. Called whenever a trace context starts."""
-
-    def _apply(self) -> None:
-        raise NotImplementedError
-
-    def _undo(self) -> None:
-        raise NotImplementedError
-
-
-class Patches(Instrumentation):
-    """Instrumentation that consists only of patches."""
-
-    def __init__(self, patches: Callable[[], Iterable[Patch]]) -> None:
-        super().__init__()
-        self._patches = patches
-        self._applied: list[Patch] = []
 
     def _apply(self) -> None:
         self._applied = list(self._patches())

@@ -20,7 +20,7 @@ import orjson
 from .context import IN_REQUEST
 from .dialects import may_be_call
 from .llm_call import OpenCall, abandons_on_error, start_call
-from .patches import Patch, Patches
+from .patches import Instrumentation, Patch
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
@@ -280,5 +280,5 @@ _PATCHES: dict[str, Callable[[Any], Iterator[Patch]]] = {
     "aiohttp": _aiohttp_patches,
     "requests": _requests_patches,
 }
-WIRE_TAP = Patches(_patches)
+WIRE_TAP = Instrumentation(_patches)
 """The taps of all installed HTTP libraries."""

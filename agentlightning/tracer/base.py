@@ -14,6 +14,7 @@ from opentelemetry import context, trace
 from ..types import Attempt, AttemptRef, AttemptStatus, Span, SpanCoreFields, TraceStatus
 from .pipeline import Pipeline
 from .scope import ManualSpan, Scope, current_scope
+from .spans import AttemptReport
 
 if TYPE_CHECKING:
     from ..instrumentation import Instrumentation
@@ -166,7 +167,7 @@ class Tracer:
 
         While the store is unreachable, spans and reports are buffered on disk. Raises the store's exceptions.
         """
-        return await self._pipeline.report(store, rollout_id, attempt_id, status, metadata or {})
+        return await self._pipeline.report(store, AttemptReport(rollout_id, attempt_id, status, metadata or {}))
 
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> AbstractContextManager[None]:
         """Call `callback` with each attempt that, according to the store's responses to spans, has already ended.

@@ -20,14 +20,13 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from itertools import groupby
-from typing import Any
 
 from opentelemetry import context
 
 from ..errors import StoreUnavailable
 from ..instrumentation.context import SUPPRESSED
 from ..store.contract import LightningStore
-from ..types import Attempt, AttemptRef, AttemptStatus
+from ..types import Attempt, AttemptRef
 from .disk_buffer import buffer_folder, leftover_files
 from .exporter import STOPPED, SpanExporter, logger
 from .spans import AttemptReport, DropCounter, FinishedSpan, QueueItem, SpanBatch, resolve
@@ -96,11 +95,8 @@ class Pipeline:
         else:
             self._reject()
 
-    async def report(
-        self, store: LightningStore, rollout_id: str, attempt_id: str, status: AttemptStatus, metadata: dict[str, Any]
-    ) -> Attempt:
+    async def report(self, store: LightningStore, report: AttemptReport) -> Attempt:
         """Report a finished attempt, after all spans queued so far. Return the store's response or raise its error."""
-        report = AttemptReport(rollout_id, attempt_id, status, metadata)
         self._append(report, store)
         self._take_flush_token()  # so that the batch does not wait to fill
         return await asyncio.wrap_future(report.answer)

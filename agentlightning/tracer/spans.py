@@ -60,7 +60,10 @@ class FinishedSpan:
         is_ours = isinstance(source, Span)
         span = source if is_ours else Span.from_opentelemetry(source, self.rollout_id, self.attempt_id)
         if UNDECODED in span.attributes:
-            _decode(span)
+            span.attributes = decode_call(span.attributes)
+            message = span.attributes.get(ERROR_MESSAGE)
+            if message and span.status.status_code == "UNSET":
+                span.status = TraceStatus(status_code="ERROR", description=message)
         if not _is_clean(span):
             _clean_span(span)
         return span
@@ -159,13 +162,6 @@ def _spans(items: Sequence[QueueItem], dropped: DropCounter) -> Iterator[Span]:
 
 
 # Conversion of a span
-
-
-def _decode(span: Span) -> None:
-    span.attributes = decode_call(span.attributes)
-    message = span.attributes.get(ERROR_MESSAGE)
-    if message and span.status.status_code == "UNSET":
-        span.status = TraceStatus(status_code="ERROR", description=message)
 
 
 def _size(source: ReadableSpan | Span) -> int:

@@ -247,7 +247,7 @@ def test_wrong_setting_is_named_before_the_run(options: dict[str, Any], message:
 
 @pytest.mark.parametrize("tasks", [(n for n in range(3)), {"a": 1}, 7])
 def test_dataset_without_length_and_items_is_refused(tasks: Any):
-    with pytest.raises(TypeError, match="train_dataset must be a list, or have a length"):
+    with pytest.raises(TypeError, match="train_dataset must be a list or support len"):
         train(half, tasks)
 
 

@@ -391,7 +391,7 @@ def test_nested_format_spec_is_not_expanded() -> None:
 
 
 def test_format_names_placeholder_with_wrong_value() -> None:
-    with pytest.raises(PromptError, match=r"\{price:.2f\} does not fit"):
+    with pytest.raises(PromptError, match=r"value of \{price:.2f\} cannot be formatted"):
         PromptTemplate(template="{price:.2f}").format(price="cheap")
 
 

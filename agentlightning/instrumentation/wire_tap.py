@@ -51,32 +51,35 @@ def _tap(owner: Any, name: str, start: Start, record: Record, *, is_async: bool 
     """Return a patch for a function that sends a request and returns the response."""
     record = abandons_on_error(record)
 
-    async def send_async(call: OpenCall, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with call:
-            response = await original(*args, **kwargs)
-        record(call, response)
-        return response
-
-    def send_sync(call: OpenCall, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with call:
-            response = original(*args, **kwargs)
-        record(call, response)
-        return response
+    def start_safely(*args: Any, **kwargs: Any) -> OpenCall | None:
+        try:
+            return start(*args, **kwargs)
+        except Exception:
+            logger.debug("A request could not be inspected", exc_info=True)
+            return None
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def send(*args: Any, **kwargs: Any) -> Any:
-            # Not a coroutine function, so that a request that is not recorded awaits only the original.
-            try:
-                call = start(*args, **kwargs)
-            except Exception:
-                logger.debug("A request could not be inspected", exc_info=True)
-                call = None
+            call = start_safely(*args, **kwargs)
             if call is None:
                 return original(*args, **kwargs)
-            return (send_async if is_async else send_sync)(call, original, *args, **kwargs)
+            with call:
+                response = original(*args, **kwargs)
+            record(call, response)
+            return response
 
-        return send
+        @wraps(original)
+        async def send_async(*args: Any, **kwargs: Any) -> Any:
+            call = start_safely(*args, **kwargs)
+            if call is None:
+                return await original(*args, **kwargs)
+            with call:
+                response = await original(*args, **kwargs)
+            record(call, response)
+            return response
+
+        return send_async if is_async else send
 
     return Patch(owner, name, wrap)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import httpx2
@@ -129,3 +130,9 @@ async def test_long_stream_is_recorded_in_part(
     assert len(chunks) > 500
     assert spans[0].attributes[semconv.CAPTURE_ERROR].startswith("only 1000 of ")
     assert spans[0].attributes["gen_ai.completion.0.content"].startswith("word word")
+
+
+async def test_tapped_functions_stay_coroutine_functions() -> None:
+    async with recorded():
+        assert inspect.iscoroutinefunction(httpx2.AsyncClient.send)
+        assert not inspect.iscoroutinefunction(httpx2.Client.send)

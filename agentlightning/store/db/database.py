@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from ...errors import StoreUnavailable
 from .signals import Notification, Signals, Topic
 
 T = TypeVar("T")
@@ -72,14 +71,14 @@ class GroupResponses:
     """Responses of this group, with their times."""
 
 
+@dataclass(eq=False)
 class Transaction:
     """Statements that take effect together or not at all."""
 
-    def __init__(self, responses: GroupResponses) -> None:
-        self._responses = responses
-        self.notifications: list[Notification] = []
-        self.counts: dict[str, int] = {}
-        """Counter increments of the running body."""
+    responses: GroupResponses = field(default_factory=GroupResponses)
+    notifications: list[Notification] = field(default_factory=list[Notification], init=False)
+    counts: dict[str, int] = field(default_factory=dict[str, int], init=False)
+    """Counter increments of the running body."""
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         """Return all rows of a statement."""
@@ -106,12 +105,12 @@ class Transaction:
 
         With `recheck`, read the database again instead of using the earlier lookup for the whole group.
         """
-        new = self._responses.new
+        new = self.responses.new
         if key in new:  # the group contains the same request twice
             response, time = new[key]
             new[key] = response, time + 1
             return response
-        if not recheck and key not in self._responses.known:
+        if not recheck and key not in self.responses.known:
             return None
         if not await self.fetch("SELECT 1 FROM answers WHERE key = ?1", key):
             return None
@@ -120,7 +119,7 @@ class Transaction:
 
     def store_response(self, key: str, response: bytes, time: float) -> None:
         """Store the response of a request in the same commit as its changes. Must be the last call of a body."""
-        self._responses.new[key] = response, time
+        self.responses.new[key] = response, time
 
     async def revoke_response(self, key: str, time: float) -> bool:
         """Delete the response stored at `time`. Return False if it has been returned to a retry since then."""
@@ -204,11 +203,8 @@ class Database:
     def _close_resources(self) -> None:
         raise NotImplementedError
 
-    def _check_open(self) -> None:
-        if self._closed.is_set():
-            raise StoreUnavailable("the store is closed")
 
-
+CLOSED = "the store is closed"
 MAX_PENDING_WRITES = 20_000
 """Maximum number of bodies waiting for the writer. Above it, a write raises `StoreBusy`."""
 

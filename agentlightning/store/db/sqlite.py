@@ -22,6 +22,7 @@ import orjson
 
 from ...errors import AgentLightningError, Forbidden, StoreBusy, StoreInUse, StoreUnavailable
 from .database import (
+    CLOSED,
     INSERT_RESPONSE,
     MAX_PENDING_WRITES,
     Body,
@@ -96,7 +97,8 @@ class SqliteDatabase(Database):
         self._writer.start()
 
     def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
-        self._check_open()
+        if self._closed.is_set():
+            raise StoreUnavailable(CLOSED)
         if self._requests.qsize() > MAX_PENDING_WRITES:
             raise StoreBusy()
         request = WriteRequest(body, asyncio.get_running_loop().create_future(), key)
@@ -106,19 +108,21 @@ class SqliteDatabase(Database):
     async def read(self, body: Body[T], *, short: bool = False) -> T:
         if self._readers is None:  # an in-memory database has one connection
             return await self.write(body)
-        self._check_open()
+        if self._closed.is_set():
+            raise StoreUnavailable(CLOSED)
         return await self._readers.read(body, short)
 
     async def fetch(self, sql: str, *values: Any, short: bool = False) -> Sequence[Row]:
         if self._readers is None:
             return await self.write(lambda transaction: transaction.fetch(sql, *values))
-        self._check_open()
+        if self._closed.is_set():
+            raise StoreUnavailable(CLOSED)
         return await self._readers.fetch(sql, values, short)
 
     def run(self, body: Body[T]) -> T:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            result = _run_to_completion(body(_SqliteTransaction(self._connection, GroupResponses())))
+            result = _run_to_completion(body(_SqliteTransaction(self._connection)))
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
@@ -277,7 +281,7 @@ class _ReaderPool:
         connection = self._connection()
         connection.execute("BEGIN")
         try:
-            return _run_to_completion(body(_SqliteTransaction(connection, GroupResponses())))
+            return _run_to_completion(body(_SqliteTransaction(connection)))
         finally:
             connection.execute("COMMIT")
 
@@ -298,8 +302,8 @@ class _ReaderPool:
 class _SqliteTransaction(Transaction):
     """Statements that run synchronously on a connection. They are `async` only because other databases require it."""
 
-    def __init__(self, connection: apsw.Connection, responses: GroupResponses) -> None:
-        super().__init__(responses)
+    def __init__(self, connection: apsw.Connection, responses: GroupResponses | None = None) -> None:
+        super().__init__(responses or GroupResponses())
         self._connection = connection
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 from ....concurrency import event_loop_thread
 from ....errors import AgentLightningError, InvalidInput, MissingExtra, StoreBusy, StoreUnavailable
 from ..database import (
+    CLOSED,
     MAX_PENDING_WRITES,
     Body,
     ConflictKey,
@@ -163,7 +164,8 @@ class PostgresDatabase(Database):
     # Connections
 
     def _call_in_loop(self, call: Any, request: WriteRequest) -> None:
-        self._check_open()
+        if self._closed.is_set():
+            raise StoreUnavailable(CLOSED)
         self._loop.call_soon_threadsafe(call, request)
 
     async def _open(self) -> None:

@@ -30,6 +30,8 @@ from .long_run import run_from_command_line
 
 BATCH_SIZE = 5_000
 """Requests that are shared among all operations, so that an interrupted run has tested each of them."""
+SENT_PER_CASE = 4
+"""A case takes 30 ms to generate, and a variant of it takes none."""
 INVALID_SHARE = 0.4
 EXISTING_IDS_SHARE = 0.7
 WAITING_PARAMETERS = {"wait", "timeout"}
@@ -77,14 +79,16 @@ def _send_batch(url: str, ids: dict[str, list[str]], result: FuzzResult, until: 
     ]
     result.operations, rng = len(operations), random.Random(number)
     with requests.Session() as session:
+        seen = list[Any]()
 
         def send(case: Case) -> None:
-            if result.tried < until:
+            for _ in range(min(SENT_PER_CASE, until - result.tried)):
                 _use_existing_ids(case, ids, rng)
                 _send(case, url, session, result)
+                _exchange_value(case, seen, rng)
 
         while (missing := until - result.tried) > 0:  # some operations have few distinct requests
-            share = -(-missing // len(operations))
+            share = -(-missing // (len(operations) * SENT_PER_CASE))
             for operation in operations:
                 number += 1
                 # Without a body or a query, any request is valid: every text is an id.
@@ -118,6 +122,16 @@ def _send(case: Case, url: str, session: requests.Session, result: FuzzResult) -
     result.statuses[response.status_code] += 1
     if response.status_code >= 500:
         result.broken.append(f"{response.status_code}: {case.as_curl_command()}")
+
+
+def _exchange_value(case: Case, seen: list[Any], rng: random.Random) -> None:
+    """Replace the value of one field by a value that an earlier case had in any field."""
+    parts: list[dict[str, Any]] = [part for part in (case.query, case.body) if isinstance(part, dict)]
+    fields = [(part, name) for part in parts for name in part if name not in WAITING_PARAMETERS]
+    if fields:
+        part, name = rng.choice(fields)
+        seen.append(part[name])
+        part[name] = rng.choice(seen)
 
 
 def _use_existing_ids(case: Case, ids: dict[str, list[str]], rng: random.Random) -> None:

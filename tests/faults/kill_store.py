@@ -198,7 +198,7 @@ class KillStoreResult:
 async def kill_store_repeatedly(
     path: Path, cycles: int, seed: int, *, acknowledge_early: bool = False, result: KillStoreResult | None = None
 ) -> KillStoreResult:
-    """Kill a store under load repeatedly, and compare its contents each time. Finally let the load finish, and compare all.
+    """Kill a store under load repeatedly, and compare its contents after each kill and after the load has finished.
 
     Stops at the first kill that loses something.
     """

@@ -9,7 +9,7 @@ import pytest
 from ..conftest import Figure
 from ..faults.fuzz import fuzz
 
-REQUESTS = 700
+REQUESTS = 2_000
 
 
 @pytest.mark.slow

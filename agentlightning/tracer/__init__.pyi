@@ -1,4 +1,4 @@
-"""Tracing: spans of an agent's run, and their export to the store."""
+"""Tracing: records the spans of an agent's run and exports them to the store."""
 
 from .base import (
     Tracer as Tracer,

@@ -58,7 +58,7 @@ class Tracer:
     # Workers
 
     def init_worker(self, worker_id: int | str = 0, store: LightningStore | None = None) -> None:
-        """Apply the instrumentation. `store` receives the spans of trace contexts that have no store."""
+        """Apply the instrumentation. `store` receives the spans of trace contexts without their own store."""
         logger.info("[Worker %s] Setting up tracer...", worker_id)
         with self._lock:
             self._workers += 1
@@ -68,7 +68,7 @@ class Tracer:
         logger.info("[Worker %s] Instrumentation applied.", worker_id)
 
     def teardown_worker(self) -> None:
-        """Send the remaining spans, undo the instrumentation and stop the thread. A repeated call does nothing."""
+        """Unregister a worker. After the last one, send the remaining spans and undo the instrumentation."""
         with self._lock:
             if not self._workers:
                 return
@@ -114,10 +114,10 @@ class Tracer:
         attempt_id: str | None = None,
         flush: bool = True,
     ) -> AsyncGenerator[Tracer]:
-        """Record everything within the block as part of this attempt. With a `name`, the block also gets a span.
+        """Record everything within the block as part of this attempt. With `name`, also record a span for the block.
 
-        On exit, every finished span is in the store; with `flush=False`, some may still be queued. Without a store or
-        ids, spans are only kept for `get_last_trace`.
+        On exit, every finished span has been stored or dropped; with `flush=False`, some may still be queued. If there
+        is no store or an id is missing, spans are kept only for `get_last_trace`.
         """
         scope = Scope(rollout_id, attempt_id, store or self._store, self._pipeline)
         async with AsyncExitStack() as cleanup:
@@ -152,7 +152,7 @@ class Tracer:
             _active_tracer.set(previous)
 
     async def flush(self, rollout_id: str | None = None, attempt_id: str | None = None) -> None:
-        """Wait until every finished span, of this attempt and all others, is stored or permanently rejected."""
+        """Wait until every finished span, from this and any other attempt, has been stored or dropped."""
         await self._pipeline.flush()
 
     async def report(
@@ -170,7 +170,7 @@ class Tracer:
         return await self._pipeline.report(store, AttemptReport(rollout_id, attempt_id, status, metadata or {}))
 
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> AbstractContextManager[None]:
-        """Call `callback` with each attempt that, according to the store's responses to spans, has already ended.
+        """Call `callback` with each attempt that had already ended when the store received its spans.
 
         The callback runs in another thread. Calls stop when the context manager exits.
         """
@@ -178,11 +178,11 @@ class Tracer:
 
     @property
     def dropped(self) -> int:
-        """Number of lost spans: rejected by the store, or too many for the buffers while it was unreachable."""
+        """Number of lost spans, for example because the store rejected them or the buffers were full."""
         return self._pipeline.drops.count
 
     def get_last_trace(self) -> list[Span]:
-        """Return the spans of this task's or thread's current or last trace context, in the order of their end."""
+        """Return the spans of this task's or thread's current or last trace context, ordered by when they ended."""
         of_task, of_thread = _last_scope.get(), getattr(_thread_local, "last_scope", None)
         scope = next((scope for scope in (of_task, of_thread) if scope and scope.pipeline is self._pipeline), None)
         return [finished.span for finished in list(scope.finished)] if scope else []
@@ -196,7 +196,7 @@ class Tracer:
         timestamp: float | None = None,
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
-        """Record a span without duration."""
+        """Record a span with zero duration."""
         span = self.operation_context(name, attributes, timestamp)
         if status:
             span.set_status(status)

@@ -1,8 +1,8 @@
-"""Disk buffer: keeps spans that a store has not accepted yet on disk, so that they survive the end of this process.
+"""Disk buffer: keeps spans on disk until the store has accepted them, so that they are not lost if the process ends.
 
-There is one file of lines per pipeline and store. It is in a folder for the store and readable only by its owner. The
-process that writes a file holds a lock on it. A file without a lock was left over by an ended process, and the next
-process that uses the same store sends its contents.
+Each pipeline has one file per store, with one batch per line. The file is in a folder for the store and is readable
+only by its owner. The process that writes a file holds a lock on it. A file that is not locked was left by a process
+that has ended. The next process that uses the same store sends the contents of such files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if sys.platform != "win32":
 
 FOLDER_VARIABLE = "AGL_SPOOL_DIR"
 _FILE_PREFIX = f"{socket.gethostname()}-"
-"""Prefix of this machine's file names. A folder may be shared between machines, but a lock is visible on one only."""
+"""Prefix of this machine's file names. Machines may share a folder, but a lock may be visible on only one of them."""
 
 
 class DiskBuffer:
@@ -42,7 +42,7 @@ class DiskBuffer:
         self._read_position = 0
         self._size = 0
         self.path: Path | None = None
-        """Path of the file. None if there is no file, or if it has no name and so does not survive this process."""
+        """Path of the file. None if there is no file, or if the file has no name and is lost when the process ends."""
 
     def append(self, line: bytes) -> None:
         """Write a line. If this raises OSError, the file is unchanged."""
@@ -65,7 +65,7 @@ class DiskBuffer:
         return self._file.read(self._lengths[0])
 
     def remove_first(self) -> None:
-        """Remove the oldest line. After the last line, remove the file."""
+        """Remove the oldest line. If it was the last one, also remove the file."""
         self._read_position += self._lengths.popleft()
         if not self._lengths:
             if self.path is not None:
@@ -74,7 +74,7 @@ class DiskBuffer:
             self.close()
 
     def close(self) -> None:
-        """Close the file. A file with a name is kept for the next process."""
+        """Close the file. A named file remains on disk for the next process."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -89,7 +89,7 @@ class DiskBuffer:
 
 
 def buffer_folder(store: LightningStore) -> Path | None:
-    """Return the folder for a store's buffer files, or None for a store without a URL or path.
+    """Return the folder for a store's buffer files, or None if the store has neither a URL nor a path.
 
     The folder is in AGL_SPOOL_DIR if that variable is set, otherwise in the user's state directory.
     """
@@ -104,7 +104,7 @@ def buffer_folder(store: LightningStore) -> Path | None:
 
 
 def leftover_files(folder: Path) -> list[Path]:
-    """List the files that ended processes may have left over, oldest first."""
+    """List the files that may have been left by processes that have ended, oldest first."""
     if sys.platform == "win32" or not folder.is_dir():
         return []
     return sorted(folder.glob(f"{_FILE_PREFIX}*.jsonl"), key=_modified)
@@ -142,7 +142,7 @@ def _modified(path: Path) -> float:
 def _create_file(folder: Path) -> tuple[IO[bytes], Path]:
     while True:
         path = folder / f"{_FILE_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.jsonl"
-        # Another process may see the file before it is locked, take it for a leftover and remove it. Then try again.
+        # Before it is locked, another process may mistake the file for a leftover and lock or remove it. Then try again.
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b", buffering=0)
         if _lock(file):
             return file, path

@@ -1,8 +1,8 @@
 """Export of span batches to a store, in order, with retries and a disk buffer.
 
 While the store responds, batches are sent to it directly. If the store is unreachable or slow, the current batch and
-all later ones are written to the disk buffer, which is sent in order until it is empty. If the process is killed, only
-the spans that were not yet written are lost, and memory use stays bounded.
+all later ones are written to the disk buffer, and the buffer's contents are sent in order until it is empty. If the
+process is killed, only spans that had been neither sent nor written are lost. Memory use stays bounded.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ logger = logging.getLogger("agentlightning.tracer")
 
 RETRY = RetryPolicy(first_delay=0.1, max_delay=5.0)
 SLOW_STORE_SECONDS = 1.0
-"""Seconds that a reachable store may take for a batch before later batches are written to disk."""
+"""Seconds to wait for a reachable store to accept a batch before this and later batches are written to disk."""
 STOPPED = "the tracer was stopped before the store became reachable"
 POLL_INTERVAL_REACHABLE = 0.05
-"""Seconds between an export's checks for an unreachable store."""
+"""Interval in seconds at which an export checks if the store has become unreachable."""
 
 
 class SpanExporter:
@@ -50,13 +50,13 @@ class SpanExporter:
         self._on_exported = on_exported
         """Called with the number of queue items that were stored or dropped."""
         self._on_late = on_late
-        """Called with each attempt whose spans the store marks as late, because the attempt has already ended."""
+        """Called with each attempt whose spans the store has marked as late because the attempt had already ended."""
         self._retrying = False
         """True if the store is unreachable and a request is being retried."""
         self._folder = buffer_folder(store)
         self._buffer = DiskBuffer(self._folder)
         self._waiting: deque[tuple[SpanBatch, bool]] = deque()
-        """The waiting batches. True marks a batch on disk, whose spans are not kept in memory."""
+        """Batches that have not been sent, each with True if its spans are on disk and not in memory."""
         self._draining: asyncio.Task[None] | None = None
         self._leftovers: asyncio.Task[None] | None = None
 
@@ -66,7 +66,7 @@ class SpanExporter:
         return self._draining is None or self._buffer.path is not None
 
     async def export(self, batch: SpanBatch) -> None:
-        """Return when the batch is stored, or has been appended to the disk buffer."""
+        """Return when the batch has been stored or appended to the disk buffer."""
         if self._draining is None:
             sending = asyncio.create_task(self._send_and_count(batch))
             try:
@@ -80,11 +80,11 @@ class SpanExporter:
                 raise
             self._draining = asyncio.create_task(self._drain(sending))
         if not self.buffer(batch):
-            # Neither the store nor the disk accepts the batch: take no further batches from the queue until one does.
+            # Neither the store nor the disk accepts the batch: stop taking batches from the queue until the store does.
             await asyncio.wait({self._draining})
 
     async def send(self, batch: SpanBatch) -> None:
-        """Send a batch directly, without the disk buffer but with retries. A rejected span or report does not raise."""
+        """Send a batch directly, with retries but without the disk buffer. Rejected spans and reports do not raise."""
         if batch.spans:
             await self._send_spans(list(batch.spans))
         # Send the reports concurrently, so that the store can commit them together.
@@ -96,26 +96,26 @@ class SpanExporter:
             resolve(report.answer, result)
 
     def buffer(self, batch: SpanBatch) -> bool:
-        """Append the batch to the disk buffer. If the disk fails, keep it in memory and return False."""
+        """Append the batch to the disk buffer. If writing fails, keep the batch in memory and return False."""
         is_first = not self._waiting
         try:
             self._buffer.append(batch.to_line())
         except (OSError, AgentLightningError) as error:
-            logger.error("The store is unreachable and spans cannot be written to disk, check it: %s", error)
+            logger.error("The store is unreachable and spans cannot be written to disk; check the disk: %s", error)
             self._waiting.append((batch, False))
             return False
         self._waiting.append((replace(batch, spans=()), True))
         if is_first and self._buffer.path:
-            logger.warning("The store does not respond; spans and results are buffered in %s", self._buffer.path)
+            logger.warning("The store is not responding; spans and results are being buffered in %s", self._buffer.path)
         return True
 
     def send_leftovers(self) -> None:
-        """Send the spans and reports that ended processes left in disk buffers for this store."""
+        """Send the spans and reports that earlier processes left in disk buffers for this store."""
         if self._leftovers is None and self._folder and leftover_files(self._folder):
             self._leftovers = asyncio.create_task(self._send_leftovers(self._folder))
 
     async def stop(self) -> int:
-        """Cancel all sending. Return the number of items that stay on disk for the next process."""
+        """Cancel all sending. Return the number of items that remain on disk for the next process."""
         for task in (self._draining, self._leftovers):
             if task is not None:
                 task.cancel()
@@ -189,7 +189,7 @@ class SpanExporter:
     # The disk buffer
 
     async def _drain(self, first: asyncio.Task[None]) -> None:
-        """Send the contents of the disk buffer. `first` is already sending its first batch."""
+        """Send the contents of the disk buffer. The task `first` is already sending the first batch."""
         await first
         self._remove_first()
         while self._waiting:
@@ -214,7 +214,7 @@ class SpanExporter:
                     if file is not None:
                         await self._send_file(path, file)
         except OSError as error:
-            logger.warning("Cannot read the spans that an earlier process left for the store: %s", error)
+            logger.warning("Cannot read the spans that an earlier process saved for the store: %s", error)
         finally:
             self._leftovers = None
 
@@ -229,8 +229,8 @@ class SpanExporter:
                 await exporter.send(batch)
                 spans += len(batch.spans)
                 reports += _stored_reports(batch)
-        except ValueError as error:  # damaged, or in the format of another release: it must not block other files
-            logger.warning("Cannot read the spans of an earlier process in %s: %s", set_aside(path), error)
+        except ValueError as error:  # a damaged or incompatible file must not block other files
+            logger.warning("Cannot read the spans that an earlier process saved in %s: %s", set_aside(path), error)
             return
         logger.info("Sent spans and results of an earlier process from %s: %d spans, %d results", path, spans, reports)
         if exporter.dropped.count:
@@ -252,5 +252,5 @@ def _stored_reports(batch: SpanBatch) -> int:
     """Return the number of reports that the store accepted, and log the errors of rejected reports."""
     errors = [error for report in batch.reports if (error := report.answer.exception())]
     for error in errors:
-        logger.warning("The store rejected a result that an earlier process left: %s", error)
+        logger.warning("The store rejected a result that an earlier process saved: %s", error)
     return len(batch.reports) - len(errors)

@@ -1,9 +1,9 @@
-"""Pipeline from finished spans to the store: a bounded queue in memory, and one thread that exports from it.
+"""Pipeline from finished spans to the store: a bounded in-memory queue, and a thread that exports the queued items.
 
 Ending a span only appends to the queue, without locks, waiting or network access. The export thread has its own event
 loop. It wakes up when the queue is no longer empty, waits briefly for more items, and passes batches to the exporters,
-which send them to the store or buffer them on disk. The queue becomes full only if both fail. `flush` takes a flush
-token, the number of items queued so far, and waits until that many items have been stored or dropped.
+which send them to the store or buffer them on disk. The queue fills up only if neither is possible. A flush token
+records the number of items queued so far, and is resolved when that many items have been stored or dropped.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from .spans import AttemptReport, DropCounter, FinishedSpan, QueueItem, SpanBatc
 BATCH_SPANS = 256
 BATCH_BYTES = 1_000_000
 BATCH_SECONDS = 0.05
-"""Seconds that a batch may take to fill, unless a flush is waiting."""
+"""Maximum seconds to wait for a batch to fill if no flush is waiting."""
 
 QUEUE_SPANS = 50_000
 QUEUE_BYTES = 256_000_000
 FULL_QUEUE_TIMEOUT = 5.0
-"""Seconds that the end of a span waits for space in a full queue."""
+"""Maximum seconds that ending a span blocks while the queue is full."""
 STOP_TIMEOUT = 5.0
-"""Seconds that `stop` waits for the store to accept the queued items."""
+"""Maximum seconds that `stop` waits for the queued items to be stored or saved on disk."""
 POLL_INTERVAL_IDLE = 0.02
-"""Seconds between the checks in `stop` that everything is saved on disk."""
+"""Interval in seconds at which `stop` checks if every item has been stored or saved on disk."""
 EXIT_TIMEOUT = 2.0
-"""Seconds that the exit of the process waits for each pipeline."""
+"""Maximum seconds to wait for each pipeline when the process exits."""
 
 
 class Pipeline:
-    """Queue and export thread of a tracer. The thread starts with the first span, and again in a forked process."""
+    """Queue and export thread of a tracer. The thread starts when it is first needed, also in a forked process."""
 
     def __init__(self) -> None:
         self._running = False
         self._subscribers: tuple[Callable[[AttemptRef], None], ...] = ()
         self.drops = DropCounter()
-        """Count of spans that could not be stored: no space, or rejected by the store."""
+        """Counts the spans that could not be stored, for lack of space or because the store rejected them."""
         self._reset()
         _pipelines.add(self)
 
@@ -67,8 +67,8 @@ class Pipeline:
         self._in_flight = 0
         self._flush_tokens: list[tuple[int, Future[None]]] = []
         self._thread = ExportThread(self)
-        # Protects the counts behind flush tokens from the export thread. Reentrant, because the garbage collector may
-        # end a span anywhere, also in here.
+        # Protects the counts behind flush tokens from concurrent changes by the export thread. Reentrant, because the
+        # garbage collector may end a span at any point, even while the lock is held.
         self._lock = threading.RLock()
         self._space_available = threading.Condition()
 
@@ -98,7 +98,7 @@ class Pipeline:
     async def report(self, store: LightningStore, report: AttemptReport) -> Attempt:
         """Report a finished attempt, after all spans queued so far. Return the store's response or raise its error."""
         self._append(report, store)
-        self._take_flush_token()  # so that the batch does not wait to fill
+        self._take_flush_token()  # so that the thread does not wait for the batch to fill
         return await asyncio.wrap_future(report.answer)
 
     async def flush(self) -> None:
@@ -130,7 +130,7 @@ class Pipeline:
 
     @contextmanager
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> Generator[None]:
-        """During the block, call `callback` in the export thread with each attempt that the store marks as late."""
+        """During the block, call `callback` in the export thread with each attempt whose spans arrive too late."""
         self._subscribers = (*self._subscribers, callback)
         try:
             yield
@@ -171,7 +171,7 @@ class Pipeline:
     # Internals
 
     def _append(self, item: QueueItem, store: LightningStore) -> None:
-        self._bytes += item.size  # not atomic between threads, but the limit need not be exact
+        self._bytes += item.size  # not atomic across threads, but the limit need not be exact
         self._queue.append((item, store))
         if self._thread.is_asleep or len(self._queue) == BATCH_SPANS:
             self._thread.wake()
@@ -223,12 +223,12 @@ class ExportThread:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._thread: threading.Thread | None = None
-        # Protects the start of the thread from a second start. Reentrant, as that of the pipeline.
+        # Prevents the thread from being started twice. Reentrant, like the pipeline's lock.
         self._lock = threading.RLock()
         self._exporters: dict[LightningStore, SpanExporter] = {}
         self._saved = 0
         self.is_asleep = True
-        """True if the queue was empty, so that a caller that adds an item must call `wake`."""
+        """True if the thread is waiting for items, so a caller that adds an item must call `wake`."""
 
     def wake(self) -> None:
         """Make the thread check the queue and the waiting flushes. Start the thread if necessary."""
@@ -242,7 +242,7 @@ class ExportThread:
         self._loop.call_soon_threadsafe(lambda: self._exporter(store).send_leftovers())
 
     def stop(self) -> int:
-        """End the thread, even in the middle of an export. Return the number of items on disk for the next process."""
+        """End the thread, even in the middle of an export. Return the number of items left on disk."""
         if self._thread:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
@@ -291,7 +291,9 @@ class ExportThread:
             self._loop.close()
 
     async def _run(self) -> None:
-        context.attach(context.set_value(SUPPRESSED, True))  # the store client's own requests belong to no trace
+        context.attach(
+            context.set_value(SUPPRESSED, True)
+        )  # the store client's own requests do not belong to any trace
         try:
             while True:
                 await self._sleep_until_woken()
@@ -312,7 +314,7 @@ class ExportThread:
 
     async def _sleep_until_woken(self) -> None:
         self.is_asleep = True
-        # An item that was added between the last check of the queue and this line has not woken the thread.
+        # An item that was added between the last check of the queue and this line did not wake the thread.
         if self._pipeline.is_empty:
             await self._woken.wait()
         self.is_asleep = False

@@ -1,7 +1,8 @@
-"""Scope: the rollout and attempt to which spans belong, and the spans that user code records in the scope.
+"""Scopes, which determine the attempt to which spans belong, and `ManualSpan`, a span recorded by user code.
 
 A scope is stored in the OpenTelemetry context, so tasks, copied contexts and instrumented threads inherit it, and
-concurrent rollouts never mix. Its ids are also in the baggage, so that propagators can pass them to other processes.
+the spans of concurrent rollouts are kept apart. The ids are also in the baggage, so that propagators can pass them to
+other processes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Scope:
     call_tracer: OtelTracer | None = None
     """Creates the spans of instrumented calls, or None if these calls are not recorded."""
     eager_decode: bool = False
-    """True if calls are decoded before their spans end, because other span processors read them too."""
+    """True if calls are decoded before their spans end, because other span processors read these spans too."""
     finished: list[FinishedSpan] = field(default_factory=list[FinishedSpan])
 
     @cached_property
@@ -57,7 +58,7 @@ class Scope:
 
     @cached_property
     def id_attributes(self) -> dict[str, str]:
-        """The ids as span attributes."""
+        """The rollout id and attempt id as span attributes."""
         ids = {ROLLOUT_ID: self.rollout_id, ATTEMPT_ID: self.attempt_id}
         return {key: value for key, value in ids.items() if value is not None}
 
@@ -69,7 +70,7 @@ class Scope:
             self.pipeline.put(finished, self.store)
 
     def to_context(self) -> Context:
-        """Return the current context with this scope and its ids in it."""
+        """Return the current context with this scope and its ids added."""
         result = context.set_value(SCOPE, self)
         for key, value in self.id_attributes.items():
             result = baggage.set_baggage(key, value, result)

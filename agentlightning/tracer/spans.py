@@ -70,7 +70,7 @@ class FinishedSpan:
 
 
 class DropCounter:
-    """Counts lost spans and logs every loss."""
+    """Counts lost spans and logs why they were lost."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -135,7 +135,7 @@ class SpanBatch:
     def from_items(cls, items: Sequence[QueueItem], dropped: DropCounter) -> SpanBatch:
         """Build a batch from queue items. Drop spans that cannot be converted.
 
-        Spans that were queued before a report are in the same batch or an earlier one.
+        Every span queued before a report is in the same batch as the report or in an earlier one.
         """
         reports = [item for item in items if isinstance(item, AttemptReport)]
         return cls(list(_spans(items, dropped)), reports, len(items))

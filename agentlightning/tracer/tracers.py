@@ -52,7 +52,7 @@ class OtelTracer(Tracer):
 class LightningTracer(OtelTracer):
     """The default tracer.
 
-    Records LLM calls of any SDK through the wire tap, spans of installed OpenInference instrumentors, and every
+    Records LLM calls from any SDK with the wire tap, spans from installed OpenInference instrumentors, and every
     OpenTelemetry span that starts within its trace contexts.
     """
 
@@ -61,15 +61,15 @@ class LightningTracer(OtelTracer):
         return [CONTEXT_IN_THREADS, WIRE_TAP, OPENINFERENCE, PYDANTIC_AI]
 
     def on_exit(self, scope: Scope) -> None:
-        """End the records of streams that the agent neither read to the end nor closed."""
+        """End the spans of streamed calls that the agent neither read to the end nor closed."""
         close_open_calls(lambda span_id: _PROCESSOR.scope_of(span_id) is scope)
 
 
 class AgentOpsTracer(LightningTracer):
     """A `LightningTracer` that also uses the AgentOps SDK to record agent frameworks, its decorators and LLM SDKs.
 
-    An LLM call that both of them record becomes one span. AgentOps' service is never contacted, and no key is needed.
-    Without the extra `[agentops]`, this tracer logs that once and works like a `LightningTracer`.
+    An LLM call that both of them record becomes a single span. AgentOps' service is never contacted, and no API key is
+    needed. If the extra `[agentops]` is not installed, this tracer logs a message once and works like its base class.
     """
 
     _missing_logged = False
@@ -79,7 +79,7 @@ class AgentOpsTracer(LightningTracer):
         return [*super().instrumentations(), *([AGENTOPS] if AGENTOPS.is_installed else [])]
 
     def init_worker(self, worker_id: int | str = 0, store: LightningStore | None = None) -> None:
-        """Set up the tracer and log if AgentOps is used."""
+        """Set up the tracer and log whether AgentOps is used."""
         super().init_worker(worker_id, store)
         if AGENTOPS.is_installed:
             logger.info("[Worker %s] AgentOps client initialized.", worker_id)
@@ -112,8 +112,8 @@ class _ScopeProcessor(SpanProcessor):
 
     def __init__(self) -> None:
         self._open: weakref.WeakValueDictionary[int, Scope] = weakref.WeakValueDictionary()
-        """Scopes by span id, because an ended span is only a copy without its context. The references are weak, so that
-        the entries of spans that never end disappear with their scope."""
+        """Scopes by span id, because `on_end` receives only a copy of the span, without its context. The references are
+        weak, so that the entries of spans that never end disappear with their scope."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Record the scope of the span."""
@@ -144,7 +144,7 @@ class _ScopeProcessor(SpanProcessor):
     def _find_scope(self, span: Span, parent_context: Context | None) -> Scope | None:
         if scope := current_scope(parent_context):
             return scope
-        # A library may build contexts without our entries. Its spans then belong to the scope of their parents.
+        # A library may create contexts without our entries. Its spans then belong to the scope of their parent span.
         if span.parent and (scope := self.scope_of(span.parent.span_id)):
             return scope
         return current_scope(get_current())
@@ -159,7 +159,7 @@ class _ScopeIdGenerator(RandomIdGenerator):
 
 
 class _DefaultProvider(TracerProvider):
-    """A provider that records if span processors other than ours were added."""
+    """A provider that tracks whether span processors other than ours have been added."""
 
     has_other_processors = False
 
@@ -183,6 +183,6 @@ def _default_provider() -> TracerProvider:
 
 _PROCESSOR = _ScopeProcessor()
 _tracers: weakref.WeakKeyDictionary[TracerProvider, trace.Tracer] = weakref.WeakKeyDictionary()
-"""The tracers of all providers that have the processor. Cached, because creating a tracer costs as much as a span."""
+"""The tracers of all providers that have our processor. Cached, because creating one takes as long as a span."""
 _default: TracerProvider | None = None
 _lock = threading.Lock()

@@ -128,7 +128,7 @@ async def test_unsent_spans_of_a_runner_are_sent_by_the_next(site: Site, end: si
                 await asyncio.to_thread(runner.wait_for_line, "started")
             site.go.touch()
             await eventually(site.has_report)
-            where = runner.wait_for_line(r"spans and results are buffered in (\S+)")[1]
+            where = runner.wait_for_line(r"spans and results are being buffered in (\S+)")[1]
             runner.send_signal(end)
             runner.wait()
         [buffer] = site.buffers()

@@ -1,6 +1,6 @@
 """Instrumentation of libraries: patches that record an agent's calls while it is traced, and are undone afterwards.
 
-The OpenTelemetry context, not the `Instrumentation`, determines if a call is recorded (`context.py`). Outside of a
+The OpenTelemetry context, not the `Instrumentation`, determines whether a call is recorded (`context.py`). Outside of a
 trace context, the patched functions only call the originals.
 """
 

@@ -1,7 +1,7 @@
 """Instrumentation of libraries: patches that record an agent's calls while it is traced, and are undone afterwards.
 
-An `Instrumentation` does not decide whether a call is recorded: the OpenTelemetry context does (`context.py`). Outside
-of a trace context the patched functions only call the originals.
+The OpenTelemetry context, not the `Instrumentation`, determines whether a call is recorded (`context.py`). Outside of a
+trace context, the patched functions only call the originals.
 """
 
 from .agentops import AGENTOPS as AGENTOPS

@@ -1,9 +1,9 @@
 """Use of the AgentOps SDK for instrumentation only: its wrappers create spans with our tracer provider.
 
 AgentOps' own `init` would set a provider, replace `print` and `__import__`, write a log file, start threads and contact
-its service. This module only applies its instrumentors to the imported libraries, with three precautions: the wrappers
-around LLM SDKs are isolated (`_isolated`), AgentOps can neither flush nor shut down the provider, and everything that
-it has patched is restored. The code is written for the version that the extra `[agentops]` pins.
+its service. This module only applies AgentOps' instrumentors to the imported libraries, with three precautions: the
+wrappers around LLM SDKs are isolated (`_isolated`), AgentOps can neither flush nor shut down the provider, and
+everything that it has patched is restored. The code is written for the version that the extra `[agentops]` pins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LLM_SDKS = ("openai.", "anthropic.")
 """SDKs whose calls the wire tap also records. AgentOps' wrappers around them are isolated from the caller."""
 
 _Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-"""A wrapper as called by wrapt, with: wrapped function, instance, positional arguments, keyword arguments."""
+"""A wrapper, which wrapt calls with the wrapped function, its instance, and the positional and keyword arguments."""
 
 _MISSING = object()
 _PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
@@ -85,7 +85,7 @@ class AgentOps(Instrumentation):
     def _instrument(self) -> None:
         if (sdk := self._sdk) is None:
             return
-        # Frameworks come first: AgentOps instruments one framework, or else the LLM SDKs.
+        # Frameworks come first, because AgentOps instruments either one framework or the LLM SDKs.
         libraries = [*sdk.AGENTIC_LIBRARIES, *sdk.PROVIDERS]
         imported = [name for name in libraries if name not in self._tried and name in sys.modules]
         if not imported:
@@ -142,7 +142,7 @@ def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
         return wrap_object
 
     patch = Patch(wrapt, "wrap_object", wrap)
-    # The function is global, so two tracers must not mistake each other's replacement for the original.
+    # `wrap_object` is global, so two tracers must not mistake each other's replacement for the original.
     with _wrapt_lock:
         patch.apply()
         try:
@@ -152,7 +152,7 @@ def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
 
 
 def _isolated(wrapper: _Wrapper) -> _Wrapper:
-    """Return `wrapper` isolated, so that the caller of the wrapped function sees no difference.
+    """Isolate `wrapper`, so that it is invisible to the caller of the wrapped function.
 
     The wrapper may observe a call and create a span for it. It cannot change the arguments, the result or the error,
     and its own failures have no effect. It is skipped if the call is not recorded or the wrapper would break the call.
@@ -221,9 +221,9 @@ class _Call:
             context.detach(token)
 
     def outcome(self, wrapper_error: Exception | None = None) -> Any:
-        """Return the function's result or raise its error. If the wrapper failed before calling it, call it now."""
+        """Return the function's result or raise its error. If the wrapper has not called it, call it now."""
         if wrapper_error is not None and wrapper_error is not self._error:
-            logger.debug("Foreign instrumentation failed", exc_info=wrapper_error)
+            logger.debug("Third-party instrumentation failed", exc_info=wrapper_error)
         if self._error is not None:
             raise self._error
         return self._make() if self._result is _MISSING else self._result

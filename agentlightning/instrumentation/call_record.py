@@ -3,8 +3,8 @@
 The agent's thread only saves the bodies, because decoding takes several times longer. `decode_call` runs later in the
 export thread, or immediately if other span processors also read the span.
 
-Messages are written in two formats, for different readers: indexed (`gen_ai.prompt.0.content`), and as OpenTelemetry's
-JSON (`gen_ai.input.messages`). The span also has the raw bodies, so no information is lost.
+Messages are written in two formats, for different readers: indexed (`gen_ai.prompt.0.content`), and as JSON in
+OpenTelemetry's format (`gen_ai.input.messages`). The span also has the raw bodies, so no information is lost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ERROR_MESSAGE: Final = "error.message"
 MAX_BODY_BYTES = 2_000_000
 """Size in bytes above which a body is recorded with its long texts truncated."""
 MAX_TEXT_LENGTH = 4_000
-"""Characters kept of each text in a body that is too large. Enough to recognize an image or a document."""
+"""Number of characters kept from each text in a body that is too large. Enough to recognize an image or a document."""
 
 _RECORDED = ("temperature", "top_p", "top_k", "max_tokens", "frequency_penalty", "presence_penalty", "seed")
 _REQUEST_PARAMETERS = {
@@ -152,7 +152,7 @@ def _body_attributes(dialect: ApiDialect, raw: bytes) -> Json:
         body = parse_object(recorded) or {key: body[key] for key in ("id", "model", "usage") if key in body}
     attributes = {**response_attributes(dialect, body), semconv.RESPONSE: recorded.decode()}
     if not recorded:
-        attributes[semconv.CAPTURE_ERROR] = f"{len(raw)} bytes are too many to record"
+        attributes[semconv.CAPTURE_ERROR] = f"a body of {len(raw)} bytes is too large to record"
     return attributes
 
 
@@ -201,7 +201,7 @@ def _usage(usage: Any) -> Json:
 
 
 def _tokens(body: Json) -> Json:
-    """Return the token ids and log probabilities of the first choice, which training servers return on request."""
+    """Return the token ids and log probabilities of the first choice, which some servers return if requested."""
     choice = next(iter(items(body.get("choices"))), Json())
     found = {
         semconv.PROMPT_TOKEN_IDS: body.get("prompt_token_ids") or choice.get("prompt_token_ids"),

@@ -1,6 +1,6 @@
-"""Recording context: the OpenTelemetry context determines if a call is recorded, and by which tracer.
+"""Recording context: the OpenTelemetry context determines whether a call is recorded, and by which tracer.
 
-Python starts new threads in an empty context, so the work of a `Thread` or an executor would belong to no rollout.
+Python starts new threads in an empty context, so work in a `Thread` or an executor would not belong to any rollout.
 `CONTEXT_IN_THREADS` propagates the context to threads and executors.
 """
 
@@ -33,25 +33,25 @@ SUPPRESSED: Final = context._SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[rep
 """Context key that exporters and other code set to prevent the recording of their own calls."""
 
 _SUPPRESSED_OLD: Final = "suppress_instrumentation"
-"""The same key in the spelling of older instrumentation libraries."""
+"""The same key as spelled by older instrumentation libraries."""
 
 _LANGCHAIN_INSTRUMENTOR: Final = "openinference.instrumentation.langchain"
 
 IN_REQUEST: Final = ContextVar("agentlightning_in_request", default=False)
-"""True while an HTTP library sends a recorded call: requests of a library that it uses are not separate calls."""
+"""True while an HTTP library is sending a recorded call, so that a library it uses does not record it again."""
 
 
 class RecordingContext(Protocol):
-    """The interface of a scope for instrumentation."""
+    """The part of a scope that instrumentation uses."""
 
     call_tracer: Tracer | None
     """Creates the spans of instrumented calls, or None if these calls are not recorded."""
     eager_decode: bool
-    """True if calls are decoded before their spans end, because other span processors read them too."""
+    """True if calls are decoded before their spans end, because other span processors read these spans too."""
 
 
 def recording_context() -> RecordingContext | None:
-    """Return the context that records calls made in the current OpenTelemetry context, or None if none does."""
+    """Return the scope that records calls in the current OpenTelemetry context, or None if they are not recorded."""
     current = context.get_current()
     scope: RecordingContext | None = current.get(SCOPE)  # pyright: ignore[reportAssignmentType]
     if scope is None or scope.call_tracer is None or current.get(SUPPRESSED) or current.get(_SUPPRESSED_OLD):
@@ -101,7 +101,9 @@ def _start_with_context(original: Callable[[threading.Thread], None]) -> Callabl
             run, current = thread.run, copy_context()
 
             def run_in_context() -> None:
-                del thread.run  # an object that holds its own bound method stays alive until a garbage collection
+                del (
+                    thread.run
+                )  # an object that holds its own bound method stays alive until the next garbage collection
                 current.run(run)
 
             thread.run = run_in_context

@@ -1,7 +1,7 @@
 """Instrumentation of agent frameworks: OpenInference's instrumentors, and PydanticAI's built-in instrumentation.
 
-OpenInference's instrumentors of LLM SDKs whose calls the wire tap records are left out: they would record each call
-twice, and replace the SDKs' streams with objects of their own. A user can still apply them, and their spans are
+OpenInference's instrumentors for LLM SDKs that the wire tap covers are not applied: they would record each call a
+second time, and replace the SDKs' streams with objects of their own. If a user applies them, their spans are
 recorded. If the wire tap is disabled, they are applied like the others.
 """
 
@@ -45,7 +45,7 @@ class OpenInference(Instrumentation):
 
 
 class PydanticAI(Instrumentation):
-    """PydanticAI's built-in spans of agents and tools, for all agents without their own instrumentation settings."""
+    """PydanticAI's built-in spans for agents and tools, except agents that have their own instrumentation settings."""
 
     _instrumented: Any = None
 

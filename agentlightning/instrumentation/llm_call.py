@@ -1,7 +1,7 @@
 """Records one HTTP request to a model server as one span, from the request until the response is complete.
 
-Recording must not disturb the call: every entry point catches its own errors and records them on the span. A span ends
-exactly once, at the first of these events: the end of the response, an error, `close`, or garbage collection.
+Recording must not interfere with the call: every entry point catches its own errors and records them on the span. A
+span ends exactly once, at the first of these events: the end of the response, an error, `close`, or garbage collection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .dialects.base import Json
 logger = logging.getLogger("agentlightning.instrumentation")
 
 MAX_STREAM_BYTES = 16_000_000
-"""Maximum bytes of a stream that are recorded. The user always gets the whole stream."""
+"""Maximum number of bytes recorded from a stream. The user always receives the whole stream."""
 
 P = ParamSpec("P")
 
@@ -96,12 +96,12 @@ class OpenCall:
     def start_response(
         self, status: int, headers: Mapping[str, str], decompress: Callable[[bytes], bytes] = bytes
     ) -> None:
-        """Record the start of a response. Pass its bytes to `add_chunk`; `decompress` undoes their content encoding."""
+        """Record the start of a response. Pass its bytes to `add_chunk`. `decompress` decodes their content encoding."""
         self._status, self._decompress = status, decompress
         self._is_stream = "text/event-stream" in headers.get("content-type", "")
 
     def add_chunk(self, chunk: bytes) -> None:
-        """Record bytes of the response."""
+        """Record a chunk of the response."""
         if self._size < MAX_STREAM_BYTES:
             self._chunks.append(chunk)
         self._size += len(chunk)
@@ -126,7 +126,7 @@ class OpenCall:
 
     @abandons_on_error
     def fail(self, error: BaseException) -> None:
-        """End the record with an error of the request or of the response."""
+        """End the record with an error that occurred during the request or the response."""
         if not self._ended:
             self._attributes["error.type"] = type(error).__qualname__
             self._attributes[semconv.INCOMPLETE] = self._is_stream
@@ -168,7 +168,7 @@ class OpenCall:
             self._span.end()
 
     def _set_error(self, description: str) -> None:
-        # Keep the first error: later errors come from a body that repeats it with less context.
+        # Keep the first error: a later one comes from the response body and repeats the first with less context.
         if not self._is_foreign and self._error is None:
             self._error = description
             self._span.set_status(Status(StatusCode.ERROR, description))
@@ -179,7 +179,7 @@ _open_calls: weakref.WeakSet[OpenCall] = weakref.WeakSet()
 
 
 def close_open_calls(predicate: Callable[[int], bool]) -> None:
-    """End the record of every open call whose span id satisfies `predicate`, with what has arrived so far."""
+    """End the record of every open call whose span id satisfies `predicate`, with the data received so far."""
     for call in list(_open_calls):
         if predicate(call.span_id):
             call.finish(complete=False)
@@ -199,7 +199,7 @@ def start_call(
     attributes[semconv.REQUEST] = content.decode("utf-8", "replace")
     if len(content) > MAX_BODY_BYTES:
         attributes.update(_cut_request(dialect, content))
-    # Foreign instrumentation may have created a span for this call: complete it instead of repeating it.
+    # Third-party instrumentation may have created a span for this call: complete it instead of creating another.
     foreign = context.get_value(CALL_SPAN)
     if isinstance(foreign, Span) and foreign.is_recording():
         return OpenCall(foreign, attributes, eager_decode=recording.eager_decode, is_foreign=True)
@@ -228,7 +228,7 @@ def _cut_request(dialect: ApiDialect, content: bytes) -> Json:
     if cut := cut_to_size(content):
         return {semconv.REQUEST: cut.decode()}
     head = {dialect.input_field: None, "model": parse_object(content).get("model")}
-    note = f"{len(content)} bytes are too many to record"
+    note = f"a body of {len(content)} bytes is too large to record"
     return {semconv.REQUEST: orjson.dumps(head).decode(), semconv.CAPTURE_ERROR: note}
 
 

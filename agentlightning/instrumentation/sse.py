@@ -1,4 +1,4 @@
-"""Server-sent events, parsed from the bytes of a stream or of its beginning."""
+"""Server-sent events, parsed from the bytes of a complete or truncated stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FINAL_EVENTS = frozenset({"message_stop", "response.completed", "response.incom
 
 
 def events(stream: bytes) -> list[dict[str, Any]]:
-    """Return the JSON objects of the events, in order. An incomplete last event is left out."""
+    """Return the JSON objects of the events, in order. An incomplete last event is omitted."""
     # Nearly every stream has one line of data per event, and parsing one array is faster than parsing 100 objects.
     lines = [line[5:] for line in stream.split(b"\n") if line.startswith((b"data: {", b"data:{"))]
     try:

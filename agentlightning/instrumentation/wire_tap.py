@@ -1,4 +1,4 @@
-"""Wire tap: records the calls of every LLM SDK in the HTTP library that sends them.
+"""Wire tap: records the calls that LLM SDKs make, in the HTTP libraries that send them.
 
 Requests are sent unchanged. A complete response is read after the SDK has received it. A stream is copied while the SDK
 reads it, so the SDK's own objects are untouched.
@@ -25,7 +25,7 @@ from .patches import Instrumentation, Patch
 logger = logging.getLogger("agentlightning.instrumentation")
 
 SWITCH_VARIABLE = "AGL_WIRE_TAP"
-"""Environment variable. The value `off` disables the wire tap in a process."""
+"""Environment variable that disables the wire tap in a process if its value is `off`."""
 
 
 def is_enabled() -> bool:
@@ -42,7 +42,7 @@ def _patches() -> Iterator[Patch]:
 # Code shared by all libraries
 
 Start = Callable[..., OpenCall | None]
-"""Starts recording a request from the arguments of the tapped function. Returns None if it is not recorded."""
+"""Starts recording a request, given the tapped function's arguments. Returns None if the request is not recorded."""
 Record = Callable[[OpenCall, Any], None]
 """Records the response of a call."""
 
@@ -228,7 +228,7 @@ def _record_aiohttp(reader_type: type[Any], call: OpenCall, response: Any) -> No
     if body.is_eof():
         call.finish(complete=True)
     else:
-        # The parser feeds this object, which does not allow additional attributes, so change its class.
+        # The parser feeds this object, which cannot have additional attributes, so change the object's class instead.
         _aiohttp_calls[id(body)] = call
         body.__class__ = reader_type
 
@@ -284,4 +284,4 @@ _PATCHES: dict[str, Callable[[Any], Iterator[Patch]]] = {
     "requests": _requests_patches,
 }
 WIRE_TAP = Instrumentation(_patches)
-"""The taps of all installed HTTP libraries."""
+"""The taps for all installed HTTP libraries."""

@@ -30,7 +30,7 @@ def _prompt(body: Json) -> list[Message]:
 
 
 def _answer(body: Json) -> list[Message]:
-    """Return a list with the only message of a response."""
+    """Return a list with the response's only message."""
     if "content" not in body:
         return []
     message = _message({"role": "assistant", **body})

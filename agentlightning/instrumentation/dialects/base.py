@@ -20,7 +20,7 @@ class Message:
     role: str
     parts: list[Part] = field(default_factory=list[Part])
     content: str | None = None
-    """The text, or the content as JSON if there is more than text."""
+    """The text, or the content as JSON if it contains more than text."""
     finish_reason: str | None = None
     """The reason why the model stopped. Set only on responses."""
 
@@ -36,9 +36,9 @@ class ApiDialect:
     input_field: str
     """The request body field that contains the prompt."""
     prompt: Callable[[Json], list[Message]]
-    """Parses the messages of a request body."""
+    """Parses the messages in a request body."""
     answer: Callable[[Json], list[Message]]
-    """Parses the messages of a response body."""
+    """Parses the messages in a response body."""
     fold: Callable[[Iterable[Json]], Json]
     """Combines the events of a complete or partial stream into the body of a non-streamed response."""
 
@@ -54,19 +54,19 @@ def tool_call(id: Any, name: Any, arguments: Any) -> Part:
 
 
 def tool_response(id: Any, response: Any) -> Part:
-    """Return a part with the response of a tool."""
+    """Return a part for a tool's response."""
     return {"type": "tool_call_response", "id": id, "response": response}
 
 
 def media(modality: str, uri: Any) -> Part:
-    """Return a part for an image or other media. The bytes of a data URI are left out."""
+    """Return a part for an image or other media. The bytes of a data URI are omitted."""
     if isinstance(uri, str) and uri.startswith("data:"):
         return {"type": "blob", "modality": modality, "mime_type": uri[5:].partition(";")[0]}
     return {"type": "uri", "modality": modality, "uri": uri}
 
 
 def to_json(value: Any) -> str:
-    """Serialize any value that was parsed from JSON."""
+    """Serialize a value that was parsed from JSON."""
     try:
         return orjson.dumps(value).decode()
     except TypeError:
@@ -74,7 +74,7 @@ def to_json(value: Any) -> str:
 
 
 def parse_json(value: Any) -> Any:
-    """Parse JSON text. Return a value that is not JSON text unchanged."""
+    """Parse JSON text. Return any other value unchanged."""
     try:
         return orjson.loads(value) if isinstance(value, str) else value
     except orjson.JSONDecodeError:
@@ -91,12 +91,12 @@ def content_text(content: Any, parts: list[Part]) -> str | None:
 
 
 def items(value: Any) -> list[Json]:
-    """Return the objects in a value that should be a list of objects. Ignore anything else."""
+    """Return the objects in `value` if it is a list, ignoring other items. Otherwise return an empty list."""
     if not isinstance(value, list):
         return []
     return [item for item in cast("list[Any]", value) if isinstance(item, dict)]
 
 
 def as_object(value: Any) -> Json:
-    """Return a value that should be an object, or an empty dict if it is anything else."""
+    """Return `value` if it is an object, otherwise an empty dict."""
     return cast("Json", value) if isinstance(value, dict) else {}

@@ -44,7 +44,7 @@ def _embedding_prompt(body: Json) -> list[Message]:
 
 
 def _user_messages(value: Any) -> list[Message]:
-    """Return a user message per text. For any other value, such as token ids, the message contains its JSON."""
+    """Return one user message per text. For any other value, such as token ids, the message contains its JSON."""
     texts = cast("list[Any]", value) if isinstance(value, list) else [value]
     if not all(isinstance(each, str) for each in texts):
         texts = [to_json(value)]
@@ -83,7 +83,7 @@ def _fold_choices(events: Iterable[Json]) -> Json:
 def _folded_choice(index: int, chunks: list[Json]) -> Json:
     message: Json = {}
     choice: Json = {"index": index, "message": message}
-    texts: dict[str, list[str]] = {}  # joined once at the end: responses of ten thousand chunks are not rare
+    texts: dict[str, list[str]] = {}  # joined once at the end: responses with ten thousand chunks are not rare
     for chunk in chunks:
         for key, value in chunk.items():
             if key == "delta":
@@ -190,7 +190,7 @@ def _response_prompt(body: Json) -> list[Message]:
 
 
 def _response_answer(body: Json) -> list[Message]:
-    """Return the items of the output as one message, as in the other dialects."""
+    """Combine the output items into one message, as in the other dialects."""
     messages = [_item(item, "assistant") for item in items(body.get("output"))]
     if not messages:
         return []
@@ -200,7 +200,7 @@ def _response_answer(body: Json) -> list[Message]:
 
 
 def _fold_response(events: Iterable[Json]) -> Json:
-    """Return the response in the last event. For an abandoned stream, combine its events instead."""
+    """Return the response in the last event. If the stream was abandoned, combine its events instead."""
     body: Json = {}
     output: dict[int, Json] = {}
     for event in events:

@@ -1,8 +1,8 @@
-"""Database interface of the store: transactions, rows, write requests, and notifications after a commit.
+"""The store's database interface: transactions, rows, write requests, and notifications sent after a commit.
 
 The SQL is written once for all databases. Parameters are `?1`, `?2`, …; `Dialect` contains the few expressions that
-differ between databases. The body of a transaction is an `async def` that must only await its transaction. It may run
-more than once.
+differ between databases. The body of a transaction is an `async def` function that may await nothing but its
+transaction. A body may run more than once.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ class Dialect:
     bytes: str
     """The type of a bytes column."""
     text: str
-    """The type of a text column that sorts by code points."""
+    """The type of a text column that is sorted by code point."""
     serial: str
     """The type of a primary key that is assigned in insertion order."""
     contains: str
-    """A case-sensitive literal search for `{value}` in the text column `{column}`."""
+    """A case-sensitive test that the text column `{column}` contains the literal text `{value}`."""
     bytes_contain: str
-    """The same search in a column of UTF-8 bytes."""
+    """The same test for a column of UTF-8 bytes."""
     for_update: str
-    """The suffix of a SELECT that locks its rows."""
+    """The suffix that makes a SELECT lock its rows."""
     skip_locked: str
-    """The suffix of a SELECT that locks its rows and skips rows that are already locked."""
+    """The suffix that makes a SELECT lock its rows and skip rows that are already locked."""
     arrays: bool
     """True if a parameter may be a list of values."""
     transaction_number: str
-    """A number that increases in the order in which transactions start writing, or a constant if they never overlap."""
+    """A number that increases in the order in which transactions start writing, or a constant if none overlap."""
     oldest_transaction: str
     """The number of the oldest transaction in progress. All transactions with lower numbers have finished."""
 
     def any_of(self, values: Values, first: int) -> tuple[str, list[Any]]:
-        """Return `= ANY (?first)` or `IN (?first, …)`, and the parameters for it."""
+        """Return the condition `= ANY (?first)` or `IN (?first, …)`, and its parameters."""
         if self.arrays:
             return f"= ANY (?{first})", [list(values)]
-        # Pad to a power of two, to keep the number of distinct statements small.
+        # Pad the list to a power of two, to keep the number of distinct statements small.
         size = 1 << max(0, len(values) - 1).bit_length()
         padded = [*values, *[values[-1]] * (size - len(values))]
         return "IN (" + ", ".join(f"?{first + index}" for index in range(size)) + ")", padded
@@ -63,12 +63,15 @@ INSERT_RESPONSE = "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)"
 
 @dataclass
 class GroupResponses:
-    """The responses of one commit by idempotency key. One statement loads them, and one statement stores them."""
+    """Responses to the requests in one commit group, by idempotency key.
+
+    One statement looks up all keys, and one statement stores all new responses.
+    """
 
     known: set[str] = field(default_factory=set[str])
-    """Keys that have a response in the table."""
+    """Keys that already have a response in the table."""
     new: dict[str, tuple[bytes, float]] = field(default_factory=dict[str, tuple[bytes, float]])
-    """Responses of this group, with their times."""
+    """New responses from this group, each with the time at which it was stored."""
 
 
 @dataclass(eq=False)
@@ -81,11 +84,11 @@ class Transaction:
     """Counter increments of the running body."""
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
-        """Return all rows of a statement."""
+        """Run a statement and return all its rows."""
         raise NotImplementedError
 
     async def fetch_each(self, sql: str, values: Sequence[Values]) -> Sequence[Sequence[Row]]:
-        """Run a statement for each of `values` and return all rows of each run."""
+        """Run a statement once for each of `values` and return the rows from each run."""
         raise NotImplementedError
 
     async def claim_rows(self, sql: str, limit: int) -> Sequence[Row]:
@@ -103,7 +106,7 @@ class Transaction:
     async def stored_response(self, key: str, *, recheck: bool = False) -> bytes | None:
         """Return the response stored under an idempotency key, and protect it from `revoke_response`.
 
-        With `recheck`, read the database again instead of using the earlier lookup for the whole group.
+        If `recheck` is true, query the database again instead of relying on the earlier lookup for the whole group.
         """
         new = self.responses.new
         if key in new:  # the group contains the same request twice
@@ -115,18 +118,18 @@ class Transaction:
         if not await self.fetch("SELECT 1 FROM answers WHERE key = ?1", key):
             return None
         found = await self.fetch("UPDATE answers SET time = time + 1 WHERE key = ?1 RETURNING answer", key)
-        return found[0][0] if found else None  # another server may have revoked it in between
+        return found[0][0] if found else None  # another server may have revoked the response in the meantime
 
     def store_response(self, key: str, response: bytes, time: float) -> None:
-        """Store the response of a request in the same commit as its changes. Must be the last call of a body."""
+        """Store the response to a request in the same commit as its changes. Must be the last call in a body."""
         self.responses.new[key] = response, time
 
     async def revoke_response(self, key: str, time: float) -> bool:
-        """Delete the response stored at `time`. Return False if it has been returned to a retry since then."""
+        """Delete the response stored at `time`. Return False if a retry has received it since then."""
         return bool(await self.fetch("DELETE FROM answers WHERE key = ?1 AND time = ?2 RETURNING 1", key, time))
 
     def notify(self, topic: Topic, count: int | None = None) -> None:
-        """Wake `count` waiters of `topic`, or all of them, after the commit."""
+        """Wake `count` waiters for `topic`, or all of them if `count` is None, after the commit."""
         self.notifications.append((topic, count))
 
     def count(self, counter: str, times: int = 1) -> None:
@@ -138,7 +141,7 @@ Body = Callable[[Transaction], Awaitable[T]]
 
 
 class ConflictKey(NamedTuple):
-    """The part of the store that a body changes. Bodies with the same part and different ids never conflict."""
+    """The part of the store that a body changes. Bodies with the same part conflict only if their ids are equal."""
 
     part: Literal["new", "queue", "attempts"]
     """`attempts` means the attempts of one rollout, with their spans and the resulting changes to the rollout."""
@@ -156,37 +159,38 @@ class Database:
     dialect: Dialect
     durable = True
     durability = "full"
-    """Failures that acknowledged changes survive: `full` a power failure, `process` a process exit, `none` neither."""
+    """Failures that acknowledged changes survive: power failures (`full`), process exits (`process`), or `none`."""
 
     def __init__(self) -> None:
         self.signals = Signals()
         self.counters = Counter[str]()
-        """Numbers of committed events since the database was opened."""
+        """Counts of committed events since the database was opened."""
         self._closed = threading.Event()
 
     def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
-        """Run `body` in a transaction. Its result is available once the commit is on disk.
+        """Run `body` in a transaction. Its result is available after the commit.
 
         `key` is the idempotency key that the body looks up. `conflict_key` identifies the part of the store that the
-        body changes, if it changes only one.
+        body changes, if it changes only one part.
 
-        Raises `StoreUnavailable` if the database cannot write. In that case, nothing has changed.
+        Raises `StoreUnavailable` if the changes cannot be written. In that case, nothing has changed, unless the
+        connection to the database broke during the commit.
         """
         raise NotImplementedError
 
     async def read(self, body: Body[T], *, short: bool = False) -> T:
         """Run a read-only body on a consistent snapshot.
 
-        A `short` body takes only microseconds, less time than passing it to another thread.
+        Set `short` if the body takes only microseconds, because passing it to another thread would take longer.
         """
         raise NotImplementedError
 
     async def fetch(self, sql: str, *values: Any, short: bool = False) -> Sequence[Row]:
-        """Return all rows of a single read-only statement."""
+        """Run a single read-only statement and return all its rows."""
         return await self.read(lambda transaction: transaction.fetch(sql, *values), short=short)
 
     def run(self, body: Body[T]) -> T:
-        """Run `body` in a separate transaction, before the database has other users."""
+        """Run `body` in a separate transaction, before other callers use the database."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -194,7 +198,7 @@ class Database:
         await asyncio.to_thread(self.close_now)
 
     def close_now(self) -> None:
-        """Close without an event loop."""
+        """Close the database without an event loop."""
         if not self._closed.is_set():
             self._closed.set()
             self.signals.close()
@@ -206,7 +210,7 @@ class Database:
 
 CLOSED = "the store is closed"
 MAX_PENDING_WRITES = 20_000
-"""Maximum number of bodies waiting for the writer. Above it, a write raises `StoreBusy`."""
+"""Maximum number of bodies waiting for the writer. Above this limit, a write raises `StoreBusy`."""
 
 
 @dataclass(eq=False)
@@ -215,11 +219,11 @@ class WriteRequest:
 
     body: Body[Any]
     future: asyncio.Future[Any]
-    """Future of the caller's event loop."""
+    """Future in the caller's event loop."""
     key: str | None = None
     """The idempotency key that the body looks up."""
     conflict_key: ConflictKey | None = None
-    """The part of the store that the body changes, if it changes only one."""
+    """The part of the store that the body changes, if it changes only one part."""
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
     """Counter increments to apply after the commit."""
     result: Any = None
@@ -227,7 +231,10 @@ class WriteRequest:
 
 
 def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> None:
-    """Add up the counts of a finished group and resolve its callers, with one call per event loop. Thread-safe."""
+    """Add the counts from a finished group to `counters` and resolve the callers' futures. Thread-safe.
+
+    Each event loop is called only once.
+    """
     by_loop: dict[asyncio.AbstractEventLoop, list[WriteRequest]] = {}
     for request in group:
         if request.counts and request.error is None:
@@ -239,7 +246,7 @@ def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> No
 
 
 def _resolve(requests: Sequence[WriteRequest]) -> None:
-    """Set the callers' futures. Called in their event loop."""
+    """Resolve the callers' futures. Called in the event loop to which these futures belong."""
     for request in requests:
         if request.future.done():  # the caller was cancelled
             continue

@@ -1,7 +1,7 @@
-"""In-process notifications: wake callers that wait for a change after the change is committed.
+"""In-process notifications, which wake callers waiting for a change once the change has been committed.
 
-`QUEUE` is the topic for rollouts that can be claimed, and `("ended", rollout_id)` is the topic for a rollout's end.
-Other topics are for observers. Waiters may run in any event loop of any thread, and any thread may notify.
+`QUEUE` is the topic for rollouts that can be claimed, and `("ended", rollout_id)` is the topic for the end of
+a rollout. Other topics are for observers. Waiters may run in any event loop in any thread, and any thread may notify.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 
 Kind = Literal["queue", "closed", "ended", "rollout", "spans", "workers", "resources"]
 Topic = tuple[Kind, str]
-"""A kind of change and the id of the affected rollout, or an empty id if there is none."""
+"""A kind of change and the id of the affected rollout, or an empty string if no single rollout is affected."""
 Notification = tuple[Topic, int | None]
 """A topic and the number of waiters to wake. None means all."""
 
@@ -26,7 +26,7 @@ CLOSED: Topic = ("closed", "")
 
 
 class Waiter:
-    """A caller that waits for one or more topics."""
+    """A caller waiting for one or more topics."""
 
     def __init__(self, topics: tuple[Topic, ...]) -> None:
         self.topics = topics
@@ -37,7 +37,7 @@ class Waiter:
         self._notified: deque[Topic] = deque()
 
     async def wait(self, timeout: float | None) -> set[Topic]:
-        """Return the topics notified since the last call, or an empty set after `timeout` seconds without any."""
+        """Return the topics notified since the last call, or an empty set if none is notified within `timeout`."""
         if not self._notified:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -60,10 +60,10 @@ class Waiter:
 
 
 class Signals:
-    """The waiters and subscribers of one store."""
+    """The waiters and subscribers for one store."""
 
     def __init__(self) -> None:
-        # Protects the dictionary: writer threads notify while callers in other event loops join and leave.
+        # Protects `_waiters`: writer threads notify waiters while callers in other event loops add and remove them.
         self._lock = threading.Lock()
         self._waiters: dict[Topic, dict[int, Waiter]] = {}
         self._subscribers: tuple[Callable[[Topic], None], ...] = ()
@@ -85,7 +85,7 @@ class Signals:
                 self.notify(QUEUE)
 
     def notify(self, topic: Topic, count: int | None = 1) -> None:
-        """Wake the `count` waiters of `topic` that have waited longest, or all waiters if None."""
+        """Wake the `count` waiters for `topic` that have waited longest, or all of them if `count` is None."""
         for subscriber in self._subscribers:
             subscriber(topic)
         with self._lock:
@@ -113,7 +113,7 @@ class Signals:
             return list(self._waiters)
 
     def release(self) -> None:
-        """End the waits in progress. Later callers may wait again."""
+        """End the waits in progress. Later calls can wait as usual."""
         with self._lock:
             waiters = {id(waiter): waiter for line in self._waiters.values() for waiter in line.values()}
         for subscriber in self._subscribers:

@@ -1,7 +1,7 @@
 """SQLite: one writer thread that commits in groups, and separate read connections.
 
-While a commit runs, further requests form the next group, without a timer. With full durability, a commit is on disk
-(`synchronous=FULL`) before any caller in its group gets a result.
+While a commit is in progress, new requests accumulate and form the next group, without a timer. With full durability, a
+commit is on disk (`synchronous=FULL`) before any caller in its group gets a result.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ T = TypeVar("T")
 Durability = Literal["full", "process"]
 
 MAX_GROUP = 256
-"""Maximum bodies per commit. Larger groups would add latency without increasing throughput."""
+"""Maximum number of transaction bodies per commit. Larger groups would add latency without increasing throughput."""
 READERS = 2
 _LOCK = "-owner"
-"""The suffix of the lock file of a database."""
+"""The suffix that is added to the path of a database to get the path of its lock file."""
 BUSY_MILLISECONDS = 5_000
 CACHED_STATEMENTS = 256
 CHECKPOINT_PAGES = 4_000
-"""Pages between checkpoints: 16 MB of WAL. With the default of 4 MB, a checkpoint ran every few hundred spans."""
+"""WAL pages between checkpoints (16 MB). With the default of 4 MB, a checkpoint ran every few hundred spans."""
 
 _STORED_KEYS = "SELECT key FROM answers WHERE key IN (SELECT value FROM json_each(?1))"
 
@@ -68,7 +68,8 @@ DIALECT = Dialect(
     oldest_transaction="0",
 )
 
-# Errors of the disk, not of a statement: the whole group is rolled back, and can succeed once the disk has recovered.
+# Errors from the disk rather than from a statement. The whole group is rolled back, and can succeed once the disk has
+# recovered.
 _DISK_ERRORS = (
     apsw.FullError,
     apsw.IOError,
@@ -80,7 +81,7 @@ _DISK_ERRORS = (
 
 
 class SqliteDatabase(Database):
-    """A database in a file, or in memory if the path is None."""
+    """A SQLite database in a file, or in memory if the path is None."""
 
     dialect = DIALECT
 
@@ -106,7 +107,7 @@ class SqliteDatabase(Database):
         return request.future
 
     async def read(self, body: Body[T], *, short: bool = False) -> T:
-        if self._readers is None:  # an in-memory database has one connection
+        if self._readers is None:  # an in-memory database has only one connection
             return await self.write(body)
         if self._closed.is_set():
             raise StoreUnavailable(CLOSED)
@@ -172,10 +173,10 @@ class SqliteDatabase(Database):
         return notifications or []
 
     def _run_group(self, group: list[WriteRequest], *, savepoints: bool) -> list[Notification] | None:
-        """Run the bodies in one transaction. With savepoints, the failure of a body does not affect the others.
+        """Run the bodies in one transaction. With savepoints, a body that fails does not affect the others.
 
-        Without savepoints, if a failed body has changed anything, roll back and return None. Savepoints are used only
-        in the second attempt, because each savepoint makes SQLite copy every page that changes after it.
+        Without savepoints, roll back and return None if a body fails after changing anything. Savepoints are used only
+        in the second attempt, because each savepoint makes SQLite copy every page that is changed after it.
         """
         self._connection.execute("BEGIN IMMEDIATE")
         responses = self._load_responses(group)
@@ -222,12 +223,12 @@ class SqliteDatabase(Database):
         return True
 
     def _fail_group(self, group: list[WriteRequest], error: apsw.Error) -> None:
-        logger.error("The database cannot write, so requests fail until it recovers: %s", error)
+        logger.error("Cannot write to the database; requests will fail until it recovers: %s", error)
         if self._connection.in_transaction:
             with suppress(apsw.Error):
                 self._connection.execute("ROLLBACK")
         for request in group:
-            request.error = StoreUnavailable(f"the store's database cannot write: {error}; try again later")
+            request.error = StoreUnavailable(f"cannot write to the store's database: {error}; try again later")
 
 
 class ReadOnlyDatabase(Database):
@@ -253,7 +254,7 @@ class ReadOnlyDatabase(Database):
 
 
 class _ReaderPool:
-    """Read connections: one per thread, in a pool of threads and in callers' threads."""
+    """Read connections, one for each thread of a pool and for each calling thread."""
 
     def __init__(self, path: Path, connect: Callable[[Path], apsw.Connection]) -> None:
         self._path = path
@@ -263,13 +264,13 @@ class _ReaderPool:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
 
     async def read(self, body: Body[T], short: bool) -> T:
-        """Run `body`, in the calling thread if it is short."""
+        """Run `body` in the calling thread if it is short, and otherwise in a thread of the pool."""
         if short:
             return self.run(body)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.run, body)
 
     async def fetch(self, sql: str, values: Values, short: bool) -> Sequence[Row]:
-        """Return the rows of a statement, which needs no transaction."""
+        """Run a single statement, which does not need an explicit transaction, and return its rows."""
         if short:
             return self._fetch(sql, values)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, sql, values)
@@ -291,7 +292,7 @@ class _ReaderPool:
             connection.close()
 
     def _connection(self) -> apsw.Connection:
-        """Return the connection of the calling thread."""
+        """Return the calling thread's connection."""
         connection = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect(self._path)
@@ -300,7 +301,7 @@ class _ReaderPool:
 
 
 class _SqliteTransaction(Transaction):
-    """Statements that run synchronously on a connection. They are `async` only because other databases require it."""
+    """Runs statements synchronously on a connection. Methods are `async` only because other databases require it."""
 
     def __init__(self, connection: apsw.Connection, responses: GroupResponses | None = None) -> None:
         super().__init__(responses or GroupResponses())
@@ -323,12 +324,12 @@ class _SqliteTransaction(Transaction):
 
 
 def _run_to_completion(body: Any) -> Any:
-    """Run a coroutine that never suspends."""
+    """Run a coroutine that never suspends, and return its result."""
     try:
         body.send(None)
     except StopIteration as end:
         return end.value
-    raise RuntimeError("the body of a transaction may only await its transaction")
+    raise RuntimeError("the body of a transaction may await only its transaction")
 
 
 def _open_writer(path: Path | None, durability: Durability) -> apsw.Connection:
@@ -360,13 +361,14 @@ def _open(path: str, flags: int) -> apsw.Connection:
 
 def _configured(connection: apsw.Connection) -> apsw.Connection:
     connection.set_busy_timeout(BUSY_MILLISECONDS)
-    # Otherwise SQLite re-plans a statement whenever a value might match a partial index, which takes most of the time.
+    # Otherwise, SQLite re-plans a statement whenever a value might match a partial index, which takes most
+    # of the execution time.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
 
 
 def _open_read_only(path: Path) -> apsw.Connection:
-    # In a folder without write permission, SQLite cannot create the WAL index. Then read only the database file.
+    # Without write permission in the folder, SQLite cannot create the WAL index. In that case, ignore the WAL.
     for options in ("mode=ro", "mode=ro&immutable=1"):
         try:
             connection = apsw.Connection(
@@ -377,7 +379,7 @@ def _open_read_only(path: Path) -> apsw.Connection:
         except (apsw.CantOpenError, apsw.ReadOnlyError):
             continue
         except apsw.NotADBError:
-            raise StoreUnavailable(f"{path} is not the database of a store") from None
+            raise StoreUnavailable(f"{path} is not a SQLite database") from None
     raise StoreUnavailable(f"the database {path} cannot be opened: check that it exists and is readable")
 
 

@@ -1,8 +1,8 @@
 """Statement coalescing: combine several SQL statements into one, which saves most round trips to the database.
 
 Changes to different tables become one statement, `WITH s0 AS (UPDATE …), s1 AS (INSERT …) UPDATE …`. All parts of this
-statement see the state of the database before it, so no two parts may change the same table. A statement with several
-rows of values becomes one statement over all rows: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
+statement see the database as it was before the statement, so no two parts may change the same table. A statement to run
+for several rows of values becomes one statement for all rows: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Changes = dict[str, list[Values]]
 Types = tuple[str, ...]
 
 MAX_BATCH_BYTES = 8 * 2**20
-"""Size from which a change is sent in a separate statement."""
+"""Maximum total size of the `bytes` values in a batch, unless the batch contains the changes of a single body."""
 
 
 _CHANGES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
@@ -34,18 +34,18 @@ _UPDATE = re.compile(r"(UPDATE \w+ SET .*) (WHERE \w+ = \?1(?: AND [^()?]*?)?)(?
 
 
 class RowBatcher:
-    """Sends statements on one connection, batched over rows of values."""
+    """Sends statements over one connection, combining runs of the same statement with different values."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._types: dict[str, Types | None] = {}
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
-        """Return the rows of a statement."""
+        """Run a statement and return its rows."""
         return cast("list[Row]", await self._connection.fetch(dollar_parameters(sql), *values))
 
     async def fetch_each(self, sql: str, values: list[Values]) -> Sequence[Sequence[Row]]:
-        """Return the rows of a statement for each of `values`."""
+        """Run a statement once for each of `values` and return the rows from each run."""
         types = await self._types_of(sql) if len(values) > 1 and _are_distinct(sql, values) else None
         if types is None:
             return [await self.fetch(sql, *each) for each in values]
@@ -60,7 +60,7 @@ class RowBatcher:
         return _grouped(((order[int(row[0]) - 1], row[1:]) for row in found), range(len(values)))
 
     async def send(self, several: Iterable[Changes]) -> None:
-        """Send changes. Changes of the same kind share one statement; different kinds are sent one after another."""
+        """Send changes. Those that consist of the same statements are combined; others are sent one after another."""
         by_kind: dict[tuple[str, ...], list[Changes]] = {}
         for changes in several:
             by_kind.setdefault(tuple(changes), []).append(changes)
@@ -105,7 +105,7 @@ def _are_distinct(sql: str, values: Iterable[Values]) -> bool:
 
 
 def _batches(several: list[Changes]) -> Iterator[Changes]:
-    """Merge changes into batches that change no row twice and stay below the size limit."""
+    """Merge changes into batches that do not change any row twice and do not exceed the size limit."""
     batch: Changes = {}
     keys: set[tuple[str, Any]] = set()
     size = 0
@@ -128,7 +128,10 @@ def _size(changes: Changes) -> int:
 
 
 def _lock_order(sql: str, values: list[Values]) -> Sequence[int]:
-    """Return the indexes of `values` in the order in which all servers lock rows. This prevents deadlocks."""
+    """Return the indexes of `values`, sorted by key if the statement locks rows.
+
+    To prevent deadlocks, all servers must lock rows in the same order.
+    """
     return sorted(range(len(values)), key=lambda n: values[n][0]) if sorts_rows(sql) else range(len(values))
 
 
@@ -152,7 +155,7 @@ def _grouped(found: Iterable[tuple[Any, Row]], keys: Iterable[Any]) -> Sequence[
 
 
 class WriteBuffer:
-    """Changes that are sent together, unless a statement has to read their tables first."""
+    """Changes to send together, at the latest before a statement that uses one of the changed tables."""
 
     def __init__(self) -> None:
         self._changes: Changes = {}
@@ -161,14 +164,14 @@ class WriteBuffer:
         return bool(self._changes)
 
     def must_precede(self, sql: str) -> bool:
-        """Return True if the buffer must be sent before `sql`, which uses a changed table or changes the schema."""
+        """Return True if the buffer must be sent before `sql`, which may use a changed table or change the schema."""
         if not self._changes:
             return False
         tables = map(changed_table, self._changes)
         return not _NAMES_ITS_TABLES.match(sql) or not named_tables(sql).isdisjoint(tables)
 
     def add(self, sql: str, values: list[Values]) -> None:
-        """Add a change, once with each of `values`."""
+        """Add a statement to run once for each of `values`."""
         if values:
             self._changes[sql] = values
 
@@ -180,7 +183,7 @@ class WriteBuffer:
 
 @lru_cache(4096)
 def dollar_parameters(sql: str, offset: int = 0) -> str:
-    """Convert `?1` to PostgreSQL's form `$1`, and increase the numbers by `offset`."""
+    """Convert parameters such as `?1` to the PostgreSQL form `$1`, and increase the numbers by `offset`."""
     return _PARAMETER.sub(lambda match: f"${int(match[1]) + offset}", sql)
 
 
@@ -199,14 +202,17 @@ def changed_table(sql: str) -> str | None:
 
 @lru_cache(4096)
 def combine(statements: tuple[str, ...], sizes: tuple[int, ...]) -> str:
-    """Combine statements into one. `sizes` contains the number of values of each statement."""
+    """Combine statements into one. `sizes` contains the number of values for each statement."""
     offsets = [sum(sizes[:index]) for index in range(len(sizes))]
     return _with_clauses([dollar_parameters(*each) for each in zip(statements, offsets, strict=True)])
 
 
 @lru_cache(4096)
 def combine_over_rows(statements: tuple[str, ...], types: tuple[tuple[str, ...], ...]) -> str:
-    """Combine statements into one that runs each over rows of values. The values are passed as columns of `types`."""
+    """Combine statements into one that runs each of them for several rows of values.
+
+    Each parameter becomes an array with one element per row. `types` contains the types of the elements.
+    """
     offsets = [sum(map(len, types[:index])) for index in range(len(types))]
     return _with_clauses([over_rows(*each) for each in zip(statements, types, offsets, strict=True)])
 
@@ -219,9 +225,9 @@ def _with_clauses(statements: list[str]) -> str:
 
 @lru_cache(4096)
 def over_rows(sql: str, types: tuple[str, ...], offset: int = 0) -> str:
-    """Rewrite a statement so that it runs once for each row of values. The values are passed as columns.
+    """Rewrite a statement so that it runs for several rows of values. Each parameter becomes an array.
 
-    Each returned row begins with the number of its row of values, or with its key (see `returns_key`).
+    Each returned row begins with the number of the row of values that produced it, or with a key (see `returns_key`).
     """
     arrays = ", ".join(f"${offset + index}::{name}[]" for index, name in enumerate(types, 1))
     names = "".join(f"p{index}, " for index in range(1, len(types) + 1))
@@ -248,17 +254,20 @@ def supports_rows(sql: str) -> bool:
 
 @lru_cache(4096)
 def is_one_per_row(sql: str) -> bool:
-    """Return True if the first value identifies a row that may be changed only once per statement."""
+    """Return True if the first of the values identifies a row that one statement may change only once."""
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or (returns_key(sql) and "RETURNING" in sql)
 
 
 @lru_cache(4096)
 def returns_key(sql: str) -> bool:
-    """Return True if returned rows begin with the first value instead of a row number."""
+    """Return True if each returned row begins with the first value of its row of values instead of a row number."""
     return sql.startswith("INSERT")
 
 
 @lru_cache(4096)
 def sorts_rows(sql: str) -> bool:
-    """Return True if the rows of values may be sorted, because the statement locks existing rows and creates none."""
+    """Return True if the rows of values are sorted.
+
+    This applies to statements that lock existing rows and for which the order of new rows does not matter.
+    """
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or sql.endswith("FOR UPDATE")

@@ -1,9 +1,9 @@
-"""PostgreSQL: several store servers can share one database. Each server commits in groups.
+"""PostgreSQL: several store servers can share one database, and each of them commits in groups.
 
-All connections of a server belong to one background thread with a dedicated event loop. One connection writes: while
-a group commits, further requests form the next group, as with SQLite. A pool of connections reads, and one connection
-listens for notifications from other servers. A broken connection is replaced, and requests in progress fail with
-`StoreUnavailable`.
+All of a server's connections belong to one background thread with a dedicated event loop. One connection writes: while
+a group is being committed, new requests accumulate and form the next group, as with SQLite. A pool of connections is
+used for reading, and one connection listens for notifications from other servers. A broken connection is replaced.
+Writes in progress on it fail with `StoreUnavailable`, and reads are retried.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ Connection = Any
 """Any, because asyncpg has no type annotations."""
 
 MAX_GROUP = 128
-"""Maximum bodies per commit. Their rows stay locked until the commit, so larger groups would delay other servers."""
+"""Maximum number of transaction bodies per commit. Changed rows stay locked until then, which delays other servers."""
 READERS = 4
 MAX_TRIES = 5
-"""Maximum number of times that a group is run if it conflicts with commits of other servers."""
+"""Maximum number of times that a group is run if it conflicts with commits from other servers."""
 LOCK_TIMEOUT = 5
-"""Seconds to wait for rows locked by another server. A suspended server may hold its locks for a long time."""
+"""Maximum seconds to wait for rows locked by another server. A suspended server may hold its locks for a long time."""
 COMMAND_TIMEOUT = 30.0
 MAX_NOTIFY_BYTES = 7_000
-"""Maximum bytes in one NOTIFY. PostgreSQL accepts fewer than 8,000."""
+"""Maximum number of bytes in one NOTIFY payload. PostgreSQL requires fewer than 8,000."""
 RECONNECT_INTERVAL = 0.5
-"""Seconds between attempts to reach an unreachable database."""
+"""Seconds between attempts to reconnect the listening connection."""
 MIGRATION_LOCK = 4_747_001
 
 DIALECT = Dialect(
@@ -79,7 +79,7 @@ _SETTINGS = {
     "lock_timeout": f"{LOCK_TIMEOUT}s",
     "idle_in_transaction_session_timeout": "30s",
     "timezone": "UTC",
-    # Each statement reads or changes a few rows by an index, so JIT compilation costs more than it saves.
+    # Each statement uses an index to read or change a few rows, so JIT compilation costs more than it saves.
     "jit": "off",
 }
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
@@ -96,7 +96,7 @@ _UNREACHABLE = (
 
 
 class PostgresDatabase(Database):
-    """A database at a `postgresql://` URL. Raises `StoreUnavailable` if the first connection fails."""
+    """A PostgreSQL database at a `postgresql://` URL. Raises `StoreUnavailable` if the first connection fails."""
 
     dialect = DIALECT
 
@@ -112,7 +112,7 @@ class PostgresDatabase(Database):
             self._portal.call(self._open)
         except (*_UNREACHABLE, asyncpg.PostgresError, ValueError) as error:
             self._resources.close()
-            raise StoreUnavailable(f"cannot open the PostgreSQL database, check its URL: {error}") from None
+            raise StoreUnavailable(f"cannot open the PostgreSQL database (check its URL): {error}") from None
 
     def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
         if self._requests.qsize() > MAX_PENDING_WRITES:
@@ -125,11 +125,11 @@ class PostgresDatabase(Database):
         return await self._read(body, single_statement=False)
 
     async def fetch(self, sql: str, *values: Any, short: bool = False) -> Sequence[Row]:
-        # A single statement needs no transaction for a consistent snapshot.
+        # A single statement does not need a transaction to read a consistent snapshot.
         return await self._read(lambda transaction: transaction.fetch(sql, *values), single_statement=True)
 
     def run(self, body: Body[T]) -> T:
-        """Run `body` in a separate transaction. Only one server of the database does this at a time."""
+        """Run `body` in a separate transaction. Servers that share the database run such bodies one at a time."""
 
         async def exclusive(transaction: Transaction) -> T:
             await transaction.fetch(f"SELECT 1 FROM pg_advisory_xact_lock({MIGRATION_LOCK})")
@@ -142,10 +142,10 @@ class PostgresDatabase(Database):
         self._resources.close()
 
     async def sync_lease_clock(self, lease: float) -> float:
-        """Return the lease time of the server that is furthest ahead, without reading any wall clock.
+        """Advance the shared lease clock to at least `lease`, and return its time. Wall clocks are not used.
 
-        Also wakes a waiting claim if the queue is not empty, because a server killed during a claim sends no
-        notification.
+        Also wake one waiting claim if the queue is not empty, because a server that is killed during a claim does not
+        send a notification.
         """
 
         async def body(transaction: Transaction) -> Row:
@@ -173,7 +173,7 @@ class PostgresDatabase(Database):
         await self._connect_writer()
         schema: str | None = await self._writer.fetchval("SELECT current_schema()")
         if schema is None:
-            raise ValueError("the schema in its search_path does not exist; create it")
+            raise ValueError("the schema in search_path does not exist; create it")
         self._channel = f"agentlightning_{schema}"
         self._readers: Any = await asyncpg.create_pool(
             self._dsn,
@@ -242,14 +242,14 @@ class PostgresDatabase(Database):
         except Exception as error:
             if not isinstance(error, _UNREACHABLE):
                 logger.exception("The store's writer failed")
-            logger.error("The database cannot write, so requests fail until it recovers: %s", error)
+            logger.error("Cannot write to the database; requests will fail until it recovers: %s", error)
             self._drop_writer()
             for request in group:
                 request.error = _unavailable(error)
             return []
 
     async def _run_group(self, group: list[WriteRequest]) -> list[Notification]:
-        """Commit the group. Retry after conflicts, and exclude a body that aborts the transaction."""
+        """Commit the group. Retry after conflicts, and exclude any body that aborts the transaction."""
         tries, separate = 0, False
         while group:
             try:
@@ -286,20 +286,20 @@ class PostgresDatabase(Database):
         return executor.notifications
 
     async def _load_known_keys(self, keys: list[str]) -> set[str]:
-        """Return the idempotency keys of a group that have a stored response, using one query."""
+        """Return those of `keys` that have a stored response, using one query."""
         if not keys:
             return set()
         return {row[0] for row in await self._writer.fetch("SELECT key FROM answers WHERE key = ANY($1)", keys)}
 
     async def _store_and_notify(self, responses: GroupResponses, notes: list[str]) -> None:
-        """Store the responses, and notify other servers at the commit, in one round trip."""
+        """Store the new responses and submit the notifications for other servers, in one round trip."""
         if responses.new or notes:
             rows = [(key, *each) for key, each in responses.new.items()]
             columns = list(zip(*rows, strict=True)) or [(), (), ()]
             await self._writer.fetch(_STORE_AND_NOTIFY, *columns, self._channel, notes)
 
     def _notes(self, notifications: list[Notification]) -> list[str]:
-        """Encode notifications for other servers, each note within the limit of NOTIFY."""
+        """Encode notifications for other servers as payloads that do not exceed the NOTIFY limit."""
         notes, batch, size = list[str](), list[Notification](), 0
         for notification in dict.fromkeys(notifications):
             batch.append(notification)
@@ -377,7 +377,7 @@ class PostgresDatabase(Database):
             self.signals.notify(tuple(topic), count)
 
     async def _catch_up(self, connection: Connection) -> None:
-        """Wake waiters whose notification may have been lost: claims, and calls that wait for rollouts to end."""
+        """Wake waiters whose notifications may have been lost: claims, and calls waiting for rollouts to end."""
         self.signals.notify(QUEUE, None)
         waited_for = [rollout_id for kind, rollout_id in self.signals.topics() if kind == "ended"]
         if waited_for:
@@ -416,7 +416,7 @@ def _aborted_by(requests: list[WriteRequest]) -> Generator[None]:
 
 
 async def _skip_reset(_: Connection) -> None:
-    """Do not reset a connection of the read pool: reads do not change its state."""
+    """Do not reset a connection in the read pool, because reads do not change its state."""
 
 
 def _caller_error(error: BaseException | None) -> BaseException | None:

@@ -1,10 +1,10 @@
-"""Batch executor: the bodies of a group run concurrently in one PostgreSQL transaction and share statements.
+"""Batch executor: the bodies in a group run concurrently in one PostgreSQL transaction and share statements.
 
-Each body runs until it needs rows. When all bodies are waiting, equal statements are sent as one statement with all
-their values (`coalescing.py`), and each body continues with its own rows. The changes of a body are buffered until the
-body reads the changed tables or ends. So a group takes about as many round trips as its longest body.
+Each body runs until it needs rows. When all bodies are waiting, identical statements are sent as one statement with the
+values from all of them (`coalescing.py`), and each body continues with its own rows. A body's changes are buffered
+until the body reads a changed table or ends. A group therefore takes about as many round trips as its longest body.
 
-Only bodies without conflicts run concurrently. Other bodies run later and see the changes of the earlier bodies.
+Only bodies without conflicts run concurrently. Other bodies run later and see the changes made by the earlier ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def conflict_free_groups(requests: Sequence[WriteRequest]) -> Iterator[list[WriteRequest]]:
-    """Split requests into groups that may run concurrently. A request without a conflict key forms its own group."""
+    """Split requests into groups whose members can run concurrently. A request without a conflict key runs alone."""
     left = list(requests)
     while left:
         group = _first_group(left)
@@ -49,7 +49,7 @@ def _first_group(requests: list[WriteRequest]) -> list[WriteRequest]:
 
 
 class BatchExecutor:
-    """Runs the bodies of one transaction, with shared responses and notifications."""
+    """Runs the bodies in one transaction and collects their responses and notifications."""
 
     def __init__(self, batcher: RowBatcher, responses: GroupResponses) -> None:
         self._batcher = batcher
@@ -57,7 +57,7 @@ class BatchExecutor:
         self.notifications: list[Notification] = []
 
     async def run(self, requests: Sequence[WriteRequest]) -> WriteRequest | None:
-        """Run bodies concurrently. Return a request whose failure aborts the transaction, or None."""
+        """Run bodies concurrently. Return a request whose failure aborts the transaction, if any."""
         bodies = [_RunningBody(request, self.responses) for request in requests]
         waiting = [body for body in bodies if body.resume()]
         while waiting:
@@ -67,11 +67,11 @@ class BatchExecutor:
         await self._flush(succeeded)
         for body in succeeded:
             self.notifications += body.notifications
-        # The earlier changes of a failed body cannot be undone separately.
+        # Changes that a failed body has already sent cannot be undone separately.
         return next((body.request for body in bodies if body.request.error and body.has_sent_changes), None)
 
     async def _fetch_rows(self, bodies: Iterable[_RunningBody]) -> None:
-        """Fetch the rows that each body waits for. Equal statements are sent as one."""
+        """Fetch the rows that each body is waiting for. Identical statements are sent as one."""
         by_statement: dict[Any, list[_RunningBody]] = {}
         for body in bodies:
             by_statement.setdefault((body.waits_for.kind, body.waits_for.sql), []).append(body)
@@ -96,19 +96,19 @@ class BatchExecutor:
 
 @dataclass(frozen=True)
 class _Wait:
-    """A wait for the rows of a statement with several rows of values."""
+    """A wait for the rows that a statement returns for each of `values`."""
 
     sql: str
     values: Sequence[Values]
     kind: Literal["fetch", "claim", "flush"] = "fetch"
-    """`claim`: the rows are given to no other body. `flush`: a wait for the buffered changes to be sent."""
+    """`claim`: no other body receives the same rows. `flush`: wait until the buffered changes have been sent."""
 
     def __await__(self) -> Generator[_Wait, Any, Any]:
         return (yield self)
 
 
 class _RunningBody(Transaction):
-    """A body in progress, and its interface to the transaction of the batch."""
+    """A body in progress, and its interface to the transaction that all bodies share."""
 
     def __init__(self, request: WriteRequest, responses: GroupResponses) -> None:
         super().__init__(responses)
@@ -121,7 +121,7 @@ class _RunningBody(Transaction):
         self._body = cast("Coroutine[Any, Any, Any]", request.body(self))
 
     def resume(self) -> bool:
-        """Continue with the fetched rows until the next wait. Return False at the end of the body."""
+        """Continue with the fetched rows until the next wait. Return False if the body has ended."""
         rows, self.rows = self.rows, None
         try:
             self.waits_for = self._body.send(rows)

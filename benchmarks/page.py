@@ -25,12 +25,12 @@ def page() -> str:
 
 
 _INTRODUCTION = """\
-This page contains the most recent results of every benchmark. The machine has two cores, which client, server and
-database share. Other processes use the same machine, so compare CPU times and ratios rather than elapsed times. The
-load is the machine's load average over one minute during the benchmark. If it is above two, other processes affect the
-elapsed times, above all the 99th percentiles. A row without a target is for information only. The command of each
-section runs the benchmark and writes the given file. `python -m benchmarks.page` then generates this page. The
-[glossary](glossary.md) explains terms such as *rollout* and *span*."""
+This page contains the most recent results of every benchmark. The machine has two cores, which the client, the
+server and the database share. Other processes use the same machine, so compare CPU times and ratios rather than elapsed
+times. The load is the machine's one-minute load average during the benchmark. If it is above two, other processes
+affect the elapsed times, especially the 99th percentiles. A row without a target is for information only. The command
+in each section runs the benchmark and writes the file named next to it. `python -m benchmarks.page` then generates this
+page. The [glossary](glossary.md) explains terms such as *rollout* and *span*."""
 
 
 def _sections() -> Iterator[str]:
@@ -60,7 +60,7 @@ threads.""",
 A change of file is a call or return between two functions of the package that are in different files. Fewer changes
 make the code easier to follow.""",
 }
-"""Explanations below the headings of the sections."""
+"""Notes shown below the section headings."""
 
 
 def _section(title: str, name: str, rows: Callable[[dict[str, Any]], Iterator[Row]]) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _section(title: str, name: str, rows: Callable[[dict[str, Any]], Iterator[Ro
 
 
 def _load(results: dict[str, Any]) -> str:
-    """Return the load average during the benchmark, or nothing if the results have none."""
+    """Return the load average during the benchmark, or an empty string if it was not recorded."""
     machine = results["machine"] if isinstance(results.get("machine"), dict) else results
     load = results.get("load") or machine.get("load") or machine.get("load_before")
     one_minute = load[0] if isinstance(load, list) else load
@@ -173,8 +173,8 @@ def _footprint(results: dict[str, Any]) -> Iterator[Row]:
     yield "`import agentlightning`", f"{results['import_cpu_seconds']} s CPU", "≤ 0.3"
     yield "`agl --help`", f"{results['help_cpu_seconds']} s CPU", "≤ 0.5"
     yield "direct dependencies", f"{results['direct_dependencies']}", "≤ 15"
-    yield "base installation, without byte code", f"{results['site_packages_MB']} MB", "≤ 60"
-    yield "base installation, with Python's byte code", f"{results['site_packages_with_bytecode_MB']} MB", ""
+    yield "base installation, without bytecode", f"{results['site_packages_MB']} MB", "≤ 60"
+    yield "base installation, with Python's bytecode", f"{results['site_packages_with_bytecode_MB']} MB", ""
     yield "memory of an idle store", f"{results['idle_store_MB']} MB", "≤ 90"
 
 
@@ -291,7 +291,7 @@ def _proxy(results: dict[str, Any]) -> Iterator[Row]:
     memory = results["proxys_memory_MB"]
     after, each = memory["after_each_round"], memory["streams_and_calls_each"]
     yield f"memory after the first of {len(after)} rounds of {each} streams and calls", f"{after[0]} MB", ""
-    yield "growth of the memory in the second half of the rounds", f"{memory['growth_of_the_last_half']} MB", "0"
+    yield "memory growth in the second half of the rounds", f"{memory['growth_of_the_last_half']} MB", "0"
 
 
 _EXPORTS = {

@@ -1,4 +1,4 @@
-"""Adapters: conversion of recorded spans to the data that an algorithm learns from."""
+"""Adapters, which convert recorded spans into the data that an algorithm learns from."""
 
 from .llm_call import LLMCall as LLMCall, llm_calls as llm_calls
 from .messages import (

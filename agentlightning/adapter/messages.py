@@ -1,4 +1,4 @@
-"""The base classes of all adapters, and TraceToMessages: the LLM calls of a trace as conversations for fine-tuning."""
+"""The base classes of all adapters, and TraceToMessages, which converts LLM calls to fine-tuning conversations."""
 
 from __future__ import annotations
 

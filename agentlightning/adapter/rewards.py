@@ -34,19 +34,19 @@ def find_reward_spans(spans: Sequence[S]) -> list[S]:
 
 
 def find_final_reward(spans: Sequence[SpanLike]) -> float | None:
-    """Return the primary reward of the last span that has one, or None."""
+    """Return the primary reward of the last span that has a reward, or None if no span has one."""
     values = (get_reward_value(span) for span in reversed(spans))
     return next((value for value in values if value is not None), None)
 
 
 def get_reward_value(span: SpanLike) -> float | None:
-    """Return the span's primary reward, or None."""
+    """Return the span's primary reward, or None if it has no reward."""
     rewards = get_rewards_from_span(span)
     return rewards[0].value if rewards else None
 
 
 def get_rewards_from_span(span: SpanLike) -> list[Reward]:
-    """Return all rewards of the span, the primary reward first."""
+    """Return all rewards of the span, with the primary reward first."""
     return rewards_in(span.name, span.attributes or {})
 
 

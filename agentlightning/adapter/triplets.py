@@ -26,7 +26,7 @@ _AGENT_NAMES = (
     "graph.node.id",
 )
 _METADATA = ("response_id", "model", "tools", "parameters", "finish_reason", "usage", "policy_version", "sequence_id")
-"""Fields of the last call that a triplet has among its metadata."""
+"""Fields of the last call that are copied to the triplet's metadata."""
 _SPAN_KINDS = ("openinference.span.kind", "agentops.span.kind", "traceloop.span.kind")
 _ENTITY_NAMES = ("agentops.entity.name", "traceloop.entity.name", "operation.name")
 
@@ -37,13 +37,13 @@ class TracerTraceToTriplet(TraceAdapter[list[Triplet]]):
     `prompt` and `response` have `token_ids` (and `response` has `logprobs`) as the model server returned them, or None
     if it did not return them. Their `raw_content` holds the messages of the prompt and the message of the response.
 
-    - `agent_match`: a pattern. Keeps only calls inside an agent with a matching name, at any depth.
-    - `llm_call_match`: a pattern. Keeps only calls recorded by a span with a matching name.
+    - `agent_match`: a regular expression. Keeps only calls inside an agent with a matching name, at any depth.
+    - `llm_call_match`: a regular expression. Keeps only calls recorded by a span with a matching name.
     - `reward_match`: `first_occurrence` assigns to each call the first reward after it. `first_sibling` assigns the
       first reward after the call and before the next call, both under the same parent span. `final` assigns the
       attempt's final reward to every call. A call without a matching reward gets None.
-    - `merge_turns`: calls that continue each other, token id for token id, become one triplet. Its response has all
-      tokens after the first prompt; `sampled` is 1 for tokens that the model sampled, 0 for tokens of later prompts.
+    - `merge_turns`: calls that continue each other, token id for token id, become one triplet. Its response
+      has all tokens after the first prompt; `sampled` is 1 for sampled tokens and 0 for tokens from later prompts.
       The merged triplet has the reward of the last call.
     """
 
@@ -98,7 +98,7 @@ class _Trace:
         return max(self._positions[span_id] for span_id in call.span_ids)
 
     def agents(self, call: LLMCall) -> list[str]:
-        """Return the names of the agents that made the call, the innermost agent first."""
+        """Return the names of the agents that made the call, with the innermost agent first."""
         own = [self._span(span_id).attributes.get("agent.name") for span_id in call.span_ids]
         outer = [span_id for span_id in ancestors(call.parent_id, self._parents) if span_id in self._positions]
         names = [*own, *(_agent_name(self._span(span_id)) for span_id in outer)]
@@ -115,7 +115,7 @@ class _Trace:
         return [(position, value) for position, value in values if value is not None]
 
     def sibling_reward(self, call: LLMCall, calls: list[LLMCall]) -> float | None:
-        """Return the first reward between the call and the next call, all three under the same parent span."""
+        """Return the first reward between this call and the next one, if all three have the same parent span."""
         end = self.end_of(call)
         ends = [self.end_of(other) for other in calls if other.parent_id == call.parent_id]
         limit = min((other for other in ends if other > end), default=len(self._spans))
@@ -138,7 +138,7 @@ def _agent_name(span: Span) -> str | None:
 
 @dataclass(frozen=True)
 class _TurnSequence:
-    """Consecutive calls that each continue the previous one. Any other call forms a sequence of length one."""
+    """Calls, each of which continues the previous one. A call without a continuation forms a sequence of length one."""
 
     calls: list[LLMCall]
 
@@ -162,7 +162,7 @@ class _TurnSequence:
 
     @property
     def logprobs(self) -> list[float] | None:
-        """The log probabilities of `token_ids` (0.0 for prompt tokens), or None if any call lacks them."""
+        """The log probabilities of `token_ids` (0.0 for prompt tokens), or None if any call has none."""
         if any(call.logprobs is None for call in self.calls):
             return None
         return self._align([call.logprobs or [] for call in self.calls], 0.0)

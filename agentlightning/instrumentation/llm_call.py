@@ -96,7 +96,7 @@ class OpenCall:
     def start_response(
         self, status: int, headers: Mapping[str, str], decompress: Callable[[bytes], bytes] = bytes
     ) -> None:
-        """Record the start of a response. Pass its bytes to `add_chunk`. `decompress` decodes their content encoding."""
+        """Record the start of a response. Pass its body to `add_chunk`. `decompress` reverses the content encoding."""
         self._status, self._decompress = status, decompress
         self._is_stream = "text/event-stream" in headers.get("content-type", "")
 

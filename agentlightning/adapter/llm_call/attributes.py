@@ -42,7 +42,7 @@ def objects_in(attributes: Attributes, name: str) -> list[Json]:
 
 
 def nested(attributes: Attributes, prefix: str) -> Any:
-    """Rebuild the lists and objects flattened into `prefix.0.key`, `prefix.0.other.1`, …; None if there are none."""
+    """Rebuild the value flattened into `prefix.0.key`, `prefix.0.other.1`, … Return None if there are no such keys."""
     tree: Json = {}
     for key, value in attributes.items():
         if key.startswith(f"{prefix}.") and value is not None:
@@ -51,12 +51,12 @@ def nested(attributes: Attributes, prefix: str) -> Any:
 
 
 def parameters(request: Json) -> Json:
-    """Return the parameters of a request that `LLMCall` has no field for: temperature, max_tokens, …"""
+    """Return the request parameters for which `LLMCall` has no field: temperature, max_tokens, …"""
     return {name: value for name, value in request.items() if name not in _NOT_PARAMETERS and value is not None}
 
 
 def usage(counts: Any) -> dict[str, int]:
-    """Return the token counts of any API or library under OpenAI's names, without the missing counts."""
+    """Return the token counts of any API or library under OpenAI's names, omitting missing counts."""
     found = {name: first(as_object(counts), names) for name, names in _COUNTS.items()}
     prompt, completion, total = found.values()
     if total is None and isinstance(prompt, int) and isinstance(completion, int):
@@ -70,7 +70,7 @@ def first_of(value: Any) -> Json:
 
 
 def first(attributes: Attributes, names: Iterable[str]) -> Any:
-    """Return the value of the first of the named attributes that is present."""
+    """Return the value of the first attribute in `names` that is present, or None."""
     return next((attributes[name] for name in names if attributes.get(name) is not None), None)
 
 
@@ -131,7 +131,7 @@ def _numbers(value: Any, kind: Callable[[Any], T]) -> list[T] | None:
 
 
 def _output_entries(body: Json) -> list[Json]:
-    """Return the log probability entries of a Responses API body, which has them in each text part."""
+    """Return the log probability entries of a Responses API body, which contains them in each text part."""
     parts = [part for item in items(body.get("output")) for part in items(item.get("content"))]
     return [entry for part in parts for entry in items(part.get("logprobs"))]
 

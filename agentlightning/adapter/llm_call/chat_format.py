@@ -1,7 +1,7 @@
 """Conversion of conversations in every supported format to OpenAI's chat format.
 
-A conversation yields the same messages whichever library recorded it: absent and null fields are left out, text parts
-become one string, tool calls have their arguments as JSON text, and each tool result is a separate message.
+A conversation yields the same messages regardless of which library recorded it: null fields are omitted, text parts
+become one string, the arguments of tool calls are JSON text, and each tool result is a separate message.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def _tool_call(call: Json) -> Json:
 
 
 def tool_call(id: Any, name: Any, arguments: Any) -> Json:
-    """Build a tool call of an assistant message."""
+    """Build a tool call for an assistant message."""
     function = {"name": name, "arguments": arguments if isinstance(arguments, str) else _json_text(arguments)}
     return {**({} if id is None else {"id": id}), "type": "function", "function": function}
 
 
 def _json_text(value: Any) -> str:
-    # Only the object is known, not its original text: use the standard library's JSON formatting, as most models do.
+    # The original text is unknown, so use the standard library's JSON formatting, which most models also use.
     return json.dumps({} if value is None else value, ensure_ascii=False)
 
 
@@ -104,7 +104,7 @@ def _join_text(content: list[Json]) -> Any:
 
 
 def _join_tool_calls(messages: list[Json]) -> list[Json]:
-    """Join consecutive assistant messages with tool calls into one message."""
+    """Join each assistant message that contains only tool calls to a directly preceding assistant message."""
     joined: list[Json] = []
     for message in messages:
         previous = joined[-1] if joined else {}
@@ -117,7 +117,7 @@ def _join_tool_calls(messages: list[Json]) -> list[Json]:
 
 
 def conversation(value: Any, role: str) -> list[Json]:
-    """Convert a text by `role`, one chat message, or a list of chat messages."""
+    """Convert a text written by `role`, one chat message, or a list of chat messages."""
     if isinstance(value, str):
         return [{"role": role, "content": value}] if value else []
     return normalize(items(value) or ([as_object(value)] if value else []))
@@ -127,7 +127,7 @@ def conversation(value: Any, role: str) -> list[Json]:
 
 
 def from_messages(messages: Iterable[Message]) -> list[Json]:
-    """Convert messages of parts. A tool result among the parts becomes a separate message."""
+    """Convert messages that consist of parts. A tool result among the parts becomes a separate message."""
     return _join_tool_calls([converted for each in messages for converted in _messages(each.role, each.parts)])
 
 
@@ -177,7 +177,7 @@ def _from_part(part: Part) -> Json:
 
 
 def tools(definitions: Any) -> list[Json] | None:
-    """Convert the tool definitions of any API."""
+    """Convert tool definitions from any API."""
     return [_tool(tool) for tool in items(definitions)] or None
 
 

@@ -1,4 +1,4 @@
-"""Reader for indexed attributes (`gen_ai.prompt.N.content`), as AgentOps and older instrumentations write them.
+"""Reader for indexed attributes (`gen_ai.prompt.N.content`), as written by AgentOps and older libraries.
 
 AgentOps also records each tool call of a response as a child span of the LLM call.
 """

@@ -1,11 +1,12 @@
 """Merge the spans of a trace into LLM calls. Each call appears once, even if several spans recorded it.
 
-Spans are taken to record the same call in any of these cases:
+Spans are considered to record the same call in any of these cases:
 
 - They have the same response id.
 - One contains the other, in the trace and in time, and their contents do not contradict each other.
-- They are siblings, one of them from a library whose spans are invisible to other libraries.
-- They are failed tries of a request that later succeeded.
+- They are siblings, and one of them is from a library whose spans are invisible to other libraries.
+- They are tries of the same request, which the SDK repeated after a failure.
+- One is the span of a streamed call, and the other is the log record of its response.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _READERS: dict[str, Callable[[Span], LLMCall | None]] = {
 _RANK = {dialect: rank for rank, dialect in enumerate(_READERS)}
 
 CLOCK_TOLERANCE = 0.005
-"""Seconds by which a span may exceed the span that contains it, because their clocks may differ."""
+"""Seconds by which a span may extend beyond the span that contains it, because their clocks may differ."""
 
 Parents = Mapping[str, str | None]
 """Parent span ids by span id."""
@@ -52,7 +53,7 @@ def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
 
 
 def ancestors(span_id: str | None, parents: Parents) -> Iterator[str]:
-    """Yield a span id, its parent's id, and so on. Stops at a cycle, which spans of other programs may contain."""
+    """Yield a span id, its parent's id, and so on. Stops at a cycle, which spans from other programs may contain."""
     visited: set[str] = set()
     while span_id is not None and span_id not in visited:
         visited.add(span_id)
@@ -127,7 +128,7 @@ def _join_nested(calls: list[LLMCall], parents: Parents, groups: _Groups) -> Non
     for outer, nested in _nested(calls, parents).items():
         matching = [index for index in nested if _may_be_same(calls[outer], calls[index])]
         answered = [index for index in matching if not calls[index].error]
-        # When a framework sent several requests within one span, it used the last response.
+        # If a framework sends several requests within one span, it uses the last response.
         for index in [*(index for index in matching if calls[index].error), *answered[-1:]]:
             groups.join(outer, index)
 
@@ -227,7 +228,7 @@ def _outermost(views: list[LLMCall], parents: Parents) -> LLMCall:
 
 
 def _with_history(calls: Sequence[LLMCall]) -> list[LLMCall]:
-    """Prepend the earlier conversation to each call that refers to one, if `calls` contains it."""
+    """Prepend the earlier conversation to each call that refers to a previous response that is in `calls`."""
     by_id: dict[str, LLMCall] = {}
     complete: list[LLMCall] = []
     for call in calls:

@@ -1,4 +1,4 @@
-"""Reader for OpenInference: `llm.input_messages.N.message.*`, and the SDK's raw response in `output.value` if known."""
+"""Reader for OpenInference: `llm.input_messages.N.message.*`, and possibly the SDK's raw response in `output.value`."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _response_id(response: Json) -> str | None:
         case {"choices": _} | {"content": _} | {"output": _}:
             found = response.get("id")
         case {"generations": [[{"message": {"kwargs": {"response_metadata": {"id": str(found)}}}}, *_], *_]}:
-            pass  # in LangChain's form of a response
-        case _:  # the output of a framework may have an id of something else
+            pass  # a response as serialized by LangChain
+        case _:  # a framework's output may contain the id of something else
             found = None
     return str(found) if found else None

@@ -42,7 +42,7 @@ class LLMCall:
     error: str | None = None
     """The reason for the failure, if the call failed."""
     resent: int = 0
-    """The number of earlier tries of the same request."""
+    """The number of earlier tries of this request."""
 
     span_ids: list[str] = field(default_factory=list[str])
     """The spans that recorded the call, the most complete first."""
@@ -62,7 +62,7 @@ class LLMCall:
 
 
 _OF_FIRST = frozenset({"dialect", "operation", "error", "span_ids", "names", "parent_id", "sequence_id"})
-"""Fields that are always taken from the first view and never filled in from the others."""
+"""Fields that are not filled in from the other views. `span_ids` and `names` are joined instead."""
 
 
 def combine(views: Sequence[LLMCall]) -> LLMCall:

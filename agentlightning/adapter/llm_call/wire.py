@@ -17,14 +17,14 @@ _BY_NAME = {dialect.span_name: dialect for dialect in _DIALECTS}
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span that has the request and response bodies of an LLM call."""
+    """Parse a span that has the request or response body of an LLM call."""
     attributes = span.attributes
     if semconv.REQUEST not in attributes and semconv.RESPONSE not in attributes:
         return None
     request, response = object_in(attributes, semconv.REQUEST), object_in(attributes, semconv.RESPONSE)
     dialect = dialect_of(str(attributes.get("url.path", "")), request) or _BY_NAME.get(span.name, openai.CHAT)
     answer = dialect.answer(response)
-    # Some servers return a prompt's token ids only on request, so the proxy records them separately from the response.
+    # Some servers return a prompt's token ids only in response to a separate request. The proxy records them separately.
     recorded = tokens_of_span(attributes)
     return LLMCall(
         dialect="wire",
@@ -44,7 +44,7 @@ def read(span: Span) -> LLMCall | None:
 def _messages(dialect: ApiDialect, request: Json) -> list[Json]:
     if dialect is openai.CHAT:
         return chat_format.normalize(items(request.get("messages")))
-    # The dialects leave out the bytes of images, except images in the format of chat completions.
+    # The dialects omit the bytes of images, except images in the format of chat completions.
     request = {
         key: _with_chat_pictures(value) if key in ("messages", "input") else value for key, value in request.items()
     }

@@ -48,7 +48,7 @@ class Algorithm:
         raise NotImplementedError(f"{type(self).__name__} does not define run; override it in your subclass")
 
     def report(self) -> dict[str, Any]:
-        """Return the algorithm's findings, JSON-serializable, for the run's result. Called after `run`."""
+        """Return the algorithm's findings as a JSON-serializable dict for the run's result. Called after `run`."""
         return {}
 
     def bind(self, context: RunContext) -> None:
@@ -72,7 +72,7 @@ class Algorithm:
         return self._context.initial_resources
 
     def get_journal(self) -> Journal:
-        """Return the journal of completed steps, so that a resumed run can skip them."""
+        """Return the journal of completed steps, with which a resumed run skips them."""
         return _require(self._context.journal, "journal")
 
     def log_metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:

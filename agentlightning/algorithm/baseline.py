@@ -1,4 +1,4 @@
-"""Baseline: run every task and report statuses and mean rewards, without changing any resource."""
+"""Baseline: run every task and report statuses and mean rewards, without changing any resources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics for two prompts tried on the same tasks: means, standard errors, and the paired difference."""
+"""Statistics for two prompts evaluated on the same tasks: means, standard errors, and the paired difference."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def estimate(scores: Sequence[float | None]) -> Estimate:
 
 
 def paired_difference(better: Sequence[float | None], base: Sequence[float | None]) -> Difference:
-    """Return the mean of the per-task differences `better` minus `base`, over the tasks with both scores."""
+    """Return the mean of the per-task differences `better` minus `base`, over the tasks that have both scores."""
     pairs = [b - a for a, b in zip(base, better, strict=True) if a is not None and b is not None]
     mean, n = fmean(pairs) if pairs else None, len(pairs)
     if mean is None or n < MIN_PAIRS:
@@ -71,7 +71,7 @@ def paired_difference(better: Sequence[float | None], base: Sequence[float | Non
 def t_quantile(probability: float, degrees_of_freedom: int) -> float:
     """Return a quantile of Student's t distribution.
 
-    Uses the expansion of Abramowitz and Stegun 26.7.5, accurate to 0.4 % for 4 or more degrees of freedom.
+    Uses the expansion in Abramowitz and Stegun, 26.7.5, which is accurate to 0.4 % for 4 or more degrees of freedom.
     """
     z = NormalDist().inv_cdf(probability)
     terms = (

@@ -25,11 +25,11 @@ SESSION_MARK: Final = "agentlightning_journal"
 """Key in a rollout's input and metadata that marks the rollout as a journal session."""
 
 SESSION_UNRESPONSIVE_SECONDS: Final = 365 * 24 * 3600.0
-"""In effect no timeout, because a journal session sends no heartbeats while a step runs."""
+"""In effect, this disables the timeout, because a journal session does not send heartbeats while a step is running."""
 
 
 def is_journal_session(rollout: Rollout) -> bool:
-    """Return True for a rollout that holds an algorithm's steps, not an agent's work."""
+    """Return True for a rollout that contains an algorithm's steps instead of an agent's work."""
     return SESSION_MARK in rollout.metadata
 
 
@@ -44,7 +44,7 @@ class Journal:
 
     @classmethod
     async def open(cls, store: LightningStore, run: str) -> Journal:
-        """Start a session of `run` and mark its unfinished earlier sessions as failed: only one may be active."""
+        """Start a session for `run` and mark unfinished earlier sessions as failed, because only one may be active."""
         earlier = await journal_sessions(store)
         session = await store.start_rollout(
             {SESSION_MARK: run},
@@ -53,7 +53,7 @@ class Journal:
         )
         await store.update_attempt(session.rollout_id, session.attempt.attempt_id, status="running")
         steps: dict[str, Any] = {}
-        # Only after the new session has started, so that runners on other machines never see the run as ended.
+        # End them only after the new session has started, so that runners on other machines never see the run as ended.
         for each in earlier:
             steps |= await _load_steps(store, each)
             if each.status not in ("succeeded", "failed", "cancelled"):
@@ -62,13 +62,13 @@ class Journal:
 
     @property
     def is_resumed(self) -> bool:
-        """True if an earlier session completed at least one step."""
+        """True if at least one step is complete, in this session or an earlier one."""
         return bool(self._steps)
 
     async def once(self, key: str, step: Callable[[], Awaitable[Any]]) -> Any:
         """Run `step` and return its result, or return the recorded result if a step with this key is complete.
 
-        The result must be JSON-serializable. A step that raises an exception is not complete.
+        The result must be JSON-serializable. A step that raises an exception is not recorded as complete.
         """
         if key in self._steps:
             return self._steps[key]

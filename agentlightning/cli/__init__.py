@@ -1,6 +1,6 @@
 """The command-line interface, `agl …`.
 
-The modules of the commands are imported when needed, and import heavy libraries only inside their functions, so
+Each command's module is imported only when it is needed, and imports heavy libraries only inside functions, so
 `agl --help` responds immediately.
 """
 
@@ -25,7 +25,7 @@ COMMANDS = {
     "store": "store",
     "train": "train",
 }
-"""Module of each command; the click command in it has the command's name."""
+"""Module that defines each command. In it, the variable with the command's name is the click command."""
 
 
 class _LazyGroup(click.Group):

@@ -15,12 +15,14 @@ from .options import EXISTING_FILE, POSITIVE, errors_as_messages
 @click.option(
     "--db", required=True, envvar="AGL_DB", show_envvar=True, type=EXISTING_FILE, help="Database file of the run."
 )
-@click.option("--host", default="127.0.0.1", help="Address to listen on. Any other than 127.0.0.1 requires --token.")
+@click.option(
+    "--host", default="127.0.0.1", help="Address to listen on. Any address other than 127.0.0.1 requires --token."
+)
 @click.option("--port", default=4748, help="Port to listen on.")
-@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token that the dashboard asks for.")
+@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token that users must enter in the dashboard.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser.")
 def dashboard(db: Path, host: str, port: int, token: str | None, open_browser: bool) -> None:
-    """Serve the dashboard of a finished run, read-only.
+    """Serve a read-only dashboard for a finished run.
 
     For a run in progress, open the URL of its store instead.
     """
@@ -42,7 +44,7 @@ def dashboard(db: Path, host: str, port: int, token: str | None, open_browser: b
 @click.argument("run")
 @click.option("--html", required=True, type=click.Path(dir_okay=False, path_type=Path), help="HTML file to write.")
 @click.option("--newest", default=1_000, type=POSITIVE, help="Maximum number of rollouts (newest first).")
-@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token of the store, if it requires one.")
+@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Token for the store, if it requires one.")
 def export(run: str, html: Path, newest: int, token: str | None) -> None:
     """Write RUN, a database file or the URL of a store, as one self-contained HTML page."""
     with errors_as_messages():

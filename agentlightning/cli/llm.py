@@ -12,17 +12,17 @@ from .options import POSITIVE, errors_as_messages
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", default=8080, help="Port to listen on; 0 selects a free port.")
 @click.option("--threads", type=POSITIVE, help="Number of CPU threads.  [default: number of usable cores]")
-@click.option("--slots", type=POSITIVE, default=4, help="Number of requests processed concurrently.")
+@click.option("--slots", type=POSITIVE, default=4, help="Maximum number of requests processed concurrently.")
 @click.option(
     "--context",
     type=click.IntRange(min=64),
     default=2048,
-    help="Maximum number of tokens of a prompt and its response together.",
+    help="Maximum total number of tokens in a prompt and its response.",
 )
 def llm(model: str | None, host: str, port: int, threads: int | None, slots: int, context: int) -> None:
     """Serve a small language model with an OpenAI-compatible API on this machine.
 
-    Prints the environment variables with which an OpenAI client connects to the server. Press Ctrl-C to stop.
+    Prints the environment variables that an OpenAI client needs to connect to the server. Press Ctrl-C to stop.
     """
     from ..local_model import LocalModel
 

@@ -22,7 +22,7 @@ EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @contextmanager
 def errors_as_messages() -> Generator[None]:
-    """Print the package's errors and OS errors as one line instead of a traceback, and exit with 1."""
+    """Print the package's errors and OS errors as one line instead of a traceback, and exit with status 1."""
     from ..errors import AgentLightningError
 
     try:
@@ -64,7 +64,7 @@ def open_selected_store(url: str | None, db: str) -> LightningStore:
 
 def model_options(command: F) -> F:
     """Add `--model` and `--key` to a command, as the parameters `models` and `keys`, for `model_list`."""
-    key = "Environment variable with the API key of model NAME. Repeatable."
+    key = "Environment variable that contains the API key for model NAME. Repeatable."
     command = click.option("--key", "keys", metavar="NAME=VARIABLE", multiple=True, help=key)(command)
     url = "Model name, and the URL of its server. Repeatable."
     return click.option("--model", "models", metavar="NAME=URL", multiple=True, help=url)(command)
@@ -76,7 +76,7 @@ def format_reward(reward: float | None) -> str:
 
 
 def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
-    """Parse the values of an option of the form NAME=VALUE."""
+    """Parse the values of an option that takes NAME=VALUE."""
     pairs: dict[str, str] = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -87,7 +87,7 @@ def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
 
 
 def read_variable(variables: dict[str, str], name: str) -> str | None:
-    """Return the value of the environment variable given for `name`. This keeps secrets off the command line."""
+    """Return the value of the environment variable specified for `name`. This keeps secrets off the command line."""
     if name not in variables:
         return None
     if not (value := os.environ.get(variables[name])):

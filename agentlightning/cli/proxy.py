@@ -26,7 +26,7 @@ from .options import (
     "--models",
     "file",
     type=EXISTING_FILE,
-    help="JSON file with models and their settings, instead of --model. SIGHUP reloads it without dropping calls.",
+    help="JSON file with models and their settings, in addition to --model. SIGHUP reloads it without dropping calls.",
 )
 @click.option(
     "--serves",
@@ -34,7 +34,9 @@ from .options import (
     multiple=True,
     help="The server's own name for model NAME, if it differs. Repeatable.",
 )
-@click.option("--host", default="127.0.0.1", help="Address to listen on. Any other than 127.0.0.1 requires --token.")
+@click.option(
+    "--host", default="127.0.0.1", help="Address to listen on. Any address other than 127.0.0.1 requires --token."
+)
 @click.option("--port", default=4749, help="Port to listen on; 0 selects a free port.")
 @store_url_option("URL of the store in which to record calls. If it requires a token, set AGL_TOKEN.")
 @click.option(
@@ -55,7 +57,7 @@ def proxy(
     """Run a proxy between agents and model servers that records every call.
 
     Agents use the proxy like the OpenAI or Anthropic API. A call to /rollout/ROLLOUT_ID/attempt/ATTEMPT_ID/v1 is
-    recorded with that attempt, including token ids if the server returns them.
+    recorded for that attempt, including token ids if the server returns them.
     """
     from ..llm_proxy import LLMProxy
     from ..logs import setup_logging

@@ -30,8 +30,8 @@ T = TypeVar("T")
 def replay(agent: str | None, store_url: str | None, db: str, rollout_id: str, program: tuple[str, ...]) -> None:
     """Run an agent again on the task of ROLLOUT_ID, with recorded responses.
 
-    Does not call a model. Prints the first call that differs from the recorded one, if any. Exits with 1 if a call, the
-    status or the reward differs.
+    Does not call a model. Prints the first call that differs from the recorded one, if any. Exits with status 1 if a
+    call, the rollout's status or its reward differs.
     """
     from ..litagent import CommandAgent
     from ..logs import setup_logging
@@ -59,7 +59,7 @@ def replay(agent: str | None, store_url: str | None, db: str, rollout_id: str, p
 def regrade(grader: str, store_url: str | None, db: str, rollout_ids: tuple[str, ...]) -> None:
     """Grade stored rollouts again and print the recorded and the new rewards.
 
-    Without ROLLOUT_IDS, grades all rollouts that succeeded. Neither changes the store nor calls a model.
+    Without ROLLOUT_IDS, grades all rollouts that succeeded. Does not change the store or call a model.
     """
     from ..replay import regrade as regrade_rollouts
     from .train import load
@@ -89,7 +89,7 @@ def _format_replay(result: ReplayResult) -> str:
 
 def _summary(results: list[RegradeResult]) -> str:
     if not results:
-        return "No succeeded rollouts to grade."
+        return "There are no successful rollouts to grade."
     recorded = [result.recorded_reward for result in results if result.recorded_reward is not None]
     before = format_reward(fmean(recorded) if recorded else None)
     return f"{len(results)} rollouts, mean {before} -> {format_reward(fmean(result.reward for result in results))}"

@@ -55,7 +55,8 @@ def run(
     """Run COMMAND as an agent, once for each task, and record its calls and rewards in a store.
 
     The program finds its task in AGL_TASK and AGL_TASK_FILE, and the model in OPENAI_BASE_URL or ANTHROPIC_BASE_URL. It
-    reports its reward with `agl reward 0.9` or as the last line of its output. Exits with 1 if a task failed.
+    reports its reward with `agl reward 0.9` or as the last line of its output. Exits with status 1 if any task
+    failed.
     """
     from ..execution.base import run_until_complete
     from ..litagent import CommandAgent
@@ -90,7 +91,7 @@ def reward(reward: float) -> None:
 
 
 def fixed_command(program: tuple[str, ...]) -> Any:
-    """Return the function of a command agent that runs the same command for every task."""
+    """Return a command agent's function that returns the same command for every task."""
 
     def command(task: Any) -> list[str]:
         return list(program)

@@ -1,4 +1,4 @@
-"""`agl runs` and `agl resume`: list the runs of this folder, show their results, and continue a run."""
+"""`agl runs` and `agl resume`: list the runs in a folder, show their results, and continue a run."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Durability = Literal["full", "process"]
 
 ANNOUNCED_BYTES: Final = 100 * 2**20
-"""Minimum database size in bytes for which operations are slow enough to announce them first."""
+"""Minimum database size in bytes at which operations are slow enough to be announced before they start."""
 
 _SERVER_SCHEMES: Final = ("http", "https", "postgresql", "postgres")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -32,14 +32,16 @@ _database_option = database_option("Database: a file or postgresql://…")
 
 
 @click.group(invoke_without_command=True)
-@click.option("--host", default="127.0.0.1", help="Address to listen on. Any other than 127.0.0.1 requires --token.")
+@click.option(
+    "--host", default="127.0.0.1", help="Address to listen on. Any address other than 127.0.0.1 requires --token."
+)
 @click.option("--port", default=4747, help="Port to listen on; 0 selects a free port.")
 @database_option("Database: a file, memory: (nothing is saved), sqlite:///… or postgresql://…")
 @click.option(
     "--durability",
     type=click.Choice(("full", "process")),
     default="full",
-    help="full: acknowledged data survives a power cut; process: only a crash of this process.",
+    help="full: acknowledged data survives a power cut; process: it survives only a crash of this process.",
 )
 @click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Require this token from all clients.")
 @click.option(
@@ -100,8 +102,9 @@ def store(
 ) -> None:
     """Serve the store that connects algorithms and runners.
 
-    Prints its URL, which is also the URL of the dashboard, and logs one line per request. You can stop the store with
-    Ctrl-C and restart it at any time: acknowledged data is saved, and clients wait and then continue.
+    Prints the store's URL, which is also the URL of the dashboard, and logs one line per request. You can stop the
+    store with Ctrl-C and restart it at any time: acknowledged data is saved, and clients wait until the store is
+    available again.
     """
     from ..http.limits import Limits
     from ..logs import setup_logging
@@ -154,7 +157,7 @@ def backup(file: Path, db: str) -> None:
 def check(db: str) -> None:
     """Check the database file for corruption and for inconsistent rows.
 
-    Does not change the database. Prints each problem, and exits with 1 if there are any.
+    Does not change the database. Prints each problem, and exits with status 1 if there are any.
     """
     from ..store.maintenance import check_database
 
@@ -197,9 +200,9 @@ def stats(db: str) -> None:
     metavar="AGE",
     help="Minimum time since a rollout finished, such as 90m, 12h or 30d.",
 )
-@click.option("--dry-run", is_flag=True, help="Delete nothing; only print how many rollouts would be deleted.")
+@click.option("--dry-run", is_flag=True, help="Do not delete anything; only print how many rollouts would be deleted.")
 def gc(db: str, older_than: str, dry_run: bool) -> None:
-    """Delete rollouts that finished more than AGE ago, with their attempts and spans.
+    """Delete rollouts that finished more than AGE ago, including their attempts and spans.
 
     Rollouts are deleted only by this command, and resources are never deleted. You can run the command while the store
     is running, and interrupt it at any time: each rollout is deleted completely or not at all. The database file does

@@ -58,7 +58,7 @@ def train(
 ) -> None:
     """Run an algorithm on AGENT in FILE.py. By default, run every task once and report the results.
 
-    The command imports the file. If the file is also a script, put the code that starts it below
+    The command imports the file. If the file is also a script, put the code that runs it as a script below
     `if __name__ == "__main__"`.
     """
     from ..errors import AgentLightningError, RunnerDied

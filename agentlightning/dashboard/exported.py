@@ -1,7 +1,7 @@
 """Export of a run as one self-contained HTML page.
 
 The JavaScript modules are embedded as `data:` URLs in an import map, and the run is embedded as JSON. The page's
-content security policy allows only these.
+content security policy blocks everything that is not embedded.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def collect_run(store: LightningStore, limit: int) -> tuple[dict[str, Any]
 
 
 def render_page(run: dict[str, Any]) -> str:
-    """Return the HTML page of `run`."""
+    """Return the HTML page for `run`."""
     import_map = json.dumps({"imports": _modules()})
     style = "\n".join((DASHBOARD / name).read_text(encoding="utf-8") for name in STYLESHEETS)
     policy = "; ".join(
@@ -58,7 +58,7 @@ def render_page(run: dict[str, Any]) -> str:
         )
     )
     icon = _data_url("image/svg+xml", (DASHBOARD / "icon.svg").read_bytes())
-    # Inside a script element, only `<` can close the element or start another element.
+    # Escape `<`, the only character that could end the script element early.
     run_json = to_json(run).decode().replace("<", "\\u003c")
     return _PAGE.format(
         policy=policy, icon=icon, style=style, import_map=import_map, entry_point=ENTRY_POINT, run=run_json

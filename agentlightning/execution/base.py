@@ -1,7 +1,7 @@
-"""Base class of execution strategies, and shared code.
+"""Base class of execution strategies, and code that they share.
 
-A strategy gets two callables and a function that opens the store. When the algorithm ends, the runners are stopped. An
-error in either of them stops the other and is raised with its original traceback.
+A strategy gets the algorithm and a runner as callables, and a function that opens the store. When the algorithm ends,
+the runners are stopped. An error in the algorithm or a runner stops the run and is raised with its original traceback.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ POLL_INTERVAL_QUEUE: Final = 1.0
 Role = Literal["both", "algorithm", "runner"]
 
 OpenStore = Callable[[], AbstractAsyncContextManager[LightningStore]]
-"""Opens the store until the end of a `with` block. Called after the runners' supervisor has been forked."""
+"""Opens the store for the duration of an `async with` block. Called after any fork server has been started."""
 
 
 class AlgorithmTask(Protocol):
     """The algorithm, ready to run. The run ends when the algorithm ends.
 
-    If the task has a method `acquire(store)`, it is awaited before any runner starts. An error in it ends the run.
+    If the task has a method `acquire(store)`, it is awaited before any runner starts. If that fails, the run ends.
     """
 
     async def __call__(self, store: LightningStore) -> Any:
-        """Run the algorithm until it ends. `execute` returns its return value."""
+        """Run the algorithm until it ends. Its return value becomes that of `ExecutionStrategy.execute`."""
         ...
 
 
@@ -41,7 +41,7 @@ class RunnerTask(Protocol):
     """A runner, ready to run."""
 
     async def __call__(self, store: LightningStore, worker: int, stop: StopEvent) -> None:
-        """Run rollouts until `stop` is set or SIGTERM arrives. `worker` is the runner's number, starting at 0."""
+        """Run rollouts until `stop` is set or SIGTERM is received. `worker` is the runner's number, starting at 0."""
         ...
 
 
@@ -56,8 +56,8 @@ class ExecutionStrategy:
     ) -> Any:
         """Run the algorithm and the runners until the algorithm ends, and return the algorithm's return value.
 
-        Raises an error of the algorithm or of a runner. The first Ctrl-C stops both cleanly and is raised as
-        KeyboardInterrupt; the second stops them immediately.
+        Raises any error from the algorithm or a runner. The first Ctrl-C stops the algorithm and the runners cleanly
+        and is raised as KeyboardInterrupt; the second stops them immediately.
         """
         raise NotImplementedError
 
@@ -85,8 +85,9 @@ async def run_together(
 ) -> Any:
     """Run the algorithm and the runners, and return the algorithm's return value.
 
-    If one of them raises an error, the other is cancelled first. `runners` stops the runners when it is cancelled.
-    Runners that end without an error do not end the run, unless rollouts are left that no runner can claim.
+    If one of them fails, the other is cancelled before the error is raised. The coroutine that `runners` returns must
+    stop the runners when it is cancelled. If all runners end without an error, the run continues until the algorithm
+    ends, but fails if rollouts are queued, because there is no runner left to claim them.
     """
     if acquire := getattr(algorithm, "acquire", None):
         await acquire(store)

@@ -1,8 +1,8 @@
-"""ClientServerExecutionStrategy: runs runners in processes, on this or other machines, which use the store over HTTP.
+"""ClientServerExecutionStrategy: runs the runners in other processes, which access the store over HTTP.
 
-The algorithm runs in this process, with a server for the store. Runners are forked from a process without threads, or
-started as fresh processes if forking is unsafe. With a role, the same script runs the algorithm on one machine and
-runners on others.
+The algorithm runs in this process, which also serves the store. Runners are forked from a process without threads, or
+started as fresh processes if forking is unsafe. If a role is set, the same script can run the algorithm on one machine
+and runners on others.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .supervisor import ProcessExit, ProcessSupervisor, StartMethod
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""Seconds for runners to stop. Longer than they need to drain and report."""
+"""Seconds that runners have to stop. This is longer than they need to finish and report their rollouts."""
 LINGER_SECONDS: Final = 3.0
-"""Seconds for which the store is served after the algorithm's end, so that remote runners detect the end. Longer than
-the retry delay of a client."""
+"""Seconds for which the store is still served after the algorithm has ended, so that remote runners can detect the end.
+This is longer than a client's retry delay."""
 PORT: Final = 4747
 """Default port if the algorithm and the runners are started separately."""
 MAX_RESTARTS: Final = 10
-"""Consecutive crashes after which the run fails. Agents that crash their process occasionally stay below this."""
+"""Maximum number of consecutive crashes before the run fails. An agent that crashes occasionally stays below it."""
 
 
 class ClientServerExecutionStrategy(ExecutionStrategy):
@@ -144,7 +144,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
 @dataclass
 class CrashRecovery:
-    """Handles crashes of a run's runners."""
+    """Handles crashes of the runner processes in a run."""
 
     store: LightningStore
     max_restarts: int
@@ -153,9 +153,9 @@ class CrashRecovery:
     _ended_otherwise: int = 0
 
     async def recover(self, crash: ProcessExit) -> None:
-        """End the attempts of a dead runner as `unresponsive`, so that they are retried if so configured.
+        """Mark the attempts of a dead runner as `unresponsive`, so that their rollouts are retried if so configured.
 
-        Raises `RunnerDied` after too many consecutive crashes, if no rollout ended in another way between them.
+        Raises `RunnerDied` after too many consecutive crashes: crashes between which no rollout ended in another way.
         """
         prefix = worker_id_prefix(crash.pid)
         lost = [each for each in await _unfinished(self.store) if (each.attempt.worker_id or "").startswith(prefix)]
@@ -191,15 +191,18 @@ class CrashRecovery:
 
 
 async def requeue_stale_attempts(store: LightningStore, before: float) -> None:
-    """Requeue rollouts whose attempt started before the time `before`, in a process of this machine that has ended.
+    """Requeue rollouts whose attempt started before the time `before` in a local process that no longer exists.
 
-    Runners on other machines may still be running. If they are dead, the store's deadlines apply.
+    Attempts on other machines are not requeued, because their runners may still be running. If those runners are dead,
+    the store's deadlines apply.
     """
     for rollout in await _unfinished(store):
         if _is_stale(rollout.attempt, before):
             with suppress(Conflict, NotFound):
                 await store.update_rollout(rollout.rollout_id, status="requeuing")
-                logger.info("Rollout %s was lost with its runner's process and is queued again.", rollout.rollout_id)
+                logger.info(
+                    "Rollout %s was lost when its runner's process ended; it has been requeued.", rollout.rollout_id
+                )
 
 
 async def _wait_for_remote_runners(url: str) -> None:

@@ -1,4 +1,4 @@
-"""The process of one runner: runs the runner, reports its error to the parent, and ends when the parent ends."""
+"""The code of a runner process: runs the runner, reports any error to the parent, and ends when the parent ends."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .base import RunnerTask
 
 POLL_INTERVAL_PARENT: Final = 0.5
 GRACE_SECONDS: Final = 2.0
-"""Seconds for a runner to stop after its parent has ended."""
+"""Seconds that a runner has to stop after its parent has ended."""
 
 
 def pickle_runner(runner: RunnerTask) -> bytes:
-    """Pickle a runner and the log level for a fresh process, with everything it refers to, including `__main__`.
+    """Pickle the log level and a runner, with everything it refers to (also in `__main__`), for a fresh process.
 
     Raises any error that pickling raises.
     """
@@ -66,7 +66,7 @@ class CrashReport:
 
     @classmethod
     def of(cls, error: BaseException) -> CrashReport:
-        """Create the report of `error`."""
+        """Create the report for `error`."""
         try:
             pickled = cloudpickle.dumps(error)
         except Exception:
@@ -92,7 +92,7 @@ class RunnerTraceback(Exception):
 
 
 def run_runner_process(runner: RunnerTask | bytes, worker: int, url: str, reports: Connection) -> None:
-    """Run a runner, which is pickled for a fresh process. If it raises, send a `CrashReport` to the parent."""
+    """Run a runner, which is pickled if this process is fresh. If it fails, send a `CrashReport` to the parent."""
     _detach_from_parent()
     try:
         asyncio.run(_run(_load(runner), worker, url))
@@ -120,7 +120,10 @@ def _load(runner: RunnerTask | bytes) -> RunnerTask:
 
 
 def _console_level() -> int | None:
-    """Return the lowest level that a non-file handler of the `agentlightning` logger shows, or None if none does."""
+    """Return the lowest level that is shown by a handler of the `agentlightning` logger that is not a file handler.
+
+    Return None if there is no such handler.
+    """
     logger = logging.getLogger("agentlightning")
     handlers = [handler for handler in logger.handlers if not isinstance(handler, logging.FileHandler)]
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
@@ -131,7 +134,7 @@ def _console_level() -> int | None:
 
 
 def _detach_from_parent() -> None:
-    """Ignore the terminal's Ctrl-C, which the parent handles, and end when the parent ends."""
+    """Detach from the terminal, because the parent handles Ctrl-C, and end this process when the parent ends."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

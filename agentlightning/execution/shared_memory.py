@@ -1,7 +1,7 @@
 """SharedMemoryExecutionStrategy: runs the algorithm and the runners in threads of this process, with a shared store.
 
-This strategy is the easiest to debug, and fast enough for agents that mostly wait. An agent that exits the process ends
-the whole run.
+This strategy is the easiest to debug, and fast enough for agents that spend most of their time waiting. An agent that
+exits the process ends the whole run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .base import AlgorithmTask, ExecutionStrategy, OpenStore, RunnerTask, run_t
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""Seconds for a runner to stop, more than it needs to drain and report. After that, its thread is left running."""
+"""Seconds that a runner has to stop, more than its rollouts need to finish. After that, its thread is left running."""
 
 
 class SharedMemoryExecutionStrategy(ExecutionStrategy):
@@ -49,7 +49,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
             ended, running = await asyncio.wait(threads, timeout=self._grace_seconds)
             await asyncio.gather(*ended, return_exceptions=True)  # marks their errors as retrieved
             if running:
-                logger.warning("A runner has not stopped within %g s; its thread is left running.", self._grace_seconds)
+                logger.warning("A runner did not stop within %g s; its thread is left running.", self._grace_seconds)
 
 
 def _start(runner: RunnerTask, store: LightningStore, worker: int, stop: threading.Event) -> asyncio.Task[None]:

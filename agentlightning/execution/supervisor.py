@@ -2,10 +2,10 @@
 
 Forking is safe only in a process without threads, and the algorithm's process has threads as soon as it has a store. So
 a fork server is forked first. It has no threads and can fork runners at any time during a run. With the start methods
-spawn and forkserver, nothing is forked, and the fork server is a thread instead.
+spawn and forkserver, the algorithm's process is not forked, and the fork server is a thread in it instead.
 
-A pipe carries the commands to the fork server and the reports of exits from it. If the pipe closes, the fork server
-kills its runners and exits.
+A pipe carries commands to the fork server and exit reports back. If the pipe closes, the fork server kills its runners
+and exits.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
 ORPHAN_GRACE_SECONDS: Final = 2.0
-"""Seconds for runners to stop after the parent of their fork server has ended."""
+"""Seconds that runners have to stop after the parent of their fork server has ended."""
 KILL_TIMEOUT: Final = 3.0
-"""Seconds for a fork server to kill its runners and exit."""
+"""Seconds that a fork server has to kill its runners and exit."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ProcessSupervisor:
         self._runner = runner
         self._method: StartMethod | None = method
         self.running = 0
-        """Number of runners that were started and have not exited."""
+        """Number of runners that have been started and have not yet exited."""
         self._pipe, self._server_pipe = multiprocessing.Pipe()
         self._server: BaseProcess | threading.Thread | None = None
 
@@ -96,7 +96,7 @@ class ProcessSupervisor:
             self._server = threading.Thread(target=server.run, name="agl-fork-server", daemon=True)
         assert self._server is not None
         with warnings.catch_warnings():
-            # If this process has threads, `_select_method` has already logged a better warning.
+            # If this process has threads, fork was requested or `_select_method` has already logged a clearer warning.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._server.start()
         if method == "fork":
@@ -133,7 +133,7 @@ class ProcessSupervisor:
         return exited
 
     async def stop(self, grace: float) -> None:
-        """Terminate all runners, so that they finish or return their rollouts. Kill them after `grace` seconds."""
+        """Tell all runners to finish or return their rollouts and exit. Kill the rest after `grace` seconds."""
         self._send(StopCommand())
         try:
             async with asyncio.timeout(grace):
@@ -260,7 +260,7 @@ def _select_method(runner: RunnerTask, method: StartMethod | None) -> tuple[Star
 
 @contextlib.contextmanager
 def _without_main() -> Generator[None]:
-    """Prevent fresh processes from importing the script again. The pickled runner contains its part of `__main__`."""
+    """Prevent fresh processes from importing the script again. The pickled runner contains what it needs from it."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

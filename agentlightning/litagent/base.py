@@ -21,8 +21,8 @@ class LitAgent(Generic[T]):
     """An agent that processes tasks of type `T`.
 
     Override `rollout`, or `rollout_async` for an async agent. If training differs from validation, override
-    `training_rollout` and `validation_rollout` (or their `_async` forms): the first handles rollouts of mode `train`,
-    the second all others. A sync method runs in its own thread, so it may block.
+    `training_rollout` and `validation_rollout` (or their `_async` forms): the former handles rollouts in mode
+    `train`, the latter all others. A sync method runs in its own thread, so it may block.
     """
 
     def rollout(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
@@ -60,6 +60,6 @@ class LitAgent(Generic[T]):
             if getattr(type(self), name) is not getattr(LitAgent, name):
                 return getattr(self, name)
         raise AgentError(
-            f"{type(self).__name__} has no method for a rollout of mode {mode}: "
+            f"{type(self).__name__} has no method for a rollout in mode {mode}: "
             f"define rollout or {specific} (or their _async forms)"
         )

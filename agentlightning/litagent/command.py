@@ -2,8 +2,8 @@
 
 Environment variables contain the task (AGL_TASK, AGL_TASK_FILE), the model (OPENAI_BASE_URL, ANTHROPIC_BASE_URL) and
 the OTLP endpoint for spans (OpenTelemetry's standard variables). The reward is the last value that the program passed
-to `agl reward`. Without one, it is the last line of the program's output if that line is a JSON number or a JSON object
-with a `reward`.
+to `agl reward`. If there is none, it is the last non-empty line of the program's output, provided that this line is a
+JSON number or a JSON object with a `reward`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EXIT_CODE: Final = "process.exit.code"
 COMMAND_ARGS: Final = "process.command_args"
 STDERR: Final = "process.stderr"
 MAX_OUTPUT: Final = 256 * 1024
-"""Number of bytes kept from the end of each output stream."""
+"""Maximum number of bytes kept from the end of each output stream."""
 MAX_TASK_VARIABLE: Final = 100_000
 """Maximum size in bytes of a task in AGL_TASK. Linux limits a variable to 128 KiB."""
 TERMINATION_GRACE_SECONDS: Final = 1.0
@@ -95,7 +95,7 @@ class CommandAgent(FunctionAgent[P, R]):
         return self.rollout_async
 
     async def rollout_async(self, task: Any, resources: NamedResources, rollout: AttemptedRollout) -> Any:
-        """Run the program to its end and return its reward."""
+        """Run the program until it exits and return its reward."""
         command = self.rollout(task, resources, rollout)
         if inspect.isawaitable(command):
             command = await command
@@ -162,8 +162,8 @@ def _inherit(names: Iterable[str]) -> dict[str, str]:
 def _model_variables(rollout: AttemptedRollout, resources: NamedResources, traceparent: str | None) -> dict[str, str]:
     """Return the variables for the first model among the resources.
 
-    If the model is behind a proxy, its URL contains the attempt and the span in which the program runs, because few
-    programs send a traceparent header.
+    If the model is behind a proxy, the model's URL identifies the attempt and the span in which the program runs,
+    because few programs send a traceparent header.
     """
     llm = next((resource for resource in resources.values() if isinstance(resource, LLM)), None)
     if llm is None:
@@ -228,7 +228,7 @@ class AttemptFiles:
         self._path("resources.json").write_text(json.dumps(public_fields))
 
     def environment(self) -> dict[str, str]:
-        """Return the variables with the paths of the files, and with the task itself if it fits in a variable."""
+        """Return variables that contain the paths of the files, and the task itself if it fits in a variable."""
         variables = {
             "AGL_TASK_FILE": str(self._path("task")),
             "AGL_RESOURCES_FILE": str(self._path("resources.json")),
@@ -252,7 +252,7 @@ class AttemptFiles:
         return _tail(self._path("stderr"))
 
     def reward(self) -> float | None:
-        """Return the reward that the program reported, or None."""
+        """Return the reward that the program reported, or None if it did not report any."""
         with suppress(FileNotFoundError):
             return _number(json.loads(self._path("reward").read_text()))
         last_line = next((line for line in reversed(self.output().splitlines()) if line.strip()), "")
@@ -286,13 +286,13 @@ async def _run_traced(arguments: list[str], files: AttemptFiles, environment: Ca
                 results = {semconv.OPERATION_OUTPUT: files.output(), STDERR: files.errors(), EXIT_CODE: code}
                 span.set_attributes({name: value for name, value in results.items() if value not in (None, "")})
     if code:
-        raise AgentError(f"{arguments[0]} ended with exit code {code}: {files.last_lines()}")
+        raise AgentError(f"{arguments[0]} exited with code {code}: {files.last_lines()}")
 
 
 async def _run(arguments: list[str], files: AttemptFiles, environment: Mapping[str, str]) -> int:
     if shutil.which(arguments[0], path=environment.get("PATH")) is None:
         raise AgentError(f"cannot start {arguments[0]}: no such program on the PATH")
-    # Files, not pipes: a background process left behind by the program could keep a pipe open forever.
+    # Use files instead of pipes: a background process left behind by the program could keep a pipe open forever.
     stdout, stderr = files.streams()
     with stdout.open("wb") as out, stderr.open("wb") as err, _watchdog_pipe() as stdin:
         process = await asyncio.create_subprocess_exec(

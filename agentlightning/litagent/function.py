@@ -65,7 +65,7 @@ class FunctionAgent(LitAgent[Any], Generic[P, R]):
         return self.rollout_async if _is_async(self._function) else self.rollout
 
     def __reduce__(self) -> Any:
-        # Pickle by name if another process can import it: the name refers to the agent, not to the bare function.
+        # Pickle by name if another process can import the agent: the name refers to it, not to the bare function.
         if self.__module__ != "__main__" and _lookup(self.__module__, self.__qualname__) is self:
             return self.__qualname__
         return self._recreate, (self._function,)
@@ -78,8 +78,9 @@ def rollout(*, strip_proxy: bool = True) -> Callable[[Callable[P, R]], FunctionA
 def rollout(function: Any = None, /, *, strip_proxy: bool = True) -> Any:
     """Turn a function into an agent. The function's parameter names select its arguments.
 
-    The first parameter is the task. `prompt_template` and `llm` get the resource of that name or type, `resources` gets
-    all resources, `rollout` gets the rollout with its attempt, and any other parameter gets the resource of its name.
+    The first parameter is the task. `prompt_template` and `llm` get the resource with that name or type, `resources`
+    gets all resources, `rollout` gets the rollout with its attempt, and any other parameter gets the resource with the
+    same name.
     A `ProxyLLM` is passed as a plain `LLM` whose URL identifies the attempt, unless `strip_proxy` is False.
     """
     return _decorate(function, strip_proxy=strip_proxy)
@@ -116,7 +117,7 @@ def as_agent(agent: LitAgent[Any] | Callable[..., Any]) -> LitAgent[Any]:
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """A parameter after the task, with the resource types that it accepts."""
+    """A parameter that follows the task parameter, with the resource types that it accepts."""
 
     name: str
     kinds: tuple[type[Resource], ...]
@@ -134,7 +135,7 @@ class ParameterSpec:
 
 
 def parameter_specs(function: Callable[..., Any], *, second: type[Resource] | None = None) -> list[ParameterSpec]:
-    """Return the parameters of an agent function after the task, in order.
+    """Return the parameters of an agent function that follow the task parameter, in order.
 
     `second` is a resource type that the function must accept. The second parameter gets that type, unless another
     parameter already has it. Raises TypeError if the signature is not valid for an agent.
@@ -152,7 +153,7 @@ def name_of(value: Any) -> str:
 
 
 class ParameterResolver:
-    """Finds the arguments of a function for each rollout."""
+    """Determines the arguments of a function for each rollout."""
 
     def __init__(self, function_name: str, specs: list[ParameterSpec], *, strip_proxy: bool) -> None:
         self._function_name = function_name
@@ -163,7 +164,10 @@ class ParameterResolver:
     def arguments(
         self, task: Any, resources: NamedResources, rollout: AttemptedRollout
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Return the positional and keyword arguments for one rollout. Raises `ResourceMissing` if one is missing."""
+        """Return the positional and keyword arguments for one rollout.
+
+        Raises `ResourceMissing` if there is no resource for a required parameter.
+        """
         positional, keyword = [task], dict[str, Any]()
         for spec in self._specs:
             value = self._value(spec, resources, rollout)

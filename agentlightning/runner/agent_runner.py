@@ -1,4 +1,4 @@
-"""Base class of runners, which run agents on the rollouts of a store, and LitAgentRunner."""
+"""Runners, which run an agent on the rollouts in a store: the base class and LitAgentRunner."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ T = TypeVar("T")
 
 POLL_INTERVAL_HEARTBEAT: Final = 0.01
 NEW_ATTEMPT_SECONDS: Final = 0.5
-"""An attempt that takes longer is sent to the store in an extra heartbeat, so that its status is running within 1 s."""
+"""An attempt that runs longer than this is reported in an extra heartbeat, so that its status becomes `running` within
+1 s."""
 
 
 class Runner(Generic[T]):
-    """Runs rollouts of tasks of type `T`. Use it inside `run_context`."""
+    """Base class of runners that run rollouts for tasks of type `T`. Use a runner inside its `run_context`."""
 
     @contextmanager
     def run_context(
@@ -39,9 +40,10 @@ class Runner(Generic[T]):
         hooks: Sequence[Hook] | None = None,
         worker_id: int | str | None = None,
     ) -> Generator[Self]:
-        """Prepare to run `agent` on rollouts of `store`. Call `iter` or `step` inside the block.
+        """Prepare to run `agent` on rollouts from `store`. Call `iter` or `step` inside the block.
 
-        `worker_id` is a short number for the log (from which a unique name is derived for the store), or a full name.
+        `worker_id` is either a number, which is used in the log and from which a unique name for the store is derived,
+        or a name, which is used unchanged in both.
         """
         ensure_logging()
         with ExitStack() as stack:
@@ -68,20 +70,21 @@ class Runner(Generic[T]):
         raise NotImplementedError
 
     async def iter(self, event: StopEvent | None = None) -> None:
-        """Claim and run rollouts until `event` is set or the maximum number of rollouts is done."""
+        """Claim and run rollouts until `event` is set or the maximum number of rollouts has been claimed."""
         raise NotImplementedError
 
     async def step(self, input: T, resources: NamedResources | None = None, mode: RolloutMode | None = None) -> Rollout:
-        """Carry out one rollout of `input` without the queue, and return it finished."""
+        """Run a rollout for `input` without queuing it, and return the finished rollout."""
         raise NotImplementedError
 
 
 class LitAgentRunner(Runner[T]):
     """Runs up to `max_concurrency` rollouts concurrently: async agents as tasks, sync agents in threads.
 
-    `poll_interval` is the time that one claim request waits for a rollout. When the runner has to stop, running agents
-    get `drain_seconds` to finish. The runner sends a heartbeat every `heartbeat_interval` seconds. The responses to
-    heartbeats and spans list the attempts that are no longer active in the store, and the runner cancels their agents.
+    `poll_interval` is the maximum number of seconds that a claim request waits for a rollout. When the runner has to
+    stop, running agents have `drain_seconds` to finish. A heartbeat is sent every `heartbeat_interval` seconds. The
+    responses to heartbeats and spans list the attempts that are no longer active in the store, and the runner
+    cancels their agents.
     """
 
     def __init__(
@@ -139,9 +142,9 @@ class LitAgentRunner(Runner[T]):
     # Rollouts
 
     async def iter(self, event: StopEvent | None = None) -> None:
-        """Claim and run rollouts until `event` is set, SIGTERM arrives, or `max_rollouts` are done.
+        """Claim and run rollouts until `event` is set, SIGTERM is received, or `max_rollouts` have been claimed.
 
-        After SIGTERM, raises SystemExit once every attempt is finished or returned to the queue.
+        After SIGTERM, raises SystemExit once every attempt has finished or has been returned to the queue.
         """
         context, maximum = self._context, self._limits.max_rollouts
         prefix = context.worker.log_prefix()
@@ -154,9 +157,10 @@ class LitAgentRunner(Runner[T]):
             raise SystemExit(0)
 
     async def step(self, input: T, resources: NamedResources | None = None, mode: RolloutMode | None = None) -> Rollout:
-        """Carry out one rollout of `input` without the queue, and return it finished.
+        """Run a rollout for `input` without queuing it, and return the finished rollout.
 
-        `resources` are added to the store as the latest resources. Without them, the rollout uses the latest resources.
+        If `resources` are given, they are added to the store and become its latest resources. Otherwise, the rollout
+        uses the resources that are already the latest.
         """
         context = self._context
         store = context.store
@@ -166,7 +170,7 @@ class LitAgentRunner(Runner[T]):
         try:
             await asyncio.shield(run.task)
         except asyncio.CancelledError:
-            run.cancel(Cancellation("its step was cancelled"))
+            run.cancel(Cancellation("the call to step was cancelled"))
             await asyncio.wait({run.task}, timeout=REPORT_TIMEOUT)
             raise
         return await store.get_rollout_by_id(rollout.rollout_id) or rollout
@@ -186,7 +190,10 @@ class LitAgentRunner(Runner[T]):
             self._cancel_given_up(ref)
 
     async def exclude_from_heartbeats(self, run: AttemptRun) -> None:
-        """Leave the attempt out of all later heartbeats. A heartbeat that arrives after its end would reactivate it."""
+        """Exclude the attempt from later heartbeats, and wait for those in progress.
+
+        A heartbeat that arrived after the end of the attempt would reactivate it.
+        """
         run.is_abandoned = True
         while self._heartbeats_in_progress:  # noqa: ASYNC110 - heartbeats are sent by another thread
             await asyncio.sleep(POLL_INTERVAL_HEARTBEAT)

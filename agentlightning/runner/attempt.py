@@ -1,7 +1,7 @@
 """Run one attempt, from the claim to the final report.
 
-Every result becomes an `Outcome`: a failed rollout is data, not a crash. Everything that an attempt produced is stored
-before its final status.
+Every result becomes an `Outcome`: a failure of the agent is recorded and does not crash the runner. Everything that an
+attempt produces is stored before its final status.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Cancellation:
 
     reason: str
     is_known: bool = False
-    """True if the store has already ended the attempt and accepts no report."""
+    """True if the store has already ended the attempt and therefore no longer accepts a report."""
     is_lost: bool = False
-    """True if the runner itself abandons the attempt. Reported as `unresponsive`, since the agent is not at fault."""
+    """True if the runner abandons the attempt. The attempt is reported as `unresponsive`: the agent is not at fault."""
 
 
 class AttemptRun:
@@ -53,7 +53,7 @@ class AttemptRun:
         self.task = asyncio.create_task(self._run_logged(), name=rollout.rollout_id)
 
     def seconds(self) -> float:
-        """Return the time since the start of the attempt."""
+        """Return the number of seconds since the start of the attempt."""
         return time.monotonic() - self._start
 
     def cancel(self, cancellation: Cancellation) -> None:
@@ -94,7 +94,7 @@ class AttemptRun:
             outcome = await self._store_returned_spans(outcome)
             await self._call_hooks("on_trace_end", tracer=tracer)
             outcome = self._emit(outcome)
-        # The agent may have returned spans that the tracer recorded too.
+        # The agent may have returned spans that the tracer also recorded.
         spans = [*tracer.get_last_trace(), *self._spans]
         self._spans = list({span.span_id: span for span in reversed(spans)}.values())[::-1]
         return outcome
@@ -126,7 +126,7 @@ class AttemptRun:
             return call.result()
         outcome = self._cancelled() if self._cancellation.done() else self._timed_out()
         if not await abandon(call):
-            logger.warning("%s The agent ignores its cancellation; it is left running.", self._prefix)
+            logger.warning("%s The agent did not stop after it was cancelled; it is left running.", self._prefix)
         return outcome
 
     def _timed_out(self) -> Outcome:
@@ -182,7 +182,7 @@ class AttemptRun:
         try:
             await report(store, ref.rollout_id, ref.attempt_id, outcome.status, outcome.metadata)
         except InvalidInput as error:
-            # Only the text of the reason can be invalid. The status must be stored in any case.
+            # Only the text of the reason can be invalid. The status must be stored regardless.
             metadata = {"reason": f"the reason could not be stored: {reason_of(error)}"}
             await report(store, ref.rollout_id, ref.attempt_id, outcome.status, metadata)
 
@@ -193,7 +193,8 @@ class AttemptRun:
         if outcome.status == "succeeded":
             logger.info("%s Completed in %.2fs. %s", self._prefix, self.seconds(), produced)
             return
-        # Log text, not exc_info: an agent's error may contain characters that the log file's encoding cannot represent.
+        # Log the traceback as text, not with exc_info: an agent's error may contain characters that the encoding of the
+        # log file cannot represent.
         trace = f"\n{outcome.traceback}" if outcome.traceback else ""
         logger.error("%s Failed in %.2fs. %s (%s)%s", self._prefix, self.seconds(), outcome.reason, produced, trace)
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 REPORT_TIMEOUT: Final = 6.0
 """Timeout for reporting all cancelled attempts. An unreachable store must not delay the exit for long."""
 POLL_INTERVAL_STOP_EVENT: Final = 0.05
-"""Polling is needed because there is no common way to wait for events of threads, processes and event loops."""
+"""Polling is necessary because there is no single way to wait for threading, multiprocessing and asyncio events."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RunnerLimits:
 
 
 class StopEvent(Protocol):
-    """An `Event` of threading, multiprocessing or asyncio that stops a runner."""
+    """An `Event` from threading, multiprocessing or asyncio that tells a runner to stop."""
 
     def is_set(self) -> bool:
         """Return True once the event is set."""
@@ -66,7 +66,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request(event: StopEvent | None) -> Generator[StopRequest]:
-    """Monitor `event` and SIGTERM until the block ends. Either of them sets the request."""
+    """Yield a request that is set as soon as `event` is set or SIGTERM is received during the block."""
     request = StopRequest()
     watch = asyncio.create_task(_watch(event, request)) if event is not None else None
     try:
@@ -80,12 +80,12 @@ def stop_request(event: StopEvent | None) -> Generator[StopRequest]:
 async def _watch(event: StopEvent, request: StopRequest) -> None:
     while not event.is_set():  # noqa: ASYNC110 - see POLL_INTERVAL_STOP_EVENT
         await asyncio.sleep(POLL_INTERVAL_STOP_EVENT)
-    request.set("its stop event was set")
+    request.set("the stop event was set")
 
 
 @dataclass
 class ClaimLoop:
-    """Claims rollouts until `stop` is set or `max_rollouts` are claimed."""
+    """Claims and runs rollouts until `stop` is set or `max_rollouts` rollouts have been claimed."""
 
     context: RunnerContext
     limits: RunnerLimits
@@ -149,7 +149,7 @@ class ClaimLoop:
     # Stopping
 
     async def _withdraw_claim(self) -> None:
-        """Cancel the claim in progress. It claims no rollout unless it has already completed."""
+        """Cancel the claim request in progress. If it has already claimed rollouts, start them."""
         claim, self._claim = self._claim, None
         if claim is None:
             return

@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 STORE_RETRIES: Final = RetryPolicy(first_delay=0.1, max_delay=5.0)
 CACHED_VERSIONS: Final = 32
-"""Number of resource versions kept in memory: as many as an algorithm compares concurrently."""
+"""Maximum number of resource versions kept in memory. Algorithms usually compare fewer versions concurrently."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,10 @@ _numbers_lock = threading.Lock()
 
 @contextmanager
 def worker_name(given: int | str | None) -> Generator[WorkerName]:
-    """Yield the names of a worker. A number is made unique, a string is used unchanged, None takes a free number."""
+    """Yield the names of a worker. A string is used unchanged, and None selects a free number.
+
+    If the worker has a number, its name in the store consists of the host name, the process id and the number.
+    """
     if isinstance(given, str):
         yield WorkerName(given, given)
         return
@@ -67,12 +70,12 @@ def worker_name(given: int | str | None) -> Generator[WorkerName]:
 
 
 def worker_id_prefix(pid: int) -> str:
-    """Return the common prefix of the store names of all workers in a process of this machine."""
+    """Return the prefix that the store names of all workers in process `pid` on this machine share."""
     return f"{socket.gethostname()}-{pid}-"
 
 
 def system_info() -> dict[str, Any]:
-    """Return information about the machine, this process and the current load. Unavailable values are left out."""
+    """Return information about the machine, this process and the current load. Unavailable values are omitted."""
     facts: dict[str, Any] = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -98,7 +101,7 @@ class StoreRetry:
     _unreachable: bool = False
 
     async def until_done(self, operation: Callable[[], Awaitable[R]]) -> R:
-        """Retry the operation for as long as the store is unreachable, and return its result. Raises other errors."""
+        """Retry the operation while the store is unreachable, and return its result. Raises any other error."""
         for delay in STORE_RETRIES.delays():
             try:
                 result = await operation()

@@ -26,7 +26,8 @@ AnySpan = Span | ReadableSpan | SpanCoreFields
 
 MAX_REASON: Final = 2_000
 MAX_TRACEBACK: Final = 16_000
-"""Maximum length of a traceback: enough for the relevant frames, but short enough to list thousands of attempts."""
+"""Maximum number of characters in a traceback: enough for the relevant frames, but few enough to list thousands of
+attempts."""
 
 CANCELLATION_GRACE_SECONDS: Final = 3.0
 """Time for a cancelled agent to clean up before its call is abandoned."""
@@ -36,7 +37,7 @@ PACKAGE = str(Path(__file__).parent.parent)
 
 @dataclass(frozen=True)
 class Outcome:
-    """Status of an attempt, with the data to store for it."""
+    """The final status of an attempt, and the data to store with it."""
 
     status: Literal["succeeded", "failed", "timeout", "unresponsive"]
     reward: float | None = None
@@ -57,7 +58,7 @@ class Outcome:
 
 
 _abandoned: set[asyncio.Task[Outcome]] = set()
-"""References to tasks that ignore their cancellation: if they were garbage-collected, asyncio would log an error."""
+"""Tasks that did not end when they were cancelled. If they were garbage-collected, asyncio would log an error."""
 
 
 async def invoke(agent: LitAgent[Any], rollout: AttemptedRollout, resources: NamedResources) -> Outcome:
@@ -80,9 +81,9 @@ async def invoke(agent: LitAgent[Any], rollout: AttemptedRollout, resources: Nam
 
 
 async def abandon(task: asyncio.Task[Outcome]) -> bool:
-    """Cancel the call and wait briefly for its end. Return False if the call has not ended and is abandoned.
+    """Cancel the call and wait briefly for it to end. Return False if it has not ended and is therefore abandoned.
 
-    A thread cannot be stopped: it continues to run, and its result is dropped.
+    A sync agent cannot be stopped: its thread continues to run, and its result is discarded.
     """
     task.cancel()
     await asyncio.wait({task}, timeout=CANCELLATION_GRACE_SECONDS)

@@ -1,4 +1,4 @@
-"""The trainer, which runs an algorithm and the runners of an agent with one call."""
+"""The trainer, which runs an algorithm and an agent's runners with a single call."""
 
 from ..lazy import lazy_names
 

@@ -27,7 +27,7 @@ class RunProgress:
     """Number of failed rollouts, including cancelled rollouts."""
     mean_reward: float | None
     rate: float
-    """Rollouts recently completed per second."""
+    """Recent rate of completion, in rollouts per second."""
 
     @property
     def done(self) -> int:
@@ -53,16 +53,19 @@ class RunProgress:
 
 
 class Callback:
-    """Base class of callbacks. All methods are called in a single thread that is not the algorithm's thread."""
+    """Base class of callbacks. Methods are called one at a time.
+
+    `on_progress` and `on_metrics` are called in a separate thread, so a slow callback does not delay the algorithm.
+    """
 
     def on_start(self, folder: Path) -> None:
         """Handle the start of the run in `folder`."""
 
     def on_progress(self, progress: RunProgress) -> None:
-        """Handle progress. Called about once a second while rollouts are being completed, and at the end."""
+        """Handle progress. Called about once a second while the number of queued, running or done rollouts changes."""
 
     def on_metrics(self, values: Mapping[str, Any], step: int | None) -> None:
-        """Handle metrics logged by the algorithm."""
+        """Handle metrics that the algorithm has logged."""
 
     def on_end(self, result: RunResult) -> None:
         """Handle the end of the run."""

@@ -24,7 +24,8 @@ MAX_REASONS: Final = 3
 class Display(Callback):
     """Prints the progress to stderr, so that stdout contains only the script's own output.
 
-    With `live=False`, it also prints plain lines on a terminal, because a live line would disturb a debugger's prompt.
+    With `live=False`, plain lines are printed even on a terminal, because a live status line would interfere with a
+    debugger's prompt.
     """
 
     def __init__(self, *, live: bool = True) -> None:
@@ -94,7 +95,7 @@ def result_line(result: RunResult) -> str:
 
 
 def failure_lines(result: RunResult) -> list[str]:
-    """Return the reasons of failed rollouts, the most frequent first."""
+    """Format the reasons for failed rollouts as lines, most frequent first."""
     reasons = list(result.failures.items())
     more = len(reasons) - MAX_REASONS
     lines = [f"  {count} failed: {reason}" for reason, count in reasons[:MAX_REASONS]]

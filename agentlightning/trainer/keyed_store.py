@@ -1,4 +1,4 @@
-"""KeyedStore: the algorithm's view of the store, with rollouts that are unique by key within a run.
+"""KeyedStore: the algorithm's view of the store, in which no two rollouts of a run have the same key.
 
 A rollout with `metadata={"key": …}` is enqueued only once. Enqueuing the same key again, for example in an algorithm
 that was killed and resumed, returns the existing rollout, whether it is finished, running or queued.
@@ -34,7 +34,7 @@ class _DelegatingStore(LightningStore):
 
 
 class KeyedStore(_DelegatingStore):
-    """A view of `inner` whose rollouts are unique by key. Closing the view leaves `inner` open."""
+    """A view of `inner` that enqueues only one rollout per key. Closing the view does not close `inner`."""
 
     def __init__(self, inner: LightningStore) -> None:
         self.inner = inner
@@ -48,7 +48,7 @@ class KeyedStore(_DelegatingStore):
         return self.inner.otlp_traces_endpoint()
 
     async def load_keys(self) -> None:
-        """Load the keys of the existing rollouts, except cancelled and lost rollouts, which may be enqueued again."""
+        """Load the keys of existing rollouts, except cancelled and lost rollouts, which can be enqueued again."""
         cursor: str | None = None
         while True:
             page = await self.inner.query_rollouts(limit=PAGE_SIZE, cursor=cursor, cut_at=1)
@@ -88,7 +88,7 @@ class KeyedStore(_DelegatingStore):
 
 
 def _is_lost(rollout: AnyRollout) -> bool:
-    """Return True if the rollout was cancelled, or its only attempt was lost with its runner."""
+    """Return True if the rollout was cancelled, or if its only attempt was lost together with its runner."""
     if rollout.status != "failed" or not isinstance(rollout, AttemptedRollout):
         return rollout.status == "cancelled"
     return rollout.attempt.status == "unresponsive" and rollout.config.max_attempts == 1

@@ -1,7 +1,7 @@
 """ProgressMonitor: reads a run's progress from the store and calls the callbacks.
 
-It runs in a separate thread, so that an algorithm that blocks its event loop and a slow callback do not affect each
-other. RunStatistics computes totals over the run's rollouts.
+The store is polled in a separate thread, so that an algorithm that blocks its event loop does not delay the callbacks,
+and a slow callback does not delay the algorithm. RunStatistics computes totals over the run's rollouts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_PROGRESS: Final = 1.0
 RATE_WINDOW: Final = 20.0
-"""Length in seconds of the time window over which the rate is measured."""
+"""Length in seconds of the time window over which the completion rate is measured."""
 PAGE_SIZE: Final = 1000
 MAX_REASON: Final = 200
 FINAL: Final[list[RolloutStatus]] = ["succeeded", "failed", "cancelled"]
@@ -60,7 +60,7 @@ class ProgressMonitor:
         self._executor.submit(self._call_each, lambda callback: callback.on_metrics(copied, step))
 
     async def finish(self) -> None:
-        """Stop polling and read the progress a last time."""
+        """Stop polling and read the progress one last time."""
         self._stop.set()
         await asyncio.wrap_future(self._executor.submit(self._read_progress))
 
@@ -72,7 +72,7 @@ class ProgressMonitor:
     def _poll(self) -> None:
         start = time.monotonic()
         self._read_progress()
-        # With a large store, poll less often: a poll takes longer and shows smaller relative changes.
+        # Poll a large store less often: each poll takes longer and shows a smaller relative change.
         if not self._stop.wait(max(POLL_INTERVAL_PROGRESS, 20 * (time.monotonic() - start))):
             self._executor.submit(self._poll)
 
@@ -103,7 +103,7 @@ class ProgressMonitor:
 
     def _rate(self, done: int) -> float:
         now = time.monotonic()
-        if not self._samples:  # a resumed run has completed rollouts before its start
+        if not self._samples:  # a resumed run has rollouts that were completed before
             self._samples.append((self._start, done))
         self._samples.append((now, done))
         while len(self._samples) > 2 and now - self._samples[0][0] > RATE_WINDOW:
@@ -125,7 +125,7 @@ def _counts(progress: RunProgress) -> tuple[int, int, int]:
 
 @dataclass
 class _Candidate:
-    """Totals over the rollouts with one version of some resources."""
+    """Totals over the rollouts that used one version of a set of resources."""
 
     rollouts: int = 0
     failed: int = 0
@@ -133,7 +133,7 @@ class _Candidate:
 
 
 class RunStatistics:
-    """Totals over a run's rollouts. Reads each rollout once, after its end."""
+    """Totals over a run's rollouts. Each rollout is read only once, after it has ended."""
 
     def __init__(self, store: LightningStore) -> None:
         self._store = store
@@ -143,7 +143,7 @@ class RunStatistics:
 
     @property
     def mean_reward(self) -> float | None:
-        """Mean reward of all rollouts with a reward."""
+        """Mean reward of all rollouts that have a reward."""
         rewards = [reward for candidate in self._candidates.values() for reward in candidate.rewards]
         return math.fsum(rewards) / len(rewards) if rewards else None
 
@@ -172,7 +172,7 @@ class RunStatistics:
         return dict(self._reasons.most_common())
 
     def history(self) -> list[CandidateResult]:
-        """Return the result of each version of the resources."""
+        """Return the results for each version of each set of resources."""
         return [_candidate_result(*key, candidate) for key, candidate in self._candidates.items()]
 
     def _add(self, rollout: AnyRollout) -> None:

@@ -11,16 +11,16 @@ from ..types import NamedResources
 
 
 class CandidateResult(BaseModel):
-    """Result of all rollouts with one version of some resources."""
+    """Result of all rollouts that used one version of a set of resources."""
 
     resources_id: str | None
     version: int | None
     rollouts: int
-    """Completed ones."""
+    """Number of completed rollouts."""
     failed: int = 0
     """Number of failed rollouts, including timed-out and lost rollouts."""
     rewarded: int = 0
-    """Number of rollouts with a reward. Rollouts without a reward are ignored, not counted as 0."""
+    """Number of rollouts that have a reward. Rollouts without a reward are ignored, not counted as 0."""
     mean_reward: float | None = None
     standard_error: float | None = None
     """Standard error of the mean, or None if there are fewer than two rewards."""
@@ -31,15 +31,15 @@ class RunResult(BaseModel):
 
     name: str
     folder: Path | None = None
-    """Folder with the database, log, config, metrics and this result. None in a process that only has runners."""
+    """Folder with the database, log, config, metrics and this result. None in a process that only runs runners."""
     status: Literal["finished", "stopped", "failed"] = "finished"
     best_resources: NamedResources | None = None
     """The resources chosen by the algorithm, or else the resources with the highest mean reward."""
     best_resources_id: str | None = None
     history: list[CandidateResult] = Field(default_factory=list[CandidateResult])
-    """Results of all resource versions, in the order in which their first rollouts ended."""
+    """Results for all resource versions, in the order in which the first rollout of each ended."""
     mean_reward: float | None = None
-    """Mean reward of all rollouts with a reward."""
+    """Mean reward of all rollouts that have a reward."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Number of rollouts by status."""
     failures: dict[str, int] = Field(default_factory=dict)
@@ -54,7 +54,7 @@ class RunResult(BaseModel):
 
     @property
     def rewards(self) -> dict[str, float]:
-        """Mean reward of the latest version of each resources id."""
+        """Mean reward by resources id. If several versions have rewards, the last one in `history` is used."""
         return {
             each.resources_id: each.mean_reward
             for each in self.history

@@ -1,4 +1,4 @@
-"""The two tasks of a run that an execution strategy executes: the algorithm, and a runner for each worker."""
+"""The tasks that an execution strategy runs: RunCoordinator for the algorithm, and RunnerLauncher for each runner."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ Datasets = tuple[Dataset[Any] | None, Dataset[Any] | None]
 """The datasets for training and for validation."""
 
 INITIAL: Final = "initial"
-"""Resources id of the trainer's `initial_resources`."""
+"""Resources id under which the trainer's `initial_resources` are stored."""
 POLL_INTERVAL_RUN_END: Final = 1.0
 
 
 @dataclass
 class RunnerLauncher:
-    """Creates and runs a runner in each process or thread."""
+    """Creates and runs a runner in the process or thread that calls it."""
 
     make_runner: Callable[[], Runner[Any]]
     agent: LitAgent[Any]
@@ -81,7 +81,7 @@ class RunCoordinator:
     result: RunResult | None = None
 
     async def acquire(self, store: LightningStore) -> None:
-        """Lock the store. Raises `StoreInUse` if another trainer uses it."""
+        """Lock the store. Raises `StoreInUse` if another trainer is using it."""
         try:
             self._lock = await StoreLock.acquire(store, self.folder.name)
         except StoreInUse:
@@ -93,7 +93,7 @@ class RunCoordinator:
         return await self._lock.run_while_held(self._run(store))
 
     def record_failure(self, error: Exception) -> None:
-        """Record an error outside the algorithm that stopped the algorithm or prevented its start."""
+        """Record an error outside the algorithm that stopped the algorithm or prevented it from starting."""
         result = self.result or RunResult(name=self.folder.name, folder=self.folder.path, status="stopped")
         if result.status == "stopped":
             self.result = result.model_copy(update={"status": "failed", "error": _describe(error)})
@@ -141,7 +141,7 @@ class RunCoordinator:
         is_async = isinstance(algorithm, FunctionAlgorithm) and algorithm.is_async
         if is_async or inspect.iscoroutinefunction(algorithm.run):
             return await algorithm.run(*datasets)
-        # A sync algorithm may block, and an algorithm that hangs must not delay the exit after a Ctrl-C.
+        # Use a separate thread: a sync algorithm may block, and if it hangs, it must not delay the exit after Ctrl-C.
         returned = await run_in_thread(algorithm.run, *datasets, name="agl-algorithm")
         return await returned if inspect.isawaitable(returned) else returned
 
@@ -175,7 +175,7 @@ class RunCoordinator:
 
 
 async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio.Event) -> None:
-    """Set `ended` when a run has ended after the time `since`. A run that was killed and is resumed has not ended."""
+    """Set `ended` once a run has ended after the time `since`. A run that was killed and then resumed has not ended."""
     while True:
         try:
             latest = await _latest_session(store, since)

@@ -22,13 +22,13 @@ from .result import RunResult
 
 RUNS = "runs"
 RESUME_VARIABLE = "AGL_RESUME"
-"""Environment variable set by `agl resume`: the folder of the run that the script continues."""
+"""Environment variable that `agl resume` sets to the folder of the run that the script has to continue."""
 LOGGER: Final = logging.getLogger("agentlightning")
 ACCESS_LOGGER: Final = logging.getLogger("agentlightning.store.access")
-"""Loggers that are silenced during a run, because one line per request is useful only in `agl store`."""
+"""Logger that is silenced during a run, because one line per request is useful only in `agl store`."""
 
 _entering = threading.Lock()
-"""Protects a log's count of entries from runner threads that enter and exit concurrently."""
+"""Protects a log's entry count when several runner threads enter or exit the log concurrently."""
 
 
 class RunFolder:
@@ -59,7 +59,7 @@ class RunFolder:
             return {}
 
     def result(self) -> RunResult | None:
-        """Return the result, or None if the run is active or was killed."""
+        """Return the result, or None if the run is still active or was killed."""
         try:
             return RunResult.model_validate_json(self._result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -128,7 +128,7 @@ class RunLog:
 
 
 def new_folder(title: str, root: str | Path = RUNS) -> RunFolder:
-    """Create a folder that does not exist yet, named after the time and the title."""
+    """Create a new folder, named after the current time and the title."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9_]+', '-', title).strip('-').lower() or 'run'}"
     for number in itertools.count(1):
         path = Path(root) / (stem if number == 1 else f"{stem}-{number}")
@@ -147,7 +147,7 @@ def folders(root: str | Path = RUNS) -> Iterator[RunFolder]:
 
 
 def unfinished(settings: dict[str, Any], root: str | Path = RUNS) -> RunFolder | None:
-    """Return the latest unfinished run with these settings."""
+    """Return the latest unfinished run with these settings, or None if there is none."""
     for folder in folders(root):
         config, result = folder.config(), folder.result()
         if config.items() >= settings.items() and (result is None or result.status != "finished"):

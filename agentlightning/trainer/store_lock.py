@@ -1,7 +1,7 @@
-"""StoreLock: allows one trainer per store. With two, the runners of one agent would run tasks of the other trainer.
+"""StoreLock: prevents two trainers from sharing a store, because their runners would run each other's tasks.
 
-The lock is a lease in the store, renewed by a thread that no algorithm can block. It expires if its holder dies. A
-trainer on the same machine can detect that the holder is dead, and does not wait for the expiry.
+The lock is a lease in the store, renewed by a thread that the algorithm cannot block. It expires if its holder dies. A
+trainer on the same machine can detect that the holder is dead, and then does not wait until the lease expires.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEASE: Final = "trainer"
 LEASE_SECONDS: Final = 60.0
 RENEWAL_INTERVAL: Final = 10.0
 RELEASE_TIMEOUT: Final = 2.0
-"""Timeout in seconds for the release, because an unreachable store must not delay the end of a run."""
+"""Timeout in seconds for releasing the lock. An unreachable store must not delay the end of a run."""
 
 _local_holders: set[str] = set()
 """Active lock holders in this process."""
@@ -56,7 +56,7 @@ class StoreLock:
         return cls(store, holder)
 
     async def run_while_held(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of `work`. If another trainer takes the lock, cancel `work` and raise `StoreInUse`."""
+        """Run `work` and return its result. If another trainer takes the lock, cancel `work` and raise `StoreInUse`."""
         working = asyncio.ensure_future(work)
         async with self._renewed():
             try:
@@ -107,5 +107,5 @@ def _in_use(lease: Lease) -> str:
     return (
         f"the store is already in use by run {about.get('run')}, process {about.get('pid')} on {about.get('host')}, "
         f"last seen {age:.0f} s ago. Two trainers cannot share a store: use another store, or wait "
-        f"until that run has ended (if it was killed, {lease['seconds_left']:.0f} s)"
+        f"until that run has ended (if it was killed, for {lease['seconds_left']:.0f} s)"
     )

@@ -29,14 +29,14 @@ from .run_coordinator import Datasets, RunCoordinator, RunnerLauncher
 from .run_folder import RESUME_VARIABLE, RunFolder, RunLog, new_folder, unfinished
 
 DRAIN_SECONDS = 5.0
-"""Seconds to finish running rollouts. Short, because results that arrive after the algorithm's end are not used."""
+"""Seconds that running rollouts have to finish. Short, because results are not used after the algorithm has ended."""
 
 
 Agent = LitAgent[Any] | Callable[..., Any]
 
 
 class Trainer:
-    """Runs an algorithm and `n_runners` runners of an agent until the algorithm has ended.
+    """Runs an algorithm and `n_runners` runners for an agent until the algorithm has ended.
 
     Each component may be an instance, a class, a factory, an import path, or a dict with "type". The defaults are a
     SQLite store in the run's folder, `LightningTracer`, and the client-server strategy, "cs" (`strategy="shm"` runs
@@ -91,9 +91,9 @@ class Trainer:
         val_dataset: Dataset[Any] | None = None,
         resume: bool = False,
     ) -> RunResult:
-        """Run the algorithm on `agent` until the algorithm has ended.
+        """Run the algorithm on `agent` until the algorithm has ended, and return the result.
 
-        Raises the errors of the algorithm and of runners, and `StoreInUse` if another trainer uses the store. Two
+        Raises any error from the algorithm or a runner, and `StoreInUse` if another trainer is using the store. Two
         trainers cannot share a store, because their runners would run each other's tasks with the wrong agent. Each
         trainer needs its own store (or its own schema in PostgreSQL). With `resume`, continue the run in `run_dir`, or
         else the latest unfinished run with this algorithm and agent. Completed work is not repeated.
@@ -107,14 +107,14 @@ class Trainer:
         *,
         val_dataset: Dataset[Any] | None = None,
     ) -> RunResult:
-        """Run everything in this process, with one runner in a thread, so that a debugger can be used.
+        """Run everything in this process, with one runner in a thread, so that you can use a debugger.
 
         The algorithm must be a `FastAlgorithm`; the default is `Baseline`.
         """
         if not isinstance(self.algorithm, FastAlgorithm):
             raise TypeError(
                 f"dev needs a FastAlgorithm, and {name_of(self.algorithm)} is not one: use agl.Baseline() as the "
-                "trainer's algorithm, or fit with strategy='shm'"
+                "trainer's algorithm, or call fit on a trainer with strategy='shm'"
             )
         datasets = train_dataset, val_dataset
         return self._fit(SharedMemoryExecutionStrategy(), agent, datasets, n_runners=1, resume=False, live=False)

@@ -137,7 +137,7 @@ def test_unreachable_critic_ends_run():
 
 
 def test_ambiguous_prompt_is_rejected():
-    with pytest.raises(ValueError, match="which hold prompt, other: pass Trainer"):
+    with pytest.raises(ValueError, match="which contain prompt, other: pass Trainer"):
         optimise(loud, write())
 
 

@@ -65,7 +65,7 @@ def test_inherited_methods_are_found():
 
 
 def test_mode_without_method_raises_error_that_names_methods_to_define():
-    with pytest.raises(AgentError, match="OnlyTraining has no method for a rollout of mode val: define rollout or"):
+    with pytest.raises(AgentError, match="OnlyTraining has no method for a rollout in mode val: define rollout or"):
         OnlyTraining().method_for("val")
 
 

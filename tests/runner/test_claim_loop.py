@@ -203,7 +203,7 @@ async def test_agent_that_exceeds_the_drain_time_is_cancelled_with_a_reason(harn
 
     ended: Any = (await harness.store.wait_for_rollouts([rollout.rollout_id]))[0]
     assert (ended.status, ended.attempt.status) == ("failed", "unresponsive")
-    assert ended.attempt.metadata["reason"] == "its runner was stopped: its stop event was set"
+    assert ended.attempt.metadata["reason"] == "its runner was stopped: the stop event was set"
 
 
 async def test_attempt_lost_with_its_runner_is_retried_and_not_revived_by_a_heartbeat(harness: Harness):

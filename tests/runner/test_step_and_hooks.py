@@ -84,7 +84,7 @@ async def test_cancelled_step_ends_its_rollout(harness: Harness):
 
     rollout: Any = (await harness.store.query_rollouts())[0]
     assert rollout.status == "failed"
-    assert rollout.attempt.metadata["reason"] == "its step was cancelled"
+    assert rollout.attempt.metadata["reason"] == "the call to step was cancelled"
 
 
 async def test_runner_outside_its_context_raises_with_advice(harness: Harness):
@@ -179,7 +179,7 @@ async def test_class_agent_without_a_method_for_the_mode_fails_with_advice(harne
 
     rollout = await harness.run_one(Agent(), mode="val")
 
-    assert rollout.attempt.metadata["reason"].startswith("AgentError: Agent has no method for a rollout of mode val")
+    assert rollout.attempt.metadata["reason"].startswith("AgentError: Agent has no method for a rollout in mode val")
 
 
 # Workers

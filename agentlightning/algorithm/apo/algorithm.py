@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class APO(Algorithm):
     """Improve the prompt template in the trainer's `initial_resources`.
 
-    In each of `beam_rounds` rounds, every prompt of the beam runs on `gradient_batch_size` training tasks, gets a
+    In each of `beam_rounds` rounds, every prompt in the beam runs on `gradient_batch_size` training tasks, gets a
     critique from `gradient_model`, and is rewritten `branch_factor` times by `apply_edit_model`. All candidates run on
     the same `val_batch_size` validation tasks, the better half then runs on another batch of that size, and the best
     `beam_width` candidates continue. Finally, the seed prompt and the best prompt run `validation_repeats` times on the
@@ -159,7 +159,7 @@ class APO(Algorithm):
         if missing or not child.prompt:
             reason = f"the prompt lacks {', '.join(missing)}" if missing else "the prompt is empty"
             self._rejected[child.id] = reason
-            logger.warning("Candidate %s is rejected: %s.", child.id, reason)
+            logger.warning("Candidate %s was rejected: %s.", child.id, reason)
             await self._evaluator.save(child, rejected=reason)
             return False
         await self._evaluator.save(child)
@@ -168,7 +168,7 @@ class APO(Algorithm):
 
     async def _on_round_end(self, round: int, ranked: Sequence[Candidate]) -> None:
         if round and len(self._candidates) == 1 and self._error:
-            raise self._error  # not a single candidate: the critic or editor model is unreachable
+            raise self._error  # not a single candidate was written, probably because a model is unreachable
         await asyncio.gather(*(self._evaluator.save(candidate) for candidate in ranked))
         metrics = {
             "apo/best": ranked[0].id,
@@ -193,7 +193,7 @@ def _prompt_name(resources: NamedResources, name: str | None) -> str:
     if name in prompts:
         return name
     raise ValueError(
-        "APO improves one prompt template of the trainer's initial_resources, which hold "
+        "APO improves one prompt template of the trainer's initial_resources, which contain "
         f"{', '.join(prompts) or 'no prompt template'}: pass "
         "Trainer(initial_resources={'prompt_template': agl.PromptTemplate(template=…)}), and APO(resource_name=…) "
         "if there are several"

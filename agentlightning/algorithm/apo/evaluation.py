@@ -24,7 +24,7 @@ from .rewriting import RolloutTrace
 from .search import Candidate, Score
 
 DETAILS: Final = "apo"
-"""Name of the resource with a candidate's parent, critique and scores."""
+"""Name of the resource that contains a candidate's parent, critique and scores."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class CandidateEvaluator:
         return prompt
 
     def prompt(self, text: str) -> PromptTemplate:
-        """Return the seed with `text` as its template."""
+        """Return a copy of the seed with `text` as its template."""
         return self.seed.model_copy(update={"template": text})
 
     async def save(self, candidate: Candidate, **details: Any) -> ResourcesUpdate:

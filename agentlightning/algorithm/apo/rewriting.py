@@ -34,7 +34,7 @@ class Rewriter:
     temperature: float
 
     async def critique(self, prompt: PromptTemplate, traces: Sequence[RolloutTrace]) -> str:
-        """Return the prompt's weaknesses, judged by the traces of some of its rollouts."""
+        """Return the prompt's weaknesses, judged from the traces of some of its rollouts."""
         runs = "\n\n".join(_format_run(number, *trace) for number, trace in enumerate(traces, 1))
         return await self._complete(self.critic_model, _render("critique.md", prompt=prompt.template, runs=runs))
 
@@ -60,14 +60,14 @@ class Rewriter:
 
 
 def required_placeholders(prompt: PromptTemplate) -> list[str]:
-    """Return the prompt's placeholders with their braces, each once."""
+    """Return the prompt's distinct placeholders, including their braces."""
     if prompt.engine == "f-string":
         return [f"{{{name}}}" for name in prompt.placeholders()]
     return list(dict.fromkeys(f"{{{{{name}}}}}" for name in _JINJA_NAME.findall(prompt.template)))
 
 
 def missing_placeholders(seed: PromptTemplate, text: str) -> list[str]:
-    """Return the placeholders of the seed that `text` lacks."""
+    """Return the seed's placeholders that are missing from `text`."""
     present = required_placeholders(seed.model_copy(update={"template": text}))
     return [placeholder for placeholder in required_placeholders(seed) if placeholder not in present]
 

@@ -1,8 +1,8 @@
 """Beam search over prompts: propose candidates, rank them, and compare the best candidate with the seed.
 
 The functions that propose and evaluate candidates are injected. The ranking and the final comparison use different
-rollouts: the best of many noisy means is biased upwards, so the best candidate and the seed run again on the whole
-validation set, and only that result is reported.
+rollouts: the best of many noisy means is biased upwards, so the best candidate and the seed are run again on the
+whole validation set, and only that result is reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ SHRINKAGE: Final = 4.0
 """Pseudo-observations that pull the score of a rarely tried candidate towards the mean."""
 
 FINALISTS_PER_BEAM: Final = 2
-"""Finalists kept across rounds, as a multiple of the beam width, so that one unlucky round drops no good candidate."""
+"""Finalists kept across rounds, as a multiple of the beam width, so that one unlucky round does not eliminate a
+good candidate."""
 
 Score = float | None
 
@@ -34,24 +35,24 @@ class Candidate:
     parent: str | None = None
     critique: str | None = None
     scores: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
-    """Scores from the search phase, by index of the validation task."""
+    """Scores from the search phase, by validation task index."""
 
     @property
     def score_estimate(self) -> Estimate:
-        """The mean of the scores of all tasks, with its standard error."""
+        """The mean of the scores on all tasks, with its standard error."""
         return estimate([score for scores in self.scores.values() for score in scores])
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Sizes of the search."""
+    """Parameters of the search."""
 
     beam_width: int = 4
     branch_factor: int = 4
     beam_rounds: int = 3
     val_batch_size: int = 16
     validation_repeats: int = 3
-    """Final rollouts on each validation task, for the seed and for the best candidate."""
+    """Number of final rollouts on each validation task, both for the seed and for the best candidate."""
     run_initial_validation: bool = True
     seed: int = 0
 
@@ -77,10 +78,13 @@ class Verdict:
 
 
 Evaluate = Callable[[Candidate, Sequence[int], str], Awaitable[Sequence[Score]]]
-"""Evaluate a candidate on some tasks in a named phase. Return its score on each task, or None without a reward."""
+"""Evaluate a candidate on some tasks in a named phase. Return its score on each task, or None for a
+task that has no reward."""
 
 Propose = Callable[[Candidate, int, int], Awaitable[Candidate | None]]
-"""Derive a numbered candidate from a parent in a round. Return None if the models wrote no usable prompt."""
+"""Derive a candidate from a parent, given the number of the round and of the candidate.
+
+Return None if the models did not write a usable prompt."""
 
 OnRoundEnd = Callable[[int, Sequence[Candidate]], Awaitable[Any]]
 """Called after each round with the round's candidates, best first."""
@@ -152,7 +156,10 @@ class BeamSearch:
                     candidate.scores.setdefault(task, []).append(score)
 
     def _task_batches(self, round: int) -> tuple[list[int], list[int]]:
-        """Return a batch of tasks for all candidates and another for the better half. They overlap if tasks are few."""
+        """Return a batch of tasks for all candidates and another for the better half.
+
+        The batches overlap if there are too few tasks.
+        """
         size = min(self.config.val_batch_size, self.n_tasks)
         shuffled = random.Random(f"{self.config.seed}/{round}").sample(range(self.n_tasks), self.n_tasks)
         return sorted(shuffled[:size]), sorted(shuffled[-size:])
@@ -185,6 +192,6 @@ class BeamSearch:
 
 
 def _shrunken_advantage(candidate: Candidate, means: Mapping[int, float]) -> float:
-    """Return the mean advantage over other candidates on the same tasks, shrunk towards 0 if it was rarely tried."""
+    """Return the mean advantage over other candidates on the same tasks, shrunk towards 0 if there are few scores."""
     deviations = [score - means[task] for task, scores in candidate.scores.items() for score in scores]
     return sum(deviations) / (len(deviations) + SHRINKAGE)

@@ -17,8 +17,8 @@ from ..options import errors_as_messages
 def demo(folder: str | None, base_url: str | None) -> None:
     """Find the best of five prompts for sorting words, with a small local model.
 
-    Starts a store, a runner and the model. Needs no API key and no network access. Press Ctrl-C to stop the demo and
-    all its processes.
+    Starts a store, a runner and the model. Does not need an API key or network access. Press Ctrl-C to stop the demo
+    and all its processes.
     """
     with errors_as_messages():
         try:

@@ -27,7 +27,7 @@ from .task import PROMPTS, TASKS, compare_prompts, sort_word
 
 
 def run_demo(folder: str | None, base_url: str | None) -> None:
-    """Run the demo with its files in `folder`, or in a new temporary folder if it is None."""
+    """Run the demo with its files in `folder`, or in a new temporary folder if `folder` is None."""
     if find_spec("openai") is None:
         raise MissingExtra("openai", wanted_for="the demo's agent")
     path = Path(folder or tempfile.mkdtemp(prefix="agl-demo-")).absolute()

@@ -39,7 +39,7 @@ PROMPTS = {
     "two examples as a chat": "".join([*_CHAT[:2], "User: {word}"]),
     "four examples as a chat": "".join([*_CHAT[:4], "User: {word}"]),
 }
-"""Prompts by display name. A line that begins with `System:`, `User:` or `Assistant:` starts a message of that role."""
+"""Prompts by display name. A line beginning with `System:`, `User:` or `Assistant:` starts a message with that role."""
 
 MAX_TOKENS: Final = 6
 _ROLE = re.compile(r"^(System|User|Assistant): ", re.MULTILINE)
@@ -49,7 +49,7 @@ _ROLE = re.compile(r"^(System|User|Assistant): ", re.MULTILINE)
 async def compare_prompts(
     store: LightningStore, initial_resources: NamedResources, train_dataset: Dataset[Any]
 ) -> dict[str, list[float]]:
-    """Return the rewards of each prompt, and print their mean as soon as the prompt is complete.
+    """Return the rewards for each prompt, and print their mean as soon as the prompt's rollouts have finished.
 
     A rollout without a reward counts as 0. All rollouts are enqueued first, so that the runner is never idle.
     """

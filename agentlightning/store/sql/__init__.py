@@ -19,13 +19,13 @@ from .summary import Summaries, count_by_status
 __all__ = ["SqlStore"]
 
 RESPONSE_SECONDS = 3_600.0
-"""Seconds for which responses are kept, in lease time: while the store is closed, no call can be repeated."""
+"""Seconds of lease time for which responses are kept. Time for which the store is closed does not count."""
 DELETED_PER_TRANSACTION = 1_000
-"""Rows deleted per transaction. Other writers wait a few milliseconds for each such transaction."""
+"""Maximum number of rows deleted per transaction. Each such transaction delays other writers by a few milliseconds."""
 
 
 class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
-    """The complete store, with the operations that concern the store itself."""
+    """The complete store, including the operations on the store itself."""
 
     async def statistics(self) -> Statistics:
         async def body(transaction: Transaction) -> Statistics:
@@ -51,7 +51,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
 
     @property
     def durability(self) -> str:
-        """Failures that acknowledged changes survive: `full` a power failure, `process` a process exit, `none` none."""
+        """Failures that acknowledged changes survive: power failures (`full`), process exits (`process`), or `none`."""
         return self._database.durability
 
     def release_waiters(self) -> None:
@@ -69,7 +69,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
         payload.check_id(name, "name")
         payload.check_id(holder, "holder")
         if not 0 <= seconds <= 86_400:
-            raise InvalidInput("the seconds of a lease must be between 0 and 86400", field="seconds")
+            raise InvalidInput("the duration of a lease must be between 0 and 86400 seconds", field="seconds")
         about_json = rows.json_or_null(about, "about")
 
         async def body(transaction: Transaction) -> Lease:
@@ -103,11 +103,11 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
     # Deletion
 
     async def count_ended_before(self, moment: float) -> int:
-        """Return the number of rollouts that ended before `moment`, in seconds since the epoch."""
+        """Return the number of rollouts that ended before `moment` (in seconds since the epoch)."""
         return (await self._database.fetch("SELECT count(*) FROM rollouts WHERE end_time < ?1", moment))[0][0]
 
     async def delete_ended_before(self, moment: float, most: int) -> int:
-        """Delete up to `most` rollouts that ended before `moment`, with attempts and spans. Return their number."""
+        """Delete up to `most` rollouts that ended before `moment`, including attempts and spans. Return the count."""
 
         async def body(transaction: Transaction) -> int:
             found = await transaction.fetch(
@@ -117,7 +117,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
                 condition, ids = self._database.dialect.any_of([row[0] for row in found], 1)
                 for table in ("spans", "attempts", "rollouts"):
                     await transaction.execute(f"DELETE FROM {table} WHERE rollout_id {condition}", *ids)
-                # SQLite reuses the ordinals of the newest spans after they are deleted.
+                # After the newest spans are deleted, SQLite reuses their ordinals.
                 await transaction.execute(
                     "UPDATE exports SET ordinal = (SELECT coalesce(max(ordinal), 0) FROM spans) "
                     "WHERE ordinal > (SELECT coalesce(max(ordinal), 0) FROM spans)"
@@ -132,7 +132,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
             pass
 
     async def _delete_expired_responses(self, transaction: Transaction) -> bool:
-        """Delete some expired responses. Return False if none are left."""
+        """Delete up to `DELETED_PER_TRANSACTION` expired responses. Return True if there may be more."""
         expired = "SELECT key FROM answers WHERE time < ?1 ORDER BY time LIMIT ?2"
         sql = f"DELETE FROM answers WHERE key IN ({expired}) RETURNING 1"
         before = self._clock.lease() - RESPONSE_SECONDS

@@ -87,9 +87,8 @@ class Attempts(SqlBase):
             if transition.attempt != row.state.attempt:
                 await transitions.apply(row, transition)
             if not isinstance(worker_id, Unset):
-                await transitions.update_attempt(
-                    row, worker_id=worker_id
-                )  # last, because the report is from the earlier worker
+                # Last, because the report is from the previous worker.
+                await transitions.update_attempt(row, worker_id=worker_id)
             return row.attempt()
 
         try:
@@ -135,9 +134,9 @@ class Attempts(SqlBase):
         return rows.worker(found[0]) if found else None
 
     async def expire_overdue(self) -> int:
-        """Mark unresponsive workers and end attempts whose deadline has passed. Return the number of ended attempts.
+        """Mark silent workers as unknown and end overdue attempts. Return the number of overdue attempts.
 
-        Called in the thread of the store's timers.
+        Called in the thread that runs the store's timers.
         """
         if not (await self._database.fetch(_ANY_OVERDUE, self._clock.lease(), short=True))[0][0]:
             return 0

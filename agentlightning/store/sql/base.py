@@ -1,7 +1,7 @@
-"""The base of the SQL store: transactions with a fixed current time, and idempotent mutations.
+"""Base class of the SQL store: transactions with a fixed current time, and idempotent mutations.
 
-The response of a mutation is stored under its caller's key, in the same commit as the change. A caller that never
-received the response may repeat the call, even if the store was killed and restarted in between.
+The response to a mutation is stored under the caller's idempotency key, in the same commit as the change. A caller that
+did not receive the response may repeat the call, even if the store was killed and restarted in the meantime.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SMALL_READ_ROWS = 16
 class Clock:
     """Wall time for timestamps and lease time for deadlines, both in seconds.
 
-    Lease time is monotonic and stops while no store is open. So a wall clock that jumps by a day neither expires nor
-    extends a lease, and attempts do not all expire when the store was closed for an hour.
+    Lease time is monotonic and stops while the store is closed. If the wall clock jumps by a day, leases neither expire
+    early nor last longer, and if the store is closed for an hour, its attempts do not all expire.
     """
 
     def __init__(self) -> None:
@@ -40,54 +40,54 @@ class Clock:
         return time.time()
 
     def lease(self) -> float:
-        """Return the seconds during which the store has been open."""
+        """Return the total number of seconds for which the store has been open."""
         return time.monotonic() + self._offset
 
     def resume(self, lease: float) -> None:
-        """Continue from the lease time at which the store was closed."""
+        """Continue from the lease time that the store had reached when it was closed."""
         self._offset = lease - time.monotonic()
 
     def catch_up(self, lease: float) -> None:
-        """Advance to the lease time of another server of the store if it is ahead."""
+        """Advance to the lease time of another server if that server is ahead."""
         self._offset = max(self._offset, lease - time.monotonic())
 
 
 @dataclass(slots=True)
 class IdempotentRequest:
-    """A mutation that its caller may repeat under the same key."""
+    """A mutation that the caller may repeat with the same idempotency key."""
 
     key: str
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
     response: bytes | None = None
-    """The stored response, or None until there is one."""
+    """The stored response, or None if no response has been stored yet."""
     time: float = 0.0
     """Lease time at which this call stored the response."""
 
     def replay(self, response: bytes) -> Any:
-        """Use the stored response of an earlier call, and return its result."""
+        """Use the response that an earlier call stored, and return the decoded result."""
         self.response = response
         return self.decode(response)
 
 
 class SqlBase(LightningStore):
-    """A store that uses a `Database`, without the contract's operations."""
+    """Base class of a store that uses a `Database`. Subclasses implement the contract's operations."""
 
     read_only = False
     """True if the store is read-only. Clients such as the dashboard then hide controls that change the store."""
     request: IdempotentRequest | None = None
-    """The request that this copy of the store executes. Its changes are stored together with its response."""
+    """The request that this copy of the store is executing. Its changes are stored together with its response."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self.counters = database.counters
-        """Numbers of events since the store was opened. `metrics.py` describes the counters."""
+        """Counts of events since the store was opened. `metrics.py` describes the counters."""
         self._single_flight = SingleFlightCache()
 
     @property
     def signals(self) -> Signals:
-        """Signals that commits send."""
+        """Signals that are sent after commits."""
         return self._database.signals
 
     def _transitions(self, transaction: Transaction) -> TransitionWriter:
@@ -102,10 +102,10 @@ class SqlBase(LightningStore):
 
 
 def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Body[T]:
-    """Return `body` as a transaction that replays the stored response of a repeated request."""
+    """Return a body that executes `body` for a new request and replays the stored response for a repeated one."""
 
     async def once(transaction: Transaction) -> T:
-        request.response = None  # this may be the second try after the group was rolled back
+        request.response = None  # this may be another run, after the group was rolled back
         stored = await transaction.stored_response(request.key)
         if stored is not None:
             return request.replay(stored)
@@ -117,10 +117,8 @@ def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Bod
             if stored is None:
                 raise
             return request.replay(stored)
-        if cast("Any", result) not in (
-            None,
-            [],
-        ):  # otherwise a claim found nothing, and a repeated claim may find something
+        # None and [] mean that a claim found nothing. A repeated claim may find something.
+        if cast("Any", result) not in (None, []):
             request.response, request.time = request.encode(result), lease
             transaction.store_response(request.key, request.response, lease)
         return result

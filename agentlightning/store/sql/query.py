@@ -1,6 +1,6 @@
 """SQL for filters, sort orders, pages and cursors.
 
-Columns are constants of this package and values are parameters, so no text from a caller becomes part of a statement.
+Columns are constants in this package and values are parameters, so no caller's text ever becomes part of a statement.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class CursorPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """The last row of a page. The row itself may have been deleted since then."""
+    """The position of the last row on a page. The row itself may have been deleted since the page was read."""
 
     sort_by: str | None
     order: SortOrder
     value: _Integer | float | str | None
     """The value of the sort column."""
     key: _Integer
-    """The key of the row, which orders rows with equal values."""
+    """The key of the row, which determines the order of rows with equal values."""
     total: _Integer
     """The total number of rows when the first page was read."""
 
@@ -42,15 +42,18 @@ def encode_cursor(position: CursorPosition) -> str:
 
 
 def decode_cursor(cursor: str, sort_by: str | None, order: SortOrder, kind: type) -> CursorPosition:
-    """Decode a cursor of a list with this order and `kind` of sort value. Raises `InvalidInput` otherwise."""
+    """Decode a cursor.
+
+    Raises `InvalidInput` unless the cursor belongs to a list with this sort order and this `kind` of sort value.
+    """
     try:
         position = _decoder.decode(base64.b64decode(cursor, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):  # includes msgspec's errors
-        raise _invalid_cursor("it did not come with a page") from None
+        raise _invalid_cursor("it was not returned with a page") from None
     if (position.sort_by, position.order) != (sort_by, order):
-        raise _invalid_cursor("it belongs to a list with another sort order")
+        raise _invalid_cursor("it belongs to a list with a different sort order")
     if not isinstance(position.value, (kind, type(None))):
-        raise _invalid_cursor("it did not come with a page")
+        raise _invalid_cursor("it was not returned with a page")
     return position
 
 
@@ -75,14 +78,14 @@ Sorts = Mapping[str, Sort]
 def sorts(
     of: str = "", *, texts: Sequence[str] = (), floats: Sequence[str] = (), integers: Sequence[str] = ()
 ) -> Sorts:
-    """Return the sort expressions of columns. `of` is the prefix of the table in the statement."""
+    """Return sort expressions for columns. `of` is the table prefix that the statement uses, such as `a.`."""
     kinds: tuple[tuple[type, Sequence[str]], ...] = ((str, texts), (float, floats), (int, integers))
     return {name: Sort(f"{of}{name}", kind) for kind, names in kinds for name in names}
 
 
 @dataclass(frozen=True)
 class PageOptions:
-    """The common options of the contract's query operations. Raises `InvalidInput` if an option is invalid."""
+    """Options that the contract's query operations have in common. Raises `InvalidInput` if an option is invalid."""
 
     filter_logic: FilterLogic = "and"
     sort_by: str | None = None
@@ -105,10 +108,10 @@ class PageOptions:
 
 
 class Query:
-    """One filtered and sorted page of a table, built step by step.
+    """A query for one filtered and sorted page of a table, built step by step.
 
-    `key` is the key of the table. If `source` joins tables and `table` alone determines the page, only the rows of
-    the page are joined.
+    `key` is the key column of the table. If `source` is a join, and filters and sort order depend on only one of its
+    tables, pass this table as `table`. In that case, only the rows on the page are joined.
     """
 
     def __init__(
@@ -157,7 +160,7 @@ class Query:
         self._filters.append(f"({' OR '.join(found)})")
 
     def among(self, column: str, values: Sequence[Any] | None) -> None:
-        """Require that the column has one of `values`. An empty list matches no row."""
+        """Require that the column has one of `values`. An empty list does not match any row."""
         if values is None:
             return
         if not values:
@@ -168,7 +171,7 @@ class Query:
         self._values += parameters
 
     async def page(self, convert: Callable[[Row], T], *, short: bool = False) -> PaginatedResult[T]:
-        """Return the converted rows of the page, the total number of rows, and the cursor of the next page."""
+        """Return the converted rows of the page, the total number of rows, and the cursor for the next page."""
         rows, total = await self._database.read(self._read, short=short)
         limit, offset = self._options.limit, self._options.offset
         has_more = 0 < limit <= len(rows) and (self._after is not None or offset + len(rows) < total)
@@ -181,7 +184,7 @@ class Query:
         )
 
     def cache_key(self) -> Hashable:
-        """Return a key that is equal for queries of the same columns with the same filters and options."""
+        """Return a key that is the same for all queries with the same columns, filters and options."""
         return self._columns, self._source, self._where(), tuple(map(str, self._values)), self._options
 
     def _continue_after(self, cursor: str) -> CursorPosition:

@@ -22,7 +22,7 @@ from .transitions import TAIL
 T = TypeVar("T")
 
 MOST_CLAIMED = 10_000
-"""Maximum rollouts per claim. Results are held in memory, and PostgreSQL adds up the limits of a group of claims."""
+"""Maximum number of rollouts per claim. Results are held in memory, and several claims may share one statement."""
 
 
 class Queue(SqlBase):
@@ -106,7 +106,7 @@ class Queue(SqlBase):
         sql = _INSERT[resources_id is None].format(position=position)
         now, inserted = self._clock.now(), dict[int, Rollout]()
         while missing := [index for index in range(len(requests)) if index not in inserted]:
-            # A second iteration is rare: 48 random bits collide once in millions of rollouts.
+            # A second iteration is rare: ids with 48 random bits collide about once in millions of rollouts.
             columns = [requests[index].columns(now) for index in missing]
             found = await transaction.fetch_each(sql, [(*each, *version) for each in columns])
             for index, each, returned in zip(missing, columns, found, strict=True):
@@ -115,7 +115,7 @@ class Queue(SqlBase):
         return [inserted[index] for index in range(len(requests))]
 
     async def _claim_or_wait(self, claim: Body[T], wait: float) -> T:
-        """Claim now, or as soon as a rollout is enqueued within `wait` seconds."""
+        """Claim now. If the queue is empty, wait up to `wait` seconds for a rollout to claim."""
         if wait <= 0:
             return await self._claim_unless_cancelled(claim)
         deadline = time.monotonic() + wait
@@ -156,7 +156,7 @@ class Queue(SqlBase):
 
         async def body(transaction: Transaction) -> None:
             if request and not await transaction.revoke_response(request.key, request.time):
-                return  # the caller has repeated the request in the meantime and has the claim
+                return  # the caller has repeated the request in the meantime and received the claim
             for rollout in rollouts:
                 await _undo_claim(transaction, rollout)
 
@@ -203,7 +203,7 @@ class _NewRollout:
         self.metadata_json = payload.dumps_unchecked(metadata, field="metadata") if metadata else b"{}"
 
     def columns(self, now: float) -> _Columns:
-        """Return the first values of `_INSERT`, with a new id each time."""
+        """Return the first parameters of `_INSERT`, with a new rollout id in each call."""
         return rows.new_id("ro", 12), self.input_json, now, self.mode, self.config_json, self.metadata_json
 
 
@@ -214,7 +214,7 @@ def _as_rollout(columns: _Columns, resources_id: str | None, version: int | None
 
 
 async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> None:
-    """Delete the attempt and put the rollout first in the queue, unless the attempt has reported in the meantime."""
+    """Delete the attempt and return the rollout to the head of the queue, unless the attempt has already reported."""
     deleted = await transaction.fetch(
         "DELETE FROM attempts WHERE rollout_id = ?1 AND attempt_id = ?2 AND status = 'preparing' RETURNING sequence_id",
         rollout.rollout_id,
@@ -241,7 +241,7 @@ async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> No
 
 
 async def _finish_despite_cancellation(future: asyncio.Future[T]) -> T | None:
-    """Await `future` although the caller is being cancelled. Return None if the future failed."""
+    """Await `future` even if the caller is cancelled. Return None if the future failed."""
     while not future.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([future])

@@ -1,4 +1,4 @@
-"""Rollouts: queries, updates by clients, and waits for their end."""
+"""Rollouts: queries, updates by clients, and waiting for rollouts to end."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Rollouts(SqlBase):
         read_page = partial(query.page, partial(rows.any_rollout, cut_at=cut_at))
         if cut_at is None or rollout_id_in is not None:
             return await read_page()
-        # Lists with truncated inputs are polled by dashboards, which may be numerous.
+        # Dashboards poll lists with truncated inputs, and many dashboards may be open.
         return await self._single_flight.get((query.cache_key(), cut_at), read_page)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
@@ -117,7 +117,7 @@ class Rollouts(SqlBase):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
-                # A rollout ends only once, so a notified topic needs no further wait.
+                # A rollout ends only once, so a rollout whose topic was notified does not need another wait.
                 unfinished -= {rollout_id for _, rollout_id in await waiter.wait(left)}
         by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids, ended_only=True)}
         return [by_id[rollout_id] for rollout_id in ids if rollout_id in by_id]
@@ -150,7 +150,7 @@ class Rollouts(SqlBase):
         return [rows.any_rollout(row) for row in found]
 
     async def _unfinished(self, ids: Sequence[str]) -> set[str]:
-        """Return the ids that have not ended. Raises `NotFound` for an unknown id."""
+        """Return the ids of the rollouts that have not ended. Raises `NotFound` for an unknown id."""
         found = await self._rows("SELECT rollout_id, status FROM rollouts r WHERE", ids)
         known = {row[0] for row in found}
         for rollout_id in ids:

@@ -27,7 +27,7 @@ from ..lifecycle import AttemptState
 
 M = TypeVar("M", bound=BaseModel)
 
-# Each column has the name of its field.
+# Each column has the same name as its field in the model.
 _ROLLOUT_FIELDS = tuple(Rollout.model_fields)
 ATTEMPT_FIELDS = tuple(Attempt.model_fields)
 _WORKER_FIELDS = tuple(name for name in Worker.model_fields if name != "stale_attempts")
@@ -40,12 +40,12 @@ ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a
 """All rollouts, each with its latest attempt if it has one."""
 _STATE_COLUMNS = (*ATTEMPT_FIELDS, "ordinal", "lease_start", "lease_seen", "last_sequence_id")
 ATTEMPT_STATE = f"r.status, r.attempt_id, r.config, {', '.join(f'a.{name}' for name in _STATE_COLUMNS)}"
-# The rollout comes first, because a database that locks rows locks them in this order.
+# `rollouts` comes first, because databases that lock rows lock them in the order of the tables.
 ATTEMPT_STATE_SOURCE = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
 
 _DEFAULT_CONFIG = RolloutConfig().__dict__
 NO_CONFIG = b"{}"
-"""The configuration of nearly every rollout: the defaults."""
+"""The encoded default configuration, which nearly every rollout has."""
 _resources = TypeAdapter[dict[str, Any]](NamedResources)
 
 
@@ -93,7 +93,7 @@ def _rollout_fields(row: Row) -> dict[str, Any]:
 def construct(model: type[M], fields: dict[str, Any]) -> M:
     """Construct a model from all its `fields`, which must be valid.
 
-    Does the same as `model_construct`, except for the search for aliases and defaults, which takes ten times as long.
+    Does the same as `model_construct`, but without looking up aliases and defaults, which takes ten times as long.
     """
     made = model.__new__(model)
     object.__setattr__(made, "__dict__", fields)
@@ -131,14 +131,14 @@ class AttemptRow:
     def __init__(self, row: Row) -> None:
         rollout_status, latest_id, config_text, *values = row
         self.columns: dict[str, Any] = dict(zip(_STATE_COLUMNS, values, strict=True))
-        """Current values. Code that changes the row in the database must change them too."""
+        """Current values. Code that changes the row in the database must also change these values."""
         self.config = config(config_text)
         rollout_id, attempt_id, sequence_id = values[:3]
         latest = attempt_id == latest_id
         self.state = AttemptState(
             rollout_id, rollout_status, attempt_id, self.columns["status"], latest, sequence_id, self.config
         )
-        """The state in which the row was read."""
+        """The attempt's state when the row was read."""
 
     def attempt(self) -> Attempt:
         """Return the attempt with its current values."""

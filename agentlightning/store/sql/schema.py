@@ -1,4 +1,4 @@
-"""Database schema: the steps from an empty database to the tables of this release."""
+"""Database schema: the migration steps from an empty database to the tables in this release."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS: list[list[str]] = [
             reward DOUBLE PRECISION
         )
         """,
-        # The rollouts with a position form the queue.
+        # The rollouts with a queue position form the queue.
         "CREATE INDEX rollouts_queue ON rollouts (queue_position, ordinal) WHERE queue_position IS NOT NULL",
         "CREATE INDEX rollouts_status ON rollouts (status, start_time)",
         "CREATE INDEX rollouts_resources ON rollouts (resources_id, resources_version)",
@@ -117,7 +117,7 @@ STEPS: list[list[str]] = [
         """,
     ],
     [
-        # The times of responses were wall time. From this version on, they are lease time.
+        # Before this version, the times of responses were wall time; from now on, they are lease time.
         "DELETE FROM answers",
     ],
 ]
@@ -149,7 +149,7 @@ async def schema_version(transaction: Transaction) -> int:
 
 
 async def prepare_postgres(transaction: Transaction, dialect: Dialect) -> float:
-    """Create or migrate the tables in PostgreSQL, and return the current lease time of the servers."""
+    """Create or migrate the tables in PostgreSQL, and return the lease time that the servers share."""
     await migrate(transaction, dialect)
     await transaction.execute("CREATE TABLE IF NOT EXISTS lease_clock (lease DOUBLE PRECISION NOT NULL)")
     await transaction.execute("INSERT INTO lease_clock (lease) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM lease_clock)")
@@ -158,7 +158,7 @@ async def prepare_postgres(transaction: Transaction, dialect: Dialect) -> float:
 
 
 async def _set_payload_compression(transaction: Transaction) -> None:
-    """Compress payloads with lz4, or not at all if lz4 is missing, because pglz costs more time than it saves."""
+    """Compress payloads with lz4, or not at all if lz4 is unavailable, because pglz costs more time than it saves."""
     stored = "SELECT 1 FROM pg_attribute WHERE attrelid = 'spans'::regclass AND attname = 'payload'"
     if await transaction.fetch(f"{stored} AND (attstorage = 'e' OR attcompression = 'l')"):
         return

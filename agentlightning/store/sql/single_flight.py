@@ -1,6 +1,6 @@
-"""Single-flight cache with a poll throttle: concurrent equal queries share one result.
+"""Single-flight cache with a poll throttle: concurrent identical queries share one result.
 
-Many observers of a run cost about as much as a single observer.
+As a result, many observers of a run cost the store about as much as a single observer.
 """
 
 from __future__ import annotations
@@ -14,24 +14,27 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 BURST_SECONDS = 5.0
-"""Seconds that a poll burst lasts. Two callers of the same query start a burst; a single caller never waits."""
+"""Duration of a poll burst. Two concurrent callers of the same query start a burst; a single caller never waits."""
 GATHER_SECONDS = 0.03
-"""Seconds that the first caller in a burst waits for other callers to join."""
+"""Seconds for which the first caller in a burst waits for other callers to join."""
 THROTTLE_FACTOR = 20
-"""Delay before the next computation in a burst, as a multiple of its duration. Limits a query to 5 % of one core."""
+"""Delay before the next computation in a burst, as a multiple of the duration of the previous one.
+
+It limits a query to 5 % of one core.
+"""
 MAX_THROTTLE_SECONDS = 1.0
 MAX_QUERIES = 64
-"""Maximum number of queries to remember. Above it, queries that are not throttled are dropped."""
+"""Maximum number of queries to remember. At this limit, queries that are neither pending nor throttled are dropped."""
 
 
 class SingleFlightCache:
-    """Results shared by concurrent callers. A caller never gets a result that is older than its call."""
+    """Results shared by concurrent callers. A caller never gets a result whose computation started before the call."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight] = {}
 
     async def get(self, query: Hashable, compute: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of `compute`, shared with all callers of this query that arrive before it starts."""
+        """Return the result of `compute`, shared with all callers of this query that arrive before `compute` starts."""
         flight = self._flight(query)
         if flight.pending or flight.running:
             flight.burst_until = time.monotonic() + BURST_SECONDS
@@ -55,9 +58,9 @@ class SingleFlightCache:
 @dataclass
 class _Flight:
     pending: asyncio.Future[Any] | None = None
-    """The result whose computation has not started yet."""
+    """The result of a computation that has not started yet."""
     running: int = 0
-    """Computations in progress."""
+    """Number of computations in progress."""
     burst_until: float = 0.0
     throttled_until: float = 0.0
 
@@ -65,7 +68,7 @@ class _Flight:
 async def _compute(flight: _Flight, compute: Callable[[], Awaitable[T]]) -> T:
     now = time.monotonic()
     await asyncio.sleep(max(GATHER_SECONDS, flight.throttled_until - now) if now < flight.burst_until else 0)
-    # A later caller may expect a change that this result does not contain.
+    # From now on, a new caller may expect a change that this result does not contain.
     flight.pending = None
     flight.running += 1
     started = time.monotonic()

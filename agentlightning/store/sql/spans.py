@@ -1,6 +1,6 @@
-"""Spans: numbered in order of arrival, stored once, and returned as the bytes received.
+"""Spans, which are numbered in order of arrival, stored without duplicates, and kept as encoded JSON.
 
-Includes the queries for the OTLP receiver and exporter.
+This module includes the queries for the OTLP receiver and exporter.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ _SPAN_SORT = {
         floats=("end_time", "start_time"),
         integers=("sequence_id",),
     ),
-    "name": Sort("substr(name, 1, 1000)", str),  # names can have any length, and are part of the cursor
+    "name": Sort("substr(name, 1, 1000)", str),  # a name can have any length, and is part of the cursor
 }
 _SPAN_COLUMNS = 9
 _INSERT_SPAN = (
     "INSERT INTO spans (rollout_id, attempt_id, trace_id, span_id, name, sequence_id, parent_id, start_time, end_time, "
     "payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
 )
-"""The columns are the first fields of `EncodedSpan`, in its order, and the whole span."""
+"""The columns are the first `_SPAN_COLUMNS` fields of `EncodedSpan`, in the same order, and the whole span as JSON."""
 
 AttemptIds = tuple[str, str]
 
 
 class SpanWatermark(NamedTuple):
-    """The newest span at some time, and the transaction number after which no earlier span can appear."""
+    """The newest span at some point in time.
+
+    Once all transactions with numbers below `transaction` have finished, no more spans up to `ordinal` can appear.
+    """
 
     ordinal: int
     transaction: int
@@ -58,7 +61,7 @@ class Spans(SqlBase):
         return [ack.apply_to(span) for span, ack in zip(spans, acks, strict=True) if ack]
 
     async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> list[SpanAck | None]:
-        """Store spans and return an acknowledgement of each span, or None for a duplicate."""
+        """Store spans and return an acknowledgement for each span, or None for a duplicate."""
 
         async def body(transaction: Transaction) -> list[SpanAck | None]:
             transitions = self._transitions(transaction)
@@ -135,7 +138,7 @@ class Spans(SqlBase):
         return {(row[0], row[1]) for row in found} & set(refs)
 
     async def live_attempts_by_trace(self, trace_ids: Collection[str]) -> dict[str, AttemptIds]:
-        """Return the live attempts that have spans of the given traces."""
+        """Return the live attempts that have spans in the given traces, by trace id."""
         if not trace_ids:
             return {}
         condition, ids = self._database.dialect.any_of(sorted(trace_ids), 1)
@@ -149,19 +152,22 @@ class Spans(SqlBase):
         return {row[0]: (row[1], row[2]) for row in found}
 
     async def register_export_target(self, target: str, *, past: bool) -> None:
-        """Add a new target. With `past`, it gets all stored spans; otherwise only later spans."""
+        """Add an export target if it is new.
+
+        If `past` is true, the target receives all stored spans, and otherwise only later spans.
+        """
         first = "0" if past else "(SELECT coalesce(max(ordinal), 0) FROM spans)"
         sql = f"INSERT INTO exports (target, ordinal) VALUES (?1, {first}) ON CONFLICT (target) DO NOTHING"
         await self._database.write(lambda transaction: transaction.execute(sql, target))
 
     async def last_exported_ordinal(self, target: str) -> int:
-        """Return the ordinal of the last span that a target has received."""
+        """Return the ordinal of the last span exported to a target."""
         return (await self._database.fetch("SELECT ordinal FROM exports WHERE target = ?1", target, short=True))[0][0]
 
     async def record_exported(self, target: str, ordinal: int, payload: bytes) -> int:
-        """Record that a target has received all spans up to this one, and return the recorded ordinal.
+        """Record that a target has received all spans up to `ordinal`, and return the recorded ordinal.
 
-        The record stays unchanged if the span has been deleted meanwhile, because its ordinal may be reused.
+        The record is not changed if the span has been deleted in the meantime, because its ordinal may be reused.
         """
 
         async def body(transaction: Transaction) -> int:
@@ -172,19 +178,21 @@ class Spans(SqlBase):
         return await self._database.write(body)
 
     async def span_watermark(self) -> SpanWatermark:
-        """Return the newest span."""
+        """Return the watermark for the newest visible span."""
         number = self._database.dialect.transaction_number
         [row] = await self._database.fetch(f"SELECT coalesce(max(ordinal), 0), {number} FROM spans", short=True)
         return SpanWatermark(row[0], row[1])
 
     async def is_settled(self, watermark: SpanWatermark) -> bool:
-        """Return True if every span up to the watermark is visible. Transactions may commit out of order."""
+        """Return True if all spans up to the watermark are visible. Transactions may commit out of order."""
         [row] = await self._database.fetch(f"SELECT {self._database.dialect.oldest_transaction}", short=True)
         return row[0] >= watermark.transaction
 
     async def spans_between(self, after: int, up_to: int, most: int, most_bytes: int) -> list[tuple[int, bytes]]:
-        """Return the oldest spans between two ordinals as JSON text, within both limits but at least one span."""
+        """Return the oldest spans with ordinals above `after` and up to `up_to`, as JSON text.
 
+        The limits are `most` spans and `most_bytes` bytes, but a span that is larger is returned on its own.
+        """
         found = await self._database.fetch(_SPANS_BETWEEN, after, up_to, most, most_bytes)
         return [(row[0], row[1]) for row in found]
 
@@ -224,8 +232,8 @@ def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tupl
 
 
 async def _stored_ids(transitions: TransitionWriter, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> set[str]:
-    """Return the ids in the batch that the attempt has already stored."""
-    if row.columns["last_sequence_id"] == 0:  # it has no spans
+    """Return the span ids in the batch that are already stored for the attempt."""
+    if row.columns["last_sequence_id"] == 0:  # the attempt has no spans yet
         return set()
     condition, ids = transitions.dialect.any_of([span.span_id for _, span in batch], 3)
     found = await transitions.transaction.fetch(
@@ -273,7 +281,8 @@ async def _insert_spans(
 
 
 def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tuple[Any, ...]:
-    span = msgspec.structs.replace(span, sequence_id=number, attempt_id=attempt_id)  # the body may run again
+    # Change a copy, because the body may run again.
+    span = msgspec.structs.replace(span, sequence_id=number, attempt_id=attempt_id)
     if late:
         span.mark_late()
     return (*msgspec.structs.astuple(span)[:_SPAN_COLUMNS], redact_bytes(span.json()))

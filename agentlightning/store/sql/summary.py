@@ -1,6 +1,6 @@
-"""Summary of a run. Its cost hardly depends on the length of the run.
+"""Summary of a run, computed at a cost that hardly depends on the length of the run.
 
-The totals of finished rollouts are computed once and kept. Only the part of the run that may still change is read every
+The totals of finished rollouts are computed once and kept. Only the part of the run that may still change is read each
 time. Rates and errors are computed from the newest few hundred rollouts.
 """
 
@@ -29,9 +29,12 @@ UNFINISHED = ("queuing", "requeuing", "preparing", "running")
 RECOMPUTE_SECONDS = 600.0
 """Seconds between full recomputations. Rewards may arrive late, and old rollouts may have been deleted."""
 MAX_STEPS = 200
-"""Maximum points of the reward curve, each with an equal number of rollouts. As the run grows, pairs are merged."""
+"""Maximum number of points on the reward curve, each for the same number of rollouts.
+
+As the run grows, adjacent points are merged in pairs.
+"""
 MIN_STEP_WIDTH = 8
-"""Minimum rollouts per step. The mean of fewer rewards is not meaningful."""
+"""Minimum number of rollouts per step. The mean of fewer rewards is not meaningful."""
 
 Moments = tuple[int, float, float]
 """The number of values, their sum, and the sum of their squares."""
@@ -67,7 +70,7 @@ class Summaries(SqlBase):
         )
 
     async def _totals(self, transaction: Transaction) -> RunTotals:
-        """Return the totals of all rollouts, reading only the rollouts from the oldest unfinished rollout on."""
+        """Return the totals for all rollouts, normally reading only the oldest unfinished one and later ones."""
         [(first, last, first_unfinished, queued)] = await transaction.fetch(_ORDINALS)
         first, last = first or 1, last or 0
         finished = self._finished
@@ -81,7 +84,7 @@ class Summaries(SqlBase):
 
 
 class RunTotals:
-    """Totals of the rollouts from ordinal `first` up to, but not including, `end`."""
+    """Totals for the rollouts from ordinal `first` up to, but not including, `end`."""
 
     def __init__(self, first: int, width: int = MIN_STEP_WIDTH) -> None:
         self.first = first
@@ -92,7 +95,7 @@ class RunTotals:
         self.versions: dict[tuple[str, int], dict[RolloutMode | None, Moments]] = {}
 
     def widened(self, last: int) -> RunTotals:
-        """Return a copy with steps so wide that `MAX_STEPS` steps reach the ordinal `last`."""
+        """Return a copy whose steps are wide enough for `MAX_STEPS` of them to reach the ordinal `last`."""
         copy = RunTotals(self.first, self.width)
         copy.end = self.end
         copy.statuses = self.statuses.copy()
@@ -104,7 +107,7 @@ class RunTotals:
         return copy
 
     def add(self, rows: Iterable[Row], end: int) -> None:
-        """Add rows that contain: step, mode, resources id, version, status, count, and the moments of the rewards."""
+        """Add rows that contain step, mode, resources id, version, status, count, and the moments of the rewards."""
         for step, mode, resources_id, version, status, count, *moments in rows:
             self.statuses[status] += count
             if moments[0]:
@@ -131,11 +134,14 @@ _ORDINALS = (
     f"(SELECT min(ordinal) FROM rollouts WHERE status IN ({', '.join(repr(status) for status in UNFINISHED)})), "
     "(SELECT count(*) FROM rollouts WHERE status = 'queuing')"
 )
-"""The first, last and first unfinished rollout, and the number of queued rollouts, which may be large."""
+"""Ordinals of the first, last and first unfinished rollouts, and the number of queued rollouts.
+
+Queued rollouts are counted separately, because there may be many of them.
+"""
 
 
 async def _extended(transaction: Transaction, totals: RunTotals, last: int, end: int) -> RunTotals:
-    """Return the totals with the rollouts before `end`, in steps that reach `last`."""
+    """Return a copy of the totals that includes the rollouts before `end`, with steps wide enough to reach `last`."""
     totals = totals.widened(last)
     found = await transaction.fetch(
         "SELECT (ordinal - ?1) / ?2, mode, resources_id, resources_version, status, count(*), count(reward), "
@@ -148,7 +154,7 @@ async def _extended(transaction: Transaction, totals: RunTotals, last: int, end:
 
 
 async def count_by_status(transaction: Transaction, table: str) -> dict[str, int]:
-    """Return the number of rows by status. Statuses without rows are left out."""
+    """Return the number of rows with each status. Statuses without rows are omitted."""
     found = await transaction.fetch(f"SELECT status, count(*) FROM {table} GROUP BY status")
     return {row[0]: row[1] for row in found}
 
@@ -166,7 +172,7 @@ async def _newest_ended(transaction: Transaction) -> Sequence[Row]:
 
 
 def _recent(ended: Sequence[float], now: float) -> Sequence[float]:
-    """Return the end times of the last minute, or the newest few end times if the last minute has fewer."""
+    """Return the end times in the last minute, or the newest `MIN_RECENT` end times if that minute has fewer."""
     recent = [end for end in ended if end > now - RECENT_SECONDS]
     return recent if len(recent) >= MIN_RECENT else ended[:MIN_RECENT]
 
@@ -229,5 +235,5 @@ _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+\b")
 
 @lru_cache(maxsize=2 * NEWEST_FAILED)
 def _without_variables(message: str) -> str:
-    """Return the message without quoted text, ids and numbers."""
+    """Return the message with quoted text, ids and numbers replaced by `…`."""
     return _VARYING.sub("…", message)

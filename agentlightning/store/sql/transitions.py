@@ -1,7 +1,7 @@
 """Transitions in SQL: the changes to attempt, rollout and worker rows that implement a lifecycle transition.
 
-Each function runs inside a transaction. It reads the rollout's row first, with a lock, so that two transitions of one
-rollout cannot overlap in a database with several writers.
+Each function runs inside a transaction. The rollout's row is read first, with a lock, so that two transitions of the
+same rollout cannot overlap in a database with several writers.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class TransitionWriter:
         return found[0]
 
     async def attempt_row(self, rollout_id: str, attempt_id: str) -> AttemptRow:
-        """Return the row of an attempt, or of the latest attempt for `"latest"`. Raises `NotFound` if it is missing."""
+        """Return the row of an attempt. The id `"latest"` means the latest attempt. Raises `NotFound` if missing."""
         lock = self.dialect.for_update
-        if lock and attempt_id == LATEST:  # no other transaction may start a newer attempt meanwhile
+        if lock and attempt_id == LATEST:  # prevent other transactions from starting a newer attempt
             await self.rollout_row(rollout_id)
         column = "r.attempt_id" if attempt_id == LATEST else "?2"
         found = await self.transaction.fetch(
@@ -76,7 +76,7 @@ class TransitionWriter:
         )
 
     async def begin(self, queued: Sequence[tuple[Row, int]], worker_id: str | None) -> list[AttemptedRollout]:
-        """Start an attempt of each rollout and remove the rollout from the queue. The int is its number of attempts."""
+        """Start an attempt for each rollout and dequeue the rollout. The int is its number of earlier attempts."""
         begun = [await self._new_attempt(row, earlier_attempts, worker_id) for row, earlier_attempts in queued]
         await self._insert_attempts(begun)
         await self.transaction.execute_many(
@@ -109,7 +109,7 @@ class TransitionWriter:
         return True
 
     async def apply_heartbeat(self, row: AttemptRow, transition: Transition, **columns: Any) -> None:
-        """Write the transition after a heartbeat or span, the new deadline, and other columns of the attempt."""
+        """Write the transition caused by a heartbeat or span, the new deadline, and other `columns` of the attempt."""
         await self._set_rollout_status(row.state, transition.rollout)
         if row.state.attempt == "unresponsive" and row.columns["worker_id"] is not None:
             await self._restore_worker(row.columns["worker_id"], row.state)
@@ -132,7 +132,7 @@ class TransitionWriter:
     # Ending
 
     async def apply(self, row: AttemptRow, transition: Transition, *, reason: str | None = None) -> None:
-        """Write the transition after a report on an attempt. `reason` is stored in the attempt's metadata."""
+        """Write the transition caused by a report on an attempt. `reason` is stored in the attempt's metadata."""
         status = transition.attempt
         assert status is not None
         if status == "running":
@@ -161,7 +161,7 @@ class TransitionWriter:
             await self.apply(row, Transition(row.state.rollout, status), reason=reason)
 
     async def end_rollout(self, rollout_id: str, status: str) -> None:
-        """Set the rollout's final status and wake the callers that wait for its end."""
+        """Set the rollout's final status and wake the callers waiting for the rollout to end."""
         await self.update_rollout(rollout_id, status=status, end_time=self.now, queue_position=None)
         self.transaction.notify(("ended", rollout_id))
 
@@ -257,7 +257,7 @@ _RELEASE_WORKER = (
     "WHERE worker_id = ?1 AND deadline IS NOT NULL AND ordinal <> ?2 ORDER BY ordinal DESC LIMIT 1) AS held ON true"
     ") WHERE worker_id = ?1"
 )
-"""Set the worker idle after an attempt, unless the worker has another live attempt."""
+"""Mark the worker as idle after an attempt, unless it has another live attempt."""
 
 
 @lru_cache

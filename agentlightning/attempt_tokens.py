@@ -7,7 +7,7 @@ import hmac
 import secrets
 
 _SECRET_PREFIX = "agl-secret-"
-"""Prefix that distinguishes our secrets from other API keys, which are never rewritten."""
+"""Prefix that distinguishes our secrets from other API keys. Only our secrets are replaced by attempt tokens."""
 ATTEMPT_TOKEN_PREFIX = "agl-attempt-"
 
 
@@ -17,7 +17,7 @@ def generate_secret() -> str:
 
 
 def derive_secret(token: str) -> str:
-    """Return the secret that belongs to a token. A secret is returned unchanged."""
+    """Derive the secret that belongs to a token. A secret is returned unchanged."""
     return token if token.startswith(_SECRET_PREFIX) else f"{_SECRET_PREFIX}{_digest(token, 'secret')}"
 
 

@@ -33,11 +33,11 @@ Beat = Callable[[], Awaitable[None]]
 SIGTERM_EXIT: Final = 128 + signal.SIGTERM
 """Exit code of a process that was terminated by SIGTERM."""
 MIN_HEARTBEAT_TIMEOUT: Final = 5.0
-"""Minimum timeout of a heartbeat: below the store's limit of 30 seconds, but above the latency of a busy store."""
+"""Minimum timeout for one heartbeat: below the store's limit of 30 seconds, but above the latency of a busy store."""
 POLL_INTERVAL_CHANGES: Final = 0.5
-"""Maximum delay before a change is sent. A change that is reverted within this time causes no extra heartbeat."""
+"""Maximum delay before a change is sent. A change that is reverted within this time is not sent."""
 HEARTBEAT_STOP_TIMEOUT: Final = 2.0
-"""Timeout for cancelling a heartbeat, normally ample. After it, a stuck thread is abandoned as a daemon thread."""
+"""Timeout for cancelling a heartbeat, normally ample. After that, a stuck thread is abandoned as a daemon thread."""
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def event_loop_thread(name: str) -> Generator[BlockingPortal]:
     returns a `concurrent.futures.Future` instead; another event loop can await it with `asyncio.wrap_future`. On a hot
     path, get the loop once with `portal.call(asyncio.get_running_loop)` and use `loop.call_soon_threadsafe`, because
     every call through the portal creates a task. At the end of the block the portal waits for the tasks that it
-    started, or cancels them if the block raised.
+    started, or cancels them if the block raises.
     """
     from anyio.from_thread import start_blocking_portal  # takes 35 ms, so runner processes should not import it
 

@@ -62,7 +62,9 @@ def emit_message(
 ) -> SpanCoreFields:
     """Record a text message."""
     if not isinstance(message, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidInput(f"a message is a string, not {type(message).__name__}; use emit_object for other values")
+        raise InvalidInput(
+            f"a message must be a string, not {type(message).__name__}; use emit_object for other values"
+        )
     return _emit(semconv.MESSAGE, {semconv.MESSAGE_BODY: message, **_flatten(attributes or {})}, propagate=propagate)
 
 
@@ -87,7 +89,7 @@ def emit_exception(
 
 @dataclass(eq=False)
 class OperationSpan:
-    """A step of the agent as a span, around a block or around every call of a function."""
+    """Records a step of the agent as a span: a `with` block, or every call of a decorated function."""
 
     _name: str | None
     _attributes: Mapping[str, Any]
@@ -129,7 +131,7 @@ class OperationSpan:
         self.__exit__(*error)
 
     def __call__(self, fn: F) -> F:
-        """Decorate `fn`: every call becomes an operation with its arguments and its result."""
+        """Decorate `fn` so that every call is recorded as an operation, with its arguments and its result."""
         name, signature = self._name or fn.__name__, inspect.signature(fn)
 
         @functools.wraps(fn)
@@ -163,7 +165,7 @@ def operation(
     """Record a step of the agent: `@operation`, `@operation(name="search")`, `with operation(name="search") as op:`.
 
     As a decorator of a sync or async function, it records the arguments and the result. As a context manager, it
-    records the values passed to `op.set_input` and `op.set_output`. Spans started inside the operation become children.
+    records the values passed to `op.set_input` and `op.set_output`. Spans started in the operation become its children.
     """
     step = OperationSpan(name, attributes, propagate)
     return step(fn) if fn else step

@@ -45,7 +45,7 @@ class AgentLightningError(Exception):
         self.field = field
 
     def __str__(self) -> str:
-        # Unlike KeyError, whose str() is the quoted message, subclasses of LookupError must return it unquoted.
+        # Return the plain message. `KeyError`, another LookupError, would return it in quotes.
         return str(self.args[0])
 
 

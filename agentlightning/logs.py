@@ -1,4 +1,4 @@
-"""Log output in one format: plain lines, rich, or JSON lines.
+"""Configuration of log output as plain lines, rich, or JSON lines.
 
 The library only calls `logging.getLogger(__name__)`. Nothing is configured until a program (`agl …`, a script, a
 notebook) calls `setup_logging`.

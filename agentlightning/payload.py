@@ -49,7 +49,7 @@ def dumps_fields(fields: dict[str, Any]) -> bytes:
 
 
 def dumps_unchecked(value: Any, *, field: str | None = None) -> bytes:
-    """Encode a value that `check` or `loads` has already accepted as JSON.
+    """Encode as JSON a value that `check` or `loads` has already accepted.
 
     Raises an `InvalidInput` that names `field` if JSON cannot represent the value.
     """
@@ -74,9 +74,9 @@ def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH
 def check(value: Any, *, field: str | None = None, depth: int = MAX_DEPTH) -> bool:
     """Raise `InvalidInput` if `value` nests deeper than `depth` or contains NaN or an infinity.
 
-    Return True if `value` contains a float so large that the JSON text may have held an integer beyond 64 bits.
+    Return True if `value` contains a float so large that the JSON text may have contained an integer beyond 64 bits.
     """
-    # Iterate over levels: recursion would be slower and reach Python's recursion limit before MAX_DEPTH.
+    # Iterate over levels, because recursion would be slower.
     level: list[Any] = [value]
     large = False
     for _ in range(depth + 1):
@@ -139,6 +139,6 @@ def _to_plain(value: Any) -> Any:
 
 @lru_cache(1_000)
 def _is_own_type(kind: type[Any]) -> bool:
-    # A parametrised generic reports the module that first parametrised it, so check its origin instead.
+    # A parametrised generic class reports the module that first parametrised it, so check its origin instead.
     origin = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin") or kind
     return origin.__module__.startswith("agentlightning.types.")

@@ -111,7 +111,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 if __name__ == "__main__":
-    # os.read, not sys.stdin.read: a buffered reader's lock, held by a daemon thread, makes the interpreter's exit fail.
+    # Not sys.stdin.read: the interpreter crashes on exit if a daemon thread holds a buffered reader's lock.
     end_with_parent(lambda: os.read(0, 1), GRACE_SECONDS)
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -16,7 +16,7 @@ class RetryPolicy:
     max_delay: float
 
     def delay(self, retries: int) -> float:
-        """Return the seconds to wait after `retries` earlier retries (0, 1, 2, …).
+        """Return the seconds to wait before the next retry, after `retries` earlier ones (0, 1, 2, …).
 
         Jitter removes up to half of the delay, so that callers that failed together do not all retry together.
         """

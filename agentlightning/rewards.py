@@ -1,7 +1,7 @@
 """Rewards in spans, in all supported formats.
 
-The formats, newest first: numbered attributes; the attribute `reward` of older releases; the tutorial's span `reward`
-with a `value`; AgentOps' JSON in the output of a task.
+The formats, newest first: numbered attributes; the attribute `reward` from older releases; the tutorial's span `reward`
+with an attribute `value`; AgentOps JSON in the output of a task.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Reward(NamedTuple):
 
 
 def rewards_in(name: str, attributes: Mapping[str, Any]) -> list[Reward]:
-    """Return all rewards of a span with this name and these attributes, the primary reward first."""
+    """Return all rewards in a span with this name and these attributes, the primary reward first."""
     return [reward for reward in _parse(name, attributes) if reward is not None]
 
 

@@ -1,8 +1,8 @@
 """Semantic conventions: names of spans and span attributes.
 
-The `gen_ai.*` names come from OpenTelemetry's GenAI conventions (semantic-conventions-genai). These are still in
-development, so the package defines its own constants. Many trace viewers read the indexed attributes `gen_ai.prompt.N`
-and `gen_ai.completion.N`.
+The `gen_ai.*` names come from OpenTelemetry's GenAI conventions (semantic-conventions-genai). These conventions are
+still in development, so this package defines its own constants. Many trace viewers read the indexed attributes
+`gen_ai.prompt.N` and `gen_ai.completion.N`.
 """
 
 from typing import Final

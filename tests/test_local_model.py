@@ -90,7 +90,7 @@ def test_built_in_model_is_not_required_for_another_file(tmp_path: Path, monkeyp
     mine.touch()
 
     assert LocalModel(str(mine)).resolved().model == str(mine)
-    with pytest.raises(LocalModelError, match=r"model file .*/absent\.gguf not found; give --model the path"):
+    with pytest.raises(LocalModelError, match=r"model file .*/absent\.gguf not found; pass the path"):
         LocalModel(str(tmp_path / "absent.gguf")).resolved()
 
 

@@ -13,7 +13,7 @@ Headers = Mapping[bytes, bytes]
 """A request's headers by lowercase name."""
 
 MIN_TOKEN_LENGTH = 16
-"""Minimum number of characters: 128 bits if every character carries 8 bits."""
+"""Minimum number of characters in a token. 16 characters contain at most 128 bits."""
 
 
 def is_loopback(host: str) -> bool:
@@ -56,4 +56,4 @@ def is_allowed_host(host: bytes | None, allowed: frozenset[str]) -> bool:
 
 
 CROSS_SITE = frozenset({b"cross-site", b"same-site"})
-"""Values of Sec-Fetch-Site in requests that a browser sends from a page of another site or origin."""
+"""Values of Sec-Fetch-Site in requests that a browser sends from a page on another site or origin."""

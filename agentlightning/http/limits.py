@@ -19,18 +19,18 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a store server. Set them with `LightningStoreServer(store, limits=…)`."""
+    """Limits for a store server. Set them with `LightningStoreServer(store, limits=…)`."""
 
     body: int = 16 * _MIB
-    """Maximum bytes of a request body."""
+    """Maximum size of a request body in bytes."""
     unpacked: int = 20 * _MIB
-    """Maximum bytes of a request body after decompression."""
+    """Maximum size of a request body in bytes after decompression."""
     bodies: int = 256 * _MIB
-    """Maximum total bytes of the bodies of all requests in progress. Above it, requests get 429 with Retry-After."""
+    """Maximum total bytes in the bodies of all requests in progress. Further requests get 429 with Retry-After."""
     requests: int = 4_096
-    """Maximum requests in progress, not counting long polls. Above it, requests get 429 with Retry-After."""
+    """Maximum requests in progress, not counting long polls. Further requests get 429 with Retry-After."""
     head: int = 64 * 1024
-    """Maximum bytes of the request line and headers."""
+    """Maximum total size of the request line and headers in bytes."""
     depth: int = MAX_DEPTH
     """Maximum nesting depth of JSON in a body. Cannot exceed the default."""
     page: int = 1_000
@@ -71,7 +71,7 @@ class AdmissionControl:
 
 
 class Permit:
-    """The capacity reserved for an admitted request, and the request's body. A context manager for the capacity."""
+    """The capacity reserved for an admitted request, and the request's body. A `with` block releases the capacity."""
 
     __slots__ = ("_control", "_size", "body")
 
@@ -89,7 +89,7 @@ class Permit:
         self.body, self._size = body, len(body)
 
     def release(self) -> None:
-        """Release the capacity before the end of the request, because the request only waits. Idempotent."""
+        """Release the capacity, for example before the end of a request that only waits. Idempotent."""
         if self._control is not None:
             self._control.bytes -= self._size
             self._control.requests -= 1
@@ -103,7 +103,7 @@ class Permit:
 
 
 _UNKNOWN_LENGTH = _MIB
-"""Bytes to reserve for a body that does not declare its length."""
+"""Bytes to reserve for a body whose length the request does not declare."""
 
 
 def _expected_length(scope: Scope) -> int:
@@ -179,7 +179,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 class TimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, extended to close connections whose headers are too slow or too large."""
+    """uvicorn's HTTP protocol, extended to close connections whose headers arrive too slowly or are too large."""
 
     def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

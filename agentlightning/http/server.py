@@ -96,7 +96,7 @@ class GracefulServer(uvicorn.Server):
                     await self._stop_requested.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Shut down like uvicorn, but without its pauses of 0.1 seconds."""
+        """Shut down like uvicorn, but without uvicorn's 0.1-second pauses."""
         self._on_stopping()
         for listener in [*self.servers, *(sockets or [])]:
             listener.close()

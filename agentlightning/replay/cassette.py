@@ -41,13 +41,13 @@ class Cassette:
     def __init__(self, calls: Iterable[RecordedCall]) -> None:
         self.calls = list(calls)
         self.unused = list(self.calls)
-        """The recorded calls that the replay has not made yet."""
+        """The recorded calls whose responses have not been returned yet."""
         self.difference: str | None = None
-        """Description of the replay's first call that does not match its recorded call, with the field that differs."""
+        """Description of the replay's first call that does not match the recording, with the field that differs."""
 
     @classmethod
     def from_spans(cls, spans: Iterable[Span]) -> Cassette:
-        """Read the calls from an attempt's spans. A call recorded by two spans is included once."""
+        """Read the calls from an attempt's spans. A call recorded by two spans is included only once."""
         calls: dict[str, RecordedCall] = {}
         for number, span in enumerate(spans):
             request, response = (object_in(span.attributes, name) for name in (semconv.REQUEST, semconv.RESPONSE))
@@ -62,7 +62,7 @@ class Cassette:
         return len(self.calls) - len(self.unused)
 
     def response_to(self, path: str, request: JsonObject) -> JsonObject | None:
-        """Return the recorded response to a call. Return None and set `difference` if there is none."""
+        """Return the recorded response to a call. If no recorded call matches, set `difference` and return None."""
         redacted = orjson.loads(redact(json.dumps(request)))
         for index, call in enumerate(self.unused):
             if call.path == path and first_difference(call.request, redacted) is None:
@@ -118,7 +118,7 @@ async def serve_cassette(cassette: Cassette) -> AsyncGenerator[str]:
         path, body = _api_path(request.path), await request.json()
         response = cassette.response_to(path, body)
         if response is None:
-            # Respond with 400, because no SDK retries it.
+            # Respond with 400, because SDKs do not retry after it.
             error: JsonObject = {"type": "replay", "message": f"replay: {cassette.difference}"}
             return web.json_response({"type": "error", "error": error}, status=400)
         if body.get("stream"):
@@ -137,7 +137,7 @@ async def serve_cassette(cassette: Cassette) -> AsyncGenerator[str]:
 
 
 def _to_event_stream(path: str, response: JsonObject, request: JsonObject) -> bytes:
-    """Convert a complete response to the server-sent events of the API of `path` that SDKs combine into it."""
+    """Convert a complete response to an equivalent stream of server-sent events for the API at `path`."""
     match path:
         case "messages":
             return b"".join(_named_event(event) for event in _anthropic_events(response))

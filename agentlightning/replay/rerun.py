@@ -42,10 +42,10 @@ class ReplayResult:
 
 
 async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | Callable[..., Any]) -> ReplayResult:
-    """Run `agent` on the task of a stored rollout, with recorded responses.
+    """Run `agent` on the task of a stored rollout, with the recorded responses.
 
-    A server with the recorded responses replaces every LLM among the rollout's resources, and the servers in
-    OPENAI_BASE_URL and ANTHROPIC_BASE_URL. Raises `NotFound` if the store does not have the rollout.
+    A server that returns the recorded responses replaces every LLM among the rollout's resources, and the servers set
+    in OPENAI_BASE_URL and ANTHROPIC_BASE_URL. Raises `NotFound` if the store does not contain the rollout.
     """
     rollout = await _rollout(store, rollout_id)
     spans = list(await store.query_spans(rollout_id, "latest"))
@@ -118,7 +118,8 @@ async def regrade(
 ) -> list[RegradeResult]:
     """Call `grader(task, output)` for the given rollouts, or for all succeeded rollouts. Does not change the store.
 
-    The output is the standard output of the agent's program if it was recorded, else the last response of its model.
+    The output is the standard output of the agent's program if it was recorded, otherwise the last response from the
+    agent's model.
     """
     return [await _regrade(store, grader, rollout) async for rollout in _rollouts(store, rollout_ids)]
 

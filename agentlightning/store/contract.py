@@ -91,8 +91,8 @@ class LightningStore:
     """Combined database and task queue, shared by the algorithm, the runners and all other components.
 
     Every method may be called from any event loop and any thread. Times are seconds since the epoch. Updating an
-    unknown object raises `NotFound` (a ValueError and a LookupError); querying it returns nothing. A change that
-    contradicts the current status raises `Conflict`. The statuses succeeded, failed and cancelled are final.
+    unknown object raises `NotFound` (a ValueError and a LookupError); querying one returns None or an empty list. A
+    change that conflicts with the current status raises `Conflict`. Succeeded, failed and cancelled are final statuses.
     """
 
     # Rollouts
@@ -119,12 +119,12 @@ class LightningStore:
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
-        """Append a task to the queue. Without `resources_id`, it uses the resources that are the latest now."""
+        """Append a task to the queue. By default, the task uses the latest resources at the time of this call."""
         raise NotImplementedError
 
     @route("POST /enqueue_many_rollouts", mutates=True)
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> list[Rollout]:
-        """Enqueue all rollouts in this order, or none."""
+        """Enqueue rollouts in the given order, either all of them or none."""
         raise NotImplementedError
 
     @route("GET /dequeue_rollout", mutates=True)
@@ -141,7 +141,7 @@ class LightningStore:
 
     @route("POST /start_attempt", mutates=True)
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
-        """Start a new attempt immediately, regardless of `max_attempts`. A live attempt ends as failed."""
+        """Start a new attempt immediately, regardless of `max_attempts`. The previous attempt, if live, fails."""
         raise NotImplementedError
 
     @route("POST /query_rollouts")
@@ -170,7 +170,7 @@ class LightningStore:
         A `limit` of -1 returns all rollouts, 0 returns none. None sorts last; `sort_by="failed_first"` sorts failed
         rollouts first. `text_contains` is a literal part of the id or of the input's JSON text. Inputs longer than
         `cut_at` are truncated to the beginning of their JSON text. `cursor` continues after the page that returned it,
-        in the same order. `status` and `rollout_ids` are older names of `status_in` and `rollout_id_in`.
+        in the same order. `status` and `rollout_ids` are older names for `status_in` and `rollout_id_in`.
         Raises an `InvalidInput` that lists the sortable fields if `sort_by` is invalid.
         """
         raise NotImplementedError
@@ -191,12 +191,16 @@ class LightningStore:
         config: RolloutConfig | Unset = UNSET,
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> AnyRollout:
-        """Change the given fields. Status `cancelled` cancels it, and `queuing` or `requeuing` enqueues it once."""
+        """Change the given fields of a rollout.
+
+        The status `cancelled` cancels the rollout. The status `queuing` or `requeuing` adds the rollout to the queue
+        unless it is already queued.
+        """
         raise NotImplementedError
 
     @route("POST /wait_for_rollouts")
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
-        """Wait up to `timeout` seconds until all rollouts have ended, and return the ended rollouts in order.
+        """Wait up to `timeout` seconds until all rollouts have ended, and return the ended ones in the given order.
 
         With a `timeout` of None, wait indefinitely. Raises `NotFound` for an unknown id.
         """
@@ -248,7 +252,7 @@ class LightningStore:
 
     @route("POST /update_resources", mutates=True)
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
-        """Store the next version under this id, or the first under a new id. It becomes the latest version."""
+        """Store the next version under this id, or version 1 if the id is new. It becomes the latest version."""
         raise NotImplementedError
 
     @route("POST /query_resources")
@@ -292,7 +296,7 @@ class LightningStore:
 
     @route("POST /add_many_spans", mutates=True)
     async def add_many_spans(self, spans: Sequence[Span]) -> list[Span]:
-        """Store all spans in this order, or none, and return the spans that are not duplicates."""
+        """Store spans in the given order, either all of them or none, and return those that are not duplicates."""
         raise NotImplementedError
 
     async def add_otel_span(
@@ -303,7 +307,7 @@ class LightningStore:
 
     @route("GET /get_next_span_sequence_id/{rollout_id}/{attempt_id}", mutates=True)
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
-        """Reserve the next sequence number of an attempt. No number is returned twice."""
+        """Reserve the next sequence number of an attempt. Each number is returned only once."""
         raise NotImplementedError
 
     @route("POST /get_many_span_sequence_ids", mutates=True)
@@ -349,9 +353,9 @@ class LightningStore:
         heartbeat_stats: dict[str, Any] | None = None,
         attempts: Sequence[AttemptRef] | None = None,
     ) -> Worker:
-        """Record a heartbeat of the worker and of the given `attempts`. None means all live attempts of the worker.
+        """Record a heartbeat for the worker and the given `attempts`. None means all of the worker's live attempts.
 
-        The `stale_attempts` of the result are the attempts that are no longer live: cancelled, ended, or superseded.
+        The result's `stale_attempts` are those attempts that are no longer live: cancelled, ended, or superseded.
         """
         raise NotImplementedError
 
@@ -384,8 +388,8 @@ class LightningStore:
     ) -> Lease:
         """Acquire or renew a named lock for `seconds`, or release it with 0, and return its current state.
 
-        The caller has the lease if the returned `holder` equals the one that it passed. A different holder keeps the
-        lease until it releases the lease or the lease expires.
+        The caller has the lease if the returned `holder` equals the `holder` argument. Otherwise, another holder keeps
+        the lease until that holder releases it or the lease expires.
         """
         raise NotImplementedError
 
@@ -396,7 +400,7 @@ class LightningStore:
 
     @route("GET /summary")
     async def summary(self) -> Summary:
-        """Return rewards, rates and errors of the run. Under load, the result may be up to a second old."""
+        """Return the run's rewards, rates and errors. Under load, the result may be up to a second old."""
         raise NotImplementedError
 
     @property
@@ -406,7 +410,7 @@ class LightningStore:
 
     @property
     def is_unreachable(self) -> bool:
-        """True while the store does not respond. Calls wait until it responds."""
+        """True while the store is not responding. Calls wait until it responds again."""
         return False
 
     def otlp_traces_endpoint(self) -> str | None:

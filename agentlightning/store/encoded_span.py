@@ -1,7 +1,7 @@
-"""Encoded spans: the columns that the store reads, and the rest as the bytes received.
+"""Encoded spans: the fields that the store uses as columns, and the remaining fields as the bytes received.
 
-The server never builds a pydantic model of a span. msgspec decodes the columns; the rest is validated as JSON once,
-stored, and returned unchanged.
+The server never builds a pydantic model of a span. msgspec decodes the columns; the other fields are validated as JSON
+once, stored, and returned unchanged.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class EncodedSpan(msgspec.Struct, forbid_unknown_fields=True):
     resource: msgspec.Raw = msgspec.Raw(b'{"attributes":{},"schema_url":""}')
 
     def mark_late(self) -> None:
-        """Set the attribute that marks a span received after the end of its attempt."""
+        """Mark the span as received after the end of its attempt."""
         self.attributes = msgspec.Raw(orjson.dumps({**orjson.loads(bytes(self.attributes)), LATE: True}))
 
     def json(self) -> bytes:
@@ -74,7 +74,7 @@ class SpanAck(msgspec.Struct, omit_defaults=True):
 
 
 def encode(spans: Sequence[Span]) -> list[EncodedSpan]:
-    """Encode spans from this process. Raises `InvalidInput` for values that JSON cannot represent."""
+    """Encode spans created in this process. Raises `InvalidInput` for values that JSON cannot represent."""
     return [decode(payload.dumps(span.__dict__, field="span")) for span in spans]
 
 
@@ -138,7 +138,8 @@ def _quoted(message: str) -> str:
 # Partial decoding
 
 _REWARD_SPANS = frozenset({semconv.ANNOTATION, semconv.REWARD, TUTORIAL_SPAN})
-# The keys as they appear in JSON text; inside a prompt, their quotes would be escaped. Rust's regex engine is fastest.
+# The keys as they appear in JSON text; in a string such as a prompt, the quotes would be escaped. Rust's regex engine
+# is the fastest.
 _MAY_REWARD = SchemaValidator(
     core_schema.str_schema(
         pattern="|".join(f'"{re.escape(key)}"' for key in (f"{semconv.REWARDS}.0.value", *AGENTOPS_OUTPUTS)),
@@ -148,7 +149,7 @@ _MAY_REWARD = SchemaValidator(
 
 
 def primary_reward(span: EncodedSpan) -> float | None:
-    """Return the span's primary reward. Spans that cannot contain a reward, nearly all of them, are not parsed."""
+    """Return the span's primary reward, if any. Spans that cannot contain one (nearly all spans) are not parsed."""
     text = bytes(span.attributes)
     if span.name not in _REWARD_SPANS and not _MAY_REWARD.isinstance_python(text):
         return None
@@ -174,7 +175,7 @@ def truncate_span(text: bytes, cut_at: int) -> bytes:
 
 
 def truncate_value(text: bytes, cut_at: int) -> Any:
-    """Decode the value, or return the beginning of its JSON text if that is longer than `cut_at`."""
+    """Decode the value, or return the beginning of its JSON text if the text is longer than `cut_at`."""
     if len(text) <= cut_at:
         return orjson.loads(text)
     return text[:cut_at].decode(errors="ignore") + "…"

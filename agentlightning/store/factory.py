@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 DEADLINE_INTERVAL = 0.25
 """Seconds between checks for expired deadlines. Each check is an indexed query that takes a few microseconds."""
 CLOCK_SYNC_INTERVAL = 0.5
-"""Seconds between synchronisations of the servers' lease clocks, and so the maximum difference between the clocks."""
+"""Seconds between synchronisations of the servers' lease clocks, and thus the maximum difference between them."""
 PRUNE_INTERVAL = 60.0
 
 
@@ -109,8 +109,8 @@ class InMemoryLightningStore(_SqliteStore):
 class SqliteLightningStore(_SqliteStore):
     """A store in a SQLite file, which no other store may have open at the same time.
 
-    With `durability="full"`, acknowledged changes survive a power failure. With `"process"`, they survive only the end
-    of the process. Raises `StoreInUse` if another store has the file open.
+    With `durability="full"`, acknowledged changes survive a power failure. With `"process"`, they survive the end of
+    the process but not a power failure. Raises `StoreInUse` if another store has the file open.
     """
 
     def __init__(self, path: str | Path, *, durability: Durability = "full") -> None:
@@ -121,7 +121,8 @@ class SqliteLightningStore(_SqliteStore):
 class PostgresLightningStore(_LocalStore):
     """A store in a PostgreSQL database, `postgresql://user@host/database`. Several stores may share one database.
 
-    Raises `StoreUnavailable` if the database is unreachable, and `MissingExtra` without the extra `[postgres]`.
+    Raises `StoreUnavailable` if the database is unreachable, and `MissingExtra` if the extra `[postgres]` is not
+    installed.
     """
 
     _database: PostgresDatabase
@@ -144,7 +145,7 @@ class PostgresLightningStore(_LocalStore):
 class ReadOnlyStore(SqlStore):
     """A store that only reads a SQLite database. Another store may have the database open.
 
-    Raises `StoreUnavailable` if the file is not a store database of this release.
+    Raises `StoreUnavailable` if the file is not a store database with this release's schema.
     """
 
     read_only = True
@@ -163,7 +164,10 @@ class ReadOnlyStore(SqlStore):
 
 
 def open_for_maintenance(db: str) -> SqlStore:
-    """Open a store for maintenance while another store may serve its database. It deletes only rows that are final."""
+    """Open a store for maintenance, even while another store is serving its database.
+
+    This is safe because maintenance deletes only rows that no longer change.
+    """
     if db.startswith(("postgresql:", "postgres:")):
         return PostgresLightningStore(db)
     path = Path(db.removeprefix("sqlite:///").removeprefix("sqlite:"))

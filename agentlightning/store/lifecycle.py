@@ -1,4 +1,4 @@
-"""Lifecycle of rollouts and attempts: status tables and pure functions, without clock, lock or SQL.
+"""Lifecycle of rollouts and attempts: status tables and pure functions, without clocks, locks or SQL.
 
 All status changes are determined here, and the diagrams in the docs are generated from these tables. A report on an
 attempt changes its rollout only if the attempt is the latest attempt and the rollout has not ended.
@@ -45,7 +45,7 @@ ATTEMPT_TRANSITIONS: Final[Mapping[AttemptStatus, frozenset[AttemptStatus]]] = {
 
 
 class Transition(NamedTuple):
-    """The next statuses of a rollout and its attempt. They equal the current statuses if nothing changes."""
+    """The next statuses of a rollout and its attempt, which are the current statuses if nothing changes."""
 
     rollout: RolloutStatus
     attempt: AttemptStatus | None

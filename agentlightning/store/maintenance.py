@@ -26,7 +26,7 @@ MAX_FINDINGS = 20
 
 # Invariants that hold after every commit. Each query returns the rollouts that violate one invariant.
 _VIOLATIONS = {
-    "is in the queue but has another status than queuing or requeuing": (
+    "is in the queue but has a status other than queuing or requeuing": (
         "SELECT rollout_id FROM rollouts WHERE queue_position IS NOT NULL AND status NOT IN ('queuing', 'requeuing')"
     ),
     "has the status queuing or requeuing but is not in the queue": (
@@ -57,7 +57,7 @@ _VIOLATIONS = {
 
 
 def check_database(source: Path) -> list[str]:
-    """Return the problems found in a SQLite database, one sentence each, or an empty list if there are none."""
+    """Return up to `MAX_FINDINGS` problems found in a SQLite database, one sentence each."""
     connection = open_alongside(source)
     try:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
@@ -105,7 +105,7 @@ class PeriodicTask:
                 with suppress(StoreUnavailable):  # the database is unreachable: the next call does the overdue work
                     await self.run_once()
             except Exception:
-                logger.exception("A periodic task of the store failed; it runs again in %g s", self.interval)
+                logger.exception("A periodic task of the store failed; it will run again in %g s", self.interval)
             await asyncio.sleep(self.interval)
 
 
@@ -139,9 +139,9 @@ def backup(source: Path, target: Path) -> int:
 
 
 def open_alongside(source: Path) -> apsw.Connection:
-    """Open a connection that makes no changes, while the store may have the database open.
+    """Open a connection for reading, even while a store has the database open.
 
-    Raises `StoreUnavailable` if there is no such file.
+    Raises `StoreUnavailable` if the file does not exist.
     """
     if not source.exists():
         raise StoreUnavailable(f"there is no database {source.absolute()}")

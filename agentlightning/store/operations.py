@@ -29,7 +29,7 @@ class Operation:
     """One operation of the contract."""
 
     implementation = ""
-    """Name of the `SqlStore` method that executes it."""
+    """Name of the `SqlStore` method that executes the operation."""
 
     def __init__(self, route: Route, method: Callable[..., Awaitable[Any]]) -> None:
         self.route = route
@@ -51,13 +51,13 @@ class Operation:
     """Encodes the store's result as JSON text."""
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """Return the arguments of a call by name, without omitted arguments."""
+        """Return the arguments of a call by name. Arguments that were not passed are left out."""
         arguments = self.signature.bind(None, *args, **kwargs).arguments
         arguments.pop("self", None)
         return {name: value for name, value in arguments.items() if not isinstance(value, Unset)}
 
     def decode_arguments(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
-        """Parse and validate a JSON object of all arguments. Raises an `InvalidInput` that names the field."""
+        """Parse and validate a JSON object with all arguments. Raises an `InvalidInput` that names the field."""
         return self.validate(self.parse_object(body, depth))
 
     def parse_object(self, body: bytes, depth: int) -> Arguments:
@@ -65,7 +65,9 @@ class Operation:
         value: Any = payload.loads(body, field="body", depth=depth) if body else {}
         if not isinstance(value, dict):
             fields = ", ".join(self.model.model_fields)
-            raise InvalidInput(f"the body of {self.route.path} must be a JSON object of: {fields}", field="body")
+            raise InvalidInput(
+                f"the body of {self.route.path} must be a JSON object with the fields: {fields}", field="body"
+            )
         return cast("Arguments", value)
 
     def validate(self, arguments: Arguments) -> Arguments:
@@ -92,7 +94,7 @@ class Operation:
         return self.result.validate_json(text)
 
     def decode(self, text: bytes, arguments: Arguments) -> Any:
-        """Decode a response into the caller's result. `arguments` are the arguments of the call."""
+        """Decode a response into the result of the call. `arguments` are the arguments of the call."""
         return self.decode_stored(text)
 
     def _argument_model(self, hints: dict[str, Any]) -> type[BaseModel]:
@@ -157,7 +159,7 @@ def _encode_page(page: PaginatedResult[bytes]) -> bytes:
 
 
 class _QuerySpans(Operation):
-    """Serves stored bytes unchanged."""
+    """Returns spans as the stored bytes."""
 
     implementation = "query_encoded_spans"
     encode = staticmethod(_encode_page)

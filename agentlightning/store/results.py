@@ -49,7 +49,7 @@ class Lease(TypedDict):
 
 
 class RewardStep(TypedDict):
-    """Rewards of one section of the run."""
+    """Reward statistics for one section of the run."""
 
     rollout: int
     """Number of the section's last rollout. Rollouts are numbered in order of creation."""
@@ -61,7 +61,7 @@ class RewardStep(TypedDict):
 
 
 class VersionScore(TypedDict):
-    """Rewards of the rollouts with one version of the resources."""
+    """Reward statistics for the rollouts that used one version of the resources."""
 
     resources_id: str
     version: int
@@ -88,11 +88,11 @@ class Summary(TypedDict):
     """Number of rollouts by status. Statuses without rollouts are left out."""
     workers: dict[str, int]
     ended_per_minute: float | None
-    """None if no rollout has ended or no rollout is unfinished."""
+    """None if no rollout has ended or every rollout has ended."""
     seconds_left: float | None
     ended_per_minute_by_worker: dict[str, float]
     steps: list[RewardStep]
     versions: list[VersionScore]
     """The newest 200 versions with rewards, oldest first."""
     errors: list[ErrorCount]
-    """Errors of the newest 300 failed rollouts, most frequent first."""
+    """Errors from the newest 300 failed rollouts, most frequent first."""

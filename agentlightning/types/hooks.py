@@ -10,18 +10,18 @@ from .spans import Span
 
 
 class Hook:
-    """Base class of hooks. The runner calls hooks for every rollout, and logs and ignores their errors."""
+    """Base class for hooks. The runner calls hooks for every rollout, and logs and ignores their errors."""
 
     async def on_rollout_start(self, *, agent: Any, runner: Any, rollout: AttemptedRollout) -> None:
-        """Run before the agent, when the rollout has been claimed and its resources are loaded."""
+        """Run before the agent, after the rollout has been claimed and its resources have been loaded."""
 
     async def on_trace_start(self, *, agent: Any, runner: Any, tracer: Any, rollout: AttemptedRollout) -> None:
-        """Run when tracing starts. Spans emitted from now on belong to the rollout."""
+        """Run when tracing has started. Spans emitted from this point on belong to the rollout."""
 
     async def on_trace_end(self, *, agent: Any, runner: Any, tracer: Any, rollout: AttemptedRollout) -> None:
-        """Run when the agent has returned or raised. Spans emitted here still belong to the rollout."""
+        """Run after the agent has returned or raised. Spans emitted here still belong to the rollout."""
 
     async def on_rollout_end(
         self, *, agent: Any, runner: Any, rollout: AttemptedRollout, spans: Sequence[Span]
     ) -> None:
-        """Run at the end, when all spans are in the store and the attempt's status is final."""
+        """Run at the end, after all spans have been stored and the attempt's status is final."""

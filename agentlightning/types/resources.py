@@ -21,7 +21,7 @@ HIDDEN = "***"
 
 
 class Resource(BaseModel):
-    """Base class of all resources. `resource_type` is the discriminator."""
+    """Base class for all resources. `resource_type` is the discriminator."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class LLM(Resource):
 
 
 class ProxyLLM(LLM):
-    """A model behind the `LLMProxy`, which determines the attempt of a call from the URL."""
+    """A model behind the `LLMProxy`, which uses the URL of a call to determine the attempt that made it."""
 
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -57,7 +57,7 @@ class ProxyLLM(LLM):
     ) -> str:
         """Return the endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` before a trailing `/v1`.
 
-        A W3C `traceparent` sets the parent span of calls that do not send a traceparent header. Raises ValueError if
+        A W3C `traceparent` sets the parent span for calls that do not send a traceparent header. Raises ValueError if
         only one of the two ids is given.
         """
         if rollout_id is None and attempt_id is None:
@@ -91,9 +91,9 @@ class PromptTemplate(Resource):
     """A prompt with placeholders.
 
     Templates are untrusted input, because models write them. With the `f-string` engine, a placeholder is `{name}`: a
-    plain identifier with an optional, restricted format spec (`{price:.2f}`). All other braces stay unchanged, so JSON
-    in prompts works. `{{name}}` yields a literal `{name}`. The `jinja` engine runs in jinja2's sandbox and needs the
-    extra `[jinja]`; the `poml` engine needs the extra `[poml]`.
+    plain identifier with an optional, restricted format spec (`{price:.2f}`). All other braces stay unchanged, so
+    prompts may contain JSON. `{{name}}` yields a literal `{name}`. The `jinja` engine runs in jinja2's sandbox and
+    needs the extra `[jinja]`; the `poml` engine needs the extra `[poml]`.
     """
 
     resource_type: Literal["prompt_template"] = "prompt_template"
@@ -111,7 +111,7 @@ class PromptTemplate(Resource):
                 return _poml(self.template, values)
 
     def placeholders(self) -> list[str]:
-        """Return the names of the f-string placeholders in order, each once."""
+        """Return the names of the f-string placeholders in order, without duplicates."""
         found = (match["name"] for match in _PLACEHOLDER.finditer(self.template) if match["name"])
         return list(dict.fromkeys(found))
 
@@ -119,7 +119,7 @@ class PromptTemplate(Resource):
         expected = self.placeholders()
         missing = [name for name in expected if name not in values]
         unused = [name for name in values if name not in expected]
-        # Missing and unused names together suggest a misspelling. A placeholder that only lacks a value may be literal.
+        # Missing and unused names together suggest a misspelling. A missing name alone may be literal text.
         if missing and unused:
             raise PromptError(
                 f"the prompt template needs {_braced(missing)}, but got {_braced(list(values))}", field=missing[0]

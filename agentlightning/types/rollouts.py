@@ -15,12 +15,13 @@ Metadata = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value i
 
 
 class RolloutConfig(BaseModel):
-    """Timeouts and retries of a rollout's attempts."""
+    """Timeout and retry settings for a rollout's attempts."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """Age in seconds at which an attempt becomes `timeout`. None means no limit while heartbeats or spans arrive."""
+    """Maximum seconds for an attempt, which then gets the status `timeout`. None means no limit while heartbeats or
+    spans arrive."""
 
     unresponsive_seconds: float | None = Field(default=None, gt=0)
     """Seconds without a heartbeat or span after which an attempt is `unresponsive`. None means the store's default."""
@@ -47,7 +48,7 @@ class Rollout(BaseModel):
     config: RolloutConfig = Field(default_factory=RolloutConfig)
     metadata: Metadata = Field(default_factory=dict)
     reward: float | None = None
-    """Final reward: the primary reward of the latest attempt's last span with rewards."""
+    """Final reward: the primary reward in the last of the latest attempt's spans that contain rewards."""
 
 
 class Attempt(BaseModel):
@@ -64,7 +65,7 @@ class Attempt(BaseModel):
     last_heartbeat_time: float | None = None
     """Time of the last heartbeat or span."""
     metadata: dict[str, Any] | None = None
-    """Additional JSON values. `reason` explains every end other than a normal success."""
+    """Additional JSON values. `reason` says why the attempt ended, except after a normal success."""
 
 
 class AttemptedRollout(Rollout):

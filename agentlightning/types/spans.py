@@ -64,7 +64,7 @@ class OtelResource(BaseModel):
 
 
 class SpanCoreFields(BaseModel):
-    """A span without a rollout and an attempt, as returned by agents and created by emitters."""
+    """A span that is not assigned to an attempt, as returned by agents and created by emitters."""
 
     name: str
     status: TraceStatus = Field(default_factory=TraceStatus)
@@ -107,7 +107,7 @@ class Span(BaseModel):
     def from_opentelemetry(
         cls, readable_span: ReadableSpan, rollout_id: str, attempt_id: str, sequence_id: int = 0
     ) -> Span:
-        """Convert an OpenTelemetry span. Nanoseconds become seconds, and attributes with value None are dropped."""
+        """Convert an OpenTelemetry span. Nanoseconds become seconds, and attributes whose value is None are dropped."""
         context = readable_span.get_span_context()
         if context is None:
             raise ValueError(f"span {readable_span.name!r} has no context")
@@ -159,7 +159,7 @@ class Span(BaseModel):
         status: TraceStatus | None = None,
         resource: OtelResource | None = None,
     ) -> Span:
-        """Create a span with these attributes. By default, ids are random and times are the current time."""
+        """Create a span with these attributes. By default, its own ids are random and its times are now."""
         from ..semconv import VIRTUAL
 
         start_time = time.time() if start_time is None else start_time

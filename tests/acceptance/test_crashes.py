@@ -43,7 +43,7 @@ async def test_restart_of_a_killed_store_loses_nothing(blocked: BlockedAnswer, p
 
     assert algo.wait() == 0
     assert_finished(algo)
-    runner.wait_for_line("responds again")
+    runner.wait_for_line("responding again")
     async with programs.client() as client:
         for rollout_id in rollout_ids(algo):
             rollout = await client.get_rollout_by_id(rollout_id)

@@ -122,7 +122,7 @@ async def test_runner_client_executes_rollouts_and_gets_forbidden_otherwise(prot
         await runner.update_worker("w")
         await runner.update_attempt(attempted.rollout_id, "latest", status="succeeded")
 
-        with pytest.raises(Forbidden, match="runner's token"):
+        with pytest.raises(Forbidden, match="runner token"):
             await runner.enqueue_rollout("mine")
         assert (await admin.statistics())["rollouts"] == {"succeeded": 1}
 

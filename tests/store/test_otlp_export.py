@@ -203,8 +203,8 @@ async def test_unavailable_target_delays_no_call_and_receives_everything_later(
         receiver.wait_for(21)
 
     assert receiver.names == [*(f"span {number}" for number in range(20)), "one more"]
-    assert caplog.text.count("Spans for there stay in the store and are retried: the target returned 503") == 1
-    assert "there accepts spans again" in caplog.text
+    assert caplog.text.count("Spans for there remain in the store and will be sent again: the target returned 503") == 1
+    assert "there is accepting spans again" in caplog.text
 
 
 @pytest.mark.parametrize("status", [429, 401])
@@ -294,8 +294,8 @@ async def test_target_that_has_accepted_no_span_loses_none(
 
     assert receiver.names == ["a", "b", "c"]
     assert (
-        "stay in the store and are retried: the target has accepted no span yet, 422: the header x-experiment"
-        in caplog.text
+        "remain in the store and will be sent again: the target has not accepted any spans yet, "
+        "422: the header x-experiment" in caplog.text
     )
 
 

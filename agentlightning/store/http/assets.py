@@ -1,9 +1,9 @@
 """The dashboard's files over HTTP, under a strict Content-Security-Policy.
 
 Each file is read and compressed once: with Starlette's StaticFiles and GZipMiddleware, a page load took 172 ms of the
-store's CPU time instead of 4 ms. Only files that were present at startup are served, so no path from a request reaches
-the disk. The URLs of the files contain a version derived from their content, so a browser can cache them permanently
-and still gets a new release immediately.
+store's CPU time instead of 4 ms. Only files that were present at the first request are served, so no path from a
+request reaches the disk. The URLs contain a version derived from the files' content, so a browser can cache the files
+permanently and still loads a new release immediately.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # No string from a span can become markup or code.
+        # Prevents strings in spans from becoming markup or code.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )
@@ -69,7 +69,7 @@ class Asset:
 
 @cache
 def assets() -> dict[str, Asset]:
-    """Return the dashboard's files by path below `dashboard/`."""
+    """Return the dashboard's files by their path below `dashboard/`."""
     contents = _contents() | {"index.html": _index()}
     return {
         name: Asset(content, gzip.compress(content, mtime=0), _MEDIA_TYPES[Path(name).suffix], f'"{_hash(content)}"')
@@ -84,7 +84,7 @@ def version() -> str:
 
 
 async def get_asset(request: Request) -> Response:
-    """Return the page, or the file with the path `name` below `/dashboard/`."""
+    """Return the index page, or the file at the path `name` below `/dashboard/`."""
     path = request.path_params.get("name", "index.html")
     name = path.removeprefix(f"{version()}/")
     asset = assets().get(name)
@@ -106,7 +106,7 @@ def _contents() -> dict[str, bytes]:
 
 
 def _index() -> bytes:
-    """Return the page with preload links for all modules, which saves the browser one round trip per import level."""
+    """Return the index page with preload links for all modules, which save the browser one round trip per level."""
     names = [name for name in _contents() if name.endswith(".js")]
     modules = "".join(f'<link rel="modulepreload" href="dashboard/{name}" />' for name in names)
     page = _contents()["index.html"].replace(b"<!-- modules -->", modules.encode())

@@ -1,7 +1,7 @@
 """Authorization of requests to the store: tokens with scopes, and checks of Host and Origin.
 
-A web page in a browser can neither read nor change a store on this machine, because its requests have the Origin of
-another site or a Host header that does not name the store.
+A web page from another site can neither read nor change a store on this machine, because the page's requests have that
+site's Origin or a Host header that does not name the store.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ RUNNER_OPERATIONS = frozenset(
         *("add_span", "add_many_spans", "get_next_span_sequence_id", "get_many_span_sequence_ids", "v1", "batch"),
     }
 )
-"""Operations that the runner token permits: executing rollouts, but not creating, changing or listing them."""
+"""Operations that the runner token permits: those needed to execute rollouts, but not to enqueue, edit or list them."""
 
 ATTEMPT_PATHS = frozenset({"/v1/traces"})
-"""Paths that an attempt's token permits. The endpoint checks each span with `covers_attempt`."""
+"""Paths that an attempt token permits. The endpoint checks each span with `covers_attempt`."""
 
 _RUNNER = "agentlightning.runner"
-"""ASGI scope key that marks a request with the runner token."""
+"""ASGI scope key that marks a request made with the runner token."""
 _ATTEMPT_TOKEN = "agentlightning.attempt_token"
-"""ASGI scope key of a request with an attempt's token: the token, and the secrets it may be derived from."""
+"""ASGI scope key for the attempt token of a request, and the secrets from which the token may have been derived."""
 
 
 class RequestAuthorizer:
@@ -59,10 +59,12 @@ class RequestAuthorizer:
     def authorize(self, scope: Scope) -> None:
         """Raise `Unauthorized` or `Forbidden` unless the request is permitted."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        # With a token, a foreign Host header is harmless, because the web page that sends it does not know the token.
+        # If a token is required, a foreign Host header is harmless: the web page that sends it does not know the token.
         if self._token is None and not is_allowed_host(headers.get(b"host"), self._hosts):
             host = headers.get(b"host", b"").decode("latin-1")
-            raise Forbidden(f"the Host {host!r} is not a name of this store; allow it with --allow-host", field="Host")
+            raise Forbidden(
+                f"the Host header {host!r} does not name this store; allow it with --allow-host", field="Host"
+            )
         # The dashboard's static files contain no data from the store, and other sites may link to them.
         if scope["path"] == "/" or scope["path"].startswith("/dashboard/"):
             return
@@ -87,7 +89,7 @@ class RequestAuthorizer:
 def check_operation(scope: Scope, operation: str) -> None:
     """Raise `Forbidden` if the request's token does not permit an operation."""
     if _RUNNER in scope and operation not in RUNNER_OPERATIONS:
-        raise Forbidden(f"a runner's token does not permit {operation}; use the admin token", field="Authorization")
+        raise Forbidden(f"the runner token does not permit {operation}; use the admin token", field="Authorization")
 
 
 def covers_attempt(scope: Scope, rollout_id: str, attempt_id: str) -> bool:
@@ -103,4 +105,4 @@ def _check_origin(headers: Headers) -> None:
     if headers.get(b"sec-fetch-site") in CROSS_SITE or (
         origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
     ):
-        raise Forbidden("pages of another origin may not send requests to this store", field="Origin")
+        raise Forbidden("web pages from another origin may not send requests to this store", field="Origin")

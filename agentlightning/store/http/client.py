@@ -1,7 +1,8 @@
 """LightningStoreClient: the contract over HTTP.
 
-Every call may be retried: mutations carry an idempotency key, so a mutation whose response was lost is executed once.
-While the store is unreachable, the client waits and retries. It logs one line when that starts and one when it ends.
+Every call may be retried: mutations carry an idempotency key, so a mutation whose response was lost is executed only
+once. While the store is unreachable, the client waits and retries. It logs one line when the store becomes unreachable
+and one when the store responds again.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from ..operations import Arguments, Operation, error_from_problem, operation_tab
 from .transport import StoreCall, Transport
 
 LONG_POLL_SECONDS: Final = 25.0
-"""Maximum seconds of one long poll. Proxies and firewalls keep an idle connection open for at least 30 seconds."""
+"""Maximum seconds for a long poll. Proxies and firewalls keep an idle connection open for at least 30 seconds."""
 DEFAULT_URL: Final = "http://localhost:4747"
 RETRY: Final = RetryPolicy(first_delay=0.05, max_delay=2.0)
 MAX_TRIES_ON_ERROR: Final = 3
-"""Maximum tries of a call that fails with an internal error of the store, before the error is raised."""
+"""Number of times to try a call that fails with an internal error in the store before raising the error."""
 
 
 def _remote(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -48,11 +49,11 @@ class _RemoteStore(LightningStore):
 
 
 class LightningStoreClient(_RemoteStore):
-    """Client for the store at `url`. It may be used from several event loops and threads concurrently.
+    """Client for the store at `url`. A client may be used from several event loops and threads concurrently.
 
     `url` defaults to AGL_STORE_URL, then to http://localhost:4747; `token` defaults to AGL_TOKEN. With
-    `give_up_after`, a call raises `StoreUnavailable` if the store stays unreachable for that many seconds. Without it,
-    a call retries until the store responds. Clients can be pickled and copied into child processes.
+    `give_up_after`, a call raises `StoreUnavailable` if the store stays unreachable for that many seconds. By
+    default, a call is retried until the store responds. Clients can be pickled and passed to child processes.
     """
 
     def __init__(self, url: str | None = None, *, token: str | None = None, give_up_after: float | None = None) -> None:
@@ -82,7 +83,7 @@ class LightningStoreClient(_RemoteStore):
         return f"{self.url}/v1/traces"
 
     def attempt_token(self, rollout_id: str, attempt_id: str) -> str | None:
-        """Return a token with which an agent can only add spans to this attempt, or None for a store without tokens."""
+        """Return a token that only permits adding spans to this attempt, or None if this client has no token."""
         return attempt_token(derive_secret(self._token), rollout_id, attempt_id) if self._token else None
 
     async def close(self) -> None:
@@ -118,7 +119,7 @@ class LightningStoreClient(_RemoteStore):
             if result or (deadline is not None and deadline <= time.monotonic()):
                 return result
 
-    # Lists arrive in pages
+    # Paginated lists
 
     async def _fetch_pages(self, operation: Operation, arguments: Arguments) -> PaginatedResult[Any]:
         """Return all requested items, fetching as many pages as necessary.
@@ -134,8 +135,7 @@ class LightningStoreClient(_RemoteStore):
             items += page.items
         return page.model_copy(update={"items": items, "limit": limit, "offset": offset})
 
-    # One call
-
+    # Single calls
     async def _call(self, operation: Operation, arguments: Arguments) -> Any:
         if operation.is_paginated:
             return await self._fetch_pages(operation, arguments)
@@ -177,7 +177,7 @@ def _store_call(operation: Operation, arguments: Arguments) -> StoreCall:
     is_get = operation.route.method == "GET"
     query = {name: _query_value(value) for name, value in rest.items() if value is not None} if is_get else {}
     body = None if is_get else payload.dumps_fields(rest)
-    # The key begins with the time, so that the store's index of keys grows at its end.
+    # The key begins with the time, so that new keys are appended at the end of the store's index.
     key = f"{time.time_ns():x}{os.urandom(8).hex()}" if operation.route.mutates else None
     wait = float(arguments.get("wait") or arguments.get("timeout") or 0.0)
     return StoreCall(operation, arguments, f"/{operation.name}{path}", query, body, key, wait)

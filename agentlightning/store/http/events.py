@@ -1,9 +1,9 @@
-"""`GET /events`: changes of the store as server-sent events.
+"""`GET /events`: changes to the store as server-sent events.
 
-Each commit announces which rollouts, spans, workers and resources it changed. The feed coalesces the announcements of
-a quarter of a second into one event and sends the same bytes to every subscriber, so that 20 open dashboards cost
-little more than one. A client that reconnects with Last-Event-ID receives the events that it missed. If those are no
-longer kept, or if the client reads too slowly, it receives an event that tells it to reload everything.
+Each commit announces which rollouts, spans, workers and resources it changed. The feed combines the announcements made
+within a quarter of a second into one event and sends the same bytes to every subscriber, so that 20 open dashboards
+cost little more than one. A client that reconnects with Last-Event-ID receives the events that it missed. If those
+events are no longer available, or if the client reads too slowly, the client is told to reload everything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..sql import SqlStore
 COALESCE_SECONDS = 0.25
 KEEP_ALIVE_INTERVAL = 15.0
 MAX_IDS_PER_EVENT = 100
-"""Maximum number of rollouts in one event. Above it, the event tells clients to reload everything."""
+"""Maximum number of rollouts in one event. If more have changed, the event tells clients to reload everything."""
 MAX_SUBSCRIBERS = 200
 MAX_PENDING_EVENTS = 16
 """Maximum number of events buffered for a slow subscriber: four seconds of changes, at most 400 kB."""
@@ -35,14 +35,14 @@ MAX_REPLAYED_EVENTS = 240
 """Number of events kept for clients that reconnect: one minute of changes."""
 
 Subscriber = asyncio.Queue[bytes | None]
-"""The events that one client has not read yet. None ends the client's stream."""
+"""The events that one client has not yet read. None ends the client's stream."""
 
 _OMITTED_FIELDS = {"input", "config", "metadata"}
-"""Fields that may be large and change only by `update_rollout`."""
+"""Potentially large fields, which only `update_rollout` changes."""
 
 
 _FIELDS = {"rollout": "rollouts", "ended": "rollouts", "spans": "spans", "workers": "workers", "resources": "resources"}
-"""The event field that contains the changes of each topic. Other topics are not published."""
+"""The event field that contains the changes for each topic. Other topics are not published."""
 
 
 class ChangeFeed:
@@ -62,7 +62,7 @@ class ChangeFeed:
         """Changed ids for the next event, by event field."""
 
     async def get_events(self, request: Request) -> Response:
-        """Return the stream of events after the last event that the client received."""
+        """Return a stream of the events that follow the last one that the client received."""
         if len(self._subscribers) >= MAX_SUBSCRIBERS:
             raise StoreBusy(f"the store already has {MAX_SUBSCRIBERS} event subscribers; try again later")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -93,7 +93,7 @@ class ChangeFeed:
         if not self._subscribers:
             self._loop = asyncio.get_running_loop()
             self._has_changes = asyncio.Event()
-            # Commits without a subscriber are not recorded, so a stream cannot continue from an earlier event.
+            # Commits are not recorded while there is no subscriber, so a stream cannot continue from an earlier event.
             self._changes.clear()
             self._number += 1
             self._recent.clear()
@@ -108,7 +108,7 @@ class ChangeFeed:
             self._publisher.cancel()
 
     def _on_commit(self, topic: Topic) -> None:
-        """Record one announcement of a commit. Called by the thread that commits."""
+        """Record one announcement of a commit. Called in the thread that commits."""
         kind, rollout_id = topic
         with self._lock:
             is_first = not self._changes

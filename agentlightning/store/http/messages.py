@@ -1,6 +1,6 @@
 """HTTP messages shared by server and client: headers, media types, and batches of operations.
 
-A client combines concurrent calls into one request. The operations of a batch run concurrently, in no particular order,
+A client combines concurrent calls into one request. The operations in a batch run concurrently, in no particular order,
 and each operation succeeds or fails independently.
 """
 
@@ -25,12 +25,12 @@ Response = tuple[int, bytes]
 
 
 class BatchCall(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One operation of a batch, with all its arguments by name."""
+    """One operation in a batch, with all of its arguments by name."""
 
     operation: str
     arguments: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     idempotency_key: str | None = None
-    """Same value as in the header of that name."""
+    """Same meaning as the `Idempotency-Key` header of a single request."""
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,7 +40,7 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
 
     @classmethod
     def decode(cls, body: bytes) -> Batch:
-        """Decode and check the body of a request. Raises `InvalidInput`."""
+        """Decode and validate the body of a batch request. Raises `InvalidInput`."""
         try:
             batch = _batch.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -52,7 +52,7 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class BatchAnswer(msgspec.Struct):
-    """The response to one operation of a batch."""
+    """The response to one operation in a batch."""
 
     status: int
     body: msgspec.Raw

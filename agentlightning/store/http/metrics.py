@@ -20,22 +20,22 @@ STORE_COUNTERS = {
     "requeues": "Rollouts returned to the queue after a failed attempt.",
     "stale_reports": "Reports rejected with 409 because of a newer attempt or a final status.",
     "duplicate_spans": "Spans that were already stored.",
-    "lost_runners": "Attempts ended because their runner sent no heartbeat.",
+    "lost_runners": "Attempts ended because their runner stopped sending heartbeats.",
     "timeouts": "Attempts ended because they exceeded their timeout.",
     "late_spans": "Spans received after the end of their attempt.",
-    "incomplete_traces": "Attempts that ended without their runner's report and may lack spans.",
+    "incomplete_traces": "Attempts that ended without a report from their runner and may lack spans.",
 }
 
 EXPORT_METRICS = {
     "sent": ("exported_spans_total", "counter", "Spans that an OTLP target has accepted."),
     "rejected": ("export_rejected_spans_total", "counter", "Spans that an OTLP target has permanently rejected."),
     "failures": ("export_failures_total", "counter", "Failed attempts to send spans; they are retried."),
-    "waiting": ("export_waiting_spans", "gauge", "Upper bound on the stored spans not yet sent to an OTLP target."),
+    "waiting": ("export_waiting_spans", "gauge", "Maximum number of stored spans not yet sent to an OTLP target."),
 }
 
 
 class Metrics:
-    """Counts the requests of one server, and renders the counts together with the counters of its store."""
+    """Counts the requests to one server, and renders these counts together with the counters of the server's store."""
 
     def __init__(self, store: SqlStore, admission: AdmissionControl, exporter: OtlpExporter | None = None) -> None:
         self._store = store
@@ -74,7 +74,7 @@ class Metrics:
             "agl_request_seconds_total", "counter", "Time spent on completed requests, including waiting.", seconds
         )
         held = [("", self._admission.bytes)]
-        yield from _metric("agl_bodies_bytes", "gauge", "Bytes of the requests being processed.", held)
+        yield from _metric("agl_bodies_bytes", "gauge", "Total bytes of the request bodies being processed.", held)
 
 
 def _gauges(statistics: Statistics) -> Iterator[str]:

@@ -97,15 +97,19 @@ def _path(method: str, name: str, summary: str, response: dict[str, Any], **more
 
 
 _OTHER_PATHS: dict[str, Any] = {
-    "/health": _path("get", "health", "Check that the server responds.", _content("It responds.", _OBJECT, JSON)),
-    "/ready": _path("get", "ready", "Check that the database responds.", _content("It responds.", _OBJECT, JSON)),
+    "/health": _path(
+        "get", "health", "Check that the server responds.", _content("The server is responding.", _OBJECT, JSON)
+    ),
+    "/ready": _path(
+        "get", "ready", "Check that the database responds.", _content("The database is responding.", _OBJECT, JSON)
+    ),
     BATCH_PATH: _path(
         "post",
         "batch",
         "Execute several operations.",
         _content("The responses, in the order of the operations.", _BATCH_ANSWERS, JSON),
-        description="Accepts operations that change something or look up one object, and do not wait. They run "
-        "concurrently, in no particular order. Each operation succeeds or fails independently.",
+        description="Accepts operations that change something or look up a single object, but do not wait. The "
+        "operations run concurrently, in no particular order. Each operation succeeds or fails independently.",
         requestBody={"required": True, **_content("", _BATCH, JSON)},
     ),
     "/v1/traces": _path(
@@ -114,9 +118,8 @@ _OTHER_PATHS: dict[str, Any] = {
         "Receive spans from any OpenTelemetry exporter (OTLP/HTTP, gzip or plain).",
         {"description": "The rejected spans, if any.", "content": _OTLP},
         description="A span belongs to the attempt identified by agentlightning.rollout_id and "
-        "agentlightning.attempt_id in its attributes, in the baggage header or in its resource's attributes, in this "
-        "order; else to the attempt of its "
-        "trace.",
+        "agentlightning.attempt_id in its attributes, in the baggage header or in its resource's attributes, in that "
+        "order of precedence; otherwise, it belongs to the same attempt as its trace.",
         requestBody={"required": True, "content": _OTLP},
     ),
 }

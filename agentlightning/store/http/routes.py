@@ -29,7 +29,7 @@ from .metrics import Metrics
 logger = logging.getLogger(__name__)
 access = logging.getLogger("agentlightning.store.access")
 
-INTERNAL_ERROR: Final = AgentLightningError("internal error of the store; see its log")
+INTERNAL_ERROR: Final = AgentLightningError("internal error in the store; see the store's log")
 
 _KEY_HEADER = IDEMPOTENCY_KEY.lower().encode()
 _VALID_KEY = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{1,{payload.MAX_ID_LENGTH}}}")
@@ -57,7 +57,7 @@ class StoreApp:
         self._metrics = metrics
         self._operations = operation_table()
         self.is_stopping = False
-        """If True, requests get a response immediately, without waiting."""
+        """If True, long polls return immediately."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -127,7 +127,7 @@ class StoreApp:
         raise ConnectionResetError("the client disconnected")
 
     async def _execute(self, operation: Operation, arguments: Arguments, key: str | None) -> bytes:
-        """Return the result as JSON text, or the stored response if the key was used before."""
+        """Return the result as JSON text, or the stored response if the key has been used before."""
         execute = getattr(SqlStore, operation.implementation)
         if key is None or not operation.route.mutates:
             return operation.encode(await execute(self._store, **arguments))
@@ -159,14 +159,16 @@ class StoreApp:
             operation = self._operations.get(call.operation)
             if operation is None or not operation.batchable:
                 raise InvalidInput(
-                    f"{call.operation!r} is not an operation that a batch can contain", field="operation"
+                    f"{call.operation!r} is not an operation that is allowed in a batch", field="operation"
                 )
             limits = self._admission.limits
             arguments = operation.limit_page(
                 operation.decode_arguments(bytes(call.arguments), limits.depth), limits.page
             )
             if operation.wait_parameter and arguments.get(operation.wait_parameter):
-                raise InvalidInput(f"a batch cannot contain a waiting {call.operation}", field=operation.wait_parameter)
+                raise InvalidInput(
+                    f"a {call.operation} that waits is not allowed in a batch", field=operation.wait_parameter
+                )
             return 200, await self._execute(operation, arguments, call.idempotency_key)
         except AgentLightningError as error:
             return error.status, _encode_problem(error)
@@ -175,7 +177,7 @@ class StoreApp:
             return INTERNAL_ERROR.status, _encode_problem(INTERNAL_ERROR)
 
     def _line(self, call: BatchCall) -> tuple[str, str]:
-        """Return the method and path under which a call of a batch is logged."""
+        """Return the method and path under which a call in a batch is logged."""
         operation = self._operations.get(call.operation)
         return ("POST", BATCH_PATH) if operation is None else (operation.route.method, f"/{call.operation}")
 
@@ -189,7 +191,7 @@ class _Responder:
         self._send = send
         self.status = 0
         self.batch: list[tuple[str, str, int]] = []
-        """Method, path and status of each operation of a batch."""
+        """Method, path and status of each operation in a batch."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":

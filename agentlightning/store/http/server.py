@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 4747
 DRAIN_SECONDS: Final = 6
-"""Seconds for requests in flight after SIGTERM. Including all other cleanup, the process exits within ten seconds."""
+"""Seconds that requests have to finish after SIGTERM. With all other cleanup, the process exits within ten seconds."""
 
 
 def _local(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -87,7 +87,7 @@ class LightningStoreServer(LightningStore):
         return f"{self.endpoint}{PATH}"
 
     async def start(self) -> None:
-        """Start serving in a thread, and return when requests are accepted. Raises `StoreUnavailable` on failure."""
+        """Start serving in a thread, and return once requests are accepted. Raises `StoreUnavailable` on failure."""
         listener = self._listen()
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.start)
@@ -110,7 +110,7 @@ class LightningStoreServer(LightningStore):
     def run_forever(self, on_started: Callable[[], None] = lambda: None) -> None:
         """Serve in this thread until SIGINT or SIGTERM, then drain. Raises `StoreUnavailable` on failure.
 
-        `on_started` is called when the server accepts requests and handles signals.
+        `on_started` is called once the server accepts requests and handles signals.
         """
         listener = self._listen()
         if self._exporter is not None:
@@ -182,8 +182,8 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
 
 
 def _reduce_garbage_collection() -> None:
-    # Requests create hardly any reference cycles. Without this, the garbage collector scanned all modules every few
-    # hundred spans, which took 10 % of the server's time.
+    # Requests create hardly any reference cycles. With the default thresholds, the garbage collector scanned all
+    # modules every few hundred spans, which took 10 % of the server's time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -191,5 +191,5 @@ def _reduce_garbage_collection() -> None:
 
 @functools.cache
 def _openapi() -> bytes:
-    # Create the document on the first request, because this takes longer than the rest of the startup.
+    # Create the document on the first request, because creating it takes longer than the rest of the startup.
     return orjson.dumps(openapi(version("agentlightning")))

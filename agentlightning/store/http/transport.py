@@ -1,7 +1,7 @@
 """The client's HTTP transport: connections, batches of concurrent calls, and the connection state.
 
-A call is sent immediately if few requests are in flight. Otherwise calls are queued until one of the requests returns,
-and are then sent as a batch. No timer delays a call.
+A call is sent immediately if few requests are in flight. Otherwise, calls are queued until one of those requests
+returns or is found to be slow, and are then sent as a batch. Calls are never delayed only to collect a batch.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ logger = logging.getLogger(__name__)
 RESPONSE_TIMEOUT: Final = 60.0
 CONNECT_TIMEOUT: Final = 10.0
 STREAMED_BODY_SIZE: Final = 2**20
-"""Body size in bytes from which a body is sent in pieces, so that sending does not block the event loop."""
+"""Size in bytes above which a body is sent in chunks, so that sending it does not block the event loop."""
 
 MAX_IN_FLIGHT: Final = 2
-"""Requests in flight above which calls are queued: while the store processes one, the client prepares the other."""
+"""Maximum number of requests in flight. While the store processes one of them, the client prepares the other."""
 MAX_BATCH_BYTES: Final = 2**20
 """Maximum bytes of arguments in one batch. A larger call is sent alone."""
 SLOW_REQUEST_SECONDS: Final = 0.25
-"""Seconds after which a request in flight no longer delays other calls."""
+"""Seconds after which a request in flight no longer counts towards `MAX_IN_FLIGHT`."""
 
 _answers = msgspec.json.Decoder(BatchAnswers)
 _UNAVAILABLE = frozenset({429, 502, 503, 504})
 
 Outcome = Response | StoreUnavailable
-"""The response to a call, or the reason why there is none yet."""
+"""The response to a call, or the error if the store is unreachable or busy."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class Transport:
             asyncio.AbstractEventLoop, tuple[AsyncGenerator[aiohttp.ClientSession], aiohttp.ClientSession]
         ] = WeakKeyDictionary()
         self._batchers: WeakKeyDictionary[asyncio.AbstractEventLoop, RequestBatcher] = WeakKeyDictionary()
-        # Protects `_unreachable_since` from calls in several threads, so that each line is logged once.
+        # Protects `_unreachable_since` from concurrent access by several threads, so that each message is logged once.
         self._lock = threading.Lock()
         self._unreachable_since: float | None = None
 
@@ -107,7 +107,7 @@ class Transport:
         if isinstance(outcome, StoreUnavailable):
             return [outcome] * len(calls)
         status, text = outcome
-        if status != 200:  # the whole batch was rejected: each single call may still be accepted
+        if status != 200:  # the whole batch was rejected, but individual calls may still be accepted
             return await asyncio.gather(*(self._send_alone(call) for call in calls))
         return [_outcome(each.status, bytes(each.body)) for each in _answers.decode(text).answers]
 
@@ -139,8 +139,8 @@ class Transport:
         return known[1]
 
     async def _open_session(self) -> AsyncGenerator[aiohttp.ClientSession]:
-        # Use a generator, because event loops close their async generators on shutdown: even a program that never calls
-        # close() closes its connections. The number of connections is unlimited, because each waiting runner uses one.
+        # Use a generator, because event loops close their async generators on shutdown, so the connections are closed
+        # even if the program never calls close(). Their number is unlimited, because each waiting runner occupies one.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
         session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
         try:
@@ -164,12 +164,12 @@ class Transport:
             logger.warning("The store at %s is unreachable (%s); retrying until it responds.", self._url, reason)
 
     def _note_success(self) -> None:
-        if self._unreachable_since is None:  # read without the lock, because every call gets here
+        if self._unreachable_since is None:  # read without the lock, because this runs after every response
             return
         with self._lock:
             since, self._unreachable_since = self._unreachable_since, None
-        if since:  # else another thread has just logged it
-            logger.warning("The store at %s responds again after %.1f s.", self._url, time.monotonic() - since)
+        if since:  # otherwise, another thread has just logged it
+            logger.warning("The store at %s is responding again after %.1f s.", self._url, time.monotonic() - since)
 
 
 def _outcome(status: int, text: bytes) -> Outcome:
@@ -185,7 +185,7 @@ _PendingCall = tuple[StoreCall, asyncio.Future[Outcome]]
 
 
 class RequestBatcher:
-    """Sends the calls of one event loop, either alone or several in one request."""
+    """Sends the calls made in one event loop, either individually or in batches."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class RequestBatcher:
         self._pending: deque[_PendingCall] = deque()
         self._requests = set[asyncio.Task[None]]()
         self._in_flight = set[asyncio.Task[None]]()
-        """The requests in flight that delay other calls."""
+        """The requests that count towards `MAX_IN_FLIGHT`."""
         self._is_scheduled = False
 
     async def send(self, call: StoreCall) -> Outcome:
@@ -208,7 +208,8 @@ class RequestBatcher:
         return await future
 
     def _schedule(self) -> None:
-        # Not immediately: callers woken by the same response make their next calls in the same iteration of the loop.
+        # Do not send immediately: callers woken by the same response make their next calls in the same iteration of the
+        # loop, and these calls can share a batch.
         if not self._is_scheduled and self._pending and len(self._in_flight) < MAX_IN_FLIGHT:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._send_pending)

@@ -1,7 +1,7 @@
 """Encoding of stored spans as OTLP protobuf.
 
 Each span is encoded separately, because a call that encodes a whole batch would hold the GIL for 15 to 30 ms and delay
-every request to the store. The official encoder in opentelemetry-exporter-otlp-proto-common has that problem, takes 1.6
+every request to the store. The official encoder in opentelemetry-exporter-otlp-proto-common has this problem, takes 1.6
 times the CPU time, and accepts only OpenTelemetry ids.
 """
 
@@ -87,7 +87,7 @@ def _link(link: JsonObject) -> Span.Link:
 
 
 def _id(text: str, size: int) -> bytes:
-    """Return the bytes of an id, or bytes of its hash if the text is not an OpenTelemetry id."""
+    """Return an id as bytes. If the text is not a valid OpenTelemetry id, return the first bytes of its hash."""
     try:
         found = bytes.fromhex(text)
     except ValueError:

@@ -1,9 +1,9 @@
 """Export of stored spans to other backends over OTLP/HTTP: Phoenix, Langfuse, Jaeger, MLflow, a collector.
 
-The database is the queue. Each target has a position in the stored spans, from which its export continues after an
+The database is the queue. Each target has a position among the stored spans, from which its export continues after an
 outage of the target or a restart of the store. The export runs in a separate thread and yields after every span, so
 that it does not delay requests. The official exporter, opentelemetry-exporter-otlp-proto-http, is not suitable: it
-reports neither the status nor a partial success, drops a batch after its retries, and encodes a batch in one call.
+reports neither statuses nor partial successes, drops a batch when retries fail, and encodes a batch in one call.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ MAX_BATCH_SPANS = 256
 MAX_BATCH_BYTES = 1024 * 1024
 """Maximum bytes of JSON text in a batch. A larger span is sent alone."""
 BATCH_DELAY_SECONDS = 1.0
-"""Seconds between a new span and its batch. Every batch needs a commit, which may delay other commits."""
+"""Seconds to collect new spans before sending a batch. Every batch requires a commit, which may delay others."""
 POLL_INTERVAL_SPANS = 5.0
 """Seconds between checks for spans stored by other servers, which send no notification."""
 POLL_INTERVAL_COMMITS = 0.05
-"""Seconds between checks that earlier commits of other servers have finished."""
+"""Seconds between checks of whether earlier commits by other servers have finished."""
 RETRY = RetryPolicy(first_delay=0.5, max_delay=60.0)
 MAX_PROBES = 8
-"""Number of newer spans to try if a target rejects the oldest spans and has not accepted any span yet."""
+"""Maximum number of newer spans to try if a target that has not yet accepted any spans rejects the oldest ones."""
 IDLE_RATIO = 2.0
 """Pause after a batch, as a multiple of the CPU time that the thread used for the batch."""
 DRAIN_SECONDS = 3.0
-"""Seconds for sending pending spans when the store stops."""
+"""Maximum seconds to spend on sending pending spans when the store stops."""
 RESPONSE_TIMEOUT = 30.0
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_RETRY_AFTER = 300.0
 
 _TOO_LARGE = 413
 _REJECTED = frozenset({400, _TOO_LARGE, 422})
-"""Statuses that a repeated request would receive again."""
+"""Statuses that the target would return again if the request were retried."""
 
 Rejection = tuple[int, str]
-"""A number of rejected spans, and the target's reason."""
+"""A number of rejected spans, and the reason."""
 
 
 @dataclass(frozen=True)
 class OtlpTarget:
-    """An OTLP/HTTP receiver, and the name under which the store saves its position in the spans."""
+    """An OTLP/HTTP receiver, and the name under which the store saves the position of the export to it."""
 
     name: str
     url: str
@@ -78,7 +78,7 @@ class OtlpTarget:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidInput("write an OTLP target as [NAME=]URL, with http:// or https://", field="export_otlp")
         if parts.username or parts.password:
-            raise InvalidInput("pass the key of an OTLP target in its headers, not in its URL", field="export_otlp")
+            raise InvalidInput("pass the API key for an OTLP target in a header, not in the URL", field="export_otlp")
         if not parts.path.endswith(PATH):
             parts = parts._replace(path=f"{parts.path.rstrip('/')}{PATH}")
         return cls(name or parts.netloc, parts.geturl(), headers or {})
@@ -97,20 +97,20 @@ def parse_headers(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ExportCounts:
-    """Counters of one target since the start of the store."""
+    """Counters for one target since the store was started."""
 
     target: str
     sent: int
     rejected: int
     """Spans that the target will never accept."""
     failures: int
-    """Failed attempts, mostly because the target was unreachable."""
+    """Failed attempts to send spans, mostly because the target was unreachable."""
     waiting: int
-    """Upper bound on the number of spans that have not been sent yet."""
+    """Upper bound on the number of spans that have not yet been sent."""
 
 
 class OtlpExporter:
-    """Sends a store's spans to targets. A new target gets only new spans, or with `past` also the stored spans."""
+    """Sends a store's spans to targets. With `past`, a new target also receives the spans that are already stored."""
 
     def __init__(self, store: SqlStore, targets: Sequence[OtlpTarget], *, past: bool = False) -> None:
         names = [target.name for target in targets]
@@ -124,18 +124,18 @@ class OtlpExporter:
         self._thread: threading.Thread
 
     async def counts(self) -> list[ExportCounts]:
-        """Return the counters of each target."""
+        """Return the counters for each target."""
         newest = (await self._store.span_watermark()).ordinal
         return [export.counts(newest) for export in self._exports]
 
     def start(self) -> None:
-        """Start the export thread and wait until every target has a position."""
+        """Start the export thread and wait until it has tried to register every target."""
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="agl-export", daemon=True)
         self._thread.start()
         self._started.wait()
 
     def stop(self) -> None:
-        """Send pending spans for up to `DRAIN_SECONDS`, then end the thread. The next start sends the rest."""
+        """Send pending spans for up to `DRAIN_SECONDS`, then end the thread. The rest are sent after the next start."""
         with suppress(RuntimeError):  # the loop is closed: the export has failed
             self._loop.call_soon_threadsafe(self._request_stop)
         self._thread.join()
@@ -174,10 +174,10 @@ class OtlpExporter:
         with suppress(StoreUnavailable):
             for each in await self.counts():
                 if each.waiting > 0:
-                    logger.warning("%s were not sent to %s; %s", _count(each.waiting), each.target, outcome)
+                    logger.warning("%s could not be sent to %s; %s", _count(each.waiting), each.target, outcome)
 
     def _on_commit(self, topic: Topic) -> None:
-        """Wake the exports. Called by the thread that commits."""
+        """Wake the exports. Called in the thread that commits."""
         if topic[0] == "spans":
             for export in self._exports:
                 if not export.is_notified:
@@ -198,10 +198,10 @@ class _TargetExport:
         self._stopping = stopping
         self._past = past
         self._has_accepted = False
-        """True if the target has accepted a span since the start, so that a rejection concerns a single span."""
+        """True if the target has accepted a span since the start, and so rejects individual spans, not all requests."""
         self._position = 0
         self._sent_ahead: set[bytes] = set()
-        """Spans after the saved position that have been sent or rejected."""
+        """Spans after the saved position that have already been sent or rejected."""
         self._sent = self._rejected = self._failures = self._retries = 0
         self._last_problem: str | None = None
 
@@ -210,7 +210,7 @@ class _TargetExport:
         return ExportCounts(self._target.name, self._sent, self._rejected, self._failures, waiting)
 
     async def register(self) -> None:
-        """Create a position for the target if it has none yet."""
+        """Create a position for the target if it does not have one yet."""
         await self._store.register_export_target(self._target.name, past=self._past)
 
     async def run(self, session: aiohttp.ClientSession) -> None:
@@ -235,7 +235,7 @@ class _TargetExport:
         await self.register()
         self._position = await self._store.last_exported_ordinal(self._target.name)
         watermark = await self._store.span_watermark()
-        while not await self._store.is_settled(watermark):  # noqa: ASYNC110 - no event announces others' commits
+        while not await self._store.is_settled(watermark):  # noqa: ASYNC110 - no event for other servers' commits
             await asyncio.sleep(POLL_INTERVAL_COMMITS)
         newest = watermark.ordinal
         while self._position < newest:
@@ -255,7 +255,7 @@ class _TargetExport:
             await _wait(self._stopping, IDLE_RATIO * (time.thread_time() - started))
 
     async def _probe(self, session: aiohttp.ClientSession, newest: int, rejection: ReceiverRejectsAll) -> None:
-        """Return if the target accepts a newer span, so that only individual spans are rejected. Otherwise raise."""
+        """Return if the target accepts a newer span, and so rejects only some spans. Otherwise, raise `rejection`."""
         waiting = range(self._position + 1, newest)
         for ordinal in [*sorted(random.sample(waiting, min(len(waiting), MAX_PROBES - 1))), newest]:
             payloads = [payload for _, payload in await self._store.spans_between(ordinal - 1, newest, 1, 1)]
@@ -269,7 +269,7 @@ class _TargetExport:
     # Requests
 
     async def _send(self, session: aiohttp.ClientSession, payloads: Sequence[bytes]) -> None:
-        """Return when each span is accepted or rejected. Raises `ReceiverUnavailable` if the target is unreachable."""
+        """Send spans until each is accepted or rejected. Raises `ReceiverUnavailable` if the target is unreachable."""
         rejections: list[Rejection] = []
         spans: list[bytes] = []
         for payload in payloads:
@@ -277,7 +277,7 @@ class _TargetExport:
                 spans.append(encode_span(payload))
             except Exception as error:
                 rejections.append((1, f"the span cannot be encoded as OTLP: {error!r}"))
-            await asyncio.sleep(0)  # releases the interpreter to threads that serve requests
+            await asyncio.sleep(0)  # releases the GIL to threads that serve requests
         if spans:
             rejections += await self._deliver(session, spans)
         for count, reason in rejections:
@@ -295,10 +295,10 @@ class _TargetExport:
         if status not in _REJECTED:
             raise ReceiverUnavailable(f"the target returned {status}", retry_after)
         if status != _TOO_LARGE and not self._has_accepted:
-            raise ReceiverRejectsAll(f"the target has accepted no span yet, {reason}")
+            raise ReceiverRejectsAll(f"the target has not accepted any spans yet, {reason}")
         if len(spans) == 1:
             return [(1, reason)]
-        middle = len(spans) // 2  # one invalid span, or too many spans in one request
+        middle = len(spans) // 2  # the request contains an invalid span or too many spans
         return [*await self._deliver(session, spans[:middle]), *await self._deliver(session, spans[middle:])]
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[int, bytes, float]:
@@ -320,7 +320,7 @@ class _TargetExport:
             logger.exception("The export of spans to %s failed; retrying", self._target.name)
         problem = str(error) or type(error).__name__
         if problem != self._last_problem:
-            logger.warning("Spans for %s stay in the store and are retried: %s", self._target.name, problem)
+            logger.warning("Spans for %s remain in the store and will be sent again: %s", self._target.name, problem)
         self._last_problem = problem
         retry_after = error.retry_after if isinstance(error, ReceiverUnavailable) else 0.0
         await _wait(self._stopping, max(RETRY.delay(self._retries), retry_after))
@@ -328,12 +328,12 @@ class _TargetExport:
 
     def _log_recovery(self) -> None:
         if self._last_problem is not None:
-            logger.warning("%s accepts spans again and has received all of them", self._target.name)
+            logger.warning("%s is accepting spans again and has received all of them", self._target.name)
         self._last_problem, self._retries = None, 0
 
 
 class ReceiverUnavailable(Exception):
-    """The target does not accept requests at the moment."""
+    """The target is not accepting requests at the moment."""
 
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
         super().__init__(reason)
@@ -341,7 +341,7 @@ class ReceiverUnavailable(Exception):
 
 
 class ReceiverRejectsAll(ReceiverUnavailable):
-    """The target has not accepted any span yet, so it may reject all requests, e.g. because of a missing header."""
+    """The target has not accepted any spans yet, so it may reject all requests, e.g. because of a missing header."""
 
 
 def _partial_rejection(answer: bytes) -> list[Rejection]:

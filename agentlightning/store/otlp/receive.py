@@ -1,7 +1,8 @@
 """`POST /v1/traces`: receives spans from any OpenTelemetry exporter, as protobuf or JSON, with or without gzip.
 
-A span belongs to the attempt that is named in its attributes, else in the baggage header, else in its resource
-attributes, else to the attempt of its trace. Spans without a known attempt are not stored; the response counts them.
+A span belongs to the attempt named in its attributes, in the baggage header or in its resource attributes, in that
+order of precedence; otherwise, it belongs to the same attempt as its trace. Spans without a known attempt are not
+stored; the response contains their number.
 """
 
 from __future__ import annotations
@@ -46,17 +47,17 @@ AttemptIds = tuple[str, str]
 JsonObject = dict[str, Any]
 
 _THREAD_THRESHOLD = 64 * 1024
-"""Body size in bytes from which a body is decoded in a thread, so that decoding does not delay other requests."""
+"""Minimum size in bytes of a body that is decoded in a thread, so that decoding it does not delay other requests."""
 _RPC_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
-"""The code of google.rpc.Status for each HTTP status."""
+"""The google.rpc.Status code for each HTTP status."""
 
 _STATUS = ("UNSET", "OK", "ERROR")
 _UNKNOWN = "?"
-"""Placeholder for the ids until the span's attempt is known."""
+"""Placeholder for the rollout and attempt ids until the span's attempt is known."""
 
 
 class OtlpReceiver:
-    """Stores the spans of OTLP requests, for the attempts that the request's token covers."""
+    """Stores the spans in OTLP requests that belong to attempts covered by the request's token."""
 
     def __init__(
         self, store: SqlStore, admission: AdmissionControl, covers_attempt: Callable[[Scope, str, str], bool]
@@ -66,7 +67,7 @@ class OtlpReceiver:
         self._covers_attempt = covers_attempt
 
     async def post_traces(self, request: Request) -> Response:
-        """Store the spans of one request."""
+        """Store the spans in one request."""
         media_type = request.headers.get("content-type", PROTOBUF).partition(";")[0].strip().lower()
         if media_type not in (JSON, PROTOBUF):
             return _failure(JSON, 415, f"{PATH} takes {PROTOBUF} and {JSON}, not {media_type}")
@@ -123,7 +124,7 @@ def _baggage(request: Request) -> AttemptIds | None:
 
 
 def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[ReceivedSpan | str]:
-    """Return the spans in order, with the reason in place of a span that cannot be stored. Raises `InvalidInput`."""
+    """Return the spans in order, or for each span that cannot be stored, the reason. Raises `InvalidInput`."""
     if encoding == "gzip":
         body = decompress(body, limit)
     elif encoding != "identity":
@@ -137,9 +138,10 @@ def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[Re
 
 
 def decompress(body: bytes, limit: int) -> bytes:
-    """Decompress gzip data. Raises `TooLarge` if the result exceeds `limit` bytes, `InvalidInput` for other data."""
+    """Decompress gzip data. Raises `TooLarge` if the result exceeds `limit` bytes, `InvalidInput` for invalid data."""
     content = b""
-    # Gzip data ends with the size of its content, so most bombs are rejected immediately, and all others at the limit.
+    # Gzip data ends with the size of its content, so most decompression bombs are rejected immediately, and all others
+    # when they reach the limit.
     is_too_large = int.from_bytes(body[-4:], "little") > limit
     while body and not is_too_large:
         member = zlib.decompressobj(wbits=31)
@@ -275,7 +277,7 @@ def _parse_json(body: bytes) -> ExportTraceServiceRequest:
     if not isinstance(value, dict):
         raise ValueError("it must be a JSON object")
     request = cast("JsonObject", value)
-    # OTLP's JSON is protobuf's JSON, except that ids are hex instead of base64.
+    # OTLP's JSON encoding is protobuf's JSON encoding, except that ids are hex instead of base64.
     for group in _objects(request, "resourceSpans"):
         for scope in _objects(group, "scopeSpans"):
             for span in _objects(scope, "spans"):
@@ -314,6 +316,6 @@ def _failure(media_type: str, status: int, message: str) -> Response:
         body = orjson.dumps({"code": code, "message": message})
     else:  # ExportTracePartialSuccess has the wire format of google.rpc.Status
         body = ExportTracePartialSuccess(rejected_spans=code, error_message=message).SerializeToString()
-    # Never return 429: exporters may treat it as final, and the protocol uses 503 for a busy server.
+    # Never return 429: some exporters do not retry after it, and the protocol also allows 503 for an overloaded server.
     headers = {"Retry-After": "1"} if status == 503 else None
     return Response(body, status, headers, media_type=media_type)

@@ -89,7 +89,9 @@ class ProxyApp:
             case _, path if path in CALL_PATHS:
                 raise ProxyError(f"/v1/{path} accepts POST, not {method}", 405)
             case _, path:
-                raise ProxyError(f"/v1/{path} does not exist; model calls go to {', '.join(sorted(CALL_PATHS))}", 404)
+                raise ProxyError(
+                    f"/v1/{path} does not exist; send model calls to one of {', '.join(sorted(CALL_PATHS))}", 404
+                )
 
 
 def _log_access(scope: Scope, status: int, seconds: float) -> None:

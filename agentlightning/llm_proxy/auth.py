@@ -23,10 +23,10 @@ class RequestTarget:
     """The components of a request's URL path."""
 
     path: str
-    """The path after `/v1/`: chat/completions, messages, models."""
+    """The path after `/v1/`, such as chat/completions, messages or models."""
     rollout_id: str = ""
     attempt_id: str = ""
-    """The rollout id, or empty if the call belongs to no attempt."""
+    """The attempt id. Both ids are empty if the call does not belong to an attempt."""
     traceparent: str = ""
     """The W3C traceparent of the call's parent span, if the URL contains one."""
 
@@ -53,7 +53,7 @@ class ProxyRequest:
     content: bytes
     body: Json
     client_key: str | None
-    """The agent's own API key, used for an upstream without a configured key."""
+    """The agent's own API key, used if no key is configured for the upstream."""
 
 
 class ProxyAuthenticator:
@@ -65,7 +65,7 @@ class ProxyAuthenticator:
     """
 
     secret: str | None
-    """Secret from which attempt tokens are derived, or None without a token. Runners receive it, agents never do."""
+    """Secret from which attempt tokens are derived, or None without a token. Runners receive it; agents never do."""
 
     def __init__(self, host: str, token: str | None) -> None:
         check_exposure(host, token, server="proxy", remedy="pass token= or --token")
@@ -80,7 +80,7 @@ class ProxyAuthenticator:
         if self._token is None:
             if not is_allowed_host(headers.get(b"host"), self._hosts):
                 host = headers.get(b"host", b"").decode("latin-1")
-                raise Forbidden(f"this proxy does not serve the Host {host!r}", field="Host")
+                raise Forbidden(f"this proxy does not accept requests for the host {host!r}", field="Host")
         elif target.path != "health":
             self._check_key([self._token, self.secret or self._token], api_key_in(headers), target)
 

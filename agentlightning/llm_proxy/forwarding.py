@@ -1,4 +1,4 @@
-"""Forward one call to a model server, and store its span before the agent receives the end of the response."""
+"""Forwarding of calls to model servers. A call's span is stored before the agent receives the end of the response."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ForwardedCall:
         """True once the agent has received any part of the response."""
 
     async def forward(self, send: Send) -> None:
-        """Forward the call and its response. On failure, raise `ProxyError` if the agent has received nothing yet."""
+        """Forward the call and its response. Raise `ProxyError` if it fails before the agent has received anything."""
         try:
             if self._recording is not None:
                 await self._inject_parameters()
@@ -62,7 +62,7 @@ class ForwardedCall:
             self._prompt = asyncio.create_task(self._server.prompt_token_ids(path, body))
 
     async def _request(self, send: Send) -> None:
-        """Send the call. Retry a failure before the first byte of the response while retries are left."""
+        """Send the call. Retry it, within the retry limit, if it fails before the agent has received anything."""
         body, retries = self._body(), self._server.upstream.retries
         for attempt in range(retries + 1):
             delay = await self._try(body, send, is_last=attempt == retries)
@@ -71,7 +71,7 @@ class ForwardedCall:
             await asyncio.sleep(delay or RETRY_POLICY.delay(attempt))
 
     async def _try(self, body: bytes, send: Send, *, is_last: bool) -> float | None:
-        """Send the call once. Return None on success, else the retry delay that the server requested, or 0."""
+        """Send the call once. Return None if it need not be retried, otherwise the server's retry delay, or 0."""
         call = self._call
         try:
             async with self._server.post(call.target.path, body, call.headers, call.client_key) as response:
@@ -99,8 +99,8 @@ class ForwardedCall:
     def _unreachable(self, error: Exception) -> ProxyError:
         name = self._server.upstream.name
         if isinstance(error, TimeoutError):
-            return ProxyError(f"the server of model {name!r} did not respond in time", 504)
-        return ProxyError(f"the server of model {name!r} is unreachable: {type(error).__name__}", 502)
+            return ProxyError(f"the server for model {name!r} did not respond in time", 504)
+        return ProxyError(f"the server for model {name!r} is unreachable: {type(error).__name__}", 502)
 
     # Response
 
@@ -155,7 +155,7 @@ class ForwardedCall:
     # Recording
 
     async def _store_span(self) -> None:
-        """Store the call's span, only once, when the response is complete but before the agent receives its end."""
+        """Store the call's span once, when the response is complete but its end has not been sent to the agent."""
         if self._recording is not None:
             await self._recording.store(await self._prompt if self._prompt is not None else None)
 
@@ -221,12 +221,12 @@ class InjectedParameters:
 
 
 def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedParameters:
-    """Select the parameters to add to a request to this engine."""
+    """Select the parameters to add to a request for this engine."""
     supported = _SUPPORTED.get((path, engine))
     if supported is None:
         return InjectedParameters()
     fields = {name: value for name, value in supported.items() if request.get(name) is None}
-    if request.get("logprobs") is not None:  # the agent has set its own number of alternatives
+    if request.get("logprobs") is not None:  # the agent's own settings determine the number of alternatives
         fields.pop("top_logprobs", None)
     options = as_object(request.get("stream_options"))
     if request.get("stream") and not options.get("include_usage"):

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT = 8
-"""Seconds that calls in flight may take to finish when the proxy stops."""
+"""Maximum seconds to wait for calls in flight when the proxy stops."""
 FLUSH_TIMEOUT = 5.0
-"""Additional seconds for storing the spans that are still queued when the proxy stops."""
+"""Maximum additional seconds to wait for queued spans to be stored when the proxy stops."""
 
 
 class LLMProxy:
-    """HTTP proxy between agents and model servers, in a separate thread.
+    """HTTP proxy between agents and model servers. `start` runs it in a separate thread.
 
     Agents call the proxy like the OpenAI or Anthropic API. A call to the URL of an attempt is stored as a span of that
     attempt, with token ids if the server can return them, before the agent receives the end of the response.
@@ -57,7 +57,7 @@ class LLMProxy:
         token: str | None = None,
     ) -> None:
         self.store = store
-        """The store in which calls are recorded, or None to record nothing. May be set while the proxy runs."""
+        """The store in which calls are recorded, or None to record nothing. Can be set while the proxy is running."""
         self.host = host
         self.port = port or 0
         self._authenticator = ProxyAuthenticator(host, token)
@@ -67,7 +67,7 @@ class LLMProxy:
     # Start and stop
 
     async def start(self) -> None:
-        """Start the server and return once it accepts calls. Does nothing if the proxy is running."""
+        """Start the server and return once it accepts calls. Does nothing if the proxy is already running."""
         if self._server is None:
             self._server = await asyncio.to_thread(_ServerThread, partial(self._serve, self._listen()))
 
@@ -110,7 +110,7 @@ class LLMProxy:
         try:
             self._upstreams = parse_model_list(reload())
         except (AgentLightningError, OSError) as error:
-            logger.error("Reload failed, the models are unchanged: %s", error)
+            logger.error("Reload failed; the models are unchanged: %s", error)
         else:
             routing.replace(self._upstreams)
             logger.warning("The models are now: %s", ", ".join(upstream.name for upstream in self._upstreams))
@@ -165,7 +165,7 @@ class LLMProxy:
 
     @asynccontextmanager
     async def paused(self, *names: str, policy_version: str | None = None) -> AsyncGenerator[None]:
-        """Pause these models during the block, so that their weights can be changed while no call is in flight."""
+        """Pause these models during the block, so that their weights can be changed when no call is in flight."""
         await self.pause(*names)
         try:
             yield
@@ -173,7 +173,7 @@ class LLMProxy:
             await self.resume(*names, policy_version=policy_version)
 
     def set_policy_version(self, policy_version: str, *names: str) -> None:
-        """Record this version with later calls to these models (or to all models if none is named)."""
+        """Record this version on the spans of later calls to these models (or to all models if none is named)."""
         self.update_model_list(
             [
                 upstream.model_copy(update={"policy_version": policy_version})
@@ -187,7 +187,7 @@ class LLMProxy:
 
     @property
     def endpoint(self) -> str:
-        """The `base_url` for an OpenAI client. Calls to this URL belong to no attempt and are not recorded."""
+        """The `base_url` for an OpenAI client. Calls to this URL do not belong to an attempt and are not recorded."""
         return f"{base_url(self.host, self.port)}/v1"
 
     def as_resource(
@@ -223,7 +223,9 @@ class LLMProxy:
     def _only_model(self) -> str:
         names = list(dict.fromkeys(upstream.name for upstream in self._upstreams))
         if len(names) != 1:
-            raise InvalidInput(f"pass model=; this proxy has the models: {', '.join(names) or 'none'}", field="model")
+            raise InvalidInput(
+                f"pass model=; the models of this proxy are: {', '.join(names) or 'none'}", field="model"
+            )
         return names[0]
 
 

@@ -30,7 +30,7 @@ from .routing import ModelServer
 logger = logging.getLogger(__name__)
 
 STORE_TIMEOUT = 10.0
-"""Seconds that a response waits for an unreachable store. Its span is stored when the store is reachable again."""
+"""Maximum seconds to delay a response if the store is unreachable. Its span is stored once the store is reachable."""
 MAX_QUEUED_SPANS = 10_000
 """Maximum number of spans queued for an unreachable store. Further spans are dropped."""
 MAX_BATCH = 256
@@ -48,7 +48,7 @@ class CallRecorder:
         self._sending: asyncio.Task[None] | None = None
 
     def start(self, request: ProxyRequest, server: ModelServer) -> CallRecording | None:
-        """Start recording a call. Return None if the call belongs to no attempt or there is no store."""
+        """Start recording a call. Return None if there is no attempt or store, or if the API is not recorded."""
         target = request.target
         dialect = dialect_of(target.path, request.body) if target.rollout_id and self._store() is not None else None
         return CallRecording(self, request, server, dialect.span_name) if dialect is not None else None
@@ -70,7 +70,7 @@ class CallRecorder:
             logger.warning("The store is unreachable; calls continue, and their spans will be stored later")
 
     async def flush(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds until every span is stored."""
+        """Wait at most `timeout` seconds for every span to be stored. Then drop the rest."""
         if self._sending is not None:
             await asyncio.wait({self._sending}, timeout=timeout)
             if not self._sending.done():
@@ -115,7 +115,7 @@ class CallRecording:
         self._attributes[semconv.STREAMED] = True
 
     def append(self, chunk: bytes) -> None:
-        """Record bytes of a streamed response."""
+        """Record a chunk of a streamed response."""
         if self._size < MAX_STREAM_BYTES:
             self._chunks.append(chunk)
         self._size += len(chunk)
@@ -129,7 +129,7 @@ class CallRecording:
             self._status = TraceStatus(status_code="ERROR", description=str(error) or type(error).__name__)
 
     async def store(self, prompt_token_ids: list[int] | None = None) -> None:
-        """Store the span (only once), adding the prompt's token ids if the response does not contain them."""
+        """Store the span (only once), with these token ids if the response reports the same number of prompt tokens."""
         if self._is_stored:
             return
         self._is_stored = True

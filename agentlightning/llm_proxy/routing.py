@@ -28,7 +28,7 @@ Engine = Literal["vllm", "llama.cpp", "other"]
 
 PROBE_TIMEOUT = 2.0
 TOKENIZE_TIMEOUT = 10.0
-"""Maximum seconds that the end of a response is delayed to fetch the token ids of its prompt."""
+"""Timeout in seconds of each request for a prompt's token ids, which can delay the end of the response."""
 _FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
 """Prefixes of the agent's request headers that are forwarded."""
 
@@ -45,7 +45,7 @@ class ProxyError(AgentLightningError):
 class Routing:
     """Model servers by model name. Must be used in one event loop only.
 
-    A call waits while its model is paused. Its server is selected only when the call may start, so no call goes to a
+    A call waits while its model is paused. A server is selected only when the call may start, so no call goes to a
     server that was replaced in the meantime. A call in flight stays on its server.
     """
 
@@ -73,7 +73,7 @@ class Routing:
 
     @asynccontextmanager
     async def server_for(self, model: object) -> AsyncGenerator[ModelServer]:
-        """Reserve a server for a call to `model` until the block ends. Raises `ProxyError` if there is none."""
+        """Reserve a server for a call to `model` until the block ends. Raises `ProxyError` if this is impossible."""
         server = await self._acquire(model)
         try:
             yield server
@@ -150,7 +150,7 @@ class ModelServer:
                 raise
 
     def release(self) -> None:
-        """Free the capacity of a call that `acquire` admitted."""
+        """Free the capacity used by a call that `acquire` admitted."""
         self.in_flight -= 1
         if self._slots is not None:
             self._slots.release()
@@ -203,7 +203,7 @@ class ModelServer:
     # Token ids
 
     async def engine(self) -> Engine:
-        """Return the server's inference engine, detected once. Return `other` while the server does not respond."""
+        """Return the server's inference engine, detected once. Return `other` while the server is not responding."""
         if self._engine is None:
             models = await self._request_json("GET", self.upstream.endpoint("models"), PROBE_TIMEOUT)
             if not models:
@@ -239,7 +239,7 @@ class ModelServer:
 
 
 class _RateLimiter:
-    """Limits the calls per minute. A burst may contain at most the calls of one second."""
+    """Limits the calls per minute. A burst may contain at most one second's worth of calls."""
 
     def __init__(self, per_minute: float) -> None:
         self._interval = 60.0 / per_minute

@@ -15,7 +15,7 @@ from ..instrumentation.dialects.base import as_object
 Kind = Literal["openai", "anthropic", "azure"]
 
 ANY_NAME = "*"
-"""Name of the fallback upstream, which serves all models that have no upstream."""
+"""Name of the fallback upstream, which serves all models that have no upstream of their own."""
 
 
 class Upstream(BaseModel):
@@ -40,7 +40,7 @@ class Upstream(BaseModel):
     """Seconds without any response data after which the call fails."""
     connect_timeout: float = Field(default=10.0, gt=0)
     retries: int = Field(default=2, ge=0)
-    """Maximum retries of a call that fails before the agent has received any part of the response."""
+    """Maximum number of retries of a call that fails before the agent has received any part of the response."""
     max_concurrency: int | None = Field(default=None, ge=1)
     """Maximum number of calls in flight. Further calls wait."""
     max_waiting: int = Field(default=1_000, ge=0)
@@ -92,7 +92,7 @@ ModelList: TypeAlias = Sequence[Upstream | Mapping[str, Any]] | Mapping[str, str
 
 
 def parse_model_list(model_list: ModelList | None) -> list[Upstream]:
-    """Convert a model list to upstreams. Raises `InvalidInput`."""
+    """Convert a model list to upstreams. Raises `InvalidInput` if an entry is not valid."""
     if isinstance(model_list, Mapping):
         model_list = [{"name": name, "url": url} for name, url in model_list.items()]
     return [entry if isinstance(entry, Upstream) else _parse_upstream(entry) for entry in model_list or []]

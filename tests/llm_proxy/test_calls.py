@@ -228,7 +228,7 @@ async def test_unreachable_server_is_named(proxy: agl.LLMProxy, attempt: ProxyAt
     proxy.update_model_list([{"name": "m", "url": "http://127.0.0.1:9/v1", "retries": 0}])
 
     async with attempt.openai(proxy) as client:
-        with pytest.raises(openai.InternalServerError, match="server of model 'm' is unreachable"):
+        with pytest.raises(openai.InternalServerError, match="server for model 'm' is unreachable"):
             await client.chat.completions.create(model="m", messages=HELLO)
 
     assert "is unreachable" in ((await attempt.call()).error or "")

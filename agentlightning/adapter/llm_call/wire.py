@@ -24,7 +24,7 @@ def read(span: Span) -> LLMCall | None:
     request, response = object_in(attributes, semconv.REQUEST), object_in(attributes, semconv.RESPONSE)
     dialect = dialect_of(str(attributes.get("url.path", "")), request) or _BY_NAME.get(span.name, openai.CHAT)
     answer = dialect.answer(response)
-    # Some servers return a prompt's token ids only in response to a separate request. The proxy records them separately.
+    # Some servers return a prompt's token ids only in response to a separate request, so they are recorded separately.
     recorded = tokens_of_span(attributes)
     return LLMCall(
         dialect="wire",

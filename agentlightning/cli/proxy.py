@@ -78,7 +78,7 @@ def proxy(
 
 def _announcement(proxy: Any, store_url: str | None) -> str:
     names = ", ".join(upstream.name for upstream in proxy.model_list)
-    recording = f"recording the calls of attempts at {store_url}" if store_url else "not recording calls (no --store)"
+    recording = f"recording calls from attempts in {store_url}" if store_url else "not recording calls (no --store)"
     return f"Proxy for {names} at {proxy.endpoint}, {recording}. Press Ctrl-C to stop."
 
 

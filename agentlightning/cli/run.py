@@ -1,4 +1,4 @@
-"""`agl run` and `agl reward`: run any program as an agent, once for each task, and report its reward."""
+"""`agl run` and `agl reward`: run any program as an agent, once for each task, and report the program's reward."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(
 ) -> None:
     """Run COMMAND as an agent, once for each task, and record its calls and rewards in a store.
 
-    The program finds its task in AGL_TASK and AGL_TASK_FILE, and the model in OPENAI_BASE_URL or ANTHROPIC_BASE_URL. It
+    The program gets its task from AGL_TASK and AGL_TASK_FILE, and the model from OPENAI_BASE_URL or ANTHROPIC_BASE_URL. It
     reports its reward with `agl reward 0.9` or as the last line of its output. Exits with status 1 if any task
     failed.
     """

@@ -49,7 +49,7 @@ MAX_OUTPUT: Final = 256 * 1024
 MAX_TASK_VARIABLE: Final = 100_000
 """Maximum size in bytes of a task in AGL_TASK. Linux limits a variable to 128 KiB."""
 TERMINATION_GRACE_SECONDS: Final = 1.0
-"""Time between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 INHERITED: Final = (
     "HOME",
     "LANG",

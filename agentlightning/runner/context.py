@@ -33,7 +33,7 @@ CACHED_VERSIONS: Final = 32
 
 @dataclass(frozen=True)
 class WorkerName:
-    """The names of a worker in the log and in the store."""
+    """The two names of a worker: one for the log, one for the store."""
 
     label: int | str
     """Name in the log: `[Worker 0]`."""

@@ -30,7 +30,7 @@ MAX_TRACEBACK: Final = 16_000
 attempts."""
 
 CANCELLATION_GRACE_SECONDS: Final = 3.0
-"""Time for a cancelled agent to clean up before its call is abandoned."""
+"""Seconds that a cancelled agent has to clean up before the call is abandoned."""
 
 PACKAGE = str(Path(__file__).parent.parent)
 

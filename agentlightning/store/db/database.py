@@ -92,7 +92,7 @@ class Transaction:
         raise NotImplementedError
 
     async def claim_rows(self, sql: str, limit: int) -> Sequence[Row]:
-        """Lock and return up to `limit` rows that no other transaction has claimed. `limit` is the only parameter."""
+        """Lock and return up to `limit` rows that no other transaction has claimed. `limit` is the only SQL parameter."""
         raise NotImplementedError
 
     async def execute(self, sql: str, *values: Any) -> None:
@@ -233,7 +233,7 @@ class WriteRequest:
 def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> None:
     """Add the counts from a finished group to `counters` and resolve the callers' futures. Thread-safe.
 
-    Each event loop is called only once.
+    Each event loop is called only once per group.
     """
     by_loop: dict[asyncio.AbstractEventLoop, list[WriteRequest]] = {}
     for request in group:

@@ -111,7 +111,7 @@ class Query:
     """A query for one filtered and sorted page of a table, built step by step.
 
     `key` is the key column of the table. If `source` is a join, and filters and sort order depend on only one of its
-    tables, pass this table as `table`. In that case, only the rows on the page are joined.
+    tables, pass it as `table`, so that only the rows on the page are joined.
     """
 
     def __init__(

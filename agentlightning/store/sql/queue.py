@@ -22,7 +22,7 @@ from .transitions import TAIL
 T = TypeVar("T")
 
 MOST_CLAIMED = 10_000
-"""Maximum number of rollouts per claim. Results are held in memory, and several claims may share one statement."""
+"""Maximum number of rollouts per claim. Results are held in memory, and one statement may serve several claims."""
 
 
 class Queue(SqlBase):
@@ -203,7 +203,7 @@ class _NewRollout:
         self.metadata_json = payload.dumps_unchecked(metadata, field="metadata") if metadata else b"{}"
 
     def columns(self, now: float) -> _Columns:
-        """Return the first parameters of `_INSERT`, with a new rollout id in each call."""
+        """Return the first parameters for `_INSERT`, with a new rollout id on each call."""
         return rows.new_id("ro", 12), self.input_json, now, self.mode, self.config_json, self.metadata_json
 
 

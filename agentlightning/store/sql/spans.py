@@ -191,7 +191,7 @@ class Spans(SqlBase):
     async def spans_between(self, after: int, up_to: int, most: int, most_bytes: int) -> list[tuple[int, bytes]]:
         """Return the oldest spans with ordinals above `after` and up to `up_to`, as JSON text.
 
-        The limits are `most` spans and `most_bytes` bytes, but a span that is larger is returned on its own.
+        The limits are `most` spans and `most_bytes` bytes, but at least one span is returned.
         """
         found = await self._database.fetch(_SPANS_BETWEEN, after, up_to, most, most_bytes)
         return [(row[0], row[1]) for row in found]

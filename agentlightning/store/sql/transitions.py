@@ -52,7 +52,7 @@ class TransitionWriter:
     async def attempt_row(self, rollout_id: str, attempt_id: str) -> AttemptRow:
         """Return the row of an attempt. The id `"latest"` means the latest attempt. Raises `NotFound` if missing."""
         lock = self.dialect.for_update
-        if lock and attempt_id == LATEST:  # prevent other transactions from starting a newer attempt
+        if lock and attempt_id == LATEST:  # prevents other transactions from starting a newer attempt
             await self.rollout_row(rollout_id)
         column = "r.attempt_id" if attempt_id == LATEST else "?2"
         found = await self.transaction.fetch(

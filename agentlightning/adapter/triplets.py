@@ -138,7 +138,7 @@ def _agent_name(span: Span) -> str | None:
 
 @dataclass(frozen=True)
 class _TurnSequence:
-    """Calls, each of which continues the previous one. A call without a continuation forms a sequence of length one."""
+    """One or more calls, each of which continues the previous one."""
 
     calls: list[LLMCall]
 
@@ -180,7 +180,7 @@ class _TurnSequence:
 
 
 def _merge_turns(calls: Sequence[LLMCall]) -> list[_TurnSequence]:
-    """Group calls that continue each other, in the order of their first calls.
+    """Group calls that continue each other into sequences, ordered by their first calls.
 
     A call continues another if its prompt begins with that call's prompt and response, token id for token id. A
     conversation that the server tokenized differently in a later turn stays separate: merging it would train on token

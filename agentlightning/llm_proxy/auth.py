@@ -65,7 +65,7 @@ class ProxyAuthenticator:
     """
 
     secret: str | None
-    """Secret from which attempt tokens are derived, or None without a token. Runners receive it; agents never do."""
+    """Secret for deriving attempt tokens, or None if the proxy has no token. Runners receive it; agents never do."""
 
     def __init__(self, host: str, token: str | None) -> None:
         check_exposure(host, token, server="proxy", remedy="pass token= or --token")

@@ -130,7 +130,7 @@ class Pipeline:
 
     @contextmanager
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> Generator[None]:
-        """During the block, call `callback` in the export thread with each attempt whose spans arrive too late."""
+        """In the block, pass each attempt that ended before its spans arrived to `callback`, in the export thread."""
         self._subscribers = (*self._subscribers, callback)
         try:
             yield

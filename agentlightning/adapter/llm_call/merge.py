@@ -220,7 +220,7 @@ def _merge(views: list[LLMCall], parents: Parents) -> LLMCall:
 def _outermost(views: list[LLMCall], parents: Parents) -> LLMCall:
     own = {span_id for view in views for span_id in view.span_ids}
     outer = [view for view in views if not own.intersection(ancestors(view.parent_id, parents))]
-    # The proxy's span of the same call has no parent in the agent's trace.
+    # The proxy's span for the same call has no parent in the agent's trace.
     return next((view for view in outer if view.parent_id in parents), (outer or views)[0])
 
 

@@ -54,8 +54,8 @@ def run(
 ) -> None:
     """Run COMMAND as an agent, once for each task, and record its calls and rewards in a store.
 
-    The program gets its task from AGL_TASK and AGL_TASK_FILE, and the model from OPENAI_BASE_URL or ANTHROPIC_BASE_URL. It
-    reports its reward with `agl reward 0.9` or as the last line of its output. Exits with status 1 if any task
+    The program gets its task from AGL_TASK and AGL_TASK_FILE, and the model from OPENAI_BASE_URL or ANTHROPIC_BASE_URL.
+    It reports its reward with `agl reward 0.9` or as the last line of its output. Exits with status 1 if any task
     failed.
     """
     from ..execution.base import run_until_complete

@@ -92,7 +92,7 @@ class Transaction:
         raise NotImplementedError
 
     async def claim_rows(self, sql: str, limit: int) -> Sequence[Row]:
-        """Lock and return up to `limit` rows that no other transaction has claimed. `limit` is the only SQL parameter."""
+        """Lock and return up to `limit` rows not claimed by other transactions. `limit` is the only SQL parameter."""
         raise NotImplementedError
 
     async def execute(self, sql: str, *values: Any) -> None:

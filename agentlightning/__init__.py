@@ -1,6 +1,6 @@
 """Agent Lightning: make any AI agent better without rewriting it.
 
-Names are imported when they are first used, so `import agentlightning` loads no model SDK, no web server and no
+Names are imported when they are first used, so `import agentlightning` does not load any model SDK, web server or
 tracing library. `__init__.pyi` lists the public names for type checkers and for this module.
 """
 

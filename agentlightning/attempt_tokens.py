@@ -27,7 +27,7 @@ def attempt_token(secret: str, rollout_id: str, attempt_id: str) -> str:
 
 
 def api_key_for_attempt(key: str | None, rollout_id: str, attempt_id: str) -> str | None:
-    """Return the API key that the agent gets in this attempt: the attempt's token if `key` is a secret, else `key`."""
+    """Return the agent's API key for this attempt: the attempt's token if `key` is a secret, otherwise `key`."""
     return attempt_token(key, rollout_id, attempt_id) if key is not None and key.startswith(_SECRET_PREFIX) else key
 
 

@@ -14,7 +14,7 @@ _IMPORT = re.compile(r"^from \.([\w.]+) import (?:\(([^)]*)\)|(.*))$", re.MULTIL
 def lazy_names(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
     """Return `__all__` and `__getattr__` for a package whose stub has one `from .module import X as X` per name.
 
-    A name is imported when it is first used, so importing the package loads no optional or slow library.
+    A name is imported when it is first used, so importing the package does not load any optional or slow libraries.
     """
     stub = Path(file).with_suffix(".pyi").read_text(encoding="utf-8")
     modules = {

@@ -116,7 +116,7 @@ def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = 
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use, often fewer in a container than the machine has."""
+    """Return the number of cores that this process may use. In a container, this is often fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -145,7 +145,7 @@ async def cancel_on_disconnect(receive: Receive) -> AsyncGenerator[None]:
     """Cancel the block when the client disconnects, and continue after the block.
 
     Any other cancellation of the task is propagated. If the block raises an error because of the cancellation, the
-    error is dropped, because there is no client to report it to.
+    error is dropped, because there is no client left to report it to.
     """
     task = asyncio.current_task()
     assert task is not None

@@ -29,7 +29,7 @@ class ReplayResult:
     recorded_calls: int
     matched_calls: int
     difference: str | None
-    """Description of the first call that differs from the recorded call, or None if all calls match."""
+    """Description of the first difference from the recorded calls, or None if all calls match."""
     status: str
     recorded_status: str
     reward: float | None

@@ -62,7 +62,7 @@ class Route:
 
     @property
     def batchable(self) -> bool:
-        """True if the operation is short enough to share a request with others."""
+        """True if the operation is short enough to be part of a batch."""
         return self.mutates or self.name.startswith("get_")
 
     @property
@@ -339,8 +339,9 @@ class LightningStore:
     ) -> PaginatedResult[Span]:
         """Return the spans of a rollout, or of one of its attempts (`"latest"` for the latest), in order.
 
-        Each filter is an exact value, or a literal part of the value if its name ends in `_contains`. In a span of more
-        than `cut_at` bytes, long attribute values are truncated and `agentlightning.cut` is set to the original size.
+        Each filter matches an exact value, or any literal part of it if the filter's name ends in `_contains`.
+        In a span of more than `cut_at` bytes, long attribute values are truncated and `agentlightning.cut` is set to
+        the original size.
         """
         raise NotImplementedError
 

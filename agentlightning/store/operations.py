@@ -166,7 +166,7 @@ class _QuerySpans(Operation):
 
 
 class _Summary(Operation):
-    """Encodes a summary only once if many callers receive it."""
+    """Encodes a summary only once, even if many callers receive it."""
 
     _last: tuple[Any, bytes] = (None, b"")
 

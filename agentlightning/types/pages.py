@@ -22,7 +22,7 @@ class PaginatedResult(BaseModel, Sequence[T], Generic[T]):
     cursor: str | None = None
     """Position of the next page of the same query, or None on the last page.
 
-    Unlike an offset, a cursor is stable while the list changes: an item that is never removed appears exactly once.
+    Unlike an offset, a cursor is stable while the list changes: an item that exists throughout appears exactly once.
     Only an item whose sort key changes between requests may appear twice or not at all.
     """
 

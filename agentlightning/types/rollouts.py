@@ -20,8 +20,8 @@ class RolloutConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """Maximum seconds for an attempt, which then gets the status `timeout`. None means no limit while heartbeats or
-    spans arrive."""
+    """Maximum duration of an attempt in seconds. An attempt that takes longer gets the status `timeout`. None means no
+    limit while heartbeats or spans arrive."""
 
     unresponsive_seconds: float | None = Field(default=None, gt=0)
     """Seconds without a heartbeat or span after which an attempt is `unresponsive`. None means the store's default."""

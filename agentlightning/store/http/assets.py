@@ -106,7 +106,7 @@ def _contents() -> dict[str, bytes]:
 
 
 def _index() -> bytes:
-    """Return the index page with preload links for all modules, which save the browser one round trip per level."""
+    """Return the index page with preload links for all modules, saving the browser a round trip per import level."""
     names = [name for name in _contents() if name.endswith(".js")]
     modules = "".join(f'<link rel="modulepreload" href="dashboard/{name}" />' for name in names)
     page = _contents()["index.html"].replace(b"<!-- modules -->", modules.encode())

@@ -33,7 +33,7 @@ ATTEMPT_PATHS = frozenset({"/v1/traces"})
 _RUNNER = "agentlightning.runner"
 """ASGI scope key that marks a request made with the runner token."""
 _ATTEMPT_TOKEN = "agentlightning.attempt_token"
-"""ASGI scope key for the attempt token of a request, and the secrets from which the token may have been derived."""
+"""ASGI scope key for a request's attempt token and the secrets from which the token may have been derived."""
 
 
 class RequestAuthorizer:

@@ -159,7 +159,7 @@ class Span(BaseModel):
         status: TraceStatus | None = None,
         resource: OtelResource | None = None,
     ) -> Span:
-        """Create a span with these attributes. By default, the two ids are random and the times are now."""
+        """Create a span with these attributes. By default, trace and span ids are random; times are now."""
         from ..semconv import VIRTUAL
 
         start_time = time.time() if start_time is None else start_time

@@ -190,7 +190,7 @@ def _tracer() -> Tracer:
 def _primary_first(rewards: Mapping[str, float], primary_key: str | None) -> dict[str, float]:
     if primary_key is None or primary_key not in rewards:
         raise InvalidInput(
-            f"several rewards need a primary reward: set primary_key to one of {', '.join(rewards)}",
+            f"a dict of rewards needs a primary reward: set primary_key to one of {', '.join(rewards)}",
             field="primary_key",
         )
     return {primary_key: rewards[primary_key], **rewards}

@@ -72,7 +72,7 @@ class Algorithm:
         return self._context.initial_resources
 
     def get_journal(self) -> Journal:
-        """Return the journal of completed steps, with which a resumed run skips them."""
+        """Return the journal of completed steps. A resumed run uses it to skip those steps."""
         return _require(self._context.journal, "journal")
 
     def log_metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:

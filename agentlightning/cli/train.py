@@ -17,8 +17,8 @@ from .options import POSITIVE
 @click.option(
     "--algorithm", default="baseline", help="Algorithm: baseline, apo, a name in the file, or an import path."
 )
-@click.option("--tasks", default="TASKS", help="Variable in the file that contains the training tasks.")
-@click.option("--val-tasks", help="Variable in the file that contains the validation tasks.")
+@click.option("--tasks", default="TASKS", help="Name of the variable in FILE.py that contains the training tasks.")
+@click.option("--val-tasks", help="Name of the variable with the validation tasks.")
 @click.option(
     "--prompt", help="Text of the initial prompt template.  [default: the variable PROMPT in the file, if it exists]"
 )

@@ -89,7 +89,7 @@ class Permit:
         self.body, self._size = body, len(body)
 
     def release(self) -> None:
-        """Release the capacity, for example before the end of a request that only waits. Idempotent."""
+        """Release the capacity. May be called before the request ends, for example during a long poll. Idempotent."""
         if self._control is not None:
             self._control.bytes -= self._size
             self._control.requests -= 1

@@ -21,7 +21,7 @@ JsonObject = dict[str, Any]
 
 MAX_BODY: Final = 64 * 1024 * 1024
 _NOT_COMPARED: Final = {"return_token_ids", "logprobs", "top_logprobs", "user", "metadata"}
-"""Request fields that do not change the response."""
+"""Request fields that do not affect what the model generates; the comparison ignores them."""
 _MISSING: Final = object()
 
 

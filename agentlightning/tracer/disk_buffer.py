@@ -142,7 +142,7 @@ def _modified(path: Path) -> float:
 def _create_file(folder: Path) -> tuple[IO[bytes], Path]:
     while True:
         path = folder / f"{_FILE_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.jsonl"
-        # Before it is locked, another process may mistake the file for a leftover and remove it. Then try again.
+        # Until the file is locked, another process may mistake it for a leftover and remove it: create a new one then.
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b", buffering=0)
         if _lock(file):
             return file, path

@@ -28,7 +28,7 @@ ACCESS_LOGGER: Final = logging.getLogger("agentlightning.store.access")
 """Logger that is silenced during a run, because one line per request is useful only in `agl store`."""
 
 _entering = threading.Lock()
-"""Protects a log's entry count when several runner threads enter or exit the log concurrently."""
+"""Protects `RunLog._entries` when several runner threads enter or exit the context manager concurrently."""
 
 
 class RunFolder:

@@ -29,7 +29,7 @@ from .run_coordinator import Datasets, RunCoordinator, RunnerLauncher
 from .run_folder import RESUME_VARIABLE, RunFolder, RunLog, new_folder, unfinished
 
 DRAIN_SECONDS = 5.0
-"""Seconds that running rollouts have to finish. Short, because results are not used after the algorithm has ended."""
+"""Seconds given to running rollouts to finish. Short, because results are not used after the algorithm has ended."""
 
 
 Agent = LitAgent[Any] | Callable[..., Any]

@@ -167,7 +167,8 @@ class StoreApp:
             )
             if operation.wait_parameter and arguments.get(operation.wait_parameter):
                 raise InvalidInput(
-                    f"a {call.operation} that waits is not allowed in a batch", field=operation.wait_parameter
+                    f"{call.operation} cannot wait in a batch: omit {operation.wait_parameter}",
+                    field=operation.wait_parameter,
                 )
             return 200, await self._execute(operation, arguments, call.idempotency_key)
         except AgentLightningError as error:

@@ -352,7 +352,7 @@ class PostgresDatabase(Database):
             except _UNREACHABLE as error:
                 logger.warning("Cannot receive notifications from other store servers: %s; reconnecting", error)
             except asyncpg.PostgresError:
-                logger.exception("Listening for notifications from other store servers failed; retrying")
+                logger.exception("Failed to listen for notifications from other store servers; retrying")
             await asyncio.sleep(RECONNECT_INTERVAL)
 
     async def _listen_until_broken(self) -> None:

@@ -37,7 +37,7 @@ MIN_HEARTBEAT_TIMEOUT: Final = 5.0
 POLL_INTERVAL_CHANGES: Final = 0.5
 """Maximum delay before a change is sent. A change that is reverted within this time is not sent."""
 HEARTBEAT_STOP_TIMEOUT: Final = 2.0
-"""Timeout for cancelling a heartbeat, normally ample. After that, a stuck thread is abandoned as a daemon thread."""
+"""Maximum seconds to wait for a cancelled heartbeat to end. If it is stuck, its daemon thread is then abandoned."""
 
 
 @contextmanager
@@ -100,7 +100,7 @@ class BackgroundTask(Generic[T]):
 
 @contextmanager
 def heartbeat(beat: Beat, interval: float, *, name: str, has_changes: Callable[[], bool]) -> Generator[None]:
-    """Call `beat` immediately and then every `interval` seconds until the block ends, or earlier if `has_changes()`.
+    """Until the block ends, call `beat` immediately, every `interval` seconds, and soon after `has_changes()` is true.
 
     A heartbeat is cancelled if it takes too long or is in progress when the block ends. Of several consecutive
     failures, only the first is logged.

@@ -39,7 +39,7 @@ def emit_reward(
     attributes: Mapping[str, Any] | None = None,
     propagate: bool = True,
 ) -> SpanCoreFields:
-    """Record the attempt's reward. If there are several named rewards, `primary_key` names the reward to optimise.
+    """Record the attempt's reward. In a dict of named rewards, `primary_key` selects the reward to optimise.
 
     Raises `InvalidInput` if a reward is not a finite number. With `propagate=False` the span is only returned, not
     stored.

@@ -78,7 +78,7 @@ class LocalModel:
     def _start(self) -> Any:
         model = self.resolved().model
         _require_free(self.host, self.port)
-        # Busy-waiting threads make the engine 15 times slower on a busy machine. The engine reads this on import.
+        # Busy-waiting threads make the engine 15 times slower on a busy machine. It reads this variable on import.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         engine: Any = import_module(_ENGINE)
         try:
@@ -116,7 +116,7 @@ def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = 
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use. In a container, this is often fewer than there are."""
+    """Return the number of cores that this process may use. In a container, it is often less than the total."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

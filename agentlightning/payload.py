@@ -49,7 +49,7 @@ def dumps_fields(fields: dict[str, Any]) -> bytes:
 
 
 def dumps_unchecked(value: Any, *, field: str | None = None) -> bytes:
-    """Encode as JSON a value that `check` or `loads` has already accepted.
+    """Encode a value as JSON without checking it again: `check` or `loads` must have accepted it.
 
     Raises an `InvalidInput` that names `field` if JSON cannot represent the value.
     """

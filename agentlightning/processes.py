@@ -2,8 +2,8 @@
 
 A child process monitors its parent: through a pipe on its standard input whose other end the parent holds, or, in a
 `multiprocessing` process, through the parent process's sentinel. When the parent ends, the child gets SIGTERM, and a
-few seconds later its process group is killed. Each child runs in a new session, so a Ctrl-C in the terminal reaches
-only the parent, which then stops its children in the right order.
+few seconds later the child's process group is killed. Each child runs in a new session, so a Ctrl-C in the terminal
+reaches only the parent, which then stops its children in the right order.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ VIRTUAL: Final = "agentlightning.virtual"
 REWARD: Final = "agentlightning.reward"
 LLM_CALL: Final = "openai.chat.completion"
 
-# The attempt to which a span belongs
+# The attempt that a span belongs to
 ROLLOUT_ID: Final = "agentlightning.rollout_id"
 ATTEMPT_ID: Final = "agentlightning.attempt_id"
 SPAN_SEQUENCE_ID: Final = "agentlightning.span_sequence_id"

@@ -26,7 +26,7 @@ _AGENT_NAMES = (
     "graph.node.id",
 )
 _METADATA = ("response_id", "model", "tools", "parameters", "finish_reason", "usage", "policy_version", "sequence_id")
-"""Fields of the last call that are copied to the triplet's metadata."""
+"""Fields of a triplet's last call that are copied to the triplet's metadata."""
 _SPAN_KINDS = ("openinference.span.kind", "agentops.span.kind", "traceloop.span.kind")
 _ENTITY_NAMES = ("agentops.entity.name", "traceloop.entity.name", "operation.name")
 
@@ -144,7 +144,7 @@ class _TurnSequence:
 
     @property
     def prompt_token_ids(self) -> list[int] | None:
-        """The prompt of the first call."""
+        """The token ids of the first call's prompt."""
         return self.calls[0].prompt_token_ids
 
     @property
@@ -162,7 +162,7 @@ class _TurnSequence:
 
     @property
     def logprobs(self) -> list[float] | None:
-        """The log probabilities of `token_ids` (0.0 for prompt tokens), or None if any call has none."""
+        """The log probabilities of `token_ids` (0.0 for prompt tokens), or None if they are missing for any call."""
         if any(call.logprobs is None for call in self.calls):
             return None
         return self._align([call.logprobs or [] for call in self.calls], 0.0)
@@ -182,9 +182,9 @@ class _TurnSequence:
 def _merge_turns(calls: Sequence[LLMCall]) -> list[_TurnSequence]:
     """Group calls that continue each other into sequences, ordered by their first calls.
 
-    A call continues another if its prompt begins with that call's prompt and response, token id for token id. A
-    conversation that the server tokenized differently in a later turn stays separate: merging it would train on token
-    ids that were never sampled.
+    A call continues an earlier one if its prompt begins with the earlier prompt and response, token id for token id.
+    If the server tokenized the earlier turns differently in a later call, that call starts a new sequence: merging it
+    would train on token ids that were never sampled.
     """
     sequences: list[list[LLMCall]] = []
     for call in calls:

@@ -39,7 +39,7 @@ def base_url(host: str, port: int) -> str:
 
 
 class GracefulServer(uvicorn.Server):
-    """An HTTP server that runs until `request_stop` or a signal, and then has `drain_seconds` to finish requests.
+    """An HTTP server that runs until `request_stop` or a signal, then finishes requests for up to `drain_seconds`.
 
     `on_started` is called once the server accepts requests, and `on_stopping` before it waits for pending requests.
     """

@@ -31,7 +31,7 @@ _LLM_SDKS = ("openai.", "anthropic.")
 """SDKs whose calls the wire tap also records. AgentOps' wrappers around them are isolated from the caller."""
 
 _Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-"""A wrapper, which wrapt calls with the wrapped function, its instance, and the positional and keyword arguments."""
+"""A wrapper. wrapt calls it with the wrapped function, its instance, and the positional and keyword arguments."""
 
 _MISSING = object()
 _PLACEHOLDERS = frozenset({"Omit", "NotGiven"})

@@ -24,7 +24,7 @@ from .patches import Instrumentation, Patch
 logger = logging.getLogger("agentlightning.instrumentation")
 
 SCOPE: Final = "agentlightning.scope"
-"""Context key of the scope to which spans belong. Set by a tracer."""
+"""Context key of the scope that new spans belong to. Set by a tracer."""
 
 CALL_SPAN: Final = "agentlightning.call_span"
 """Context key of a span that third-party instrumentation (applied by us) has created for an LLM call."""
@@ -38,7 +38,7 @@ _SUPPRESSED_OLD: Final = "suppress_instrumentation"
 _LANGCHAIN_INSTRUMENTOR: Final = "openinference.instrumentation.langchain"
 
 IN_REQUEST: Final = ContextVar("agentlightning_in_request", default=False)
-"""True while an HTTP library is sending a recorded call, so that a library it uses does not record it again."""
+"""True while an HTTP library is sending a recorded call, so that an underlying library does not record it again."""
 
 
 class RecordingContext(Protocol):

@@ -57,7 +57,7 @@ class PydanticAI(Instrumentation):
                     self._apply()
 
     def _apply(self) -> None:
-        # Do not import the library for this: the import takes a second, and other agents do not need it.
+        # Do not import the library for this: the import takes a second, and agents of other frameworks do not need it.
         agent: Any = getattr(sys.modules.get("pydantic_ai"), "Agent", None)
         if agent is not None and not getattr(agent, "_instrument_default", True):
             agent.instrument_all()

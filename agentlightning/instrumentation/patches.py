@@ -40,7 +40,7 @@ class Instrumentation:
         self._patches = patches
         self._applied: list[Patch] = []
         self._users = 0
-        # Protects the count from concurrent access by tracers in several runner threads.
+        # Protects `_users` and `_applied` from concurrent access by tracers in several runner threads.
         self._lock = threading.Lock()
 
     def apply(self) -> None:

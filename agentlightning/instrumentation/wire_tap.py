@@ -172,7 +172,7 @@ class _AsyncRecordedStream(_RecordedStream):
             self._call.finish(complete=False)
 
 
-# aiohttp, all of whose methods call `ClientSession._request`
+# aiohttp: all of its request methods call `ClientSession._request`
 
 
 def _aiohttp_patches(library: Any) -> Iterator[Patch]:

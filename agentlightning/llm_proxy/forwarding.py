@@ -71,7 +71,7 @@ class ForwardedCall:
             await asyncio.sleep(delay or RETRY_POLICY.delay(attempt))
 
     async def _try(self, body: bytes, send: Send, *, is_last: bool) -> float | None:
-        """Send the call once. Return None if it need not be retried, otherwise the server's retry delay, or 0."""
+        """Send the call once. Return None if it is complete, otherwise the retry delay set by the server, or 0."""
         call = self._call
         try:
             async with self._server.post(call.target.path, body, call.headers, call.client_key) as response:

@@ -30,7 +30,7 @@ from .routing import ModelServer
 logger = logging.getLogger(__name__)
 
 STORE_TIMEOUT = 10.0
-"""Maximum seconds to delay a response if the store is unreachable. Its span is stored once the store is reachable."""
+"""Maximum seconds to delay a response if the store is unreachable. The span is stored once the store is reachable."""
 MAX_QUEUED_SPANS = 10_000
 """Maximum number of spans queued for an unreachable store. Further spans are dropped."""
 MAX_BATCH = 256

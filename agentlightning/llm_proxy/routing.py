@@ -28,7 +28,7 @@ Engine = Literal["vllm", "llama.cpp", "other"]
 
 PROBE_TIMEOUT = 2.0
 TOKENIZE_TIMEOUT = 10.0
-"""Timeout in seconds of each request for a prompt's token ids, which can delay the end of the response."""
+"""Timeout in seconds for each request for a prompt's token ids. Such a request can delay the end of the response."""
 _FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
 """Prefixes of the agent's request headers that are forwarded."""
 

@@ -37,7 +37,7 @@ class Upstream(BaseModel):
     """The version of the weights on the server, recorded on every call's span."""
 
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds without any response data after which the call fails."""
+    """The call fails after this many seconds without any response data."""
     connect_timeout: float = Field(default=10.0, gt=0)
     retries: int = Field(default=2, ge=0)
     """Maximum number of retries of a call that fails before the agent has received any part of the response."""

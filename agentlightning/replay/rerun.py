@@ -116,7 +116,7 @@ class RegradeResult:
 async def regrade(
     store: LightningStore, grader: Callable[[Any, str], Any], rollout_ids: Sequence[str] | None = None
 ) -> list[RegradeResult]:
-    """Call `grader(task, output)` for the given rollouts, or for all succeeded rollouts. Does not change the store.
+    """Call `grader(task, output)` for the given rollouts, or for all that have succeeded. Does not change the store.
 
     The output is the standard output of the agent's program if it was recorded, otherwise the last response from the
     agent's model.

@@ -35,7 +35,7 @@ class Tracer:
         self._store: LightningStore | None = None
         self._workers = 0
         self._applied: list[Instrumentation] = []
-        # Protects the number of workers, because several runner threads may start and stop concurrently.
+        # Protects `_workers` and `_applied`, because several runner threads may start and stop concurrently.
         self._lock = threading.RLock()
 
     # For subclasses
@@ -218,7 +218,7 @@ class Tracer:
         return bool(self._workers)
 
     def __getstate__(self) -> dict[str, Any]:
-        # In another process, a tracer starts without workers.
+        # A copy that is unpickled in another process starts without workers.
         excluded = {"_pipeline", "_store", "_workers", "_applied", "_lock"}
         return {key: value for key, value in self.__dict__.items() if key not in excluded}
 

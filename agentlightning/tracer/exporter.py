@@ -56,7 +56,7 @@ class SpanExporter:
         self._folder = buffer_folder(store)
         self._buffer = DiskBuffer(self._folder)
         self._waiting: deque[tuple[SpanBatch, bool]] = deque()
-        """Batches that have not been sent, each with True if its spans are on disk and not in memory."""
+        """Batches that have not been sent, each with a flag: True if its spans are on disk and not in memory."""
         self._draining: asyncio.Task[None] | None = None
         self._leftovers: asyncio.Task[None] | None = None
 
@@ -80,7 +80,7 @@ class SpanExporter:
                 raise
             self._draining = asyncio.create_task(self._drain(sending))
         if not self.buffer(batch):
-            # Neither the store nor the disk accepts the batch: stop taking batches from the queue until the store does.
+            # Neither the store nor the disk accepts the batch: wait for the store before taking more from the queue.
             await asyncio.wait({self._draining})
 
     async def send(self, batch: SpanBatch) -> None:

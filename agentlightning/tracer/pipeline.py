@@ -67,8 +67,8 @@ class Pipeline:
         self._in_flight = 0
         self._flush_tokens: list[tuple[int, Future[None]]] = []
         self._thread = ExportThread(self)
-        # Protects the counts behind flush tokens from concurrent changes by the export thread. Reentrant, because the
-        # garbage collector may end a span at any point, even while the lock is held.
+        # Protects `_exported`, `_in_flight` and `_flush_tokens` from concurrent changes by the export thread.
+        # Reentrant, because the garbage collector may end a span at any point, even while the lock is held.
         self._lock = threading.RLock()
         self._space_available = threading.Condition()
 
@@ -130,7 +130,7 @@ class Pipeline:
 
     @contextmanager
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> Generator[None]:
-        """In the block, pass each attempt that ended before its spans arrived to `callback`, in the export thread."""
+        """In the block, call `callback` in the export thread for each attempt that ended before its spans arrived."""
         self._subscribers = (*self._subscribers, callback)
         try:
             yield

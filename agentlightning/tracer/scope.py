@@ -1,4 +1,4 @@
-"""Scopes, which determine the attempt to which spans belong, and `ManualSpan`, a span recorded by user code.
+"""Scopes, which assign spans to attempts, and `ManualSpan`, a span recorded by user code.
 
 A scope is stored in the OpenTelemetry context, so tasks, copied contexts and instrumented threads inherit it, and
 the spans of concurrent rollouts are kept apart. The ids are also in the baggage, so that propagators can pass them to

@@ -74,7 +74,7 @@ class DropCounter:
 
     def __init__(self) -> None:
         self.count = 0
-        # Protects the count from concurrent access by the agents' threads and the export thread. Reentrant, because the
+        # Protects `count` from concurrent access by the agents' threads and the export thread. Reentrant, because the
         # garbage collector may end a span at any point, even while the lock is held.
         self._lock = threading.RLock()
 

@@ -40,7 +40,7 @@ class OtelTracer(Tracer):
     """Records every OpenTelemetry span that starts within its trace contexts. Does not patch any library."""
 
     def otel_tracer(self) -> trace.Tracer:
-        """Return a tracer of the process's provider, which is the user's provider or ours."""
+        """Return a tracer from the process's provider, which is the user's provider or ours."""
         return _tracers[_provider()]
 
     def has_other_processors(self) -> bool:
@@ -68,8 +68,9 @@ class LightningTracer(OtelTracer):
 class AgentOpsTracer(LightningTracer):
     """A `LightningTracer` that also uses the AgentOps SDK to record agent frameworks, its decorators and LLM SDKs.
 
-    An LLM call that both of them record becomes a single span. AgentOps' service is never contacted, and no API key is
-    needed. If the extra `[agentops]` is not installed, this tracer logs a message once and works like its base class.
+    An LLM call that both AgentOps and the wire tap record becomes a single span. AgentOps' service is never contacted,
+    and no API key is needed. If the extra `[agentops]` is not installed, this tracer logs a message once and works like
+    its base class.
     """
 
     _missing_logged = False

@@ -24,7 +24,7 @@ class RolloutConfig(BaseModel):
     limit while heartbeats or spans arrive."""
 
     unresponsive_seconds: float | None = Field(default=None, gt=0)
-    """Seconds without a heartbeat or span after which an attempt is `unresponsive`. None means the store's default."""
+    """An attempt is `unresponsive` after this many seconds without a heartbeat or span. None: the store's default."""
 
     max_attempts: int = Field(default=1, ge=1)
     """Maximum number of attempts, including the first."""
@@ -48,7 +48,7 @@ class Rollout(BaseModel):
     config: RolloutConfig = Field(default_factory=RolloutConfig)
     metadata: Metadata = Field(default_factory=dict)
     reward: float | None = None
-    """Final reward: the primary reward in the last of the latest attempt's spans that contain rewards."""
+    """Final reward: the primary reward in the last reward span of the latest attempt."""
 
 
 class Attempt(BaseModel):

@@ -51,7 +51,7 @@ def nested(attributes: Attributes, prefix: str) -> Any:
 
 
 def parameters(request: Json) -> Json:
-    """Return the request parameters for which `LLMCall` has no field: temperature, max_tokens, …"""
+    """Return the request parameters that do not have their own field in `LLMCall`: temperature, max_tokens, …"""
     return {name: value for name, value in request.items() if name not in _NOT_PARAMETERS and value is not None}
 
 
@@ -131,7 +131,7 @@ def _numbers(value: Any, kind: Callable[[Any], T]) -> list[T] | None:
 
 
 def _output_entries(body: Json) -> list[Json]:
-    """Return the log probability entries of a Responses API body, which contains them in each text part."""
+    """Return the log probability entries of all text parts in a Responses API body."""
     parts = [part for item in items(body.get("output")) for part in items(item.get("content"))]
     return [entry for part in parts for entry in items(part.get("logprobs"))]
 

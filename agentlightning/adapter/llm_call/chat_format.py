@@ -117,7 +117,7 @@ def _join_tool_calls(messages: list[Json]) -> list[Json]:
 
 
 def conversation(value: Any, role: str) -> list[Json]:
-    """Convert a text written by `role`, one chat message, or a list of chat messages."""
+    """Convert one chat message, a list of chat messages, or a string, which becomes a message from `role`."""
     if isinstance(value, str):
         return [{"role": role, "content": value}] if value else []
     return normalize(items(value) or ([as_object(value)] if value else []))

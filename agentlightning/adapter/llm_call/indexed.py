@@ -82,7 +82,7 @@ def tool_calls(spans: Sequence[Span]) -> dict[str, list[Json]]:
 
 
 def add_tool_calls(call: LLMCall, by_span: Mapping[str, list[Json]]) -> LLMCall:
-    """Add the tool calls recorded in separate spans to a call whose output has none."""
+    """Add the tool calls recorded in separate spans to a call whose output does not contain any."""
     found = by_span.get(call.span_ids[0])
     if not found or any(message.get("tool_calls") for message in call.output):
         return call

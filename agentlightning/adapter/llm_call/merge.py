@@ -33,7 +33,7 @@ _READERS: dict[str, Callable[[Span], LLMCall | None]] = {
 _RANK = {dialect: rank for rank, dialect in enumerate(_READERS)}
 
 CLOCK_TOLERANCE = 0.005
-"""Seconds by which a span may extend beyond the span that contains it, because their clocks may differ."""
+"""Seconds that a nested span may start before or end after its enclosing span, because their clocks may differ."""
 
 Parents = Mapping[str, str | None]
 """Parent span ids by span id."""
@@ -202,7 +202,7 @@ def _merge(views: list[LLMCall], parents: Parents) -> LLMCall:
     if len(views) == 1:
         return views[0]
     best_first = sorted(views, key=lambda call: (bool(call.error), not call.answered, _RANK[call.dialect]))
-    # Keep only the span ids of a failed try: its request and error do not belong to the successful response.
+    # Of a failed try, keep only the span ids: its request and error do not belong to the successful response.
     successful = [call for call in best_first if not call.error] or best_first
     failed = [call for call in best_first if call not in successful]
     outermost = _outermost(views, parents)
@@ -228,7 +228,7 @@ def _outermost(views: list[LLMCall], parents: Parents) -> LLMCall:
 
 
 def _with_history(calls: Sequence[LLMCall]) -> list[LLMCall]:
-    """Prepend the earlier conversation to each call that refers to a previous response that is in `calls`."""
+    """Prepend the earlier conversation to each call that refers by id to the response of an earlier call in `calls`."""
     by_id: dict[str, LLMCall] = {}
     complete: list[LLMCall] = []
     for call in calls:

@@ -109,7 +109,7 @@ def _add_delta(message: Json, texts: dict[str, list[str]], delta: Json) -> None:
 
 
 def _merge_field(target: Json, key: str, value: Any, *, join_strings: bool = False) -> None:
-    """Merge a field of a chunk into the combined value: extend lists, merge objects, replace other values."""
+    """Merge a field of a chunk into `target`: extend lists, merge objects, optionally join text, replace the rest."""
     current = target.get(key)
     if isinstance(value, list) and isinstance(current, list):
         current.extend(cast("list[Any]", value))

@@ -56,7 +56,7 @@ class Algorithm:
         self._context = context
 
     def get_store(self) -> LightningStore:
-        """Return the store from which the runners claim their tasks."""
+        """Return the run's store. Runners claim their tasks from it."""
         return _require(self._context.store, "store")
 
     def get_adapter(self) -> TraceAdapter[Any]:

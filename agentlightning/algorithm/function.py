@@ -25,7 +25,7 @@ ARGUMENTS: Final[dict[str, Callable[[Algorithm, Tasks, Tasks], Any]]] = {
     "journal": lambda algorithm, train, val: algorithm.get_journal(),
     "log_metrics": lambda algorithm, train, val: algorithm.log_metrics,
 }
-"""Functions that return the arguments, by supported parameter name."""
+"""Maps each supported parameter name to a function that returns the argument."""
 
 
 class FunctionAlgorithm(Algorithm, Generic[P, R]):

@@ -25,7 +25,7 @@ SESSION_MARK: Final = "agentlightning_journal"
 """Key in a rollout's input and metadata that marks the rollout as a journal session."""
 
 SESSION_UNRESPONSIVE_SECONDS: Final = 365 * 24 * 3600.0
-"""In effect, this disables the timeout, because a journal session does not send heartbeats while a step is running."""
+"""Effectively disables the timeout, because a journal session does not send heartbeats while a step is running."""
 
 
 def is_journal_session(rollout: Rollout) -> bool:
@@ -53,7 +53,7 @@ class Journal:
         )
         await store.update_attempt(session.rollout_id, session.attempt.attempt_id, status="running")
         steps: dict[str, Any] = {}
-        # End them only after the new session has started, so that runners on other machines never see the run as ended.
+        # End earlier sessions only after the new one has started, so that remote runners never see the run as ended.
         for each in earlier:
             steps |= await _load_steps(store, each)
             if each.status not in ("succeeded", "failed", "cancelled"):

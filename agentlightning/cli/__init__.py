@@ -25,7 +25,7 @@ COMMANDS = {
     "store": "store",
     "train": "train",
 }
-"""Module that defines each command. In it, the variable with the command's name is the click command."""
+"""Maps each command to its module. In the module, the click command has the same name."""
 
 
 class _LazyGroup(click.Group):

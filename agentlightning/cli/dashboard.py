@@ -1,4 +1,4 @@
-"""`agl dashboard` and `agl export`: show a finished run, in a dashboard or as one HTML page."""
+"""`agl dashboard` and `agl export`: show a finished run in a dashboard, or export a run as one HTML page."""
 
 from __future__ import annotations
 

@@ -96,9 +96,9 @@ def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str
 
 
 def read_models(file: Path) -> list[dict[str, Any]]:
-    """Read a model list from a JSON file, in which `"api_key": "$NAME"` refers to an environment variable.
+    """Read a model list from a JSON file. `"api_key": "$NAME"` refers to the environment variable NAME.
 
-    Raises `InvalidInput` if the file is malformed or the variable is not set.
+    Raises `InvalidInput` if the file is malformed or an environment variable is not set.
     """
     from ..errors import InvalidInput
 

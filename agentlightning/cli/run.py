@@ -91,7 +91,7 @@ def reward(reward: float) -> None:
 
 
 def fixed_command(program: tuple[str, ...]) -> Any:
-    """Return a command agent's function that returns the same command for every task."""
+    """Return a function for `CommandAgent` that returns the same command for every task."""
 
     def command(task: Any) -> list[str]:
         return list(program)
@@ -148,7 +148,7 @@ async def _open_store(url: str | None, db: str) -> AsyncGenerator[LightningStore
 
 @asynccontextmanager
 async def _serve_models(upstreams: list[Any], store: LightningStoreClient) -> AsyncGenerator[None]:
-    """Serve the models through a proxy that identifies attempts by API key. The first model becomes resource `llm`."""
+    """Serve the models through a proxy that identifies attempts by API key. The resource `llm` is the first model."""
     from ..attempt_tokens import generate_secret
     from ..llm_proxy import LLMProxy
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Durability = Literal["full", "process"]
 
 ANNOUNCED_BYTES: Final = 100 * 2**20
-"""Minimum database size in bytes at which operations are slow enough to be announced before they start."""
+"""Operations on a database of at least this size, in bytes, may be slow and are announced before they start."""
 
 _SERVER_SCHEMES: Final = ("http", "https", "postgresql", "postgres")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}

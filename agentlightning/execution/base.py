@@ -29,11 +29,11 @@ OpenStore = Callable[[], AbstractAsyncContextManager[LightningStore]]
 class AlgorithmTask(Protocol):
     """The algorithm, ready to run. The run ends when the algorithm ends.
 
-    If the task has a method `acquire(store)`, it is awaited before any runner starts. If that fails, the run ends.
+    If the task has an `acquire(store)` method, it is awaited before any runner starts. If it fails, the run ends.
     """
 
     async def __call__(self, store: LightningStore) -> Any:
-        """Run the algorithm until it ends. Its return value becomes that of `ExecutionStrategy.execute`."""
+        """Run the algorithm until it ends. `ExecutionStrategy.execute` returns the same value as this method."""
         ...
 
 
@@ -85,9 +85,9 @@ async def run_together(
 ) -> Any:
     """Run the algorithm and the runners, and return the algorithm's return value.
 
-    If one of them fails, the other is cancelled before the error is raised. The coroutine that `runners` returns must
-    stop the runners when it is cancelled. If all runners end without an error, the run continues until the algorithm
-    ends, but fails if rollouts are queued, because there is no runner left to claim them.
+    If the algorithm or a runner fails, the rest is cancelled before the error is raised. `runners` returns a coroutine
+    that runs all runners, and stops them when it is cancelled. If all runners end without an error, the run continues
+    until the algorithm ends, but fails as soon as rollouts are queued, because there is no runner left to claim them.
     """
     if acquire := getattr(algorithm, "acquire", None):
         await acquire(store)

@@ -27,14 +27,14 @@ from .supervisor import ProcessExit, ProcessSupervisor, StartMethod
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""Seconds that runners have to stop. This is longer than they need to finish and report their rollouts."""
+"""How long, in seconds, runners are given to stop. Longer than they need to finish and report their rollouts."""
 LINGER_SECONDS: Final = 3.0
-"""Seconds for which the store is still served after the algorithm has ended, so that remote runners can detect the end.
-This is longer than a client's retry delay."""
+"""How long, in seconds, the store is still served after the algorithm has ended, so that remote runners can detect the
+end of the run. This is longer than a client's retry delay."""
 PORT: Final = 4747
 """Default port if the algorithm and the runners are started separately."""
 MAX_RESTARTS: Final = 10
-"""Maximum number of consecutive crashes before the run fails. An agent that crashes occasionally stays below it."""
+"""Maximum number of consecutive crashes before the run fails. An agent that crashes occasionally does not reach it."""
 
 
 class ClientServerExecutionStrategy(ExecutionStrategy):
@@ -99,7 +99,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     @asynccontextmanager
     async def _store(self, open_store: OpenStore) -> AsyncGenerator[tuple[LightningStore, str]]:
-        """Open the store for this process and serve it. Yield the store and its URL."""
+        """Open the store, and serve it unless another process already does. Yield the store and its URL."""
         if not self.managed_store:
             async with LightningStoreClient(self._url()) as client:
                 yield client, self._url()
@@ -155,7 +155,7 @@ class CrashRecovery:
     async def recover(self, crash: ProcessExit) -> None:
         """Mark the attempts of a dead runner as `unresponsive`, so that their rollouts are retried if so configured.
 
-        Raises `RunnerDied` after too many consecutive crashes: crashes between which no rollout ended in another way.
+        Raises `RunnerDied` after too many consecutive crashes. The count restarts when a rollout ends in any other way.
         """
         prefix = worker_id_prefix(crash.pid)
         lost = [each for each in await _unfinished(self.store) if (each.attempt.worker_id or "").startswith(prefix)]

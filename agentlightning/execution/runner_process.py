@@ -25,13 +25,13 @@ from .base import RunnerTask
 
 POLL_INTERVAL_PARENT: Final = 0.5
 GRACE_SECONDS: Final = 2.0
-"""Seconds that a runner has to stop after its parent has ended."""
+"""How long, in seconds, a runner is given to stop after its parent has ended."""
 
 
 def pickle_runner(runner: RunnerTask) -> bytes:
-    """Pickle the log level and a runner, with everything it refers to (also in `__main__`), for a fresh process.
+    """Pickle a runner and the log level for a fresh process.
 
-    Raises any error that pickling raises.
+    Includes everything that the runner refers to, even in `__main__`. Raises any error that pickling raises.
     """
     file = io.BytesIO()
     _Pickler(file).dump((runner, _console_level()))
@@ -92,7 +92,7 @@ class RunnerTraceback(Exception):
 
 
 def run_runner_process(runner: RunnerTask | bytes, worker: int, url: str, reports: Connection) -> None:
-    """Run a runner, which is pickled if this process is fresh. If it fails, send a `CrashReport` to the parent."""
+    """Run `runner`, which is pickled if this process is fresh. If it fails, send a `CrashReport` to the parent."""
     _detach_from_parent()
     try:
         asyncio.run(_run(_load(runner), worker, url))
@@ -120,9 +120,9 @@ def _load(runner: RunnerTask | bytes) -> RunnerTask:
 
 
 def _console_level() -> int | None:
-    """Return the lowest level that is shown by a handler of the `agentlightning` logger that is not a file handler.
+    """Return the lowest level that the `agentlightning` logger shows outside log files, or None if it shows nothing.
 
-    Return None if there is no such handler.
+    Handlers that write to files are ignored.
     """
     logger = logging.getLogger("agentlightning")
     handlers = [handler for handler in logger.handlers if not isinstance(handler, logging.FileHandler)]
@@ -143,8 +143,8 @@ def _detach_from_parent() -> None:
     assert parent is not None
 
     def wait_for_parent() -> None:
-        # Check both: forked siblings keep the pipe behind `parent` open, and with a fork server, `getppid` returns the
-        # server's id instead of the parent's.
+        # Check both conditions: forked siblings keep the pipe behind `parent` open, and with a fork server, `getppid`
+        # returns the server's id instead of the parent's.
         while parent.is_alive() and os.getppid() == parent_pid:
             parent.join(POLL_INTERVAL_PARENT)
 

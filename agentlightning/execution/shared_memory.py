@@ -18,7 +18,8 @@ from .base import AlgorithmTask, ExecutionStrategy, OpenStore, RunnerTask, run_t
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""Seconds that a runner has to stop, more than its rollouts need to finish. After that, its thread is left running."""
+"""How long, in seconds, a runner is given to stop. This is longer than its rollouts need to finish. A thread that has
+not stopped by then is left running."""
 
 
 class SharedMemoryExecutionStrategy(ExecutionStrategy):

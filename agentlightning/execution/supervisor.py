@@ -2,7 +2,7 @@
 
 Forking is safe only in a process without threads, and the algorithm's process has threads as soon as it has a store. So
 a fork server is forked first. It has no threads and can fork runners at any time during a run. With the start methods
-spawn and forkserver, the algorithm's process is not forked, and the fork server is a thread in it instead.
+spawn and forkserver, the algorithm's process is not forked, and the fork server is instead a thread of that process.
 
 A pipe carries commands to the fork server and exit reports back. If the pipe closes, the fork server kills its runners
 and exits.
@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
 ORPHAN_GRACE_SECONDS: Final = 2.0
-"""Seconds that runners have to stop after the parent of their fork server has ended."""
+"""How long, in seconds, runners are given to stop after the parent of their fork server has ended."""
 KILL_TIMEOUT: Final = 3.0
-"""Seconds that a fork server has to kill its runners and exit."""
+"""How long, in seconds, a fork server is given to kill its runners and exit."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ProcessSupervisor:
             self._server = threading.Thread(target=server.run, name="agl-fork-server", daemon=True)
         assert self._server is not None
         with warnings.catch_warnings():
-            # If this process has threads, fork was requested or `_select_method` has already logged a clearer warning.
+            # If this process has threads, the user chose fork or `_select_method` has already logged a clearer warning.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._server.start()
         if method == "fork":
@@ -133,7 +133,7 @@ class ProcessSupervisor:
         return exited
 
     async def stop(self, grace: float) -> None:
-        """Tell all runners to finish or return their rollouts and exit. Kill the rest after `grace` seconds."""
+        """Tell all runners to finish or return their rollouts and exit. Kill any that are left after `grace` seconds."""
         self._send(StopCommand())
         try:
             async with asyncio.timeout(grace):
@@ -144,7 +144,7 @@ class ProcessSupervisor:
             self._send(StopCommand(kill=True))
 
     def _send(self, command: StartCommand | StopCommand) -> None:
-        with contextlib.suppress(OSError):  # the fork server has ended; `next_exit` raises
+        with contextlib.suppress(OSError):  # the fork server has ended; `next_exit` raises the error
             self._pipe.send(command)
 
 
@@ -260,7 +260,7 @@ def _select_method(runner: RunnerTask, method: StartMethod | None) -> tuple[Star
 
 @contextlib.contextmanager
 def _without_main() -> Generator[None]:
-    """Prevent fresh processes from importing the script again. The pickled runner contains what it needs from it."""
+    """Prevent fresh processes from importing the script again. The pickled runner contains all it needs from it."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -2,8 +2,8 @@
 
 Environment variables contain the task (AGL_TASK, AGL_TASK_FILE), the model (OPENAI_BASE_URL, ANTHROPIC_BASE_URL) and
 the OTLP endpoint for spans (OpenTelemetry's standard variables). The reward is the last value that the program passed
-to `agl reward`. If there is none, it is the last non-empty line of the program's output, provided that this line is a
-JSON number or a JSON object with a `reward`.
+to `agl reward`. If there is none, the reward is the last non-empty line of the program's output, provided that this
+line is a JSON number or a JSON object with a `reward`. A grader, if given, replaces both.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class CommandAgent(FunctionAgent[P, R]):
             files = AttemptFiles(Path(folder))
             files.write(task, resources)
             async with asyncio.timeout(self._timeout):
-                # The environment contains the id of the program's span, so it is built inside that span.
+                # The environment contains the id of the program's span, so build the environment inside that span.
                 await _run_traced(
                     _arguments(command),
                     files,
@@ -125,8 +125,8 @@ def command_agent(
 ) -> Any:
     """Use a program as an agent: the decorated function returns the command to run for a task.
 
-    The command is a list of arguments or a shell command string. `environment` contains names of variables to inherit,
-    or maps variables to values; otherwise the program inherits only a few common variables of the runner, such as PATH.
+    The command is a list of arguments or a shell command string. The program inherits only a few common variables of
+    the runner, such as PATH. `environment` contains names of other variables to inherit, or maps variables to values.
     After `timeout` seconds the program and its children are killed. `grader` is called with the task and the program's
     output, and returns the reward.
     """
@@ -215,7 +215,7 @@ def _store_variables(rollout: AttemptedRollout) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class AttemptFiles:
-    """Files through which the runner and one run of the program exchange data."""
+    """Files that the runner and one run of the program use to exchange data."""
 
     folder: Path
 
@@ -309,7 +309,7 @@ async def _run(arguments: list[str], files: AttemptFiles, environment: Mapping[s
 
 @contextmanager
 def _watchdog_pipe() -> Generator[int]:
-    """Open a pipe for the watchdog. Its read end gets end-of-file when the block or this process ends."""
+    """Open a pipe and yield its read end. The watchdog reads end-of-file from it once the block or process ends."""
     reading, writing = os.pipe()
     try:
         yield reading

@@ -65,7 +65,7 @@ class FunctionAgent(LitAgent[Any], Generic[P, R]):
         return self.rollout_async if _is_async(self._function) else self.rollout
 
     def __reduce__(self) -> Any:
-        # Pickle by name if another process can import the agent: the name refers to it, not to the bare function.
+        # Pickle by name if another process can import the agent, that is, if the name refers to the agent itself.
         if self.__module__ != "__main__" and _lookup(self.__module__, self.__qualname__) is self:
             return self.__qualname__
         return self._recreate, (self._function,)
@@ -80,7 +80,7 @@ def rollout(function: Any = None, /, *, strip_proxy: bool = True) -> Any:
 
     The first parameter is the task. `prompt_template` and `llm` get the resource with that name or type, `resources`
     gets all resources, `rollout` gets the rollout with its attempt, and any other parameter gets the resource with the
-    same name.
+    same name or the annotated type.
     A `ProxyLLM` is passed as a plain `LLM` whose URL identifies the attempt, unless `strip_proxy` is False.
     """
     return _decorate(function, strip_proxy=strip_proxy)
@@ -138,7 +138,7 @@ def parameter_specs(function: Callable[..., Any], *, second: type[Resource] | No
     """Return the parameters of an agent function that follow the task parameter, in order.
 
     `second` is a resource type that the function must accept. The second parameter gets that type, unless another
-    parameter already has it. Raises TypeError if the signature is not valid for an agent.
+    parameter already accepts it. Raises TypeError if the signature is not valid for an agent.
     """
     name = name_of(function)
     task, *others = _parameters(function, name)
@@ -185,7 +185,7 @@ class ParameterResolver:
         found = self._resource(spec, resources)
         if found is None:
             return self._default(spec, resources, rollout)
-        # A parameter annotated `llm: ProxyLLM` gets the proxy itself.
+        # A parameter annotated with `ProxyLLM` gets the `ProxyLLM` itself.
         if isinstance(found, ProxyLLM) and self._strip_proxy and ProxyLLM not in spec.kinds:
             return found.with_attempted_rollout(rollout)
         return found

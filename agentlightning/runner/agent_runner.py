@@ -42,8 +42,8 @@ class Runner(Generic[T]):
     ) -> Generator[Self]:
         """Prepare to run `agent` on rollouts from `store`. Call `iter` or `step` inside the block.
 
-        `worker_id` is either a number, which is used in the log and from which a unique name for the store is derived,
-        or a name, which is used unchanged in both.
+        If `worker_id` is a number, the log shows the number, and the store shows a unique name derived from it. If
+        `worker_id` is a string, both show it unchanged. None selects a free number.
         """
         ensure_logging()
         with ExitStack() as stack:
@@ -54,7 +54,7 @@ class Runner(Generic[T]):
             yield self
 
     def init(self, agent: LitAgent[T] | Callable[..., Any], *, hooks: Sequence[Hook] | None = None) -> None:
-        """Set the agent and the hooks. Called once, before any process is forked."""
+        """Set the agent and the hooks. Called before `init_worker`."""
         raise NotImplementedError
 
     def init_worker(self, worker_id: int | str | None, store: LightningStore) -> None:
@@ -82,9 +82,9 @@ class LitAgentRunner(Runner[T]):
     """Runs up to `max_concurrency` rollouts concurrently: async agents as tasks, sync agents in threads.
 
     `poll_interval` is the maximum number of seconds that a claim request waits for a rollout. When the runner has to
-    stop, running agents have `drain_seconds` to finish. A heartbeat is sent every `heartbeat_interval` seconds. The
-    responses to heartbeats and spans list the attempts that are no longer active in the store, and the runner
-    cancels their agents.
+    stop, running agents are given `drain_seconds` to finish. A heartbeat is sent every `heartbeat_interval` seconds.
+    The responses to heartbeats and spans list the attempts that are no longer active in the store, and the runner
+    cancels the agents of these attempts.
     """
 
     def __init__(
@@ -190,9 +190,9 @@ class LitAgentRunner(Runner[T]):
             self._cancel_given_up(ref)
 
     async def exclude_from_heartbeats(self, run: AttemptRun) -> None:
-        """Exclude the attempt from later heartbeats, and wait for those in progress.
+        """Exclude the attempt from later heartbeats, and wait for the heartbeats in progress.
 
-        A heartbeat that arrived after the end of the attempt would reactivate it.
+        A heartbeat that arrived after the attempt had ended would reactivate the attempt.
         """
         run.is_abandoned = True
         while self._heartbeats_in_progress:  # noqa: ASYNC110 - heartbeats are sent by another thread

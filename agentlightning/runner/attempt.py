@@ -32,7 +32,8 @@ class Cancellation:
     is_known: bool = False
     """True if the store has already ended the attempt and therefore no longer accepts a report."""
     is_lost: bool = False
-    """True if the runner abandons the attempt. The attempt is reported as `unresponsive`: the agent is not at fault."""
+    """True if the runner is stopping or has failed. The attempt is then reported as `unresponsive`, as the agent is
+    not at fault, or returned to the queue if the agent has not started."""
 
 
 class AttemptRun:
@@ -182,7 +183,7 @@ class AttemptRun:
         try:
             await report(store, ref.rollout_id, ref.attempt_id, outcome.status, outcome.metadata)
         except InvalidInput as error:
-            # Only the text of the reason can be invalid. The status must be stored regardless.
+            # Only the metadata (reason and traceback) can be invalid. The status must be stored regardless.
             metadata = {"reason": f"the reason could not be stored: {reason_of(error)}"}
             await report(store, ref.rollout_id, ref.attempt_id, outcome.status, metadata)
 

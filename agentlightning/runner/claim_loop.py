@@ -17,7 +17,8 @@ from .context import RunnerContext
 logger = logging.getLogger(__name__)
 
 REPORT_TIMEOUT: Final = 6.0
-"""Timeout in seconds for reporting all cancelled attempts. An unreachable store must not delay the exit for long."""
+"""Timeout in seconds for withdrawing a claim request, and for reporting all cancelled attempts. An unreachable store
+must not delay the exit for long."""
 POLL_INTERVAL_STOP_EVENT: Final = 0.05
 """Polling is necessary because there is no single way to wait for threading, multiprocessing and asyncio events."""
 

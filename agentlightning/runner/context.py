@@ -70,7 +70,7 @@ def worker_name(given: int | str | None) -> Generator[WorkerName]:
 
 
 def worker_id_prefix(pid: int) -> str:
-    """Return the prefix that the store names of all workers in process `pid` on this machine share."""
+    """Return the common prefix of the ids of all numbered workers in process `pid` on this machine."""
     return f"{socket.gethostname()}-{pid}-"
 
 
@@ -120,7 +120,7 @@ class StoreRetry:
 
 
 class ResourceCache:
-    """Cache of the most recently used resource versions. Versions are immutable, so each is fetched only once."""
+    """Cache of the most recently used resource versions. Versions are immutable, so none is ever outdated."""
 
     def __init__(self) -> None:
         self._versions: OrderedDict[tuple[str, int], NamedResources] = OrderedDict()

@@ -26,11 +26,11 @@ AnySpan = Span | ReadableSpan | SpanCoreFields
 
 MAX_REASON: Final = 2_000
 MAX_TRACEBACK: Final = 16_000
-"""Maximum number of characters in a traceback: enough for the relevant frames, but few enough to list thousands of
-attempts."""
+"""Maximum number of characters in a traceback: enough for the relevant frames, but small enough for a list of thousands
+of attempts."""
 
 CANCELLATION_GRACE_SECONDS: Final = 3.0
-"""Seconds that a cancelled agent has to clean up before the call is abandoned."""
+"""How long, in seconds, a cancelled agent is given to clean up before the call is abandoned."""
 
 PACKAGE = str(Path(__file__).parent.parent)
 
@@ -126,7 +126,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def format_traceback(error: BaseException | None) -> str | None:
-    """Return the traceback of `error` without the leading frames of this package, or None if it was never raised."""
+    """Return the traceback of `error`, or None if `error` was never raised or cannot be formatted.
+
+    The leading frames of this package are omitted, and a long traceback is shortened.
+    """
     if error is None or error.__traceback__ is None:
         return None
     try:

@@ -22,9 +22,9 @@ def build(
 ) -> T:
     """Return the component that `given` describes, or that `default` describes if `given` is None.
 
-    A string must be one of `names` or an import path, `package.module:Name`. A dict must have a `type` (such a string,
-    a class or a factory); its other items are keyword arguments. Classes and factories also get the `defaults` that
-    they accept. Raises a TypeError or ValueError that names the `parameter`.
+    A string must be one of `names` or an import path, `package.module:Name`. A dict must have a `type` (a string as
+    above, a class or a factory); its other items are keyword arguments. Classes and factories also get the `defaults`
+    that they accept. Raises a TypeError or ValueError that names the `parameter`.
     """
     component_type: Any = get_origin(kind) or kind
     given = default if given is None else given

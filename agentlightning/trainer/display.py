@@ -24,8 +24,8 @@ MAX_REASONS: Final = 3
 class Display(Callback):
     """Prints the progress to stderr, so that stdout contains only the script's own output.
 
-    With `live=False`, plain lines are printed even on a terminal, because a live status line would interfere with a
-    debugger's prompt.
+    With `live=False`, plain lines are printed even on a terminal. Use this setting with a debugger: a live status line
+    would interfere with the debugger's prompt.
     """
 
     def __init__(self, *, live: bool = True) -> None:

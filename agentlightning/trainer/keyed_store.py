@@ -1,4 +1,4 @@
-"""KeyedStore: the algorithm's view of the store, in which no two rollouts of a run have the same key.
+"""KeyedStore: the algorithm's view of the store, which enqueues only one rollout per key.
 
 A rollout with `metadata={"key": …}` is enqueued only once. Enqueuing the same key again, for example in an algorithm
 that was killed and resumed, returns the existing rollout, whether it is finished, running or queued.

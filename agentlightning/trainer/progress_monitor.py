@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_PROGRESS: Final = 1.0
 RATE_WINDOW: Final = 20.0
-"""Length in seconds of the time window over which the completion rate is measured."""
+"""Length, in seconds, of the time window used to measure the completion rate."""
 PAGE_SIZE: Final = 1000
 MAX_REASON: Final = 200
 FINAL: Final[list[RolloutStatus]] = ["succeeded", "failed", "cancelled"]
@@ -103,7 +103,7 @@ class ProgressMonitor:
 
     def _rate(self, done: int) -> float:
         now = time.monotonic()
-        if not self._samples:  # a resumed run has rollouts that were completed before
+        if not self._samples:  # a resumed run already has completed rollouts
             self._samples.append((self._start, done))
         self._samples.append((now, done))
         while len(self._samples) > 2 and now - self._samples[0][0] > RATE_WINDOW:

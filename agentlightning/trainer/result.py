@@ -37,7 +37,7 @@ class RunResult(BaseModel):
     """The resources chosen by the algorithm, or else the resources with the highest mean reward."""
     best_resources_id: str | None = None
     history: list[CandidateResult] = Field(default_factory=list[CandidateResult])
-    """Results for all resource versions, in the order in which the first rollout of each ended."""
+    """Results for all resource versions, ordered by the time at which the first rollout with each version ended."""
     mean_reward: float | None = None
     """Mean reward of all rollouts that have a reward."""
     counts: dict[str, int] = Field(default_factory=dict)

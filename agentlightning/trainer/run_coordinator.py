@@ -35,7 +35,7 @@ Datasets = tuple[Dataset[Any] | None, Dataset[Any] | None]
 """The datasets for training and for validation."""
 
 INITIAL: Final = "initial"
-"""Resources id under which the trainer's `initial_resources` are stored."""
+"""Resources id of the trainer's `initial_resources` in the store."""
 POLL_INTERVAL_RUN_END: Final = 1.0
 
 
@@ -184,7 +184,7 @@ async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio
             if latest is not None:
                 await store.wait_for_rollouts([latest.rollout_id])
         except StoreUnavailable:
-            latest = None  # the algorithm's machine is unreachable, which the runner logs
+            latest = None  # the algorithm's machine is unreachable; the runner logs this
         if latest is None:
             await asyncio.sleep(POLL_INTERVAL_RUN_END)
     logger.info("The run has ended (%s).", latest.status)

@@ -22,7 +22,7 @@ from .result import RunResult
 
 RUNS = "runs"
 RESUME_VARIABLE = "AGL_RESUME"
-"""Environment variable that `agl resume` sets to the folder of the run that the script has to continue."""
+"""Environment variable set by `agl resume`. Its value is the folder of the run to continue."""
 LOGGER: Final = logging.getLogger("agentlightning")
 ACCESS_LOGGER: Final = logging.getLogger("agentlightning.store.access")
 """Logger that is silenced during a run, because one line per request is useful only in `agl store`."""
@@ -91,7 +91,7 @@ class RunFolder:
 class RunLog:
     """Context manager that writes the `agentlightning` log of a run's processes to the run's `log.txt`.
 
-    Entering it again in a runner's thread or forked process has no effect.
+    If it is already active, entering it again in a runner's thread or in a forked process has no effect.
     """
 
     def __init__(self, file: Path | None) -> None:

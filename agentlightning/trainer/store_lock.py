@@ -36,7 +36,7 @@ _local_holders: set[str] = set()
 
 @dataclass
 class StoreLock:
-    """A trainer's exclusive lock on its store. `acquire` creates it, `run_while_held` renews and releases it."""
+    """A trainer's exclusive lock on its store. `acquire` creates the lock; `run_while_held` renews and releases it."""
 
     store: LightningStore
     holder: str

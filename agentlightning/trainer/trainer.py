@@ -29,7 +29,7 @@ from .run_coordinator import Datasets, RunCoordinator, RunnerLauncher
 from .run_folder import RESUME_VARIABLE, RunFolder, RunLog, new_folder, unfinished
 
 DRAIN_SECONDS = 5.0
-"""Seconds given to running rollouts to finish. Short, because results are not used after the algorithm has ended."""
+"""How long, in seconds, running rollouts are given to finish. Short, because results are no longer used by then."""
 
 
 Agent = LitAgent[Any] | Callable[..., Any]
@@ -95,7 +95,7 @@ class Trainer:
 
         Raises any error from the algorithm or a runner, and `StoreInUse` if another trainer is using the store. Two
         trainers cannot share a store, because their runners would run each other's tasks with the wrong agent. Each
-        trainer needs its own store (or its own schema in PostgreSQL). With `resume`, continue the run in `run_dir`, or
+        trainer needs its own store (or its own schema in PostgreSQL). `resume` continues the run in `run_dir`, or
         else the latest unfinished run with this algorithm and agent. Completed work is not repeated.
         """
         return self._fit(self.strategy, agent, (train_dataset, val_dataset), self.n_runners, resume, live=True)
@@ -156,7 +156,7 @@ class Trainer:
         return coordinator.result
 
     def _folder(self, settings: dict[str, Any], resume: bool) -> tuple[RunFolder, bool]:
-        """Return the folder of this run, and True if the run continues an earlier one."""
+        """Return the folder of this run, and True if the folder contains an earlier run to continue."""
         if path := os.environ.pop(RESUME_VARIABLE, None):
             return RunFolder(path), True
         if self.run_dir is not None:

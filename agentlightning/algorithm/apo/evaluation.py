@@ -118,5 +118,5 @@ def _outcome(rollout: Rollout) -> str:
 
 
 def candidate_resources_id(candidate: Candidate) -> str:
-    """Return the resources id under which the candidate is stored."""
+    """Return the id of the resources that contain the candidate."""
     return f"apo/{candidate.id}"

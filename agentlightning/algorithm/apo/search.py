@@ -17,7 +17,7 @@ from typing import Any, Final
 from ..comparison import Difference, Estimate, estimate, paired_difference
 
 SHRINKAGE: Final = 4.0
-"""Pseudo-observations that pull the score of a rarely tried candidate towards the mean."""
+"""Number of pseudo-observations that pull the score of a rarely tried candidate towards the mean."""
 
 FINALISTS_PER_BEAM: Final = 2
 """Finalists kept across rounds, as a multiple of the beam width, so that one unlucky round does not eliminate a
@@ -192,6 +192,6 @@ class BeamSearch:
 
 
 def _shrunken_advantage(candidate: Candidate, means: Mapping[int, float]) -> float:
-    """Return the mean advantage over other candidates on the same tasks, shrunk towards 0 if there are few scores."""
+    """Return the mean advantage over all candidates on the same tasks, shrunk towards 0 if there are few scores."""
     deviations = [score - means[task] for task, scores in candidate.scores.items() for score in scores]
     return sum(deviations) / (len(deviations) + SHRINKAGE)

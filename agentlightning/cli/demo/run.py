@@ -86,5 +86,5 @@ Next steps:
 
 
 def _agl_command() -> str:
-    """Return the command that starts `agl`, as a full path if `agl` is not on the PATH."""
+    """Return the command that starts `agl`: its name, or its relative path if `agl` is not on the PATH."""
     return "agl" if which("agl") else os.path.relpath(Path(sys.executable).with_name("agl"))

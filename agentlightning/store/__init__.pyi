@@ -1,4 +1,4 @@
-"""Where everything lives: the store's contract, its implementation, and the ways to reach it."""
+"""Public names of the store: the contract, its implementations, the client and the server."""
 
 from .contract import UNSET as UNSET, LightningStore as LightningStore, Unset as Unset
 from .factory import (

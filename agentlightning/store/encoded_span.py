@@ -1,7 +1,7 @@
 """Encoded spans: the fields that the store uses as columns, and the remaining fields as the bytes received.
 
-The server never builds a pydantic model of a span. msgspec decodes the columns; the other fields are validated as JSON
-once, stored, and returned unchanged.
+The server never builds a pydantic model of a whole span. msgspec decodes the columns; the other fields are validated
+as JSON once, stored, and returned unchanged.
 """
 
 from __future__ import annotations

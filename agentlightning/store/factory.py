@@ -87,7 +87,7 @@ def _migrate(database: SqliteDatabase) -> None:
     version = database.run(schema_version)
     if database.path and 0 < version < len(STEPS):
         copy = database.path.with_name(f"{database.path.name}.before-{len(STEPS)}")
-        if not copy.exists():  # it exists after a failed migration
+        if not copy.exists():  # an earlier migration that failed has already saved a copy
             backup(database.path, copy)
         logger.warning(
             "Migrating %s from schema %d to %d; the previous state is saved to %s",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Before Python 3.12, pydantic requires the TypedDict of typing_extensions, on which it depends.
+# Before Python 3.12, pydantic requires the TypedDict from typing_extensions, a dependency of pydantic.
 from typing_extensions import TypedDict
 
 from ..types import RolloutMode
@@ -88,11 +88,11 @@ class Summary(TypedDict):
     """Number of rollouts by status. Statuses without rollouts are left out."""
     workers: dict[str, int]
     ended_per_minute: float | None
-    """None if no rollout has ended or every rollout has ended."""
+    """None if all rollouts have ended, if none has ended yet, or if none is running and none has ended recently."""
     seconds_left: float | None
     ended_per_minute_by_worker: dict[str, float]
     steps: list[RewardStep]
     versions: list[VersionScore]
-    """The newest 200 versions with rewards, oldest first."""
+    """Those of the newest 200 versions that have rewards, oldest first."""
     errors: list[ErrorCount]
     """Errors from the newest 300 failed rollouts, most frequent first."""

@@ -121,7 +121,7 @@ class Transaction:
         return found[0][0] if found else None  # another server may have revoked the response in the meantime
 
     def store_response(self, key: str, response: bytes, time: float) -> None:
-        """Store the response to a request in the same commit as its changes. Must be the last call in a body."""
+        """Store the response to a request together with its changes, in one commit. Must be the last call in a body."""
         self.responses.new[key] = response, time
 
     async def revoke_response(self, key: str, time: float) -> bool:
@@ -159,7 +159,7 @@ class Database:
     dialect: Dialect
     durable = True
     durability = "full"
-    """Failures that acknowledged changes survive: power failures (`full`), process exits (`process`), or `none`."""
+    """Acknowledged changes survive power failures (`full`), only process exits (`process`), or neither (`none`)."""
 
     def __init__(self) -> None:
         self.signals = Signals()
@@ -246,7 +246,7 @@ def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> No
 
 
 def _resolve(requests: Sequence[WriteRequest]) -> None:
-    """Resolve the callers' futures. Called in the event loop to which these futures belong."""
+    """Resolve the callers' futures. Called in the event loop of these futures."""
     for request in requests:
         if request.future.done():  # the caller was cancelled
             continue

@@ -232,7 +232,7 @@ class SqliteDatabase(Database):
 
 
 class ReadOnlyDatabase(Database):
-    """A database file that is opened without the lock. Every write raises `Forbidden`."""
+    """A database file opened without the lock that a store holds. Every write raises `Forbidden`."""
 
     dialect = DIALECT
 
@@ -361,8 +361,8 @@ def _open(path: str, flags: int) -> apsw.Connection:
 
 def _configured(connection: apsw.Connection) -> apsw.Connection:
     connection.set_busy_timeout(BUSY_MILLISECONDS)
-    # Otherwise, SQLite re-plans a statement whenever a value might match a partial index, which takes most
-    # of the execution time.
+    # Enable the query planner stability guarantee. Otherwise, SQLite re-plans a statement whenever a value might match
+    # a partial index, which takes most of the execution time.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
 

@@ -108,7 +108,7 @@ class ChangeFeed:
             self._publisher.cancel()
 
     def _on_commit(self, topic: Topic) -> None:
-        """Record one announcement of a commit. Called in the thread that commits."""
+        """Record one change announced by a commit. Called in the thread that commits."""
         kind, rollout_id = topic
         with self._lock:
             is_first = not self._changes

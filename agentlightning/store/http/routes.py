@@ -178,7 +178,7 @@ class StoreApp:
             return INTERNAL_ERROR.status, _encode_problem(INTERNAL_ERROR)
 
     def _line(self, call: BatchCall) -> tuple[str, str]:
-        """Return the method and path under which a call in a batch is logged."""
+        """Return the method and path to log for a call in a batch."""
         operation = self._operations.get(call.operation)
         return ("POST", BATCH_PATH) if operation is None else (operation.route.method, f"/{call.operation}")
 

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 4747
 DRAIN_SECONDS: Final = 6
-"""Seconds that requests have to finish after SIGTERM. With all other cleanup, the process exits within ten seconds."""
+"""How long, in seconds, requests are given to finish after SIGTERM.
+
+With all other cleanup, the process exits within ten seconds.
+"""
 
 
 def _local(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:

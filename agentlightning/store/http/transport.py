@@ -130,7 +130,7 @@ class Transport:
         return outcome
 
     async def _session(self) -> aiohttp.ClientSession:
-        """Return the session of the running event loop, which is closed with that loop."""
+        """Return the session for the running event loop. The session is closed with that loop."""
         loop = asyncio.get_running_loop()
         known = self._sessions.get(loop)
         if known is None or known[1].closed:
@@ -140,7 +140,8 @@ class Transport:
 
     async def _open_session(self) -> AsyncGenerator[aiohttp.ClientSession]:
         # Use a generator, because event loops close their async generators on shutdown, so the connections are closed
-        # even if the program never calls close(). Their number is unlimited, because each waiting runner occupies one.
+        # even if the program never calls close(). The number of connections is unlimited, because each waiting runner
+        # occupies a connection.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
         session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
         try:

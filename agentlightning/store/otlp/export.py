@@ -1,9 +1,10 @@
 """Export of stored spans to other backends over OTLP/HTTP: Phoenix, Langfuse, Jaeger, MLflow, a collector.
 
-The database is the queue. Each target has a position among the stored spans, from which its export continues after an
-outage of the target or a restart of the store. The export runs in a separate thread and yields after every span, so
-that it does not delay requests. The official exporter, opentelemetry-exporter-otlp-proto-http, is not suitable: it
-reports neither statuses nor partial successes, drops a batch when retries fail, and encodes a batch in one call.
+The database is the queue. The store saves the position of each target's export among the stored spans. After an outage
+of the target or a restart of the store, the export continues from this position. The export runs in a separate thread
+and yields after every span, so that it does not delay requests. The official exporter,
+opentelemetry-exporter-otlp-proto-http, is not suitable: it reports neither statuses nor partial successes, drops a
+batch when retries fail, and encodes a batch in one call.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ MAX_BATCH_SPANS = 256
 MAX_BATCH_BYTES = 1024 * 1024
 """Maximum bytes of JSON text in a batch. A larger span is sent alone."""
 BATCH_DELAY_SECONDS = 1.0
-"""Seconds to collect new spans before sending a batch. Every batch requires a commit, which may delay others."""
+"""Seconds to collect new spans before sending a batch. Every batch requires a commit, which may delay other commits."""
 POLL_INTERVAL_SPANS = 5.0
-"""Seconds between checks for spans stored by other servers, which send no notification."""
+"""Seconds between checks for new spans, in case a notification from another server was lost."""
 POLL_INTERVAL_COMMITS = 0.05
 """Seconds between checks of whether earlier commits by other servers have finished."""
 RETRY = RetryPolicy(first_delay=0.5, max_delay=60.0)
@@ -62,7 +63,7 @@ Rejection = tuple[int, str]
 
 @dataclass(frozen=True)
 class OtlpTarget:
-    """An OTLP/HTTP receiver, and the name under which the store saves the position of the export to it."""
+    """An OTLP/HTTP receiver and its name. The store saves the position of the export under this name."""
 
     name: str
     url: str
@@ -198,7 +199,7 @@ class _TargetExport:
         self._stopping = stopping
         self._past = past
         self._has_accepted = False
-        """True if the target has accepted a span since the start, and so rejects individual spans, not all requests."""
+        """True if the target has accepted a span since the start. If so, a rejection concerns only single spans."""
         self._position = 0
         self._sent_ahead: set[bytes] = set()
         """Spans after the saved position that have already been sent or rejected."""
@@ -251,11 +252,11 @@ class _TargetExport:
                 continue
             self._sent_ahead.difference_update(payloads)
             self._position = await self._store.record_exported(self._target.name, *batch[-1])
-            # A long backlog must not slow down the store.
+            # Pause, so that a long backlog does not slow down the store.
             await _wait(self._stopping, IDLE_RATIO * (time.thread_time() - started))
 
     async def _probe(self, session: aiohttp.ClientSession, newest: int, rejection: ReceiverRejectsAll) -> None:
-        """Return if the target accepts a newer span, and so rejects only some spans. Otherwise, raise `rejection`."""
+        """Try newer spans. Return if the target accepts one (it rejects only some spans); else, raise `rejection`."""
         waiting = range(self._position + 1, newest)
         for ordinal in [*sorted(random.sample(waiting, min(len(waiting), MAX_PROBES - 1))), newest]:
             payloads = [payload for _, payload in await self._store.spans_between(ordinal - 1, newest, 1, 1)]

@@ -57,7 +57,7 @@ _UNKNOWN = "?"
 
 
 class OtlpReceiver:
-    """Stores the spans in OTLP requests that belong to attempts covered by the request's token."""
+    """Stores the spans received in OTLP requests, if their attempts are covered by the request's token."""
 
     def __init__(
         self, store: SqlStore, admission: AdmissionControl, covers_attempt: Callable[[Scope, str, str], bool]
@@ -107,7 +107,7 @@ class OtlpReceiver:
     async def _assign(
         self, received: Sequence[ReceivedSpan], baggage: AttemptIds | None
     ) -> list[tuple[EncodedSpan, AttemptIds | None]]:
-        """Return each span with the attempt to which it belongs."""
+        """Return each span with its attempt, or with None if the attempt is unknown."""
         named = [(each.span, each.by_span or baggage or each.by_resource) for each in received]
         traces = {span.trace_id: ids for span, ids in named if ids}
         unknown = {span.trace_id for span, ids in named if not ids} - traces.keys()
@@ -124,7 +124,7 @@ def _baggage(request: Request) -> AttemptIds | None:
 
 
 def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[ReceivedSpan | str]:
-    """Return the spans in order, or for each span that cannot be stored, the reason. Raises `InvalidInput`."""
+    """Return the spans in order, or the reason in place of a span that is invalid. Raises `InvalidInput`."""
     if encoding == "gzip":
         body = decompress(body, limit)
     elif encoding != "identity":
@@ -287,7 +287,7 @@ def _parse_json(body: bytes) -> ExportTraceServiceRequest:
 
 
 def _objects(parent: JsonObject, name: str) -> list[JsonObject]:
-    """Return the objects of a list. If it is not a list of objects, `ParseDict` reports the error later."""
+    """Return the objects in a list field. If it contains anything else, `ParseDict` reports the error later."""
     values = parent.get(name)
     return [each for each in cast("list[Any]", values) if isinstance(each, dict)] if isinstance(values, list) else []
 

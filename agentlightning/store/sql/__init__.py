@@ -19,7 +19,7 @@ from .summary import Summaries, count_by_status
 __all__ = ["SqlStore"]
 
 RESPONSE_SECONDS = 3_600.0
-"""Seconds of lease time for which responses are kept. Time for which the store is closed does not count."""
+"""How long responses are kept, in seconds of lease time. Lease time does not advance while the store is closed."""
 DELETED_PER_TRANSACTION = 1_000
 """Maximum number of rows deleted per transaction. Each such transaction delays other writers by a few milliseconds."""
 
@@ -51,7 +51,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
 
     @property
     def durability(self) -> str:
-        """Failures that acknowledged changes survive: power failures (`full`), process exits (`process`), or `none`."""
+        """Acknowledged changes survive power failures (`full`), only process exits (`process`), or neither (`none`)."""
         return self._database.durability
 
     def release_waiters(self) -> None:
@@ -107,7 +107,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
         return (await self._database.fetch("SELECT count(*) FROM rollouts WHERE end_time < ?1", moment))[0][0]
 
     async def delete_ended_before(self, moment: float, most: int) -> int:
-        """Delete up to `most` rollouts that ended before `moment`, including attempts and spans. Return the count."""
+        """Delete up to `most` rollouts that ended before `moment`, with attempts and spans. Return their number."""
 
         async def body(transaction: Transaction) -> int:
             found = await transaction.fetch(
@@ -117,7 +117,8 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
                 condition, ids = self._database.dialect.any_of([row[0] for row in found], 1)
                 for table in ("spans", "attempts", "rollouts"):
                     await transaction.execute(f"DELETE FROM {table} WHERE rollout_id {condition}", *ids)
-                # After the newest spans are deleted, SQLite reuses their ordinals.
+                # After the newest spans are deleted, SQLite reuses their ordinals. Without this update, an export would
+                # skip the new spans with these ordinals.
                 await transaction.execute(
                     "UPDATE exports SET ordinal = (SELECT coalesce(max(ordinal), 0) FROM spans) "
                     "WHERE ordinal > (SELECT coalesce(max(ordinal), 0) FROM spans)"
@@ -127,7 +128,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
         return await self._database.write(body)
 
     async def prune(self) -> None:
-        """Delete stored responses that are too old for a retry. Called by the store's timers."""
+        """Delete stored responses that are older than `RESPONSE_SECONDS`. Called by the store's timers."""
         while await self._database.write(self._delete_expired_responses):
             pass
 

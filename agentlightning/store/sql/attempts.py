@@ -87,7 +87,7 @@ class Attempts(SqlBase):
             if transition.attempt != row.state.attempt:
                 await transitions.apply(row, transition)
             if not isinstance(worker_id, Unset):
-                # Last, because the report is from the previous worker.
+                # Change the worker last, because the reported status affects the previous worker.
                 await transitions.update_attempt(row, worker_id=worker_id)
             return row.attempt()
 

@@ -22,7 +22,7 @@ from .transitions import TransitionWriter
 T = TypeVar("T")
 
 SMALL_READ_ROWS = 16
-"""Maximum number of rows that are read by id in the caller's thread."""
+"""Maximum number of rows for which a read runs in the caller's thread instead of another thread."""
 
 
 class Clock:
@@ -76,7 +76,10 @@ class SqlBase(LightningStore):
     read_only = False
     """True if the store is read-only. Clients such as the dashboard then hide controls that change the store."""
     request: IdempotentRequest | None = None
-    """The request that this copy of the store is executing. Its changes are stored together with its response."""
+    """The request being executed, set on a copy of the store that is made for this request.
+
+    The changes are stored together with the response.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -105,7 +108,7 @@ def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Bod
     """Return a body that executes `body` for a new request and replays the stored response for a repeated one."""
 
     async def once(transaction: Transaction) -> T:
-        request.response = None  # this may be another run, after the group was rolled back
+        request.response = None  # this may be a second run, after the group was rolled back
         stored = await transaction.stored_response(request.key)
         if stored is not None:
             return request.replay(stored)
@@ -117,7 +120,7 @@ def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Bod
             if stored is None:
                 raise
             return request.replay(stored)
-        # None and [] mean that a claim found nothing. A repeated claim may find something.
+        # None and [] mean that a claim found nothing. They are not stored, because a repeated claim may find something.
         if cast("Any", result) not in (None, []):
             request.response, request.time = request.encode(result), lease
             transaction.store_response(request.key, request.response, lease)

@@ -1,6 +1,7 @@
 """SQL for filters, sort orders, pages and cursors.
 
-Columns are constants in this package and values are parameters, so no caller's text ever becomes part of a statement.
+Column names are constants in this package, and values are passed as parameters. Text from a caller therefore never
+becomes part of a statement.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Query:
     """A query for one filtered and sorted page of a table, built step by step.
 
     `key` is the key column of the table. If `source` is a join, and filters and sort order depend on only one of its
-    tables, pass it as `table`, so that only the rows on the page are joined.
+    tables, pass that table as `table`, so that only the rows on the page are joined.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The task queue: enqueue rollouts, claim them, and wait for rollouts to claim."""
+"""The task queue: enqueue rollouts, claim them, and wait until a rollout can be claimed."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Queue(SqlBase):
         return [inserted[index] for index in range(len(requests))]
 
     async def _claim_or_wait(self, claim: Body[T], wait: float) -> T:
-        """Claim now. If the queue is empty, wait up to `wait` seconds for a rollout to claim."""
+        """Claim now. If the queue is empty, wait up to `wait` seconds until a rollout can be claimed."""
         if wait <= 0:
             return await self._claim_unless_cancelled(claim)
         deadline = time.monotonic() + wait

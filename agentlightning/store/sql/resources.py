@@ -86,7 +86,7 @@ def _check_no_hidden_keys(resources: NamedResources) -> None:
 
 
 async def resolve_version(transaction: Transaction, resources_id: str | None) -> tuple[str | None, int | None]:
-    """Return the id and its newest version, both None if the id is None. Raises `NotFound` if the id is unknown."""
+    """Return the id and its newest version, or two Nones if the id is None. Raises `NotFound` if the id is unknown."""
     if resources_id is None:
         return None, None
     found = await transaction.fetch(

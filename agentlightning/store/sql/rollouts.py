@@ -117,7 +117,7 @@ class Rollouts(SqlBase):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
-                # A rollout ends only once, so a rollout whose topic was notified does not need another wait.
+                # A rollout ends only once, so stop waiting for each rollout whose end was announced.
                 unfinished -= {rollout_id for _, rollout_id in await waiter.wait(left)}
         by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids, ended_only=True)}
         return [by_id[rollout_id] for rollout_id in ids if rollout_id in by_id]

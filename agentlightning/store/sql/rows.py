@@ -124,7 +124,7 @@ def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
 
 
 class AttemptRow:
-    """The columns of a stored attempt that the lifecycle and its SQL statements use."""
+    """The columns of a stored attempt that are used by the lifecycle and by the statements in `transitions.py`."""
 
     __slots__ = ("columns", "config", "state")
 

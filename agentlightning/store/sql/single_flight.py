@@ -16,11 +16,11 @@ T = TypeVar("T")
 BURST_SECONDS = 5.0
 """Duration of a poll burst. Two concurrent callers of the same query start a burst; a single caller never waits."""
 GATHER_SECONDS = 0.03
-"""Seconds for which the first caller in a burst waits for other callers to join."""
+"""How long, in seconds, the first caller in a burst waits for other callers to join."""
 THROTTLE_FACTOR = 20
 """Delay before the next computation in a burst, as a multiple of the duration of the previous one.
 
-It limits a query to 5 % of one core.
+This limits a query that takes up to 50 ms to 5 % of one core.
 """
 MAX_THROTTLE_SECONDS = 1.0
 MAX_QUERIES = 64

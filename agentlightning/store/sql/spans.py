@@ -27,14 +27,14 @@ _SPAN_SORT = {
         floats=("end_time", "start_time"),
         integers=("sequence_id",),
     ),
-    "name": Sort("substr(name, 1, 1000)", str),  # a name can have any length, and is part of the cursor
+    "name": Sort("substr(name, 1, 1000)", str),  # the cursor contains the name, which can have any length
 }
 _SPAN_COLUMNS = 9
 _INSERT_SPAN = (
     "INSERT INTO spans (rollout_id, attempt_id, trace_id, span_id, name, sequence_id, parent_id, start_time, end_time, "
     "payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
 )
-"""The columns are the first `_SPAN_COLUMNS` fields of `EncodedSpan`, in the same order, and the whole span as JSON."""
+"""The values are the first `_SPAN_COLUMNS` fields of `EncodedSpan`, in this order, followed by the span as JSON."""
 
 AttemptIds = tuple[str, str]
 
@@ -167,7 +167,8 @@ class Spans(SqlBase):
     async def record_exported(self, target: str, ordinal: int, payload: bytes) -> int:
         """Record that a target has received all spans up to `ordinal`, and return the recorded ordinal.
 
-        The record is not changed if the span has been deleted in the meantime, because its ordinal may be reused.
+        Does nothing if the span with this `ordinal` and `payload` has been deleted in the meantime, because another
+        span may reuse the ordinal.
         """
 
         async def body(transaction: Transaction) -> int:

@@ -29,7 +29,7 @@ UNFINISHED = ("queuing", "requeuing", "preparing", "running")
 RECOMPUTE_SECONDS = 600.0
 """Seconds between full recomputations. Rewards may arrive late, and old rollouts may have been deleted."""
 MAX_STEPS = 200
-"""Maximum number of points on the reward curve, each for the same number of rollouts.
+"""Maximum number of points on the reward curve. Each point covers the same number of rollouts.
 
 As the run grows, adjacent points are merged in pairs.
 """
@@ -70,7 +70,7 @@ class Summaries(SqlBase):
         )
 
     async def _totals(self, transaction: Transaction) -> RunTotals:
-        """Return the totals for all rollouts, normally reading only the oldest unfinished one and later ones."""
+        """Return the totals for all rollouts. Normally, only read the oldest unfinished rollout and later rollouts."""
         [(first, last, first_unfinished, queued)] = await transaction.fetch(_ORDINALS)
         first, last = first or 1, last or 0
         finished = self._finished

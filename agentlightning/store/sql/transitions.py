@@ -76,7 +76,7 @@ class TransitionWriter:
         )
 
     async def begin(self, queued: Sequence[tuple[Row, int]], worker_id: str | None) -> list[AttemptedRollout]:
-        """Start an attempt for each rollout and dequeue the rollout. The int is its number of earlier attempts."""
+        """Start an attempt for each rollout and dequeue the rollout. The int is the number of earlier attempts."""
         begun = [await self._new_attempt(row, earlier_attempts, worker_id) for row, earlier_attempts in queued]
         await self._insert_attempts(begun)
         await self.transaction.execute_many(

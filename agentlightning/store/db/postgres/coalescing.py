@@ -1,8 +1,8 @@
 """Statement coalescing: combine several SQL statements into one, which saves most round trips to the database.
 
 Changes to different tables become one statement, `WITH s0 AS (UPDATE …), s1 AS (INSERT …) UPDATE …`. All parts of this
-statement see the database as it was before the statement, so no two parts may change the same table. A statement to run
-for several rows of values becomes one statement for all rows: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
+statement see the database as it was before the statement, so no two parts may change the same table. A statement that
+runs for several rows of values becomes one statement for all rows: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
 """
 
 from __future__ import annotations
@@ -268,6 +268,6 @@ def returns_key(sql: str) -> bool:
 def sorts_rows(sql: str) -> bool:
     """Return True if the rows of values are sorted.
 
-    This applies to statements that lock existing rows and for which the order of new rows does not matter.
+    This applies to statements that lock existing rows, provided that the order of any new rows does not matter.
     """
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or sql.endswith("FOR UPDATE")

@@ -48,7 +48,7 @@ Connection = Any
 """Any, because asyncpg has no type annotations."""
 
 MAX_GROUP = 128
-"""Maximum number of transaction bodies per commit. Changed rows stay locked until then, which delays other servers."""
+"""Maximum number of transaction bodies per commit. Until the commit, changed rows stay locked for other servers."""
 READERS = 4
 MAX_TRIES = 5
 """Maximum number of times that a group is run if it conflicts with commits from other servers."""

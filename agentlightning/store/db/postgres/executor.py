@@ -1,7 +1,7 @@
 """Batch executor: the bodies in a group run concurrently in one PostgreSQL transaction and share statements.
 
 Each body runs until it needs rows. When all bodies are waiting, identical statements are sent as one statement with the
-values from all of them (`coalescing.py`), and each body continues with its own rows. A body's changes are buffered
+values from all bodies (`coalescing.py`), and each body continues with its own rows. A body's changes are buffered
 until the body reads a changed table or ends. A group therefore takes about as many round trips as its longest body.
 
 Only bodies without conflicts run concurrently. Other bodies run later and see the changes made by the earlier ones.

@@ -133,7 +133,7 @@ class ProcessSupervisor:
         return exited
 
     async def stop(self, grace: float) -> None:
-        """Tell all runners to finish or return their rollouts and exit. Kill any that are left after `grace` seconds."""
+        """Tell all runners to finish or return their rollouts and exit. Kill any that remain after `grace` seconds."""
         self._send(StopCommand())
         try:
             async with asyncio.timeout(grace):

@@ -99,7 +99,9 @@ async def test_recorded_run_is_replayed_and_regraded_without_model(tmp_path: Pat
     (tmp_path / "agent.sh").write_text((tmp_path / "agent.sh").read_text().replace("user", "system"))
     changed = run_agl("replay", rollout_id, "--", "sh", "agent.sh", cwd=tmp_path)
 
-    assert (replayed.returncode, replayed.stdout.splitlines()[0]) == (0, "1 of 1 calls match the recording."), replayed.stdout
+    assert (replayed.returncode, replayed.stdout.splitlines()[0]) == (0, "1 of 1 calls match the recording."), (
+        replayed.stdout
+    )
     assert regraded.stdout.splitlines() == [f"{rollout_id} 0.5 -> 1", "1 rollouts, mean 0.5 -> 1"]
     assert changed.returncode == 1
     assert 'call 1 differs: messages.0.role was "user", is "system"' in changed.stdout

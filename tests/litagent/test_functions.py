@@ -232,7 +232,10 @@ class Holder:
     [
         (no_task, "agent no_task takes no parameters; an agent's first parameter is the task"),
         (keyword_task, "agent keyword_task must take the task as its first, positional parameter"),
-        (resource_first, "the first parameter of agent resource_first must be the task; put it before 'prompt_template'"),
+        (
+            resource_first,
+            "the first parameter of agent resource_first must be the task; put it before 'prompt_template'",
+        ),
         (Holder.method, "agent method is a method; to write an agent as a class, derive the class from agl.LitAgent"),
         (Holder, "only a function can be decorated as an agent"),
         ("text", "only a function can be decorated as an agent"),

@@ -40,9 +40,7 @@ async def test_responses_api_is_recorded_with_and_without_streaming(proxy: agl.L
     assert events[-1] == "response.completed"
 
 
-async def test_anthropic_messages_are_recorded_with_and_without_streaming(
-    proxy: agl.LLMProxy, attempt: ProxyAttempt
-):
+async def test_anthropic_messages_are_recorded_with_and_without_streaming(proxy: agl.LLMProxy, attempt: ProxyAttempt):
     async with attempt.anthropic(proxy) as client:
         whole = await client.messages.create(model="m", messages=HELLO, max_tokens=9)
         async with client.messages.stream(model="m", messages=HELLO, max_tokens=9) as stream:

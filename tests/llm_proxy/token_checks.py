@@ -52,7 +52,7 @@ async def check_calls(base_url: str, proxy: agl.LLMProxy, attempt: ProxyAttempt,
 
 
 async def check_conversation(base_url: str, proxy: agl.LLMProxy, attempt: ProxyAttempt, turns: int) -> dict[str, int]:
-    """Hold a conversation of this many turns; check that the merged sequence contains only prompt and sampled tokens."""
+    """Hold a conversation of `turns` turns; check that the merged sequence has only prompt and sampled tokens."""
     messages: list[Any] = []
     proxy.update_model_list({"m": base_url})
     async with attempt.openai(proxy, timeout=120) as client:

@@ -35,6 +35,11 @@ def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcome, "CANCELLATION_GRACE_SECONDS", 0.05)
 
 
+def runner_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the runner logged; the access log of the store may be captured as well."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("agentlightning.runner")]
+
+
 @over_http_too
 async def test_cancelled_rollout_cancels_its_async_agent(harness: Harness, caplog: pytest.LogCaptureFixture):
     started, ended = asyncio.Event(), asyncio.Event()
@@ -59,7 +64,7 @@ async def test_cancelled_rollout_cancels_its_async_agent(harness: Harness, caplo
     final: Any = await harness.store.get_rollout_by_id(rollout.rollout_id)
     assert final.status == "cancelled"
     assert await harness.spans(final) == []
-    log_lines = [record.getMessage() for record in caplog.records if rollout.rollout_id in record.getMessage()]
+    log_lines = [line for line in runner_lines(caplog) if rollout.rollout_id in line]
     assert len(log_lines) == 1
     assert log_lines[0].endswith("the store has ended this attempt (cancelled, timed out or superseded)")
 
@@ -115,7 +120,7 @@ async def test_agent_is_cancelled_after_its_next_span_without_a_heartbeat(
     assert final.status == "cancelled"
     with pytest.raises(Conflict):
         await harness.store.update_attempt(rollout.rollout_id, final.attempt.attempt_id, status="succeeded")
-    log_lines = [record.getMessage() for record in caplog.records if rollout.rollout_id in record.getMessage()]
+    log_lines = [line for line in runner_lines(caplog) if rollout.rollout_id in line]
     assert len(log_lines) == 1
     assert log_lines[0].endswith("the store has ended this attempt (cancelled, timed out or superseded)")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentlightning.store import InMemoryLightningStore
+from agentlightning.store.db.database import Transaction
 from agentlightning.types import AttemptRef
 
 from ..conftest import Figure
@@ -43,6 +44,15 @@ async def test_cost_of_a_call_does_not_grow_with_the_database(figure: Figure) ->
     assert max(ratios.values()) <= 2
 
 
+async def set_handler(store: InMemoryLightningStore, handler: Callable[[], bool] | None) -> None:
+    """Set the progress handler in the writer's thread, which may be using the connection."""
+
+    async def body(_: Transaction) -> None:
+        store._database._connection.set_progress_handler(handler, 1)
+
+    await store._database.write(body)
+
+
 async def work_of_each_call(store: InMemoryLightningStore) -> dict[str, int]:
     """Return the number of instructions of one call of each kind."""
     done = 0
@@ -57,7 +67,7 @@ async def work_of_each_call(store: InMemoryLightningStore) -> dict[str, int]:
         answer = await call()
         return done - before, answer
 
-    store._database._connection.set_progress_handler(count, 1)
+    await set_handler(store, count)
     try:
         taken: dict[str, int] = {}
         taken["enqueue"], _ = await work(lambda: store.enqueue_rollout("task"))
@@ -76,4 +86,4 @@ async def work_of_each_call(store: InMemoryLightningStore) -> dict[str, int]:
         taken["deadlines"], _ = await work(store.expire_overdue)
         return taken
     finally:
-        store._database._connection.set_progress_handler(None)
+        await set_handler(store, None)

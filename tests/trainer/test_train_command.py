@@ -49,7 +49,7 @@ def test_agent_in_a_file_runs_without_a_script(folder: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.py:adder"], "'nowhere.py:adder' must be FILE.py:NAME"),
+        (["nowhere.py:adder"], "'nowhere.py:adder' must have the form FILE.py:NAME"),
         (["adding.py:divider"], "adding.py does not define divider"),
         (["adding.py:adder", "--algorithm", "magic"], "unknown algorithm 'magic'; choose from 'baseline'"),
         (["adding.py:adder", "--algorithm", "apo"], "APO needs access to models that write prompts: .*OPENAI_API_KEY"),

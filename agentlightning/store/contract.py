@@ -288,10 +288,7 @@ class LightningStore:
 
     @route("POST /add_span", mutates=True)
     async def add_span(self, span: Span) -> Span | None:
-        """Store a span and return it as stored, or return None if its attempt already has a span with this id.
-
-        Raises `NotFound` if the attempt does not exist.
-        """
+        """Return the stored span, or None if its attempt already has one with this id. Raises `NotFound`."""
         raise NotImplementedError
 
     @route("POST /add_many_spans", mutates=True)

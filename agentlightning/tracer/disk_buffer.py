@@ -142,7 +142,8 @@ def _modified(path: Path) -> float:
 def _create_file(folder: Path) -> tuple[IO[bytes], Path]:
     while True:
         path = folder / f"{_FILE_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.jsonl"
-        # Until the file is locked, another process may mistake it for a leftover and remove it: create a new one then.
+        # Until the file is locked, another process may mistake it for a leftover and remove it. In that case, create
+        # a new one.
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b", buffering=0)
         if _lock(file):
             return file, path

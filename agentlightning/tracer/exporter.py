@@ -235,7 +235,7 @@ class SpanExporter:
         logger.info("Sent spans and results of an earlier process from %s: %d spans, %d results", path, spans, reports)
         if exporter.dropped.count:
             logger.warning(
-                "The store rejected spans that are saved in %s; inspect and delete the file", set_aside(path)
+                "The store rejected some spans of an earlier process. Inspect %s, then delete it", set_aside(path)
             )
         else:
             remove(path)

@@ -329,7 +329,7 @@ def _run_to_completion(body: Any) -> Any:
         body.send(None)
     except StopIteration as end:
         return end.value
-    raise RuntimeError("the body of a transaction may await only its transaction")
+    raise RuntimeError("a transaction body may await only the methods of its transaction")
 
 
 def _open_writer(path: Path | None, durability: Durability) -> apsw.Connection:

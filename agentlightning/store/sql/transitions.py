@@ -62,7 +62,8 @@ class TransitionWriter:
         )
         if not found:
             await self.rollout_row(rollout_id)
-            raise NotFound(f"rollout {rollout_id} has no attempt {attempt_id}", field="attempt_id")
+            which = "attempts yet" if attempt_id == LATEST else f"attempt {attempt_id}"
+            raise NotFound(f"rollout {rollout_id} has no {which}", field="attempt_id")
         return AttemptRow(found[0])
 
     # Starting attempts

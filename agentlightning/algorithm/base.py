@@ -14,12 +14,14 @@ from .journal import Journal
 T = TypeVar("T")
 
 RETRY_LOST_RUNNERS: Final = RolloutConfig(max_attempts=3, retry_condition=["unresponsive"])
-"""Retry a rollout when its runner is lost: an occasional loss says nothing about the agent."""
+"""Config that runs a rollout up to three times if its runner stops responding.
+
+A runner can be lost for reasons unrelated to the agent, so the first such loss should not make the rollout fail."""
 
 
 @dataclass
 class RunContext:
-    """The parts of a run that an algorithm can use."""
+    """The objects that a run provides to its algorithm. None means that the run does not provide the object."""
 
     store: LightningStore | None = None
     adapter: TraceAdapter[Any] | None = None
@@ -39,7 +41,7 @@ class Algorithm:
     _context = RunContext()
 
     best_resources: ResourcesUpdate | None = None
-    """The best resources found. If None, the trainer chooses the resources with the highest mean reward."""
+    """The best version of the resources. If None, the trainer chooses the version with the highest mean reward."""
 
     def run(
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
@@ -60,7 +62,7 @@ class Algorithm:
         return _require(self._context.store, "store")
 
     def get_adapter(self) -> TraceAdapter[Any]:
-        """Return the trainer's `adapter`, which converts spans into data."""
+        """Return the trainer's `adapter`, which converts a rollout's spans into the data that the algorithm needs."""
         return _require(self._context.adapter, "adapter")
 
     def get_llm_proxy(self) -> Any:
@@ -76,13 +78,13 @@ class Algorithm:
         return _require(self._context.journal, "journal")
 
     def log_metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Send metrics to the run's callbacks and to `metrics.jsonl`."""
+        """Send metrics to the run's callbacks and to the file `metrics.jsonl` in the run's folder."""
         if self._context.log_metrics is not None:
             self._context.log_metrics(values, step)
 
 
 class FastAlgorithm(Algorithm):
-    """An algorithm that is fast enough for `Trainer.dev`."""
+    """Base class for algorithms that are fast enough for `Trainer.dev`, which accepts no others."""
 
 
 def _require(value: T | None, name: str) -> T:

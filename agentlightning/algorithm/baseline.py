@@ -14,7 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class Baseline(FastAlgorithm):
-    """Run the training tasks `n_epochs` times, then the validation tasks once, and log the results."""
+    """Run the training tasks `n_epochs` times, then the validation tasks once, and log the results.
+
+    `rollout_timeout` is the time limit for each attempt, in seconds.
+    """
 
     def __init__(self, n_epochs: int = 1, *, rollout_timeout: float | None = None) -> None:
         if n_epochs < 1:
@@ -25,7 +28,7 @@ class Baseline(FastAlgorithm):
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> dict[str, float | None]:
-        """Return the mean reward of each epoch and of the validation tasks."""
+        """Return the mean reward of each epoch and of the validation tasks, or None where no rollout has a reward."""
         means: dict[str, float | None] = {}
         if train_dataset is not None:
             for epoch in range(self._n_epochs):

@@ -10,7 +10,9 @@ from typing import Final
 from pydantic import BaseModel
 
 MIN_PAIRS: Final = 5
-"""Minimum number of common tasks for a confidence interval. Without an interval, no improvement is reported."""
+"""Minimum number of tasks with scores for both prompts for which a confidence interval is computed.
+
+Without an interval, no improvement is reported."""
 
 
 class Estimate(BaseModel):
@@ -28,11 +30,12 @@ class Estimate(BaseModel):
 
 
 class Difference(BaseModel):
-    """Mean difference between two prompts on the same tasks, with a 95 % confidence interval."""
+    """Mean difference between the scores of two prompts on the same tasks, with a 95 % confidence interval."""
 
     mean: float | None
     low: float | None
     high: float | None
+    """`low` and `high` are the bounds of the interval, or None if there are too few tasks."""
     n: int
     """Number of tasks with a score for both prompts."""
 
@@ -59,7 +62,10 @@ def estimate(scores: Sequence[float | None]) -> Estimate:
 
 
 def paired_difference(better: Sequence[float | None], base: Sequence[float | None]) -> Difference:
-    """Return the mean of the per-task differences `better` minus `base`, over the tasks that have both scores."""
+    """Return the mean of the per-task differences `better` minus `base`, over the tasks that have both scores.
+
+    The sequences contain one score per task, in the same order.
+    """
     pairs = [b - a for a, b in zip(base, better, strict=True) if a is not None and b is not None]
     mean, n = fmean(pairs) if pairs else None, len(pairs)
     if mean is None or n < MIN_PAIRS:

@@ -25,7 +25,7 @@ ARGUMENTS: Final[dict[str, Callable[[Algorithm, Tasks, Tasks], Any]]] = {
     "journal": lambda algorithm, train, val: algorithm.get_journal(),
     "log_metrics": lambda algorithm, train, val: algorithm.log_metrics,
 }
-"""Maps each supported parameter name to a function that returns the argument."""
+"""Maps each supported parameter name to a function that returns the argument for it."""
 
 
 class FunctionAlgorithm(Algorithm, Generic[P, R]):
@@ -70,7 +70,7 @@ def algo(function: Callable[P, R], /) -> FunctionAlgorithm[P, R]:
 
 
 def as_algorithm(value: Any) -> Algorithm:
-    """Return an algorithm unchanged; wrap a function as `@algo` does."""
+    """Return `value` if it is an algorithm. If it is a function, wrap it as `@algo` does."""
     if isinstance(value, Algorithm):
         return value
     if callable(value) and not isinstance(value, type):

@@ -1,8 +1,9 @@
 """Journal: records the completed steps of an algorithm in the store, so that a killed run can be resumed.
 
-Each step is a span. The spans of one session belong to a rollout that is never queued, so the dashboard shows the
-algorithm's steps alongside the agents' rollouts. Each step has a key and runs once: later calls with the same key, in
-this session or a later one, return the recorded result.
+A new session begins whenever a run is started or resumed. Each session is a rollout that is never queued, and each
+completed step is a span of that rollout, so the dashboard shows the algorithm's steps alongside the agents' rollouts.
+Each step has a key and is completed only once: later calls with the same key, in this session or a later one, return
+the recorded result.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ from ..store import LightningStore
 from ..types import AttemptedRollout, AttemptStatus, Rollout, RolloutConfig, Span, trace_of
 
 STEP: Final = "agentlightning.journal.step"
+"""Name of the span of a completed step."""
+
 KEY: Final = "agentlightning.journal.key"
 VALUE: Final = "agentlightning.journal.value"
+"""Span attributes that contain a step's key and its result as JSON."""
+
 SESSION_MARK: Final = "agentlightning_journal"
 """Key in a rollout's input and metadata that marks the rollout as a journal session."""
 
 SESSION_UNRESPONSIVE_SECONDS: Final = 365 * 24 * 3600.0
-"""Effectively disables the timeout, because a journal session does not send heartbeats while a step is running."""
+"""How long a session may be silent before the store considers it lost: a year, so this never happens in practice.
+
+A session does not send heartbeats, so it is silent for as long as a step is running."""
 
 
 def is_journal_session(rollout: Rollout) -> bool:
@@ -44,7 +51,10 @@ class Journal:
 
     @classmethod
     async def open(cls, store: LightningStore, run: str) -> Journal:
-        """Start a session for `run` and mark unfinished earlier sessions as failed, because only one may be active."""
+        """Start a session for the run named `run`, and load the completed steps of all earlier sessions in the store.
+
+        Earlier sessions that have not ended are marked as failed, because only one session may be active.
+        """
         earlier = await journal_sessions(store)
         session = await store.start_rollout(
             {SESSION_MARK: run},
@@ -53,7 +63,7 @@ class Journal:
         )
         await store.update_attempt(session.rollout_id, session.attempt.attempt_id, status="running")
         steps: dict[str, Any] = {}
-        # End earlier sessions only after the new one has started, so that remote runners never see the run as ended.
+        # Runners on other machines stop when the newest session has ended, so the new one is started before these end.
         for each in earlier:
             steps |= await _load_steps(store, each)
             if each.status not in ("succeeded", "failed", "cancelled"):
@@ -69,6 +79,7 @@ class Journal:
         """Run `step` and return its result, or return the recorded result if a step with this key is complete.
 
         The result must be JSON-serializable. A step that raises an exception is not recorded as complete.
+        Concurrent calls with the same key share one execution of the step.
         """
         if key in self._steps:
             return self._steps[key]
@@ -81,7 +92,7 @@ class Journal:
             del self._in_progress[key]
 
     async def end(self, status: AttemptStatus, reason: str | None = None) -> None:
-        """End the session. Runners on other machines then know that the run is over."""
+        """End the session with `status`. Runners on other machines then know that the run is over."""
         await _end(self._store, self._session, status, reason)
 
     async def _run(self, key: str, step: Callable[[], Awaitable[Any]]) -> Any:

@@ -25,7 +25,7 @@ COMMANDS = {
     "store": "store",
     "train": "train",
 }
-"""Maps each command to its module. In the module, the click command has the same name."""
+"""Maps the name of each command to the module that contains it. The click command has the same name as the command."""
 
 
 class _LazyGroup(click.Group):

@@ -40,12 +40,12 @@ log_level_option = click.option(
 
 
 def database_option(help: str) -> Callable[[F], F]:
-    """Add `--db` to a command, as the parameter `db`."""
+    """Return a decorator that adds `--db` to a command, as the parameter `db`."""
     return click.option("--db", envvar="AGL_DB", default="./agl.db", show_envvar=True, metavar="DATABASE", help=help)
 
 
 def store_url_option(help: str) -> Callable[[F], F]:
-    """Add `--store` to a command, as the parameter `store_url`."""
+    """Return a decorator that adds `--store` to a command, as the parameter `store_url`."""
     return click.option("--store", "store_url", envvar="AGL_STORE_URL", show_envvar=True, metavar="URL", help=help)
 
 
@@ -63,7 +63,7 @@ def open_selected_store(url: str | None, db: str) -> LightningStore:
 
 
 def model_options(command: F) -> F:
-    """Add `--model` and `--key` to a command, as the parameters `models` and `keys`, for `model_list`."""
+    """Add `--model` and `--key` to a command, as the parameters `models` and `keys`. Pass these to `model_list`."""
     key = "Environment variable that contains the API key for model NAME. Repeatable."
     command = click.option("--key", "keys", metavar="NAME=VARIABLE", multiple=True, help=key)(command)
     url = "Model name, and the URL of its server. Repeatable."
@@ -76,7 +76,7 @@ def format_reward(reward: float | None) -> str:
 
 
 def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
-    """Parse the values of an option that takes NAME=VALUE."""
+    """Parse the values of a repeatable option that takes NAME=VALUE, and map the names to the values."""
     pairs: dict[str, str] = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -87,7 +87,10 @@ def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
 
 
 def read_variable(variables: dict[str, str], name: str) -> str | None:
-    """Return the value of the environment variable specified for `name`. This keeps secrets off the command line."""
+    """Return the value of the environment variable that `variables` specifies for `name`, or None if it specifies none.
+
+    Secrets are passed in environment variables because other users of the machine can see the command line.
+    """
     if name not in variables:
         return None
     if not (value := os.environ.get(variables[name])):
@@ -127,7 +130,10 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
 
 
 def limit_options(command: F) -> F:
-    """Add an option for each field of `Limits`. The parameters are named after the fields; None means not set."""
+    """Add an option for each field of `Limits` to a command.
+
+    The parameters have the names of the fields. The parameter of an option that is not given is None.
+    """
     for field, (option, kind, default, text) in reversed(LIMIT_OPTIONS.items()):
         command = click.option(option, field, type=kind, help=f"{text}  [default: {default}]")(command)
     return command

@@ -83,7 +83,7 @@ def _announcement(proxy: Any, store_url: str | None) -> str:
 
 
 def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Convert the command-line options to a model list for `LLMProxy`."""
+    """Convert the values of `--model`, `--key` and `--serves` to a model list for `LLMProxy`."""
     urls, served = parse_pairs(models, "--model"), parse_pairs(serves, "--serves")
     variables = parse_pairs(keys, "--key")
     for name in {*served, *variables} - set(urls):

@@ -129,7 +129,7 @@ async def _run_all(
 
 @asynccontextmanager
 async def _open_store(url: str | None, db: str) -> AsyncGenerator[LightningStoreClient]:
-    """Connect to the store at `url`, or serve the database for the duration of the block."""
+    """Yield a client for the store at `url`. Without a URL, serve the database `db` for the duration of the block."""
     from ..attempt_tokens import generate_secret
     from ..store import LightningStoreClient, LightningStoreServer, open_store
 
@@ -148,7 +148,10 @@ async def _open_store(url: str | None, db: str) -> AsyncGenerator[LightningStore
 
 @asynccontextmanager
 async def _serve_models(upstreams: list[Any], store: LightningStoreClient) -> AsyncGenerator[None]:
-    """Serve the models through a proxy that identifies attempts by API key. The resource `llm` is the first model."""
+    """Run a proxy for the models during the block, and store the first model as the resource `llm`.
+
+    The proxy identifies the attempt that makes a call by its API key. Without any models, do nothing.
+    """
     from ..attempt_tokens import generate_secret
     from ..llm_proxy import LLMProxy
 

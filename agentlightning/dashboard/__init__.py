@@ -1,1 +1,4 @@
-"""The dashboard: static files, served by `store/http/assets.py`. Its pages use the store's HTTP API like any client."""
+"""The dashboard's static files, which `store/http/assets.py` serves, and the export of a run as one HTML page.
+
+The pages use the store's HTTP API like any other client.
+"""

@@ -1,6 +1,6 @@
-"""Export of a run as one self-contained HTML page.
+"""Export of a store's contents (a run) as one self-contained HTML page.
 
-The JavaScript modules are embedded as `data:` URLs in an import map, and the run is embedded as JSON. The page's
+The dashboard's JavaScript modules are embedded as `data:` URLs in an import map, and the run as JSON. The page's
 content security policy blocks everything that is not embedded.
 """
 
@@ -27,7 +27,10 @@ _IMPORT = re.compile(r"""(\bfrom\s*|\bimport\s*)["'](\.{1,2}/[^"']+)["']""")
 
 
 async def collect_run(store: LightningStore, limit: int) -> tuple[dict[str, Any], int]:
-    """Return the run with its newest `limit` rollouts, and the total number of rollouts in the store."""
+    """Return the data to export, and the total number of rollouts in the store.
+
+    The data includes only the newest `limit` rollouts with their attempts and spans, but all resources and workers.
+    """
     page = await store.query_rollouts(sort_order="desc", limit=limit)
     rollouts = list(reversed(page.items))
     ids = [rollout.rollout_id for rollout in rollouts]
@@ -43,7 +46,7 @@ async def collect_run(store: LightningStore, limit: int) -> tuple[dict[str, Any]
 
 
 def render_page(run: dict[str, Any]) -> str:
-    """Return the HTML page for `run`."""
+    """Return the HTML page for `run`, the data from `collect_run`."""
     import_map = json.dumps({"imports": _modules()})
     style = "\n".join((DASHBOARD / name).read_text(encoding="utf-8") for name in STYLESHEETS)
     policy = "; ".join(
@@ -66,13 +69,13 @@ def render_page(run: dict[str, Any]) -> str:
 
 
 def _modules() -> dict[str, str]:
-    """Map each module's name in the import map to its `data:` URL."""
+    """Return the import map: the name of each JavaScript module, such as `agl/main.js`, and its `data:` URL."""
     names = [path.relative_to(DASHBOARD).as_posix() for path in sorted(DASHBOARD.rglob("*.js"))]
     return {f"agl/{name}": _data_url("text/javascript", _with_mapped_imports(name).encode()) for name in names}
 
 
 def _with_mapped_imports(name: str) -> str:
-    """Return the module's source with its relative imports replaced by names in the import map."""
+    """Return the source of the JavaScript file `name`, with relative imports replaced by names in the import map."""
     folder = PurePosixPath(name).parent
     text = (DASHBOARD / name).read_text(encoding="utf-8")
     return _IMPORT.sub(lambda match: f'{match[1]}"agl/{normpath(folder / match[2])}"', text)

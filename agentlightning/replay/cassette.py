@@ -20,8 +20,9 @@ from ..types import Span
 JsonObject = dict[str, Any]
 
 MAX_BODY: Final = 64 * 1024 * 1024
+"""Maximum size in bytes of a request to the replay server."""
 _NOT_COMPARED: Final = {"return_token_ids", "logprobs", "top_logprobs", "user", "metadata"}
-"""Request fields that do not affect what the model generates; the comparison ignores them."""
+"""Request fields that do not affect what the model generates, and are ignored when requests are compared."""
 _MISSING: Final = object()
 
 
@@ -30,9 +31,10 @@ class RecordedCall:
     """One successful call to a model."""
 
     path: str
-    """The URL path after `/v1/`, such as chat/completions."""
+    """The part of the URL path after `/v1/`, such as `chat/completions`."""
     request: JsonObject
     response: JsonObject
+    """The complete response, even if it was streamed."""
 
 
 class Cassette:
@@ -43,11 +45,11 @@ class Cassette:
         self.unused = list(self.calls)
         """The recorded calls whose responses have not been returned yet."""
         self.difference: str | None = None
-        """Description of the replay's first call that does not match the recording, with the field that differs."""
+        """Describes the first call in the replay that matches no unused recorded call; None if there is none so far."""
 
     @classmethod
     def from_spans(cls, spans: Iterable[Span]) -> Cassette:
-        """Read the calls from an attempt's spans. A call recorded by two spans is included only once."""
+        """Return a cassette with the successful calls in an attempt's spans. A call with two spans is included once."""
         calls: dict[str, RecordedCall] = {}
         for number, span in enumerate(spans):
             request, response = (object_in(span.attributes, name) for name in (semconv.REQUEST, semconv.RESPONSE))
@@ -63,6 +65,7 @@ class Cassette:
 
     def response_to(self, path: str, request: JsonObject) -> JsonObject | None:
         """Return the recorded response to a call. If no recorded call matches, set `difference` and return None."""
+        # API keys were removed from the recorded requests, so remove them here too before the comparison.
         redacted = orjson.loads(redact(json.dumps(request)))
         for index, call in enumerate(self.unused):
             if call.path == path and first_difference(call.request, redacted) is None:
@@ -81,7 +84,10 @@ class Cassette:
 
 
 def first_difference(recorded: Any, sent: Any, path: str = "") -> str | None:
-    """Describe the first difference between two JSON values. Return None if they are equal."""
+    """Describe the first difference between two JSON values, or return None if they are equal.
+
+    `path` is the location of the values in the request. The request fields in `_NOT_COMPARED` are ignored.
+    """
     if isinstance(recorded, dict) and isinstance(sent, dict):
         old, new = cast("JsonObject", recorded), cast("JsonObject", sent)
         names = [name for name in {**old, **new} if path or name not in _NOT_COMPARED]
@@ -103,7 +109,7 @@ def _format(value: Any) -> str:
 
 
 def _api_path(url_path: str) -> str:
-    # Return the part after `/v1/`.
+    # Return the part of the path after the last `/v1/`.
     return (url_path.rpartition("/v1/")[2] or url_path).strip("/")
 
 
@@ -112,13 +118,13 @@ def _api_path(url_path: str) -> str:
 
 @asynccontextmanager
 async def serve_cassette(cassette: Cassette) -> AsyncGenerator[str]:
-    """Serve a cassette until the block ends, and yield the `base_url`, which includes `/v1`."""
+    """Serve the responses in a cassette over HTTP until the block ends. Yields the base URL, which ends in `/v1`."""
 
     async def respond(request: web.Request) -> web.Response:
         path, body = _api_path(request.path), await request.json()
         response = cassette.response_to(path, body)
         if response is None:
-            # Respond with 400, because SDKs do not retry after it.
+            # Respond with status 400, because SDKs do not retry a request that fails with it.
             error: JsonObject = {"type": "replay", "message": f"replay: {cassette.difference}"}
             return web.json_response({"type": "error", "error": error}, status=400)
         if body.get("stream"):
@@ -203,7 +209,7 @@ def _anthropic_events(response: JsonObject) -> Iterator[JsonObject]:
 
 
 def _anthropic_deltas(block: JsonObject) -> tuple[JsonObject, list[JsonObject]]:
-    """Split a content block into its empty initial block and the deltas that fill it."""
+    """Return an empty version of an Anthropic content block, and the deltas that add its content to it."""
     match block.get("type"):
         case "text":
             return {**block, "text": ""}, [{"type": "text_delta", "text": block["text"]}]

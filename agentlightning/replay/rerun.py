@@ -20,6 +20,7 @@ from ..types import LLM, NamedResources, Rollout, Span
 from .cassette import Cassette, serve_cassette
 
 PAGE: Final = 100
+"""Number of rollouts that are requested from the store at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ class ReplayResult:
 
 
 async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | Callable[..., Any]) -> ReplayResult:
-    """Run `agent` on the task of a stored rollout, with the recorded responses.
+    """Run `agent` on the task of a stored rollout, with the model responses recorded in the rollout's latest attempt.
 
-    A server that returns the recorded responses replaces every LLM among the rollout's resources, and the servers set
-    in OPENAI_BASE_URL and ANTHROPIC_BASE_URL. Raises `NotFound` if the store does not contain the rollout.
+    A local server returns these responses. It replaces the server of every `LLM` among the rollout's resources, and
+    OPENAI_BASE_URL and ANTHROPIC_BASE_URL are set to its URL during the replay. Does not change `store`. Raises
+    `NotFound` if the store does not contain the rollout.
     """
     rollout = await _rollout(store, rollout_id)
     spans = list(await store.query_spans(rollout_id, "latest"))
@@ -68,7 +70,7 @@ async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | 
 
 
 async def _resources(store: LightningStore, rollout: Rollout, url: str) -> NamedResources:
-    """Return the rollout's resources, with the server at `url` in place of every LLM."""
+    """Return the rollout's resources, with every `LLM` changed to use the server at `url`."""
     if rollout.resources_id is None:
         return {}
     update = await store.get_resources_by_id(rollout.resources_id, rollout.resources_version)
@@ -106,7 +108,7 @@ def _environment(variables: Mapping[str, str]) -> Generator[None]:
 
 @dataclass(frozen=True)
 class RegradeResult:
-    """A rollout's reward from another grader, with the recorded reward for comparison."""
+    """The reward that a grader returned for a recorded rollout, with the recorded reward for comparison."""
 
     rollout_id: str
     recorded_reward: float | None
@@ -118,8 +120,8 @@ async def regrade(
 ) -> list[RegradeResult]:
     """Call `grader(task, output)` for the given rollouts, or for all that have succeeded. Does not change the store.
 
-    The output is the standard output of the agent's program if it was recorded, otherwise the last response from the
-    agent's model.
+    `grader` returns a number or an awaitable. `task` is the rollout's input. `output` is the standard output of the
+    agent's program if it was recorded, otherwise the text of the last recorded response from the agent's model.
     """
     return [await _regrade(store, grader, rollout) async for rollout in _rollouts(store, rollout_ids)]
 
@@ -133,7 +135,7 @@ async def _regrade(store: LightningStore, grader: Callable[[Any, str], Any], rol
 
 
 def output_of(spans: Iterable[Span]) -> str:
-    """Return the agent's final output."""
+    """Return the agent's final output: the output of its program if recorded, otherwise the last model response."""
     output = ""
     for span in spans:
         if "process.exit.code" in span.attributes:

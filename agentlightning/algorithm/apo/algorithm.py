@@ -22,14 +22,17 @@ logger = logging.getLogger(__name__)
 class APO(Algorithm):
     """Improve the prompt template in the trainer's `initial_resources`.
 
-    In each of `beam_rounds` rounds, every prompt in the beam runs on `gradient_batch_size` training tasks, gets a
-    critique from `gradient_model`, and is rewritten `branch_factor` times by `apply_edit_model`. All candidates run on
-    the same `val_batch_size` validation tasks, the better half then runs on another batch of that size, and the best
-    `beam_width` candidates continue. Finally, the seed prompt and the best prompt run `validation_repeats` times on the
-    whole validation set, and these rollouts are compared.
+    The search begins with the initial prompt, the seed prompt. In each of `beam_rounds` rounds, every prompt in the
+    beam (the best prompts so far) is rewritten `branch_factor` times: it runs on `gradient_batch_size` training tasks,
+    `gradient_model` writes a critique based on these rollouts, and `apply_edit_model` writes a new prompt. The beam and
+    the new prompts then run on the same `val_batch_size` validation tasks, the better half runs on another batch of
+    that size, and the best `beam_width` prompts form the next beam. Finally, the seed prompt and the best prompt run
+    `validation_repeats` times on the whole validation set, and the scores of these rollouts are compared.
 
-    `resource_name` selects the prompt if there are several. A failed rollout scores `failure_score`. A run is
-    deterministic for the same `seed` and the same model responses.
+    `resource_name` selects the prompt template if the resources contain several. `rollout_timeout` is the time limit
+    for an attempt, in seconds; rollouts that have not finished `rollout_batch_timeout` seconds after their batch was
+    enqueued are cancelled. A rollout that does not succeed scores `failure_score`. `diversity_temperature` applies to
+    both models. A run is deterministic for the same random seed (`seed`) and the same model responses.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class APO(Algorithm):
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> Verdict:
-        """Search, compare the best prompt with the seed, and store the best prompt as `apo/best`."""
+        """Search, compare the best prompt with the seed, and store the best prompt as the resources `apo/best`."""
         train, val = _require_datasets(train_dataset, val_dataset)
         self._evaluator = self._make_evaluator()
         seed = Candidate("seed", self._evaluator.seed.template)

@@ -35,14 +35,16 @@ class CandidateEvaluator:
     resources: NamedResources
     resource_name: str
     timeout: float
+    """Maximum time in seconds to wait for a batch of rollouts; unfinished ones are then cancelled."""
     failure_score: float
+    """Score of a rollout that does not succeed."""
     config: RolloutConfig
     outcomes: Counter[str] = field(default_factory=Counter[str])
     """Number of scored rollouts by status; succeeded rollouts without a reward count as `without reward`."""
 
     @property
     def seed(self) -> PromptTemplate:
-        """The prompt to improve."""
+        """The prompt to improve, as it is in the initial resources."""
         prompt = self.resources[self.resource_name]
         assert isinstance(prompt, PromptTemplate)
         return prompt
@@ -52,7 +54,10 @@ class CandidateEvaluator:
         return self.seed.model_copy(update={"template": text})
 
     async def save(self, candidate: Candidate, **details: Any) -> ResourcesUpdate:
-        """Store the candidate as a new version of its resources, unless it equals the latest version."""
+        """Store the candidate's prompt and details as a new version of its resources, and return this version.
+
+        If they equal the latest version, return that version instead.
+        """
         resources_id = candidate_resources_id(candidate)
         value = {
             "parent": candidate.parent and f"apo/{candidate.parent}",
@@ -74,9 +79,11 @@ class CandidateEvaluator:
     async def score(
         self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
     ) -> list[Score]:
-        """Return the candidate's score on each task.
+        """Run the candidate on the tasks, given as indexes into `dataset`, and return its score on each task.
 
-        A rollout that failed or timed out gets the failure score. A rollout that succeeded without a reward gets None.
+        A rollout that does not succeed gets the failure score. A rollout that succeeded without a reward gets None.
+        `phase` names the current part of the search. It is included in each rollout's key, so that a resumed run finds
+        the existing rollout instead of creating a new one.
         """
         rollouts = await self._run(dataset, mode, candidate, tasks, phase)
         self.outcomes.update(map(_outcome, rollouts))
@@ -85,7 +92,7 @@ class CandidateEvaluator:
     async def trace(
         self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
     ) -> list[RolloutTrace]:
-        """Run the candidate on the tasks and return the rollouts with their spans."""
+        """Run the candidate on the tasks and return each rollout with the spans of its latest attempt."""
         rollouts = await self._run(dataset, mode, candidate, tasks, phase)
         spans = await asyncio.gather(*(self.store.query_spans(each.rollout_id, "latest") for each in rollouts))
         return list(zip(rollouts, spans, strict=True))

@@ -15,10 +15,10 @@ from ...types import AttemptedRollout, PromptTemplate, Rollout, Span
 PROMPTS: Final = Path(__file__).with_name("prompts")
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 MAX_RUN_CHARACTERS: Final = 16_000
-"""Limits on the text that is sent to the critic model."""
+"""Maximum lengths of one message and of one rollout in the request to the critic model. The end is cut off."""
 
 RolloutTrace = tuple[Rollout, Sequence[Span]]
-"""A rollout with its spans."""
+"""A rollout with the spans of its latest attempt."""
 
 _REWRITTEN = re.compile(r"<prompt>\s*(.*?)\s*</prompt>", re.DOTALL)
 _JINJA_NAME = re.compile(r"\{\{-?\s*([A-Za-z_]\w*)")
@@ -34,12 +34,12 @@ class Rewriter:
     temperature: float
 
     async def critique(self, prompt: PromptTemplate, traces: Sequence[RolloutTrace]) -> str:
-        """Return the prompt's weaknesses, judged from the traces of some of its rollouts."""
+        """Return the critic model's text about the weaknesses of `prompt`, based on rollouts that used it."""
         runs = "\n\n".join(_format_run(number, *trace) for number, trace in enumerate(traces, 1))
         return await self._complete(self.critic_model, _render("critique.md", prompt=prompt.template, runs=runs))
 
     async def edit(self, prompt: PromptTemplate, critique: str) -> str:
-        """Return a new prompt that addresses the critique."""
+        """Return the text of a new prompt that addresses the critique, written by the editor model."""
         placeholders = ", ".join(required_placeholders(prompt)) or "(there are none)"
         request = _render("edit.md", prompt=prompt.template, critique=critique, placeholders=placeholders)
         answer = await self._complete(self.editor_model, request)
@@ -47,7 +47,7 @@ class Rewriter:
         return found[-1] if found else answer.strip()
 
     async def _complete(self, model: str, prompt: str) -> str:
-        # Some models accept only the default temperature, 1.
+        # Omit the parameter if it has its default value, 1, because some models do not support the parameter.
         options = {} if self.temperature == 1.0 else {"temperature": self.temperature}
         answer = await self.client.chat.completions.create(
             model=model,
@@ -90,7 +90,10 @@ def _format_run(number: int, rollout: Rollout, spans: Sequence[Span]) -> str:
 
 
 def _conversations(spans: Sequence[Span]) -> list[list[dict[str, Any]]]:
-    """Return each conversation once, in its final form: later calls repeat the messages of the earlier calls."""
+    """Return the messages of each conversation in the spans.
+
+    Each call in a conversation repeats the messages of the earlier calls, so only the last call is included.
+    """
     calls = [each["messages"] for each in TraceToMessages().adapt(spans)]
     return [
         messages

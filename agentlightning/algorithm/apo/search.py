@@ -17,13 +17,17 @@ from typing import Any, Final
 from ..comparison import Difference, Estimate, estimate, paired_difference
 
 SHRINKAGE: Final = 4.0
-"""Number of pseudo-observations that pull the score of a rarely tried candidate towards the mean."""
+"""Number of imaginary average scores that are added to each candidate's scores for the ranking.
+
+They pull a candidate that has few real scores towards the average."""
 
 FINALISTS_PER_BEAM: Final = 2
-"""Finalists kept across rounds, as a multiple of the beam width, so that one unlucky round does not eliminate a
-good candidate."""
+"""Maximum number of finalists, as a multiple of the beam width.
+
+The finalists are chosen from the candidates of all rounds, so that one unlucky round does not eliminate a good one."""
 
 Score = float | None
+"""The score of a candidate on one task, or None if there was no reward."""
 
 
 @dataclass
@@ -33,7 +37,9 @@ class Candidate:
     id: str
     prompt: str
     parent: str | None = None
+    """Id of the candidate that was rewritten to get this one."""
     critique: str | None = None
+    """The critique of the parent's prompt."""
     scores: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
     """Scores from the search phase, by validation task index."""
 
@@ -48,13 +54,18 @@ class SearchConfig:
     """Parameters of the search."""
 
     beam_width: int = 4
+    """Maximum number of candidates that a round passes on to the next one."""
     branch_factor: int = 4
+    """Number of new candidates that a round derives from each candidate passed on to it."""
     beam_rounds: int = 3
     val_batch_size: int = 16
+    """Maximum number of validation tasks in each of a round's two batches."""
     validation_repeats: int = 3
     """Number of final rollouts on each validation task, both for the seed and for the best candidate."""
     run_initial_validation: bool = True
+    """Evaluate the seed on all validation tasks before the first round."""
     seed: int = 0
+    """Seed for the random choice of tasks; not related to the candidate called seed."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class Verdict:
     best: Candidate
     seed_estimate: Estimate
     best_estimate: Estimate
+    """Estimate for the highest-ranked candidate, even if the comparison found it no better than the seed."""
     difference: Difference
 
     @property
@@ -78,16 +90,17 @@ class Verdict:
 
 
 Evaluate = Callable[[Candidate, Sequence[int], str], Awaitable[Sequence[Score]]]
-"""Evaluate a candidate on some tasks in a named phase. Return its score on each task, or None for a
-task that has no reward."""
+"""Evaluate a candidate on the tasks with the given indexes, and return its score on each task.
+
+The third argument names the phase of the search."""
 
 Propose = Callable[[Candidate, int, int], Awaitable[Candidate | None]]
-"""Derive a candidate from a parent, given the number of the round and of the candidate.
+"""Derive a candidate from a parent, given the number of the round and the new candidate's number in the round.
 
 Return None if the models did not write a usable prompt."""
 
 OnRoundEnd = Callable[[int, Sequence[Candidate]], Awaitable[Any]]
-"""Called after each round with the round's candidates, best first."""
+"""Called after each round with its number and its candidates, best first. The initial validation is round 0."""
 
 
 @dataclass
@@ -96,6 +109,7 @@ class BeamSearch:
 
     config: SearchConfig
     n_tasks: int
+    """Number of validation tasks."""
     evaluate: Evaluate
     propose: Propose
     on_round_end: OnRoundEnd
@@ -156,9 +170,9 @@ class BeamSearch:
                     candidate.scores.setdefault(task, []).append(score)
 
     def _task_batches(self, round: int) -> tuple[list[int], list[int]]:
-        """Return a batch of tasks for all candidates and another for the better half.
+        """Return the indexes of a batch of tasks for all candidates, and of another batch for the better half.
 
-        The batches overlap if there are too few tasks.
+        The batches overlap if there are fewer tasks than the two batches need.
         """
         size = min(self.config.val_batch_size, self.n_tasks)
         shuffled = random.Random(f"{self.config.seed}/{round}").sample(range(self.n_tasks), self.n_tasks)
@@ -180,11 +194,11 @@ class BeamSearch:
         scores = await asyncio.gather(*(self._final_scores(candidate) for candidate in candidates))
         difference = paired_difference(scores[-1], scores[0])
         if difference.mean is not None and difference.mean <= 0:
-            best = seed  # the candidate ranked first only by chance
+            best = seed  # in new rollouts, the highest-ranked candidate was no better than the seed
         return Verdict(seed, best, estimate(scores[0]), estimate(scores[-1]), difference)
 
     async def _final_scores(self, candidate: Candidate) -> list[Score]:
-        """Return the mean score on each validation task, from new rollouts that did not influence the ranking."""
+        """Run new rollouts, which do not affect the ranking, and return the mean score on each validation task."""
         repeats = range(1, self.config.validation_repeats + 1)
         passes = await asyncio.gather(*(self.evaluate(candidate, range(self.n_tasks), f"judged {n}") for n in repeats))
         by_task = ([score for score in scores if score is not None] for scores in zip(*passes, strict=True))
@@ -192,6 +206,9 @@ class BeamSearch:
 
 
 def _shrunken_advantage(candidate: Candidate, means: Mapping[int, float]) -> float:
-    """Return the mean advantage over all candidates on the same tasks, shrunk towards 0 if there are few scores."""
+    """Return the mean difference between the candidate's scores and `means`, shrunk towards 0 if it has few scores.
+
+    `means` maps each task's index to the mean score of all candidates on it.
+    """
     deviations = [score - means[task] for task, scores in candidate.scores.items() for score in scores]
     return sum(deviations) / (len(deviations) + SHRINKAGE)

@@ -51,7 +51,8 @@ async def compare_prompts(
 ) -> dict[str, list[float]]:
     """Return the rewards for each prompt, and print their mean as soon as the prompt's rollouts have finished.
 
-    A rollout without a reward counts as 0. All rollouts are enqueued first, so that the runner is never idle.
+    A rollout without a reward counts as 0. The rollouts for all prompts are enqueued at the start, so that the runner
+    is never idle.
     """
     queued = {name: await _enqueue(store, initial_resources, prompt, train_dataset) for name, prompt in PROMPTS.items()}
     rewards: dict[str, list[float]] = {}
@@ -72,7 +73,7 @@ async def _enqueue(store: LightningStore, resources: NamedResources, prompt: str
 
 
 def sort_word(task: dict[str, str], prompt_template: PromptTemplate, llm: LLM) -> float:
-    """Ask the model for the category of a word; the reward is 1.0 if the answer equals the label."""
+    """Ask the model for the category of a word; the reward is 1.0 if the answer equals the task's label."""
     completion = _client(llm.endpoint).chat.completions.create(
         model=llm.model,
         messages=parse_messages(prompt_template.format(word=task["word"])),

@@ -35,9 +35,9 @@ SIGTERM_EXIT: Final = 128 + signal.SIGTERM
 MIN_HEARTBEAT_TIMEOUT: Final = 5.0
 """Minimum timeout for one heartbeat: below the store's limit of 30 seconds, but above the latency of a busy store."""
 POLL_INTERVAL_CHANGES: Final = 0.5
-"""Maximum delay before a change is sent. A change that is reverted within this time is not sent."""
+"""Seconds between calls of `has_changes`. A change that is reverted between two calls does not cause a heartbeat."""
 HEARTBEAT_STOP_TIMEOUT: Final = 2.0
-"""Maximum seconds to wait for a cancelled heartbeat to end. If it is stuck, its daemon thread is then abandoned."""
+"""Maximum seconds to wait for a cancelled heartbeat to end. After that, its daemon thread is abandoned."""
 
 
 @contextmanager
@@ -50,14 +50,14 @@ def event_loop_thread(name: str) -> Generator[BlockingPortal]:
     every call through the portal creates a task. At the end of the block the portal waits for the tasks that it
     started, or cancels them if the block raises.
     """
-    from anyio.from_thread import start_blocking_portal  # takes 35 ms, so runner processes should not import it
+    from anyio.from_thread import start_blocking_portal  # this import takes 35 ms; keep it out of runners
 
     with start_blocking_portal("asyncio", {"loop_factory": new_event_loop}, name=name) as portal:
         yield portal
 
 
 class BackgroundTask(Generic[T]):
-    """One coroutine in a dedicated event loop in a daemon thread. It starts immediately.
+    """One coroutine in a dedicated event loop in a daemon thread. The coroutine starts immediately.
 
     This class does not use anyio's portal, for two reasons: anyio cancels a task again at every further await, so
     cleanup code could not await anything; and closing a portal waits indefinitely for a stuck thread.

@@ -97,16 +97,16 @@ class OperationSpan:
     _span: ManualSpan | None = None
 
     def set_input(self, *args: Any, **kwargs: Any) -> None:
-        """Record the inputs."""
+        """Record the inputs of the operation."""
         for name, value in [*enumerate(args), *kwargs.items()]:
             self.set_attributes({f"{semconv.OPERATION_INPUT}.{name}": _to_attribute(value)})
 
     def set_output(self, output: Any) -> None:
-        """Record the output."""
+        """Record the output of the operation."""
         self.set_attributes({semconv.OPERATION_OUTPUT: _to_attribute(output)})
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Add attributes."""
+        """Add attributes to the span of the operation."""
         if self._span is None:
             raise InvalidInput("the operation has not started; use it as `with agl.operation(…) as op:`")
         self._span.set_attributes(_flatten(attributes))

@@ -45,7 +45,7 @@ class AgentLightningError(Exception):
         self.field = field
 
     def __str__(self) -> str:
-        # Return the plain message. `KeyError`, another LookupError, would return it in quotes.
+        # Return the plain message, unlike `KeyError`, which returns the `repr` of its message.
         return str(self.args[0])
 
 

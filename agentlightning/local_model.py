@@ -59,8 +59,9 @@ class LocalModel:
     """Maximum total number of prompt and completion tokens, per slot."""
 
     def resolved(self) -> LocalModel:
-        """Return a copy with the path of an existing file. The built-in model's checksum is verified.
+        """Return a copy of the settings whose `model` is the path of an existing file.
 
+        The checksum of the built-in model's file is verified.
         Raises a LocalModelError that names the remedy if the engine or the file is missing, or the file is damaged.
         """
         _require_installed(built_in=self.model is None)
@@ -78,7 +79,7 @@ class LocalModel:
     def _start(self) -> Any:
         model = self.resolved().model
         _require_free(self.host, self.port)
-        # Busy-waiting threads make the engine 15 times slower on a busy machine. It reads this variable on import.
+        # Busy-waiting threads make the engine 15 times slower on a busy machine. It reads the variable when it is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         engine: Any = import_module(_ENGINE)
         try:
@@ -116,7 +117,7 @@ def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = 
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use. In a container, it is often less than the total."""
+    """Return the number of cores that this process may use. A container often has fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -61,7 +61,7 @@ def dumps_unchecked(value: Any, *, field: str | None = None) -> bytes:
 
 
 def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH) -> Any:
-    """Decode untrusted JSON text. Raises `InvalidInput` if it is malformed or contains a rejected value."""
+    """Decode untrusted JSON text. Raises `InvalidInput` if the text is malformed or contains a forbidden value."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -74,7 +74,7 @@ def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH
 def check(value: Any, *, field: str | None = None, depth: int = MAX_DEPTH) -> bool:
     """Raise `InvalidInput` if `value` nests deeper than `depth` or contains NaN or an infinity.
 
-    Return True if `value` contains a float so large that the JSON text may have contained an integer beyond 64 bits.
+    Return True if `value` contains a float of at least 2**63, which orjson may have decoded from an oversized integer.
     """
     # Iterate over levels, because recursion would be slower.
     level: list[Any] = [value]

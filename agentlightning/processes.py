@@ -55,7 +55,7 @@ def watchdog_command(arguments: Sequence[str]) -> list[str]:
     """Return a command that runs a program and kills its process group when the command's standard input closes.
 
     The standard input must be a pipe whose other end the parent holds; the program itself gets no input. Start the
-    command in a new session. When the program has exited, kill its process group, which contains the watchdog.
+    command in a new session. When the program has exited, kill its process group to end the watchdog, which is part of it.
     """
     return ["/bin/sh", "-c", _WATCHDOG, "sh", *arguments]
 
@@ -87,7 +87,7 @@ def kill_group(pid: int) -> None:
 def is_process_alive(pid: int) -> bool:
     """Return True if another process on this machine has this id.
 
-    The id of the current process counts as dead: a recorded id equal to it belongs to an earlier process.
+    The id of the current process counts as dead, because a recorded id equal to it belongs to an earlier process.
     """
     if pid == os.getpid():
         return False
@@ -111,7 +111,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Not sys.stdin.read: the interpreter crashes on exit if a daemon thread holds a buffered reader's lock.
+    # Do not use sys.stdin.read: the interpreter crashes on exit if a daemon thread holds a buffered reader's lock.
     end_with_parent(lambda: os.read(0, 1), GRACE_SECONDS)
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -51,7 +51,7 @@ PROMPT_TOKEN_IDS: Final = "agentlightning.prompt_token_ids"
 LOGPROBS: Final = "agentlightning.logprobs"
 STREAMED: Final = "agentlightning.streamed"
 INCOMPLETE: Final = "agentlightning.incomplete"
-"""True if a streamed call was closed, abandoned or interrupted before its end."""
+"""True on the span of a streamed call that was closed, abandoned or interrupted before its end."""
 POLICY_VERSION: Final = "agentlightning.policy_version"
 """Version of the model weights that produced the response, as configured in the proxy."""
 

@@ -42,7 +42,7 @@ class Limits:
 
 
 class AdmissionControl:
-    """Admits requests while they are within the limits. Use it only in the server's event loop."""
+    """Admits requests while the server is within the limits. Use it only in the server's event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -53,7 +53,7 @@ class AdmissionControl:
 
     async def admit(self, scope: Scope, receive: Receive) -> Permit:
         """Admit a request and receive its body. Raises `StoreBusy`, `TooLarge` or `TooSlow`."""
-        expected = min(_expected_length(scope), self.limits.body)  # a larger body is rejected
+        expected = min(_expected_length(scope), self.limits.body)  # a larger body is rejected while it is read
         if self.requests >= self.limits.requests or self.bytes + expected > self.limits.bodies:
             self.refused += 1
             raise StoreBusy()

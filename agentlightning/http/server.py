@@ -1,4 +1,4 @@
-"""The uvicorn server of the store and the proxy, with a fast start and a fast graceful shutdown."""
+"""The uvicorn server used by the store and the proxy, with a fast start and a fast graceful shutdown."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def base_url(host: str, port: int) -> str:
 class GracefulServer(uvicorn.Server):
     """An HTTP server that runs until `request_stop` or a signal, then finishes requests for up to `drain_seconds`.
 
-    `on_started` is called once the server accepts requests, and `on_stopping` before it waits for pending requests.
+    `on_started` is called once the server accepts requests, and `on_stopping` before the wait for pending requests.
     """
 
     def __init__(

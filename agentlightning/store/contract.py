@@ -53,7 +53,7 @@ UNSET: Final = Unset()
 
 @dataclass(frozen=True)
 class Route:
-    """The HTTP route of an operation, and its effect on the store."""
+    """The HTTP route of an operation, and whether the operation changes the store."""
 
     name: str
     method: Literal["GET", "POST"]
@@ -62,12 +62,12 @@ class Route:
 
     @property
     def batchable(self) -> bool:
-        """True if the operation is short enough to be part of a batch."""
+        """True if the operation may be part of a batch: it changes the store or looks up a single object."""
         return self.mutates or self.name.startswith("get_")
 
     @property
     def path_parameters(self) -> list[str]:
-        """The names in braces in the path, in order."""
+        """Names of the parameters in the path, in order."""
         return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
 
 
@@ -76,7 +76,7 @@ S = TypeVar("S", bound="type[LightningStore]")
 
 
 def route(at: str, *, mutates: bool = False) -> Callable[[F], F]:
-    """Mark a method as an operation. `at` is its HTTP method and path, such as `"GET /query_spans/{rollout_id}"`."""
+    """Mark a method as an operation. `at` is the HTTP method and path, such as `"GET /query_spans/{rollout_id}"`."""
     method, _, path = at.partition(" ")
 
     def mark(operation: F) -> F:
@@ -107,7 +107,7 @@ class LightningStore:
         metadata: dict[str, Any] | None = None,
         worker_id: str | None = None,
     ) -> AttemptedRollout:
-        """Start a rollout that the caller executes. Its status is `preparing`, and it is never queued."""
+        """Start a rollout that the caller executes, without queueing it first. Its status is `preparing`."""
         raise NotImplementedError
 
     @route("POST /enqueue_rollout", mutates=True)
@@ -129,7 +129,7 @@ class LightningStore:
 
     @route("GET /dequeue_rollout", mutates=True)
     async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> AttemptedRollout | None:
-        """Claim the oldest queued rollout with a new attempt. Return None if none is queued within `wait` seconds."""
+        """Claim the oldest queued rollout and start an attempt. Return None if none is queued within `wait` seconds."""
         raise NotImplementedError
 
     @route("POST /dequeue_many_rollouts", mutates=True)
@@ -141,7 +141,7 @@ class LightningStore:
 
     @route("POST /start_attempt", mutates=True)
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
-        """Start a new attempt immediately, regardless of `max_attempts`. The previous attempt, if live, fails."""
+        """Start a new attempt of a rollout, regardless of `max_attempts`. If the previous attempt is live, it fails."""
         raise NotImplementedError
 
     @route("POST /query_rollouts")
@@ -167,11 +167,11 @@ class LightningStore:
     ) -> PaginatedResult[AnyRollout]:
         """Return the rollouts that match the filters, in order of creation unless `sort_by` names a field.
 
-        A `limit` of -1 returns all rollouts, 0 returns none. None sorts last; `sort_by="failed_first"` sorts failed
-        rollouts first. `text_contains` is a literal part of the id or of the input's JSON text. Inputs longer than
-        `cut_at` are truncated to the beginning of their JSON text. `cursor` continues after the page that returned it,
-        in the same order. `status` and `rollout_ids` are older names for `status_in` and `rollout_id_in`.
-        Raises an `InvalidInput` that lists the sortable fields if `sort_by` is invalid.
+        A `limit` of -1 returns all rollouts, 0 returns none. Missing values sort last; `sort_by="failed_first"` sorts
+        failed rollouts first. `text_contains` is a literal part of the id or of the input's JSON text. An input whose
+        JSON text exceeds `cut_at` bytes is replaced by the beginning of that text. `cursor` continues after the page
+        that returned it, in the same order. `status` and `rollout_ids` are older names for the parameters `status_in`
+        and `rollout_id_in`. Raises an `InvalidInput` that lists the sortable fields if `sort_by` is invalid.
         """
         raise NotImplementedError
 
@@ -200,7 +200,7 @@ class LightningStore:
 
     @route("POST /wait_for_rollouts")
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
-        """Wait up to `timeout` seconds until all rollouts have ended, and return the ended ones in the given order.
+        """Wait up to `timeout` seconds for all rollouts to end, and return those that have ended, in the given order.
 
         With a `timeout` of None, wait indefinitely. Raises `NotFound` for an unknown id.
         """
@@ -219,12 +219,12 @@ class LightningStore:
         offset: int = 0,
         cursor: str | None = None,
     ) -> PaginatedResult[Attempt]:
-        """Return the attempts of a rollout, first to latest."""
+        """Return the attempts of a rollout, by default from the first to the latest."""
         raise NotImplementedError
 
     @route("GET /get_latest_attempt/{rollout_id}")
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
-        """Return the latest attempt, which determines the rollout's status."""
+        """Return a rollout's latest attempt, which determines its status, or None before the first attempt."""
         raise NotImplementedError
 
     @route("POST /update_attempt", mutates=True)
@@ -237,9 +237,9 @@ class LightningStore:
         last_heartbeat_time: float | Unset = UNSET,
         metadata: dict[str, Any] | Unset = UNSET,
     ) -> Attempt:
-        """Update an attempt (`"latest"` for the latest attempt) and its rollout's status.
+        """Update an attempt and its rollout's status. The `attempt_id` may be `"latest"`.
 
-        Changes nothing and raises `StaleAttempt` if a later attempt exists, or `FinalStatus` if the attempt has ended.
+        Raises `StaleAttempt` if a later attempt exists, and `FinalStatus` if the attempt or its rollout has ended.
         """
         raise NotImplementedError
 
@@ -247,12 +247,12 @@ class LightningStore:
 
     @route("POST /add_resources", mutates=True)
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
-        """Store resources as version 1 of a new id. They become the latest resources."""
+        """Store resources under a new id, as version 1. They become the latest resources."""
         raise NotImplementedError
 
     @route("POST /update_resources", mutates=True)
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
-        """Store the next version under this id, or version 1 if the id is new. It becomes the latest version."""
+        """Store resources as the next version of this id (1 if the id is new). They become the latest resources."""
         raise NotImplementedError
 
     @route("POST /query_resources")
@@ -276,19 +276,19 @@ class LightningStore:
 
     @route("GET /get_resources_by_id/{resources_id}")
     async def get_resources_by_id(self, resources_id: str, version: int | None = None) -> ResourcesUpdate | None:
-        """Return one version of the resources. Without `version`, return the newest version."""
+        """Return the given version of the resources, or the newest version if `version` is None."""
         raise NotImplementedError
 
     @route("GET /get_latest_resources")
     async def get_latest_resources(self) -> ResourcesUpdate | None:
-        """Return the version that was stored last, under any id."""
+        """Return the resources that were stored most recently, under any id."""
         raise NotImplementedError
 
     # Spans
 
     @route("POST /add_span", mutates=True)
     async def add_span(self, span: Span) -> Span | None:
-        """Return the stored span, or None if its attempt already has one with this id. Raises `NotFound`."""
+        """Store and return a span. Return None if its attempt already has a span with this id. Raises `NotFound`."""
         raise NotImplementedError
 
     @route("POST /add_many_spans", mutates=True)
@@ -304,12 +304,12 @@ class LightningStore:
 
     @route("GET /get_next_span_sequence_id/{rollout_id}/{attempt_id}", mutates=True)
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
-        """Reserve the next sequence number of an attempt. Each number is returned only once."""
+        """Reserve the next sequence number for a span of an attempt. Each number is returned only once."""
         raise NotImplementedError
 
     @route("POST /get_many_span_sequence_ids", mutates=True)
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> list[int]:
-        """Reserve one sequence number for each pair of rollout id and attempt id."""
+        """Reserve one span sequence number for each pair of rollout id and attempt id."""
         raise NotImplementedError
 
     @route("GET /query_spans/{rollout_id}")
@@ -334,11 +334,11 @@ class LightningStore:
         cut_at: int | None = None,
         cursor: str | None = None,
     ) -> PaginatedResult[Span]:
-        """Return the spans of a rollout, or of one of its attempts (`"latest"` for the latest), in order.
+        """Return the spans of a rollout or of one attempt (`"latest"` for the latest), by default in sequence order.
 
         Each filter matches an exact value, or any literal part of it if the filter's name ends in `_contains`.
         In a span of more than `cut_at` bytes, long attribute values are truncated and `agentlightning.cut` is set to
-        the original size.
+        the original size in bytes.
         """
         raise NotImplementedError
 
@@ -435,7 +435,7 @@ def operations() -> Iterator[tuple[Route, Callable[..., Awaitable[Any]]]]:
 def implement_operations(
     make: Callable[[Route, Callable[..., Awaitable[Any]]], Callable[..., Any]],
 ) -> Callable[[S], S]:
-    """Return a class decorator that adds every operation, each created by `make(route, method)`."""
+    """Return a class decorator that adds a method for every operation, created by `make(route, method)`."""
 
     def derive(cls: S) -> S:
         for at, method in operations():

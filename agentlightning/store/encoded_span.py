@@ -89,7 +89,7 @@ def decode(text: bytes) -> EncodedSpan:
 
 
 def check(span: EncodedSpan) -> None:
-    """Reject a span that `Span` would reject, so that every stored span can be returned. Raises `InvalidInput`."""
+    """Reject a span that `Span` would reject, so that every stored span can be decoded. Raises `InvalidInput`."""
     for field in ("rollout_id", "attempt_id", "trace_id", "span_id", "parent_id"):
         value = getattr(span, field)
         if value is not None:
@@ -100,7 +100,7 @@ def check(span: EncodedSpan) -> None:
         raise InvalidInput("sequence_id must be 0 (the store assigns one) or less than 2**62", field="sequence_id")
     if not bytes(span.attributes).startswith(b"{"):
         raise InvalidInput("attributes must be an object", field="attributes")
-    # The rest is nearly always empty or small, so full validation costs little.
+    # The other fields are nearly always empty or small and often repeated, so validating them fully costs little.
     form = b'{"status":%b,"events":%b,"links":%b,"context":%b,"parent":%b,"resource":%b}'
     small = form % tuple(map(bytes, _small_fields(span)))
     if small not in _known_shapes:
@@ -138,8 +138,8 @@ def _quoted(message: str) -> str:
 # Partial decoding
 
 _REWARD_SPANS = frozenset({semconv.ANNOTATION, semconv.REWARD, TUTORIAL_SPAN})
-# The keys as they appear in JSON text; in a string such as a prompt, the quotes would be escaped. Rust's regex engine
-# is the fastest.
+# Finds the quoted attribute keys of rewards in JSON text. If a prompt mentions such a key, the quotes around it are
+# escaped and do not match. Rust's regex engine is faster than Python's.
 _MAY_REWARD = SchemaValidator(
     core_schema.str_schema(
         pattern="|".join(f'"{re.escape(key)}"' for key in (f"{semconv.REWARDS}.0.value", *AGENTOPS_OUTPUTS)),
@@ -158,7 +158,10 @@ def primary_reward(span: EncodedSpan) -> float | None:
 
 
 def truncate_span(text: bytes, cut_at: int) -> bytes:
-    """Truncate the long attribute values of a span with more than `cut_at` bytes, and record its original size."""
+    """Truncate the long attribute values of a span whose JSON text exceeds `cut_at` bytes, and record the full size.
+
+    The span's events are dropped if they also exceed `cut_at` bytes.
+    """
     if len(text) <= cut_at:
         return text
     span: dict[str, Any] = orjson.loads(text)
@@ -175,7 +178,7 @@ def truncate_span(text: bytes, cut_at: int) -> bytes:
 
 
 def truncate_value(text: bytes, cut_at: int) -> Any:
-    """Decode the value, or return the beginning of its JSON text if the text is longer than `cut_at`."""
+    """Decode a value's JSON text, or return the beginning of the text if it is longer than `cut_at` bytes."""
     if len(text) <= cut_at:
         return orjson.loads(text)
     return text[:cut_at].decode(errors="ignore") + "…"

@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEADLINE_INTERVAL = 0.25
-"""Seconds between checks for expired deadlines. Each check is an indexed query that takes a few microseconds."""
+"""Seconds between checks for attempts with expired deadlines. Each check is an indexed query of a few microseconds."""
 CLOCK_SYNC_INTERVAL = 0.5
-"""Seconds between synchronisations of the servers' lease clocks, and thus the maximum difference between them."""
+"""Seconds between synchronisations of the lease clocks of all servers that share a PostgreSQL database.
+
+This is also the maximum difference between these clocks.
+"""
 PRUNE_INTERVAL = 60.0
 
 
 def _validated(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-    """Return the operation with the argument checks that the server applies to a request."""
+    """Return the operation with the argument checks that the HTTP server applies to a request."""
     operation = operation_table()[route.name]
     execute = getattr(SqlStore, route.name)
 
@@ -64,7 +67,7 @@ class _LocalStore(SqlStore):
         await super().close()
 
     def _prepare(self) -> float:
-        """Create or migrate the tables and return the store's current lease time."""
+        """Create or migrate the tables and return the store's current lease time (see `Clock`)."""
         raise NotImplementedError
 
     def _periodic_tasks(self) -> list[PeriodicTask]:
@@ -83,7 +86,7 @@ class _SqliteStore(_LocalStore):
 
 
 def _migrate(database: SqliteDatabase) -> None:
-    """Migrate the tables to this release's schema. First save a copy if the database is from an older release."""
+    """Migrate the tables to this release's schema. First save a copy of the file if an older release created it."""
     version = database.run(schema_version)
     if database.path and 0 < version < len(STEPS):
         copy = database.path.with_name(f"{database.path.name}.before-{len(STEPS)}")
@@ -166,7 +169,7 @@ class ReadOnlyStore(SqlStore):
 def open_for_maintenance(db: str) -> SqlStore:
     """Open a store for maintenance, even while another store is serving its database.
 
-    This is safe because maintenance deletes only rows that no longer change.
+    This is safe because maintenance deletes only rollouts that have ended, and their rows no longer change.
     """
     if db.startswith(("postgresql:", "postgres:")):
         return PostgresLightningStore(db)

@@ -14,7 +14,7 @@ from ..errors import Conflict, FinalStatus, StaleAttempt
 from ..types import AttemptStatus, RolloutConfig, RolloutStatus
 
 DEFAULT_UNRESPONSIVE_SECONDS: Final = 30.0
-"""Three heartbeat intervals: a runner sends a heartbeat every ten seconds."""
+"""Default for `RolloutConfig.unresponsive_seconds`: three heartbeat intervals of ten seconds each."""
 
 QUEUED: Final = frozenset[RolloutStatus]({"queuing", "requeuing"})
 FINAL: Final = frozenset[RolloutStatus]({"succeeded", "failed", "cancelled"})
@@ -68,7 +68,7 @@ class AttemptState:
 def report(state: AttemptState, status: AttemptStatus) -> Transition:
     """Return the transition for a report that an attempt is in `status`.
 
-    Raises `FinalStatus`, `StaleAttempt` or `Conflict` if the report must not change anything.
+    Raises `FinalStatus`, `StaleAttempt` or `Conflict` if the report must be rejected.
     """
     _check_reportable(state)
     if status == state.attempt:
@@ -118,7 +118,7 @@ def set_rollout_status(
     live = attempt in LIVE
     match to:
         case "queuing" | "requeuing":
-            # A queued rollout keeps its status and position.
+            # A rollout that is already queued keeps its status and its position in the queue.
             return Transition(rollout, attempt) if rollout in QUEUED else Transition(to, "failed" if live else attempt)
         case "cancelled" | "failed":
             return Transition(to, "failed" if live else attempt)
@@ -131,10 +131,12 @@ def set_rollout_status(
 
 
 class Deadlines(NamedTuple):
-    """The deadlines of an attempt, on the same clock as its start and its last heartbeat."""
+    """The deadlines of an attempt, in seconds on the clock that measures its start and its last heartbeat."""
 
     timeout: float | None
+    """Deadline for the end of the attempt, or None if its duration is unlimited."""
     silence: float
+    """Deadline for the next heartbeat or span."""
 
     @property
     def next(self) -> float:
@@ -143,7 +145,7 @@ class Deadlines(NamedTuple):
 
 
 def deadlines(config: RolloutConfig, started: float, last_heartbeat: float) -> Deadlines:
-    """Return the deadlines of an attempt: one for its total time, one for the time since its last heartbeat."""
+    """Return the deadlines of an attempt: one for its total time, one for the time since its last heartbeat or span."""
     silence = config.unresponsive_seconds or DEFAULT_UNRESPONSIVE_SECONDS
     timeout = None if config.timeout_seconds is None else started + config.timeout_seconds
     return Deadlines(timeout, last_heartbeat + silence)
@@ -157,7 +159,7 @@ def expired(due: Deadlines, now: float) -> Literal["timeout", "unresponsive"] | 
 
 
 def timeout_reason(status: AttemptStatus, config: RolloutConfig) -> str:
-    """Return the reason to store with an attempt that the store has ended because of a deadline."""
+    """Return the reason to store with an attempt that has missed a deadline and now has this status."""
     if status == "timeout":
         return f"took longer than timeout_seconds={config.timeout_seconds:g}"
     silence = config.unresponsive_seconds or DEFAULT_UNRESPONSIVE_SECONDS

@@ -122,7 +122,7 @@ async def _run_together(tasks: Iterable[PeriodicTask]) -> list[None]:
 
 
 def backup(source: Path, target: Path) -> int:
-    """Copy everything committed before the call and return the size of the copy in bytes."""
+    """Copy a SQLite database with everything committed before the call, and return the copy's size in bytes."""
     if target.exists():
         raise InvalidInput(f"{target} already exists; a backup never overwrites a file, choose another", field="file")
     partial = target.with_name(target.name + ".partial")
@@ -139,7 +139,7 @@ def backup(source: Path, target: Path) -> int:
 
 
 def open_alongside(source: Path) -> apsw.Connection:
-    """Open a connection for reading, even while a store has the database open.
+    """Open a connection for reading a SQLite database, even while a store has the database open.
 
     Raises `StoreUnavailable` if the file does not exist.
     """

@@ -1,7 +1,7 @@
 """Store operations as data: arguments, results and errors, derived from the contract.
 
-The server, the client, the OpenAPI document and the in-process checks use the same table. This module contains no HTTP
-and no SQL.
+The server, the client, the OpenAPI document and the stores in this process use the same table. This module contains
+neither HTTP nor SQL.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Operation:
         return {name: value for name, value in arguments.items() if not isinstance(value, Unset)}
 
     def decode_arguments(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
-        """Parse and validate a JSON object with all arguments. Raises an `InvalidInput` that names the field."""
+        """Parse and validate a request body with all arguments. Raises an `InvalidInput` that names the field."""
         return self.validate(self.parse_object(body, depth))
 
     def parse_object(self, body: bytes, depth: int) -> Arguments:
-        """Parse a JSON object. Raises `InvalidInput` if the body is not a JSON object."""
+        """Parse a request body. Raises `InvalidInput` if the body is not a JSON object or nests deeper than `depth`."""
         value: Any = payload.loads(body, field="body", depth=depth) if body else {}
         if not isinstance(value, dict):
             fields = ", ".join(self.model.model_fields)
@@ -90,7 +90,7 @@ class Operation:
         return {**arguments, "limit": page_size if limit == -1 else min(limit, page_size)}
 
     def decode_stored(self, text: bytes) -> Any:
-        """Decode JSON text into the value that the store returned."""
+        """Decode a stored response into the value that the store returned for the first request with the same key."""
         return self.result.validate_json(text)
 
     def decode(self, text: bytes, arguments: Arguments) -> Any:
@@ -166,7 +166,7 @@ class _QuerySpans(Operation):
 
 
 class _Summary(Operation):
-    """Encodes a summary only once, even if many callers receive it."""
+    """Encodes each summary only once, even if the store returns it to many callers."""
 
     _last: tuple[Any, bytes] = (None, b"")
 
@@ -214,7 +214,7 @@ def problem(error: AgentLightningError) -> dict[str, Any]:
 
 
 def error_from_problem(status: int, text: bytes) -> AgentLightningError:
-    """Return the error described by a problem+json body, as an instance of the class that the store raised."""
+    """Return the error described by a problem+json body, as an instance of the class of the original error."""
     try:
         members = cast("dict[str, Any]", msgspec.json.decode(text))
         name = str(members["type"]).rpartition(":")[2]

@@ -39,9 +39,11 @@ class Lease(TypedDict):
     """A named lock and its current holder."""
 
     holder: str
+    """Name that the holder passed to `hold_lease`."""
     about: dict[str, Any] | None
     """Information provided by the holder."""
     since: float
+    """Time at which the holder acquired the lock."""
     seen: float
     """Time of the last renewal."""
     seconds_left: float
@@ -49,15 +51,15 @@ class Lease(TypedDict):
 
 
 class RewardStep(TypedDict):
-    """Reward statistics for one section of the run."""
+    """Reward statistics for one step of the run: a number of consecutive rollouts of the same mode."""
 
     rollout: int
-    """Number of the section's last rollout. Rollouts are numbered in order of creation."""
+    """Number of the last rollout in this step. Rollouts are numbered in order of creation."""
     mode: RolloutMode | None
     count: int
     mean: float
     deviation: float
-    """Standard deviation."""
+    """Standard deviation of the rewards."""
 
 
 class VersionScore(TypedDict):
@@ -90,9 +92,10 @@ class Summary(TypedDict):
     ended_per_minute: float | None
     """None if all rollouts have ended, if none has ended yet, or if none is running and none has ended recently."""
     seconds_left: float | None
+    """Estimated seconds until all rollouts have ended, or None if `ended_per_minute` is None."""
     ended_per_minute_by_worker: dict[str, float]
     steps: list[RewardStep]
     versions: list[VersionScore]
-    """Those of the newest 200 versions that have rewards, oldest first."""
+    """Scores of those of the newest 200 versions whose rollouts have rewards, oldest version first."""
     errors: list[ErrorCount]
     """Errors from the newest 300 failed rollouts, most frequent first."""

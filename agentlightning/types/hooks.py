@@ -10,7 +10,7 @@ from .spans import Span
 
 
 class Hook:
-    """Base class for hooks. The runner calls hooks for every rollout, and logs and ignores their errors."""
+    """Base class for hooks. The runner calls the hooks for every rollout. Errors in hooks are logged and ignored."""
 
     async def on_rollout_start(self, *, agent: Any, runner: Any, rollout: AttemptedRollout) -> None:
         """Run before the agent, after the rollout has been claimed and its resources have been loaded."""
@@ -24,4 +24,4 @@ class Hook:
     async def on_rollout_end(
         self, *, agent: Any, runner: Any, rollout: AttemptedRollout, spans: Sequence[Span]
     ) -> None:
-        """Run at the end, after all spans have been stored and the attempt's status is final."""
+        """Run at the end of a rollout, after all its spans have been stored and the attempt's status is final."""

@@ -22,7 +22,8 @@ class PaginatedResult(BaseModel, Sequence[T], Generic[T]):
     cursor: str | None = None
     """Position of the next page of the same query, or None on the last page.
 
-    Unlike an offset, a cursor is stable while the list changes: an item that exists throughout appears exactly once.
+    Unlike an offset, a cursor is stable while the list changes: an item that exists from the first request to the last
+    appears exactly once.
     Only an item whose sort key changes between requests may appear twice or not at all.
     """
 

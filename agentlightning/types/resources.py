@@ -21,7 +21,7 @@ HIDDEN = "***"
 
 
 class Resource(BaseModel):
-    """Base class for all resources. `resource_type` is the discriminator."""
+    """Base class for all resources. `resource_type` identifies the subclass in JSON."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,14 +48,14 @@ class LLM(Resource):
 
 
 class ProxyLLM(LLM):
-    """A model behind the `LLMProxy`, which uses the URL of a call to determine the attempt that made it."""
+    """A model behind the `LLMProxy`, which determines the attempt that made a call from the call's URL."""
 
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def get_base_url(
         self, rollout_id: str | None = None, attempt_id: str | None = None, traceparent: str | None = None
     ) -> str:
-        """Return the endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` before a trailing `/v1`.
+        """Return the endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` inserted before a trailing `/v1`.
 
         A W3C `traceparent` sets the parent span for calls that do not send a traceparent header. Raises ValueError if
         only one of the two ids is given.
@@ -90,8 +90,8 @@ _SAFE_SPEC = re.compile(r"[<>^]?\d{0,2},?(\.\d{1,2})?[bdefgnosx%]?")
 class PromptTemplate(Resource):
     """A prompt with placeholders.
 
-    Templates are untrusted input, because models write them. With the `f-string` engine, a placeholder is `{name}`: a
-    plain identifier with an optional, restricted format spec (`{price:.2f}`). All other braces stay unchanged, so
+    Templates are untrusted input, because models may write them. With the `f-string` engine, a placeholder is `{name}`:
+    a plain identifier with an optional, restricted format spec (`{price:.2f}`). All other braces stay unchanged, so
     prompts may contain JSON. `{{name}}` yields a literal `{name}`. The `jinja` engine runs in jinja2's sandbox and
     needs the extra `[jinja]`; the `poml` engine needs the extra `[poml]`.
     """

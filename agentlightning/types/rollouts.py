@@ -24,7 +24,7 @@ class RolloutConfig(BaseModel):
     limit while heartbeats or spans arrive."""
 
     unresponsive_seconds: float | None = Field(default=None, gt=0)
-    """An attempt is `unresponsive` after this many seconds without a heartbeat or span. None: the store's default."""
+    """An attempt is `unresponsive` after this many seconds without a heartbeat or span. None means 30 seconds."""
 
     max_attempts: int = Field(default=1, ge=1)
     """Maximum number of attempts, including the first."""
@@ -43,7 +43,7 @@ class Rollout(BaseModel):
     mode: RolloutMode | None = None
     resources_id: str | None = None
     resources_version: int | None = None
-    """Version of the resources, fixed when the rollout was enqueued."""
+    """Version of the resources, fixed when the rollout was created."""
     status: RolloutStatus = "queuing"
     config: RolloutConfig = Field(default_factory=RolloutConfig)
     metadata: Metadata = Field(default_factory=dict)
@@ -114,4 +114,4 @@ class Worker(BaseModel):
     current_rollout_id: str | None = None
     current_attempt_id: str | None = None
     stale_attempts: list[AttemptRef] = Field(default_factory=list[AttemptRef])
-    """Attempts in the heartbeat that are no longer active and must be stopped. Set only in responses to heartbeats."""
+    """Attempts in this heartbeat that are no longer active and must be stopped. Set only in responses to heartbeats."""

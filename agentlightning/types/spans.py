@@ -37,12 +37,12 @@ class SpanContext(BaseModel):
 
 
 def trace_of(rollout_id: str, attempt_id: str) -> str:
-    """Return the trace id of an attempt. It is derived from the ids, so all processes compute the same trace id."""
+    """Return the trace id of an attempt. It is derived from both ids, so all processes compute the same trace id."""
     return hashlib.sha256(f"{rollout_id}/{attempt_id}".encode()).hexdigest()[:32]
 
 
 class Event(BaseModel):
-    """A point in time within a span."""
+    """A named point in time within a span."""
 
     name: str
     attributes: Attributes = Field(default_factory=dict)
@@ -159,7 +159,10 @@ class Span(BaseModel):
         status: TraceStatus | None = None,
         resource: OtelResource | None = None,
     ) -> Span:
-        """Create a span with these attributes. By default, trace and span ids are random; times are now."""
+        """Create a span with these attributes.
+
+        By default, the trace and span ids are random, the span starts now, and `end_time` is equal to `start_time`.
+        """
         from ..semconv import VIRTUAL
 
         start_time = time.time() if start_time is None else start_time

@@ -1,9 +1,9 @@
 """The dashboard's files over HTTP, under a strict Content-Security-Policy.
 
 Each file is read and compressed once: with Starlette's StaticFiles and GZipMiddleware, a page load took 172 ms of the
-store's CPU time instead of 4 ms. Only files that were present at the first request are served, so no path from a
-request reaches the disk. The URLs contain a version derived from the files' content, so a browser can cache the files
-permanently and still loads a new release immediately.
+store's CPU time instead of 4 ms. Only files that were present at the first request are served, so no file
+is opened at a path taken from a request. The URLs contain a version derived from the files' content, so a browser can
+cache the files permanently and still loads a new release immediately.
 """
 
 from __future__ import annotations

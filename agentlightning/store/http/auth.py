@@ -28,12 +28,12 @@ RUNNER_OPERATIONS = frozenset(
 """Operations that the runner token permits: those needed to execute rollouts, but not to enqueue, edit or list them."""
 
 ATTEMPT_PATHS = frozenset({"/v1/traces"})
-"""Paths that an attempt token permits. The endpoint checks each span with `covers_attempt`."""
+"""Paths that an attempt token permits. The endpoint checks each span's attempt with `covers_attempt`."""
 
 _RUNNER = "agentlightning.runner"
 """ASGI scope key that marks a request made with the runner token."""
 _ATTEMPT_TOKEN = "agentlightning.attempt_token"
-"""ASGI scope key for a request's attempt token and the secrets from which the token may have been derived."""
+"""ASGI scope key for a request's attempt token and for the store's secrets, one of which must have produced it."""
 
 
 class RequestAuthorizer:

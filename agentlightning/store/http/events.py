@@ -27,7 +27,7 @@ from ..sql import SqlStore
 COALESCE_SECONDS = 0.25
 KEEP_ALIVE_INTERVAL = 15.0
 MAX_IDS_PER_EVENT = 100
-"""Maximum number of rollouts in one event. If more have changed, the event tells clients to reload everything."""
+"""Maximum number of ids per field of an event. If more have changed, the event tells clients to reload everything."""
 MAX_SUBSCRIBERS = 200
 MAX_PENDING_EVENTS = 16
 """Maximum number of events buffered for a slow subscriber: four seconds of changes, at most 400 kB."""
@@ -38,7 +38,7 @@ Subscriber = asyncio.Queue[bytes | None]
 """The events that one client has not yet read. None ends the client's stream."""
 
 _OMITTED_FIELDS = {"input", "config", "metadata"}
-"""Potentially large fields, which only `update_rollout` changes."""
+"""Rollout fields left out of events, because they may be large and only `update_rollout` changes them."""
 
 
 _FIELDS = {"rollout": "rollouts", "ended": "rollouts", "spans": "spans", "workers": "workers", "resources": "resources"}

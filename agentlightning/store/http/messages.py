@@ -18,10 +18,10 @@ PROBLEM: Final = "application/problem+json"
 
 BATCH_PATH: Final = "/batch"
 MAX_BATCH_SIZE: Final = 256
-"""Maximum number of operations in one request."""
+"""Maximum number of operations in one batch request."""
 
 Response = tuple[int, bytes]
-"""Status and body."""
+"""HTTP status and body of a response."""
 
 
 class BatchCall(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

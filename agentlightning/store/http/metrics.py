@@ -46,7 +46,7 @@ class Metrics:
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def record(self, path: str, status: int, seconds: float) -> None:
-        """Count one completed request."""
+        """Count one completed request and add its duration."""
         name = path[1:].partition("/")[0]
         if name not in self._operations:  # all other paths share one time series
             name = "other"

@@ -15,7 +15,7 @@ from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, PROBLEM, Batch, BatchAn
 
 
 def openapi(version: str) -> dict[str, Any]:
-    """Return the complete description."""
+    """Return the complete OpenAPI document for this release of the package."""
     table = operation_table()
     inputs: list[Any] = [(name, "validation", TypeAdapter(operation.model)) for name, operation in table.items()]
     outputs: list[Any] = [(name, "serialization", operation.result) for name, operation in table.items()]

@@ -127,7 +127,7 @@ class StoreApp:
         raise ConnectionResetError("the client disconnected")
 
     async def _execute(self, operation: Operation, arguments: Arguments, key: str | None) -> bytes:
-        """Return the result as JSON text, or the stored response if the key has been used before."""
+        """Return the result as JSON text, or the stored response if the idempotency key has been used before."""
         execute = getattr(SqlStore, operation.implementation)
         if key is None or not operation.route.mutates:
             return operation.encode(await execute(self._store, **arguments))

@@ -37,7 +37,7 @@ DEFAULT_PORT: Final = 4747
 DRAIN_SECONDS: Final = 6
 """How long, in seconds, requests are given to finish after SIGTERM.
 
-With all other cleanup, the process exits within ten seconds.
+Including all other cleanup, the process exits within ten seconds.
 """
 
 
@@ -186,7 +186,7 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
 
 def _reduce_garbage_collection() -> None:
     # Requests create hardly any reference cycles. With the default thresholds, the garbage collector scanned all
-    # modules every few hundred spans, which took 10 % of the server's time.
+    # modules every few hundred spans, which took 10 % of the server's CPU time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

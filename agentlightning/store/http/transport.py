@@ -34,7 +34,7 @@ STREAMED_BODY_SIZE: Final = 2**20
 """Size in bytes above which a body is sent in chunks, so that sending it does not block the event loop."""
 
 MAX_IN_FLIGHT: Final = 2
-"""Maximum number of requests in flight. While the store processes one of them, the client prepares the other."""
+"""Maximum number of requests in flight per event loop. While the store processes one, the client prepares the other."""
 MAX_BATCH_BYTES: Final = 2**20
 """Maximum bytes of arguments in one batch. A larger call is sent alone."""
 SLOW_REQUEST_SECONDS: Final = 0.25
@@ -49,7 +49,7 @@ Outcome = Response | StoreUnavailable
 
 @dataclass(slots=True)
 class StoreCall:
-    """One call to the store, identical on every try."""
+    """One call to the store. Every retry sends the same call."""
 
     operation: Operation
     arguments: Arguments
@@ -169,7 +169,7 @@ class Transport:
             return
         with self._lock:
             since, self._unreachable_since = self._unreachable_since, None
-        if since:  # otherwise, another thread has just logged it
+        if since:  # otherwise, another thread has just logged the recovery
             logger.warning("The store at %s is responding again after %.1f s.", self._url, time.monotonic() - since)
 
 
@@ -202,7 +202,7 @@ class RequestBatcher:
         self._is_scheduled = False
 
     async def send(self, call: StoreCall) -> Outcome:
-        """Return the outcome of the call."""
+        """Queue a call, and return its outcome after it has been sent alone or in a batch."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._pending.append((call, future))
         self._schedule()

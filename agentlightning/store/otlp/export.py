@@ -37,7 +37,10 @@ MAX_BATCH_SPANS = 256
 MAX_BATCH_BYTES = 1024 * 1024
 """Maximum bytes of JSON text in a batch. A larger span is sent alone."""
 BATCH_DELAY_SECONDS = 1.0
-"""Seconds to collect new spans before sending a batch. Every batch requires a commit, which may delay other commits."""
+"""Seconds to collect new spans before sending them.
+
+After each batch, the position of the export is saved in a commit, which may delay other commits.
+"""
 POLL_INTERVAL_SPANS = 5.0
 """Seconds between checks for new spans, in case a notification from another server was lost."""
 POLL_INTERVAL_COMMITS = 0.05
@@ -55,7 +58,7 @@ MAX_RETRY_AFTER = 300.0
 
 _TOO_LARGE = 413
 _REJECTED = frozenset({400, _TOO_LARGE, 422})
-"""Statuses that the target would return again if the request were retried."""
+"""HTTP statuses that the target would return again if the request were retried."""
 
 Rejection = tuple[int, str]
 """A number of rejected spans, and the reason."""
@@ -103,7 +106,7 @@ class ExportCounts:
     target: str
     sent: int
     rejected: int
-    """Spans that the target will never accept."""
+    """Spans that the target has permanently rejected or that cannot be encoded as OTLP."""
     failures: int
     """Failed attempts to send spans, mostly because the target was unreachable."""
     waiting: int
@@ -256,7 +259,10 @@ class _TargetExport:
             await _wait(self._stopping, IDLE_RATIO * (time.thread_time() - started))
 
     async def _probe(self, session: aiohttp.ClientSession, newest: int, rejection: ReceiverRejectsAll) -> None:
-        """Try newer spans. Return if the target accepts one (it rejects only some spans); else, raise `rejection`."""
+        """Send some newer spans one by one, after the target has rejected the oldest ones.
+
+        Return once the target accepts a span, which shows that it rejects only some spans. Otherwise, raise `rejection`.
+        """
         waiting = range(self._position + 1, newest)
         for ordinal in [*sorted(random.sample(waiting, min(len(waiting), MAX_PROBES - 1))), newest]:
             payloads = [payload for _, payload in await self._store.spans_between(ordinal - 1, newest, 1, 1)]

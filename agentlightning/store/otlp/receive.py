@@ -2,7 +2,7 @@
 
 A span belongs to the attempt named in its attributes, in the baggage header or in its resource attributes, in that
 order of precedence; otherwise, it belongs to the same attempt as its trace. Spans without a known attempt are not
-stored; the response contains their number.
+stored; the response contains the number of these spans.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class OtlpReceiver:
         self._covers_attempt = covers_attempt
 
     async def post_traces(self, request: Request) -> Response:
-        """Store the spans in one request."""
+        """Store the spans in one request, and report the number of rejected spans in the response."""
         media_type = request.headers.get("content-type", PROTOBUF).partition(";")[0].strip().lower()
         if media_type not in (JSON, PROTOBUF):
             return _failure(JSON, 415, f"{PATH} takes {PROTOBUF} and {JSON}, not {media_type}")
@@ -163,7 +163,7 @@ def decompress(body: bytes, limit: int) -> bytes:
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span, with the attempts that are named in its request."""
+    """A span, and the attempts named in its own attributes and in its resource's attributes."""
 
     span: EncodedSpan
     by_span: AttemptIds | None
@@ -287,7 +287,7 @@ def _parse_json(body: bytes) -> ExportTraceServiceRequest:
 
 
 def _objects(parent: JsonObject, name: str) -> list[JsonObject]:
-    """Return the objects in a list field. If it contains anything else, `ParseDict` reports the error later."""
+    """Return the objects in a list field. If the field contains anything else, `ParseDict` reports the error later."""
     values = parent.get(name)
     return [each for each in cast("list[Any]", values) if isinstance(each, dict)] if isinstance(values, list) else []
 

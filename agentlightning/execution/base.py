@@ -23,13 +23,15 @@ POLL_INTERVAL_QUEUE: Final = 1.0
 Role = Literal["both", "algorithm", "runner"]
 
 OpenStore = Callable[[], AbstractAsyncContextManager[LightningStore]]
-"""Opens the store for the duration of an `async with` block. Called after any fork server has been started."""
+"""Opens the store for the duration of an `async with` block. Called after any fork server has been started, because
+opening a store may start threads, and forking a process that has threads is unsafe."""
 
 
 class AlgorithmTask(Protocol):
     """The algorithm, ready to run. The run ends when the algorithm ends.
 
-    If the task has an `acquire(store)` method, it is awaited before any runner starts. If it fails, the run ends.
+    If the task has an `acquire(store)` method, that method is awaited before any runner starts. If it raises an error,
+    the run ends.
     """
 
     async def __call__(self, store: LightningStore) -> Any:
@@ -49,7 +51,7 @@ class ExecutionStrategy:
     """Runs one algorithm and several runners until the algorithm has ended."""
 
     role: Role = "both"
-    """The role of this process."""
+    """The part of the run that this process executes: the algorithm, the runners, or both."""
 
     def execute(
         self, algorithm: AlgorithmTask, runner: RunnerTask, open_store: OpenStore, *, n_runners: int = 1
@@ -65,9 +67,9 @@ class ExecutionStrategy:
 def run_until_complete(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `work` in a new event loop and return its result.
 
-    The first Ctrl-C or SIGTERM cancels `work`, so that it can clean up; the second stops it immediately. The signals
-    are raised as KeyboardInterrupt and SystemExit. If an event loop is already running, as in a notebook, `work` runs
-    in a thread.
+    The first Ctrl-C or SIGTERM cancels `work`, so that it can clean up; the second stops it immediately. Ctrl-C is
+    raised as KeyboardInterrupt, and SIGTERM as SystemExit. If an event loop is already running, as in a notebook,
+    `work` runs in a new thread.
     """
     try:
         asyncio.get_running_loop()
@@ -105,7 +107,7 @@ async def run_together(
 
 async def _run_all(runners: Callable[[], Coroutine[Any, Any, None]], store: LightningStore) -> None:
     await runners()
-    while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - a remote store has no event for this
+    while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - a remote store provides no event to wait for
         await asyncio.sleep(POLL_INTERVAL_QUEUE)
     raise InvalidInput("all runners have completed max_rollouts, but rollouts are still queued", field="max_rollouts")
 

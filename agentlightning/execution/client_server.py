@@ -1,8 +1,8 @@
 """ClientServerExecutionStrategy: runs the runners in other processes, which access the store over HTTP.
 
 The algorithm runs in this process, which also serves the store. Runners are forked from a process without threads, or
-started as fresh processes if forking is unsafe. If a role is set, the same script can run the algorithm on one machine
-and runners on others.
+started as fresh Python processes if forking is unsafe. The same script can run the algorithm on one machine and runners
+on others, if `role` is set to `algorithm` or `runner`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from .supervisor import ProcessExit, ProcessSupervisor, StartMethod
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""How long, in seconds, runners are given to stop. Longer than they need to finish and report their rollouts."""
+"""How long, in seconds, runners are given to stop. Normally long enough to finish and report their rollouts."""
 LINGER_SECONDS: Final = 3.0
 """How long, in seconds, the store is still served after the algorithm has ended, so that remote runners can detect the
 end of the run. This is longer than a client's retry delay."""
 PORT: Final = 4747
-"""Default port if the algorithm and the runners are started separately."""
+"""Default port of the store's server if the algorithm and the runners are started separately."""
 MAX_RESTARTS: Final = 10
-"""Maximum number of consecutive crashes before the run fails. An agent that crashes occasionally does not reach it."""
+"""Maximum number of consecutive crashes of runner processes; one more fails the run. Crashes are not consecutive if a
+rollout ended in between, so an agent that crashes only occasionally does not fail the run."""
 
 
 class ClientServerExecutionStrategy(ExecutionStrategy):
@@ -44,7 +45,8 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
     `server_port` from AGL_SERVER_HOST and AGL_SERVER_PORT, `managed_store` from AGL_MANAGED_STORE. If
     `managed_store` is False, no server is started: the algorithm and the runners connect to an existing server, such as
     `agl store`. `start_method` is fork, spawn or forkserver; the default is fork if that is safe. A runner that dies is
-    restarted, unless more than `max_restarts` runners have died in a row.
+    restarted, but the run fails if more than `max_restarts` runners die in a row. When the run ends, runners are given
+    `graceful_timeout` seconds to stop.
     """
 
     def __init__(
@@ -153,9 +155,9 @@ class CrashRecovery:
     _ended_otherwise: int = 0
 
     async def recover(self, crash: ProcessExit) -> None:
-        """Mark the attempts of a dead runner as `unresponsive`, so that their rollouts are retried if so configured.
+        """Mark the attempts of a dead runner as `unresponsive`, so that their rollouts are retried if configured.
 
-        Raises `RunnerDied` after too many consecutive crashes. The count restarts when a rollout ends in any other way.
+        Raises `RunnerDied` after too many consecutive crashes. The count is reset when a rollout ends otherwise.
         """
         prefix = worker_id_prefix(crash.pid)
         lost = [each for each in await _unfinished(self.store) if (each.attempt.worker_id or "").startswith(prefix)]
@@ -191,7 +193,7 @@ class CrashRecovery:
 
 
 async def requeue_stale_attempts(store: LightningStore, before: float) -> None:
-    """Requeue rollouts whose attempt started before the time `before` in a local process that no longer exists.
+    """Requeue rollouts whose attempt started before `before` (a Unix time) in a local process that no longer exists.
 
     Attempts on other machines are not requeued, because their runners may still be running. If those runners are dead,
     the store's deadlines apply.

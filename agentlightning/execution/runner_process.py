@@ -31,7 +31,8 @@ GRACE_SECONDS: Final = 2.0
 def pickle_runner(runner: RunnerTask) -> bytes:
     """Pickle a runner and the log level for a fresh process.
 
-    Includes everything that the runner refers to, even in `__main__`. Raises any error that pickling raises.
+    Functions and classes that the runner uses from `__main__` are included, so the fresh process need not import the
+    script. Raises any error that pickling raises.
     """
     file = io.BytesIO()
     _Pickler(file).dump((runner, _console_level()))
@@ -61,6 +62,7 @@ class CrashReport:
     """An exception in a form that can be sent to the parent process."""
 
     pickled: bytes | None
+    """The pickled exception, or None if the exception cannot be pickled."""
     summary: str
     traceback: str
 
@@ -74,7 +76,7 @@ class CrashReport:
         return cls(pickled, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
     def as_error(self) -> BaseException:
-        """Return the exception. Its cause shows the original traceback."""
+        """Return the exception, with a cause that shows the original traceback."""
         error: BaseException
         try:
             error = cloudpickle.loads(self.pickled) if self.pickled else RuntimeError(self.summary)
@@ -92,7 +94,7 @@ class RunnerTraceback(Exception):
 
 
 def run_runner_process(runner: RunnerTask | bytes, worker: int, url: str, reports: Connection) -> None:
-    """Run `runner`, which is pickled if this process is fresh. If it fails, send a `CrashReport` to the parent."""
+    """Run `runner`, pickled unless this process was forked. Send an error as a `CrashReport` to the parent."""
     _detach_from_parent()
     try:
         asyncio.run(_run(_load(runner), worker, url))
@@ -120,7 +122,7 @@ def _load(runner: RunnerTask | bytes) -> RunnerTask:
 
 
 def _console_level() -> int | None:
-    """Return the lowest level that the `agentlightning` logger shows outside log files, or None if it shows nothing.
+    """Return the lowest level that the handlers of the `agentlightning` logger show, or None if they show nothing.
 
     Handlers that write to files are ignored.
     """
@@ -143,8 +145,9 @@ def _detach_from_parent() -> None:
     assert parent is not None
 
     def wait_for_parent() -> None:
-        # Check both conditions: forked siblings keep the pipe behind `parent` open, and with a fork server, `getppid`
-        # returns the server's id instead of the parent's.
+        # Check both conditions. After a fork, `is_alive` may remain True, because it checks a pipe that other forked
+        # runners keep open. With the start method forkserver, `getppid` returns the id of multiprocessing's fork server
+        # instead of the parent's.
         while parent.is_alive() and os.getppid() == parent_pid:
             parent.join(POLL_INTERVAL_PARENT)
 

@@ -1,7 +1,7 @@
 """SharedMemoryExecutionStrategy: runs the algorithm and the runners in threads of this process, with a shared store.
 
 This strategy is the easiest to debug, and fast enough for agents that spend most of their time waiting. An agent that
-exits the process ends the whole run.
+crashes the process or calls `os._exit` ends the whole run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .base import AlgorithmTask, ExecutionStrategy, OpenStore, RunnerTask, run_t
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""How long, in seconds, a runner is given to stop. This is longer than its rollouts need to finish. A thread that has
-not stopped by then is left running."""
+"""How long, in seconds, a runner is given to stop. This is normally long enough for its rollouts to finish. A thread
+that has not stopped by then is left running."""
 
 
 class SharedMemoryExecutionStrategy(ExecutionStrategy):
@@ -48,7 +48,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         finally:
             stop.set()
             ended, running = await asyncio.wait(threads, timeout=self._grace_seconds)
-            await asyncio.gather(*ended, return_exceptions=True)  # marks their errors as retrieved
+            await asyncio.gather(*ended, return_exceptions=True)  # retrieves errors, so that asyncio does not log them
             if running:
                 logger.warning("A runner did not stop within %g s; its thread is left running.", self._grace_seconds)
 

@@ -1,8 +1,9 @@
 """Process supervisor: starts runner processes from a process without threads, and reports their exits.
 
 Forking is safe only in a process without threads, and the algorithm's process has threads as soon as it has a store. So
-a fork server is forked first. It has no threads and can fork runners at any time during a run. With the start methods
-spawn and forkserver, the algorithm's process is not forked, and the fork server is instead a thread of that process.
+the supervisor first forks a fork server, which has no threads and can fork runners at any time during a run. With the
+start methods spawn and forkserver, the algorithm's process is not forked, and the fork server is instead a thread of
+that process.
 
 A pipe carries commands to the fork server and exit reports back. If the pipe closes, the fork server kills its runners
 and exits.
@@ -44,7 +45,7 @@ KILL_TIMEOUT: Final = 3.0
 
 @dataclass(frozen=True)
 class StartCommand:
-    """Command to start a runner."""
+    """Command to start runner number `worker`, which uses the store at `url`."""
 
     worker: int
     url: str
@@ -52,7 +53,7 @@ class StartCommand:
 
 @dataclass(frozen=True)
 class StopCommand:
-    """Command to stop all runners, by terminating or killing them."""
+    """Command to stop all runners with SIGTERM or, if `kill` is True, to kill them and end the fork server."""
 
     kill: bool = False
 
@@ -65,10 +66,11 @@ class ProcessExit:
     pid: int
     exitcode: int
     crash: CrashReport | None = None
+    """The error that ended the runner, or None if the process did not report an error."""
 
     @property
     def cause(self) -> str:
-        """A description of the exit."""
+        """A description of the exit, such as `exited with code 1`."""
         if self.exitcode >= 0:
             return f"exited with code {self.exitcode}"
         hint = " (out of memory?)" if self.exitcode == -signal.SIGKILL else ""
@@ -96,7 +98,8 @@ class ProcessSupervisor:
             self._server = threading.Thread(target=server.run, name="agl-fork-server", daemon=True)
         assert self._server is not None
         with warnings.catch_warnings():
-            # If this process has threads, the user chose fork or `_select_method` has already logged a clearer warning.
+            # Python warns if a process with threads is forked. In that case, the user has chosen fork, or
+            # `_select_method` has already logged a clearer warning.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._server.start()
         if method == "fork":
@@ -156,7 +159,7 @@ class _Child:
 
 @dataclass
 class _ForkServer:
-    """Executes the supervisor's commands and reports exits."""
+    """Executes the supervisor's commands and reports the exits of runners."""
 
     context: Any
     runner: RunnerTask | bytes
@@ -164,7 +167,7 @@ class _ForkServer:
     _children: dict[int, _Child] = field(default_factory=dict[int, _Child])
 
     def run_in_process(self, parent_pipe: Connection) -> None:
-        """Run in a forked process."""
+        """Run the fork server in a forked process, where `parent_pipe` is an unused copy of the supervisor's end."""
         parent_pipe.close()
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -260,7 +263,7 @@ def _select_method(runner: RunnerTask, method: StartMethod | None) -> tuple[Star
 
 @contextlib.contextmanager
 def _without_main() -> Generator[None]:
-    """Prevent fresh processes from importing the script again. The pickled runner contains all it needs from it."""
+    """Prevent fresh processes from importing the script again. The pickled runner contains all the code it needs."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

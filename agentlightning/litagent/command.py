@@ -3,7 +3,7 @@
 Environment variables contain the task (AGL_TASK, AGL_TASK_FILE), the model (OPENAI_BASE_URL, ANTHROPIC_BASE_URL) and
 the OTLP endpoint for spans (OpenTelemetry's standard variables). The reward is the last value that the program passed
 to `agl reward`. If there is none, the reward is the last non-empty line of the program's output, provided that this
-line is a JSON number or a JSON object with a `reward`. A grader, if given, replaces both.
+line is a JSON number or a JSON object with a `reward`. If a grader is given, its return value replaces both.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ EXIT_CODE: Final = "process.exit.code"
 COMMAND_ARGS: Final = "process.command_args"
 STDERR: Final = "process.stderr"
 MAX_OUTPUT: Final = 256 * 1024
-"""Maximum number of bytes kept from the end of each output stream."""
+"""Maximum number of bytes kept from the end of a program's stdout and of its stderr."""
 MAX_TASK_VARIABLE: Final = 100_000
 """Maximum size in bytes of a task in AGL_TASK. Linux limits a variable to 128 KiB."""
 TERMINATION_GRACE_SECONDS: Final = 1.0
-"""Seconds between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL when a program is cancelled or times out."""
 INHERITED: Final = (
     "HOME",
     "LANG",
@@ -189,7 +189,7 @@ def _trace_variables() -> dict[str, str]:
 
 
 def _store_variables(rollout: AttemptedRollout) -> dict[str, str]:
-    """Return the variables for the store and its OTLP receiver, if the program can reach the store."""
+    """Return the variables for the store and its OTLP receiver, or none if the program cannot reach it."""
     scope = current_scope()
     store: Any = scope.store if scope else None
     traces_url = store.otlp_traces_endpoint() if store else None
@@ -244,11 +244,11 @@ class AttemptFiles:
         return self._path("stdout"), self._path("stderr")
 
     def output(self) -> str:
-        """Return the last part of stdout."""
+        """Return the last `MAX_OUTPUT` bytes of stdout as text."""
         return _tail(self._path("stdout"))
 
     def errors(self) -> str:
-        """Return the last part of stderr."""
+        """Return the last `MAX_OUTPUT` bytes of stderr as text."""
         return _tail(self._path("stderr"))
 
     def reward(self) -> float | None:
@@ -309,7 +309,7 @@ async def _run(arguments: list[str], files: AttemptFiles, environment: Mapping[s
 
 @contextmanager
 def _watchdog_pipe() -> Generator[int]:
-    """Open a pipe and yield its read end. The watchdog reads end-of-file from it once the block or process ends."""
+    """Open a pipe and yield its read end. The watchdog reads end-of-file there once the block or this process ends."""
     reading, writing = os.pipe()
     try:
         yield reading

@@ -244,7 +244,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function, eval_str=True)
     except (NameError, AttributeError, SyntaxError, TypeError):
-        # An annotation that only type checkers can resolve: fall back to the parameter names.
+        # An annotation cannot be evaluated at run time: leave string annotations unevaluated and use parameter names.
         return inspect.signature(function)
 
 

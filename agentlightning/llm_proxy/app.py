@@ -27,7 +27,7 @@ CALL_PATHS = frozenset(
     }
 )
 MAX_BODY = 64 * 1024 * 1024
-"""Maximum size of a request body in bytes. Conversations with images are large."""
+"""Maximum size of a request body in bytes. Large, because conversations may contain images."""
 
 
 class ProxyApp:

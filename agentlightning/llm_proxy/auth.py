@@ -1,4 +1,4 @@
-"""Authentication of requests to the proxy: attempt ids in URLs, API keys, and rejection of web pages."""
+"""Authentication of requests to the proxy: attempt ids in URLs, API keys, and rejection of requests from web pages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ProxyRequest:
     content: bytes
     body: Json
     client_key: str | None
-    """The agent's own API key, used if no key is configured for the upstream."""
+    """The agent's own API key, used if no key is configured for the upstream. None if the proxy itself has a token."""
 
 
 class ProxyAuthenticator:
@@ -100,6 +100,6 @@ class ProxyAuthenticator:
 
 
 def api_key_in(headers: Headers) -> str:
-    """Return the client's API key from the first header in which an SDK may send one."""
+    """Return the client's API key from the header that its SDK uses, or an empty string if there is no key."""
     key = bearer_token(headers)
     return headers.get(b"x-api-key", headers.get(b"api-key", b"")).decode("latin-1") if key is None else key

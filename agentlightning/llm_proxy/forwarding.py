@@ -71,7 +71,7 @@ class ForwardedCall:
             await asyncio.sleep(delay or RETRY_POLICY.delay(attempt))
 
     async def _try(self, body: bytes, send: Send, *, is_last: bool) -> float | None:
-        """Send the call once. Return None if it is complete, otherwise the retry delay set by the server, or 0."""
+        """Send the call once. Return None if it is complete, or else the server's retry delay in seconds, or 0."""
         call = self._call
         try:
             async with self._server.post(call.target.path, body, call.headers, call.client_key) as response:
@@ -208,7 +208,10 @@ class InjectedParameters:
         return response
 
     def strip_event(self, event: bytes) -> bytes:
-        """Strip an event of a stream. Return empty bytes for an event that exists only because of the parameters."""
+        """Remove the fields that the agent did not request from an event of a stream.
+
+        Return empty bytes for an event that the server sent only because of the added parameters.
+        """
         head, mark, data = event.partition(b"data:")
         chunk = parse_object(data)
         if not chunk:

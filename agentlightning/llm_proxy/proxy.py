@@ -42,9 +42,10 @@ class LLMProxy:
     Agents call the proxy like the OpenAI or Anthropic API. A call to the URL of an attempt is stored as a span of that
     attempt, with token ids if the server can return them, before the agent receives the end of the response.
 
-    If `port` is None, a free port is selected. `model_list` contains the upstreams: `Upstream`s, dicts of their fields,
-    or URLs by model name. With a `token`, clients must send that token or the token derived from it for their attempt.
-    A proxy that is reachable from other machines requires a token.
+    If `port` is None, a free port is selected. `model_list` contains the upstreams, that is, the model servers: a list
+    of `Upstream`s or of dicts with their fields, or a dict of URLs by model name. With a `token`, clients must send
+    that token or the token derived from it for their attempt. A proxy that is reachable from other machines requires a
+    token.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class LLMProxy:
             await asyncio.to_thread(server.stop)
 
     async def restart(self, model_list: ModelList | None = None) -> None:
-        """Stop and start again on the same port, with `model_list` if it is given."""
+        """Stop the proxy and start it again on the same port. Use the upstreams in `model_list` if it is given."""
         await self.stop()
         if model_list is not None:
             self._upstreams = parse_model_list(model_list)
@@ -93,7 +94,7 @@ class LLMProxy:
     ) -> None:
         """Serve in this thread until SIGINT or SIGTERM, then drain. Call `announce` once the proxy accepts calls.
 
-        On SIGHUP, call `reload` to get the new upstreams. If it raises, the upstreams stay unchanged.
+        On SIGHUP, call `reload` to get the new upstreams. If `reload` fails, the upstreams remain unchanged.
         """
 
         def on_started(_: GracefulServer, routing: Routing) -> None:
@@ -150,14 +151,20 @@ class LLMProxy:
             self._server.portal.call(self._server.routing.replace, self._upstreams)
 
     async def pause(self, *names: str, drain: bool = True) -> None:
-        """Hold new calls to these models (or to all models if none is named) and wait for the calls in flight."""
+        """Hold new calls to these models, or to all models if none is named.
+
+        Wait for their calls in flight, unless `drain` is False.
+        """
         if self._server is not None:
             await self._server.run(self._server.routing.pause, names)
             if drain:
                 await self._server.run(self._server.routing.drain, names)
 
     async def resume(self, *names: str, policy_version: str | None = None) -> None:
-        """Admit calls again. If `policy_version` is given, it is recorded on their spans."""
+        """Admit calls to these models again, or to all models if none is named.
+
+        If `policy_version` is given, it is recorded on the spans of later calls to these models.
+        """
         if policy_version is not None:
             self.set_policy_version(policy_version, *names)
         if self._server is not None:

@@ -30,7 +30,7 @@ PROBE_TIMEOUT = 2.0
 TOKENIZE_TIMEOUT = 10.0
 """Timeout in seconds for each request for a prompt's token ids. Such a request can delay the end of the response."""
 _FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
-"""Prefixes of the agent's request headers that are forwarded."""
+"""Prefixes of the names of request headers that are forwarded from the agent to the server."""
 
 
 class ProxyError(AgentLightningError):
@@ -73,7 +73,10 @@ class Routing:
 
     @asynccontextmanager
     async def server_for(self, model: object) -> AsyncGenerator[ModelServer]:
-        """Reserve a server for a call to `model` until the block ends. Raises `ProxyError` if this is impossible."""
+        """Reserve a server for a call to `model` until the block ends.
+
+        Raises `ProxyError` if the model is unknown or too many calls are waiting for it.
+        """
         server = await self._acquire(model)
         try:
             yield server

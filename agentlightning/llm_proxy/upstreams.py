@@ -32,7 +32,8 @@ class Upstream(BaseModel):
     kind: Kind | None = None
     """The API provider, which determines how the API key is sent. None derives the provider from the URL."""
     server: Literal["auto", "vllm", "llama.cpp", "other"] = "auto"
-    """The inference engine, which determines the parameters for token ids. `auto` detects it; `other` sends none."""
+    """The inference engine, which determines the request parameters for token ids. `auto` detects the engine; with
+    `other`, no such parameters are sent."""
     policy_version: str | None = None
     """The version of the weights on the server, recorded on every call's span."""
 

@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 POLL_INTERVAL_HEARTBEAT: Final = 0.01
 NEW_ATTEMPT_SECONDS: Final = 0.5
-"""An attempt that runs longer than this is reported in an extra heartbeat, so that its status becomes `running` within
-1 s."""
+"""Seconds after which a new attempt is reported in an extra heartbeat, before the next regular heartbeat, so that its
+status becomes `running` within 1 s."""
 
 
 class Runner(Generic[T]):
@@ -40,10 +40,10 @@ class Runner(Generic[T]):
         hooks: Sequence[Hook] | None = None,
         worker_id: int | str | None = None,
     ) -> Generator[Self]:
-        """Prepare to run `agent` on rollouts from `store`. Call `iter` or `step` inside the block.
+        """Prepare to run `agent` on rollouts from `store`. Call `iter` or `step` inside the `with` block.
 
         If `worker_id` is a number, the log shows the number, and the store shows a unique name derived from it. If
-        `worker_id` is a string, both show it unchanged. None selects a free number.
+        `worker_id` is a string, both show it unchanged. If it is None, a free number is used.
         """
         ensure_logging()
         with ExitStack() as stack:
@@ -81,10 +81,11 @@ class Runner(Generic[T]):
 class LitAgentRunner(Runner[T]):
     """Runs up to `max_concurrency` rollouts concurrently: async agents as tasks, sync agents in threads.
 
-    `poll_interval` is the maximum number of seconds that a claim request waits for a rollout. When the runner has to
-    stop, running agents are given `drain_seconds` to finish. A heartbeat is sent every `heartbeat_interval` seconds.
-    The responses to heartbeats and spans list the attempts that are no longer active in the store, and the runner
-    cancels the agents of these attempts.
+    `max_rollouts` is the maximum number of rollouts that `iter` claims, or None for no limit. `poll_interval` is the
+    maximum number of seconds that a claim request waits for a rollout. When the runner has to stop, running agents are
+    given `drain_seconds` to finish. A heartbeat is sent every `heartbeat_interval` seconds. The store's responses to
+    heartbeats and to uploaded spans list the attempts that are no longer active in the store, and the runner cancels
+    these attempts.
     """
 
     def __init__(
@@ -144,7 +145,8 @@ class LitAgentRunner(Runner[T]):
     async def iter(self, event: StopEvent | None = None) -> None:
         """Claim and run rollouts until `event` is set, SIGTERM is received, or `max_rollouts` have been claimed.
 
-        After SIGTERM, raises SystemExit once every attempt has finished or has been returned to the queue.
+        After SIGTERM, raises SystemExit once every attempt has finished, been reported as `unresponsive`, or been
+        returned to the queue.
         """
         context, maximum = self._context, self._limits.max_rollouts
         prefix = context.worker.log_prefix()
@@ -176,7 +178,7 @@ class LitAgentRunner(Runner[T]):
         return await store.get_rollout_by_id(rollout.rollout_id) or rollout
 
     async def beat(self) -> None:
-        """Send one heartbeat for all active attempts, and cancel attempts that are no longer active in the store."""
+        """Send one heartbeat for all running attempts, and cancel those that are no longer active in the store."""
         context = self._context
         stats = {**system_info(), "running": len(self._active), "finished": self._finished}
         self._heartbeats_in_progress += 1
@@ -190,9 +192,9 @@ class LitAgentRunner(Runner[T]):
             self._cancel_given_up(ref)
 
     async def exclude_from_heartbeats(self, run: AttemptRun) -> None:
-        """Exclude the attempt from later heartbeats, and wait for the heartbeats in progress.
+        """Exclude the attempt from later heartbeats, and wait until no heartbeat is in progress.
 
-        A heartbeat that arrived after the attempt had ended would reactivate the attempt.
+        A heartbeat that arrived after the attempt had been reported as `unresponsive` would reactivate the attempt.
         """
         run.is_abandoned = True
         while self._heartbeats_in_progress:  # noqa: ASYNC110 - heartbeats are sent by another thread

@@ -1,7 +1,7 @@
 """Run one attempt, from the claim to the final report.
 
 Every result becomes an `Outcome`: a failure of the agent is recorded and does not crash the runner. Everything that an
-attempt produces is stored before its final status.
+attempt produces is stored before the attempt's final status.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Cancellation:
     is_known: bool = False
     """True if the store has already ended the attempt and therefore no longer accepts a report."""
     is_lost: bool = False
-    """True if the runner is stopping or has failed. The attempt is then reported as `unresponsive`, as the agent is
-    not at fault, or returned to the queue if the agent has not started."""
+    """True if the runner is stopping or has failed. The attempt is then reported as `unresponsive`, because the
+    agent is not at fault, or returned to the queue if the agent has not started."""
 
 
 class AttemptRun:
@@ -95,7 +95,7 @@ class AttemptRun:
             outcome = await self._store_returned_spans(outcome)
             await self._call_hooks("on_trace_end", tracer=tracer)
             outcome = self._emit(outcome)
-        # The agent may have returned spans that the tracer also recorded.
+        # The agent may have returned spans that the tracer also recorded: keep only the tracer's copies of those spans.
         spans = [*tracer.get_last_trace(), *self._spans]
         self._spans = list({span.span_id: span for span in reversed(spans)}.values())[::-1]
         return outcome

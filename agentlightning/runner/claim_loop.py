@@ -1,4 +1,4 @@
-"""Claim rollouts while slots are free, and finish or return them when the runner has to stop."""
+"""Claim rollouts while fewer than `max_concurrency` are running, and end them cleanly when the runner has to stop."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 REPORT_TIMEOUT: Final = 6.0
 """Timeout in seconds for withdrawing a claim request, and for reporting all cancelled attempts. An unreachable store
-must not delay the exit for long."""
+must not delay the runner's exit for long."""
 POLL_INTERVAL_STOP_EVENT: Final = 0.05
 """Polling is necessary because there is no single way to wait for threading, multiprocessing and asyncio events."""
 
 
 @dataclass(frozen=True)
 class RunnerLimits:
-    """Limits of a runner."""
+    """Limits of a runner, described in `LitAgentRunner`. Durations are in seconds."""
 
     max_rollouts: int | None
     max_concurrency: int
@@ -51,7 +51,7 @@ class StopRequest:
 
     @property
     def is_set(self) -> bool:
-        """Return True once a stop has been requested."""
+        """True once a stop has been requested."""
         return self.reason.done()
 
     def set(self, reason: str) -> None:
@@ -67,7 +67,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request(event: StopEvent | None) -> Generator[StopRequest]:
-    """Yield a request that is set as soon as `event` is set or SIGTERM is received during the block."""
+    """Yield a `StopRequest` that is set as soon as `event` is set or SIGTERM is received during the block."""
     request = StopRequest()
     watch = asyncio.create_task(_watch(event, request)) if event is not None else None
     try:
@@ -97,7 +97,7 @@ class ClaimLoop:
     _claim: asyncio.Task[list[AttemptedRollout]] | None = None
 
     async def run(self) -> None:
-        """Claim and run rollouts, then wait for the rollouts that are still running."""
+        """Claim and run rollouts. Once stopped, give running rollouts `drain_seconds` to finish; cancel the rest."""
         try:
             await self._claim_until_stopped()
             await self._withdraw_claim()

@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 STORE_RETRIES: Final = RetryPolicy(first_delay=0.1, max_delay=5.0)
 CACHED_VERSIONS: Final = 32
-"""Maximum number of resource versions kept in memory. Algorithms usually compare fewer versions concurrently."""
+"""Maximum number of resource versions that a runner keeps in memory. Algorithms rarely compare more at a time."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class WorkerName:
     """The two names of a worker: one for the log, one for the store."""
 
     label: int | str
-    """Name in the log: `[Worker 0]`."""
+    """Name in the log, such as 0 in `[Worker 0]`."""
     worker_id: str
     """Name in the store, unique across processes and machines."""
 
@@ -52,9 +52,9 @@ _numbers_lock = threading.Lock()
 
 @contextmanager
 def worker_name(given: int | str | None) -> Generator[WorkerName]:
-    """Yield the names of a worker. A string is used unchanged, and None selects a free number.
+    """Yield the names of a worker. If `given` is a string, both names are that string. None selects a free number.
 
-    If the worker has a number, its name in the store consists of the host name, the process id and the number.
+    If the worker has a number, the worker's name in the store consists of the host name, the process id and the number.
     """
     if isinstance(given, str):
         yield WorkerName(given, given)
@@ -120,13 +120,16 @@ class StoreRetry:
 
 
 class ResourceCache:
-    """Cache of the most recently used resource versions. Versions are immutable, so none is ever outdated."""
+    """Cache of recently used resource versions. Versions are immutable, so cached versions are never outdated."""
 
     def __init__(self) -> None:
         self._versions: OrderedDict[tuple[str, int], NamedResources] = OrderedDict()
 
     async def get(self, store: LightningStore, resources_id: str, version: int | None) -> NamedResources:
-        """Return this version of the resources as a new dict. Raises `ResourceMissing` if it is not in the store."""
+        """Return this version of the resources as a new dict. If `version` is None, return the latest version.
+
+        Raises `ResourceMissing` if the version is not in the store.
+        """
         if version is not None and (cached := self._versions.get((resources_id, version))) is not None:
             self._versions.move_to_end((resources_id, version))
             return dict(cached)

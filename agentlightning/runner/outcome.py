@@ -26,8 +26,8 @@ AnySpan = Span | ReadableSpan | SpanCoreFields
 
 MAX_REASON: Final = 2_000
 MAX_TRACEBACK: Final = 16_000
-"""Maximum number of characters in a traceback: enough for the relevant frames, but small enough for a list of thousands
-of attempts."""
+"""Maximum number of characters in a traceback: enough for the relevant frames, but small enough to include in a list
+of thousands of attempts."""
 
 CANCELLATION_GRACE_SECONDS: Final = 3.0
 """How long, in seconds, a cancelled agent is given to clean up before the call is abandoned."""
@@ -53,12 +53,13 @@ class Outcome:
 
     @cached_property
     def traceback(self) -> str | None:
-        """Traceback of the exception as storable text, or None if nothing was raised."""
+        """Traceback of the exception as text that can be stored, or None if nothing was raised."""
         return format_traceback(self.error)
 
 
 _abandoned: set[asyncio.Task[Outcome]] = set()
-"""Tasks that did not end when they were cancelled. If they were garbage-collected, asyncio would log an error."""
+"""References to tasks that did not end when they were cancelled. Without a reference, a task could be garbage-collected
+before it ends, and asyncio would log an error."""
 
 
 async def invoke(agent: LitAgent[Any], rollout: AttemptedRollout, resources: NamedResources) -> Outcome:
@@ -112,7 +113,7 @@ def outcome_of_error(error: BaseException) -> Outcome:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return a description such as `ValueError: message`, as storable text."""
+    """Return a description of `error`, such as `ValueError: message`, as text that can be stored."""
     try:
         message = str(error)
     except Exception:
@@ -149,7 +150,7 @@ def storable(text: str) -> str:
 
 
 def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:
-    """Return the span with this attempt's ids."""
+    """Convert the span to a `Span` with the ids of this rollout and its attempt."""
     rollout_id, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
     match span:
         case Span() if (span.rollout_id, span.attempt_id) == (rollout_id, attempt_id):
@@ -163,7 +164,7 @@ def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:
 
 
 def _call(method: Callable[..., Any], *arguments: Any) -> Any:
-    # Catch exceptions inside the thread: a StopIteration or KeyboardInterrupt cannot be raised through the task.
+    # Catch exceptions inside the thread: an asyncio task cannot pass on a StopIteration or KeyboardInterrupt.
     try:
         return method(*arguments)
     except BaseException as error:

@@ -36,12 +36,12 @@ class RunProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated seconds until all queued and running rollouts are completed, at the current rate."""
+        """Estimated seconds until all queued and running rollouts are completed, or None if this is unknown."""
         left = self.queued + self.running
         return left / self.rate if self.rate and left else None
 
     def as_metrics(self) -> dict[str, Any]:
-        """Return the progress as metrics by name."""
+        """Return the progress as a dict of metrics by name."""
         return {
             "rollouts/queued": self.queued,
             "rollouts/running": self.running,

@@ -37,7 +37,10 @@ def build(
 
 
 def resolve_name(name: str, parameter: str, names: Mapping[str, Any] | None = None) -> Any:
-    """Return the object for one of `names` or for an import path, `package.module:Name` or `package.module.Name`."""
+    """Return the object that `name` refers to.
+
+    `name` is one of `names` or an import path, `package.module:Name` or `package.module.Name`.
+    """
     if found := (names or {}).get(name):
         return found
     module, _, attributes = name.partition(":") if ":" in name else name.rpartition(".")

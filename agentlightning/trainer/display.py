@@ -16,13 +16,13 @@ from .callbacks import Callback, RunProgress
 from .result import RunResult
 
 PLAIN_INTERVAL: Final = 10.0
-"""Seconds between plain status lines."""
+"""Minimum number of seconds between plain status lines."""
 MAX_REASONS: Final = 3
 """Maximum number of failure reasons shown at the end."""
 
 
 class Display(Callback):
-    """Prints the progress to stderr, so that stdout contains only the script's own output.
+    """Prints the progress of a run to stderr, so that stdout contains only the script's own output.
 
     With `live=False`, plain lines are printed even on a terminal. Use this setting with a debugger: a live status line
     would interfere with the debugger's prompt.
@@ -43,7 +43,7 @@ class Display(Callback):
                 console=self._console,
                 refresh_per_second=4,
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # output to a file or a pipe must not be redirected
+                redirect_stdout=sys.stdout.isatty(),  # if stdout is a file or a pipe, leave it unchanged
             )
             self._live.start()
 

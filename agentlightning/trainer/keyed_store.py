@@ -48,7 +48,10 @@ class KeyedStore(_DelegatingStore):
         return self.inner.otlp_traces_endpoint()
 
     async def load_keys(self) -> None:
-        """Load the keys of existing rollouts, except cancelled and lost rollouts, which can be enqueued again."""
+        """Load the keys of existing rollouts.
+
+        Skips rollouts that were cancelled or lost together with their runner, so that they can be enqueued again.
+        """
         cursor: str | None = None
         while True:
             page = await self.inner.query_rollouts(limit=PAGE_SIZE, cursor=cursor, cut_at=1)

@@ -103,7 +103,7 @@ class ProgressMonitor:
 
     def _rate(self, done: int) -> float:
         now = time.monotonic()
-        if not self._samples:  # a resumed run already has completed rollouts
+        if not self._samples:  # exclude rollouts completed before a resumed run continued
             self._samples.append((self._start, done))
         self._samples.append((now, done))
         while len(self._samples) > 2 and now - self._samples[0][0] > RATE_WINDOW:
@@ -160,7 +160,7 @@ class RunStatistics:
                     self._add(rollout)
 
     async def counts(self) -> dict[str, int]:
-        """Return the number of rollouts by status, excluding the algorithm's journal sessions."""
+        """Return the number of rollouts by status, excluding those that store the algorithm's journal."""
         by_status = dict((await self._store.statistics())["rollouts"])
         for rollout in await self._store.query_rollouts(text_contains=f'"{SESSION_MARK}"', cut_at=1):
             if is_journal_session(rollout):

@@ -46,7 +46,7 @@ class RunResult(BaseModel):
     """Number of failed rollouts by reason, most frequent first."""
     seconds: float = 0.0
     report: dict[str, Any] = Field(default_factory=dict)
-    """The algorithm's report."""
+    """The report returned by the algorithm's `report` method, or an empty dict if the algorithm did not finish."""
     returned: Any = Field(default=None, exclude=True)
     """The algorithm's return value. Not saved in the file."""
     error: str | None = None

@@ -32,7 +32,7 @@ from .store_lock import StoreLock
 logger = logging.getLogger(__name__)
 
 Datasets = tuple[Dataset[Any] | None, Dataset[Any] | None]
-"""The datasets for training and for validation."""
+"""The datasets for training and for validation. Either may be None."""
 
 INITIAL: Final = "initial"
 """Resources id of the trainer's `initial_resources` in the store."""
@@ -41,7 +41,7 @@ POLL_INTERVAL_RUN_END: Final = 1.0
 
 @dataclass
 class RunnerLauncher:
-    """Creates and runs a runner in the process or thread that calls it."""
+    """Creates and runs a runner in the process or thread that calls the launcher."""
 
     make_runner: Callable[[], Runner[Any]]
     agent: LitAgent[Any]
@@ -175,7 +175,7 @@ class RunCoordinator:
 
 
 async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio.Event) -> None:
-    """Set `ended` once a run has ended after the time `since`. A run that was killed and then resumed has not ended."""
+    """Set `ended` once a run has ended after `since` (a Unix time). A killed and then resumed run has not ended."""
     while True:
         try:
             latest = await _latest_session(store, since)

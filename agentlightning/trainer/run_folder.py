@@ -25,7 +25,8 @@ RESUME_VARIABLE = "AGL_RESUME"
 """Environment variable set by `agl resume`. Its value is the folder of the run to continue."""
 LOGGER: Final = logging.getLogger("agentlightning")
 ACCESS_LOGGER: Final = logging.getLogger("agentlightning.store.access")
-"""Logger that is silenced during a run, because one line per request is useful only in `agl store`."""
+"""Logger of requests to the store's server. Its INFO lines are suppressed during a run, because one line per request is
+useful only in `agl store`."""
 
 _entering = threading.Lock()
 """Protects `RunLog._entries` when several runner threads enter or exit the context manager concurrently."""
@@ -59,14 +60,14 @@ class RunFolder:
             return {}
 
     def result(self) -> RunResult | None:
-        """Return the result, or None if the run is still active or was killed."""
+        """Return the result of the run, or None if there is none because the run is still active or was killed."""
         try:
             return RunResult.model_validate_json(self._result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
     def start(self, settings: dict[str, Any]) -> None:
-        """Create the folder and save the command and settings."""
+        """Create the folder, save the command and settings, and delete the result of an earlier part of the run."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._result.unlink(missing_ok=True)
         config = {
@@ -79,7 +80,7 @@ class RunFolder:
         _write(self._config, json.dumps(config, indent=2, default=str))
 
     def end(self, result: RunResult) -> None:
-        """Save the result."""
+        """Save the result of the run."""
         data = result.model_dump(mode="json")
         _write(self._result, orjson.dumps(data, option=orjson.OPT_INDENT_2, default=str).decode())
 
@@ -91,7 +92,8 @@ class RunFolder:
 class RunLog:
     """Context manager that writes the `agentlightning` log of a run's processes to the run's `log.txt`.
 
-    If it is already active, entering it again in a runner's thread or in a forked process has no effect.
+    Entering a `RunLog` that is already active, for example in a runner's thread or in a forked process, does not open
+    the file again.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -128,7 +130,7 @@ class RunLog:
 
 
 def new_folder(title: str, root: str | Path = RUNS) -> RunFolder:
-    """Create a new folder, named after the current time and the title."""
+    """Create a new folder in `root`, named after the current time and the title."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9_]+', '-', title).strip('-').lower() or 'run'}"
     for number in itertools.count(1):
         path = Path(root) / (stem if number == 1 else f"{stem}-{number}")

@@ -1,7 +1,8 @@
 """StoreLock: prevents two trainers from sharing a store, because their runners would run each other's tasks.
 
-The lock is a lease in the store, renewed by a thread that the algorithm cannot block. It expires if its holder dies. A
-trainer on the same machine can detect that the holder is dead, and then does not wait until the lease expires.
+The lock is a lease in the store, renewed by a thread that the algorithm cannot block. If the process that
+holds the lock dies, the lease expires `LEASE_SECONDS` after its last renewal. A trainer on the same machine can detect
+that this process is dead, and then takes the lock without waiting for the lease to expire.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ RELEASE_TIMEOUT: Final = 2.0
 """Timeout in seconds for releasing the lock. An unreachable store must not delay the end of a run."""
 
 _local_holders: set[str] = set()
-"""Active lock holders in this process."""
+"""Holder names of all locks that this process currently holds."""
 
 
 @dataclass
@@ -79,7 +80,7 @@ class StoreLock:
                 yield
         finally:
             _local_holders.discard(self.holder)
-            with suppress(StoreUnavailable, TimeoutError):  # the lease will expire
+            with suppress(StoreUnavailable, TimeoutError):  # if the lock is not released, its lease expires
                 async with asyncio.timeout(RELEASE_TIMEOUT):
                     await self.store.hold_lease(LEASE, self.holder, 0)
 

@@ -29,7 +29,8 @@ from .run_coordinator import Datasets, RunCoordinator, RunnerLauncher
 from .run_folder import RESUME_VARIABLE, RunFolder, RunLog, new_folder, unfinished
 
 DRAIN_SECONDS = 5.0
-"""How long, in seconds, running rollouts are given to finish. Short, because results are no longer used by then."""
+"""How long, in seconds, running rollouts are given to finish when a run ends. Short, because the algorithm has already
+ended and no longer uses their results."""
 
 
 Agent = LitAgent[Any] | Callable[..., Any]
@@ -208,7 +209,7 @@ def _algorithm(given: Any) -> Algorithm:
 
 
 def _is_factory(value: Any) -> bool:
-    """Return True for a function that has none of an algorithm's arguments and so must be a factory."""
+    """Return True for a callable that takes none of the arguments of an algorithm function, so it must be a factory."""
     if isinstance(value, Algorithm) or not callable(value) or inspect.iscoroutinefunction(value):
         return False
     return not set(inspect.signature(value).parameters) & set(ARGUMENTS)

@@ -79,7 +79,7 @@ class LocalModel:
     def _start(self) -> Any:
         model = self.resolved().model
         _require_free(self.host, self.port)
-        # Busy-waiting threads make the engine 15 times slower on a busy machine. It reads the variable when it is imported.
+        # Busy-waiting threads make the engine 15 times slower on a busy machine. The engine reads this on import.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         engine: Any = import_module(_ENGINE)
         try:

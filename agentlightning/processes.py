@@ -55,7 +55,7 @@ def watchdog_command(arguments: Sequence[str]) -> list[str]:
     """Return a command that runs a program and kills its process group when the command's standard input closes.
 
     The standard input must be a pipe whose other end the parent holds; the program itself gets no input. Start the
-    command in a new session. When the program has exited, kill its process group to end the watchdog, which is part of it.
+    command in a new session. When the program has exited, kill its process group to end the watchdog as well.
     """
     return ["/bin/sh", "-c", _WATCHDOG, "sh", *arguments]
 

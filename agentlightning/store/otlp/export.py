@@ -261,7 +261,7 @@ class _TargetExport:
     async def _probe(self, session: aiohttp.ClientSession, newest: int, rejection: ReceiverRejectsAll) -> None:
         """Send some newer spans one by one, after the target has rejected the oldest ones.
 
-        Return once the target accepts a span, which shows that it rejects only some spans. Otherwise, raise `rejection`.
+        Return once the target accepts a span, which shows that it rejects only some. Otherwise, raise `rejection`.
         """
         waiting = range(self._position + 1, newest)
         for ordinal in [*sorted(random.sample(waiting, min(len(waiting), MAX_PROBES - 1))), newest]:

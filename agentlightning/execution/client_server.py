@@ -155,9 +155,10 @@ class CrashRecovery:
     _ended_otherwise: int = 0
 
     async def recover(self, crash: ProcessExit) -> None:
-        """Mark the attempts of a dead runner as `unresponsive`, so that their rollouts are retried if configured.
+        """Mark the attempts of a dead runner as `unresponsive`, so that the store retries their rollouts if configured to.
 
-        Raises `RunnerDied` after too many consecutive crashes. The count is reset when a rollout ends otherwise.
+        Raises `RunnerDied` after too many consecutive crashes. The count starts again after a rollout has ended for a
+        reason other than a crash.
         """
         prefix = worker_id_prefix(crash.pid)
         lost = [each for each in await _unfinished(self.store) if (each.attempt.worker_id or "").startswith(prefix)]

@@ -155,7 +155,7 @@ class CrashRecovery:
     _ended_otherwise: int = 0
 
     async def recover(self, crash: ProcessExit) -> None:
-        """Mark the attempts of a dead runner as `unresponsive`, so that the store retries their rollouts if configured to.
+        """Mark a dead runner's attempts as `unresponsive`, so that the store retries their rollouts if configured.
 
         Raises `RunnerDied` after too many consecutive crashes. The count starts again after a rollout has ended for a
         reason other than a crash.

@@ -110,12 +110,12 @@ class _Trace:
 
     @cached_property
     def rewards(self) -> list[tuple[int, float]]:
-        """The position and value of every reward."""
+        """The position and primary reward of each span that has a reward."""
         values = ((position, get_reward_value(span)) for position, span in enumerate(self._spans))
         return [(position, value) for position, value in values if value is not None]
 
     def sibling_reward(self, call: LLMCall, calls: list[LLMCall]) -> float | None:
-        """Return the first reward between this call and the next one, if all three have the same parent span."""
+        """Return the first reward after this call and before the next one, all three under the same parent span."""
         end = self.end_of(call)
         ends = [self.end_of(other) for other in calls if other.parent_id == call.parent_id]
         limit = min((other for other in ends if other > end), default=len(self._spans))
@@ -168,7 +168,7 @@ class _TurnSequence:
         return self._align([call.logprobs or [] for call in self.calls], 0.0)
 
     def _align(self, values_by_call: list[list[Any]], prompt_value: Any) -> list[Any] | None:
-        """Place the values of each call's sampled tokens at their positions in `token_ids`."""
+        """Place the values of each call's sampled tokens at their positions in `token_ids`; fill in `prompt_value`."""
         if self.token_ids is None:
             return None
         prompt_length = len(self.prompt_token_ids or [])

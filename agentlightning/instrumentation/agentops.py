@@ -1,4 +1,4 @@
-"""Use of the AgentOps SDK for instrumentation only: its wrappers create spans with our tracer provider.
+"""Use of the AgentOps SDK for instrumentation only: its wrappers create spans with the process's provider.
 
 AgentOps' own `init` would set a provider, replace `print` and `__import__`, write a log file, start threads and contact
 its service. This module only applies AgentOps' instrumentors to the imported libraries, with three precautions: the
@@ -51,7 +51,7 @@ class AgentOps(Instrumentation):
         return find_spec("agentops") is not None
 
     def refresh(self) -> None:
-        """Instrument the libraries that have been imported since the last call."""
+        """Instrument the libraries that have been imported since this was last called."""
         with self._lock:
             if self._users:
                 self._instrument()
@@ -142,7 +142,7 @@ def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
         return wrap_object
 
     patch = Patch(wrapt, "wrap_object", wrap)
-    # `wrap_object` is global, so two tracers must not mistake each other's replacement for the original.
+    # `wrap_object` is global, so two threads must not mistake each other's replacement for the original.
     with _wrapt_lock:
         patch.apply()
         try:

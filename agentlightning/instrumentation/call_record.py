@@ -1,10 +1,11 @@
-"""The record of an LLM call, decoded from the raw bodies that the wire tap saved.
+"""The record of an LLM call, decoded from the raw request and response bodies that the wire tap saved.
 
 The agent's thread only saves the bodies, because decoding takes several times longer. `decode_call` runs later in the
 export thread, or immediately if other span processors also read the span.
 
 Messages are written in two formats, for different readers: indexed (`gen_ai.prompt.0.content`), and as JSON in
-OpenTelemetry's format (`gen_ai.input.messages`). The span also has the raw bodies, so no information is lost.
+OpenTelemetry's format (`gen_ai.input.messages`). The span also has the raw bodies, truncated only if they
+are larger than `MAX_BODY_BYTES`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from .dialects import ApiDialect, Message, dialect_of
 from .dialects.base import Json, as_object, items, to_json
 
 UNDECODED: Final = "agentlightning.unread"
-"""True on a span whose bodies have not been decoded yet. Never stored."""
+"""Attribute that is True on a span whose bodies have not been decoded yet. Removed before the span is stored."""
 RAW_EVENTS: Final = "agentlightning.response.events"
-"""The raw events of a streamed response, until they are combined into a body. Never stored."""
+"""Attribute with the raw events of a streamed response. Replaced with the combined body before the span is stored."""
 ERROR_MESSAGE: Final = "error.message"
-"""The error message in the model server's response."""
+"""Attribute with the error message from the model server's response."""
 
 MAX_BODY_BYTES = 2_000_000
 """Size in bytes above which a body is recorded with its long texts truncated."""
@@ -108,7 +109,7 @@ def error_message(body: Json) -> str | None:
 
 
 def cut_to_size(body: bytes) -> bytes:
-    """Truncate the long texts of a JSON body that is too large. Return empty bytes if it is still too large."""
+    """Truncate long texts in a JSON body that is too large. Return empty bytes if it is still too large or not JSON."""
     if len(body) <= MAX_BODY_BYTES:
         return body
     try:

@@ -45,9 +45,9 @@ class RecordingContext(Protocol):
     """The part of a scope that instrumentation uses."""
 
     call_tracer: Tracer | None
-    """Creates the spans of instrumented calls, or None if these calls are not recorded."""
+    """Creates the spans of LLM calls, or None if these calls are not recorded."""
     eager_decode: bool
-    """True if calls are decoded before their spans end, because other span processors read these spans too."""
+    """True if the bodies of a call are decoded before its span ends, because other span processors read it too."""
 
 
 def recording_context() -> RecordingContext | None:
@@ -62,8 +62,8 @@ def recording_context() -> RecordingContext | None:
 def parent_context() -> OtelContext | None:
     """Return the context for a new span, or None for the current context.
 
-    OpenInference keeps LangChain's current step outside of the OpenTelemetry context. If the step started after the
-    current span, the step is the parent.
+    OpenInference keeps the span of LangChain's current step outside of the OpenTelemetry context. If that span started
+    after the current span, it becomes the parent of the new span.
     """
     instrumentor: Any = sys.modules.get(_LANGCHAIN_INSTRUMENTOR)
     if instrumentor is None:
@@ -101,9 +101,8 @@ def _start_with_context(original: Callable[[threading.Thread], None]) -> Callabl
             run, current = thread.run, copy_context()
 
             def run_in_context() -> None:
-                del (
-                    thread.run
-                )  # an object that holds its own bound method stays alive until the next garbage collection
+                # An object that holds its own bound method stays alive until the next garbage collection.
+                del thread.run
                 current.run(run)
 
             thread.run = run_in_context

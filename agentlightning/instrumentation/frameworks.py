@@ -1,8 +1,8 @@
 """Instrumentation of agent frameworks: OpenInference's instrumentors, and PydanticAI's built-in instrumentation.
 
 OpenInference's instrumentors for LLM SDKs that the wire tap covers are not applied: they would record each call a
-second time, and replace the SDKs' streams with objects of their own. If a user applies them, their spans are
-recorded. If the wire tap is disabled, they are applied like the others.
+second time, and replace the SDKs' streams with objects of their own. If a user applies such an
+instrumentor, its spans are recorded. If the wire tap is disabled, these instrumentors are applied like the others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TAPPED_SDKS = frozenset({"openai", "anthropic"})
 
 
 class OpenInference(Instrumentation):
-    """The installed instrumentors that the user has not already applied."""
+    """OpenInference's installed instrumentors that the user has not already applied."""
 
     _instrumentors: list[Any]
 
@@ -50,7 +50,7 @@ class PydanticAI(Instrumentation):
     _instrumented: Any = None
 
     def refresh(self) -> None:
-        """Enable the instrumentation if the library has been imported since the last call."""
+        """Enable the instrumentation if PydanticAI has been imported since this was last called."""
         if self._instrumented is None and "pydantic_ai" in sys.modules:
             with self._lock:
                 if self._users:

@@ -1,7 +1,8 @@
 """Records one HTTP request to a model server as one span, from the request until the response is complete.
 
 Recording must not interfere with the call: every entry point catches its own errors and records them on the span. A
-span ends exactly once, at the first of these events: the end of the response, an error, `close`, or garbage collection.
+span ends exactly once, at the first of these events: the end of the response, an error, the closing of the response, or
+garbage collection.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class OpenCall:
         self._is_stream = "text/event-stream" in headers.get("content-type", "")
 
     def add_chunk(self, chunk: bytes) -> None:
-        """Record a chunk of the response."""
+        """Record a chunk of the response body. After `MAX_STREAM_BYTES`, only count its bytes."""
         if self._size < MAX_STREAM_BYTES:
             self._chunks.append(chunk)
         self._size += len(chunk)
@@ -188,7 +189,7 @@ def close_open_calls(predicate: Callable[[int], bool]) -> None:
 def start_call(
     host: str | None, port: int | None, path: str, headers: Mapping[str, str], content: bytes | None
 ) -> OpenCall | None:
-    """Start recording a POST request. Return None if it is not a call to a model or must not be recorded."""
+    """Start recording a POST request. Return None if it is not a call to a model or calls are not recorded."""
     recording = recording_context()
     if recording is None or recording.call_tracer is None or not isinstance(content, bytes):
         return None
@@ -218,7 +219,7 @@ def _request_attributes(host: str | None, port: int | None, path: str, headers: 
 
 
 def _dialect(path: str, content: bytes) -> ApiDialect | None:
-    # This path is unambiguous. Other paths are also used by unrelated requests.
+    # Only chat completions use this path. Other paths are also used by unrelated requests, so check the body.
     if path.endswith("/chat/completions"):
         return openai.CHAT
     return dialect_of(path, parse_object(content))

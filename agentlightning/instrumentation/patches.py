@@ -58,7 +58,7 @@ class Instrumentation:
                 self._undo()
 
     def refresh(self) -> None:
-        """Instrument libraries imported since the last call. Called whenever a trace context starts."""
+        """Instrument libraries imported since the last call. Called when a trace context starts. Optional."""
 
     def _apply(self) -> None:
         self._applied = list(self._patches())

@@ -23,7 +23,7 @@ def events(stream: bytes) -> list[dict[str, Any]]:
 
 
 def has_ended(stream: bytes, last_event: dict[str, Any] | None) -> bool:
-    """Return True if the server has sent its final event."""
+    """Return True if the stream contains the server's final event. `last_event` is the last event in the stream."""
     return b"[DONE]" in stream[-200:] or (last_event or {}).get("type") in _FINAL_EVENTS
 
 

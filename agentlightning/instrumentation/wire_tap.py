@@ -1,7 +1,7 @@
-"""Wire tap: records the calls that LLM SDKs make, in the HTTP libraries that send them.
+"""Wire tap: records the calls of LLM SDKs by patching the HTTP libraries that send them.
 
-Requests are sent unchanged. A complete response is read after the SDK has received it. A stream is copied while the SDK
-reads it, so the SDK's own objects are untouched.
+Requests are sent unchanged. A complete response is copied once the HTTP library has received it, and a stream while the
+SDK reads it, so the SDK's own objects are untouched.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def _record_aiohttp(reader_type: type[Any], call: OpenCall, response: Any) -> No
     if body.is_eof():
         call.finish(complete=True)
     else:
-        # The parser feeds this object, which cannot have additional attributes, so change the object's class instead.
+        # The parser already feeds this reader, and the reader cannot have additional attributes: change its class.
         _aiohttp_calls[id(body)] = call
         body.__class__ = reader_type
 

@@ -26,8 +26,9 @@ logger = logging.getLogger("agentlightning.tracer")
 class Tracer:
     """Records spans within its trace contexts and sends them to the store.
 
-    Several workers in one process may share a tracer. The first `init_worker` sets it up, and the last
-    `teardown_worker` tears it down. Subclasses select what is recorded with `instrumentations` and `otel_tracer`.
+    Several workers (usually runners) in one process may share a tracer. The first `init_worker` sets the tracer up, and
+    the last `teardown_worker` tears it down. Subclasses override `instrumentations` and `otel_tracer` to select what is
+    recorded.
     """
 
     def __init__(self) -> None:
@@ -45,20 +46,23 @@ class Tracer:
         return []
 
     def otel_tracer(self) -> trace.Tracer | None:
-        """Return the OpenTelemetry tracer that creates spans. If None, only emitted spans are recorded."""
+        """Return the OpenTelemetry tracer that creates spans. If None, only spans of user code are recorded."""
         return None
 
     def has_other_processors(self) -> bool:
-        """Return True if the OpenTelemetry provider has span processors other than ours."""
+        """Return True if the OpenTelemetry provider has span processors from outside this package."""
         return False
 
     def on_exit(self, scope: Scope) -> None:
-        """End the spans that are still open in a scope before the scope is left."""
+        """End the spans of a scope that are still open. Called before the scope is left. By default, does nothing."""
 
     # Workers
 
     def init_worker(self, worker_id: int | str = 0, store: LightningStore | None = None) -> None:
-        """Apply the instrumentation. `store` receives the spans of trace contexts without their own store."""
+        """Register a worker. If it is the first one, apply the instrumentation.
+
+        `store` receives the spans of trace contexts that are entered without a store. `worker_id` appears only in logs.
+        """
         logger.info("[Worker %s] Setting up tracer...", worker_id)
         with self._lock:
             self._workers += 1
@@ -114,10 +118,10 @@ class Tracer:
         attempt_id: str | None = None,
         flush: bool = True,
     ) -> AsyncGenerator[Tracer]:
-        """Record everything within the block as part of this attempt. With `name`, also record a span for the block.
+        """Record everything within the block as part of the attempt. With `name`, also record the block as a span.
 
         On exit, every finished span has been stored or dropped; with `flush=False`, some may still be queued. If there
-        is no store or an id is missing, spans are kept only for `get_last_trace`.
+        is no store, or one of the two ids is missing, spans are kept only for `get_last_trace`.
         """
         scope = Scope(rollout_id, attempt_id, store or self._store, self._pipeline)
         async with AsyncExitStack() as cleanup:
@@ -152,7 +156,7 @@ class Tracer:
             _active_tracer.set(previous)
 
     async def flush(self, rollout_id: str | None = None, attempt_id: str | None = None) -> None:
-        """Wait until every finished span, from this and any other attempt, has been stored or dropped."""
+        """Wait until the finished spans of all attempts have been stored or dropped. The ids are ignored."""
         await self._pipeline.flush()
 
     async def report(
@@ -163,26 +167,30 @@ class Tracer:
         status: AttemptStatus,
         metadata: dict[str, Any] | None = None,
     ) -> Attempt:
-        """Send the status of a finished attempt, after all earlier spans, and return the store's response.
+        """Send the status of a finished attempt, after all spans queued so far, and return the updated attempt.
 
-        While the store is unreachable, spans and reports are buffered on disk. Raises the store's exceptions.
+        While the store is unreachable, spans and reports are buffered on disk. Raises the store's exceptions, and
+        StoreUnavailable if the tracer is stopped before the store responds.
         """
         return await self._pipeline.report(store, AttemptReport(rollout_id, attempt_id, status, metadata or {}))
 
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> AbstractContextManager[None]:
         """Call `callback` with each attempt that had already ended when the store received its spans.
 
-        The callback runs in another thread. Calls stop when the context manager exits.
+        The subscription ends when the returned context manager exits. The callback runs in the export thread.
         """
         return self._pipeline.subscribe_abandoned(callback)
 
     @property
     def dropped(self) -> int:
-        """Number of lost spans, for example because the store rejected them or the buffers were full."""
+        """Number of spans that were lost, for example because the store rejected them or the queue was full."""
         return self._pipeline.drops.count
 
     def get_last_trace(self) -> list[Span]:
-        """Return the spans of this task's or thread's current or last trace context, ordered by when they ended."""
+        """Return the finished spans of the last trace context that this task entered, ordered by when they ended.
+
+        If the task has not entered any, use the last trace context that this thread entered.
+        """
         of_task, of_thread = _last_scope.get(), getattr(_thread_local, "last_scope", None)
         scope = next((scope for scope in (of_task, of_thread) if scope and scope.pipeline is self._pipeline), None)
         return [finished.span for finished in list(scope.finished)] if scope else []
@@ -196,7 +204,7 @@ class Tracer:
         timestamp: float | None = None,
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
-        """Record a span with zero duration."""
+        """Record a span with zero duration at `timestamp` (Unix time in seconds, by default the current time)."""
         span = self.operation_context(name, attributes, timestamp)
         if status:
             span.set_status(status)
@@ -209,7 +217,11 @@ class Tracer:
         start_time: float | None = None,
         end_time: float | None = None,
     ) -> ManualSpan:
-        """Record a block as a span. Spans that start inside the block are its children."""
+        """Return a context manager that records a block as a span.
+
+        With an OpenTelemetry tracer, spans that start inside the block are children of that span. The times (Unix time
+        in seconds) replace the actual start and end of the block.
+        """
         return ManualSpan(name, attributes, self.otel_tracer(), current_scope(), start_time, end_time)
 
     @property
@@ -218,7 +230,7 @@ class Tracer:
         return bool(self._workers)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy that is unpickled in another process starts without workers.
+        # A copy of a tracer that is unpickled in another process starts without workers.
         excluded = {"_pipeline", "_store", "_workers", "_applied", "_lock"}
         return {key: value for key, value in self.__dict__.items() if key not in excluded}
 
@@ -236,7 +248,7 @@ _thread_local = threading.local()
 
 
 def get_active_tracer() -> Tracer | None:
-    """Return the tracer of the current trace context, or the tracer set with `set_active_tracer`."""
+    """Return the tracer of the current trace context, the tracer set with `set_active_tracer`, or None."""
     return _active_tracer.get()
 
 

@@ -1,8 +1,9 @@
 """Disk buffer: keeps spans on disk until the store has accepted them, so that they are not lost if the process ends.
 
-Each pipeline has one file per store, with one batch per line. The file is in a folder for the store and is readable
-only by its owner. The process that writes a file holds a lock on it. A file that is not locked was left by a process
-that has ended. The next process that uses the same store sends the contents of such files.
+Each pipeline has one file per store, with one batch of spans and attempt reports per line. All files for a store are
+in one folder and are readable only by the user who owns them. The process that writes a file holds a lock on it, so a
+file that is not locked is a leftover: it was written by a process that has ended. The next process on the same machine
+that uses the store sends the contents of the leftover files.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ if sys.platform != "win32":
 
 FOLDER_VARIABLE = "AGL_SPOOL_DIR"
 _FILE_PREFIX = f"{socket.gethostname()}-"
-"""Prefix of this machine's file names. Machines may share a folder, but a lock may be visible on only one of them."""
+"""Prefix of the names of this machine's files. Machines may share a folder, but a lock on a file may be visible only on
+the machine that wrote the file, so each machine ignores the files of the others."""
 
 
 class DiskBuffer:
     """A first-in, first-out queue of lines in a file. The file exists only while it contains lines.
 
-    Without a folder, the file has no name and disappears when the process ends.
+    Without a folder, and on Windows, the file has no name and disappears when the process ends.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -45,7 +47,7 @@ class DiskBuffer:
         """Path of the file. None if there is no file, or if the file has no name and is lost when the process ends."""
 
     def append(self, line: bytes) -> None:
-        """Write a line. If this raises OSError, the file is unchanged."""
+        """Append a line to the file. If this raises OSError, the contents of the file are unchanged."""
         file = self._file = self._file or self._open()
         try:
             os.lseek(file.fileno(), self._size, os.SEEK_SET)
@@ -74,7 +76,7 @@ class DiskBuffer:
             self.close()
 
     def close(self) -> None:
-        """Close the file. A named file remains on disk for the next process."""
+        """Close the file. A named file remains on disk for the next process that uses the store."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -91,7 +93,8 @@ class DiskBuffer:
 def buffer_folder(store: LightningStore) -> Path | None:
     """Return the folder for a store's buffer files, or None if the store has neither a URL nor a path.
 
-    The folder is in AGL_SPOOL_DIR if that variable is set, otherwise in the user's state directory.
+    Its parent folder is the value of the environment variable AGL_SPOOL_DIR or, if the variable is not set,
+    `agentlightning/spool` in the user's state directory.
     """
     name = getattr(store, "url", None) or getattr(store, "path", None)
     if name is None:
@@ -104,7 +107,7 @@ def buffer_folder(store: LightningStore) -> Path | None:
 
 
 def leftover_files(folder: Path) -> list[Path]:
-    """List the files that may have been left by processes that have ended, oldest first."""
+    """List this machine's files in `folder`, least recently modified first. Those that are not locked are leftovers."""
     if sys.platform == "win32" or not folder.is_dir():
         return []
     return sorted(folder.glob(f"{_FILE_PREFIX}*.jsonl"), key=_modified)
@@ -112,7 +115,7 @@ def leftover_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def claim(path: Path) -> Generator[IO[bytes] | None]:
-    """Lock a leftover file and open it for reading. Yield None if another process has locked it."""
+    """Lock a leftover file and open it for reading. Yield None if another process has locked or removed the file."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -123,12 +126,12 @@ def claim(path: Path) -> Generator[IO[bytes] | None]:
 
 
 def remove(path: Path) -> None:
-    """Remove a claimed file."""
+    """Delete a leftover file that this process has claimed."""
     path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a claimed file so that it is not sent again, and return its new path."""
+    """Rename a leftover file that this process has claimed, so that it is not sent again, and return its new path."""
     return path.rename(path.with_suffix(".refused"))
 
 
@@ -151,7 +154,7 @@ def _create_file(folder: Path) -> tuple[IO[bytes], Path]:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Lock the file. Return False if it is locked by another process or has been removed."""
+    """Lock the file. Return False if another process has locked or removed it, and always on Windows."""
     if sys.platform == "win32":
         return False
     try:

@@ -1,8 +1,9 @@
 """Export of span batches to a store, in order, with retries and a disk buffer.
 
 While the store responds, batches are sent to it directly. If the store is unreachable or slow, the current batch and
-all later ones are written to the disk buffer, and the buffer's contents are sent in order until it is empty. If the
-process is killed, only spans that had been neither sent nor written are lost. Memory use stays bounded.
+all later ones are written to the disk buffer, and the buffer's contents are sent in order until the buffer is empty.
+If the process is killed, the spans that have been neither sent nor written to disk are lost. For a store that has
+neither a URL nor a path, the contents of the disk buffer are lost too. Unsent spans do not accumulate in memory.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ POLL_INTERVAL_REACHABLE = 0.05
 
 
 class SpanExporter:
-    """Exporter for one store. Use it in one event loop only."""
+    """Sends span batches to one store. Use each exporter in a single event loop."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class SpanExporter:
         self._store = store
         self.dropped = dropped or DropCounter()
         self._on_exported = on_exported
-        """Called with the number of queue items that were stored or dropped."""
+        """Called with the number of items (spans and attempt reports) that were stored or dropped."""
         self._on_late = on_late
         """Called with each attempt whose spans the store has marked as late because the attempt had already ended."""
         self._retrying = False
@@ -62,11 +63,11 @@ class SpanExporter:
 
     @property
     def is_idle(self) -> bool:
-        """True if no batch is waiting, or if all waiting batches survive the end of this process."""
+        """True if no batch is waiting, or if the file with the waiting batches survives the end of this process."""
         return self._draining is None or self._buffer.path is not None
 
     async def export(self, batch: SpanBatch) -> None:
-        """Return when the batch has been stored or appended to the disk buffer."""
+        """Send a batch, or append it to the disk buffer if the store is unreachable or slow."""
         if self._draining is None:
             sending = asyncio.create_task(self._send_and_count(batch))
             try:
@@ -80,11 +81,14 @@ class SpanExporter:
                 raise
             self._draining = asyncio.create_task(self._drain(sending))
         if not self.buffer(batch):
-            # Neither the store nor the disk accepts the batch: wait for the store before taking more from the queue.
+            # Neither the store nor the disk has accepted the batch. Wait for the store before the caller sends more.
             await asyncio.wait({self._draining})
 
     async def send(self, batch: SpanBatch) -> None:
-        """Send a batch directly, with retries but without the disk buffer. Rejected spans and reports do not raise."""
+        """Send a batch directly, with retries but without the disk buffer.
+
+        Spans that the store rejects are dropped. The error of a rejected report is set on its `answer`.
+        """
         if batch.spans:
             await self._send_spans(list(batch.spans))
         # Send the reports concurrently, so that the store can commit them together.
@@ -110,12 +114,12 @@ class SpanExporter:
         return True
 
     def send_leftovers(self) -> None:
-        """Send the spans and reports that earlier processes left in disk buffers for this store."""
+        """Start sending the spans and reports that earlier processes left in disk buffers for this store."""
         if self._leftovers is None and self._folder and leftover_files(self._folder):
             self._leftovers = asyncio.create_task(self._send_leftovers(self._folder))
 
     async def stop(self) -> int:
-        """Cancel all sending. Return the number of items that remain on disk for the next process."""
+        """Cancel all sending. Return the number of spans and reports that remain on disk for the next process."""
         for task in (self._draining, self._leftovers):
             if task is not None:
                 task.cancel()
@@ -133,7 +137,10 @@ class SpanExporter:
         return saved
 
     def close_in_child(self) -> None:
-        """Close the buffer file after a fork: it belongs to the parent, and an open copy would keep it locked."""
+        """Close the buffer file in a forked child.
+
+        The file belongs to the parent process, and stays locked as long as any process has it open.
+        """
         self._buffer.close()
 
     # Sending
@@ -163,7 +170,7 @@ class SpanExporter:
                 self._on_late(AttemptRef(rollout_id=late[0].rollout_id, attempt_id=late[0].attempt_id))
 
     async def _send_parts(self, parts: list[list[Span]], error: Exception) -> None:
-        """Send the parts of a rejected batch one by one. Drop a part that cannot be divided further."""
+        """Send the parts of a rejected batch one by one. A single part cannot be divided further, so drop it."""
         if len(parts) > 1:
             for part in parts:
                 await self._send_spans(part)
@@ -220,7 +227,7 @@ class SpanExporter:
 
     async def _send_file(self, path: Path, file: IO[bytes]) -> None:
         spans = reports = 0
-        exporter = SpanExporter(self._store)  # spans that it drops stay in the file, so they do not count as lost
+        exporter = SpanExporter(self._store)  # the spans that it drops stay in the file and are not counted as lost
         try:
             for line in file:
                 if not line.endswith(b"\n"):

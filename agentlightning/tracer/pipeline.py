@@ -1,9 +1,10 @@
 """Pipeline from finished spans to the store: a bounded in-memory queue, and a thread that exports the queued items.
 
-Ending a span only appends to the queue, without locks, waiting or network access. The export thread has its own event
-loop. It wakes up when the queue is no longer empty, waits briefly for more items, and passes batches to the exporters,
-which send them to the store or buffer them on disk. The queue fills up only if neither is possible. A flush token
-records the number of items queued so far, and is resolved when that many items have been stored or dropped.
+Ending a span only appends to the queue, without locks or network access, and waits only if the queue is full. The
+export thread has its own event loop. It wakes up when the queue is no longer empty, waits briefly for more items, and
+passes batches to the exporters (one per store), which send them or buffer them on disk. The queue fills up only if
+neither is possible. To flush, a caller takes a flush token: a future that is resolved when as many items as have been
+queued so far have been stored or dropped.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ from .spans import AttemptReport, DropCounter, FinishedSpan, QueueItem, SpanBatc
 BATCH_SPANS = 256
 BATCH_BYTES = 1_000_000
 BATCH_SECONDS = 0.05
-"""Maximum seconds to wait for a batch to fill if no flush is waiting."""
+"""Maximum seconds that the export thread waits for more items if the batch is not full and no flush is waiting."""
 
 QUEUE_SPANS = 50_000
 QUEUE_BYTES = 256_000_000
 FULL_QUEUE_TIMEOUT = 5.0
-"""Maximum seconds that ending a span blocks while the queue is full."""
+"""Maximum seconds that ending a span blocks while the queue is full. After that, the span is dropped."""
 STOP_TIMEOUT = 5.0
 """Maximum seconds that `stop` waits for the queued items to be stored or saved on disk."""
 POLL_INTERVAL_IDLE = 0.02
 """Interval in seconds at which `stop` checks if every item has been stored or saved on disk."""
 EXIT_TIMEOUT = 2.0
-"""Maximum seconds to wait for each pipeline when the process exits."""
+"""Maximum seconds to wait for each pipeline to send its queued items when the process exits."""
 
 
 class Pipeline:
-    """Queue and export thread of a tracer. The thread starts when it is first needed, also in a forked process."""
+    """Queue and export thread of a tracer. The thread starts when it is first needed, including after a fork."""
 
     def __init__(self) -> None:
         self._running = False
@@ -83,20 +84,20 @@ class Pipeline:
         return bool(self._flush_tokens) or len(self._queue) >= BATCH_SPANS or self._bytes >= BATCH_BYTES
 
     def start(self, store: LightningStore | None = None) -> None:
-        """Start accepting items, and send the items that earlier processes left in disk buffers for `store`."""
+        """Start accepting items, and start sending those that earlier processes left in disk buffers for `store`."""
         self._running, self._full = True, False
         if store and (folder := buffer_folder(store)) and leftover_files(folder):
             self._thread.send_leftovers(store)
 
     def put(self, finished: FinishedSpan, store: LightningStore) -> None:
-        """Queue a span for `store`. If the pipeline is stopped or stays full, drop and count the span."""
+        """Queue a span for `store`. Drop the span if the pipeline is stopped or the queue remains full."""
         if self._running and (self._has_space() or self._wait_for_space()):
             self._append(finished, store)
         else:
             self._reject()
 
     async def report(self, store: LightningStore, report: AttemptReport) -> Attempt:
-        """Report a finished attempt, after all spans queued so far. Return the store's response or raise its error."""
+        """Report a finished attempt after all spans queued so far. Return the updated attempt or raise an error."""
         self._append(report, store)
         self._take_flush_token()  # so that the thread does not wait for the batch to fill
         return await asyncio.wrap_future(report.answer)
@@ -130,7 +131,10 @@ class Pipeline:
 
     @contextmanager
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> Generator[None]:
-        """In the block, call `callback` in the export thread for each attempt that ended before its spans arrived."""
+        """Subscribe to attempts that had already ended when the store received their spans.
+
+        Until the block ends, the export thread calls `callback` with each such attempt.
+        """
         self._subscribers = (*self._subscribers, callback)
         try:
             yield
@@ -140,12 +144,12 @@ class Pipeline:
     # For the export thread
 
     def notify_late(self, attempt: AttemptRef) -> None:
-        """Notify the subscribers that the attempt had ended before its spans arrived."""
+        """Notify the subscribers that the attempt had already ended when the store received its spans."""
         for callback in self._subscribers:
             callback(attempt)
 
     def take_batch(self) -> list[tuple[QueueItem, LightningStore]]:
-        """Remove the next batch from the queue, oldest first."""
+        """Remove the oldest items, at most one batch, from the queue. Return each item with its store, oldest first."""
         batch: list[tuple[QueueItem, LightningStore]] = []
         size = 0
         with self._lock:
@@ -159,7 +163,7 @@ class Pipeline:
         return batch
 
     def mark_exported(self, count: int) -> None:
-        """Count items as stored or dropped, in the order in which they were taken."""
+        """Count `count` more items as stored or dropped. Resolve the flush tokens that have waited for them."""
         with self._lock:
             self._exported += count
             self._in_flight -= count
@@ -180,14 +184,14 @@ class Pipeline:
         return len(self._queue) < QUEUE_SPANS and self._bytes < QUEUE_BYTES
 
     def _wait_for_space(self) -> bool:
-        if self._thread.is_current:  # the garbage collector may end a span in the export thread itself
+        if self._thread.is_current:  # a span ended by the garbage collector; the thread cannot wait for itself
             return True
         with self._space_available:
             return self._space_available.wait_for(self._has_space, FULL_QUEUE_TIMEOUT)
 
     def _reject(self) -> None:
         if self._full:
-            self.drops.drop(1)  # logged once, and again with the total when the tracer stops
+            self.drops.drop(1)  # the reason has already been logged; the total is logged when the tracer stops
             return
         self._full = True
         full = "the queue is full, and neither the store nor the disk accepts spans"
@@ -210,7 +214,7 @@ class Pipeline:
             wait({token}, POLL_INTERVAL_IDLE)
 
     def reset_in_child(self) -> None:
-        """Reset after a fork: the queued items are sent by the parent, whose thread does not run in this process."""
+        """Reset in a forked child. The parent process sends the queued items; its export thread exists only there."""
         self._thread.close_in_child()
         _threads_of_parent.append(self._thread)
         self.drops = DropCounter()
@@ -228,21 +232,21 @@ class ExportThread:
         self._exporters: dict[LightningStore, SpanExporter] = {}
         self._saved = 0
         self.is_asleep = True
-        """True if the thread is waiting for items, so a caller that adds an item must call `wake`."""
+        """True if the thread has not started or waits for items. If so, a caller that adds an item must call `wake`."""
 
     def wake(self) -> None:
         """Make the thread check the queue and the waiting flushes. Start the thread if necessary."""
         self._start()
-        with suppress(RuntimeError):  # the loop is closed: the process is ending
+        with suppress(RuntimeError):  # the loop is closed because the thread has ended
             self._loop.call_soon_threadsafe(self._woken.set)
 
     def send_leftovers(self, store: LightningStore) -> None:
-        """Send the items that earlier processes left on disk for `store`."""
+        """Make the thread send the items that earlier processes left on disk for `store`."""
         self._start()
         self._loop.call_soon_threadsafe(lambda: self._exporter(store).send_leftovers())
 
     def stop(self) -> int:
-        """End the thread, even in the middle of an export. Return the number of items left on disk."""
+        """End the thread, even in the middle of an export. Return the number of items that remain on disk."""
         if self._thread:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
@@ -251,7 +255,7 @@ class ExportThread:
 
     @property
     def is_idle(self) -> bool:
-        """True if every item is stored or saved on disk."""
+        """True if every item has been stored, dropped or saved on disk."""
         exporters = list(self._exporters.values())
         return self.is_asleep and self._pipeline.is_empty and all(exporter.is_idle for exporter in exporters)
 
@@ -291,9 +295,8 @@ class ExportThread:
             self._loop.close()
 
     async def _run(self) -> None:
-        context.attach(
-            context.set_value(SUPPRESSED, True)
-        )  # the store client's own requests do not belong to any trace
+        # The store client's own requests do not belong to any trace, so prevent their recording.
+        context.attach(context.set_value(SUPPRESSED, True))
         try:
             while True:
                 await self._sleep_until_woken()
@@ -314,7 +317,7 @@ class ExportThread:
 
     async def _sleep_until_woken(self) -> None:
         self.is_asleep = True
-        # An item that was added between the last check of the queue and this line did not wake the thread.
+        # Check the queue again: an item that was added before `is_asleep` was set did not wake the thread.
         if self._pipeline.is_empty:
             await self._woken.wait()
         self.is_asleep = False
@@ -330,7 +333,8 @@ class ExportThread:
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _threads_of_parent: list[ExportThread] = []
-"""Threads of the parent, referenced in a forked child because closing their event loops would affect the parent."""
+"""The parent process's threads, referenced in a forked child so that their event loops are not garbage-collected. This
+would close the loops, and a closed copy would affect the parent's loop, because both use the same file descriptors."""
 
 
 def flush_all(timeout: float) -> bool:

@@ -1,8 +1,8 @@
 """Scopes, which assign spans to attempts, and `ManualSpan`, a span recorded by user code.
 
 A scope is stored in the OpenTelemetry context, so tasks, copied contexts and instrumented threads inherit it, and
-the spans of concurrent rollouts are kept apart. The ids are also in the baggage, so that propagators can pass them to
-other processes.
+the spans of concurrent rollouts are kept apart. The rollout id and attempt id are also stored in OpenTelemetry's
+baggage, so that propagators can pass them to other processes.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class Scope:
     attempt_id: str | None = None
     store: LightningStore | None = None
     pipeline: Pipeline | None = None
-    """Exports spans to the store. If None, spans are only kept in the scope."""
+    """Exports spans to `store`. If either is None or an id is missing, spans are only kept in the scope."""
     accepts_opentelemetry: bool = False
-    """True if spans from other libraries are recorded."""
+    """True if OpenTelemetry spans are recorded, not only spans added by this package."""
     call_tracer: OtelTracer | None = None
-    """Creates the spans of instrumented calls, or None if these calls are not recorded."""
+    """Creates the spans of LLM calls, or None if these calls are not recorded."""
     eager_decode: bool = False
-    """True if calls are decoded before their spans end, because other span processors read these spans too."""
+    """True if the bodies of a call are decoded before its span ends, because other span processors read it too."""
     finished: list[FinishedSpan] = field(default_factory=list[FinishedSpan])
 
     @cached_property
     def trace_id(self) -> int:
-        """The trace id of all spans of the scope, if the tracer provider is ours."""
+        """The trace id of all spans of the scope, unless the user's own tracer provider generates trace ids."""
         if self.rollout_id and self.attempt_id:
             return int(trace_of(self.rollout_id, self.attempt_id), 16)
         return secrets.randbits(128) or 1
@@ -70,7 +70,7 @@ class Scope:
             self.pipeline.put(finished, self.store)
 
     def to_context(self) -> Context:
-        """Return the current context with this scope and its ids added."""
+        """Return a copy of the current context with this scope added, and with its ids in the baggage."""
         result = context.set_value(SCOPE, self)
         for key, value in self.id_attributes.items():
             result = baggage.set_baggage(key, value, result)
@@ -78,16 +78,17 @@ class Scope:
 
 
 def current_scope(of: Context | None = None) -> Scope | None:
-    """Return the scope of a context, by default of the current context."""
+    """Return the scope of a context, by default of the current context, or None if it has no scope."""
     scope: Any = context.get_value(SCOPE, of)
     return scope
 
 
 class ManualSpan:
-    """A span that is ended explicitly. As a context manager, it records an exception that leaves the block.
+    """A span that ends when `end` is called or, if used as a context manager, when the block ends.
 
-    With an OpenTelemetry tracer, it is an ordinary span, visible to all span processors. Without a tracer, or if a
-    sampler has rejected the span, it is added directly to the scope, because samplers must not discard emitted spans.
+    An exception that leaves the block is recorded. With an OpenTelemetry tracer, it is an ordinary span,
+    visible to all span processors. Without a tracer, or if a sampler has rejected the span, it is added directly to the
+    scope, because samplers must not discard the spans of user code.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class ManualSpan:
             self.set_attributes(exception_attributes(error))
 
     def end(self, end_time: float | None = None) -> SpanCoreFields:
-        """Finish the span. Repeated calls have no effect."""
+        """End the span at `end_time` (by default now) and return its fields. Repeated calls have no effect."""
         core = self.core
         if core.end_time is not None:
             return core
@@ -164,7 +165,7 @@ class ManualSpan:
 
 
 def exception_attributes(error: BaseException) -> dict[str, Any]:
-    """Return OpenTelemetry's attributes for an exception."""
+    """Return the type, message and stack trace of an exception as OpenTelemetry attributes."""
     return {
         "exception.type": type(error).__qualname__,
         "exception.message": str(error),

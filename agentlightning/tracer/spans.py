@@ -1,6 +1,6 @@
 """Finished spans, reports of finished attempts, and the batches in which they are sent to a store.
 
-The agent's thread only saves the OpenTelemetry span. Conversion, replacement of values that JSON cannot represent (a
+The agent's thread only queues the OpenTelemetry span. Conversion, replacement of values that JSON cannot represent (a
 single NaN would make the store reject the whole batch) and redaction of API keys happen when the span is first read,
 normally in the export thread.
 """
@@ -33,7 +33,8 @@ _BASE_SIZE = 400
 """Approximate size in bytes of a span's JSON without the text of its attributes."""
 _MAX_INT, _MIN_INT = 2**63 - 1, -(2**63)
 _MAX_DEPTH = payload.MAX_DEPTH - 4
-"""Maximum nesting depth of an attribute. Attributes are already a few levels deep in the JSON that the store checks."""
+"""Maximum nesting depth of an attribute's value. It is lower than the store's limit for a whole request, because
+attributes are already a few levels deep in the request."""
 
 
 class FinishedSpan:
@@ -120,7 +121,10 @@ QueueItem = FinishedSpan | AttemptReport
 
 @dataclass(frozen=True)
 class SpanBatch:
-    """Spans in order, followed by reports. The reports belong to different attempts and may be sent concurrently."""
+    """Spans in order, followed by attempt reports.
+
+    The reports belong to different attempts, so they may be sent concurrently.
+    """
 
     spans: Sequence[Span]
     reports: Sequence[AttemptReport]
@@ -172,7 +176,7 @@ def _size(source: ReadableSpan | Span) -> int:
 
 
 def _is_clean(span: Span) -> bool:
-    """Return True if no value needs to be replaced. This fast test may return False for a clean span."""
+    """Return True if no value needs to be replaced or redacted. This fast test may return False for a clean span."""
     attributes = [part.attributes or {} for part in (span, span.resource, *span.events, *span.links)]
     if not all(_is_plain(value) for each in attributes for value in each.values()):
         return False

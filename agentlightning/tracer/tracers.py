@@ -1,7 +1,7 @@
 """The available tracers, ordered by how much they record, and their OpenTelemetry tracer provider.
 
 If the user has configured a tracer provider, it is used; otherwise ours becomes the global provider. Our span processor
-is added once to each provider and never removed: it records only spans that start within a scope.
+is added once to each provider that is used and is never removed: it records only spans that start within a scope.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class OtelTracer(Tracer):
 class LightningTracer(OtelTracer):
     """The default tracer.
 
-    Records LLM calls from any SDK with the wire tap, spans from installed OpenInference instrumentors, and every
-    OpenTelemetry span that starts within its trace contexts.
+    Records LLM calls from any SDK with the wire tap (patches of the HTTP libraries), spans from installed OpenInference
+    instrumentors, and every OpenTelemetry span that starts within its trace contexts.
     """
 
     def instrumentations(self) -> list[Instrumentation]:
-        """Return the wire tap, context propagation to threads, OpenInference and PydanticAI."""
+        """Return context propagation to threads, the wire tap, OpenInference and PydanticAI."""
         return [CONTEXT_IN_THREADS, WIRE_TAP, OPENINFERENCE, PYDANTIC_AI]
 
     def on_exit(self, scope: Scope) -> None:
@@ -66,11 +66,11 @@ class LightningTracer(OtelTracer):
 
 
 class AgentOpsTracer(LightningTracer):
-    """A `LightningTracer` that also uses the AgentOps SDK to record agent frameworks, its decorators and LLM SDKs.
+    """A `LightningTracer` that also uses the AgentOps SDK.
 
-    An LLM call that both AgentOps and the wire tap record becomes a single span. AgentOps' service is never contacted,
-    and no API key is needed. If the extra `[agentops]` is not installed, this tracer logs a message once and works like
-    its base class.
+    The SDK records agent frameworks, LLM SDKs, and functions decorated with its decorators. An LLM call that
+    both AgentOps and the wire tap record becomes a single span. AgentOps' service is never contacted, and no API key is
+    needed. If the extra `[agentops]` is not installed, this tracer logs a message once and works like its base class.
     """
 
     _missing_logged = False
@@ -80,7 +80,7 @@ class AgentOpsTracer(LightningTracer):
         return [*super().instrumentations(), *([AGENTOPS] if AGENTOPS.is_installed else [])]
 
     def init_worker(self, worker_id: int | str = 0, store: LightningStore | None = None) -> None:
-        """Set up the tracer and log whether AgentOps is used."""
+        """Register a worker, as in the base class, and log whether AgentOps is used."""
         super().init_worker(worker_id, store)
         if AGENTOPS.is_installed:
             logger.info("[Worker %s] AgentOps client initialized.", worker_id)
@@ -109,15 +109,15 @@ def _provider() -> TracerProvider:
 
 
 class _ScopeProcessor(SpanProcessor):
-    """Adds the ids of the scope to spans when they start, and passes them to the scope when they end."""
+    """Adds the ids of the scope to each span that starts within it, and passes the span to the scope when it ends."""
 
     def __init__(self) -> None:
         self._open: weakref.WeakValueDictionary[int, Scope] = weakref.WeakValueDictionary()
-        """Scopes by span id, because `on_end` receives only a copy of the span, without its context. The references are
-        weak, so that the entries of spans that never end disappear with their scope."""
+        """Scope of each open span, by span id. Needed because `on_end` receives only a copy of the span, without its
+        context. The references are weak, so that the entries of spans that never end disappear with their scope."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Record the scope of the span."""
+        """Add the ids of the scope to the span, and remember the scope until the span ends."""
         scope = self._find_scope(span, parent_context)
         if scope is None or not scope.accepts_opentelemetry:
             return
@@ -132,10 +132,10 @@ class _ScopeProcessor(SpanProcessor):
             scope.add(span)
 
     def shutdown(self) -> None:
-        """Do nothing, because pipelines stop with their tracers."""
+        """Do nothing: each pipeline is stopped by its tracer, not by the provider."""
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Wait until all finished spans are stored."""
+        """Wait until all finished spans have been stored or dropped. Return False if this takes too long."""
         return flush_all(timeout_millis / 1000)
 
     def scope_of(self, span_id: int) -> Scope | None:
@@ -184,6 +184,7 @@ def _default_provider() -> TracerProvider:
 
 _PROCESSOR = _ScopeProcessor()
 _tracers: weakref.WeakKeyDictionary[TracerProvider, trace.Tracer] = weakref.WeakKeyDictionary()
-"""The tracers of all providers that have our processor. Cached, because creating one takes as long as a span."""
+"""The tracers of all providers that have our processor. Cached, because creating a tracer takes as long as
+recording a span."""
 _default: TracerProvider | None = None
 _lock = threading.Lock()

@@ -27,12 +27,12 @@ _NOT_PARAMETERS = frozenset(
 
 
 def from_json(value: Any) -> Any:
-    """Parse JSON text. Return any other value, and text that is not JSON, unchanged."""
+    """Parse the JSON text of an object or a list. Return any other value unchanged."""
     return parse_json(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
 
 
 def object_in(attributes: Attributes, name: str) -> Json:
-    """Return the JSON object in an attribute, or an empty dict."""
+    """Return the JSON object in an attribute, or an empty dict if there is none."""
     return as_object(from_json(attributes.get(name)))
 
 
@@ -42,7 +42,7 @@ def objects_in(attributes: Attributes, name: str) -> list[Json]:
 
 
 def nested(attributes: Attributes, prefix: str) -> Any:
-    """Rebuild the value flattened into `prefix.0.key`, `prefix.0.other.1`, … Return None if there are no such keys."""
+    """Rebuild a value from the attributes `prefix.0.key`, `prefix.0.other.1`, … Return None if there are none."""
     tree: Json = {}
     for key, value in attributes.items():
         if key.startswith(f"{prefix}.") and value is not None:
@@ -56,7 +56,7 @@ def parameters(request: Json) -> Json:
 
 
 def usage(counts: Any) -> dict[str, int]:
-    """Return the token counts of any API or library under OpenAI's names, omitting missing counts."""
+    """Return the token counts of any API under OpenAI's names. Compute a missing total. Omit other missing counts."""
     found = {name: first(as_object(counts), names) for name, names in _COUNTS.items()}
     prompt, completion, total = found.values()
     if total is None and isinstance(prompt, int) and isinstance(completion, int):
@@ -75,7 +75,7 @@ def first(attributes: Attributes, names: Iterable[str]) -> Any:
 
 
 # Token ids: vLLM returns `prompt_token_ids` and `token_ids` if the request has `return_token_ids`; llama.cpp returns an
-# `id` with each entry of `logprobs`; some servers write the id into the token's text, `token_id:42`.
+# `id` with each entry of `logprobs`; some servers write the id into the token's text, as in `token_id:42`.
 
 
 def tokens_of_span(attributes: Attributes) -> Json:
@@ -87,7 +87,7 @@ def tokens_of_span(attributes: Attributes) -> Json:
 
 
 def tokens_of_response(body: Json) -> Json:
-    """Read token ids and log probabilities from the first choice of a complete response.
+    """Read token ids and log probabilities from the first choice, or from the output, of a complete response body.
 
     Each value is None if the server did not return it.
     """

@@ -22,7 +22,7 @@ _FINISH_REASONS = {
 
 
 def finish_reason(value: Any) -> str | None:
-    """Return OpenAI's name for a finish reason."""
+    """Return OpenAI's name for a finish reason of any API."""
     reason = str(value).lower()
     return None if value is None else _FINISH_REASONS.get(reason, reason)
 
@@ -31,7 +31,7 @@ def finish_reason(value: Any) -> str | None:
 
 
 def normalize(messages: Iterable[Json]) -> list[Json]:
-    """Convert chat messages in any variant to one normalized form."""
+    """Convert messages in any variant of OpenAI's chat format to one normalized form."""
     return _join_tool_calls([_normalize(message) for message in messages])
 
 
@@ -75,7 +75,7 @@ def tool_call(id: Any, name: Any, arguments: Any) -> Json:
 
 
 def _json_text(value: Any) -> str:
-    # The original text is unknown, so use the standard library's JSON formatting, which most models also use.
+    # The model's own text is unknown, so use the standard library's JSON formatting, which most models also use.
     return json.dumps({} if value is None else value, ensure_ascii=False)
 
 
@@ -97,14 +97,14 @@ def _content_part(part: Json) -> Json:
 
 
 def _join_text(content: list[Json]) -> Any:
-    """Join content parts into one string if all are text. Return None if there are no parts."""
+    """Join content parts into one string if all are text. Otherwise return them unchanged, or None if empty."""
     if all(part.get("type") == "text" for part in content):
         return "".join(str(part.get("text") or "") for part in content) if content else None
     return content
 
 
 def _join_tool_calls(messages: list[Json]) -> list[Json]:
-    """Join each assistant message that contains only tool calls to a directly preceding assistant message."""
+    """Merge each assistant message that contains only tool calls into a directly preceding assistant message."""
     joined: list[Json] = []
     for message in messages:
         previous = joined[-1] if joined else {}
@@ -177,7 +177,7 @@ def _from_part(part: Part) -> Json:
 
 
 def tools(definitions: Any) -> list[Json] | None:
-    """Convert tool definitions from any API."""
+    """Convert tool definitions from any API. Return None if there are none."""
     return [_tool(tool) for tool in items(definitions)] or None
 
 

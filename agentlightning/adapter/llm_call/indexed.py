@@ -22,7 +22,7 @@ _TOOL_CALL_ID = "tool.call.id"
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span that has numbered messages, or that AgentOps marks as an LLM call."""
+    """Parse a span that has indexed messages or the request type of an LLM call. Return None for any other span."""
     attributes = span.attributes
     prompt = items(nested(attributes, semconv.GEN_AI_PROMPT))
     completion = items(nested(attributes, semconv.GEN_AI_COMPLETION))
@@ -82,7 +82,7 @@ def tool_calls(spans: Sequence[Span]) -> dict[str, list[Json]]:
 
 
 def add_tool_calls(call: LLMCall, by_span: Mapping[str, list[Json]]) -> LLMCall:
-    """Add the tool calls recorded in separate spans to a call whose output does not contain any."""
+    """Add the tool calls from `by_span` (see `tool_calls`) to a call whose output does not contain any."""
     found = by_span.get(call.span_ids[0])
     if not found or any(message.get("tool_calls") for message in call.output):
         return call

@@ -15,7 +15,7 @@ _PREFIX = "langfuse.observation"
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse the span of a generation or an embedding."""
+    """Parse the span of a generation or an embedding. Return None for any other span."""
     kind = span.attributes.get(f"{_PREFIX}.type")
     if kind not in ("generation", "embedding"):
         return None

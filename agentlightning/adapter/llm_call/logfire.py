@@ -16,7 +16,7 @@ _PROMPT_KEYS = ("messages", "input", "prompt")
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span in which Logfire recorded an LLM call."""
+    """Parse a span in which Logfire recorded an LLM call. Return None for any other span."""
     request, response = object_in(span.attributes, "request_data"), object_in(span.attributes, "response_data")
     if not any(key in request for key in _PROMPT_KEYS):
         return None

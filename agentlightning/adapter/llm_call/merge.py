@@ -2,9 +2,10 @@
 
 Spans are considered to record the same call in any of these cases:
 
-- They have the same response id.
-- One contains the other, in the trace and in time, and their contents do not contradict each other.
-- They are siblings, and one of them is from a library whose spans are invisible to other libraries.
+- They have the same response id, and their contents do not contradict each other.
+- One contains the other, in the trace and in time, and their operations and response ids do not differ.
+- They have the same parent span. One is from the wire tap; the other encloses it in time, and is from a library that
+  does not make its span the parent of the spans inside it.
 - They are tries of the same request, which the SDK repeated after a failure.
 - One is the span of a streamed call, and the other is the log record of its response.
 """
@@ -33,7 +34,7 @@ _READERS: dict[str, Callable[[Span], LLMCall | None]] = {
 _RANK = {dialect: rank for rank, dialect in enumerate(_READERS)}
 
 CLOCK_TOLERANCE = 0.005
-"""Seconds that a nested span may start before or end after its enclosing span, because their clocks may differ."""
+"""Seconds that a nested span may start before or end after its enclosing span, as the two spans' clocks may differ."""
 
 Parents = Mapping[str, str | None]
 """Parent span ids by span id."""
@@ -93,7 +94,7 @@ def _with_span(call: LLMCall, span: Span) -> LLMCall:
 
 
 class _Groups(list[list[int]]):
-    """The group of each index; joined indexes share one list, with the smallest index first."""
+    """For each call (by index), its group: a list of call indexes, shared by its members, with the smallest first."""
 
     def join(self, one: int, other: int) -> None:
         first, second = sorted((self[one], self[other]))
@@ -128,13 +129,13 @@ def _join_nested(calls: list[LLMCall], parents: Parents, groups: _Groups) -> Non
     for outer, nested in _nested(calls, parents).items():
         matching = [index for index in nested if _may_be_same(calls[outer], calls[index])]
         answered = [index for index in matching if not calls[index].error]
-        # If a framework sends several requests within one span, it uses the last response.
+        # If a framework sends several requests within one span, join only the last answered one: its response is used.
         for index in [*(index for index in matching if calls[index].error), *answered[-1:]]:
             groups.join(outer, index)
 
 
 def _nested(calls: list[LLMCall], parents: Parents) -> dict[int, list[int]]:
-    """Return the calls directly inside each call."""
+    """Return the indexes of the calls directly inside each call, by the index of the outer call."""
     index_of = {call.span_ids[0]: index for index, call in enumerate(calls)}
     nested: dict[int, list[int]] = {}
     for index, call in enumerate(calls):

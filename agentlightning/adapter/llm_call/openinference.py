@@ -14,7 +14,7 @@ _EMBEDDING = "EMBEDDING"
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse an OpenInference span of an LLM call."""
+    """Parse an OpenInference span of an LLM call. Return None for any other span."""
     attributes = span.attributes
     kind = str(attributes.get("openinference.span.kind", "")).upper()
     if kind not in ("LLM", _EMBEDDING):
@@ -44,7 +44,7 @@ def _messages(attributes: Attributes, prefix: str) -> list[Json]:
 
 
 def _with_refusals(output: list[Json], choices: list[Json]) -> list[Json]:
-    """Add the refusals, which only the raw response contains."""
+    """Add to each output message the refusal in the choice of the same index. Only raw responses contain refusals."""
     refusals = [as_object(choice.get("message")).get("refusal") for choice in choices]
     if len(refusals) != len(output):
         return output

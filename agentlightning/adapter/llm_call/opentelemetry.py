@@ -18,14 +18,14 @@ _OPERATIONS = {
     "completion": "text_completion",
     "embeddings": "embeddings",
 }
-"""Operations that are a single LLM call. Spans of agents and tools have other operations."""
+"""Operations that are a single LLM call, with their names in `LLMCall`. Agents and tools have others."""
 _USAGE = "gen_ai.usage"
 _DETAILS = "gen_ai.client.inference.operation.details"
 _MARKERS = (semconv.GEN_AI_INPUT_MESSAGES, semconv.GEN_AI_OUTPUT_MESSAGES, semconv.GEN_AI_OPERATION_NAME)
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span that follows the conventions for an LLM call."""
+    """Parse a span that follows the conventions for an LLM call. Return None for any other span."""
     attributes = _with_details(span)
     operation = str(attributes.get(semconv.GEN_AI_OPERATION_NAME, "chat"))
     if operation not in _OPERATIONS or not any(marker in attributes for marker in _MARKERS):

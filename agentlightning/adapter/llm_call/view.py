@@ -13,12 +13,12 @@ Json: TypeAlias = dict[str, Any]
 class LLMCall:
     """The request and response of a call, and the spans that recorded it.
 
-    Messages, output and tools are in OpenAI's chat format for every API. Missing fields are None or empty; nothing is
-    inferred.
+    Messages, output and tools are in OpenAI's chat format for every API. Fields that no span
+    recorded are None or empty.
     """
 
     dialect: str
-    """The most complete format in the spans: wire, openinference, opentelemetry, indexed, logfire or langfuse."""
+    """The most complete recording format: wire, openinference, opentelemetry, indexed, logfire or langfuse."""
     operation: str = "chat"
     """chat, text_completion or embeddings."""
     model: str | None = None
@@ -29,7 +29,7 @@ class LLMCall:
     finish_reason: str | None = None
     """The finish reason of the first choice: stop, length, tool_calls, …"""
     usage: dict[str, int] = field(default_factory=dict[str, int])
-    """prompt_tokens, completion_tokens, total_tokens."""
+    """Token counts: prompt_tokens, completion_tokens, total_tokens."""
     response_id: str | None = None
     parameters: Json = field(default_factory=dict[str, Any])
     """The request's other parameters: temperature, max_tokens, …"""
@@ -50,7 +50,7 @@ class LLMCall:
     """The names of the spans in `span_ids`, in the same order."""
     trace_id: str = ""
     parent_id: str | None = None
-    """The parent of the outermost of `span_ids`."""
+    """The parent span id of the outermost span in `span_ids`."""
     sequence_id: int = 0
     start_time: float | None = None
     end_time: float | None = None
@@ -62,7 +62,7 @@ class LLMCall:
 
 
 _OF_FIRST = frozenset({"dialect", "operation", "error", "span_ids", "names", "parent_id", "sequence_id"})
-"""Fields that are not filled in from the other views. `span_ids` and `names` are joined instead."""
+"""Fields that `combine` does not fill in from the other views. `span_ids` and `names` are joined instead."""
 
 
 def combine(views: Sequence[LLMCall]) -> LLMCall:

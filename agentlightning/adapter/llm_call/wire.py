@@ -17,7 +17,7 @@ _BY_NAME = {dialect.span_name: dialect for dialect in _DIALECTS}
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span that has the request or response body of an LLM call."""
+    """Parse a span that has the request or response body of an LLM call. Return None for any other span."""
     attributes = span.attributes
     if semconv.REQUEST not in attributes and semconv.RESPONSE not in attributes:
         return None
@@ -44,7 +44,7 @@ def read(span: Span) -> LLMCall | None:
 def _messages(dialect: ApiDialect, request: Json) -> list[Json]:
     if dialect is openai.CHAT:
         return chat_format.normalize(items(request.get("messages")))
-    # The dialects omit the bytes of images, except images in the format of chat completions.
+    # The other dialects omit the bytes of images in their own format, but keep parts in chat completions' format.
     request = {
         key: _with_chat_pictures(value) if key in ("messages", "input") else value for key, value in request.items()
     }

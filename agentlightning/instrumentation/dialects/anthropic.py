@@ -40,7 +40,7 @@ def _answer(body: Json) -> list[Message]:
 
 
 def _fold(events: Iterable[Json]) -> Json:
-    """Combine the events of a message into a response body."""
+    """Combine the events of a streamed message into a response body."""
     body: Json = {}
     for event in events:
         match event.get("type"):

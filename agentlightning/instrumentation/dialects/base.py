@@ -31,7 +31,7 @@ class ApiDialect:
 
     span_name: str
     operation: str
-    """`gen_ai.operation.name`"""
+    """Value of the attribute `gen_ai.operation.name`."""
     provider: str
     input_field: str
     """The request body field that contains the prompt."""
@@ -74,7 +74,7 @@ def to_json(value: Any) -> str:
 
 
 def parse_json(value: Any) -> Any:
-    """Parse JSON text. Return any other value unchanged."""
+    """Parse JSON text. Return any other value, and text that is not JSON, unchanged."""
     try:
         return orjson.loads(value) if isinstance(value, str) else value
     except orjson.JSONDecodeError:

@@ -200,7 +200,7 @@ def _response_answer(body: Json) -> list[Message]:
 
 
 def _fold_response(events: Iterable[Json]) -> Json:
-    """Return the response in the last event. If the stream was abandoned, combine its events instead."""
+    """Return the response in the last event. If that event was not received, combine the earlier events instead."""
     body: Json = {}
     output: dict[int, Json] = {}
     for event in events:
@@ -273,7 +273,7 @@ CHAT = ApiDialect(LLM_CALL, "chat", "openai", "messages", _chat_prompt, _chat_an
 COMPLETIONS = ApiDialect(
     "openai.completion", "text_completion", "openai", "prompt", _completion_prompt, _completion_answer, _fold_completion
 )
-# Vectors are kept only in the raw response and are never streamed.
+# Embedding vectors are kept only in the raw response and are never streamed.
 EMBEDDINGS = ApiDialect(
     "openai.embeddings", "embeddings", "openai", "input", _embedding_prompt, lambda body: [], lambda events: {}
 )

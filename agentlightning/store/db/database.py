@@ -1,8 +1,8 @@
 """The store's database interface: transactions, rows, write requests, and notifications sent after a commit.
 
 The SQL is written once for all databases. Parameters are `?1`, `?2`, …; `Dialect` contains the few expressions that
-differ between databases. The body of a transaction is an `async def` function that may await nothing but its
-transaction. A body may run more than once.
+differ between databases. The body of a transaction is an async function that receives the transaction and may await
+only its methods. A body may run more than once, because a transaction can be rolled back and repeated.
 """
 
 from __future__ import annotations
@@ -38,21 +38,27 @@ class Dialect:
     bytes_contain: str
     """The same test for a column of UTF-8 bytes."""
     for_update: str
-    """The suffix that makes a SELECT lock its rows."""
+    """The suffix that makes a SELECT lock the rows that it returns."""
     skip_locked: str
-    """The suffix that makes a SELECT lock its rows and skip rows that are already locked."""
+    """The suffix that makes a SELECT lock the rows that it returns and skip rows that are already locked."""
     arrays: bool
     """True if a parameter may be a list of values."""
     transaction_number: str
-    """A number that increases in the order in which transactions start writing, or a constant if none overlap."""
+    """The number of the current transaction. Numbers increase in the order in which transactions start writing.
+
+    A constant if transactions that write never overlap.
+    """
     oldest_transaction: str
     """The number of the oldest transaction in progress. All transactions with lower numbers have finished."""
 
     def any_of(self, values: Values, first: int) -> tuple[str, list[Any]]:
-        """Return the condition `= ANY (?first)` or `IN (?first, …)`, and its parameters."""
+        """Return SQL that tests whether the preceding expression equals one of `values`, and its parameters.
+
+        The SQL is `= ANY (?first)` or `IN (?first, …)`: the number of its first parameter is `first`.
+        """
         if self.arrays:
             return f"= ANY (?{first})", [list(values)]
-        # Pad the list to a power of two, to keep the number of distinct statements small.
+        # Repeat the last value until the length is a power of two, to keep the number of distinct statements small.
         size = 1 << max(0, len(values) - 1).bit_length()
         padded = [*values, *[values[-1]] * (size - len(values))]
         return "IN (" + ", ".join(f"?{first + index}" for index in range(size)) + ")", padded
@@ -63,15 +69,15 @@ INSERT_RESPONSE = "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)"
 
 @dataclass
 class GroupResponses:
-    """Responses to the requests in one commit group, by idempotency key.
+    """Responses to the requests that are committed in one transaction, by idempotency key.
 
-    One statement looks up all keys, and one statement stores all new responses.
+    One statement looks up all keys, and another stores all new responses.
     """
 
     known: set[str] = field(default_factory=set[str])
-    """Keys that already have a response in the table."""
+    """Keys that already had a response in the `answers` table when the transaction started."""
     new: dict[str, tuple[bytes, float]] = field(default_factory=dict[str, tuple[bytes, float]])
-    """New responses from this group, each with the time at which it was stored."""
+    """Responses to add to the table, each with the lease time at which it was stored."""
 
 
 @dataclass(eq=False)
@@ -81,18 +87,18 @@ class Transaction:
     responses: GroupResponses = field(default_factory=GroupResponses)
     notifications: list[Notification] = field(default_factory=list[Notification], init=False)
     counts: dict[str, int] = field(default_factory=dict[str, int], init=False)
-    """Counter increments of the running body."""
+    """Counter increments to apply after the commit, by counter name."""
 
     async def fetch(self, sql: str, *values: Any) -> Sequence[Row]:
         """Run a statement and return all its rows."""
         raise NotImplementedError
 
     async def fetch_each(self, sql: str, values: Sequence[Values]) -> Sequence[Sequence[Row]]:
-        """Run a statement once for each of `values` and return the rows from each run."""
+        """Run a statement once for each row of `values` and return the rows from each run."""
         raise NotImplementedError
 
     async def claim_rows(self, sql: str, limit: int) -> Sequence[Row]:
-        """Lock and return up to `limit` rows not claimed by other transactions. `limit` is the only SQL parameter."""
+        """Lock and return up to `limit` rows not locked by other transactions. `limit` is the only SQL parameter."""
         raise NotImplementedError
 
     async def execute(self, sql: str, *values: Any) -> None:
@@ -104,8 +110,9 @@ class Transaction:
         raise NotImplementedError
 
     async def stored_response(self, key: str, *, recheck: bool = False) -> bytes | None:
-        """Return the response stored under an idempotency key, and protect it from `revoke_response`.
+        """Return the response stored under an idempotency key, or None. Also increase the response's time.
 
+        The new time prevents `revoke_response` from deleting a response that a repeated request has received.
         If `recheck` is true, query the database again instead of relying on the earlier lookup for the whole group.
         """
         new = self.responses.new
@@ -121,11 +128,11 @@ class Transaction:
         return found[0][0] if found else None  # another server may have revoked the response in the meantime
 
     def store_response(self, key: str, response: bytes, time: float) -> None:
-        """Store the response to a request together with its changes, in one commit. Must be the last call in a body."""
+        """Commit the response to a request together with the request's changes. Must be the last call in a body."""
         self.responses.new[key] = response, time
 
     async def revoke_response(self, key: str, time: float) -> bool:
-        """Delete the response stored at `time`. Return False if a retry has received it since then."""
+        """Delete the response stored under `key` at `time`. Return False if a retry has received it since then."""
         return bool(await self.fetch("DELETE FROM answers WHERE key = ?1 AND time = ?2 RETURNING 1", key, time))
 
     def notify(self, topic: Topic, count: int | None = None) -> None:
@@ -141,10 +148,13 @@ Body = Callable[[Transaction], Awaitable[T]]
 
 
 class ConflictKey(NamedTuple):
-    """The part of the store that a body changes. Bodies with the same part conflict only if their ids are equal."""
+    """The part of the store that a transaction body changes.
+
+    Two bodies may run concurrently if they change the same part and their ids are different or None.
+    """
 
     part: Literal["new", "queue", "attempts"]
-    """`attempts` means the attempts of one rollout, with their spans and the resulting changes to the rollout."""
+    """`attempts` means the attempts of the rollout `id`, with their spans and the resulting changes to the rollout."""
     id: str | None = None
 
 
@@ -168,20 +178,21 @@ class Database:
         self._closed = threading.Event()
 
     def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
-        """Run `body` in a transaction. Its result is available after the commit.
+        """Run `body` in a transaction, and return an awaitable for its result, which is available after the commit.
 
         `key` is the idempotency key that the body looks up. `conflict_key` identifies the part of the store that the
         body changes, if it changes only one part.
 
         Raises `StoreUnavailable` if the changes cannot be written. In that case, nothing has changed, unless the
-        connection to the database broke during the commit.
+        connection to the database broke during the commit. Raises `StoreBusy` if too many bodies are waiting to be run.
         """
         raise NotImplementedError
 
     async def read(self, body: Body[T], *, short: bool = False) -> T:
         """Run a read-only body on a consistent snapshot.
 
-        Set `short` if the body takes only microseconds, because passing it to another thread would take longer.
+        Set `short` if the body takes only microseconds. SQLite then runs it in the calling thread, because passing it
+        to another thread would take longer.
         """
         raise NotImplementedError
 
@@ -190,7 +201,7 @@ class Database:
         return await self.read(lambda transaction: transaction.fetch(sql, *values), short=short)
 
     def run(self, body: Body[T]) -> T:
-        """Run `body` in a separate transaction, before other callers use the database."""
+        """Run `body` in its own transaction and return its result. Call only before other callers use the database."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -210,7 +221,7 @@ class Database:
 
 CLOSED = "the store is closed"
 MAX_PENDING_WRITES = 20_000
-"""Maximum number of bodies waiting for the writer. Above this limit, a write raises `StoreBusy`."""
+"""Maximum number of transaction bodies waiting to be run. Above this limit, a write raises `StoreBusy`."""
 
 
 @dataclass(eq=False)
@@ -219,7 +230,7 @@ class WriteRequest:
 
     body: Body[Any]
     future: asyncio.Future[Any]
-    """Future in the caller's event loop."""
+    """The future that the caller awaits in its event loop for the result."""
     key: str | None = None
     """The idempotency key that the body looks up."""
     conflict_key: ConflictKey | None = None
@@ -231,9 +242,9 @@ class WriteRequest:
 
 
 def deliver_results(group: Sequence[WriteRequest], counters: Counter[str]) -> None:
-    """Add the counts from a finished group to `counters` and resolve the callers' futures. Thread-safe.
+    """Add the counts from a finished group of requests to `counters` and resolve the callers' futures.
 
-    Each event loop is called only once per group.
+    Called in the thread that ran the bodies. Makes only one thread-safe call per event loop.
     """
     by_loop: dict[asyncio.AbstractEventLoop, list[WriteRequest]] = {}
     for request in group:

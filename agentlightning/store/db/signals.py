@@ -1,7 +1,8 @@
 """In-process notifications, which wake callers waiting for a change once the change has been committed.
 
 `QUEUE` is the topic for rollouts that can be claimed, and `("ended", rollout_id)` is the topic for the end of
-a rollout. Other topics are for observers. Waiters may run in any event loop in any thread, and any thread may notify.
+a rollout. Other topics are only for subscribers. Waiters may run in any event loop in any thread, and any thread may
+notify.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Waiter:
         self._notified: deque[Topic] = deque()
 
     async def wait(self, timeout: float | None) -> set[Topic]:
-        """Return the topics notified since the last call, or an empty set if none is notified within `timeout`."""
+        """Return the topics notified since the last call. If there are none, wait up to `timeout` seconds for one."""
         if not self._notified:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -71,7 +72,7 @@ class Signals:
 
     @contextmanager
     def listen(self, *topics: Topic) -> Generator[Waiter]:
-        """Register a waiter for `topics`. On exit, an unused `QUEUE` notification is passed to the next waiter."""
+        """Register a waiter for `topics`. On exit, its unused `QUEUE` notification is passed to another waiter."""
         waiter = Waiter(topics)
         waiter.released = self._closed
         with self._lock:
@@ -85,7 +86,7 @@ class Signals:
                 self.notify(QUEUE)
 
     def notify(self, topic: Topic, count: int | None = 1) -> None:
-        """Wake the `count` waiters for `topic` that have waited longest, or all of them if `count` is None."""
+        """Call the subscribers, and wake `count` waiters for `topic` in turn, or all of them if `count` is None."""
         for subscriber in self._subscribers:
             subscriber(topic)
         with self._lock:
@@ -113,7 +114,7 @@ class Signals:
             return list(self._waiters)
 
     def release(self) -> None:
-        """End the waits in progress. Later calls can wait as usual."""
+        """End the waits of all registered waiters. Waiters registered later can wait as usual."""
         with self._lock:
             waiters = {id(waiter): waiter for line in self._waiters.values() for waiter in line.values()}
         for subscriber in self._subscribers:

@@ -1,7 +1,7 @@
 """SQLite: one writer thread that commits in groups, and separate read connections.
 
-While a commit is in progress, new requests accumulate and form the next group, without a timer. With full durability, a
-commit is on disk (`synchronous=FULL`) before any caller in its group gets a result.
+While a group of requests is being committed, new requests accumulate and form the next group, so no timer is needed.
+With full durability, a commit is on disk (`synchronous=FULL`) before any caller in the group gets a result.
 """
 
 from __future__ import annotations
@@ -46,12 +46,15 @@ Durability = Literal["full", "process"]
 MAX_GROUP = 256
 """Maximum number of transaction bodies per commit. Larger groups would add latency without increasing throughput."""
 READERS = 2
+"""Number of threads for reads that are not short."""
 _LOCK = "-owner"
 """The suffix that is added to the path of a database to get the path of its lock file."""
 BUSY_MILLISECONDS = 5_000
+"""How long SQLite waits for a lock on the database file."""
 CACHED_STATEMENTS = 256
+"""Maximum number of prepared statements that each connection keeps."""
 CHECKPOINT_PAGES = 4_000
-"""WAL pages between checkpoints (16 MB). With the default of 4 MB, a checkpoint ran every few hundred spans."""
+"""WAL size that triggers a checkpoint, in pages (16 MB). With the default of 4 MB, one ran every few hundred spans."""
 
 _STORED_KEYS = "SELECT key FROM answers WHERE key IN (SELECT value FROM json_each(?1))"
 
@@ -68,8 +71,8 @@ DIALECT = Dialect(
     oldest_transaction="0",
 )
 
-# Errors from the disk rather than from a statement. The whole group is rolled back, and can succeed once the disk has
-# recovered.
+# Errors from the disk rather than from a statement. The whole group is rolled back and fails. Its requests can
+# succeed if they are repeated once the disk has recovered.
 _DISK_ERRORS = (
     apsw.FullError,
     apsw.IOError,
@@ -81,7 +84,10 @@ _DISK_ERRORS = (
 
 
 class SqliteDatabase(Database):
-    """A SQLite database in a file, or in memory if the path is None."""
+    """A SQLite database in a file, or in memory if the path is None.
+
+    If `exclusive` is true, raises `StoreInUse` if another store has locked the file.
+    """
 
     dialect = DIALECT
 
@@ -173,8 +179,9 @@ class SqliteDatabase(Database):
         return notifications or []
 
     def _run_group(self, group: list[WriteRequest], *, savepoints: bool) -> list[Notification] | None:
-        """Run the bodies in one transaction. With savepoints, a body that fails does not affect the others.
+        """Run the bodies of the requests in one transaction, which the caller commits.
 
+        With savepoints, a body that fails does not affect the others.
         Without savepoints, roll back and return None if a body fails after changing anything. Savepoints are used only
         in the second attempt, because each savepoint makes SQLite copy every page that is changed after it.
         """
@@ -207,7 +214,7 @@ class SqliteDatabase(Database):
         return GroupResponses({row[0] for row in found})
 
     def _run_request(self, request: WriteRequest, transaction: _SqliteTransaction) -> bool:
-        """Run one body and return True if it succeeded."""
+        """Run the body of one request, unless the request was cancelled. Return False if the body failed."""
         request.counts = transaction.counts  # replaces the counts of an earlier run
         if request.future.cancelled():
             return True
@@ -232,7 +239,7 @@ class SqliteDatabase(Database):
 
 
 class ReadOnlyDatabase(Database):
-    """A database file opened without the lock that a store holds. Every write raises `Forbidden`."""
+    """A SQLite database file opened for reading without the lock that a store holds. Every write raises `Forbidden`."""
 
     dialect = DIALECT
 
@@ -301,7 +308,7 @@ class _ReaderPool:
 
 
 class _SqliteTransaction(Transaction):
-    """Runs statements synchronously on a connection. Methods are `async` only because other databases require it."""
+    """Runs statements synchronously on a connection. Its methods are `async` only because `Transaction` requires it."""
 
     def __init__(self, connection: apsw.Connection, responses: GroupResponses | None = None) -> None:
         super().__init__(responses or GroupResponses())
@@ -362,13 +369,14 @@ def _open(path: str, flags: int) -> apsw.Connection:
 def _configured(connection: apsw.Connection) -> apsw.Connection:
     connection.set_busy_timeout(BUSY_MILLISECONDS)
     # Enable the query planner stability guarantee. Otherwise, SQLite re-plans a statement whenever a value might match
-    # a partial index, which takes most of the execution time.
+    # a partial index, and planning takes most of the execution time.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
 
 
 def _open_read_only(path: Path) -> apsw.Connection:
-    # Without write permission in the folder, SQLite cannot create the WAL index. In that case, ignore the WAL.
+    # Without write permission in the folder, SQLite cannot create the WAL index. In that case, open the file as
+    # immutable, so that SQLite ignores the WAL.
     for options in ("mode=ro", "mode=ro&immutable=1"):
         try:
             connection = apsw.Connection(
@@ -387,7 +395,9 @@ def _lock_file(path: Path) -> apsw.Connection:
     """Lock a file next to the database. The lock is released when the process ends, even if it is killed."""
     lock = _open(f"{path}{_LOCK}", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     try:
-        lock.execute("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE").fetchall()  # an unread row would block BEGIN
+        lock.execute(
+            "PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE"
+        ).fetchall()  # BEGIN runs only after the row from PRAGMA is read
     except apsw.BusyError:
         lock.close()
         raise StoreInUse(

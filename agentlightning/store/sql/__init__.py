@@ -19,13 +19,13 @@ from .summary import Summaries, count_by_status
 __all__ = ["SqlStore"]
 
 RESPONSE_SECONDS = 3_600.0
-"""How long responses are kept, in seconds of lease time. Lease time does not advance while the store is closed."""
+"""How long stored responses are kept, in seconds of lease time, which does not advance while the store is closed."""
 DELETED_PER_TRANSACTION = 1_000
-"""Maximum number of rows deleted per transaction. Each such transaction delays other writers by a few milliseconds."""
+"""Maximum number of responses deleted per transaction. Such a transaction delays other writers by milliseconds."""
 
 
 class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
-    """The complete store, including the operations on the store itself."""
+    """The complete store. Adds statistics, leases and deletion to the operations in the other modules."""
 
     async def statistics(self) -> Statistics:
         async def body(transaction: Transaction) -> Statistics:
@@ -74,7 +74,7 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
 
         async def body(transaction: Transaction) -> Lease:
             now, lease = self._clock.now(), self._clock.lease()
-            # Insert first: if two servers do this concurrently, the second waits for the first.
+            # Insert first: if two servers request the lease concurrently, the second waits for the first to commit.
             await transaction.execute(
                 "INSERT INTO leases (name, holder, about, since, seen, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
                 "ON CONFLICT (name) DO NOTHING",
@@ -103,11 +103,14 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
     # Deletion
 
     async def count_ended_before(self, moment: float) -> int:
-        """Return the number of rollouts that ended before `moment` (in seconds since the epoch)."""
+        """Return the number of rollouts that ended before `moment`, in seconds since the epoch."""
         return (await self._database.fetch("SELECT count(*) FROM rollouts WHERE end_time < ?1", moment))[0][0]
 
     async def delete_ended_before(self, moment: float, most: int) -> int:
-        """Delete up to `most` rollouts that ended before `moment`, with attempts and spans. Return their number."""
+        """Delete up to `most` rollouts that ended before `moment`, with their attempts and spans.
+
+        Return the number of rollouts deleted.
+        """
 
         async def body(transaction: Transaction) -> int:
             found = await transaction.fetch(

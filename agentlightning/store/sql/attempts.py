@@ -17,7 +17,9 @@ from .query import Query, sorts
 from .transitions import TransitionWriter
 
 EXPIRED_PER_TRANSACTION = 500
+"""Maximum number of overdue attempts handled in one transaction."""
 WORKER_SILENCE_SECONDS = lifecycle.DEFAULT_UNRESPONSIVE_SECONDS
+"""Seconds without a heartbeat after which a worker is marked as unknown."""
 
 _ATTEMPT_SORT = sorts(
     "a.",
@@ -87,7 +89,7 @@ class Attempts(SqlBase):
             if transition.attempt != row.state.attempt:
                 await transitions.apply(row, transition)
             if not isinstance(worker_id, Unset):
-                # Change the worker last, because the reported status affects the previous worker.
+                # Change the attempt's worker last, because the reported status also changes the old worker's status.
                 await transitions.update_attempt(row, worker_id=worker_id)
             return row.attempt()
 
@@ -134,9 +136,9 @@ class Attempts(SqlBase):
         return rows.worker(found[0]) if found else None
 
     async def expire_overdue(self) -> int:
-        """Mark silent workers as unknown and end overdue attempts. Return the number of overdue attempts.
+        """Mark workers without recent heartbeats as unknown, and attempts past a deadline as timed out or unresponsive.
 
-        Called in the thread that runs the store's timers.
+        Return the number of overdue attempts. Called in the thread that runs the store's timers.
         """
         if not (await self._database.fetch(_ANY_OVERDUE, self._clock.lease(), short=True))[0][0]:
             return 0

@@ -22,14 +22,14 @@ from .transitions import TransitionWriter
 T = TypeVar("T")
 
 SMALL_READ_ROWS = 16
-"""Maximum number of rows for which a read runs in the caller's thread instead of another thread."""
+"""Maximum number of rows to read in the caller's thread. Larger reads run in another thread."""
 
 
 class Clock:
     """Wall time for timestamps and lease time for deadlines, both in seconds.
 
     Lease time is monotonic and stops while the store is closed. If the wall clock jumps by a day, leases neither expire
-    early nor last longer, and if the store is closed for an hour, its attempts do not all expire.
+    early nor last longer. If the store is closed for an hour, its attempts do not all expire when it is opened again.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Clock:
         self._offset = lease - time.monotonic()
 
     def catch_up(self, lease: float) -> None:
-        """Advance to the lease time of another server if that server is ahead."""
+        """Advance to `lease`, the lease time of another server, if that server is ahead."""
         self._offset = max(self._offset, lease - time.monotonic())
 
 
@@ -78,7 +78,7 @@ class SqlBase(LightningStore):
     request: IdempotentRequest | None = None
     """The request being executed, set on a copy of the store that is made for this request.
 
-    The changes are stored together with the response.
+    The request's changes are committed together with its response.
     """
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -108,7 +108,7 @@ def execute_once(request: IdempotentRequest, body: Body[T], lease: float) -> Bod
     """Return a body that executes `body` for a new request and replays the stored response for a repeated one."""
 
     async def once(transaction: Transaction) -> T:
-        request.response = None  # this may be a second run, after the group was rolled back
+        request.response = None  # this may be a second run, after the transaction was rolled back
         stored = await transaction.stored_response(request.key)
         if stored is not None:
             return request.replay(stored)

@@ -32,9 +32,9 @@ class CursorPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True
     value: _Integer | float | str | None
     """The value of the sort column."""
     key: _Integer
-    """The key of the row, which determines the order of rows with equal values."""
+    """The ordinal of the row, which determines the order of rows with equal values."""
     total: _Integer
-    """The total number of rows when the first page was read."""
+    """The number of rows on all pages when the first page was read."""
 
 
 def encode_cursor(position: CursorPosition) -> str:
@@ -172,7 +172,7 @@ class Query:
         self._values += parameters
 
     async def page(self, convert: Callable[[Row], T], *, short: bool = False) -> PaginatedResult[T]:
-        """Return the converted rows of the page, the total number of rows, and the cursor for the next page."""
+        """Return the converted rows of the page, the number of rows on all pages, and the cursor for the next page."""
         rows, total = await self._database.read(self._read, short=short)
         limit, offset = self._options.limit, self._options.offset
         has_more = 0 < limit <= len(rows) and (self._after is not None or offset + len(rows) < total)
@@ -189,7 +189,10 @@ class Query:
         return self._columns, self._source, self._where(), tuple(map(str, self._values)), self._options
 
     def _continue_after(self, cursor: str) -> CursorPosition:
-        """Start after the page that returned `cursor`. Raises `InvalidInput` if the cursor is invalid."""
+        """Select only rows after the page that returned `cursor`, and return the decoded cursor.
+
+        Raises `InvalidInput` if the cursor is invalid.
+        """
         by, order = self._options.sort_by, self._options.sort_order
         position = decode_cursor(cursor, by, order, self._by.kind)
         key = self._parameter(position.key)
@@ -239,6 +242,7 @@ class Query:
 
 
 _ALL = 2**62
+"""A LIMIT that does not exclude any rows."""
 _AFTER: dict[SortOrder, str] = {"asc": ">", "desc": "<"}
 
 

@@ -22,7 +22,7 @@ from .transitions import TAIL
 T = TypeVar("T")
 
 MOST_CLAIMED = 10_000
-"""Maximum number of rollouts per claim. Results are held in memory, and one statement may serve several claims."""
+"""Maximum number of rollouts per claim. They are held in memory, and one statement may serve several claims."""
 
 
 class Queue(SqlBase):
@@ -106,7 +106,8 @@ class Queue(SqlBase):
         sql = _INSERT[resources_id is None].format(position=position)
         now, inserted = self._clock.now(), dict[int, Rollout]()
         while missing := [index for index in range(len(requests)) if index not in inserted]:
-            # A second iteration is rare: ids with 48 random bits collide about once in millions of rollouts.
+            # Repeat for each random id that was already in use. This is rare: with 48 random bits, ids collide about
+            # once in millions of rollouts.
             columns = [requests[index].columns(now) for index in missing]
             found = await transaction.fetch_each(sql, [(*each, *version) for each in columns])
             for index, each, returned in zip(missing, columns, found, strict=True):
@@ -128,7 +129,7 @@ class Queue(SqlBase):
                 await waiter.wait(left)
 
     async def _claim_unless_cancelled(self, claim: Body[T]) -> T:
-        """Claim, and undo the claim if the caller is cancelled in the meantime."""
+        """Run `claim`, and undo the claim if the caller is cancelled in the meantime."""
         claiming = asyncio.ensure_future(self._write(claim, QUEUE_HEAD))
         try:
             return await asyncio.shield(claiming)
@@ -156,7 +157,7 @@ class Queue(SqlBase):
 
         async def body(transaction: Transaction) -> None:
             if request and not await transaction.revoke_response(request.key, request.time):
-                return  # the caller has repeated the request in the meantime and received the claim
+                return  # the caller has repeated the request in the meantime and received the claimed rollouts
             for rollout in rollouts:
                 await _undo_claim(transaction, rollout)
 
@@ -203,7 +204,7 @@ class _NewRollout:
         self.metadata_json = payload.dumps_unchecked(metadata, field="metadata") if metadata else b"{}"
 
     def columns(self, now: float) -> _Columns:
-        """Return the first parameters for `_INSERT`, with a new rollout id on each call."""
+        """Return the parameters `?1` to `?6` for `_INSERT`, with a new rollout id on each call."""
         return rows.new_id("ro", 12), self.input_json, now, self.mode, self.config_json, self.metadata_json
 
 
@@ -214,7 +215,7 @@ def _as_rollout(columns: _Columns, resources_id: str | None, version: int | None
 
 
 async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> None:
-    """Delete the attempt and return the rollout to the head of the queue, unless the attempt has already reported."""
+    """Delete a claimed attempt and return its rollout to the head of the queue, if the attempt is still preparing."""
     deleted = await transaction.fetch(
         "DELETE FROM attempts WHERE rollout_id = ?1 AND attempt_id = ?2 AND status = 'preparing' RETURNING sequence_id",
         rollout.rollout_id,
@@ -241,7 +242,7 @@ async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> No
 
 
 async def _finish_despite_cancellation(future: asyncio.Future[T]) -> T | None:
-    """Await `future` even if the caller is cancelled. Return None if the future failed."""
+    """Await `future` even if the caller is cancelled. Return None if the future failed or was cancelled."""
     while not future.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([future])

@@ -62,7 +62,7 @@ class Rollouts(SqlBase):
         read_page = partial(query.page, partial(rows.any_rollout, cut_at=cut_at))
         if cut_at is None or rollout_id_in is not None:
             return await read_page()
-        # Dashboards poll lists with truncated inputs, and many dashboards may be open.
+        # Dashboards poll lists with truncated inputs, and many may be open, so identical queries share one result.
         return await self._single_flight.get((query.cache_key(), cut_at), read_page)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
@@ -150,7 +150,7 @@ class Rollouts(SqlBase):
         return [rows.any_rollout(row) for row in found]
 
     async def _unfinished(self, ids: Sequence[str]) -> set[str]:
-        """Return the ids of the rollouts that have not ended. Raises `NotFound` for an unknown id."""
+        """Return those of `ids` whose rollouts have not ended. Raises `NotFound` for an unknown id."""
         found = await self._rows("SELECT rollout_id, status FROM rollouts r WHERE", ids)
         known = {row[0] for row in found}
         for rollout_id in ids:

@@ -27,7 +27,7 @@ from ..lifecycle import AttemptState
 
 M = TypeVar("M", bound=BaseModel)
 
-# Each column has the same name as its field in the model.
+# Each column has the same name as the model field that it stores.
 _ROLLOUT_FIELDS = tuple(Rollout.model_fields)
 ATTEMPT_FIELDS = tuple(Attempt.model_fields)
 _WORKER_FIELDS = tuple(name for name in Worker.model_fields if name != "stale_attempts")
@@ -37,25 +37,30 @@ WORKER = ", ".join(_WORKER_FIELDS)
 RESOURCES = "resources_id, create_time, update_time, version, resources"
 ROLLOUT_AND_ATTEMPT = f"{ROLLOUT}, {ATTEMPT}"
 ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id"
-"""All rollouts, each with its latest attempt if it has one."""
+"""Tables that contain all rollouts, each joined with its latest attempt if it has one."""
 _STATE_COLUMNS = (*ATTEMPT_FIELDS, "ordinal", "lease_start", "lease_seen", "last_sequence_id")
 ATTEMPT_STATE = f"r.status, r.attempt_id, r.config, {', '.join(f'a.{name}' for name in _STATE_COLUMNS)}"
-# `rollouts` comes first, because databases that lock rows lock them in the order of the tables.
+# `rollouts` comes first, because PostgreSQL locks rows in the order of the tables. All transactions must lock a rollout
+# before its attempts to prevent deadlocks.
 ATTEMPT_STATE_SOURCE = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
 
 _DEFAULT_CONFIG = RolloutConfig().__dict__
 NO_CONFIG = b"{}"
-"""The encoded default configuration, which nearly every rollout has."""
+"""The JSON text for the default configuration, which nearly every rollout has."""
 _resources = TypeAdapter[dict[str, Any]](NamedResources)
 
 
 def new_id(prefix: str, digits: int) -> str:
-    """Return a random id such as `ro-1d18988581cd`."""
+    """Return a random id with `digits` hexadecimal digits, such as `ro-1d18988581cd`."""
     return f"{prefix}-{os.urandom(digits // 2).hex()}"
 
 
 def any_rollout(row: Row, cut_at: int | None = None) -> AnyRollout:
-    """Convert a row of `ROLLOUT_AND_ATTEMPT`. An input longer than `cut_at` bytes is truncated."""
+    """Convert a row with the columns `ROLLOUT_AND_ATTEMPT`.
+
+    If the JSON text of the input is longer than `cut_at` bytes, the input is replaced by a string with the beginning of
+    this text.
+    """
     if cut_at is not None and len(row[1]) > cut_at:
         row = (row[0], orjson.dumps(truncate_value(row[1], cut_at)), *row[2:])
     attempt_row = row[len(_ROLLOUT_FIELDS) :]
@@ -65,17 +70,17 @@ def any_rollout(row: Row, cut_at: int | None = None) -> AnyRollout:
 
 
 def rollout(row: Row) -> Rollout:
-    """Convert a row of `ROLLOUT`."""
+    """Convert a row with the columns `ROLLOUT` to a rollout."""
     return construct(Rollout, _rollout_fields(row))
 
 
 def attempt(row: Row) -> Attempt:
-    """Convert a row of `ATTEMPT`."""
+    """Convert a row with the columns `ATTEMPT` to an attempt."""
     return construct(Attempt, {**dict(zip(ATTEMPT_FIELDS, row, strict=False)), "metadata": json(row[8])})
 
 
 def worker(row: Row) -> Worker:
-    """Convert a row of `WORKER`."""
+    """Convert a row with the columns `WORKER` to a worker."""
     fields: dict[str, Any] = dict(zip(_WORKER_FIELDS, row, strict=False))
     fields["heartbeat_stats"] = json(row[2])
     fields["stale_attempts"] = list[AttemptRef]()
@@ -104,7 +109,7 @@ def construct(model: type[M], fields: dict[str, Any]) -> M:
 
 
 def resources_update(row: Row) -> ResourcesUpdate:
-    """Convert a row of `RESOURCES`."""
+    """Convert a row with the columns `RESOURCES` to a version of resources."""
     return ResourcesUpdate.model_construct(
         resources_id=row[0],
         create_time=row[1],
@@ -146,13 +151,13 @@ class AttemptRow:
 
 
 def config(text: bytes) -> RolloutConfig:
-    """Decode a stored configuration."""
+    """Decode a stored configuration. Fields that were not stored have their default values."""
     given: dict[str, Any] = {} if text == NO_CONFIG else orjson.loads(text)
     return construct(RolloutConfig, {**_DEFAULT_CONFIG, "retry_condition": [], **given})
 
 
 def config_json(config: RolloutConfig) -> bytes:
-    """Encode the fields that differ from the defaults. Usually there are none."""
+    """Return the JSON text for the fields that differ from their defaults. Usually, there are none."""
     return payload.dumps_unchecked(config.model_dump(exclude_defaults=True), field="config")
 
 

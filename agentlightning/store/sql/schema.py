@@ -5,7 +5,8 @@ from __future__ import annotations
 from ...errors import StoreUnavailable
 from ..db.database import Dialect, Transaction
 
-# Each entry migrates the schema by one version. Never edit a released entry.
+# Each entry migrates the schema by one version. Never edit a released entry, because existing databases
+# do not run it again.
 STEPS: list[list[str]] = [
     [
         """
@@ -117,14 +118,15 @@ STEPS: list[list[str]] = [
         """,
     ],
     [
-        # Before this version, the times of responses were wall time; from now on, they are lease time.
+        # Earlier schema versions stored the wall time of each response, and this version stores the lease time. The two
+        # cannot be compared, so delete the old responses.
         "DELETE FROM answers",
     ],
 ]
 
 
 async def migrate(transaction: Transaction, dialect: Dialect) -> None:
-    """Migrate the database to this release's schema, in one transaction.
+    """Migrate the database to this release's schema, in the given transaction.
 
     Raises `StoreUnavailable` if the database was written by a newer release.
     """
@@ -158,7 +160,10 @@ async def prepare_postgres(transaction: Transaction, dialect: Dialect) -> float:
 
 
 async def _set_payload_compression(transaction: Transaction) -> None:
-    """Compress payloads with lz4, or not at all if lz4 is unavailable, because pglz costs more time than it saves."""
+    """Compress span payloads with lz4, or not at all if lz4 is unavailable.
+
+    PostgreSQL's default compression method, pglz, costs more time than it saves.
+    """
     stored = "SELECT 1 FROM pg_attribute WHERE attrelid = 'spans'::regclass AND attname = 'payload'"
     if await transaction.fetch(f"{stored} AND (attstorage = 'e' OR attcompression = 'l')"):
         return

@@ -1,6 +1,7 @@
 """Single-flight cache with a poll throttle: concurrent identical queries share one result.
 
-As a result, many observers of a run cost the store about as much as a single observer.
+Queries that several callers poll are also computed less often. As a result, many observers of a run cost the store
+about as much as a single observer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 BURST_SECONDS = 5.0
-"""Duration of a poll burst. Two concurrent callers of the same query start a burst; a single caller never waits."""
+"""How long, in seconds, computations of a query are delayed after its latest concurrent calls (a burst).
+
+A query with a single caller is never delayed.
+"""
 GATHER_SECONDS = 0.03
 """How long, in seconds, the first caller in a burst waits for other callers to join."""
 THROTTLE_FACTOR = 20
@@ -23,6 +27,7 @@ THROTTLE_FACTOR = 20
 This limits a query that takes up to 50 ms to 5 % of one core.
 """
 MAX_THROTTLE_SECONDS = 1.0
+"""Maximum delay before the next computation in a burst."""
 MAX_QUERIES = 64
 """Maximum number of queries to remember. At this limit, queries that are neither pending nor throttled are dropped."""
 
@@ -57,6 +62,8 @@ class SingleFlightCache:
 
 @dataclass
 class _Flight:
+    """The computations of one query. Times are those of `time.monotonic`."""
+
     pending: asyncio.Future[Any] | None = None
     """The result of a computation that has not started yet."""
     running: int = 0
@@ -68,7 +75,8 @@ class _Flight:
 async def _compute(flight: _Flight, compute: Callable[[], Awaitable[T]]) -> T:
     now = time.monotonic()
     await asyncio.sleep(max(GATHER_SECONDS, flight.throttled_until - now) if now < flight.burst_until else 0)
-    # From now on, a new caller may expect a change that this result does not contain.
+    # From now on, a new caller needs another computation, because it may expect a change that this one
+    # does not include.
     flight.pending = None
     flight.running += 1
     started = time.monotonic()
@@ -81,6 +89,6 @@ async def _compute(flight: _Flight, compute: Callable[[], Awaitable[T]]) -> T:
 
 
 def _retrieve_exception(result: asyncio.Future[Any]) -> None:
-    """Mark the exception as retrieved in case all callers were cancelled."""
+    """Mark the exception as retrieved, so that asyncio does not report it if all callers were cancelled."""
     if not result.cancelled():
         result.exception()

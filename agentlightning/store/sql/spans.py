@@ -27,7 +27,9 @@ _SPAN_SORT = {
         floats=("end_time", "start_time"),
         integers=("sequence_id",),
     ),
-    "name": Sort("substr(name, 1, 1000)", str),  # the cursor contains the name, which can have any length
+    "name": Sort(
+        "substr(name, 1, 1000)", str
+    ),  # truncated, because a cursor contains the name, which can have any length
 }
 _SPAN_COLUMNS = 9
 _INSERT_SPAN = (
@@ -37,10 +39,11 @@ _INSERT_SPAN = (
 """The values are the first `_SPAN_COLUMNS` fields of `EncodedSpan`, in this order, followed by the span as JSON."""
 
 AttemptIds = tuple[str, str]
+"""A rollout id and an attempt id."""
 
 
 class SpanWatermark(NamedTuple):
-    """The newest span at some point in time.
+    """The newest span visible at some point in time, and the number of the transaction that read it.
 
     Once all transactions with numbers below `transaction` have finished, no more spans up to `ordinal` can appear.
     """
@@ -107,7 +110,7 @@ class Spans(SqlBase):
         cut_at: int | None = None,
         **options: Any,
     ) -> PaginatedResult[bytes]:
-        """Like `query_spans`, but return each span as JSON text."""
+        """Like `query_spans`, but return each span as JSON text, truncated if it is longer than `cut_at` bytes."""
         filters = {name: options.pop(name) for name in _FILTERS if name in options}
         query = Query(self._database, "payload", "spans", _SPAN_SORT, {"sort_by": sort_by, **options})
         query.always("rollout_id = {}", rollout_id)
@@ -128,7 +131,7 @@ class Spans(SqlBase):
     # OTLP
 
     async def existing_attempts(self, refs: Collection[AttemptIds]) -> set[AttemptIds]:
-        """Return the given attempts that exist."""
+        """Return those of `refs` that identify existing attempts."""
         if not refs:
             return set()
         condition, ids = self._database.dialect.any_of(sorted({rollout_id for rollout_id, _ in refs}), 1)
@@ -142,7 +145,7 @@ class Spans(SqlBase):
         if not trace_ids:
             return {}
         condition, ids = self._database.dialect.any_of(sorted(trace_ids), 1)
-        # Start from the live attempts, which are few, because an index on trace ids would slow down every insert.
+        # Start from the few live attempts. There is no index on trace ids, because it would slow down every insert.
         found = await self._database.fetch(
             "SELECT DISTINCT spans.trace_id, spans.rollout_id, spans.attempt_id FROM attempts JOIN spans ON "
             "spans.rollout_id = attempts.rollout_id AND spans.attempt_id = attempts.attempt_id "
@@ -152,7 +155,7 @@ class Spans(SqlBase):
         return {row[0]: (row[1], row[2]) for row in found}
 
     async def register_export_target(self, target: str, *, past: bool) -> None:
-        """Add an export target if it is new.
+        """Add an OTLP export target if it is new.
 
         If `past` is true, the target receives all stored spans, and otherwise only later spans.
         """
@@ -185,14 +188,15 @@ class Spans(SqlBase):
         return SpanWatermark(row[0], row[1])
 
     async def is_settled(self, watermark: SpanWatermark) -> bool:
-        """Return True if all spans up to the watermark are visible. Transactions may commit out of order."""
+        """Return True if no more spans up to the watermark can appear. Transactions may commit out of order."""
         [row] = await self._database.fetch(f"SELECT {self._database.dialect.oldest_transaction}", short=True)
         return row[0] >= watermark.transaction
 
     async def spans_between(self, after: int, up_to: int, most: int, most_bytes: int) -> list[tuple[int, bytes]]:
-        """Return the oldest spans with ordinals above `after` and up to `up_to`, as JSON text.
+        """Return the oldest spans with ordinals above `after` and up to `up_to`, encoded as JSON.
 
-        The limits are `most` spans and `most_bytes` bytes, but at least one span is returned.
+        Return at most `most` spans with a total of `most_bytes` bytes, but at least one span if there are any. Each
+        span is returned with its ordinal.
         """
         found = await self._database.fetch(_SPANS_BETWEEN, after, up_to, most, most_bytes)
         return [(row[0], row[1]) for row in found]
@@ -249,7 +253,7 @@ async def _stored_ids(transitions: TransitionWriter, row: AttemptRow, batch: lis
 async def _insert_spans(
     transitions: TransitionWriter, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]
 ) -> dict[int, SpanAck | None]:
-    """Number and store the spans of one attempt. Return the acknowledgements by index, with None for duplicates."""
+    """Number and store the spans of one attempt. Return acknowledgements by span index, or None for duplicates."""
     state, transaction = row.state, transitions.transaction
     stored = await _stored_ids(transitions, row, batch)
     heartbeat = lifecycle.heartbeat(state)
@@ -282,7 +286,7 @@ async def _insert_spans(
 
 
 def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tuple[Any, ...]:
-    # Change a copy, because the body may run again.
+    # Change a copy, because the transaction body may run again with the same spans.
     span = msgspec.structs.replace(span, sequence_id=number, attempt_id=attempt_id)
     if late:
         span.mark_late()

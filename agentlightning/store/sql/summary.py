@@ -1,7 +1,7 @@
 """Summary of a run, computed at a cost that hardly depends on the length of the run.
 
-The totals of finished rollouts are computed once and kept. Only the part of the run that may still change is read each
-time. Rates and errors are computed from the newest few hundred rollouts.
+The totals for the rollouts before the oldest unfinished one are kept in memory. Normally, only the later rollouts are
+read again. Rates and errors are computed from the newest few hundred rollouts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ from ..results import ErrorCount, RewardStep, Summary, VersionScore
 from .base import SqlBase
 
 MAX_VERSIONS = 200
+"""Maximum number of resource versions with scores, newest first."""
 NEWEST_ENDED = 500
+"""Number of ended rollouts from which rates are computed."""
 NEWEST_FAILED = 300
+"""Number of failed rollouts whose errors are counted."""
 RECENT_SECONDS = 60.0
+"""Period for which rates are computed."""
 MIN_RECENT = 20
+"""Minimum number of rollouts from which a rate is computed, if there are that many."""
 UNFINISHED = ("queuing", "requeuing", "preparing", "running")
 RECOMPUTE_SECONDS = 600.0
 """Seconds between full recomputations. Rewards may arrive late, and old rollouts may have been deleted."""
@@ -34,7 +39,7 @@ MAX_STEPS = 200
 As the run grows, adjacent points are merged in pairs.
 """
 MIN_STEP_WIDTH = 8
-"""Minimum number of rollouts per step. The mean of fewer rewards is not meaningful."""
+"""Minimum number of rollouts per point on the reward curve. The mean of fewer rewards is not meaningful."""
 
 Moments = tuple[int, float, float]
 """The number of values, their sum, and the sum of their squares."""
@@ -84,7 +89,10 @@ class Summaries(SqlBase):
 
 
 class RunTotals:
-    """Totals for the rollouts from ordinal `first` up to, but not including, `end`."""
+    """Totals for the rollouts from ordinal `first` up to, but not including, `end`.
+
+    A step is a point on the reward curve and covers `width` ordinals.
+    """
 
     def __init__(self, first: int, width: int = MIN_STEP_WIDTH) -> None:
         self.first = first
@@ -107,7 +115,10 @@ class RunTotals:
         return copy
 
     def add(self, rows: Iterable[Row], end: int) -> None:
-        """Add rows that contain step, mode, resources id, version, status, count, and the moments of the rewards."""
+        """Add the rollouts before `end`.
+
+        The rows contain step, mode, resources id, version, status, count, and the moments of the rewards.
+        """
         for step, mode, resources_id, version, status, count, *moments in rows:
             self.statuses[status] += count
             if moments[0]:
@@ -123,7 +134,7 @@ def _add(totals: dict[Any, Moments], key: Any, more: Sequence[Any]) -> None:
 
 
 def _score(count: int, total: float, squares: float) -> dict[str, Any]:
-    """Return count, mean and standard deviation."""
+    """Return the count, mean and standard deviation of the values with these moments."""
     mean = total / count
     variance = max(0.0, squares - total * mean) / (count - 1) if count > 1 else 0.0
     return {"count": count, "mean": mean, "deviation": variance**0.5}
@@ -235,5 +246,5 @@ _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+\b")
 
 @lru_cache(maxsize=2 * NEWEST_FAILED)
 def _without_variables(message: str) -> str:
-    """Return the message with quoted text, ids and numbers replaced by `…`."""
+    """Return the message with quoted text, ids and numbers replaced by `…`, to group similar errors."""
     return _VARYING.sub("…", message)

@@ -1,6 +1,6 @@
 """Transitions in SQL: the changes to attempt, rollout and worker rows that implement a lifecycle transition.
 
-Each function runs inside a transaction. The rollout's row is read first, with a lock, so that two transitions of the
+Each method runs inside a transaction. The rollout's row is read first, with a lock, so that two transitions of the
 same rollout cannot overlap in a database with several writers.
 """
 
@@ -23,8 +23,9 @@ from . import rows
 from .rows import AttemptRow
 
 LATEST = "latest"
+"""The attempt id that callers pass for the latest attempt of a rollout."""
 TAIL = "(SELECT coalesce(max(queue_position), 0) + 1 FROM rollouts WHERE queue_position IS NOT NULL)"
-"""The next position in the queue, in SQL."""
+"""SQL for the first position after the end of the queue."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class TransitionWriter:
     # Reading
 
     async def rollout_row(self, rollout_id: str) -> Row:
-        """Return the row of the rollout and its latest attempt. Raises `NotFound` if there is no such rollout."""
+        """Lock a rollout, and return its row with its latest attempt. Raises `NotFound` if there is no such rollout."""
         if lock := self.dialect.for_update:
             await self.transaction.fetch(f"SELECT 1 FROM rollouts WHERE rollout_id = ?1{lock}", rollout_id)
         found = await self.transaction.fetch(
@@ -50,7 +51,7 @@ class TransitionWriter:
         return found[0]
 
     async def attempt_row(self, rollout_id: str, attempt_id: str) -> AttemptRow:
-        """Return the row of an attempt. The id `"latest"` means the latest attempt. Raises `NotFound` if missing."""
+        """Lock and return the row of an attempt, whose id may be `"latest"`. Raises `NotFound` if there is none."""
         lock = self.dialect.for_update
         if lock and attempt_id == LATEST:  # prevents other transactions from starting a newer attempt
             await self.rollout_row(rollout_id)
@@ -69,7 +70,7 @@ class TransitionWriter:
     # Starting attempts
 
     async def next_queued(self, limit: int) -> Sequence[Row]:
-        """Return the rollouts at the head of the queue, oldest first. The last column is the number of attempts."""
+        """Lock and return up to `limit` rows from the head of the queue. The last column is the number of attempts."""
         return await self.transaction.claim_rows(
             f"SELECT {rows.ROLLOUT}, r.queue_position, r.attempts FROM rollouts r WHERE queue_position IS NOT NULL "
             f"ORDER BY queue_position, ordinal LIMIT ?1{self.dialect.skip_locked}",
@@ -77,7 +78,10 @@ class TransitionWriter:
         )
 
     async def begin(self, queued: Sequence[tuple[Row, int]], worker_id: str | None) -> list[AttemptedRollout]:
-        """Start an attempt for each rollout and dequeue the rollout. The int is the number of earlier attempts."""
+        """Start an attempt for each rollout and dequeue the rollout.
+
+        `queued` contains each rollout's row and its number of earlier attempts.
+        """
         begun = [await self._new_attempt(row, earlier_attempts, worker_id) for row, earlier_attempts in queued]
         await self._insert_attempts(begun)
         await self.transaction.execute_many(
@@ -92,7 +96,7 @@ class TransitionWriter:
         return begun
 
     async def enqueue(self, rollout_id: str, status: str) -> None:
-        """Put a rollout at the tail of the queue and wake one waiting claim."""
+        """Set the status of a rollout, put it at the tail of the queue, and wake one waiting claim."""
         await self.transaction.execute(
             f"UPDATE rollouts SET status = ?2, queue_position = {TAIL} WHERE rollout_id = ?1", rollout_id, status
         )
@@ -102,7 +106,7 @@ class TransitionWriter:
     # Heartbeats and rewards
 
     async def record_heartbeat(self, row: AttemptRow) -> bool:
-        """Record a heartbeat or span. Return False if it arrives too late to have an effect."""
+        """Record a heartbeat or span of an attempt. Return False if it arrives too late to have an effect."""
         transition = lifecycle.heartbeat(row.state)
         if transition is None:
             return False
@@ -258,7 +262,7 @@ _RELEASE_WORKER = (
     "WHERE worker_id = ?1 AND deadline IS NOT NULL AND ordinal <> ?2 ORDER BY ordinal DESC LIMIT 1) AS held ON true"
     ") WHERE worker_id = ?1"
 )
-"""Mark the worker as idle after an attempt, unless it has another live attempt."""
+"""Mark a worker as idle after an attempt. If it has other live attempts, make the newest its current attempt."""
 
 
 @lru_cache

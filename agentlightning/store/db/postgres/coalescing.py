@@ -15,11 +15,12 @@ from typing import Any, cast
 from ..database import Row, Values
 
 Changes = dict[str, list[Values]]
-"""Statements that change different tables, in order, each with its rows of values."""
+"""Statements that change different tables, in order, each with the rows of values (parameters) to run it for."""
 Types = tuple[str, ...]
+"""The PostgreSQL types of a statement's parameters."""
 
 MAX_BATCH_BYTES = 8 * 2**20
-"""Maximum total size of the `bytes` values in a batch, unless the batch contains the changes of a single body."""
+"""Maximum total size of the `bytes` values in a combined statement, unless all changes are from one body."""
 
 
 _CHANGES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
@@ -34,7 +35,7 @@ _UPDATE = re.compile(r"(UPDATE \w+ SET .*) (WHERE \w+ = \?1(?: AND [^()?]*?)?)(?
 
 
 class RowBatcher:
-    """Sends statements over one connection, combining runs of the same statement with different values."""
+    """Sends statements over one connection. Runs of the same statement with different values are combined into one."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -45,7 +46,7 @@ class RowBatcher:
         return cast("list[Row]", await self._connection.fetch(dollar_parameters(sql), *values))
 
     async def fetch_each(self, sql: str, values: list[Values]) -> Sequence[Sequence[Row]]:
-        """Run a statement once for each of `values` and return the rows from each run."""
+        """Run a statement once for each row of `values` and return the rows from each run."""
         types = await self._types_of(sql) if len(values) > 1 and _are_distinct(sql, values) else None
         if types is None:
             return [await self.fetch(sql, *each) for each in values]
@@ -84,7 +85,7 @@ class RowBatcher:
             await self._connection.fetch(text, *(value for each in values for value in each))
 
     async def _types_of(self, sql: str) -> Types | None:
-        """Return the types of a statement's parameters, or None if the statement cannot be batched."""
+        """Return the types of a statement's parameters, or None if it cannot run for several rows of values at once."""
         if sql not in self._types:
             self._types[sql] = await self._find_types(sql) if supports_rows(sql) else None
         return self._types[sql]
@@ -99,13 +100,13 @@ def _has_many_rows(group: list[Changes]) -> bool:
 
 
 def _are_distinct(sql: str, values: Iterable[Values]) -> bool:
-    """Return False if two of `values` identify the same row and the statement may change a row only once."""
+    """Return False if two of `values` identify the same table row and one statement can change a row only once."""
     keys = [each[0] for each in values] if is_one_per_row(sql) else []
     return len(set(keys)) == len(keys)
 
 
 def _batches(several: list[Changes]) -> Iterator[Changes]:
-    """Merge changes into batches that do not change any row twice and do not exceed the size limit."""
+    """Merge changes into batches that do not change any row twice and do not exceed `MAX_BATCH_BYTES`."""
     batch: Changes = {}
     keys: set[tuple[str, Any]] = set()
     size = 0
@@ -155,7 +156,7 @@ def _grouped(found: Iterable[tuple[Any, Row]], keys: Iterable[Any]) -> Sequence[
 
 
 class WriteBuffer:
-    """Changes to send together, at the latest before a statement that uses one of the changed tables."""
+    """Changes of one transaction body, sent together at the latest before a statement that uses a changed table."""
 
     def __init__(self) -> None:
         self._changes: Changes = {}
@@ -164,14 +165,17 @@ class WriteBuffer:
         return bool(self._changes)
 
     def must_precede(self, sql: str) -> bool:
-        """Return True if the buffer must be sent before `sql`, which may use a changed table or change the schema."""
+        """Return True if the buffer must be sent before `sql`.
+
+        This is the case if `sql` may use a changed table or change the schema.
+        """
         if not self._changes:
             return False
         tables = map(changed_table, self._changes)
         return not _NAMES_ITS_TABLES.match(sql) or not named_tables(sql).isdisjoint(tables)
 
     def add(self, sql: str, values: list[Values]) -> None:
-        """Add a statement to run once for each of `values`."""
+        """Add a statement to run once for each row of `values`."""
         if values:
             self._changes[sql] = values
 
@@ -202,7 +206,7 @@ def changed_table(sql: str) -> str | None:
 
 @lru_cache(4096)
 def combine(statements: tuple[str, ...], sizes: tuple[int, ...]) -> str:
-    """Combine statements into one. `sizes` contains the number of values for each statement."""
+    """Combine statements into one. `sizes` contains the number of parameters of each statement."""
     offsets = [sum(sizes[:index]) for index in range(len(sizes))]
     return _with_clauses([dollar_parameters(*each) for each in zip(statements, offsets, strict=True)])
 
@@ -254,20 +258,21 @@ def supports_rows(sql: str) -> bool:
 
 @lru_cache(4096)
 def is_one_per_row(sql: str) -> bool:
-    """Return True if the first of the values identifies a row that one statement may change only once."""
+    """Return True if the first parameter identifies a table row that one statement can change only once."""
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or (returns_key(sql) and "RETURNING" in sql)
 
 
 @lru_cache(4096)
 def returns_key(sql: str) -> bool:
-    """Return True if each returned row begins with the first value of its row of values instead of a row number."""
+    """Return True if a row returned by the rewritten statement begins with its first value instead of a row number."""
     return sql.startswith("INSERT")
 
 
 @lru_cache(4096)
 def sorts_rows(sql: str) -> bool:
-    """Return True if the rows of values are sorted.
+    """Return True if the rows of values must be sorted by their first value before they are sent.
 
-    This applies to statements that lock existing rows, provided that the order of any new rows does not matter.
+    This applies to statements that lock existing table rows. A plain INSERT keeps the order of its rows, because the
+    order determines their ordinals.
     """
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or sql.endswith("FOR UPDATE")

@@ -1,9 +1,9 @@
-"""PostgreSQL: several store servers can share one database, and each of them commits in groups.
+"""PostgreSQL: several store servers can share one database, and each server commits in groups.
 
 All of a server's connections belong to one background thread with a dedicated event loop. One connection writes: while
-a group is being committed, new requests accumulate and form the next group, as with SQLite. A pool of connections is
-used for reading, and one connection listens for notifications from other servers. A broken connection is replaced.
-Writes in progress on it fail with `StoreUnavailable`, and reads are retried.
+a group of requests is being committed, new requests accumulate and form the next group, as with SQLite. A pool of
+connections is used for reading, and one connection listens for notifications from other servers. A broken connection is
+replaced. Writes in progress on it fail with `StoreUnavailable`, and reads are retried.
 """
 
 from __future__ import annotations
@@ -45,21 +45,24 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Connection = Any
-"""Any, because asyncpg has no type annotations."""
+"""An asyncpg connection. `Any`, because asyncpg has no type annotations."""
 
 MAX_GROUP = 128
-"""Maximum number of transaction bodies per commit. Until the commit, changed rows stay locked for other servers."""
+"""Maximum number of transaction bodies per commit. A larger group would lock its rows for longer."""
 READERS = 4
+"""Maximum number of connections for reading."""
 MAX_TRIES = 5
 """Maximum number of times that a group is run if it conflicts with commits from other servers."""
 LOCK_TIMEOUT = 5
-"""Maximum seconds to wait for rows locked by another server. A suspended server may hold its locks for a long time."""
+"""Seconds that a statement waits for rows locked by another server. A suspended server may hold its locks for long."""
 COMMAND_TIMEOUT = 30.0
+"""Maximum duration of a statement, and of the wait for a free connection for reading, in seconds."""
 MAX_NOTIFY_BYTES = 7_000
 """Maximum number of bytes in one NOTIFY payload. PostgreSQL requires fewer than 8,000."""
 RECONNECT_INTERVAL = 0.5
 """Seconds between attempts to reconnect the listening connection."""
 MIGRATION_LOCK = 4_747_001
+"""Key of the advisory lock that `PostgresDatabase.run` acquires."""
 
 DIALECT = Dialect(
     bytes="BYTEA",
@@ -142,10 +145,11 @@ class PostgresDatabase(Database):
         self._resources.close()
 
     async def sync_lease_clock(self, lease: float) -> float:
-        """Advance the shared lease clock to at least `lease`, and return its time. Wall clocks are not used.
+        """Advance the shared lease clock to at least `lease`, and return its new time. Wall clocks are not used.
 
-        Also wake one waiting claim if the queue is not empty, because a server that is killed during a claim does not
-        send a notification.
+        Also wake one waiting claim if the queue is not empty. While a server claims rollouts, the claims of other
+        servers skip these rollouts. If the server is killed before its commit, the rollouts can be claimed again, but
+        no notification is sent.
         """
 
         async def body(transaction: Transaction) -> Row:
@@ -260,7 +264,7 @@ class PostgresDatabase(Database):
                     tries += 1
                     separate = tries > 1
                 elif len(aborted.suspects) > 1 and not separate:
-                    separate = True  # the next run identifies the body that fails
+                    separate = True  # the next run runs one body at a time, which identifies the failing body
                 else:
                     for request in aborted.suspects:
                         request.error = _caller_error(aborted.error)
@@ -270,7 +274,7 @@ class PostgresDatabase(Database):
     async def _run_once(
         self, group: list[WriteRequest], batches: Iterable[list[WriteRequest]] | None
     ) -> list[Notification]:
-        """Run the bodies and commit. Raises `_Aborted`, leaving the transaction open, if a body aborts it."""
+        """Run the bodies and commit. If a body aborts the transaction, raise `_Aborted` without rolling back."""
         await self._writer.execute("BEGIN")
         keys = [request.key for request in group if request.key is not None]
         responses = GroupResponses(await self._load_known_keys(keys))
@@ -322,7 +326,7 @@ class PostgresDatabase(Database):
         task.add_done_callback(self._reads.discard)
 
     async def _read_until_done(self, request: WriteRequest, single_statement: bool) -> None:
-        for tries in range(READERS + 2):  # every connection in the pool may be broken
+        for tries in range(READERS + 2):  # retry, because every connection in the pool may be broken
             try:
                 await self._read_once(request, single_statement)
             except _UNREACHABLE as error:
@@ -377,7 +381,7 @@ class PostgresDatabase(Database):
             self.signals.notify(tuple(topic), count)
 
     async def _catch_up(self, connection: Connection) -> None:
-        """Wake waiters whose notifications may have been lost: claims, and calls waiting for rollouts to end."""
+        """Wake waiting claims and rollout waits, which may have missed notifications while not connected."""
         self.signals.notify(QUEUE, None)
         waited_for = [rollout_id for kind, rollout_id in self.signals.topics() if kind == "ended"]
         if waited_for:
@@ -397,7 +401,7 @@ _STORE_AND_NOTIFY = (
 
 
 class _Aborted(Exception):
-    """The transaction cannot be committed. One of `suspects` is the cause."""
+    """The transaction cannot be committed. One of the requests in `suspects` caused `error`."""
 
     def __init__(self, error: BaseException | None, suspects: list[WriteRequest]) -> None:
         super().__init__(str(error))

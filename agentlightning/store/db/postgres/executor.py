@@ -1,10 +1,12 @@
-"""Batch executor: the bodies in a group run concurrently in one PostgreSQL transaction and share statements.
+"""Batch executor: the transaction bodies of a group of requests run concurrently and share statements.
 
-Each body runs until it needs rows. When all bodies are waiting, identical statements are sent as one statement with the
-values from all bodies (`coalescing.py`), and each body continues with its own rows. A body's changes are buffered
-until the body reads a changed table or ends. A group therefore takes about as many round trips as its longest body.
+All of them run in one PostgreSQL transaction. Each body runs until it needs rows. When all bodies are
+waiting, identical statements are sent as one statement with the values from all bodies (`coalescing.py`), and each body
+continues with its own rows. A body's changes are buffered until the body reads a changed table or ends. A group
+therefore takes about as many round trips as the body that needs the most.
 
-Only bodies without conflicts run concurrently. Other bodies run later and see the changes made by the earlier ones.
+Only bodies whose conflict keys allow it run concurrently. The other bodies run later in the same transaction, and see
+the changes made by the earlier ones.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def _first_group(requests: list[WriteRequest]) -> list[WriteRequest]:
 
 
 class BatchExecutor:
-    """Runs the bodies in one transaction and collects their responses and notifications."""
+    """Runs the bodies of requests in one transaction and collects their responses and notifications."""
 
     def __init__(self, batcher: RowBatcher, responses: GroupResponses) -> None:
         self._batcher = batcher
@@ -57,7 +59,7 @@ class BatchExecutor:
         self.notifications: list[Notification] = []
 
     async def run(self, requests: Sequence[WriteRequest]) -> WriteRequest | None:
-        """Run bodies concurrently. Return a request whose failure aborts the transaction, if any."""
+        """Run the bodies concurrently. Return a request whose failure requires a rollback, if any."""
         bodies = [_RunningBody(request, self.responses) for request in requests]
         waiting = [body for body in bodies if body.resume()]
         while waiting:
@@ -108,7 +110,7 @@ class _Wait:
 
 
 class _RunningBody(Transaction):
-    """A body in progress, and its interface to the transaction that all bodies share."""
+    """A transaction body in progress, and its interface to the transaction that all bodies share."""
 
     def __init__(self, request: WriteRequest, responses: GroupResponses) -> None:
         super().__init__(responses)

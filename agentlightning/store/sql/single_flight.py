@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 BURST_SECONDS = 5.0
-"""How long, in seconds, computations of a query are delayed after its latest concurrent calls (a burst).
+"""Duration of a burst, in seconds. During a burst, computations of a query are delayed so that more callers share them.
 
-A query with a single caller is never delayed.
+Concurrent calls for the same query start or extend a burst. A query with a single caller is never delayed.
 """
 GATHER_SECONDS = 0.03
 """How long, in seconds, the first caller in a burst waits for other callers to join."""

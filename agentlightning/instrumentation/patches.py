@@ -58,7 +58,7 @@ class Instrumentation:
                 self._undo()
 
     def refresh(self) -> None:
-        """Instrument libraries imported since the last call. Called when a trace context starts. Optional."""
+        """Instrument libraries imported since the last call, when a trace context starts. By default, does nothing."""
 
     def _apply(self) -> None:
         self._applied = list(self._patches())

@@ -124,7 +124,10 @@ class ManualSpan:
             self.set_attributes(exception_attributes(error))
 
     def end(self, end_time: float | None = None) -> SpanCoreFields:
-        """End the span at `end_time` (by default now) and return its fields. Repeated calls have no effect."""
+        """End the span and return its fields. `end_time` defaults to the constructor argument, then to now.
+
+        Repeated calls have no effect.
+        """
         core = self.core
         if core.end_time is not None:
             return core

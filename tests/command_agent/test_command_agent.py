@@ -103,7 +103,7 @@ async def test_failed_program_fails_attempt_with_last_lines(site: AgentRunner) -
     attempt = await site.store.get_latest_attempt(rollout.rollout_id)
     assert attempt is not None
     assert attempt.metadata is not None
-    assert "exit code 3: no such file" in attempt.metadata["reason"]
+    assert "exited with code 3: no such file" in attempt.metadata["reason"]
     assert await site.output(rollout) == "so far\n"
 
 

@@ -81,7 +81,7 @@ def test_resource_of_several_models_requires_a_choice():
     proxy = agl.LLMProxy(model_list={"a": "http://gpu:1", "b": "http://gpu:2"})
 
     assert proxy.as_resource(model="b").model == "b"
-    with pytest.raises(ValueError, match="models: a, b"):
+    with pytest.raises(ValueError, match="models of this proxy are: a, b"):
         proxy.as_resource()
 
 

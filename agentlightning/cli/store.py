@@ -234,7 +234,7 @@ def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[OtlpTar
     receivers = [OtlpTarget.parse(text) for text in targets]
     variables = parse_pairs(headers, "--export-headers")
     if unknown := set(variables) - {target.name for target in receivers}:
-        raise click.UsageError(f"there is no --export-otlp named {unknown.pop()!r}")
+        raise click.UsageError(f"--export-headers names {unknown.pop()!r}, but no --export-otlp NAME=URL does")
     return [replace(each, headers=parse_headers(read_variable(variables, each.name) or "")) for each in receivers]
 
 

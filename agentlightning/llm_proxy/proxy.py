@@ -111,7 +111,7 @@ class LLMProxy:
         try:
             self._upstreams = parse_model_list(reload())
         except (AgentLightningError, OSError) as error:
-            logger.error("Reload failed; the models are unchanged: %s", error)
+            logger.error("Reload failed: %s; the models are unchanged", error)
         else:
             routing.replace(self._upstreams)
             logger.warning("The models are now: %s", ", ".join(upstream.name for upstream in self._upstreams))

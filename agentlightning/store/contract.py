@@ -141,7 +141,7 @@ class LightningStore:
 
     @route("POST /start_attempt", mutates=True)
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
-        """Start a new attempt of a rollout, regardless of `max_attempts`. If the previous attempt is live, it fails."""
+        """Start a new attempt of a rollout, regardless of `max_attempts`. A live attempt ends as failed."""
         raise NotImplementedError
 
     @route("POST /query_rollouts")

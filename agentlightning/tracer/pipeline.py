@@ -3,8 +3,8 @@
 Ending a span only appends to the queue, without locks or network access, and waits only if the queue is full. The
 export thread has its own event loop. It wakes up when the queue is no longer empty, waits briefly for more items, and
 passes batches to the exporters (one per store), which send them or buffer them on disk. The queue fills up only if
-neither is possible. To flush, a caller takes a flush token: a future that is resolved when as many items as have been
-queued so far have been stored or dropped.
+neither is possible. To flush, a caller takes a flush token: a future that is resolved once every item
+queued before it has been stored or dropped.
 """
 
 from __future__ import annotations
@@ -333,8 +333,8 @@ class ExportThread:
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _threads_of_parent: list[ExportThread] = []
-"""The parent process's threads, referenced in a forked child so that their event loops are not garbage-collected. This
-would close the loops, and a closed copy would affect the parent's loop, because both use the same file descriptors."""
+"""The parent process's threads, referenced in a forked child so that their event loops are not garbage-collected.
+Garbage collection would close the loops, and a closed copy would affect the parent's loop, because both use the same file descriptors."""
 
 
 def flush_all(timeout: float) -> bool:

@@ -147,7 +147,7 @@ async def test_spans_are_forwarded_and_receiver_key_is_not_printed(tmp_path: Pat
     ("options", "message"),
     [
         (("--export-otlp", "localhost"), "write an OTLP target as"),
-        (("--export-headers", "x=HOME"), "there is no --export-otlp named 'x'"),
+        (("--export-headers", "x=HOME"), "--export-headers names 'x', but no --export-otlp NAME=URL does"),
         (("--export-otlp", "x=http://host", "--export-headers", "x=NOT_SET"), "NOT_SET (for 'x') is not set"),
         (("--export-otlp", "x=http://host", "--export-headers", "x=HOME"), "write headers of an OTLP target as"),
         (("--export-otlp", "http://host", "--export-otlp", "http://host/b"), "two OTLP targets are named 'host'"),

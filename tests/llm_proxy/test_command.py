@@ -80,7 +80,7 @@ def test_sighup_reloads_models_without_dropping_calls_and_keeps_them_if_the_file
         assert ask(url, "c") == "You said: Hello"
         released.set()
         assert in_flight.result() == "slow answer"
-        reload({"name": "d"}, "Reload failed; the models are unchanged: model_list: url: Field required")
+        reload({"name": "d"}, "Reload failed: model_list: url: Field required")
         assert ask(url, "c") == "You said: Hello"
 
     assert model.calls[0].headers["authorization"] == f"Bearer {KEY}"

@@ -98,7 +98,7 @@ def _rollout_fields(row: Row) -> dict[str, Any]:
 def construct(model: type[M], fields: dict[str, Any]) -> M:
     """Construct a model from all its `fields`, which must be valid.
 
-    Does the same as `model_construct`, but without looking up aliases and defaults, which takes ten times as long.
+    A faster `model_construct`: looking up aliases and defaults would take ten times as long.
     """
     made = model.__new__(model)
     object.__setattr__(made, "__dict__", fields)

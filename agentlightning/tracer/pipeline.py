@@ -334,7 +334,8 @@ class ExportThread:
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _threads_of_parent: list[ExportThread] = []
 """The parent process's threads, referenced in a forked child so that their event loops are not garbage-collected.
-Garbage collection would close the loops, and a closed copy would affect the parent's loop, because both use the same file descriptors."""
+Garbage collection would close the loops, and a closed copy would affect the parent's loop, because both use the same
+file descriptors."""
 
 
 def flush_all(timeout: float) -> bool:

@@ -17,7 +17,7 @@ import click
 from .options import database_option, errors_as_messages, limit_options, log_level_option, parse_pairs, read_variable
 
 if TYPE_CHECKING:
-    from ..store.otlp.export import OtlpTarget
+    from ..store.otlp.export import OtlpExporter, OtlpTarget
     from ..store.sql import SqlStore
 
 Durability = Literal["full", "process"]
@@ -110,7 +110,6 @@ def store(
     from ..logs import setup_logging
     from ..redaction import KEEP_KEYS_VARIABLE
     from ..store import LightningStoreServer, open_store
-    from ..store.otlp.export import OtlpExporter
 
     if context.invoked_subcommand is not None:
         return
@@ -128,7 +127,7 @@ def store(
             runner_token=runner_token,
             allowed_hosts=hosts,
             limits=Limits(**{name: limit for name, limit in limits.items() if limit is not None}),
-            exporter=OtlpExporter(cast("SqlStore", opened), receivers, past=export_past) if receivers else None,
+            exporter=_make_exporter(cast("SqlStore", opened), receivers, past=export_past) if receivers else None,
         )
         server.run_forever(lambda: _announce(server.endpoint, db, durability, receivers))
         asyncio.run(server.close())
@@ -229,6 +228,8 @@ def token(scope: str) -> None:
 
 
 def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[OtlpTarget]:
+    if not targets and not headers:
+        return []
     from ..store.otlp.export import OtlpTarget, parse_headers
 
     receivers = [OtlpTarget.parse(text) for text in targets]
@@ -236,6 +237,12 @@ def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[OtlpTar
     if unknown := set(variables) - {target.name for target in receivers}:
         raise click.UsageError(f"--export-headers names {unknown.pop()!r}, but no --export-otlp NAME=URL does")
     return [replace(each, headers=parse_headers(read_variable(variables, each.name) or "")) for each in receivers]
+
+
+def _make_exporter(opened: SqlStore, receivers: list[OtlpTarget], *, past: bool) -> OtlpExporter:
+    from ..store.otlp.export import OtlpExporter  # loads an HTTP client, which a store without receivers does not need
+
+    return OtlpExporter(opened, receivers, past=past)
 
 
 def _announce(endpoint: str, db: str, durability: Durability, targets: list[OtlpTarget]) -> None:

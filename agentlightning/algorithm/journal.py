@@ -30,7 +30,7 @@ SESSION_MARK: Final = "agentlightning_journal"
 """Key in a rollout's input and metadata that marks the rollout as a journal session."""
 
 SESSION_UNRESPONSIVE_SECONDS: Final = 365 * 24 * 3600.0
-"""How long a session may be silent before the store considers it lost: a year, so this never happens in practice.
+"""Time that a session may be silent before the store considers it lost: a year, so this never happens in practice.
 
 A session does not send heartbeats, so it is silent for as long as a step is running."""
 

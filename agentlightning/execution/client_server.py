@@ -27,9 +27,9 @@ from .supervisor import ProcessExit, ProcessSupervisor, StartMethod
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""How long, in seconds, runners are given to stop. Normally long enough to finish and report their rollouts."""
+"""Time in seconds that runners are given to stop. Normally long enough to finish and report their rollouts."""
 LINGER_SECONDS: Final = 3.0
-"""How long, in seconds, the store is still served after the algorithm has ended, so that remote runners can detect the
+"""Time in seconds that the store is still served after the algorithm has ended, so that remote runners can detect the
 end of the run. This is longer than a client's retry delay."""
 PORT: Final = 4747
 """Default port of the store's server if the algorithm and the runners are started separately."""

@@ -25,7 +25,7 @@ from .base import RunnerTask
 
 POLL_INTERVAL_PARENT: Final = 0.5
 GRACE_SECONDS: Final = 2.0
-"""How long, in seconds, a runner is given to stop after its parent has ended."""
+"""Time in seconds that a runner is given to stop after its parent has ended."""
 
 
 def pickle_runner(runner: RunnerTask) -> bytes:

@@ -18,7 +18,7 @@ from .base import AlgorithmTask, ExecutionStrategy, OpenStore, RunnerTask, run_t
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""How long, in seconds, a runner is given to stop. This is normally long enough for its rollouts to finish. A thread
+"""Time in seconds that a runner is given to stop. This is normally long enough for its rollouts to finish. A thread
 that has not stopped by then is left running."""
 
 

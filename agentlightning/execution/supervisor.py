@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
 ORPHAN_GRACE_SECONDS: Final = 2.0
-"""How long, in seconds, runners are given to stop after the parent of their fork server has ended."""
+"""Time in seconds that runners are given to stop after the parent of their fork server has ended."""
 KILL_TIMEOUT: Final = 3.0
-"""How long, in seconds, a fork server is given to kill its runners and exit."""
+"""Time in seconds that a fork server is given to kill its runners and exit."""
 
 
 @dataclass(frozen=True)

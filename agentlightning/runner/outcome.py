@@ -30,7 +30,7 @@ MAX_TRACEBACK: Final = 16_000
 of thousands of attempts."""
 
 CANCELLATION_GRACE_SECONDS: Final = 3.0
-"""How long, in seconds, a cancelled agent is given to clean up before the call is abandoned."""
+"""Time in seconds that a cancelled agent is given to clean up before the call is abandoned."""
 
 PACKAGE = str(Path(__file__).parent.parent)
 

@@ -29,7 +29,7 @@ from .run_coordinator import Datasets, RunCoordinator, RunnerLauncher
 from .run_folder import RESUME_VARIABLE, RunFolder, RunLog, new_folder, unfinished
 
 DRAIN_SECONDS = 5.0
-"""How long, in seconds, running rollouts are given to finish when a run ends. Short, because the algorithm has already
+"""Time in seconds that running rollouts are given to finish when a run ends. Short, because the algorithm has already
 ended and no longer uses their results."""
 
 

@@ -50,7 +50,7 @@ READERS = 2
 _LOCK = "-owner"
 """The suffix that is added to the path of a database to get the path of its lock file."""
 BUSY_MILLISECONDS = 5_000
-"""How long SQLite waits for a lock on the database file."""
+"""Time that SQLite waits for a lock on the database file."""
 CACHED_STATEMENTS = 256
 """Maximum number of prepared statements that each connection keeps."""
 CHECKPOINT_PAGES = 4_000

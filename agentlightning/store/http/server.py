@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 4747
 DRAIN_SECONDS: Final = 6
-"""How long, in seconds, requests are given to finish after SIGTERM.
+"""Time in seconds that requests are given to finish after SIGTERM.
 
 Including all other cleanup, the process exits within ten seconds.
 """

@@ -20,7 +20,7 @@ BURST_SECONDS = 5.0
 Concurrent calls for the same query start or extend a burst. A query with a single caller is never delayed.
 """
 GATHER_SECONDS = 0.03
-"""How long, in seconds, the first caller in a burst waits for other callers to join."""
+"""Time in seconds that the first caller in a burst waits for other callers to join."""
 THROTTLE_FACTOR = 20
 """Delay before the next computation in a burst, as a multiple of the duration of the previous one.
 

@@ -19,7 +19,7 @@ from .summary import Summaries, count_by_status
 __all__ = ["SqlStore"]
 
 RESPONSE_SECONDS = 3_600.0
-"""Time for which stored responses are kept, in seconds of lease time, which does not advance while the store is closed."""
+"""Seconds of lease time for which stored responses are kept. Lease time does not advance while the store is closed."""
 DELETED_PER_TRANSACTION = 1_000
 """Maximum number of responses deleted per transaction. Such a transaction delays other writers by milliseconds."""
 

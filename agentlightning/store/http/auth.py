@@ -1,7 +1,8 @@
 """Authorization of requests to the store: tokens with scopes, and checks of Host and Origin.
 
-A web page from another site can neither read nor change a store on this machine, because the page's requests have that
-site's Origin or a Host header that does not name the store.
+A web page from another site can neither read nor change the data in a store on this machine. The store rejects requests
+with another site's Origin header. If the store requires a token, it also rejects requests without a valid token;
+otherwise, it rejects requests whose Host header does not name the store.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ...errors import Forbidden, InvalidInput, Unauthorized
 from ...http.auth import CROSS_SITE, Headers, bearer_token, check_exposure, is_allowed_host, matches_token
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
-"""Paths that a load balancer may request without a token."""
+"""Paths that require no token, so that a load balancer can request them."""
 
 RUNNER_OPERATIONS = frozenset(
     {
@@ -25,21 +26,25 @@ RUNNER_OPERATIONS = frozenset(
         *("add_span", "add_many_spans", "get_next_span_sequence_id", "get_many_span_sequence_ids", "v1", "batch"),
     }
 )
-"""Operations that the runner token permits: those needed to execute rollouts, but not to enqueue, edit or list them."""
+"""Operations that the runner token permits. They are enough to execute rollouts, but not to enqueue, edit or list them.
+
+`v1` and `batch` are the first segments of the paths `/v1/traces` and `/batch`.
+"""
 
 ATTEMPT_PATHS = frozenset({"/v1/traces"})
-"""Paths that an attempt token permits. The endpoint checks each span's attempt with `covers_attempt`."""
+"""Paths that may be requested with an attempt token. The endpoint checks each span's attempt with `covers_attempt`."""
 
 _RUNNER = "agentlightning.runner"
 """ASGI scope key that marks a request made with the runner token."""
 _ATTEMPT_TOKEN = "agentlightning.attempt_token"
-"""ASGI scope key for a request's attempt token and for the store's secrets, one of which must have produced it."""
+"""ASGI scope key for a request's attempt token and the store's secrets. A valid token is derived from one of them."""
 
 
 class RequestAuthorizer:
-    """Authorizes requests by their Host, Origin and token.
+    """Authorizes requests by their token and their Host and Origin headers.
 
-    Raises `InvalidInput` if other machines could reach the store without a token, or if a token is too short.
+    The constructor raises `InvalidInput` if other machines could reach the store without a token, if a token is too
+    short, or if there is a runner token but no admin token.
     """
 
     def __init__(
@@ -57,15 +62,19 @@ class RequestAuthorizer:
         self._hosts = frozenset({host, *allowed_hosts})
 
     def authorize(self, scope: Scope) -> None:
-        """Raise `Unauthorized` or `Forbidden` unless the request is permitted."""
+        """Raise `Unauthorized` or `Forbidden` unless the request is permitted.
+
+        For a runner token or an attempt token, also add an entry to `scope`. `check_operation` and `covers_attempt` use
+        this entry to enforce the token's restrictions.
+        """
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        # If a token is required, a foreign Host header is harmless: the web page that sends it does not know the token.
+        # If a token is required, the Host header need not be checked: a page from another site lacks the token.
         if self._token is None and not is_allowed_host(headers.get(b"host"), self._hosts):
             host = headers.get(b"host", b"").decode("latin-1")
             raise Forbidden(
                 f"the Host header {host!r} does not name this store; allow it with --allow-host", field="Host"
             )
-        # The dashboard's static files contain no data from the store, and other sites may link to them.
+        # The dashboard's static files do not contain any data from the store, so they require neither check below.
         if scope["path"] == "/" or scope["path"].startswith("/dashboard/"):
             return
         _check_origin(headers)
@@ -87,13 +96,13 @@ class RequestAuthorizer:
 
 
 def check_operation(scope: Scope, operation: str) -> None:
-    """Raise `Forbidden` if the request's token does not permit an operation."""
+    """Raise `Forbidden` if the request's token does not permit `operation`."""
     if _RUNNER in scope and operation not in RUNNER_OPERATIONS:
         raise Forbidden(f"the runner token does not permit {operation}; use the admin token", field="Authorization")
 
 
 def covers_attempt(scope: Scope, rollout_id: str, attempt_id: str) -> bool:
-    """Return True if the request's token permits adding spans to an attempt."""
+    """Return True if the request's token permits adding spans to the given attempt."""
     if _ATTEMPT_TOKEN not in scope:
         return True
     given, secrets = scope[_ATTEMPT_TOKEN]

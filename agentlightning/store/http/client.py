@@ -1,8 +1,8 @@
-"""LightningStoreClient: the contract over HTTP.
+"""LightningStoreClient: executes the operations of `LightningStore` over HTTP.
 
-Every call may be retried: mutations carry an idempotency key, so a mutation whose response was lost is executed only
-once. While the store is unreachable, the client waits and retries. It logs one line when the store becomes unreachable
-and one when the store responds again.
+Every call can be retried safely. Each mutation has an idempotency key, so a mutation that is sent again because its
+response was lost is still executed only once. While the store is unreachable, the client waits and retries. It logs one
+line when the store becomes unreachable and another when the store responds again.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from ..operations import Arguments, Operation, error_from_problem, operation_tab
 from .transport import StoreCall, Transport
 
 LONG_POLL_SECONDS: Final = 25.0
-"""Maximum seconds for a long poll. Proxies and firewalls keep an idle connection open for at least 30 seconds."""
+"""Maximum duration of a long poll in seconds.
+
+Proxies and firewalls keep an idle connection open for at least 30 seconds, so they do not interrupt a long poll.
+"""
 DEFAULT_URL: Final = "http://localhost:4747"
 RETRY: Final = RetryPolicy(first_delay=0.05, max_delay=2.0)
 MAX_TRIES_ON_ERROR: Final = 3
-"""Number of times to try a call that fails with an internal error in the store before raising the error."""
+"""Maximum number of times that a call is sent if it fails with an internal error in the store."""
 
 
 def _remote(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -45,15 +48,16 @@ def _remote(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[...
 
 @implement_operations(_remote)
 class _RemoteStore(LightningStore):
-    """Implements every operation of the contract as a call over HTTP."""
+    """Implements every operation of `LightningStore` as an HTTP request."""
 
 
 class LightningStoreClient(_RemoteStore):
     """Client for the store at `url`. A client may be used from several event loops and threads concurrently.
 
-    `url` defaults to AGL_STORE_URL, then to http://localhost:4747; `token` defaults to AGL_TOKEN. With
-    `give_up_after`, a call raises `StoreUnavailable` if the store stays unreachable for that many seconds. By
-    default, a call is retried until the store responds. Clients can be pickled and passed to child processes.
+    `url` defaults to the environment variable AGL_STORE_URL or, if that is not set, to http://localhost:4747. `token`
+    defaults to AGL_TOKEN. If `give_up_after` is set, a call raises `StoreUnavailable` when the store has been
+    unreachable for that many seconds. Otherwise, a call is retried until the store responds. Clients can be pickled and
+    passed to child processes.
     """
 
     def __init__(self, url: str | None = None, *, token: str | None = None, give_up_after: float | None = None) -> None:
@@ -83,14 +87,14 @@ class LightningStoreClient(_RemoteStore):
         return f"{self.url}/v1/traces"
 
     def attempt_token(self, rollout_id: str, attempt_id: str) -> str | None:
-        """Return a token that only permits adding spans to this attempt, or None if this client has no token."""
+        """Return a token that permits only adding spans to this attempt, or None if this client has no token."""
         return attempt_token(derive_secret(self._token), rollout_id, attempt_id) if self._token else None
 
     async def close(self) -> None:
-        """Close this event loop's connections. The connections of other event loops close when those loops close."""
+        """Close the running event loop's connections. Connections of other event loops are closed with those loops."""
         await self._transport.close()
 
-    # Long waits are split into polls, each of which is a separate call
+    # Long waits, each split into several calls (polls)
 
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
         ids = list(dict.fromkeys(rollout_ids))
@@ -109,7 +113,10 @@ class LightningStoreClient(_RemoteStore):
         return [finished[rollout_id] for rollout_id in ids if rollout_id in finished]
 
     async def _poll(self, wait: float | None, poll: Callable[[float], Awaitable[Any]]) -> Any:
-        """Poll until there is a result or `wait` seconds have passed."""
+        """Call `poll` until it returns a non-empty result or `wait` seconds have passed. Return its last result.
+
+        If `wait` is None, there is no time limit.
+        """
         if wait is not None and not math.isfinite(wait):
             raise InvalidInput(f"cannot wait for {wait} seconds; pass None to wait indefinitely", field="wait, timeout")
         deadline = None if wait is None else time.monotonic() + wait
@@ -124,7 +131,8 @@ class LightningStoreClient(_RemoteStore):
     async def _fetch_pages(self, operation: Operation, arguments: Arguments) -> PaginatedResult[Any]:
         """Return all requested items, fetching as many pages as necessary.
 
-        Changes between two requests do not shift the pages: each page starts after the last item of the previous page.
+        Each page starts after the last item of the previous page, so changes between two requests do not shift the
+        pages.
         """
         limit, offset = arguments.get("limit", -1), arguments.get("offset", 0)
         page: PaginatedResult[Any] = await self._execute(operation, arguments)
@@ -136,6 +144,7 @@ class LightningStoreClient(_RemoteStore):
         return page.model_copy(update={"items": items, "limit": limit, "offset": offset})
 
     # Single calls
+
     async def _call(self, operation: Operation, arguments: Arguments) -> Any:
         if operation.is_paginated:
             return await self._fetch_pages(operation, arguments)
@@ -166,18 +175,18 @@ class LightningStoreClient(_RemoteStore):
         if self._give_up_after is not None and time.monotonic() - started > self._give_up_after:
             message = f"the store at {self.url} has been unreachable for {self._give_up_after:g} s: {reason}"
             raise StoreUnavailable(message) from reason
-        if tries > 0:  # a single failure usually means that the server has just closed the connection
+        if tries > 0:  # a single failure usually means only that the server has just closed an idle connection
             self._transport.note_failure(reason)
 
 
 def _store_call(operation: Operation, arguments: Arguments) -> StoreCall:
-    """Build the request for a call. Raises `InvalidInput` if JSON cannot represent an argument."""
+    """Build the request for a call. Raises `InvalidInput` if an id is invalid or JSON cannot represent an argument."""
     rest = dict(arguments)
     path = "".join(f"/{_path_part(name, rest.pop(name))}" for name in operation.path_parameters)
     is_get = operation.route.method == "GET"
     query = {name: _query_value(value) for name, value in rest.items() if value is not None} if is_get else {}
     body = None if is_get else payload.dumps_fields(rest)
-    # The key begins with the time, so that new keys are appended at the end of the store's index.
+    # The idempotency key begins with the current time, so that the store adds new keys at the end of its index.
     key = f"{time.time_ns():x}{os.urandom(8).hex()}" if operation.route.mutates else None
     wait = float(arguments.get("wait") or arguments.get("timeout") or 0.0)
     return StoreCall(operation, arguments, f"/{operation.name}{path}", query, body, key, wait)

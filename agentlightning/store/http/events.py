@@ -1,9 +1,10 @@
 """`GET /events`: changes to the store as server-sent events.
 
-Each commit announces which rollouts, spans, workers and resources it changed. The feed combines the announcements made
+Each commit announces its changes to rollouts, spans, workers and resources. The feed combines all changes announced
 within a quarter of a second into one event and sends the same bytes to every subscriber, so that 20 open dashboards
-cost little more than one. A client that reconnects with Last-Event-ID receives the events that it missed. If those
-events are no longer available, or if the client reads too slowly, the client is told to reload everything.
+cost little more than one. A client that reconnects with a Last-Event-ID header receives the events that it missed. If
+those events are no longer available, or if a client reads too slowly, the client gets an event that tells it to reload
+everything.
 """
 
 from __future__ import annotations
@@ -27,26 +28,32 @@ from ..sql import SqlStore
 COALESCE_SECONDS = 0.25
 KEEP_ALIVE_INTERVAL = 15.0
 MAX_IDS_PER_EVENT = 100
-"""Maximum number of ids per field of an event. If more have changed, the event tells clients to reload everything."""
+"""Maximum number of rollout ids in one field of an event.
+
+If more rollouts are affected, the event tells clients to reload everything.
+"""
 MAX_SUBSCRIBERS = 200
 MAX_PENDING_EVENTS = 16
-"""Maximum number of events buffered for a slow subscriber: four seconds of changes, at most 400 kB."""
+"""Maximum number of events buffered for a slow subscriber.
+
+This many events cover four seconds of changes and take at most 400 kB.
+"""
 MAX_REPLAYED_EVENTS = 240
-"""Number of events kept for clients that reconnect: one minute of changes."""
+"""Maximum number of events kept for clients that reconnect. This many events cover one minute of changes."""
 
 Subscriber = asyncio.Queue[bytes | None]
-"""The events that one client has not yet read. None ends the client's stream."""
+"""A queue of the events that one client has not read yet. None ends the client's stream."""
 
 _OMITTED_FIELDS = {"input", "config", "metadata"}
-"""Rollout fields left out of events, because they may be large and only `update_rollout` changes them."""
+"""Rollout fields that events omit, because these fields may be large and change only through `update_rollout`."""
 
 
 _FIELDS = {"rollout": "rollouts", "ended": "rollouts", "spans": "spans", "workers": "workers", "resources": "resources"}
-"""The event field that contains the changes for each topic. Other topics are not published."""
+"""The event field for each kind of change. Changes of other kinds are not published."""
 
 
 class ChangeFeed:
-    """The stream of changes and its subscribers. Use it in one event loop; commits may happen in any thread."""
+    """Publishes changes to subscribed clients. Use it in only one event loop; commits may happen in any thread."""
 
     def __init__(self, store: SqlStore) -> None:
         self._store = store
@@ -56,13 +63,16 @@ class ChangeFeed:
         self._subscribers: set[Subscriber] = set()
         self._publisher: asyncio.Task[None] | None = None
         self._has_changes: asyncio.Event
-        # Protects `_changes` from concurrent access by threads that commit.
+        # Protects `_changes`: committing threads add to it while the event loop empties it.
         self._lock = threading.Lock()
         self._changes: defaultdict[str, set[str]] = defaultdict(set)
-        """Changed ids for the next event, by event field."""
+        """The changes to publish in the next event: ids of affected rollouts by event field.
+
+        For workers and resources, the only id is an empty string.
+        """
 
     async def get_events(self, request: Request) -> Response:
-        """Return a stream of the events that follow the last one that the client received."""
+        """Return a stream of all events after the last one that the client received."""
         if len(self._subscribers) >= MAX_SUBSCRIBERS:
             raise StoreBusy(f"the store already has {MAX_SUBSCRIBERS} event subscribers; try again later")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -70,7 +80,11 @@ class ChangeFeed:
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     async def stream(self, last_id: str | None) -> AsyncGenerator[bytes]:
-        """Yield the events after `last_id`, and comments that keep the connection alive."""
+        """Yield the events that followed the one with the id `last_id`, and then each new event.
+
+        If the feed no longer has all of the events that followed, it yields one event that tells the client to reload
+        everything. Comments keep the connection alive between events.
+        """
         subscriber = Subscriber(MAX_PENDING_EVENTS)
         self._subscribe(subscriber)
         try:
@@ -93,7 +107,8 @@ class ChangeFeed:
         if not self._subscribers:
             self._loop = asyncio.get_running_loop()
             self._has_changes = asyncio.Event()
-            # Commits are not recorded while there is no subscriber, so a stream cannot continue from an earlier event.
+            # Changes were not recorded while there was no subscriber. Discard the earlier events and skip a number, so
+            # that a client that reconnects with the id of an earlier event is told to reload everything.
             self._changes.clear()
             self._number += 1
             self._recent.clear()
@@ -108,14 +123,14 @@ class ChangeFeed:
             self._publisher.cancel()
 
     def _on_commit(self, topic: Topic) -> None:
-        """Record one change announced by a commit. Called in the thread that commits."""
+        """Record one announced change, or end all streams if the topic is `CLOSED`. Called in the announcing thread."""
         kind, rollout_id = topic
         with self._lock:
             is_first = not self._changes
             if kind in _FIELDS and len(ids := self._changes[_FIELDS[kind]]) <= MAX_IDS_PER_EVENT:
                 ids.add(rollout_id)
         if is_first or topic == CLOSED:
-            with suppress(RuntimeError):  # the loop is closed, and so are all subscriptions
+            with suppress(RuntimeError):  # raised if the loop is closed, in which case no clients are left
                 self._loop.call_soon_threadsafe(self._close if topic == CLOSED else self._has_changes.set)
 
     def _close(self) -> None:
@@ -127,11 +142,11 @@ class ChangeFeed:
             await self._has_changes.wait()
             self._has_changes.clear()
             await self.publish()
-            # The first change is published immediately; changes that closely follow it share an event.
+            # The first change is published immediately. All changes made during this pause share the next event.
             await asyncio.sleep(COALESCE_SECONDS)
 
     async def publish(self) -> None:
-        """Send the recorded changes to every subscriber."""
+        """Send the changes recorded since the last event to every subscriber, as one event."""
         with self._lock:
             changes, self._changes = self._changes, defaultdict[str, set[str]](set)
         if not changes:

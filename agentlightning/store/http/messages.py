@@ -1,7 +1,7 @@
 """HTTP messages shared by server and client: headers, media types, and batches of operations.
 
-A client combines concurrent calls into one request. The operations in a batch run concurrently, in no particular order,
-and each operation succeeds or fails independently.
+The client combines concurrent calls into one request, a batch. The operations in a batch run concurrently, in no
+particular order, and each operation succeeds or fails independently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_BATCH_SIZE: Final = 256
 """Maximum number of operations in one batch request."""
 
 Response = tuple[int, bytes]
-"""HTTP status and body of a response."""
+"""The HTTP status and the body of a response."""
 
 
 class BatchCall(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -30,7 +30,7 @@ class BatchCall(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     operation: str
     arguments: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     idempotency_key: str | None = None
-    """Same meaning as the `Idempotency-Key` header of a single request."""
+    """Has the same meaning as the `Idempotency-Key` header of a request for a single operation."""
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,7 +40,7 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
 
     @classmethod
     def decode(cls, body: bytes) -> Batch:
-        """Decode and validate the body of a batch request. Raises `InvalidInput`."""
+        """Decode the body of a batch request. Raises `InvalidInput` if it is malformed or has too many operations."""
         try:
             batch = _batch.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

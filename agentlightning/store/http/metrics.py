@@ -1,4 +1,4 @@
-"""`GET /metrics`: counters and gauges of one server in the Prometheus text format."""
+"""`GET /metrics`: the counters and gauges of a store server in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXPORT_METRICS = {
 
 
 class Metrics:
-    """Counts the requests to one server, and renders these counts together with the counters of the server's store."""
+    """Counts the requests to one server, and renders these counts together with the metrics of the server's store."""
 
     def __init__(self, store: SqlStore, admission: AdmissionControl, exporter: OtlpExporter | None = None) -> None:
         self._store = store
@@ -46,7 +46,7 @@ class Metrics:
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def record(self, path: str, status: int, seconds: float) -> None:
-        """Count one completed request and add its duration."""
+        """Count one completed request, and add its duration to the total time for its operation."""
         name = path[1:].partition("/")[0]
         if name not in self._operations:  # all other paths share one time series
             name = "other"
@@ -54,7 +54,7 @@ class Metrics:
         self._seconds[name] += seconds
 
     async def render(self) -> str:
-        """Return all metrics as text."""
+        """Return all metrics in the Prometheus text format."""
         statistics = await self._store.statistics()
         exported = await self._exporter.counts() if self._exporter else []
         lines = (*self._store_counters(), *self._request_metrics(), *_gauges(statistics), *_export_metrics(exported))
@@ -93,7 +93,7 @@ def _export_metrics(counts: list[ExportCounts]) -> Iterator[str]:
 
 
 def _metric(name: str, kind: str, meaning: str, samples: Iterable[tuple[str, object]]) -> Iterator[str]:
-    """Yield a metric's description, and one line (labels and value) per sample."""
+    """Yield the lines for one metric: its description, its type, and the labels and value of each sample."""
     yield f"# HELP {name} {meaning}"
     yield f"# TYPE {name} {kind}"
     yield from (f"{name}{{{labels}}} {value}" if labels else f"{name} {value}" for labels, value in sorted(samples))

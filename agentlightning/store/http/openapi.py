@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description of the store, derived from the operation table."""
+"""The OpenAPI 3.1 description of the store's HTTP API, derived mainly from the operation table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, PROBLEM, Batch, BatchAn
 
 
 def openapi(version: str) -> dict[str, Any]:
-    """Return the complete OpenAPI document for this release of the package."""
+    """Return the OpenAPI document for the release `version` of the package."""
     table = operation_table()
     inputs: list[Any] = [(name, "validation", TypeAdapter(operation.model)) for name, operation in table.items()]
     outputs: list[Any] = [(name, "serialization", operation.result) for name, operation in table.items()]

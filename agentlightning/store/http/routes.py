@@ -1,4 +1,4 @@
-"""ASGI application of the store: authorises, executes and logs every request, and sends the response."""
+"""The store's ASGI application: authorizes and executes each request, sends the response, and logs the request."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ _ERROR_HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b
 
 
 class StoreApp:
-    """Executes the contract's operations, and passes requests with other paths to `other_routes`.
+    """Executes the operations of `LightningStore`, and passes requests with other paths to `other_routes`.
 
-    The first segment of a path names the operation. Ids in the rest of the path may contain any character.
+    The first segment of a path is the name of the operation, and the other segments are ids. The ids are
+    percent-encoded, so they may contain slashes.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class StoreApp:
         self._metrics = metrics
         self._operations = operation_table()
         self.is_stopping = False
-        """If True, long polls return immediately."""
+        """True once the server has started to stop. New long polls then return immediately."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -127,7 +128,10 @@ class StoreApp:
         raise ConnectionResetError("the client disconnected")
 
     async def _execute(self, operation: Operation, arguments: Arguments, key: str | None) -> bytes:
-        """Return the result as JSON text, or the stored response if the idempotency key has been used before."""
+        """Execute the operation, and return the result as JSON.
+
+        If a response is already stored under the idempotency key, return that response instead.
+        """
         execute = getattr(SqlStore, operation.implementation)
         if key is None or not operation.route.mutates:
             return operation.encode(await execute(self._store, **arguments))
@@ -192,7 +196,7 @@ class _Responder:
         self._send = send
         self.status = 0
         self.batch: list[tuple[str, str, int]] = []
-        """Method, path and status of each operation in a batch."""
+        """Method, path and status of each operation if the request is a batch; otherwise empty."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -209,7 +213,7 @@ class _Responder:
         await self._send({"type": "http.response.body", "body": body})
 
     async def fail(self, error: AgentLightningError) -> None:
-        """Send an error as problem+json, unless a response has already started."""
+        """Send an error as problem+json, unless the response has already been started."""
         if self.status:
             return
         headers = [_ERROR_HEADERS[error.status]] if error.status in _ERROR_HEADERS else []

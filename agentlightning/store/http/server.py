@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 4747
 DRAIN_SECONDS: Final = 6
-"""Time in seconds that requests are given to finish after SIGTERM.
+"""Time in seconds that requests in progress are given to finish after SIGTERM.
 
-Including all other cleanup, the process exits within ten seconds.
+The whole shutdown, including other cleanup, takes at most ten seconds.
 """
 
 
@@ -50,10 +50,10 @@ def _local(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[...,
 
 @implement_operations(_local)
 class LightningStoreServer(LightningStore):
-    """Serves a store at `endpoint`. Callers in the same process can use the server object as the store.
+    """Serves a store at `endpoint`. Callers in the same process can use the server object itself as a store.
 
-    A `host` that is reachable from other machines requires a `token`. A `port` of None means 4747, and 0 selects a free
-    port. While the server runs, an `exporter` sends the store's spans to OTLP targets.
+    If `host` is reachable from other machines, a `token` is required. If `port` is None, port 4747 is used; 0 selects a
+    free port. If an `exporter` is given, it sends the store's spans to its OTLP targets while the server is running.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class LightningStoreServer(LightningStore):
 
     @property
     def endpoint(self) -> str:
-        """URL for a `LightningStoreClient`."""
+        """The URL to pass to a `LightningStoreClient`."""
         return base_url(self.host, self.port)
 
     @property
@@ -90,7 +90,10 @@ class LightningStoreServer(LightningStore):
         return f"{self.endpoint}{PATH}"
 
     async def start(self) -> None:
-        """Start serving in a thread, and return once requests are accepted. Raises `StoreUnavailable` on failure."""
+        """Start serving in a new thread, and return once the server accepts requests.
+
+        Raises `StoreUnavailable` if the server cannot listen on the port.
+        """
         listener = self._listen()
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.start)
@@ -101,7 +104,7 @@ class LightningStoreServer(LightningStore):
         await asyncio.to_thread(started.wait)
 
     async def stop(self) -> None:
-        """Finish the requests in flight and stop serving. The store itself stays open."""
+        """Stop serving after giving requests in progress time to finish. The store itself stays open."""
         if self._server is None or self._thread is None:
             return
         self._server.request_stop()
@@ -111,9 +114,10 @@ class LightningStoreServer(LightningStore):
         self._server = self._thread = None
 
     def run_forever(self, on_started: Callable[[], None] = lambda: None) -> None:
-        """Serve in this thread until SIGINT or SIGTERM, then drain. Raises `StoreUnavailable` on failure.
+        """Serve in the calling thread until SIGINT or SIGTERM, then give requests in progress time to finish.
 
-        `on_started` is called once the server accepts requests and handles signals.
+        `on_started` is called once the server accepts requests and handles signals. Raises `StoreUnavailable` if the
+        server cannot listen on the port.
         """
         listener = self._listen()
         if self._exporter is not None:
@@ -155,7 +159,7 @@ class LightningStoreServer(LightningStore):
 
 
 def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl) -> Router:
-    """Return the routes that are not operations of the contract."""
+    """Return a router for all paths that are not operations of `LightningStore`."""
 
     async def get_openapi(_: Request) -> Response:
         return Response(await asyncio.to_thread(_openapi), media_type=JSON)
@@ -185,7 +189,7 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
 
 
 def _reduce_garbage_collection() -> None:
-    # Requests create hardly any reference cycles. With the default thresholds, the garbage collector scanned all
+    # Requests create hardly any reference cycles. With the default thresholds, the garbage collector scanned all loaded
     # modules every few hundred spans, which took 10 % of the server's CPU time.
     gc.collect()
     gc.freeze()
@@ -194,5 +198,5 @@ def _reduce_garbage_collection() -> None:
 
 @functools.cache
 def _openapi() -> bytes:
-    # Create the document on the first request, because creating it takes longer than the rest of the startup.
+    # The document is created on the first request. Creating it at startup would more than double the startup time.
     return orjson.dumps(openapi(version("agentlightning")))

@@ -1,7 +1,9 @@
 """The client's HTTP transport: connections, batches of concurrent calls, and the connection state.
 
-A call is sent immediately if few requests are in flight. Otherwise, calls are queued until one of those requests
-returns or is found to be slow, and are then sent as a batch. Calls are never delayed only to collect a batch.
+If fewer than `MAX_IN_FLIGHT` requests are in flight, a call is sent in the next iteration of the event loop. Otherwise,
+calls are queued until one of those requests has returned or has taken longer than `SLOW_REQUEST_SECONDS`. The queued
+calls are then sent as a batch. No timer delays a call to make a batch larger. A call that cannot be part of a batch is
+sent alone, without being queued.
 """
 
 from __future__ import annotations
@@ -34,9 +36,12 @@ STREAMED_BODY_SIZE: Final = 2**20
 """Size in bytes above which a body is sent in chunks, so that sending it does not block the event loop."""
 
 MAX_IN_FLIGHT: Final = 2
-"""Maximum number of requests in flight per event loop. While the store processes one, the client prepares the other."""
+"""Maximum number of requests in flight per event loop, not counting slow requests and calls that cannot be batched.
+
+While the store processes one request, the client can prepare the other.
+"""
 MAX_BATCH_BYTES: Final = 2**20
-"""Maximum bytes of arguments in one batch. A larger call is sent alone."""
+"""Maximum total size, in bytes, of the calls' bodies in one batch. A call with a larger body is sent alone."""
 SLOW_REQUEST_SECONDS: Final = 0.25
 """Seconds after which a request in flight no longer counts towards `MAX_IN_FLIGHT`."""
 
@@ -44,12 +49,12 @@ _answers = msgspec.json.Decoder(BatchAnswers)
 _UNAVAILABLE = frozenset({429, 502, 503, 504})
 
 Outcome = Response | StoreUnavailable
-"""The response to a call, or the error if the store is unreachable or busy."""
+"""The response to a call, or an error if the store is unreachable or busy."""
 
 
 @dataclass(slots=True)
 class StoreCall:
-    """One call to the store. Every retry sends the same call."""
+    """One call to the store. Retries reuse the same object and therefore have the same idempotency key."""
 
     operation: Operation
     arguments: Arguments
@@ -58,16 +63,16 @@ class StoreCall:
     body: bytes | None
     idempotency_key: str | None
     wait: float
-    """Maximum seconds that the store may wait before it responds."""
+    """Maximum time, in seconds, that the store may wait for a result before it responds."""
 
     def for_batch(self) -> BatchCall:
-        """Return the call as an element of a batch."""
+        """Return the call in the form used in a batch."""
         body = payload.dumps_fields(self.arguments) if self.body is None else self.body
         return BatchCall(self.operation.name, msgspec.Raw(body), self.idempotency_key)
 
 
 class Transport:
-    """Sends calls to the store at `url`. May be used from any event loop and thread."""
+    """Sends calls to the store at `url`. May be used from several event loops and threads concurrently."""
 
     def __init__(self, url: str, token: str | None) -> None:
         self._url = url
@@ -76,12 +81,13 @@ class Transport:
             asyncio.AbstractEventLoop, tuple[AsyncGenerator[aiohttp.ClientSession], aiohttp.ClientSession]
         ] = WeakKeyDictionary()
         self._batchers: WeakKeyDictionary[asyncio.AbstractEventLoop, RequestBatcher] = WeakKeyDictionary()
-        # Protects `_unreachable_since` from concurrent access by several threads, so that each message is logged once.
+        # Protects `_unreachable_since` from concurrent access by several threads. Without the lock, two threads could
+        # log the same change of state.
         self._lock = threading.Lock()
         self._unreachable_since: float | None = None
 
     async def send(self, call: StoreCall) -> Outcome:
-        """Send a call once, alone or in a batch."""
+        """Send a call alone or in a batch, and return the outcome. Retries are left to the caller."""
         if call.wait > 0 or not call.operation.batchable:
             return await self._send_alone(call)
         loop = asyncio.get_running_loop()
@@ -130,7 +136,7 @@ class Transport:
         return outcome
 
     async def _session(self) -> aiohttp.ClientSession:
-        """Return the session for the running event loop. The session is closed with that loop."""
+        """Return the session for the running event loop. It is closed when that loop shuts down."""
         loop = asyncio.get_running_loop()
         known = self._sessions.get(loop)
         if known is None or known[1].closed:
@@ -139,9 +145,9 @@ class Transport:
         return known[1]
 
     async def _open_session(self) -> AsyncGenerator[aiohttp.ClientSession]:
-        # Use a generator, because event loops close their async generators on shutdown, so the connections are closed
-        # even if the program never calls close(). The number of connections is unlimited, because each waiting runner
-        # occupies a connection.
+        # This is a generator, because an event loop closes its async generators on shutdown. The connections are
+        # therefore closed even if the program never calls close(). The number of connections is unlimited (`limit=0`),
+        # because each waiting runner occupies one.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
         session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
         try:
@@ -157,7 +163,7 @@ class Transport:
         return self._unreachable_since is not None
 
     def note_failure(self, reason: AgentLightningError) -> None:
-        """Log that the store is unreachable, but only once until it responds again."""
+        """Record that the store is unreachable. Only the first failure since the last response is logged."""
         with self._lock:
             is_first = self._unreachable_since is None
             self._unreachable_since = self._unreachable_since or time.monotonic()
@@ -174,7 +180,7 @@ class Transport:
 
 
 def _outcome(status: int, text: bytes) -> Outcome:
-    if status == 408 and not text:  # this process sent the headers too slowly: the call was not executed
+    if status == 408 and not text:  # this process sent the headers too slowly, and the call was not executed
         return StoreUnavailable("the request's headers were sent too slowly")
     if status not in _UNAVAILABLE:
         return status, text
@@ -202,15 +208,15 @@ class RequestBatcher:
         self._is_scheduled = False
 
     async def send(self, call: StoreCall) -> Outcome:
-        """Queue a call, and return its outcome after it has been sent alone or in a batch."""
+        """Queue a call to be sent alone or in a batch, and return its outcome."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._pending.append((call, future))
         self._schedule()
         return await future
 
     def _schedule(self) -> None:
-        # Do not send immediately: callers woken by the same response make their next calls in the same iteration of the
-        # loop, and these calls can share a batch.
+        # Send in the next iteration of the event loop. Callers woken by the same response all make their next calls in
+        # the current iteration, and those calls can then share a batch.
         if not self._is_scheduled and self._pending and len(self._in_flight) < MAX_IN_FLIGHT:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._send_pending)
@@ -234,7 +240,7 @@ class RequestBatcher:
             if group and size > MAX_BATCH_BYTES:
                 break
             self._pending.popleft()
-            if not future.done():  # otherwise its caller was cancelled
+            if not future.done():  # otherwise, the caller has been cancelled
                 group.append((call, future))
         return group
 

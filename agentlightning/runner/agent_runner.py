@@ -1,4 +1,4 @@
-"""Runners, which run an agent on the rollouts in a store: the base class and LitAgentRunner."""
+"""Runner, the base class of runners, and LitAgentRunner, which runs an agent on rollouts from a store."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ T = TypeVar("T")
 
 POLL_INTERVAL_HEARTBEAT: Final = 0.01
 NEW_ATTEMPT_SECONDS: Final = 0.5
-"""Seconds after which a new attempt is reported in an extra heartbeat, before the next regular heartbeat, so that its
-status becomes `running` within 1 s."""
+"""Age in seconds at which a new attempt triggers an extra heartbeat instead of waiting for the next regular one. The
+heartbeat sets the attempt's status in the store to `running`, normally within 1 s of the claim."""
 
 
 class Runner(Generic[T]):
-    """Base class of runners that run rollouts for tasks of type `T`. Use a runner inside its `run_context`."""
+    """Base class of runners, which run an agent on tasks of type `T`.
+
+    Use a runner inside a `with runner.run_context(…)` block.
+    """
 
     @contextmanager
     def run_context(
@@ -40,10 +43,11 @@ class Runner(Generic[T]):
         hooks: Sequence[Hook] | None = None,
         worker_id: int | str | None = None,
     ) -> Generator[Self]:
-        """Prepare to run `agent` on rollouts from `store`. Call `iter` or `step` inside the `with` block.
+        """Set up the runner to run `agent` on rollouts from `store`. Call `iter` or `step` inside the `with` block.
 
-        If `worker_id` is a number, the log shows the number, and the store shows a unique name derived from it. If
-        `worker_id` is a string, both show it unchanged. If it is None, a free number is used.
+        If `worker_id` is a string, it is the runner's name in the log and in the store. If it is a number, the log
+        shows that number, and the store shows a unique name derived from it. If it is None, the runner chooses the
+        number.
         """
         ensure_logging()
         with ExitStack() as stack:
@@ -54,15 +58,18 @@ class Runner(Generic[T]):
             yield self
 
     def init(self, agent: LitAgent[T] | Callable[..., Any], *, hooks: Sequence[Hook] | None = None) -> None:
-        """Set the agent and the hooks. Called before `init_worker`."""
+        """Set the agent and the hooks. `run_context` calls this method before `init_worker`."""
         raise NotImplementedError
 
     def init_worker(self, worker_id: int | str | None, store: LightningStore) -> None:
-        """Start the worker's background services. Called in the process that runs the rollouts."""
+        """Connect the runner to `store` and start its background services, such as heartbeats.
+
+        Called in the process that runs the rollouts. `run_context` describes `worker_id`.
+        """
         raise NotImplementedError
 
     def teardown_worker(self) -> None:
-        """Stop the worker's background services."""
+        """Stop the background services that `init_worker` started."""
         raise NotImplementedError
 
     def teardown(self) -> None:
@@ -70,22 +77,23 @@ class Runner(Generic[T]):
         raise NotImplementedError
 
     async def iter(self, event: StopEvent | None = None) -> None:
-        """Claim and run rollouts until `event` is set or the maximum number of rollouts has been claimed."""
+        """Claim and run rollouts until `event` is set or the runner has claimed its maximum number of rollouts."""
         raise NotImplementedError
 
     async def step(self, input: T, resources: NamedResources | None = None, mode: RolloutMode | None = None) -> Rollout:
-        """Run a rollout for `input` without queuing it, and return the finished rollout."""
+        """Run a rollout for the task `input` immediately, bypassing the queue, and return the finished rollout."""
         raise NotImplementedError
 
 
 class LitAgentRunner(Runner[T]):
-    """Runs up to `max_concurrency` rollouts concurrently: async agents as tasks, sync agents in threads.
+    """Runs async agents in asyncio tasks and sync agents in threads.
 
-    `max_rollouts` is the maximum number of rollouts that `iter` claims, or None for no limit. `poll_interval` is the
-    maximum number of seconds that a claim request waits for a rollout. When the runner has to stop, running agents are
-    given `drain_seconds` to finish. A heartbeat is sent every `heartbeat_interval` seconds. The store's responses to
-    heartbeats and to uploaded spans list the attempts that are no longer active in the store, and the runner cancels
-    these attempts.
+    Each call of `iter` claims at most `max_rollouts` rollouts, or an unlimited number if that is None, and runs at most
+    `max_concurrency` of them at a time. If the queue is empty, a claim request waits up to `poll_interval` seconds for
+    a rollout. When the runner is stopped, running agents are given `drain_seconds` to finish.
+
+    A heartbeat is sent every `heartbeat_interval` seconds. If the store's response to a heartbeat or to uploaded spans
+    lists attempts that the store has already ended, the runner cancels these attempts.
     """
 
     def __init__(
@@ -108,7 +116,7 @@ class LitAgentRunner(Runner[T]):
         self._services = ExitStack()
         self._active: dict[AttemptRef, AttemptRun] = {}
         self._announced: set[AttemptRef] = set()
-        """Attempts that have been reported to the store in a heartbeat."""
+        """Attempts that were listed in the latest successful heartbeat."""
         self._heartbeats_in_progress = 0
         self._finished = 0
 
@@ -145,8 +153,9 @@ class LitAgentRunner(Runner[T]):
     async def iter(self, event: StopEvent | None = None) -> None:
         """Claim and run rollouts until `event` is set, SIGTERM is received, or `max_rollouts` have been claimed.
 
-        After SIGTERM, raises SystemExit once every attempt has finished, been reported as `unresponsive`, or been
-        returned to the queue.
+        When `event` is set or SIGTERM is received, running attempts are given `drain_seconds` to finish. The others are
+        then cancelled and reported as `unresponsive`. If an attempt's agent has not started, the rollout is returned to
+        the queue instead. After SIGTERM, the method raises SystemExit instead of returning.
         """
         context, maximum = self._context, self._limits.max_rollouts
         prefix = context.worker.log_prefix()
@@ -159,10 +168,10 @@ class LitAgentRunner(Runner[T]):
             raise SystemExit(0)
 
     async def step(self, input: T, resources: NamedResources | None = None, mode: RolloutMode | None = None) -> Rollout:
-        """Run a rollout for `input` without queuing it, and return the finished rollout.
+        """Run a rollout for the task `input` immediately, bypassing the queue, and return the finished rollout.
 
-        If `resources` are given, they are added to the store and become its latest resources. Otherwise, the rollout
-        uses the resources that are already the latest.
+        If `resources` are given, they are added to the store as its latest resources, and the rollout uses them.
+        Otherwise, the rollout uses the latest resources that the store already contains.
         """
         context = self._context
         store = context.store
@@ -178,7 +187,7 @@ class LitAgentRunner(Runner[T]):
         return await store.get_rollout_by_id(rollout.rollout_id) or rollout
 
     async def beat(self) -> None:
-        """Send one heartbeat for all running attempts, and cancel those that are no longer active in the store."""
+        """Send a heartbeat that lists the running attempts, and cancel those that the store has already ended."""
         context = self._context
         stats = {**system_info(), "running": len(self._active), "finished": self._finished}
         self._heartbeats_in_progress += 1
@@ -194,7 +203,8 @@ class LitAgentRunner(Runner[T]):
     async def exclude_from_heartbeats(self, run: AttemptRun) -> None:
         """Exclude the attempt from later heartbeats, and wait until no heartbeat is in progress.
 
-        A heartbeat that arrived after the attempt had been reported as `unresponsive` would reactivate the attempt.
+        Call this method before reporting the attempt as `unresponsive`: a heartbeat that arrived after the report would
+        reactivate the attempt.
         """
         run.is_abandoned = True
         while self._heartbeats_in_progress:  # noqa: ASYNC110 - heartbeats are sent by another thread
@@ -202,7 +212,7 @@ class LitAgentRunner(Runner[T]):
 
     @property
     def worker_id(self) -> str:
-        """Name of this runner's worker in the store."""
+        """Name under which the store lists this runner as a worker."""
         return self._context.worker.worker_id
 
     @property

@@ -1,7 +1,7 @@
-"""Run one attempt, from the claim to the final report.
+"""Run one attempt of a claimed rollout, and report the result to the store.
 
-Every result becomes an `Outcome`: a failure of the agent is recorded and does not crash the runner. Everything that an
-attempt produces is stored before the attempt's final status.
+The agent's return value or exception is converted to an `Outcome`, so a failing agent does not crash the runner. All
+of an attempt's spans are stored before its final status.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cancellation:
-    """The reason for cancelling an attempt."""
+    """The reason for cancelling an attempt. It determines how the attempt is reported."""
 
     reason: str
     is_known: bool = False
     """True if the store has already ended the attempt and therefore no longer accepts a report."""
     is_lost: bool = False
-    """True if the runner is stopping or has failed. The attempt is then reported as `unresponsive`, because the
-    agent is not at fault, or returned to the queue if the agent has not started."""
+    """True if the runner is stopping, was cancelled or has failed. The attempt is then reported as `unresponsive`
+    instead of `failed`, because the agent is not at fault. If the agent has not started, the rollout is returned to the
+    queue instead."""
 
 
 class AttemptRun:
-    """Runs one attempt as a task in the running event loop."""
+    """Runs one attempt in an asyncio task, which starts when the object is created."""
 
     def __init__(self, context: RunnerContext, rollout: AttemptedRollout) -> None:
         self.ref = AttemptRef(rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id)
@@ -54,11 +55,11 @@ class AttemptRun:
         self.task = asyncio.create_task(self._run_logged(), name=rollout.rollout_id)
 
     def seconds(self) -> float:
-        """Return the number of seconds since the start of the attempt."""
+        """Return the time in seconds since the attempt started."""
         return time.monotonic() - self._start
 
     def cancel(self, cancellation: Cancellation) -> None:
-        """Cancel the agent. Thread-safe. Only the first cancellation has an effect."""
+        """Cancel the attempt. Only the first call has an effect. This method is thread-safe."""
         with suppress(RuntimeError):  # the event loop is closed, so the attempt has ended
             self._loop.call_soon_threadsafe(self._set_cancellation, cancellation)
 
@@ -95,7 +96,7 @@ class AttemptRun:
             outcome = await self._store_returned_spans(outcome)
             await self._call_hooks("on_trace_end", tracer=tracer)
             outcome = self._emit(outcome)
-        # The agent may have returned spans that the tracer also recorded: keep only the tracer's copies of those spans.
+        # The tracer may also have recorded the spans that the agent returned. Keep only the tracer's copies of them.
         spans = [*tracer.get_last_trace(), *self._spans]
         self._spans = list({span.span_id: span for span in reversed(spans)}.values())[::-1]
         return outcome
@@ -145,7 +146,7 @@ class AttemptRun:
             return outcome
         try:
             spans = [attach_to_attempt(span, self._rollout) for span in outcome.spans]
-            # Store the spans recorded during the call before the returned spans.
+            # First store the spans that were recorded during the call, then the returned spans.
             await self._context.tracer.flush(self.ref.rollout_id, self.ref.attempt_id)
             await self._context.retry.until_done(lambda: self._context.store.add_many_spans(spans))
         except Exception as error:
@@ -194,8 +195,8 @@ class AttemptRun:
         if outcome.status == "succeeded":
             logger.info("%s Completed in %.2fs. %s", self._prefix, self.seconds(), produced)
             return
-        # Log the traceback as text, not with exc_info: an agent's error may contain characters that the encoding of the
-        # log file cannot represent.
+        # Log the traceback as text instead of passing exc_info: the agent's error may contain characters that the log
+        # file's encoding cannot represent.
         trace = f"\n{outcome.traceback}" if outcome.traceback else ""
         logger.error("%s Failed in %.2fs. %s (%s)%s", self._prefix, self.seconds(), outcome.reason, produced, trace)
 

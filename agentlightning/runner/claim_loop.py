@@ -1,4 +1,4 @@
-"""Claim rollouts while fewer than `max_concurrency` are running, and end them cleanly when the runner has to stop."""
+"""The claim loop of a runner: claims rollouts, runs them concurrently, and ends them cleanly when told to stop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from .context import RunnerContext
 logger = logging.getLogger(__name__)
 
 REPORT_TIMEOUT: Final = 6.0
-"""Timeout in seconds for withdrawing a claim request, and for reporting all cancelled attempts. An unreachable store
-must not delay the runner's exit for long."""
+"""Timeout in seconds for withdrawing a claim request, and for reporting all cancelled attempts. It prevents an
+unreachable store from delaying the runner's exit for long."""
 POLL_INTERVAL_STOP_EVENT: Final = 0.05
-"""Polling is necessary because there is no single way to wait for threading, multiprocessing and asyncio events."""
+"""Time in seconds between checks of the stop event. The event is polled because there is no common way to wait for
+threading, multiprocessing and asyncio events."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class RunnerLimits:
 
 
 class StopEvent(Protocol):
-    """An `Event` from threading, multiprocessing or asyncio that tells a runner to stop."""
+    """An event that tells a runner to stop: an `Event` from threading, multiprocessing or asyncio."""
 
     def is_set(self) -> bool:
         """Return True once the event is set."""
@@ -42,12 +43,12 @@ class StopEvent(Protocol):
 
 
 class StopRequest:
-    """A flag that tells the runner to stop, with the reason."""
+    """A flag that tells the runner to stop, together with the reason."""
 
     def __init__(self) -> None:
         self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.is_terminated = False
-        """True if the reason is SIGTERM."""
+        """True if SIGTERM has been received."""
 
     @property
     def is_set(self) -> bool:
@@ -55,7 +56,7 @@ class StopRequest:
         return self.reason.done()
 
     def set(self, reason: str) -> None:
-        """Request a stop. If called again, the first reason is kept."""
+        """Request a stop for the given reason. Later calls have no effect."""
         if not self.is_set:
             self.reason.set_result(reason)
 
@@ -67,7 +68,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request(event: StopEvent | None) -> Generator[StopRequest]:
-    """Yield a `StopRequest` that is set as soon as `event` is set or SIGTERM is received during the block."""
+    """Yield a `StopRequest` that is set when `event` is set or SIGTERM is received during the block."""
     request = StopRequest()
     watch = asyncio.create_task(_watch(event, request)) if event is not None else None
     try:
@@ -97,7 +98,11 @@ class ClaimLoop:
     _claim: asyncio.Task[list[AttemptedRollout]] | None = None
 
     async def run(self) -> None:
-        """Claim and run rollouts. Once stopped, give running rollouts `drain_seconds` to finish; cancel the rest."""
+        """Claim and run rollouts, and return when no claimed rollout is running any more.
+
+        After a stop request, running rollouts are given `drain_seconds` to finish, and the rest are cancelled. If this
+        coroutine fails or is cancelled, running rollouts are cancelled immediately.
+        """
         try:
             await self._claim_until_stopped()
             await self._withdraw_claim()
@@ -150,7 +155,7 @@ class ClaimLoop:
     # Stopping
 
     async def _withdraw_claim(self) -> None:
-        """Cancel the claim request in progress. If it has already claimed rollouts, start them."""
+        """Cancel the claim request in progress, if any. If it has already claimed rollouts, start them."""
         claim, self._claim = self._claim, None
         if claim is None:
             return

@@ -1,4 +1,4 @@
-"""RunnerContext: the objects shared by all attempts of one runner, and the names of its worker."""
+"""RunnerContext, which holds the objects that all attempts of one runner share, such as its name and resource cache."""
 
 from __future__ import annotations
 
@@ -28,33 +28,35 @@ R = TypeVar("R")
 
 STORE_RETRIES: Final = RetryPolicy(first_delay=0.1, max_delay=5.0)
 CACHED_VERSIONS: Final = 32
-"""Maximum number of resource versions that a runner keeps in memory. Algorithms rarely compare more at a time."""
+"""Maximum number of resource versions that a runner keeps in memory. Algorithms rarely use more at the same time."""
 
 
 @dataclass(frozen=True)
 class WorkerName:
-    """The two names of a worker: one for the log, one for the store."""
+    """The two names of a runner: one for the log and one for its worker record in the store."""
 
     label: int | str
     """Name in the log, such as 0 in `[Worker 0]`."""
     worker_id: str
-    """Name in the store, unique across processes and machines."""
+    """Name in the store, which must be unique across processes and machines."""
 
     def log_prefix(self, rollout_id: str | None = None) -> str:
-        """Return the prefix of this worker's log lines."""
+        """Return the prefix for this worker's log lines, with the rollout id if one is given."""
         return f"[Worker {self.label} | Rollout {rollout_id}]" if rollout_id else f"[Worker {self.label}]"
 
 
 _numbers: set[int] = set()
 _numbers_lock = threading.Lock()
-"""Protects `_numbers` when runners start in several threads."""
+"""Protects `_numbers`, the numbers that `worker_name` has chosen, when runners start in several threads."""
 
 
 @contextmanager
 def worker_name(given: int | str | None) -> Generator[WorkerName]:
-    """Yield the names of a worker. If `given` is a string, both names are that string. None selects a free number.
+    """Yield the two names of a worker.
 
-    If the worker has a number, the worker's name in the store consists of the host name, the process id and the number.
+    If `given` is a string, both names are that string. If it is a number, the log shows that number, and the name in
+    the store consists of the host name, the process id and the number. If it is None, the function chooses the lowest
+    number that it has not already chosen for another active worker in this process.
     """
     if isinstance(given, str):
         yield WorkerName(given, given)
@@ -101,7 +103,7 @@ class StoreRetry:
     _unreachable: bool = False
 
     async def until_done(self, operation: Callable[[], Awaitable[R]]) -> R:
-        """Retry the operation while the store is unreachable, and return its result. Raises any other error."""
+        """Call `operation`, retry it while the store is unreachable, and return its result. Raises any other error."""
         for delay in STORE_RETRIES.delays():
             try:
                 result = await operation()
@@ -126,9 +128,9 @@ class ResourceCache:
         self._versions: OrderedDict[tuple[str, int], NamedResources] = OrderedDict()
 
     async def get(self, store: LightningStore, resources_id: str, version: int | None) -> NamedResources:
-        """Return this version of the resources as a new dict. If `version` is None, return the latest version.
+        """Return the given version of the resources as a new dict. If `version` is None, return the latest version.
 
-        Raises `ResourceMissing` if the version is not in the store.
+        Raises `ResourceMissing` if the store does not contain that version.
         """
         if version is not None and (cached := self._versions.get((resources_id, version))) is not None:
             self._versions.move_to_end((resources_id, version))

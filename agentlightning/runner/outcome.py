@@ -1,4 +1,4 @@
-"""Call the agent and derive the outcome of the attempt from the return value or the exception."""
+"""Call the agent, and convert its return value or exception to the outcome of the attempt."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ AnySpan = Span | ReadableSpan | SpanCoreFields
 
 MAX_REASON: Final = 2_000
 MAX_TRACEBACK: Final = 16_000
-"""Maximum number of characters in a traceback: enough for the relevant frames, but small enough to include in a list
-of thousands of attempts."""
+"""Maximum number of characters to keep from a traceback. This is enough for the relevant frames, but small enough for a
+response that lists thousands of attempts."""
 
 CANCELLATION_GRACE_SECONDS: Final = 3.0
-"""Time in seconds that a cancelled agent is given to clean up before the call is abandoned."""
+"""Time in seconds that a cancelled agent is given to clean up before the runner stops waiting for it."""
 
 PACKAGE = str(Path(__file__).parent.parent)
 
@@ -47,25 +47,26 @@ class Outcome:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata to store with the attempt."""
+        """The metadata to store with the attempt: the reason and the traceback, if there are any."""
         fields = {"reason": self.reason, "traceback": self.traceback}
         return {key: text for key, text in fields.items() if text}
 
     @cached_property
     def traceback(self) -> str | None:
-        """Traceback of the exception as text that can be stored, or None if nothing was raised."""
+        """The traceback of `error` as text that can be stored, or None if there is no traceback."""
         return format_traceback(self.error)
 
 
 _abandoned: set[asyncio.Task[Outcome]] = set()
-"""References to tasks that did not end when they were cancelled. Without a reference, a task could be garbage-collected
-before it ends, and asyncio would log an error."""
+"""References to tasks that did not end in time after they were cancelled. Without a reference, a task could be
+garbage-collected before it ends, and asyncio would log an error."""
 
 
 async def invoke(agent: LitAgent[Any], rollout: AttemptedRollout, resources: NamedResources) -> Outcome:
-    """Call the agent's method for the rollout: an async method in this task, a sync method in a new thread.
+    """Call the agent's method for the rollout's mode, and return the outcome.
 
-    Any exception that the agent raises becomes an outcome, except a KeyboardInterrupt in this thread.
+    An async method runs in the current task, and a sync method runs in a new thread. Any exception that the agent
+    raises is converted to an outcome, except a KeyboardInterrupt in the current thread, which is re-raised.
     """
     try:
         method, arguments = agent.method_for(rollout.mode), (rollout.input, resources, rollout)
@@ -82,9 +83,9 @@ async def invoke(agent: LitAgent[Any], rollout: AttemptedRollout, resources: Nam
 
 
 async def abandon(task: asyncio.Task[Outcome]) -> bool:
-    """Cancel the call and wait briefly for it to end. Return False if it has not ended and is therefore abandoned.
+    """Cancel the task that calls the agent, and wait briefly for it to end. Return True if it has ended.
 
-    A sync agent cannot be stopped: its thread continues to run, and its result is discarded.
+    A sync agent cannot be stopped: the task ends, but the agent's thread continues to run, and its result is discarded.
     """
     task.cancel()
     await asyncio.wait({task}, timeout=CANCELLATION_GRACE_SECONDS)
@@ -96,7 +97,7 @@ async def abandon(task: asyncio.Task[Outcome]) -> bool:
 
 
 def outcome_of_value(value: Any, *, agent: Any) -> Outcome:
-    """Return the outcome of an attempt whose agent returned `value`."""
+    """Return the outcome of an attempt whose agent returned `value`. An invalid value makes the attempt fail."""
     try:
         if value is None:
             return Outcome("succeeded")
@@ -113,7 +114,7 @@ def outcome_of_error(error: BaseException) -> Outcome:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return a description of `error`, such as `ValueError: message`, as text that can be stored."""
+    """Describe `error` in text that can be stored, such as `ValueError: message`. A long description is truncated."""
     try:
         message = str(error)
     except Exception:
@@ -127,9 +128,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def format_traceback(error: BaseException | None) -> str | None:
-    """Return the traceback of `error`, or None if `error` was never raised or cannot be formatted.
+    """Return the traceback of `error` as text, or None if `error` was never raised or cannot be formatted.
 
-    The leading frames of this package are omitted, and a long traceback is shortened.
+    The frames of this package that precede the agent's first frame are omitted. If the text is too long, its middle is
+    omitted as well.
     """
     if error is None or error.__traceback__ is None:
         return None
@@ -145,12 +147,12 @@ def format_traceback(error: BaseException | None) -> str | None:
 
 
 def storable(text: str) -> str:
-    """Replace the characters that JSON and databases reject: lone surrogates and NUL."""
+    """Replace the characters that JSON or a database may reject: lone surrogates and NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:
-    """Convert the span to a `Span` with the ids of this rollout and its attempt."""
+    """Convert the span to a `Span` with the ids of `rollout` and its attempt."""
     rollout_id, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
     match span:
         case Span() if (span.rollout_id, span.attempt_id) == (rollout_id, attempt_id):
@@ -164,7 +166,8 @@ def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:
 
 
 def _call(method: Callable[..., Any], *arguments: Any) -> Any:
-    # Catch exceptions inside the thread: an asyncio task cannot pass on a StopIteration or KeyboardInterrupt.
+    # Convert exceptions inside the thread: asyncio cannot pass a StopIteration or a KeyboardInterrupt to the code that
+    # awaits the thread's result.
     try:
         return method(*arguments)
     except BaseException as error:
@@ -172,7 +175,7 @@ def _call(method: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _agent_frames(trace: TracebackType) -> TracebackType | None:
-    """Return the traceback starting at the agent's first frame, or the whole traceback if there is no such frame."""
+    """Return the traceback from the agent's first frame on, or the whole traceback if it has no such frame."""
     frame: TracebackType | None = trace
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.tb_next

@@ -1,7 +1,8 @@
-"""HTTP proxy between agents and model servers that records every call as a span of its attempt.
+"""An HTTP proxy between agents and model servers. It records each call as a span of the attempt that made the call.
 
-`proxy.py` contains the public class, `app.py` dispatches requests, `auth.py` authenticates them, `routing.py` selects a
-model server, `forwarding.py` forwards a call and requests token ids, and `recording.py` stores the spans.
+`proxy.py` contains the public class, `app.py` dispatches requests, `auth.py` authenticates them, `upstreams.py` parses
+the list of model servers, `routing.py` selects a server for each call, `forwarding.py` forwards the call and requests
+token ids, and `recording.py` stores the spans.
 """
 
 from ..lazy import lazy_names

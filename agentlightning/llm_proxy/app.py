@@ -1,4 +1,4 @@
-"""The proxy's ASGI application: authenticates a request and forwards it, or lists the models."""
+"""The LLM proxy's ASGI application: authenticates requests, forwards model calls, and lists the available models."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CALL_PATHS = frozenset(
     }
 )
 MAX_BODY = 64 * 1024 * 1024
-"""Maximum size of a request body in bytes. Large, because conversations may contain images."""
+"""Maximum size of a request body in bytes. The limit is high because conversations may contain images."""
 
 
 class ProxyApp:
-    """Serves the API paths of OpenAI and Anthropic, at the root and under the URL of each attempt."""
+    """Serves the API paths of OpenAI and Anthropic, both at the root and under each attempt's own URL."""
 
     def __init__(self, routing: Routing, recorder: CallRecorder, authenticator: ProxyAuthenticator) -> None:
         self._routing = routing
@@ -51,7 +51,7 @@ class ProxyApp:
             await self._respond(scope, receive, send_and_note_status)
         except AgentLightningError as error:
             if status:
-                raise  # the agent gets an incomplete response, as it would without the proxy
+                raise  # too late for an error response; the response is truncated, as it would be without the proxy
             await _error_response(error)(scope, receive, send_and_note_status)
         finally:
             _log_access(scope, status, time.perf_counter() - started)
@@ -96,7 +96,7 @@ class ProxyApp:
 
 def _log_access(scope: Scope, status: int, seconds: float) -> None:
     if access.isEnabledFor(logging.INFO):
-        # Log the raw path: a decoded path could contain a newline and forge a log line.
+        # Log the raw path: a decoded path could contain a newline and thereby forge a log line.
         access.info('"%s %s" %d %.1fms', scope["method"], _raw_path(scope), status, seconds * 1000)
 
 
@@ -120,12 +120,12 @@ def _model_list(names: list[str]) -> Json:
 
 
 def _model_entry(name: str) -> Json:
-    """Return the list entry of a model, with the fields of both OpenAI's and Anthropic's API."""
+    """Return a model's description, which contains the fields of both the OpenAI API and the Anthropic API."""
     openai = {"id": name, "object": "model", "created": 0, "owned_by": "agentlightning"}
     return {**openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-# Errors, in a format that the SDKs of both OpenAI and Anthropic can parse
+# Error responses
 
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -139,7 +139,7 @@ _ERROR_TYPES = {
 
 
 def _error_response(error: AgentLightningError) -> Response:
-    """Build an error response in a format that both SDKs can parse."""
+    """Build an error response in a format that both the OpenAI SDK and the Anthropic SDK can parse."""
     status, retry_after = error.status, None
     if isinstance(error, ProxyError):
         status, retry_after = error.http_status, error.retry_after

@@ -1,4 +1,4 @@
-"""Authentication of requests to the proxy: attempt ids in URLs, API keys, and rejection of requests from web pages."""
+"""Authentication of requests to the LLM proxy, and parsing of the request URLs, which contain the attempt ids."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class RequestTarget:
     """The components of a request's URL path."""
 
     path: str
-    """The path after `/v1/`, such as chat/completions, messages or models."""
+    """The API path without the leading `/v1/`, such as `chat/completions`, `messages` or `models`."""
     rollout_id: str = ""
     attempt_id: str = ""
-    """The attempt id. Both ids are empty if the call does not belong to an attempt."""
+    """The attempt id. Both `rollout_id` and `attempt_id` are empty if the call does not belong to an attempt."""
     traceparent: str = ""
-    """The W3C traceparent of the call's parent span, if the URL contains one."""
+    """The W3C traceparent that identifies the call's parent span, or an empty string if the URL contains none."""
 
 
 def parse_target(raw_path: str) -> RequestTarget:
-    """Parse a percent-encoded URL path. Raises `InvalidInput` if an id in it is not valid."""
+    """Parse a percent-encoded URL path. Raises `InvalidInput` if the rollout id or the attempt id is invalid."""
     match = _TARGET.fullmatch(raw_path)
     if match is None:
         return RequestTarget(raw_path.strip("/"))
@@ -46,26 +46,33 @@ def parse_target(raw_path: str) -> RequestTarget:
 
 @dataclass
 class ProxyRequest:
-    """A call as sent by the agent."""
+    """A model call as sent by the agent."""
 
     target: RequestTarget
     headers: Headers
     content: bytes
     body: Json
     client_key: str | None
-    """The agent's own API key, used if no key is configured for the upstream. None if the proxy itself has a token."""
+    """The agent's API key, which is sent to the model server if no other key is configured for that server.
+
+    None if the proxy requires a token, because the agent's key is then meant for the proxy and not for the server.
+    """
 
 
 class ProxyAuthenticator:
-    """Accepts a request, or raises `Unauthorized` or `Forbidden`.
+    """Rejects unauthorized requests with `Unauthorized` or `Forbidden`.
 
-    Without a token, every process on this machine may make calls for any attempt, but web pages may not. With a token,
-    a client's API key must be the token, the secret derived from the token, or the attempt token derived from that
-    secret. An attempt token is valid only for the URL of its attempt.
+    If the proxy does not have a token, every process on this machine may make calls for any attempt. If the proxy has a
+    token, a client must send one of three API keys: the token itself, the secret derived from the token, or an attempt
+    token derived from that secret. An attempt token is valid only for the URL of its attempt. The path `/health` does
+    not require an API key. Requests from web pages are always rejected.
     """
 
     secret: str | None
-    """Secret for deriving attempt tokens, or None if the proxy has no token. Runners receive it; agents never do."""
+    """Secret from which attempt tokens are derived, or None if the proxy does not have a token.
+
+    Runners receive the secret, but agents never do.
+    """
 
     def __init__(self, host: str, token: str | None) -> None:
         check_exposure(host, token, server="proxy", remedy="pass token= or --token")
@@ -74,7 +81,7 @@ class ProxyAuthenticator:
         self.secret = derive_secret(token) if token is not None else None
 
     def authenticate(self, headers: Headers, target: RequestTarget) -> None:
-        """Raise `Unauthorized` or `Forbidden` unless the client may use this target."""
+        """Raise `Unauthorized` or `Forbidden` unless the client may send a request to `target`."""
         if b"origin" in headers or headers.get(b"sec-fetch-site") in CROSS_SITE:
             raise Forbidden("web pages may not use this proxy; call it from a program", field="Origin")
         if self._token is None:
@@ -85,7 +92,7 @@ class ProxyAuthenticator:
             self._check_key([self._token, self.secret or self._token], api_key_in(headers), target)
 
     def attempt_token(self, rollout_id: str, attempt_id: str) -> str:
-        """Return the token that is valid for this attempt only. Raises `InvalidInput` if the proxy has no token."""
+        """Return the API key that is valid only for this attempt. Raises `InvalidInput` if the proxy has no token."""
         if self.secret is None:
             raise InvalidInput("this proxy has no token to derive attempt tokens from; pass token=", field="token")
         return attempt_token(self.secret, rollout_id, attempt_id)
@@ -100,6 +107,6 @@ class ProxyAuthenticator:
 
 
 def api_key_in(headers: Headers) -> str:
-    """Return the client's API key from the header that its SDK uses, or an empty string if there is no key."""
+    """Return the API key from the Authorization, x-api-key or api-key header, or an empty string if all are missing."""
     key = bearer_token(headers)
     return headers.get(b"x-api-key", headers.get(b"api-key", b"")).decode("latin-1") if key is None else key

@@ -1,4 +1,7 @@
-"""Forwarding of calls to model servers. A call's span is stored before the agent receives the end of the response."""
+"""Forwarding of agents' calls to model servers.
+
+The span that records a call is stored before the agent receives the end of the response.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _RETURNED_HEADER_PREFIXES = ("openai-", "anthropic-", "x-ratelimit-")
 
 
 class ForwardedCall:
-    """One call and the server to which it is forwarded."""
+    """One model call that is forwarded to a model server."""
 
     def __init__(self, request: ProxyRequest, server: ModelServer, recorder: CallRecorder) -> None:
         self._call = request
@@ -35,12 +38,15 @@ class ForwardedCall:
         self._recording = recorder.start(request, server)
         self._injected = InjectedParameters()
         self._prompt: asyncio.Task[list[int] | None] | None = None
-        """Task that fetches the prompt's token ids while the server generates the response."""
+        """Task that requests the prompt's token ids while the server generates the response, or None if not needed."""
         self._has_started = False
-        """True once the agent has received any part of the response."""
+        """True once the proxy has started to send the response to the agent."""
 
     async def forward(self, send: Send) -> None:
-        """Forward the call and its response. Raise `ProxyError` if it fails before the agent has received anything."""
+        """Forward the call to the server, and the server's response to the agent.
+
+        Raises `ProxyError` if the server cannot be reached or does not respond in time.
+        """
         try:
             if self._recording is not None:
                 await self._inject_parameters()
@@ -62,7 +68,7 @@ class ForwardedCall:
             self._prompt = asyncio.create_task(self._server.prompt_token_ids(path, body))
 
     async def _request(self, send: Send) -> None:
-        """Send the call. Retry it, within the retry limit, if it fails before the agent has received anything."""
+        """Send the call. If it fails before the response to the agent has started, retry it within the retry limit."""
         body, retries = self._body(), self._server.upstream.retries
         for attempt in range(retries + 1):
             delay = await self._try(body, send, is_last=attempt == retries)
@@ -71,7 +77,10 @@ class ForwardedCall:
             await asyncio.sleep(delay or RETRY_POLICY.delay(attempt))
 
     async def _try(self, body: bytes, send: Send, *, is_last: bool) -> float | None:
-        """Send the call once. Return None if it is complete, or else the server's retry delay in seconds, or 0."""
+        """Send the call once. Return None after the response has been forwarded to the agent.
+
+        If the call should be retried, return the delay in seconds that the server requested, or 0 if it requested none.
+        """
         call = self._call
         try:
             async with self._server.post(call.target.path, body, call.headers, call.client_key) as response:
@@ -155,32 +164,36 @@ class ForwardedCall:
     # Recording
 
     async def _store_span(self) -> None:
-        """Store the call's span once, when the response is complete but its end has not been sent to the agent."""
+        """Store the call's span, unless it is already stored. Called before the end of the response is sent."""
         if self._recording is not None:
             await self._recording.store(await self._prompt if self._prompt is not None else None)
 
     async def _record_failure(self, error: BaseException) -> None:
         if self._recording is not None:
             self._recording.fail(None if isinstance(error, asyncio.CancelledError) else error)
-            # Use a separate task, because the current task may have been cancelled.
+            # `shield` runs `store` in a separate task, which continues if the current task is cancelled.
             await asyncio.shield(self._recording.store())
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float:
-    """Return the delay in seconds from the Retry-After header, or 0."""
+    """Return the delay in seconds from the Retry-After header, limited to `RETRY_POLICY.max_delay`.
+
+    Return 0 if the header is missing or does not contain a number of seconds.
+    """
     value = response.headers.get("retry-after", "")
     return min(float(value), RETRY_POLICY.max_delay) if value.replace(".", "", 1).isdigit() else 0.0
 
 
-# Parameters that the proxy adds to get token ids
+# Parameters that the proxy adds to requests to get token ids
 #
-# Training needs token ids and log probabilities, but an agent gets only what it requested. The parameters are sent only
-# to inference engines that are known to support them. Any other server gets the agent's request unchanged.
+# Training needs token ids and log probabilities, so the proxy requests them. Unless the agent requested them, too, they
+# are removed from the response. The parameters are added only to requests to inference engines that are known to
+# support them.
 
 _SUPPORTED: dict[tuple[str, Engine], Json] = {
     ("chat/completions", "vllm"): {"logprobs": True, "return_token_ids": True},
     ("completions", "vllm"): {"logprobs": 1, "return_token_ids": True},
-    # Without top_logprobs, llama.cpp returns 20 alternatives per token. With top_logprobs=0, it returns no logprobs.
+    # Without top_logprobs, llama.cpp returns 20 alternatives per token. With top_logprobs=0, it omits all logprobs.
     ("chat/completions", "llama.cpp"): {"logprobs": True, "top_logprobs": 1},
     ("completions", "llama.cpp"): {"logprobs": 1},
 }
@@ -189,7 +202,7 @@ _TOKEN_IDS = ("token_ids", "prompt_token_ids")
 
 @dataclass(frozen=True)
 class InjectedParameters:
-    """Parameters that are added to a request, and whose results are removed from the response."""
+    """Parameters that the proxy adds to a request. The resulting fields are removed from the response."""
 
     fields: Json = field(default_factory=dict[str, Any])
 
@@ -197,7 +210,10 @@ class InjectedParameters:
         return bool(self.fields)
 
     def strip(self, response: Json) -> Json:
-        """Remove the fields that the agent did not request from a response or from a chunk of a response."""
+        """Remove the fields that the agent did not request, and return the modified `response`.
+
+        `response` is a whole response, or one chunk of a streamed response.
+        """
         hidden = ("logprobs",) if "logprobs" in self.fields else ()
         token_ids = _TOKEN_IDS if "return_token_ids" in self.fields else ()
         for name in token_ids:
@@ -208,9 +224,9 @@ class InjectedParameters:
         return response
 
     def strip_event(self, event: bytes) -> bytes:
-        """Remove the fields that the agent did not request from an event of a stream.
+        """Return a stream's event without the fields that the agent did not request.
 
-        Return empty bytes for an event that the server sent only because of the added parameters.
+        Return empty bytes if the server sent the event only because of the added parameters.
         """
         head, mark, data = event.partition(b"data:")
         chunk = parse_object(data)
@@ -224,12 +240,12 @@ class InjectedParameters:
 
 
 def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedParameters:
-    """Select the parameters to add to a request for this engine."""
+    """Return the parameters to add to a request before it is sent to a server that runs `engine`."""
     supported = _SUPPORTED.get((path, engine))
     if supported is None:
         return InjectedParameters()
     fields = {name: value for name, value in supported.items() if request.get(name) is None}
-    if request.get("logprobs") is not None:  # the agent's own settings determine the number of alternatives
+    if request.get("logprobs") is not None:  # the agent's own settings determine the number of alternatives per token
         fields.pop("top_logprobs", None)
     options = as_object(request.get("stream_options"))
     if request.get("stream") and not options.get("include_usage"):
@@ -245,7 +261,7 @@ _FINAL_MARKERS = (b"[DONE]", b"message_stop", b"response.", b"error")
 
 
 def _is_final(event: bytes) -> bool:
-    """Return True if this is the last event of a stream."""
+    """Return True if `event` is the last event of a stream."""
     if not any(marker in event for marker in _FINAL_MARKERS):
         return False
     is_done = event.partition(b"data:")[2].strip() == b"[DONE]"

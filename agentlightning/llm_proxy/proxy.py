@@ -1,4 +1,4 @@
-"""LLMProxy: starts and stops the proxy, and manages its models and URLs."""
+"""LLMProxy, the class that starts and stops the proxy and manages its models and URLs."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT = 8
-"""Maximum seconds to wait for calls in flight when the proxy stops."""
+"""Maximum time, in seconds, to wait for calls in flight when the proxy stops."""
 FLUSH_TIMEOUT = 5.0
-"""Maximum additional seconds to wait for queued spans to be stored when the proxy stops."""
+"""Maximum time, in seconds, to wait for queued spans to be stored after the calls in flight have ended."""
 
 
 class LLMProxy:
     """HTTP proxy between agents and model servers. `start` runs it in a separate thread.
 
-    Agents call the proxy like the OpenAI or Anthropic API. A call to the URL of an attempt is stored as a span of that
-    attempt, with token ids if the server can return them, before the agent receives the end of the response.
+    Agents call the proxy in the same way as the OpenAI or Anthropic API. A call to an attempt's URL is recorded as a
+    span of that attempt, including token ids if the server can return them. The span is stored before the agent
+    receives the end of the response.
 
-    If `port` is None, a free port is selected. `model_list` contains the upstreams, that is, the model servers: a list
-    of `Upstream`s or of dicts with their fields, or a dict of URLs by model name. With a `token`, clients must send
-    that token or the token derived from it for their attempt. A proxy that is reachable from other machines requires a
-    token.
+    If `port` is None, a free port is selected. `model_list` specifies the model servers, called upstreams: either a
+    list of `Upstream` objects or of dicts with the same fields, or a dict that maps model names to URLs. If `token` is
+    set, clients must send this token, or a key derived from it, as their API key. A proxy that is reachable from other
+    machines requires a token.
     """
 
     def __init__(
@@ -58,7 +59,10 @@ class LLMProxy:
         token: str | None = None,
     ) -> None:
         self.store = store
-        """The store in which calls are recorded, or None to record nothing. Can be set while the proxy is running."""
+        """The store in which calls are recorded. If None, calls are not recorded.
+
+        The store can be set while the proxy is running.
+        """
         self.host = host
         self.port = port or 0
         self._authenticator = ProxyAuthenticator(host, token)
@@ -73,28 +77,33 @@ class LLMProxy:
             self._server = await asyncio.to_thread(_ServerThread, partial(self._serve, self._listen()))
 
     async def stop(self) -> None:
-        """Wait for the calls in flight, store their spans, and stop the server."""
+        """Stop accepting calls, wait for the calls in flight, and store their spans.
+
+        Calls that do not end within `DRAIN_TIMEOUT` are cancelled. After that, spans that cannot be stored within
+        `FLUSH_TIMEOUT` are dropped.
+        """
         server, self._server = self._server, None
         if server is not None:
             await asyncio.to_thread(server.stop)
 
     async def restart(self, model_list: ModelList | None = None) -> None:
-        """Stop the proxy and start it again on the same port. Use the upstreams in `model_list` if it is given."""
+        """Stop the proxy and start it again on the same port. If `model_list` is given, it replaces the upstreams."""
         await self.stop()
         if model_list is not None:
             self._upstreams = parse_model_list(model_list)
         await self.start()
 
     def is_running(self) -> bool:
-        """Return True if the proxy accepts calls."""
+        """Return True if the server that `start` started is still running."""
         return self._server is not None and not self._server.finished.done()
 
     def run_forever(
         self, announce: Callable[[], None] | None = None, reload: Callable[[], ModelList] | None = None
     ) -> None:
-        """Serve in this thread until SIGINT or SIGTERM, then drain. Call `announce` once the proxy accepts calls.
+        """Serve in this thread until SIGINT or SIGTERM, then wait for the calls in flight and stop.
 
-        On SIGHUP, call `reload` to get the new upstreams. If `reload` fails, the upstreams remain unchanged.
+        Calls `announce` once the proxy accepts calls. On SIGHUP, calls `reload` to get the new upstreams. If `reload`
+        fails, the upstreams remain unchanged.
         """
 
         def on_started(_: GracefulServer, routing: Routing) -> None:
@@ -145,15 +154,15 @@ class LLMProxy:
         return list(self._upstreams)
 
     def update_model_list(self, model_list: ModelList) -> None:
-        """Replace all upstreams. Calls in flight stay on their server; waiting calls go to the new upstreams."""
+        """Replace all upstreams. Calls in flight continue on their current server; waiting calls go to the new ones."""
         self._upstreams = parse_model_list(model_list)
         if self._server is not None:
             self._server.portal.call(self._server.routing.replace, self._upstreams)
 
     async def pause(self, *names: str, drain: bool = True) -> None:
-        """Hold new calls to these models, or to all models if none is named.
+        """Make new calls to these models wait until `resume` is called. Without names, pause all models.
 
-        Wait for their calls in flight, unless `drain` is False.
+        Unless `drain` is False, also wait until all calls in flight to these models have ended.
         """
         if self._server is not None:
             await self._server.run(self._server.routing.pause, names)
@@ -161,9 +170,9 @@ class LLMProxy:
                 await self._server.run(self._server.routing.drain, names)
 
     async def resume(self, *names: str, policy_version: str | None = None) -> None:
-        """Admit calls to these models again, or to all models if none is named.
+        """Let waiting and new calls to these models proceed. Without names, resume all models.
 
-        If `policy_version` is given, it is recorded on the spans of later calls to these models.
+        If `policy_version` is given, it is recorded on the spans of these calls.
         """
         if policy_version is not None:
             self.set_policy_version(policy_version, *names)
@@ -172,7 +181,10 @@ class LLMProxy:
 
     @asynccontextmanager
     async def paused(self, *names: str, policy_version: str | None = None) -> AsyncGenerator[None]:
-        """Pause these models during the block, so that their weights can be changed when no call is in flight."""
+        """Pause these models during the block, for example to change their weights. Without names, pause all models.
+
+        The block starts once no calls to these models are in flight. `policy_version` is passed to `resume`.
+        """
         await self.pause(*names)
         try:
             yield
@@ -180,7 +192,10 @@ class LLMProxy:
             await self.resume(*names, policy_version=policy_version)
 
     def set_policy_version(self, policy_version: str, *names: str) -> None:
-        """Record this version on the spans of later calls to these models (or to all models if none is named)."""
+        """Record this version on the spans of all calls to these models that start from now on.
+
+        Without names, record it for all models.
+        """
         self.update_model_list(
             [
                 upstream.model_copy(update={"policy_version": policy_version})
@@ -194,7 +209,10 @@ class LLMProxy:
 
     @property
     def endpoint(self) -> str:
-        """The `base_url` for an OpenAI client. Calls to this URL do not belong to an attempt and are not recorded."""
+        """The `base_url` for an OpenAI client.
+
+        Calls to this URL are not recorded, because they do not belong to an attempt.
+        """
         return f"{base_url(self.host, self.port)}/v1"
 
     def as_resource(
@@ -204,7 +222,7 @@ class LLMProxy:
         model: str | None = None,
         sampling_parameters: dict[str, Any] | None = None,
     ) -> LLM:
-        """Return the proxy as a resource: a `ProxyLLM`, or the `LLM` of one attempt if both ids are given.
+        """Return the proxy as a resource: an `LLM` for one attempt if both ids are given, or else a `ProxyLLM`.
 
         `model` may be omitted if the proxy has only one model.
         """
@@ -224,7 +242,7 @@ class LLMProxy:
         )
 
     def attempt_token(self, rollout_id: str, attempt_id: str) -> str:
-        """Return the API key that is valid for this attempt only."""
+        """Return the API key that is valid only for this attempt. Raises `InvalidInput` if the proxy has no token."""
         return self._authenticator.attempt_token(rollout_id, attempt_id)
 
     def _only_model(self) -> str:
@@ -240,7 +258,7 @@ OnStarted = Callable[[GracefulServer, Routing], None]
 
 
 class _ServerThread:
-    """A running server with a dedicated thread and event loop."""
+    """A running server with its own thread and event loop."""
 
     def __init__(self, serve: Callable[[OnStarted], Awaitable[None]]) -> None:
         async def run(*, task_status: TaskStatus[tuple[GracefulServer, Routing]]) -> None:
@@ -257,5 +275,5 @@ class _ServerThread:
             self.finished.result()
 
     async def run(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        """Await a coroutine function in the server's event loop, from another event loop."""
+        """Run a coroutine function in the server's event loop, and await its completion in the caller's event loop."""
         await asyncio.wrap_future(self.portal.start_task_soon(function, *args))

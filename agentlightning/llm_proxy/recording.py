@@ -1,7 +1,7 @@
-"""Recording of the proxy's calls as spans of their attempts.
+"""Recording of model calls that pass through the LLM proxy. Each call is stored as a span of its attempt.
 
-Calls are parsed and redacted by the same code as in the tracer, so a call looks the same whether it was recorded by the
-agent's process or by the proxy.
+The proxy parses and redacts calls with the same code as the tracer in the agent's process. A call's span therefore has
+the same format regardless of the component that recorded it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,19 @@ from .routing import ModelServer
 logger = logging.getLogger(__name__)
 
 STORE_TIMEOUT = 10.0
-"""Maximum seconds to delay a response if the store is unreachable. The span is stored once the store is reachable."""
+"""Maximum time, in seconds, that an unreachable store delays a response to the agent.
+
+The call's span remains queued until the store is reachable again.
+"""
 MAX_QUEUED_SPANS = 10_000
-"""Maximum number of spans queued for an unreachable store. Further spans are dropped."""
+"""Maximum number of spans that are queued while the store is unreachable. Further spans are dropped."""
 MAX_BATCH = 256
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
 
 class CallRecorder:
-    """Records calls and sends their spans to the store, in batches."""
+    """Records calls as spans and sends the spans to the store in batches."""
 
     def __init__(self, store: Callable[[], LightningStore | None]) -> None:
         self._store = store
@@ -48,13 +51,19 @@ class CallRecorder:
         self._sending: asyncio.Task[None] | None = None
 
     def start(self, request: ProxyRequest, server: ModelServer) -> CallRecording | None:
-        """Start recording a call. Return None if there is no attempt or store, or if the API is not recorded."""
+        """Start recording a call. Return None if the call is not recorded.
+
+        A call is recorded only if it belongs to an attempt, there is a store, and the request is for a supported API.
+        """
         target = request.target
         dialect = dialect_of(target.path, request.body) if target.rollout_id and self._store() is not None else None
         return CallRecording(self, request, server, dialect.span_name) if dialect is not None else None
 
     async def store(self, finished: FinishedSpan) -> None:
-        """Store a span. Return once the span is stored, or after `STORE_TIMEOUT` if the store is unreachable."""
+        """Queue a span for the store, and wait at most `STORE_TIMEOUT` seconds until it is stored.
+
+        The span is dropped if the queue is full.
+        """
         store = self._store()
         if store is None:
             return
@@ -70,7 +79,7 @@ class CallRecorder:
             logger.warning("The store is unreachable; calls continue, and their spans will be stored later")
 
     async def flush(self, timeout: float) -> None:
-        """Wait at most `timeout` seconds for every span to be stored. Then drop the rest."""
+        """Wait at most `timeout` seconds until all queued spans are stored, then drop any remaining spans."""
         if self._sending is not None:
             await asyncio.wait({self._sending}, timeout=timeout)
             if not self._sending.done():
@@ -78,7 +87,7 @@ class CallRecorder:
                 logger.error("Dropped at least %d spans: the store is still unreachable", len(self._queue) + 1)
 
     async def _send(self) -> None:
-        """Send the queued spans. Spans that arrive in the meantime form the next batch."""
+        """Send batches of spans until the queue is empty. Spans queued in the meantime are sent in later batches."""
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
             for store, items in groupby(batch, key=lambda item: item[1]):
@@ -89,7 +98,7 @@ class CallRecorder:
 
 
 class CallRecording:
-    """The span of one call while the call is in flight."""
+    """Collects the data for one call's span while the call is in flight."""
 
     def __init__(self, recorder: CallRecorder, request: ProxyRequest, server: ModelServer, name: str) -> None:
         self._recorder = recorder
@@ -104,24 +113,24 @@ class CallRecording:
         self._is_stored = False
 
     def set_response(self, status: int, content: bytes) -> None:
-        """Record a complete response."""
+        """Record the HTTP status and the content of a response that was not streamed."""
         self._set_status(status, content)
         self._attributes[semconv.RESPONSE] = content.decode("utf-8", "replace")
 
     def start_stream(self, status: int) -> None:
-        """Record the start of a streamed response. Pass its bytes to `append`."""
+        """Record the start of a streamed response with this HTTP status. Pass each chunk of the stream to `append`."""
         self._chunks, self._size = [], 0
         self._set_status(status, b"")
         self._attributes[semconv.STREAMED] = True
 
     def append(self, chunk: bytes) -> None:
-        """Record a chunk of a streamed response."""
+        """Record a chunk of a streamed response. Chunks beyond `MAX_STREAM_BYTES` are not kept."""
         if self._size < MAX_STREAM_BYTES:
             self._chunks.append(chunk)
         self._size += len(chunk)
 
     def fail(self, error: BaseException | None) -> None:
-        """Record the end of a call that failed with `error`, or that the agent cancelled."""
+        """Record that the call failed with `error`, or that the agent cancelled the call if `error` is None."""
         if semconv.STREAMED in self._attributes:
             self._attributes[semconv.INCOMPLETE] = True
         if error is not None:
@@ -129,7 +138,10 @@ class CallRecording:
             self._status = TraceStatus(status_code="ERROR", description=str(error) or type(error).__name__)
 
     async def store(self, prompt_token_ids: list[int] | None = None) -> None:
-        """Store the span (only once), with these token ids if the response reports the same number of prompt tokens."""
+        """Store the span. Only the first call has an effect.
+
+        The token ids are added to the span only if the response reports the same number of prompt tokens.
+        """
         if self._is_stored:
             return
         self._is_stored = True
@@ -138,7 +150,7 @@ class CallRecording:
             attributes = finished.span.attributes
             if prompt_token_ids and attributes.get(semconv.GEN_AI_USAGE_PROMPT_TOKENS) == len(prompt_token_ids):
                 attributes[semconv.PROMPT_TOKEN_IDS] = to_json(prompt_token_ids)
-        except Exception:  # an agent's call must never fail because of its span
+        except Exception:  # an agent's call must never fail because it cannot be recorded
             logger.exception("Could not record a call of attempt %s", self._target.attempt_id)
             return
         await self._recorder.store(finished)

@@ -1,6 +1,6 @@
-"""Model servers behind the proxy, and the selection of a server for each call.
+"""Model servers behind the LLM proxy, and the selection of a server for each call.
 
-Servers can be replaced, paused and drained while calls are in flight.
+Servers can be replaced, and models can be paused, while calls are in flight.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from .upstreams import ANY_NAME, Upstream
 logger = logging.getLogger(__name__)
 
 Engine = Literal["vllm", "llama.cpp", "other"]
-"""The inference engine of a server, which determines the request parameters for token ids."""
+"""The inference engine that a server runs. It determines the parameters that are added to a request for token ids."""
 
 PROBE_TIMEOUT = 2.0
 TOKENIZE_TIMEOUT = 10.0
-"""Timeout in seconds for each request for a prompt's token ids. Such a request can delay the end of the response."""
+"""Timeout in seconds for each request that fetches a prompt's token ids.
+
+The end of the response to the agent is delayed until these requests have ended.
+"""
 _FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
-"""Prefixes of the names of request headers that are forwarded from the agent to the server."""
+"""A header of the agent's request is forwarded to the server if its name starts with one of these prefixes."""
 
 
 class ProxyError(AgentLightningError):
@@ -43,10 +46,10 @@ class ProxyError(AgentLightningError):
 
 
 class Routing:
-    """Model servers by model name. Must be used in one event loop only.
+    """Selects a model server for each call. Must be used in a single event loop.
 
-    A call waits while its model is paused. A server is selected only when the call may start, so no call goes to a
-    server that was replaced in the meantime. A call in flight stays on its server.
+    A call waits while its model is paused. If the selected server is replaced while the call waits, another server is
+    selected. A call in flight continues on its server even if the server is replaced.
     """
 
     def __init__(self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession) -> None:
@@ -63,7 +66,7 @@ class Routing:
         return list(dict.fromkeys(server.upstream.name for server in self._servers))
 
     def replace(self, upstreams: Sequence[Upstream]) -> None:
-        """Replace all upstreams. An unchanged upstream keeps its server and its calls in flight."""
+        """Replace all upstreams. For an unchanged upstream, the existing `ModelServer` remains in use."""
         known = {server.upstream: server for server in self._servers}
         previous = self._servers
         self._servers = [known.get(upstream) or ModelServer(upstream, self._session) for upstream in upstreams]
@@ -75,7 +78,7 @@ class Routing:
     async def server_for(self, model: object) -> AsyncGenerator[ModelServer]:
         """Reserve a server for a call to `model` until the block ends.
 
-        Raises `ProxyError` if the model is unknown or too many calls are waiting for it.
+        Raises `ProxyError` if the model is unknown or if too many calls are already waiting for a server.
         """
         server = await self._acquire(model)
         try:
@@ -93,7 +96,7 @@ class Routing:
             await server.acquire()
             if server in self._servers and not self._is_paused(server):
                 return server
-            server.release()  # the server was replaced or paused while the call waited for it
+            server.release()  # the server was replaced, or its model was paused, while the call waited
 
     def _select(self, model: object) -> ModelServer:
         candidates = [server for server in self._servers if server.upstream.name == model]
@@ -106,27 +109,30 @@ class Routing:
     def _is_paused(self, server: ModelServer) -> bool:
         return server.upstream.name in self._paused
 
-    # Pausing, so that weights can be changed
+    # Pausing, for example while a model's weights are changed
 
     async def pause(self, names: Sequence[str]) -> None:
-        """Hold new calls to these models, or to all models if no name is given."""
+        """Make new calls to these models wait until `resume` is called. Without names, pause all models."""
         self._paused |= set(names or self.model_names)
 
     async def resume(self, names: Sequence[str]) -> None:
-        """Admit calls to these models again, starting with the waiting calls."""
+        """Let waiting and new calls to these models proceed. Without names, resume all models."""
         self._paused -= set(names or self._paused)
         async with self._changed:
             self._changed.notify_all()
 
     async def drain(self, names: Sequence[str]) -> None:
-        """Wait until no call to these models is in flight, including calls on replaced servers."""
+        """Wait until all calls in flight to these models have ended, including calls to servers that were replaced.
+
+        Without names, wait for all models.
+        """
         for server in [*self._servers, *self._retired]:
             if not names or server.upstream.name in names:
                 await server.idle.wait()
 
 
 class ModelServer:
-    """An upstream with its calls in flight."""
+    """Sends calls to one upstream within the upstream's limits, and counts the calls in flight."""
 
     def __init__(self, upstream: Upstream, session: aiohttp.ClientSession) -> None:
         self.upstream = upstream
@@ -140,7 +146,7 @@ class ModelServer:
         self._engine: Engine | None = None if upstream.server == "auto" else upstream.server
 
     async def acquire(self) -> None:
-        """Wait until the server's limits admit another call. Raises `ProxyError` if too many calls are waiting."""
+        """Wait until the upstream's limits allow another call. Raises `ProxyError` if too many calls are waiting."""
         if self._slots is not None:
             await (self._wait(self._slots.acquire) if self._slots.locked() else self._slots.acquire())
         self.in_flight += 1
@@ -153,7 +159,7 @@ class ModelServer:
                 raise
 
     def release(self) -> None:
-        """Free the capacity used by a call that `acquire` admitted."""
+        """Release the capacity that `acquire` reserved for a call."""
         self.in_flight -= 1
         if self._slots is not None:
             self._slots.release()
@@ -173,7 +179,7 @@ class ModelServer:
     # Requests
 
     def post(self, path: str, body: bytes, headers: Headers, client_key: str | None) -> Any:
-        """Send a call. Use the result with `async with` to get the aiohttp response."""
+        """Return an async context manager that sends a call and provides the aiohttp response."""
         upstream = self.upstream
         forwarded = {
             name.decode("latin-1"): value.decode("latin-1")
@@ -206,7 +212,10 @@ class ModelServer:
     # Token ids
 
     async def engine(self) -> Engine:
-        """Return the server's inference engine, detected once. Return `other` while the server is not responding."""
+        """Return the configured inference engine, or detect it with a request to the server.
+
+        A detected engine is cached. If the request fails, return `other` and try again on the next call.
+        """
         if self._engine is None:
             models = await self._request_json("GET", self.upstream.endpoint("models"), PROBE_TIMEOUT)
             if not models:
@@ -216,7 +225,10 @@ class ModelServer:
         return self._engine
 
     async def prompt_token_ids(self, path: str, request: Json) -> list[int] | None:
-        """Request a prompt's token ids from a llama.cpp server, which does not include them in its responses."""
+        """Request a prompt's token ids from a llama.cpp server, whose responses to model calls do not contain them.
+
+        Return None if the token ids are not available.
+        """
         root, text = self.upstream.root, request.get("prompt")
         if path == "chat/completions":
             conversation = {key: value for key, value in request.items() if key not in ("stream", "stream_options")}
@@ -230,7 +242,7 @@ class ModelServer:
         return cast("list[int]", token_ids) if isinstance(token_ids, list) else None
 
     async def _request_json(self, method: str, url: str, timeout: float, body: Json | None = None) -> Json:
-        """Return the JSON object in the server's response, or an empty dict if the request fails."""
+        """Return the JSON object from the server's response, or an empty dict if the request fails."""
         headers, data = {"content-type": "application/json", **self._key()}, orjson.dumps(body) if body else None
         limit = aiohttp.ClientTimeout(total=timeout)
         try:
@@ -242,7 +254,7 @@ class ModelServer:
 
 
 class _RateLimiter:
-    """Limits the calls per minute. A burst may contain at most one second's worth of calls."""
+    """Limits the number of calls per minute. A burst contains one second's worth of calls at most, or a single call."""
 
     def __init__(self, per_minute: float) -> None:
         self._interval = 60.0 / per_minute

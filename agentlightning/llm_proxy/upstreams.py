@@ -1,4 +1,4 @@
-"""Upstreams: the configuration of the model servers behind the proxy, in all supported formats."""
+"""Upstream, the configuration of a model server behind the LLM proxy, and parsing of all supported formats."""
 
 from __future__ import annotations
 
@@ -15,37 +15,42 @@ from ..instrumentation.dialects.base import as_object
 Kind = Literal["openai", "anthropic", "azure"]
 
 ANY_NAME = "*"
-"""Name of the fallback upstream, which serves all models that have no upstream of their own."""
+"""Name of the fallback upstream, which serves all models that do not have an upstream of their own."""
 
 
 class Upstream(BaseModel):
-    """A model server and the name under which agents call its model."""
+    """A model server, and the model name that agents use to call it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str
     url: str
-    """The `base_url` for an OpenAI client. `/v1` is appended to a URL without a path."""
+    """The server's URL in the form of an OpenAI client's `base_url`. If it does not have a path, `/v1` is appended."""
     model: str | None = None
     """The model's name on the server, if it differs from `name`."""
     api_key: str | None = Field(default=None, repr=False)
     kind: Kind | None = None
-    """The API provider, which determines how the API key is sent. None derives the provider from the URL."""
+    """The API provider, which determines the header that contains the API key. If None, it is derived from the URL."""
     server: Literal["auto", "vllm", "llama.cpp", "other"] = "auto"
-    """The inference engine, which determines the request parameters for token ids. `auto` detects the engine; with
-    `other`, no such parameters are sent."""
+    """The server's inference engine, which determines the parameters that the proxy adds to requests to get token ids.
+
+    If `auto`, the engine is detected. If `other`, no parameters are added.
+    """
     policy_version: str | None = None
-    """The version of the weights on the server, recorded on every call's span."""
+    """The version of the model weights that the server uses. If set, it is recorded on the span of every call."""
 
     timeout: float = Field(default=600.0, gt=0)
-    """The call fails after this many seconds without any response data."""
+    """A call fails if the server does not send any data for this many seconds."""
     connect_timeout: float = Field(default=10.0, gt=0)
     retries: int = Field(default=2, ge=0)
-    """Maximum number of retries of a call that fails before the agent has received any part of the response."""
+    """Maximum number of retries for each call.
+
+    A call is retried only if it fails before the agent has received any part of the response.
+    """
     max_concurrency: int | None = Field(default=None, ge=1)
     """Maximum number of calls in flight. Further calls wait."""
     max_waiting: int = Field(default=1_000, ge=0)
-    """Maximum number of waiting calls. Further calls are rejected with 429."""
+    """Maximum number of waiting calls. Further calls are rejected with HTTP status 429."""
     requests_per_minute: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="before")
@@ -68,7 +73,7 @@ class Upstream(BaseModel):
 
     @property
     def addressed_as(self) -> Kind:
-        """The API provider: `kind`, or the provider derived from the URL."""
+        """The API provider: `kind` if it is set, or else the provider derived from the URL."""
         if self.kind is not None:
             return self.kind
         if self.host.endswith("anthropic.com"):
@@ -89,11 +94,14 @@ class Upstream(BaseModel):
 
 
 ModelList: TypeAlias = Sequence[Upstream | Mapping[str, Any]] | Mapping[str, str]
-"""A list of upstreams or of dicts with their fields, or a dict of URLs by model name."""
+"""A list of upstreams or of dicts with the same fields, or a dict that maps model names to URLs.
+
+A dict in the list may also be an entry in LiteLLM's format.
+"""
 
 
 def parse_model_list(model_list: ModelList | None) -> list[Upstream]:
-    """Convert a model list to upstreams. Raises `InvalidInput` if an entry is not valid."""
+    """Convert a model list to upstreams. Raises `InvalidInput` if an entry is invalid."""
     if isinstance(model_list, Mapping):
         model_list = [{"name": name, "url": url} for name, url in model_list.items()]
     return [entry if isinstance(entry, Upstream) else _parse_upstream(entry) for entry in model_list or []]
@@ -107,7 +115,7 @@ def _parse_upstream(entry: Mapping[str, Any]) -> Upstream:
         raise InvalidInput(f"model_list: {invalid}", field=invalid.field) from None
 
 
-# LiteLLM's format, which older scripts use
+# Support for LiteLLM's format, which older scripts use
 
 _DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 _PROVIDERS = frozenset({"openai", "hosted_vllm", "vllm", "anthropic", "azure", "custom_openai"})

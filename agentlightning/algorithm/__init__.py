@@ -1,4 +1,4 @@
-"""Algorithms: the base class, the `@algo` decorator, and the built-in algorithms."""
+"""Algorithms: the base class, the `@algo` decorator, the built-in algorithms, and the journal for resuming runs."""
 
 from .apo import APO as APO
 from .base import Algorithm as Algorithm, FastAlgorithm as FastAlgorithm

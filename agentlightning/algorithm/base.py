@@ -1,4 +1,4 @@
-"""Base class of algorithms. Algorithms and runners communicate only through the store."""
+"""Base class for algorithms. Algorithms and runners communicate only through the store."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .journal import Journal
 T = TypeVar("T")
 
 RETRY_LOST_RUNNERS: Final = RolloutConfig(max_attempts=3, retry_condition=["unresponsive"])
-"""Config that runs a rollout up to three times if its runner stops responding.
+"""Rollout config that allows up to three attempts if the runner stops responding.
 
-A runner can be lost for reasons unrelated to the agent, so the first such loss should not make the rollout fail."""
+A runner can stop responding for reasons unrelated to the agent, so this alone should not make the rollout fail."""
 
 
 @dataclass
 class RunContext:
-    """The objects that a run provides to its algorithm. None means that the run does not provide the object."""
+    """Objects that a run provides to its algorithm. A field is None if the run does not provide that object."""
 
     store: LightningStore | None = None
     adapter: TraceAdapter[Any] | None = None
@@ -32,33 +32,39 @@ class RunContext:
 
 
 class Algorithm:
-    """Base class: override `run` to enqueue tasks, wait for their rollouts, learn from the spans, and store resources.
+    """Base class for algorithms.
 
-    The return value of `run` becomes the `returned` field of the trainer's result. `run` may be sync or async; a sync
-    `run` is called in its own thread.
+    Override `run` to enqueue tasks, wait for their rollouts, learn from the spans, and store improved resources. `run`
+    may be sync or async; a sync `run` is called in its own thread. Its return value becomes the `returned` field of the
+    result of `Trainer.fit`.
     """
 
     _context = RunContext()
 
     best_resources: ResourcesUpdate | None = None
-    """The best version of the resources. If None, the trainer chooses the version with the highest mean reward."""
+    """The best version of the resources, if the algorithm sets it.
+
+    If it is None, the trainer chooses the version with the highest mean reward."""
 
     def run(
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> Awaitable[Any] | Any:
-        """Run the algorithm until it is finished."""
+        """Run the algorithm to completion on the given datasets."""
         raise NotImplementedError(f"{type(self).__name__} does not define run; override it in your subclass")
 
     def report(self) -> dict[str, Any]:
-        """Return the algorithm's findings as a JSON-serializable dict for the run's result. Called after `run`."""
+        """Return the algorithm's findings, as a JSON-serializable dict, for the result of the run.
+
+        The trainer calls this after `run`.
+        """
         return {}
 
     def bind(self, context: RunContext) -> None:
-        """Set the context of the run. The trainer calls this before `run`."""
+        """Set the objects that the run provides. The trainer calls this before `run`."""
         self._context = context
 
     def get_store(self) -> LightningStore:
-        """Return the run's store. Runners claim their tasks from it."""
+        """Return the run's store. The algorithm enqueues tasks there, and runners claim them."""
         return _require(self._context.store, "store")
 
     def get_adapter(self) -> TraceAdapter[Any]:
@@ -66,15 +72,15 @@ class Algorithm:
         return _require(self._context.adapter, "adapter")
 
     def get_llm_proxy(self) -> Any:
-        """Return the trainer's `llm_proxy`, or None."""
+        """Return the trainer's `llm_proxy`, or None if it does not have one."""
         return self._context.llm_proxy
 
     def get_initial_resources(self) -> NamedResources | None:
-        """Return the trainer's `initial_resources`, or None."""
+        """Return the trainer's `initial_resources`, or None if it does not have any."""
         return self._context.initial_resources
 
     def get_journal(self) -> Journal:
-        """Return the journal of completed steps. A resumed run uses it to skip those steps."""
+        """Return the run's journal. It records completed steps, so that a resumed run can skip them."""
         return _require(self._context.journal, "journal")
 
     def log_metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
@@ -84,7 +90,7 @@ class Algorithm:
 
 
 class FastAlgorithm(Algorithm):
-    """Base class for algorithms that are fast enough for `Trainer.dev`, which accepts no others."""
+    """Base class for algorithms that are fast enough for `Trainer.dev`. It rejects all other algorithms."""
 
 
 def _require(value: T | None, name: str) -> T:

@@ -28,7 +28,11 @@ class Baseline(FastAlgorithm):
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> dict[str, float | None]:
-        """Return the mean reward of each epoch and of the validation tasks, or None where no rollout has a reward."""
+        """Run the tasks and return the mean reward of each epoch and of the validation tasks.
+
+        The keys are `epoch 1`, `epoch 2` and so on, and `validation`. A mean is None if none of the rollouts has a
+        reward.
+        """
         means: dict[str, float | None] = {}
         if train_dataset is not None:
             for epoch in range(self._n_epochs):

@@ -10,13 +10,16 @@ from typing import Final
 from pydantic import BaseModel
 
 MIN_PAIRS: Final = 5
-"""Minimum number of tasks with scores for both prompts for which a confidence interval is computed.
+"""Minimum number of tasks for a confidence interval, counting only tasks that have scores for both prompts.
 
-Without an interval, no improvement is reported."""
+With fewer tasks, the interval is not computed and an improvement is never reported."""
 
 
 class Estimate(BaseModel):
-    """A mean with its standard error."""
+    """The mean of `n` scores, with its standard error.
+
+    `mean` is None if there are no scores, and `standard_error` is None if there are fewer than two.
+    """
 
     mean: float | None
     standard_error: float | None
@@ -30,14 +33,17 @@ class Estimate(BaseModel):
 
 
 class Difference(BaseModel):
-    """Mean difference between the scores of two prompts on the same tasks, with a 95 % confidence interval."""
+    """Mean difference between the scores of two prompts on the same tasks, with a 95 % confidence interval.
+
+    `mean` is None if none of the tasks has a score for both prompts.
+    """
 
     mean: float | None
     low: float | None
     high: float | None
-    """`low` and `high` are the bounds of the interval, or None if there are too few tasks."""
+    """`low` and `high` are the bounds of the confidence interval, or None if there are too few tasks."""
     n: int
-    """Number of tasks with a score for both prompts."""
+    """Number of tasks that have a score for both prompts."""
 
     @property
     def is_improvement(self) -> bool:
@@ -53,7 +59,7 @@ class Difference(BaseModel):
 
 
 def estimate(scores: Sequence[float | None]) -> Estimate:
-    """Return the mean and standard error of the scores, ignoring missing scores."""
+    """Return the mean and standard error of the scores, ignoring those that are None."""
     known = [score for score in scores if score is not None]
     if not known:
         return Estimate(mean=None, standard_error=None, n=0)
@@ -62,9 +68,9 @@ def estimate(scores: Sequence[float | None]) -> Estimate:
 
 
 def paired_difference(better: Sequence[float | None], base: Sequence[float | None]) -> Difference:
-    """Return the mean of the per-task differences `better` minus `base`, over the tasks that have both scores.
+    """Return the mean difference `better` minus `base`, and its confidence interval, for the tasks with both scores.
 
-    The sequences contain one score per task, in the same order.
+    Each sequence contains one score, or None, for every task. The tasks are in the same order in both.
     """
     pairs = [b - a for a, b in zip(base, better, strict=True) if a is not None and b is not None]
     mean, n = fmean(pairs) if pairs else None, len(pairs)
@@ -77,7 +83,7 @@ def paired_difference(better: Sequence[float | None], base: Sequence[float | Non
 def t_quantile(probability: float, degrees_of_freedom: int) -> float:
     """Return a quantile of Student's t distribution.
 
-    Uses the expansion in Abramowitz and Stegun, 26.7.5, which is accurate to 0.4 % for 4 or more degrees of freedom.
+    Uses equation 26.7.5 from Abramowitz and Stegun, which is accurate to 0.4 % for 4 or more degrees of freedom.
     """
     z = NormalDist().inv_cdf(probability)
     terms = (

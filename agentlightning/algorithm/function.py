@@ -1,4 +1,4 @@
-"""`@algo`: use a function as an algorithm. The function's parameter names select the arguments that it receives."""
+"""`@algo`: use a function as an algorithm. The names of its parameters determine the arguments that it receives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ARGUMENTS: Final[dict[str, Callable[[Algorithm, Tasks, Tasks], Any]]] = {
 
 
 class FunctionAlgorithm(Algorithm, Generic[P, R]):
-    """An algorithm that wraps a function. The wrapper can still be called like the function itself."""
+    """An algorithm that wraps a function. Calling the algorithm calls the function itself."""
 
     __name__: str
 
@@ -48,7 +48,7 @@ class FunctionAlgorithm(Algorithm, Generic[P, R]):
         return FunctionAlgorithm, (self._function,)
 
     def run(self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None) -> Any:
-        """Call the function with the arguments that its parameter names select."""
+        """Call the function with the arguments that match its parameter names."""
         arguments = {name: ARGUMENTS[name](self, train_dataset, val_dataset) for name in self._parameters}
         return cast("Callable[..., Any]", self._function)(**arguments)
 
@@ -62,7 +62,7 @@ def algo(function: Callable[P, R], /) -> FunctionAlgorithm[P, R]:
     """Turn a sync or async function into an algorithm.
 
     Supported parameter names: store, adapter, llm_proxy, initial_resources, train_dataset, val_dataset, journal,
-    log_metrics. Other parameters need a default value.
+    log_metrics. All other parameters must have a default value.
     """
     if isinstance(function, type) or not callable(function):
         raise TypeError("only a function can be decorated with @algo; derive a class from agl.Algorithm instead")
@@ -70,7 +70,7 @@ def algo(function: Callable[P, R], /) -> FunctionAlgorithm[P, R]:
 
 
 def as_algorithm(value: Any) -> Algorithm:
-    """Return `value` if it is an algorithm. If it is a function, wrap it as `@algo` does."""
+    """Return `value` unchanged if it is an algorithm. If it is a function, wrap it as `@algo` does."""
     if isinstance(value, Algorithm):
         return value
     if callable(value) and not isinstance(value, type):

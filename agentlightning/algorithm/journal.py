@@ -1,9 +1,9 @@
 """Journal: records the completed steps of an algorithm in the store, so that a killed run can be resumed.
 
-A new session begins whenever a run is started or resumed. Each session is a rollout that is never queued, and each
-completed step is a span of that rollout, so the dashboard shows the algorithm's steps alongside the agents' rollouts.
-Each step has a key and is completed only once: later calls with the same key, in this session or a later one, return
-the recorded result.
+A new session begins whenever a run is started or resumed. Each session is stored as a rollout that is never queued, and
+each completed step as a span of that rollout. The dashboard therefore shows the algorithm's steps alongside the agents'
+rollouts. Each step has a key and is completed only once. If `Journal.once` is called again with the same key, in the
+same session or a later one, it returns the recorded result.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from ..store import LightningStore
 from ..types import AttemptedRollout, AttemptStatus, Rollout, RolloutConfig, Span, trace_of
 
 STEP: Final = "agentlightning.journal.step"
-"""Name of the span of a completed step."""
+"""Name of the span that records a completed step."""
 
 KEY: Final = "agentlightning.journal.key"
 VALUE: Final = "agentlightning.journal.value"
-"""Span attributes that contain a step's key and its result as JSON."""
+"""Names of the span attributes that contain a step's key (`KEY`) and its JSON-encoded result (`VALUE`)."""
 
 SESSION_MARK: Final = "agentlightning_journal"
 """Key in a rollout's input and metadata that marks the rollout as a journal session."""
 
 SESSION_UNRESPONSIVE_SECONDS: Final = 365 * 24 * 3600.0
-"""Time that a session may be silent before the store considers it lost: a year, so this never happens in practice.
+"""Time in seconds after which the store marks a silent session as unresponsive: one year, so in practice never.
 
-A session does not send heartbeats, so it is silent for as long as a step is running."""
+A session does not send heartbeats, so the store receives nothing from it while a step is running."""
 
 
 def is_journal_session(rollout: Rollout) -> bool:
-    """Return True for a rollout that contains an algorithm's steps instead of an agent's work."""
+    """Return True if the rollout records an algorithm's steps instead of an agent's work."""
     return SESSION_MARK in rollout.metadata
 
 
@@ -63,7 +63,7 @@ class Journal:
         )
         await store.update_attempt(session.rollout_id, session.attempt.attempt_id, status="running")
         steps: dict[str, Any] = {}
-        # Runners on other machines stop when the newest session has ended, so the new one is started before these end.
+        # Runners on other machines stop when the newest session ends, so end the earlier sessions only now.
         for each in earlier:
             steps |= await _load_steps(store, each)
             if each.status not in ("succeeded", "failed", "cancelled"):
@@ -72,11 +72,11 @@ class Journal:
 
     @property
     def is_resumed(self) -> bool:
-        """True if at least one step is complete, in this session or an earlier one."""
+        """True if at least one step has been completed, in this session or an earlier one."""
         return bool(self._steps)
 
     async def once(self, key: str, step: Callable[[], Awaitable[Any]]) -> Any:
-        """Run `step` and return its result, or return the recorded result if a step with this key is complete.
+        """Run `step` and return its result. If a step with this key is complete, return its recorded result instead.
 
         The result must be JSON-serializable. A step that raises an exception is not recorded as complete.
         Concurrent calls with the same key share one execution of the step.
@@ -92,7 +92,10 @@ class Journal:
             del self._in_progress[key]
 
     async def end(self, status: AttemptStatus, reason: str | None = None) -> None:
-        """End the session with `status`. Runners on other machines then know that the run is over."""
+        """End the session with `status`, which tells runners on other machines that the run is over.
+
+        `reason` is saved in the metadata of the session's attempt.
+        """
         await _end(self._store, self._session, status, reason)
 
     async def _run(self, key: str, step: Callable[[], Awaitable[Any]]) -> Any:

@@ -1,4 +1,4 @@
-"""APO: a beam search over prompts, guided by a model's critique of the rollouts."""
+"""APO (automatic prompt optimisation): a beam search over prompts, guided by critiques that a model writes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,25 @@ logger = logging.getLogger(__name__)
 class APO(Algorithm):
     """Improve the prompt template in the trainer's `initial_resources`.
 
-    The search begins with the initial prompt, the seed prompt. In each of `beam_rounds` rounds, every prompt in the
-    beam (the best prompts so far) is rewritten `branch_factor` times: it runs on `gradient_batch_size` training tasks,
-    `gradient_model` writes a critique based on these rollouts, and `apply_edit_model` writes a new prompt. The beam and
-    the new prompts then run on the same `val_batch_size` validation tasks, the better half runs on another batch of
-    that size, and the best `beam_width` prompts form the next beam. Finally, the seed prompt and the best prompt run
-    `validation_repeats` times on the whole validation set, and the scores of these rollouts are compared.
+    The search begins with that template, called the seed prompt. If `run_initial_validation` is True, the seed prompt
+    is first evaluated on the whole validation set. The beam is the set of prompts that are kept for the next round; at
+    first, it contains only the seed prompt. Each of the `beam_rounds` rounds consists of these steps:
+
+    1. Rewrite every prompt in the beam `branch_factor` times. For each rewrite, run the agent with the prompt on
+       `gradient_batch_size` training tasks, let `gradient_model` write a critique based on these rollouts, and let
+       `apply_edit_model` write a new prompt.
+    2. Evaluate the beam and the new prompts on the same `val_batch_size` validation tasks, and the better half of them
+       on a second batch of that size.
+    3. Keep the best `beam_width` prompts as the next beam.
+
+    After the last round, the best prompts of all rounds are evaluated on the whole validation set. The best of these is
+    compared with the seed prompt: both are run `validation_repeats` times on the whole validation set.
 
     `resource_name` selects the prompt template if the resources contain several. `rollout_timeout` is the time limit
-    for an attempt, in seconds; rollouts that have not finished `rollout_batch_timeout` seconds after their batch was
-    enqueued are cancelled. A rollout that does not succeed scores `failure_score`. `diversity_temperature` applies to
-    both models. A run is deterministic for the same random seed (`seed`) and the same model responses.
+    for an attempt, in seconds. A rollout is cancelled if it has not finished `rollout_batch_timeout` seconds after its
+    batch was enqueued. A rollout that does not succeed gets the score `failure_score`. `diversity_temperature` is the
+    sampling temperature of both models. Two runs with the same `seed` for random choices and the same model responses
+    give the same result.
     """
 
     def __init__(
@@ -76,7 +84,7 @@ class APO(Algorithm):
         self._error: Exception | None = None
 
     def get_best_prompt(self) -> PromptTemplate:
-        """Return the best prompt after the run, or the seed prompt if no other prompt was better."""
+        """Return the best prompt that the finished run found, or the seed prompt if no other prompt was better."""
         if self._verdict is None:
             raise RuntimeError("APO has no result yet: call Trainer.fit first")
         return self._evaluator.prompt(self._verdict.best.prompt)
@@ -84,7 +92,10 @@ class APO(Algorithm):
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
     ) -> Verdict:
-        """Search, compare the best prompt with the seed, and store the best prompt as the resources `apo/best`."""
+        """Search for a better prompt, compare it with the seed prompt, and save the better one as resources `apo/best`.
+
+        If only one dataset is given, it is used for both training and validation.
+        """
         train, val = _require_datasets(train_dataset, val_dataset)
         self._evaluator = self._make_evaluator()
         seed = Candidate("seed", self._evaluator.seed.template)
@@ -99,7 +110,10 @@ class APO(Algorithm):
         return verdict
 
     def report(self) -> dict[str, Any]:
-        """Return the verdict, all candidates, and the number of rollouts per outcome."""
+        """Return the verdict, the accepted and rejected candidates, and the number of rollouts per outcome.
+
+        The dict is empty if the run did not reach a verdict.
+        """
         verdict = self._verdict
         if verdict is None:
             return {}
@@ -171,7 +185,7 @@ class APO(Algorithm):
 
     async def _on_round_end(self, round: int, ranked: Sequence[Candidate]) -> None:
         if round and len(self._candidates) == 1 and self._error:
-            raise self._error  # not a single candidate was written, probably because a model is unreachable
+            raise self._error  # no candidate could be written, probably because a model is unreachable
         await asyncio.gather(*(self._evaluator.save(candidate) for candidate in ranked))
         metrics = {
             "apo/best": ranked[0].id,

@@ -1,4 +1,4 @@
-"""Save candidate prompts as resources in the store and run the rollouts that evaluate them."""
+"""Evaluation of candidate prompts: saves them as resources in the store and runs rollouts with them."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ class CandidateEvaluator:
     resources: NamedResources
     resource_name: str
     timeout: float
-    """Maximum time in seconds to wait for a batch of rollouts; unfinished ones are then cancelled."""
+    """Maximum time in seconds to wait for a batch of rollouts. Rollouts that are then unfinished are cancelled."""
     failure_score: float
     """Score of a rollout that does not succeed."""
     config: RolloutConfig
     outcomes: Counter[str] = field(default_factory=Counter[str])
-    """Number of scored rollouts by status; succeeded rollouts without a reward count as `without reward`."""
+    """Number of scored rollouts per status. Rollouts that succeeded without a reward count as `without reward`."""
 
     @property
     def seed(self) -> PromptTemplate:
-        """The prompt to improve, as it is in the initial resources."""
+        """The prompt to improve, as given in the initial resources."""
         prompt = self.resources[self.resource_name]
         assert isinstance(prompt, PromptTemplate)
         return prompt
 
     def prompt(self, text: str) -> PromptTemplate:
-        """Return a copy of the seed with `text` as its template."""
+        """Return a copy of the seed prompt with `text` as its template."""
         return self.seed.model_copy(update={"template": text})
 
     async def save(self, candidate: Candidate, **details: Any) -> ResourcesUpdate:
-        """Store the candidate's prompt and details as a new version of its resources, and return this version.
+        """Store the prompt and details of a candidate as a new version of its resources, and return that version.
 
-        If they equal the latest version, return that version instead.
+        If they are the same as in the latest version, return the latest version instead of storing a new one.
         """
         resources_id = candidate_resources_id(candidate)
         value = {
@@ -79,11 +79,11 @@ class CandidateEvaluator:
     async def score(
         self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
     ) -> list[Score]:
-        """Run the candidate on the tasks, given as indexes into `dataset`, and return its score on each task.
+        """Run the tasks with the candidate's prompt and return the score of each task's rollout.
 
-        A rollout that does not succeed gets the failure score. A rollout that succeeded without a reward gets None.
-        `phase` names the current part of the search. It is included in each rollout's key, so that a resumed run finds
-        the existing rollout instead of creating a new one.
+        `tasks` contains indexes into `dataset`. A rollout that does not succeed gets the failure score, and a rollout
+        that succeeds without a reward gets None. `phase` names the current part of the search. It is included in each
+        rollout's key, so that a resumed run finds the existing rollout instead of creating a new one.
         """
         rollouts = await self._run(dataset, mode, candidate, tasks, phase)
         self.outcomes.update(map(_outcome, rollouts))
@@ -92,7 +92,7 @@ class CandidateEvaluator:
     async def trace(
         self, dataset: Dataset[Any], mode: RolloutMode, candidate: Candidate, tasks: Sequence[int], phase: str
     ) -> list[RolloutTrace]:
-        """Run the candidate on the tasks and return each rollout with the spans of its latest attempt."""
+        """Run the tasks as `score` does, but return each rollout with the spans of its latest attempt."""
         rollouts = await self._run(dataset, mode, candidate, tasks, phase)
         spans = await asyncio.gather(*(self.store.query_spans(each.rollout_id, "latest") for each in rollouts))
         return list(zip(rollouts, spans, strict=True))
@@ -125,5 +125,5 @@ def _outcome(rollout: Rollout) -> str:
 
 
 def candidate_resources_id(candidate: Candidate) -> str:
-    """Return the id of the resources that contain the candidate."""
+    """Return the id under which the candidate's resources are stored."""
     return f"apo/{candidate.id}"

@@ -1,4 +1,4 @@
-"""Model calls that criticise a prompt and write a better one. The instructions are in `prompts/`."""
+"""Model calls that criticise a prompt and write a better one. The instructions for the models are in `prompts/`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...types import AttemptedRollout, PromptTemplate, Rollout, Span
 PROMPTS: Final = Path(__file__).with_name("prompts")
 MAX_MESSAGE_CHARACTERS: Final = 4_000
 MAX_RUN_CHARACTERS: Final = 16_000
-"""Maximum lengths of one message and of one rollout in the request to the critic model. The end is cut off."""
+"""Maximum lengths of one message and of one rollout in the request to the critic model. Longer ones are truncated."""
 
 RolloutTrace = tuple[Rollout, Sequence[Span]]
 """A rollout with the spans of its latest attempt."""
@@ -34,12 +34,12 @@ class Rewriter:
     temperature: float
 
     async def critique(self, prompt: PromptTemplate, traces: Sequence[RolloutTrace]) -> str:
-        """Return the critic model's text about the weaknesses of `prompt`, based on rollouts that used it."""
+        """Return the critic model's critique of `prompt`, based on rollouts that used the prompt."""
         runs = "\n\n".join(_format_run(number, *trace) for number, trace in enumerate(traces, 1))
         return await self._complete(self.critic_model, _render("critique.md", prompt=prompt.template, runs=runs))
 
     async def edit(self, prompt: PromptTemplate, critique: str) -> str:
-        """Return the text of a new prompt that addresses the critique, written by the editor model."""
+        """Ask the editor model for a new prompt that addresses the critique, and return the text of that prompt."""
         placeholders = ", ".join(required_placeholders(prompt)) or "(there are none)"
         request = _render("edit.md", prompt=prompt.template, critique=critique, placeholders=placeholders)
         answer = await self._complete(self.editor_model, request)
@@ -47,12 +47,12 @@ class Rewriter:
         return found[-1] if found else answer.strip()
 
     async def _complete(self, model: str, prompt: str) -> str:
-        # Omit the parameter if it has its default value, 1, because some models do not support the parameter.
+        # Omit the temperature if it is 1, the default, because some models reject requests that specify it.
         options = {} if self.temperature == 1.0 else {"temperature": self.temperature}
         answer = await self.client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": prompt}],
-            # A pooled connection is bound to this run's event loop and would fail if a later run reuses the client.
+            # A pooled connection is bound to this run's event loop and would fail if a later run reused the client.
             extra_headers={"Connection": "close"},
             **options,
         )
@@ -67,13 +67,13 @@ def required_placeholders(prompt: PromptTemplate) -> list[str]:
 
 
 def missing_placeholders(seed: PromptTemplate, text: str) -> list[str]:
-    """Return the seed's placeholders that are missing from `text`."""
+    """Return the placeholders of the seed prompt that are missing from `text`."""
     present = required_placeholders(seed.model_copy(update={"template": text}))
     return [placeholder for placeholder in required_placeholders(seed) if placeholder not in present]
 
 
 def _render(file: str, **values: str) -> str:
-    # Substitute in one pass, so that braces inside the values are not expanded.
+    # Substitute all values in one pass, so that placeholders inside a value are left unchanged.
     template = (PROMPTS / file).read_text(encoding="utf-8")
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
 
@@ -92,7 +92,8 @@ def _format_run(number: int, rollout: Rollout, spans: Sequence[Span]) -> str:
 def _conversations(spans: Sequence[Span]) -> list[list[dict[str, Any]]]:
     """Return the messages of each conversation in the spans.
 
-    Each call in a conversation repeats the messages of the earlier calls, so only the last call is included.
+    Each model call in a conversation repeats the messages of the earlier calls, so only the messages of the last
+    call are returned.
     """
     calls = [each["messages"] for each in TraceToMessages().adapt(spans)]
     return [

@@ -1,8 +1,8 @@
-"""Beam search over prompts: propose candidates, rank them, and compare the best candidate with the seed.
+"""Beam search over prompts: propose candidates, rank them, and compare the best candidate with the initial prompt.
 
-The functions that propose and evaluate candidates are injected. The ranking and the final comparison use different
-rollouts: the best of many noisy means is biased upwards, so the best candidate and the seed are run again on the
-whole validation set, and only that result is reported.
+The initial prompt is called the seed. The caller supplies the functions that propose and evaluate candidates. The best
+of many noisy means is biased upwards, so the final comparison does not reuse the scores from the ranking. Instead, the
+best candidate and the seed are run again on the whole validation set, and only the new scores are compared.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import Any, Final
 from ..comparison import Difference, Estimate, estimate, paired_difference
 
 SHRINKAGE: Final = 4.0
-"""Number of imaginary average scores that are added to each candidate's scores for the ranking.
+"""Number of average scores that the ranking adds to each candidate's own scores.
 
-They pull a candidate that has few real scores towards the average."""
+The added scores pull a candidate that has few scores of its own towards the average."""
 
 FINALISTS_PER_BEAM: Final = 2
 """Maximum number of finalists, as a multiple of the beam width.
 
-The finalists are chosen from the candidates of all rounds, so that one unlucky round does not eliminate a good one."""
+Finalists are the candidates that are evaluated on the whole validation set after the last round. They are chosen from
+the candidates of all rounds, so that one unlucky round does not eliminate a good candidate."""
 
 Score = float | None
-"""The score of a candidate on one task, or None if there was no reward."""
+"""A candidate's score on one task, or None if the rollout did not have a reward."""
 
 
 @dataclass
@@ -37,51 +38,54 @@ class Candidate:
     id: str
     prompt: str
     parent: str | None = None
-    """Id of the candidate that was rewritten to get this one."""
+    """Id of the candidate whose prompt was rewritten to create this one, or None for the seed."""
     critique: str | None = None
-    """The critique of the parent's prompt."""
+    """The critique of the parent's prompt that this prompt addresses, or None for the seed."""
     scores: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
-    """Scores from the search phase, by validation task index."""
+    """All scores from the search, by the index of the validation task. The final comparison does not add any."""
 
     @property
     def score_estimate(self) -> Estimate:
-        """The mean of the scores on all tasks, with its standard error."""
+        """The mean of all scores from the search, with its standard error."""
         return estimate([score for scores in self.scores.values() for score in scores])
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Parameters of the search."""
+    """Parameters of a beam search."""
 
     beam_width: int = 4
-    """Maximum number of candidates that a round passes on to the next one."""
+    """Maximum size of the beam, which is the set of candidates that are kept for the next round."""
     branch_factor: int = 4
-    """Number of new candidates that a round derives from each candidate passed on to it."""
+    """Number of new candidates that each round derives from every candidate in the beam."""
     beam_rounds: int = 3
     val_batch_size: int = 16
-    """Maximum number of validation tasks in each of a round's two batches."""
+    """Maximum number of validation tasks in a batch. Each round uses two batches."""
     validation_repeats: int = 3
-    """Number of final rollouts on each validation task, both for the seed and for the best candidate."""
+    """Number of rollouts per validation task in the final comparison, for the seed and for the best candidate alike."""
     run_initial_validation: bool = True
-    """Evaluate the seed on all validation tasks before the first round."""
+    """If True, evaluate the seed on all validation tasks before the first round."""
     seed: int = 0
-    """Seed for the random choice of tasks; not related to the candidate called seed."""
+    """Seed of the random number generator that chooses tasks. Unrelated to the candidate called the seed."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The best candidate and its comparison with the seed."""
+    """The best candidate and its comparison with the seed.
+
+    `best` is the seed itself if the highest-ranked candidate was no better than the seed.
+    """
 
     seed: Candidate
     best: Candidate
     seed_estimate: Estimate
     best_estimate: Estimate
-    """Estimate for the highest-ranked candidate, even if the comparison found it no better than the seed."""
+    """Estimate for the highest-ranked candidate, even if that candidate is not `best`."""
     difference: Difference
 
     @property
     def is_improvement(self) -> bool:
-        """True if the best prompt beats the seed at the 95 % confidence level."""
+        """True if the best candidate is better than the seed at the 95 % confidence level."""
         return self.best is not self.seed and self.difference.is_improvement
 
     def __str__(self) -> str:
@@ -90,17 +94,20 @@ class Verdict:
 
 
 Evaluate = Callable[[Candidate, Sequence[int], str], Awaitable[Sequence[Score]]]
-"""Evaluate a candidate on the tasks with the given indexes, and return its score on each task.
+"""Function that evaluates a candidate on the tasks with the given indexes and returns its score on each task.
 
-The third argument names the phase of the search."""
+The third argument names the current phase of the search."""
 
 Propose = Callable[[Candidate, int, int], Awaitable[Candidate | None]]
-"""Derive a candidate from a parent, given the number of the round and the new candidate's number in the round.
+"""Function that derives a new candidate from a parent candidate.
 
-Return None if the models did not write a usable prompt."""
+The other arguments are the number of the round and the number of the new candidate within the round. The function
+returns None if the models did not write a usable prompt."""
 
 OnRoundEnd = Callable[[int, Sequence[Candidate]], Awaitable[Any]]
-"""Called after each round with its number and its candidates, best first. The initial validation is round 0."""
+"""Function called after each round with the number of the round and the candidates that the round ranked, best first.
+
+The initial validation counts as round 0."""
 
 
 @dataclass
@@ -116,7 +123,7 @@ class BeamSearch:
     _known: list[Candidate] = field(default_factory=list[Candidate])
 
     async def run(self, seed: Candidate) -> Verdict:
-        """Run the search, then compare the best candidate with the seed."""
+        """Run the search from `seed`, compare the best candidate with `seed`, and return the verdict."""
         self._known = [seed]
         if self.config.run_initial_validation:
             await self._evaluate_all([seed], range(self.n_tasks), "initial")
@@ -170,9 +177,9 @@ class BeamSearch:
                     candidate.scores.setdefault(task, []).append(score)
 
     def _task_batches(self, round: int) -> tuple[list[int], list[int]]:
-        """Return the indexes of a batch of tasks for all candidates, and of another batch for the better half.
+        """Choose two batches of tasks at random: one for all candidates, and one for the better half of them.
 
-        The batches overlap if there are fewer tasks than the two batches need.
+        Returns the indexes of the tasks. The batches overlap if there are too few tasks for two separate ones.
         """
         size = min(self.config.val_batch_size, self.n_tasks)
         shuffled = random.Random(f"{self.config.seed}/{round}").sample(range(self.n_tasks), self.n_tasks)
@@ -194,11 +201,14 @@ class BeamSearch:
         scores = await asyncio.gather(*(self._final_scores(candidate) for candidate in candidates))
         difference = paired_difference(scores[-1], scores[0])
         if difference.mean is not None and difference.mean <= 0:
-            best = seed  # in new rollouts, the highest-ranked candidate was no better than the seed
+            best = seed  # the highest-ranked candidate was no better than the seed in the new rollouts
         return Verdict(seed, best, estimate(scores[0]), estimate(scores[-1]), difference)
 
     async def _final_scores(self, candidate: Candidate) -> list[Score]:
-        """Run new rollouts, which do not affect the ranking, and return the mean score on each validation task."""
+        """Run new rollouts, which do not affect the ranking, and return the mean score of each validation task.
+
+        The mean is None for a task without any rewards.
+        """
         repeats = range(1, self.config.validation_repeats + 1)
         passes = await asyncio.gather(*(self.evaluate(candidate, range(self.n_tasks), f"judged {n}") for n in repeats))
         by_task = ([score for score in scores if score is not None] for scores in zip(*passes, strict=True))
@@ -206,9 +216,10 @@ class BeamSearch:
 
 
 def _shrunken_advantage(candidate: Candidate, means: Mapping[int, float]) -> float:
-    """Return the mean difference between the candidate's scores and `means`, shrunk towards 0 if it has few scores.
+    """Return the mean difference between the candidate's scores and the average scores on the same tasks.
 
-    `means` maps each task's index to the mean score of all candidates on it.
+    The difference is shrunk towards 0; the fewer scores the candidate has, the stronger the effect. `means` maps each
+    task's index to the mean score of all candidates on that task.
     """
     deviations = [score - means[task] for task, scores in candidate.scores.items() for score in scores]
     return sum(deviations) / (len(deviations) + SHRINKAGE)

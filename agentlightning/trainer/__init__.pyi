@@ -1,4 +1,4 @@
-"""The trainer: run an algorithm and the runners of an agent with one call."""
+"""The trainer, which runs an algorithm and an agent's runners with a single call."""
 
 from .callbacks import Callback as Callback, TensorBoard as TensorBoard
 from .result import CandidateResult as CandidateResult, RunResult as RunResult

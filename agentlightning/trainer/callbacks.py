@@ -1,4 +1,4 @@
-"""Callbacks, which receive the progress, the metrics and the result of a run."""
+"""Callbacks, which receive the progress, metrics and result of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .result import RunResult
 
 @dataclass(frozen=True)
 class RunProgress:
-    """Progress of a run."""
+    """The progress of a run at one point in time."""
 
     seconds: float
     """Seconds since the start of the run."""
@@ -24,24 +24,27 @@ class RunProgress:
     running: int
     succeeded: int
     failed: int
-    """Number of failed rollouts, including cancelled rollouts."""
+    """Number of failed or cancelled rollouts."""
     mean_reward: float | None
     rate: float
-    """Recent rate of completion, in rollouts per second."""
+    """Recent completion rate, in rollouts per second."""
 
     @property
     def done(self) -> int:
-        """Number of completed rollouts."""
+        """Number of completed rollouts: succeeded, failed or cancelled."""
         return self.succeeded + self.failed
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated seconds until all queued and running rollouts are completed, or None if this is unknown."""
+        """Estimated time in seconds until all queued and running rollouts are completed.
+
+        None if there are no such rollouts, or if `rate` is 0.
+        """
         left = self.queued + self.running
         return left / self.rate if self.rate and left else None
 
     def as_metrics(self) -> dict[str, Any]:
-        """Return the progress as a dict of metrics by name."""
+        """Return the rollout counts, mean reward and completion rate as a dict that maps metric names to values."""
         return {
             "rollouts/queued": self.queued,
             "rollouts/running": self.running,
@@ -53,19 +56,22 @@ class RunProgress:
 
 
 class Callback:
-    """Base class of callbacks. Methods are called one at a time.
+    """Base class for callbacks. Methods are called one at a time.
 
     `on_progress` and `on_metrics` are called in a separate thread, so a slow callback does not delay the algorithm.
     """
 
     def on_start(self, folder: Path) -> None:
-        """Handle the start of the run in `folder`."""
+        """Handle the start of the run. Its files are saved in `folder`."""
 
     def on_progress(self, progress: RunProgress) -> None:
-        """Handle progress. Called about once a second while the number of queued, running or done rollouts changes."""
+        """Handle progress. Called if the number of queued, running or completed rollouts has changed.
+
+        Changes are detected about once a second, or less often if the store is large.
+        """
 
     def on_metrics(self, values: Mapping[str, Any], step: int | None) -> None:
-        """Handle metrics that the algorithm has logged."""
+        """Handle metrics that the algorithm has logged. `step` is None if the algorithm did not specify a step."""
 
     def on_end(self, result: RunResult) -> None:
         """Handle the end of the run."""
@@ -88,7 +94,7 @@ class JsonLines(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes progress and metrics for TensorBoard, to `folder` or to `tensorboard/` in the run's folder."""
+    """Writes progress and metrics for TensorBoard to `folder`, by default `tensorboard/` in the run's folder."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Build a trainer's components from an instance, class, factory, import path, or dict."""
+"""Functions that build a trainer's components from instances, classes, factories, names, import paths or dicts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ def build(
     names: Mapping[str, Callable[..., T]] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> T:
-    """Return the component that `given` describes, or that `default` describes if `given` is None.
+    """Return the component that `given` specifies, or the one that `default` specifies if `given` is None.
 
-    A string must be one of `names` or an import path, `package.module:Name`. A dict must have a `type` (a string as
-    above, a class or a factory); its other items are keyword arguments. Classes and factories also get the `defaults`
-    that they accept. Raises a TypeError or ValueError that names the `parameter`.
+    An instance of `kind` is returned unchanged, and a class or factory is called. A string must be a key in `names` or
+    an import path such as `package.module:Name`. A dict must have a "type": a class, a factory or such a string. The
+    dict's other items are passed as keyword arguments. Classes and factories also receive those `defaults` that they
+    accept. If `given` is invalid, raises a TypeError or ValueError whose message contains `parameter`.
     """
     component_type: Any = get_origin(kind) or kind
     given = default if given is None else given
@@ -37,9 +38,9 @@ def build(
 
 
 def resolve_name(name: str, parameter: str, names: Mapping[str, Any] | None = None) -> Any:
-    """Return the object that `name` refers to.
+    """Return the object that `name` refers to. Raises ValueError if there is no such object.
 
-    `name` is one of `names` or an import path, `package.module:Name` or `package.module.Name`.
+    `name` is a key in `names`, or an import path of the form `package.module:Name` or `package.module.Name`.
     """
     if found := (names or {}).get(name):
         return found

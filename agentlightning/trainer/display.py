@@ -1,4 +1,4 @@
-"""Progress output of a run: a live status line on a terminal, occasional plain lines elsewhere."""
+"""Progress output for a run: a live status line on a terminal, or occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .result import RunResult
 PLAIN_INTERVAL: Final = 10.0
 """Minimum number of seconds between plain status lines."""
 MAX_REASONS: Final = 3
-"""Maximum number of failure reasons shown at the end."""
+"""Maximum number of failure reasons shown at the end of a run."""
 
 
 class Display(Callback):
@@ -43,7 +43,7 @@ class Display(Callback):
                 console=self._console,
                 refresh_per_second=4,
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # if stdout is a file or a pipe, leave it unchanged
+                redirect_stdout=sys.stdout.isatty(),  # do not redirect output to a file or a pipe
             )
             self._live.start()
 
@@ -95,7 +95,10 @@ def result_line(result: RunResult) -> str:
 
 
 def failure_lines(result: RunResult) -> list[str]:
-    """Format the reasons for failed rollouts as lines, most frequent first."""
+    """Format the most frequent reasons for failed rollouts, one per line.
+
+    If there are more than `MAX_REASONS` reasons, an additional line shows the number of omitted reasons.
+    """
     reasons = list(result.failures.items())
     more = len(reasons) - MAX_REASONS
     lines = [f"  {count} failed: {reason}" for reason, count in reasons[:MAX_REASONS]]

@@ -1,7 +1,7 @@
-"""KeyedStore: the algorithm's view of the store, which enqueues only one rollout per key.
+"""KeyedStore: the wrapper through which the algorithm uses the store. It enqueues only one rollout per key.
 
-A rollout with `metadata={"key": …}` is enqueued only once. Enqueuing the same key again, for example in an algorithm
-that was killed and resumed, returns the existing rollout, whether it is finished, running or queued.
+A rollout has a key if its metadata contains an entry "key". When the same key is enqueued again, for example by an
+algorithm that was killed and resumed, the existing rollout is returned, even if it is still queued or running.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def _delegate(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[.
 
 @implement_operations(_delegate)
 class _DelegatingStore(LightningStore):
-    """Delegates every operation to the inner store."""
+    """Delegates every operation to another store, `inner`."""
 
 
 class KeyedStore(_DelegatingStore):
-    """A view of `inner` that enqueues only one rollout per key. Closing the view does not close `inner`."""
+    """A wrapper for `inner` that enqueues only one rollout per key. Closing the wrapper does not close `inner`."""
 
     def __init__(self, inner: LightningStore) -> None:
         self.inner = inner
@@ -48,9 +48,10 @@ class KeyedStore(_DelegatingStore):
         return self.inner.otlp_traces_endpoint()
 
     async def load_keys(self) -> None:
-        """Load the keys of existing rollouts.
+        """Load the keys of existing rollouts, so that these rollouts are not enqueued again.
 
-        Skips rollouts that were cancelled or lost together with their runner, so that they can be enqueued again.
+        The keys of cancelled rollouts, and of rollouts that failed because their runner died, are not loaded. These
+        rollouts can therefore be enqueued again.
         """
         cursor: str | None = None
         while True:
@@ -91,7 +92,7 @@ class KeyedStore(_DelegatingStore):
 
 
 def _is_lost(rollout: AnyRollout) -> bool:
-    """Return True if the rollout was cancelled, or if its only attempt was lost together with its runner."""
+    """Return True if the rollout was cancelled, or if its only permitted attempt failed because the runner died."""
     if rollout.status != "failed" or not isinstance(rollout, AttemptedRollout):
         return rollout.status == "cancelled"
     return rollout.attempt.status == "unresponsive" and rollout.config.max_attempts == 1

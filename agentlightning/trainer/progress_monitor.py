@@ -1,7 +1,8 @@
-"""ProgressMonitor: reads a run's progress from the store and calls the callbacks.
+"""ProgressMonitor: reads a run's progress from the store and passes it to the callbacks.
 
-The store is polled in a separate thread, so that an algorithm that blocks its event loop does not delay the callbacks,
-and a slow callback does not delay the algorithm. RunStatistics computes totals over the run's rollouts.
+The store is polled and the callbacks are called in a separate thread. An algorithm that blocks its event loop therefore
+does not delay the callbacks, and a slow callback does not delay the algorithm. RunStatistics computes totals for the
+run's rollouts.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_PROGRESS: Final = 1.0
 RATE_WINDOW: Final = 20.0
-"""Length, in seconds, of the time window used to measure the completion rate."""
+"""Length, in seconds, of the time window in which the completion rate is measured."""
 PAGE_SIZE: Final = 1000
 MAX_REASON: Final = 200
 FINAL: Final[list[RolloutStatus]] = ["succeeded", "failed", "cancelled"]
 
 
 class ProgressMonitor:
-    """Monitors a run between `start` and `end`."""
+    """Reports a run's progress, metrics and result to the callbacks."""
 
     def __init__(self, store: LightningStore, callbacks: Sequence[Callback]) -> None:
         self.statistics = RunStatistics(store)
@@ -44,9 +45,9 @@ class ProgressMonitor:
         self._start = time.monotonic()
         self._stop = Event()
         self._samples: deque[tuple[float, int]] = deque()
-        """Samples (time, number of completed rollouts) from the last `RATE_WINDOW` seconds."""
+        """Pairs of a time and the number of rollouts completed by then, for the last `RATE_WINDOW` seconds."""
         self._last: RunProgress | None = None
-        # Use a single thread, so that callbacks are called one at a time.
+        # Use a single worker thread, so that callbacks are called one at a time.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="agl-monitor")
 
     def start(self, folder: Path) -> None:
@@ -60,7 +61,7 @@ class ProgressMonitor:
         self._executor.submit(self._call_each, lambda callback: callback.on_metrics(copied, step))
 
     async def finish(self) -> None:
-        """Stop polling and read the progress one last time."""
+        """Stop polling, and read and report the progress one last time."""
         self._stop.set()
         await asyncio.wrap_future(self._executor.submit(self._read_progress))
 
@@ -72,7 +73,7 @@ class ProgressMonitor:
     def _poll(self) -> None:
         start = time.monotonic()
         self._read_progress()
-        # Poll a large store less often: each poll takes longer and shows a smaller relative change.
+        # Polling a large store takes long. To limit the load, wait at least 20 times as long as the poll took.
         if not self._stop.wait(max(POLL_INTERVAL_PROGRESS, 20 * (time.monotonic() - start))):
             self._executor.submit(self._poll)
 
@@ -103,7 +104,7 @@ class ProgressMonitor:
 
     def _rate(self, done: int) -> float:
         now = time.monotonic()
-        if not self._samples:  # exclude rollouts completed before a resumed run continued
+        if not self._samples:  # do not count rollouts that were completed before the run was resumed
             self._samples.append((self._start, done))
         self._samples.append((now, done))
         while len(self._samples) > 2 and now - self._samples[0][0] > RATE_WINDOW:
@@ -125,7 +126,7 @@ def _counts(progress: RunProgress) -> tuple[int, int, int]:
 
 @dataclass
 class _Candidate:
-    """Totals over the rollouts that used one version of a set of resources."""
+    """Totals for the rollouts that used one version of a set of resources."""
 
     rollouts: int = 0
     failed: int = 0
@@ -133,7 +134,7 @@ class _Candidate:
 
 
 class RunStatistics:
-    """Totals over a run's rollouts. Each rollout is read only once, after it has ended."""
+    """Totals for a run's rollouts. `update` reads each rollout only once, after it has ended."""
 
     def __init__(self, store: LightningStore) -> None:
         self._store = store
@@ -143,7 +144,7 @@ class RunStatistics:
 
     @property
     def mean_reward(self) -> float | None:
-        """Mean reward of all rollouts that have a reward."""
+        """Mean reward of all rollouts that have a reward, or None if there are none."""
         rewards = [reward for candidate in self._candidates.values() for reward in candidate.rewards]
         return math.fsum(rewards) / len(rewards) if rewards else None
 
@@ -160,7 +161,7 @@ class RunStatistics:
                     self._add(rollout)
 
     async def counts(self) -> dict[str, int]:
-        """Return the number of rollouts by status, excluding those that store the algorithm's journal."""
+        """Return the number of rollouts with each status, not counting those that contain the algorithm's journal."""
         by_status = dict((await self._store.statistics())["rollouts"])
         for rollout in await self._store.query_rollouts(text_contains=f'"{SESSION_MARK}"', cut_at=1):
             if is_journal_session(rollout):
@@ -168,11 +169,11 @@ class RunStatistics:
         return {status: count for status, count in by_status.items() if count > 0}
 
     def failures(self) -> dict[str, int]:
-        """Return the number of failed rollouts by reason, most frequent first."""
+        """Return the number of failed rollouts for each reason, with the most frequent reason first."""
         return dict(self._reasons.most_common())
 
     def history(self) -> list[CandidateResult]:
-        """Return the results for each version of each set of resources."""
+        """Return one result for each version of each set of resources."""
         return [_candidate_result(*key, candidate) for key, candidate in self._candidates.items()]
 
     def _add(self, rollout: AnyRollout) -> None:

@@ -1,4 +1,4 @@
-"""RunResult: the result of a run."""
+"""RunResult, the result of a run, and CandidateResult, the result of one version of a set of resources."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..types import NamedResources
 
 
 class CandidateResult(BaseModel):
-    """Result of all rollouts that used one version of a set of resources."""
+    """Combined result of all rollouts that used one version of a set of resources."""
 
     resources_id: str | None
     version: int | None
@@ -20,10 +20,10 @@ class CandidateResult(BaseModel):
     failed: int = 0
     """Number of failed rollouts, including timed-out and lost rollouts."""
     rewarded: int = 0
-    """Number of rollouts that have a reward. Rollouts without a reward are ignored, not counted as 0."""
+    """Number of rollouts that have a reward. Other rollouts are not included in `mean_reward`."""
     mean_reward: float | None = None
     standard_error: float | None = None
-    """Standard error of the mean, or None if there are fewer than two rewards."""
+    """Standard error of `mean_reward`, or None if there are fewer than two rewards."""
 
 
 class RunResult(BaseModel):
@@ -31,30 +31,33 @@ class RunResult(BaseModel):
 
     name: str
     folder: Path | None = None
-    """Folder with the database, log, config, metrics and this result. None in a process that only runs runners."""
+    """The run's folder, or None in a process that executes only runners.
+
+    The folder contains the log, the configuration, the metrics and this result, and by default also the database.
+    """
     status: Literal["finished", "stopped", "failed"] = "finished"
     best_resources: NamedResources | None = None
-    """The resources chosen by the algorithm, or else the resources with the highest mean reward."""
+    """The resources chosen by the algorithm, or, if it did not choose any, those with the highest mean reward."""
     best_resources_id: str | None = None
     history: list[CandidateResult] = Field(default_factory=list[CandidateResult])
-    """Results for all resource versions, ordered by the time at which the first rollout with each version ended."""
+    """One result for each version of the resources, in the order in which their first rollouts ended."""
     mean_reward: float | None = None
-    """Mean reward of all rollouts that have a reward."""
+    """Mean reward of all rollouts that have a reward, or None if there are none."""
     counts: dict[str, int] = Field(default_factory=dict)
-    """Number of rollouts by status."""
+    """Number of rollouts with each status."""
     failures: dict[str, int] = Field(default_factory=dict)
-    """Number of failed rollouts by reason, most frequent first."""
+    """Number of failed rollouts for each reason, with the most frequent reason first."""
     seconds: float = 0.0
     report: dict[str, Any] = Field(default_factory=dict)
     """The report returned by the algorithm's `report` method, or an empty dict if the algorithm did not finish."""
     returned: Any = Field(default=None, exclude=True)
-    """The algorithm's return value. Not saved in the file."""
+    """The algorithm's return value. It is not saved in `result.json`."""
     error: str | None = None
-    """The error that ended a failed run."""
+    """The error that caused the run to fail, or None if the run did not fail."""
 
     @property
     def rewards(self) -> dict[str, float]:
-        """Mean reward by resources id. If several versions have rewards, the last one in `history` is used."""
+        """Mean reward for each resources id. If several versions have one, the last of them in `history` is used."""
         return {
             each.resources_id: each.mean_reward
             for each in self.history

@@ -32,23 +32,23 @@ from .store_lock import StoreLock
 logger = logging.getLogger(__name__)
 
 Datasets = tuple[Dataset[Any] | None, Dataset[Any] | None]
-"""The datasets for training and for validation. Either may be None."""
+"""The training dataset and the validation dataset. Either may be None."""
 
 INITIAL: Final = "initial"
-"""Resources id of the trainer's `initial_resources` in the store."""
+"""Resources id under which the trainer's `initial_resources` are saved in the store."""
 POLL_INTERVAL_RUN_END: Final = 1.0
 
 
 @dataclass
 class RunnerLauncher:
-    """Creates and runs a runner in the process or thread that calls the launcher."""
+    """Creates a runner and runs it in the process or thread that calls the launcher."""
 
     make_runner: Callable[[], Runner[Any]]
     agent: LitAgent[Any]
     hooks: Sequence[Hook]
     log: RunLog
     watch_run_end: bool
-    """True if the runner is started separately from the algorithm and so must detect the end of the run itself."""
+    """True if the runner was started separately from the algorithm and must therefore detect the end of the run."""
     started: float = field(default_factory=time.time)
 
     async def __call__(self, store: LightningStore, worker: int, stop: StopEvent) -> None:
@@ -67,7 +67,7 @@ class RunnerLauncher:
 
 @dataclass
 class RunCoordinator:
-    """Runs the algorithm with its context, and records the result of the run."""
+    """Runs the algorithm and saves the result of the run."""
 
     algorithm: Algorithm
     folder: RunFolder
@@ -93,7 +93,7 @@ class RunCoordinator:
         return await self._lock.run_while_held(self._run(store))
 
     def record_failure(self, error: Exception) -> None:
-        """Record an error outside the algorithm that stopped the algorithm or prevented it from starting."""
+        """Save an error that occurred outside the algorithm and stopped it, or prevented it from starting."""
         result = self.result or RunResult(name=self.folder.name, folder=self.folder.path, status="stopped")
         if result.status == "stopped":
             self.result = result.model_copy(update={"status": "failed", "error": _describe(error)})
@@ -141,7 +141,8 @@ class RunCoordinator:
         is_async = isinstance(algorithm, FunctionAlgorithm) and algorithm.is_async
         if is_async or inspect.iscoroutinefunction(algorithm.run):
             return await algorithm.run(*datasets)
-        # Use a separate thread: a sync algorithm may block, and if it hangs, it must not delay the exit after Ctrl-C.
+        # A synchronous algorithm would block the event loop, so run it in a separate thread. If the algorithm hangs,
+        # this thread does not delay the exit after Ctrl-C.
         returned = await run_in_thread(algorithm.run, *datasets, name="agl-algorithm")
         return await returned if inspect.isawaitable(returned) else returned
 
@@ -175,7 +176,10 @@ class RunCoordinator:
 
 
 async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio.Event) -> None:
-    """Set `ended` once a run has ended after `since` (a Unix time). A killed and then resumed run has not ended."""
+    """Set `ended` once the latest run has ended, ignoring runs that ended before `since` (a Unix time).
+
+    A run that was killed does not count as ended, because it may be resumed.
+    """
     while True:
         try:
             latest = await _latest_session(store, since)
@@ -184,7 +188,7 @@ async def _set_when_run_ends(store: LightningStore, since: float, ended: asyncio
             if latest is not None:
                 await store.wait_for_rollouts([latest.rollout_id])
         except StoreUnavailable:
-            latest = None  # the algorithm's machine is unreachable; the runner logs this
+            latest = None  # the store is unreachable; the runner logs this
         if latest is None:
             await asyncio.sleep(POLL_INTERVAL_RUN_END)
     logger.info("The run has ended (%s).", latest.status)

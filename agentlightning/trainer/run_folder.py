@@ -25,11 +25,13 @@ RESUME_VARIABLE = "AGL_RESUME"
 """Environment variable set by `agl resume`. Its value is the folder of the run to continue."""
 LOGGER: Final = logging.getLogger("agentlightning")
 ACCESS_LOGGER: Final = logging.getLogger("agentlightning.store.access")
-"""Logger of requests to the store's server. Its INFO lines are suppressed during a run, because one line per request is
-useful only in `agl store`."""
+"""Logger for requests to the store's server.
+
+It logs one INFO line per request. This is useful only in `agl store`, so these lines are suppressed during a run.
+"""
 
 _entering = threading.Lock()
-"""Protects `RunLog._entries` when several runner threads enter or exit the context manager concurrently."""
+"""Protects `RunLog._entries` when several runner threads enter or exit the same `RunLog` concurrently."""
 
 
 class RunFolder:
@@ -60,14 +62,14 @@ class RunFolder:
             return {}
 
     def result(self) -> RunResult | None:
-        """Return the result of the run, or None if there is none because the run is still active or was killed."""
+        """Return the result of the run, or None if the run is still active or was killed."""
         try:
             return RunResult.model_validate_json(self._result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
     def start(self, settings: dict[str, Any]) -> None:
-        """Create the folder, save the command and settings, and delete the result of an earlier part of the run."""
+        """Create the folder and save the command and settings. If the run is being resumed, delete its old result."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._result.unlink(missing_ok=True)
         config = {
@@ -85,15 +87,15 @@ class RunFolder:
         _write(self._result, orjson.dumps(data, option=orjson.OPT_INDENT_2, default=str).decode())
 
     def discard(self) -> None:
-        """Mark the folder as unused, so that it is never resumed."""
+        """Mark the folder as unused, so that it is never listed or resumed as a run."""
         self._config.unlink(missing_ok=True)
 
 
 class RunLog:
-    """Context manager that writes the `agentlightning` log of a run's processes to the run's `log.txt`.
+    """Context manager that writes the messages of the `agentlightning` logger to `file`, a run's `log.txt`.
 
     Entering a `RunLog` that is already active, for example in a runner's thread or in a forked process, does not open
-    the file again.
+    the file again. If `file` is None, nothing is written.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -102,7 +104,7 @@ class RunLog:
         self._cleanup = ExitStack()
 
     def __reduce__(self) -> Any:
-        return RunLog, (self.file,)  # a fresh process opens the file itself
+        return RunLog, (self.file,)  # a process that unpickles the `RunLog` opens the file itself
 
     def __enter__(self) -> RunLog:
         with _entering:
@@ -130,7 +132,7 @@ class RunLog:
 
 
 def new_folder(title: str, root: str | Path = RUNS) -> RunFolder:
-    """Create a new folder in `root`, named after the current time and the title."""
+    """Create a new folder in `root`, named after the current time and `title`."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9_]+', '-', title).strip('-').lower() or 'run'}"
     for number in itertools.count(1):
         path = Path(root) / (stem if number == 1 else f"{stem}-{number}")
@@ -143,13 +145,13 @@ def new_folder(title: str, root: str | Path = RUNS) -> RunFolder:
 
 
 def folders(root: str | Path = RUNS) -> Iterator[RunFolder]:
-    """Yield all runs in `root`, newest first."""
+    """Yield the folders of all runs in `root`, newest first."""
     found = [RunFolder(path) for path in Path(root).glob("*/")] if Path(root).is_dir() else []
     yield from sorted((folder for folder in found if folder.exists), key=_start_order, reverse=True)
 
 
 def unfinished(settings: dict[str, Any], root: str | Path = RUNS) -> RunFolder | None:
-    """Return the latest unfinished run with these settings, or None if there is none."""
+    """Return the folder of the latest unfinished run with these settings, or None if there is none."""
     for folder in folders(root):
         config, result = folder.config(), folder.result()
         if config.items() >= settings.items() and (result is None or result.status != "finished"):

@@ -1,8 +1,8 @@
 """StoreLock: prevents two trainers from sharing a store, because their runners would run each other's tasks.
 
-The lock is a lease in the store, renewed by a thread that the algorithm cannot block. If the process that
-holds the lock dies, the lease expires `LEASE_SECONDS` after its last renewal. A trainer on the same machine can detect
-that this process is dead, and then takes the lock without waiting for the lease to expire.
+The lock is a lease in the store. It is renewed in a separate thread, which the algorithm cannot block. If the process
+that holds the lock dies, the lease expires `LEASE_SECONDS` after its last renewal. A new trainer on the same machine
+detects that the process is dead, and acquires the lock without waiting for the lease to expire.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ LEASE: Final = "trainer"
 LEASE_SECONDS: Final = 60.0
 RENEWAL_INTERVAL: Final = 10.0
 RELEASE_TIMEOUT: Final = 2.0
-"""Timeout in seconds for releasing the lock. An unreachable store must not delay the end of a run."""
+"""Timeout in seconds for releasing the lock, so that an unreachable store cannot delay the end of a run for long."""
 
 _local_holders: set[str] = set()
-"""Holder names of all locks that this process currently holds."""
+"""The `holder` values of all locks that this process currently holds."""
 
 
 @dataclass
 class StoreLock:
-    """A trainer's exclusive lock on its store. `acquire` creates the lock; `run_while_held` renews and releases it."""
+    """A trainer's exclusive lock on its store. `acquire` obtains the lock; `run_while_held` renews and releases it."""
 
     store: LightningStore
     holder: str
@@ -87,7 +87,7 @@ class StoreLock:
     async def _renew(self) -> None:
         lease = await self.store.hold_lease(LEASE, self.holder, LEASE_SECONDS)
         if lease["holder"] != self.holder:
-            with suppress(RuntimeError):  # the loop is closed: the run has ended
+            with suppress(RuntimeError):  # the event loop is closed because the run has ended
                 self._lost.get_loop().call_soon_threadsafe(self._set_lost, lease)
 
     def _set_lost(self, lease: Lease) -> None:

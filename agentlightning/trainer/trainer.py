@@ -29,20 +29,23 @@ from .run_coordinator import Datasets, RunCoordinator, RunnerLauncher
 from .run_folder import RESUME_VARIABLE, RunFolder, RunLog, new_folder, unfinished
 
 DRAIN_SECONDS = 5.0
-"""Time in seconds that running rollouts are given to finish when a run ends. Short, because the algorithm has already
-ended and no longer uses their results."""
+"""Time in seconds that running rollouts are given to finish when a run ends.
+
+This time is short because the algorithm has already ended and no longer uses their results.
+"""
 
 
 Agent = LitAgent[Any] | Callable[..., Any]
 
 
 class Trainer:
-    """Runs an algorithm and `n_runners` runners for an agent until the algorithm has ended.
+    """Runs an algorithm, and `n_runners` runners that execute an agent, until the algorithm has ended.
 
-    Each component may be an instance, a class, a factory, an import path, or a dict with "type". The defaults are a
-    SQLite store in the run's folder, `LightningTracer`, and the client-server strategy, "cs" (`strategy="shm"` runs
-    everything in this process). The folder of a run is `run_dir`, by default `runs/NAME`. Each runner runs up to
-    `max_concurrency` rollouts concurrently and `max_rollouts` in total. `port` is the port of the store's server.
+    Each component may be an instance, a class, a factory, an import path, or a dict with a "type" and arguments. By
+    default, the store is a SQLite database in the run's folder, the tracer is a `LightningTracer`, and the strategy is
+    "cs" (client-server), which starts each runner in a separate process. `strategy="shm"` runs everything in this
+    process. The run's folder is `run_dir`, by default `runs/NAME`. Each runner executes at most `max_concurrency`
+    rollouts at a time and `max_rollouts` in total. `port` is the port of the store's server.
     """
 
     def __init__(
@@ -96,8 +99,10 @@ class Trainer:
 
         Raises any error from the algorithm or a runner, and `StoreInUse` if another trainer is using the store. Two
         trainers cannot share a store, because their runners would run each other's tasks with the wrong agent. Each
-        trainer needs its own store (or its own schema in PostgreSQL). `resume` continues the run in `run_dir`, or
-        else the latest unfinished run with this algorithm and agent. Completed work is not repeated.
+        trainer needs its own store (or its own schema in PostgreSQL).
+
+        If `resume` is True, continues the run in `run_dir` or, if `run_dir` is None, the latest unfinished run with
+        this algorithm and agent. Completed work is not repeated. If there is no such run, starts a new one.
         """
         return self._fit(self.strategy, agent, (train_dataset, val_dataset), self.n_runners, resume, live=True)
 
@@ -110,7 +115,7 @@ class Trainer:
     ) -> RunResult:
         """Run everything in this process, with one runner in a thread, so that you can use a debugger.
 
-        The algorithm must be a `FastAlgorithm`; the default is `Baseline`.
+        The trainer's algorithm must be a `FastAlgorithm`, such as the default, `Baseline`.
         """
         if not isinstance(self.algorithm, FastAlgorithm):
             raise TypeError(
@@ -148,7 +153,7 @@ class Trainer:
             try:
                 strategy.execute(coordinator, launcher, self._open_store(folder), n_runners=n_runners)
             except KeyboardInterrupt:
-                # Raise a new exception without the event loop's frames, so that the user sees how to continue.
+                # Raise a new exception, without the event loop's stack frames, to tell the user how to continue.
                 raise KeyboardInterrupt(f"to continue: agl resume {folder.path}") from None
             except Exception as error:
                 coordinator.record_failure(error)
@@ -157,7 +162,7 @@ class Trainer:
         return coordinator.result
 
     def _folder(self, settings: dict[str, Any], resume: bool) -> tuple[RunFolder, bool]:
-        """Return the folder of this run, and True if the folder contains an earlier run to continue."""
+        """Return the run's folder, and True if the folder contains an earlier run that is to be resumed."""
         if path := os.environ.pop(RESUME_VARIABLE, None):
             return RunFolder(path), True
         if self.run_dir is not None:
@@ -180,7 +185,7 @@ class Trainer:
         return build(self._runner, Runner[Any], parameter="runner", default=LitAgentRunner[Any], defaults=defaults)
 
     def _open_store(self, folder: RunFolder) -> OpenStore:
-        """Return the function that opens the store. A store that was passed as an instance is not closed."""
+        """Return a function that opens the store. If the user passed a store instance, it is not closed afterwards."""
         given = self._store
         if given is None:
             return lambda: SqliteLightningStore(folder.database)
@@ -209,7 +214,7 @@ def _algorithm(given: Any) -> Algorithm:
 
 
 def _is_factory(value: Any) -> bool:
-    """Return True for a callable that takes none of the arguments of an algorithm function, so it must be a factory."""
+    """Return True if `value` is a factory: a callable that takes none of the arguments of an algorithm function."""
     if isinstance(value, Algorithm) or not callable(value) or inspect.iscoroutinefunction(value):
         return False
     return not set(inspect.signature(value).parameters) & set(ARGUMENTS)

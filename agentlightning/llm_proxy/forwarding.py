@@ -38,7 +38,7 @@ class ForwardedCall:
         self._recording = recorder.start(request, server)
         self._injected = InjectedParameters()
         self._prompt: asyncio.Task[list[int] | None] | None = None
-        """Task that requests the prompt's token ids while the server generates the response, or None if not needed."""
+        """Task that requests the prompt's token ids while the server generates the response. None if not required."""
         self._has_started = False
         """True once the proxy has started to send the response to the agent."""
 
@@ -164,7 +164,7 @@ class ForwardedCall:
     # Recording
 
     async def _store_span(self) -> None:
-        """Store the call's span, unless it is already stored. Called before the end of the response is sent."""
+        """Store the call's span unless it is already stored. Called before the agent receives the response's end."""
         if self._recording is not None:
             await self._recording.store(await self._prompt if self._prompt is not None else None)
 
@@ -186,9 +186,9 @@ def _retry_after(response: aiohttp.ClientResponse) -> float:
 
 # Parameters that the proxy adds to requests to get token ids
 #
-# Training needs token ids and log probabilities, so the proxy requests them. Unless the agent requested them, too, they
-# are removed from the response. The parameters are added only to requests to inference engines that are known to
-# support them.
+# Training needs token ids and log probabilities, so the proxy requests them. If the agent did not request them itself,
+# they are removed from the response. The parameters are added only if the server's inference engine is known to support
+# them.
 
 _SUPPORTED: dict[tuple[str, Engine], Json] = {
     ("chat/completions", "vllm"): {"logprobs": True, "return_token_ids": True},

@@ -94,7 +94,7 @@ class LLMProxy:
         await self.start()
 
     def is_running(self) -> bool:
-        """Return True if the server that `start` started is still running."""
+        """Return True if the server was started with `start` and is still running."""
         return self._server is not None and not self._server.finished.done()
 
     def run_forever(

@@ -124,7 +124,7 @@ class CallRecording:
         self._attributes[semconv.STREAMED] = True
 
     def append(self, chunk: bytes) -> None:
-        """Record a chunk of a streamed response. Chunks beyond `MAX_STREAM_BYTES` are not kept."""
+        """Record a chunk of a streamed response. After the first `MAX_STREAM_BYTES`, further chunks are not kept."""
         if self._size < MAX_STREAM_BYTES:
             self._chunks.append(chunk)
         self._size += len(chunk)

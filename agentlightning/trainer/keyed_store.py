@@ -1,6 +1,6 @@
 """KeyedStore: the wrapper through which the algorithm uses the store. It enqueues only one rollout per key.
 
-A rollout has a key if its metadata contains an entry "key". When the same key is enqueued again, for example by an
+A rollout has a key if its metadata has an entry named "key". When the same key is enqueued again, for example by an
 algorithm that was killed and resumed, the existing rollout is returned, even if it is still queued or running.
 """
 

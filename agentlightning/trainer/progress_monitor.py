@@ -61,7 +61,7 @@ class ProgressMonitor:
         self._executor.submit(self._call_each, lambda callback: callback.on_metrics(copied, step))
 
     async def finish(self) -> None:
-        """Stop polling, and read and report the progress one last time."""
+        """Stop polling, then read and report the progress one last time."""
         self._stop.set()
         await asyncio.wrap_future(self._executor.submit(self._read_progress))
 

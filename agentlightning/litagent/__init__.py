@@ -1,4 +1,4 @@
-"""Agents: a subclass of `LitAgent`, a function that takes a task, or a program."""
+"""Agents: subclasses of `LitAgent`, functions that take a task, and programs."""
 
 from .base import AgentResult as AgentResult, LitAgent as LitAgent
 from .command import CommandAgent as CommandAgent, command_agent as command_agent

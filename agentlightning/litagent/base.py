@@ -1,4 +1,4 @@
-"""LitAgent: base class of agents, with a method for each rollout mode."""
+"""LitAgent: the base class for agents, with separate methods for training and validation rollouts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AgentResult: TypeAlias = "float | Sequence[Span] | Sequence[ReadableSpan] | Sequence[SpanCoreFields] | None"
-"""Return value of an agent: its final reward, spans to store, or None."""
+"""Return value of an agent: the final reward, spans to store, or None."""
 
 
 class LitAgent(Generic[T]):
     """An agent that processes tasks of type `T`.
 
-    Override `rollout`, or `rollout_async` for an async agent. If training differs from validation, override
-    `training_rollout` and `validation_rollout` (or their `_async` forms): the former handles rollouts in mode
-    `train`, the latter all others. A sync method runs in its own thread, so it may block.
+    Override `rollout`, or `rollout_async` for an async agent. If training rollouts need different code, override
+    `training_rollout`, which handles rollouts in mode `train`, and `validation_rollout`, which handles all others.
+    Both also have `_async` forms. A sync method runs in its own thread, so it may block.
     """
 
     def rollout(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
-        """Process `task` and return the reward, spans, or None."""
+        """Process `task` and return the reward, spans to store, or None."""
         raise NotImplementedError(f"{type(self).__name__} does not define rollout; override it in your subclass")
 
     async def rollout_async(self, task: T, resources: NamedResources, rollout: AttemptedRollout) -> AgentResult:
@@ -54,7 +54,10 @@ class LitAgent(Generic[T]):
         return await self.rollout_async(task, resources, rollout)
 
     def method_for(self, mode: RolloutMode | None) -> Callable[[T, NamedResources, AttemptedRollout], Any]:
-        """Return the most specific method that the class defines for this mode. Raises `AgentError` if none exists."""
+        """Return the most specific method that the class defines for `mode`. Raises `AgentError` if there is none.
+
+        Async methods take precedence over sync ones.
+        """
         specific = "training_rollout" if mode == "train" else "validation_rollout"
         for name in (f"{specific}_async", specific, "rollout_async", "rollout"):
             if getattr(type(self), name) is not getattr(LitAgent, name):

@@ -1,9 +1,10 @@
-"""Agents that are programs in any language, started once for each rollout.
+"""Agents that are programs in any language. The program is started once for each attempt.
 
-Environment variables contain the task (AGL_TASK, AGL_TASK_FILE), the model (OPENAI_BASE_URL, ANTHROPIC_BASE_URL) and
-the OTLP endpoint for spans (OpenTelemetry's standard variables). The reward is the last value that the program passed
-to `agl reward`. If there is none, the reward is the last non-empty line of the program's output, provided that this
-line is a JSON number or a JSON object with a `reward`. If a grader is given, its return value replaces both.
+Environment variables give the program its task (AGL_TASK, AGL_TASK_FILE), the address of the model server
+(OPENAI_BASE_URL, ANTHROPIC_BASE_URL) and the OTLP endpoint for spans (OpenTelemetry's standard variables). If a grader
+is given, it computes the reward. Otherwise, the reward is the last value that the program passed to `agl reward`. If
+the program did not call `agl reward`, the reward is the last non-empty line of its output, provided that this line is a
+JSON number or a JSON object with a `reward` field.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ P = ParamSpec("P")
 R = TypeVar("R", bound="Command")
 Command = str | Sequence[str]
 Grader = Callable[[Any, str], Any]
-"""Maps the task and the program's output to a reward."""
+"""Function that takes the task and the program's output, and returns the reward or an awaitable for it."""
 
 EXIT_CODE: Final = "process.exit.code"
 COMMAND_ARGS: Final = "process.command_args"
 STDERR: Final = "process.stderr"
 MAX_OUTPUT: Final = 256 * 1024
-"""Maximum number of bytes kept from the end of a program's stdout and of its stderr."""
+"""Maximum number of bytes that are read from the end of each output stream (stdout and stderr) of a program."""
 MAX_TASK_VARIABLE: Final = 100_000
-"""Maximum size in bytes of a task in AGL_TASK. Linux limits a variable to 128 KiB."""
+"""Tasks of at least this size, in bytes, are not passed in AGL_TASK. Linux limits a variable to 128 KiB."""
 TERMINATION_GRACE_SECONDS: Final = 1.0
-"""Seconds between SIGTERM and SIGKILL when a program is cancelled or times out."""
+"""Maximum time in seconds between SIGTERM and SIGKILL when a program is cancelled or times out."""
 INHERITED: Final = (
     "HOME",
     "LANG",
@@ -91,11 +92,11 @@ class CommandAgent(FunctionAgent[P, R]):
         self._recreate = functools.partial(CommandAgent, grader=grader, environment=self._environment, timeout=timeout)
 
     def method_for(self, mode: RolloutMode | None) -> Callable[[Any, NamedResources, AttemptedRollout], Any]:
-        """Return the same method for every mode."""
+        """Return `rollout_async`, which handles every mode."""
         return self.rollout_async
 
     async def rollout_async(self, task: Any, resources: NamedResources, rollout: AttemptedRollout) -> Any:
-        """Run the program until it exits and return its reward."""
+        """Run the program until it exits and return the reward."""
         command = self.rollout(task, resources, rollout)
         if inspect.isawaitable(command):
             command = await command
@@ -103,7 +104,7 @@ class CommandAgent(FunctionAgent[P, R]):
             files = AttemptFiles(Path(folder))
             files.write(task, resources)
             async with asyncio.timeout(self._timeout):
-                # The environment contains the id of the program's span, so build the environment inside that span.
+                # The environment contains the id of the span that records the program, so build it inside that span.
                 await _run_traced(
                     _arguments(command),
                     files,
@@ -125,10 +126,10 @@ def command_agent(
 ) -> Any:
     """Use a program as an agent: the decorated function returns the command to run for a task.
 
-    The command is a list of arguments or a shell command string. The program inherits only a few common variables of
-    the runner, such as PATH. `environment` contains names of other variables to inherit, or maps variables to values.
-    After `timeout` seconds the program and its children are killed. `grader` is called with the task and the program's
-    output, and returns the reward.
+    The command is a list of arguments or a shell command string. The program inherits only a few common environment
+    variables from the runner, such as PATH. `environment` lists other variables to inherit, or maps the names of
+    variables to their values. If the program is still running after `timeout` seconds, it is killed together with its
+    child processes. `grader` is called with the task and the program's output, and returns the reward.
     """
     if function is None:
         return functools.partial(command_agent, grader=grader, environment=environment, timeout=timeout)
@@ -138,9 +139,9 @@ def command_agent(
 def environment_for(
     rollout: AttemptedRollout, resources: NamedResources, additional: Iterable[str] | Mapping[str, str] = ()
 ) -> dict[str, str]:
-    """Return the complete environment of a program that runs this attempt.
+    """Return all environment variables for a program that runs this attempt.
 
-    `additional` contains names of variables to inherit, or maps variables to values.
+    `additional` lists other variables to inherit, or maps the names of variables to their values.
     """
     trace = _trace_variables()
     return {
@@ -160,10 +161,10 @@ def _inherit(names: Iterable[str]) -> dict[str, str]:
 
 
 def _model_variables(rollout: AttemptedRollout, resources: NamedResources, traceparent: str | None) -> dict[str, str]:
-    """Return the variables for the first model among the resources.
+    """Return the variables for the first `LLM` among the resources, or an empty dict if there is none.
 
-    If the model is behind a proxy, the model's URL identifies the attempt and the span in which the program runs,
-    because few programs send a traceparent header.
+    If the model is behind the LLM proxy, its URL identifies the attempt and the span that records the program, because
+    few programs send a traceparent header.
     """
     llm = next((resource for resource in resources.values() if isinstance(resource, LLM)), None)
     if llm is None:
@@ -189,7 +190,7 @@ def _trace_variables() -> dict[str, str]:
 
 
 def _store_variables(rollout: AttemptedRollout) -> dict[str, str]:
-    """Return the variables for the store and its OTLP receiver, or none if the program cannot reach it."""
+    """Return the variables for reaching the store, or an empty dict if the store is not served over HTTP."""
     scope = current_scope()
     store: Any = scope.store if scope else None
     traces_url = store.otlp_traces_endpoint() if store else None
@@ -215,12 +216,15 @@ def _store_variables(rollout: AttemptedRollout) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class AttemptFiles:
-    """Files that the runner and one run of the program use to exchange data."""
+    """Files through which the runner and the program exchange data during one attempt."""
 
     folder: Path
 
     def write(self, task: Any, resources: NamedResources) -> None:
-        """Write the task (a string unchanged, other values as JSON) and the resources without their API keys."""
+        """Write the task and the resources to files.
+
+        A task that is a string is written unchanged, any other task as JSON. API keys are removed from the resources.
+        """
         self._path("task").write_text(task if isinstance(task, str) else json.dumps(task))
         public_fields = {
             name: resource.model_dump(mode="json", exclude={"api_key"}) for name, resource in resources.items()
@@ -228,7 +232,7 @@ class AttemptFiles:
         self._path("resources.json").write_text(json.dumps(public_fields))
 
     def environment(self) -> dict[str, str]:
-        """Return variables that contain the paths of the files, and the task itself if it fits in a variable."""
+        """Return environment variables with the paths of the files, and the task itself if it fits in a variable."""
         variables = {
             "AGL_TASK_FILE": str(self._path("task")),
             "AGL_RESOURCES_FILE": str(self._path("resources.json")),
@@ -240,7 +244,7 @@ class AttemptFiles:
         return variables
 
     def streams(self) -> tuple[Path, Path]:
-        """Return the files that capture stdout and stderr."""
+        """Return the paths of the files that capture stdout and stderr."""
         return self._path("stdout"), self._path("stderr")
 
     def output(self) -> str:
@@ -252,7 +256,7 @@ class AttemptFiles:
         return _tail(self._path("stderr"))
 
     def reward(self) -> float | None:
-        """Return the reward that the program reported, or None if it did not report any."""
+        """Return the reward from `agl reward` or from the last line of the output, or None if there is none."""
         with suppress(FileNotFoundError):
             return _number(json.loads(self._path("reward").read_text()))
         last_line = next((line for line in reversed(self.output().splitlines()) if line.strip()), "")
@@ -263,7 +267,7 @@ class AttemptFiles:
         return _number(cast("dict[str, Any]", value).get("reward") if isinstance(value, dict) else value)
 
     def last_lines(self) -> str:
-        """Return the last lines of stderr, or of stdout if stderr is empty."""
+        """Return the last three lines of stderr, or of stdout if stderr is empty."""
         lines = (self.errors().strip() or self.output().strip()).splitlines()
         return " / ".join(lines[-3:]) or "(no output)"
 
@@ -272,7 +276,7 @@ class AttemptFiles:
 
 
 async def _run_traced(arguments: list[str], files: AttemptFiles, environment: Callable[[], Mapping[str, str]]) -> None:
-    """Run the program in a span that records its output. Raises `AgentError` if the program fails."""
+    """Run the program and, if a tracer is active, record its output in a span. Raises `AgentError` if it fails."""
     tracer = get_active_tracer()
     if tracer is None:
         code = await _run(arguments, files, environment())
@@ -292,7 +296,7 @@ async def _run_traced(arguments: list[str], files: AttemptFiles, environment: Ca
 async def _run(arguments: list[str], files: AttemptFiles, environment: Mapping[str, str]) -> int:
     if shutil.which(arguments[0], path=environment.get("PATH")) is None:
         raise AgentError(f"cannot start {arguments[0]}: no such program on the PATH")
-    # Use files instead of pipes: a background process left behind by the program could keep a pipe open forever.
+    # Use files instead of pipes, because a background process that the program leaves running could keep a pipe open.
     stdout, stderr = files.streams()
     with stdout.open("wb") as out, stderr.open("wb") as err, _watchdog_pipe() as stdin:
         process = await asyncio.create_subprocess_exec(
@@ -309,7 +313,11 @@ async def _run(arguments: list[str], files: AttemptFiles, environment: Mapping[s
 
 @contextmanager
 def _watchdog_pipe() -> Generator[int]:
-    """Open a pipe and yield its read end. The watchdog reads end-of-file there once the block or this process ends."""
+    """Open a pipe and yield its read end, which becomes the watchdog's standard input.
+
+    The write end is closed when the block or this process ends. The watchdog then reads end-of-file and kills the
+    program.
+    """
     reading, writing = os.pipe()
     try:
         yield reading

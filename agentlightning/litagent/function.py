@@ -22,14 +22,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 KIND_BY_NAME: Final[dict[str, type[Resource]]] = {"llm": LLM, "prompt_template": PromptTemplate}
-"""Resource type implied by a parameter name."""
+"""Resource types that parameter names imply, unless the parameter is annotated with a resource type."""
 
 RESERVED_NAMES: Final = frozenset({"resources", "rollout"})
-"""Names of the parameters that receive all resources or the rollout itself."""
+"""Parameter names that do not select a resource: they receive all resources or the rollout itself."""
 
 
 class FunctionAgent(LitAgent[Any], Generic[P, R]):
-    """An agent that wraps a function. The wrapper can still be called like the function itself."""
+    """An agent that wraps a function. Calling the agent calls the function itself."""
 
     __name__: str
     __qualname__: str
@@ -52,7 +52,7 @@ class FunctionAgent(LitAgent[Any], Generic[P, R]):
         return f"<agent {self.__name__}>"
 
     def rollout(self, task: Any, resources: NamedResources, rollout: AttemptedRollout) -> Any:
-        """Call the function with the task and the arguments that its parameters select."""
+        """Call the function with the task and with the arguments for its other parameters."""
         args, kwargs = self._resolver.arguments(task, resources, rollout)
         return cast("Callable[..., Any]", self._function)(*args, **kwargs)
 
@@ -61,11 +61,11 @@ class FunctionAgent(LitAgent[Any], Generic[P, R]):
         return await self.rollout(task, resources, rollout)
 
     def method_for(self, mode: RolloutMode | None) -> Callable[[Any, NamedResources, AttemptedRollout], Any]:
-        """Return the same method for every mode."""
+        """Return `rollout_async` if the function is async, otherwise `rollout`. The mode does not matter."""
         return self.rollout_async if _is_async(self._function) else self.rollout
 
     def __reduce__(self) -> Any:
-        # Pickle by name if another process can import the agent, that is, if the name refers to the agent itself.
+        # If another process can import the agent by its name, pickle only the name. Otherwise, pickle the function.
         if self.__module__ != "__main__" and _lookup(self.__module__, self.__qualname__) is self:
             return self.__qualname__
         return self._recreate, (self._function,)
@@ -76,12 +76,13 @@ def rollout(function: Callable[P, R], /) -> FunctionAgent[P, R]: ...
 @overload
 def rollout(*, strip_proxy: bool = True) -> Callable[[Callable[P, R]], FunctionAgent[P, R]]: ...
 def rollout(function: Any = None, /, *, strip_proxy: bool = True) -> Any:
-    """Turn a function into an agent. The function's parameter names select its arguments.
+    """Turn a function into an agent. The names and types of its parameters determine its arguments.
 
-    The first parameter is the task. `prompt_template` and `llm` get the resource with that name or type, `resources`
-    gets all resources, `rollout` gets the rollout with its attempt, and any other parameter gets the resource with the
-    same name or the annotated type.
-    A `ProxyLLM` is passed as a plain `LLM` whose URL identifies the attempt, unless `strip_proxy` is False.
+    The first parameter receives the task. A parameter called `resources` receives all resources, and one called
+    `rollout` receives the rollout with its attempt. Every other parameter receives the resource with the same name or,
+    if there is none, the first resource of the annotated type. The names `prompt_template` and `llm` imply the types
+    `PromptTemplate` and `LLM`. A `ProxyLLM` is passed as a plain `LLM` whose URL identifies the attempt, unless
+    `strip_proxy` is False or the parameter is annotated with `ProxyLLM`.
     """
     return _decorate(function, strip_proxy=strip_proxy)
 
@@ -91,7 +92,7 @@ def prompt_rollout(function: Callable[P, R], /) -> FunctionAgent[P, R]: ...
 @overload
 def prompt_rollout() -> Callable[[Callable[P, R]], FunctionAgent[P, R]]: ...
 def prompt_rollout(function: Any = None, /) -> Any:
-    """Turn a function into an agent whose second parameter, whatever its name, is a prompt template."""
+    """Like `rollout`, but the second parameter of the function receives a prompt template, whatever its name is."""
     return _decorate(function, second=PromptTemplate)
 
 
@@ -100,12 +101,12 @@ def llm_rollout(function: Callable[P, R], /) -> FunctionAgent[P, R]: ...
 @overload
 def llm_rollout(*, strip_proxy: bool = True) -> Callable[[Callable[P, R]], FunctionAgent[P, R]]: ...
 def llm_rollout(function: Any = None, /, *, strip_proxy: bool = True) -> Any:
-    """Turn a function into an agent whose second parameter, whatever its name, is an LLM."""
+    """Like `rollout`, but the second parameter of the function receives an LLM, whatever its name is."""
     return _decorate(function, strip_proxy=strip_proxy, second=LLM)
 
 
 def as_agent(agent: LitAgent[Any] | Callable[..., Any]) -> LitAgent[Any]:
-    """Return an agent unchanged; wrap a function as `@rollout` does."""
+    """Return `agent` unchanged if it is a `LitAgent`. If it is a function, wrap it as `@rollout` does."""
     if isinstance(agent, LitAgent):
         return cast("LitAgent[Any]", agent)
     if isinstance(agent, type):
@@ -117,11 +118,11 @@ def as_agent(agent: LitAgent[Any] | Callable[..., Any]) -> LitAgent[Any]:
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """A parameter that follows the task parameter, with the resource types that it accepts."""
+    """A parameter of an agent function, other than the task, with the resource types that it accepts."""
 
     name: str
     kinds: tuple[type[Resource], ...]
-    """Accepted resource types. Empty means any resource with the parameter's name."""
+    """Accepted resource types. If empty, a resource of any type is accepted, but it must have the parameter's name."""
     default: Any
     positional_only: bool
 
@@ -135,10 +136,10 @@ class ParameterSpec:
 
 
 def parameter_specs(function: Callable[..., Any], *, second: type[Resource] | None = None) -> list[ParameterSpec]:
-    """Return the parameters of an agent function that follow the task parameter, in order.
+    """Return the parameters of an agent function after the task, in order, without `*args` and `**kwargs`.
 
-    `second` is a resource type that the function must accept. The second parameter gets that type, unless another
-    parameter already accepts it. Raises TypeError if the signature is not valid for an agent.
+    `second` is a resource type that one of these parameters must accept. If none of them does, the function's second
+    parameter is changed to accept that type. Raises TypeError if the signature is not valid for an agent.
     """
     name = name_of(function)
     task, *others = _parameters(function, name)
@@ -153,7 +154,7 @@ def name_of(value: Any) -> str:
 
 
 class ParameterResolver:
-    """Determines the arguments of a function for each rollout."""
+    """Determines the arguments to pass to an agent function for each rollout."""
 
     def __init__(self, function_name: str, specs: list[ParameterSpec], *, strip_proxy: bool) -> None:
         self._function_name = function_name
@@ -244,7 +245,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function, eval_str=True)
     except (NameError, AttributeError, SyntaxError, TypeError):
-        # An annotation cannot be evaluated at run time: leave string annotations unevaluated and use parameter names.
+        # An annotation cannot be evaluated at run time, so keep all string annotations as they are.
         return inspect.signature(function)
 
 

@@ -1,4 +1,4 @@
-"""Execution strategies: run the algorithm and the runners in threads of one process, or in separate processes."""
+"""Execution strategies run the algorithm and the runners in threads of one process, or in separate processes."""
 
 from ..lazy import lazy_names
 

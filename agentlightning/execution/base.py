@@ -1,7 +1,8 @@
 """Base class of execution strategies, and code that they share.
 
-A strategy gets the algorithm and a runner as callables, and a function that opens the store. When the algorithm ends,
-the runners are stopped. An error in the algorithm or a runner stops the run and is raised with its original traceback.
+A strategy receives the algorithm and a runner as async callables, and a function that opens the store. It stops the
+runners when the algorithm ends. An error in the algorithm or in a runner stops the run, and is raised with its original
+traceback.
 """
 
 from __future__ import annotations
@@ -23,32 +24,35 @@ POLL_INTERVAL_QUEUE: Final = 1.0
 Role = Literal["both", "algorithm", "runner"]
 
 OpenStore = Callable[[], AbstractAsyncContextManager[LightningStore]]
-"""Opens the store for the duration of an `async with` block. Called after any fork server has been started, because
-opening a store may start threads, and forking a process that has threads is unsafe."""
+"""Opens the store for the duration of an `async with` block. A strategy that forks its process must do so before it
+opens the store, because opening a store may start threads, and forking a process that has threads is unsafe."""
 
 
 class AlgorithmTask(Protocol):
-    """The algorithm, ready to run. The run ends when the algorithm ends.
+    """The algorithm as an async callable. The run ends when the algorithm ends.
 
-    If the task has an `acquire(store)` method, that method is awaited before any runner starts. If it raises an error,
-    the run ends.
+    The object may also have an async method `acquire(store)`, which is awaited before any runner starts, for example to
+    lock the store. If `acquire` raises an error, the run ends.
     """
 
     async def __call__(self, store: LightningStore) -> Any:
-        """Run the algorithm until it ends. `ExecutionStrategy.execute` returns the same value as this method."""
+        """Run the algorithm until it ends, and return its result, which `ExecutionStrategy.execute` then returns."""
         ...
 
 
 class RunnerTask(Protocol):
-    """A runner, ready to run."""
+    """A runner as an async callable. Each call runs one runner."""
 
     async def __call__(self, store: LightningStore, worker: int, stop: StopEvent) -> None:
-        """Run rollouts until `stop` is set or SIGTERM is received. `worker` is the runner's number, starting at 0."""
+        """Run rollouts until `stop` is set, SIGTERM is received, or the runner has reached its limit of rollouts.
+
+        `worker` is the number of the runner, starting at 0.
+        """
         ...
 
 
 class ExecutionStrategy:
-    """Runs one algorithm and several runners until the algorithm has ended."""
+    """Runs an algorithm together with one or more runners until the algorithm ends."""
 
     role: Role = "both"
     """The part of the run that this process executes: the algorithm, the runners, or both."""
@@ -58,8 +62,9 @@ class ExecutionStrategy:
     ) -> Any:
         """Run the algorithm and the runners until the algorithm ends, and return the algorithm's return value.
 
-        Raises any error from the algorithm or a runner. The first Ctrl-C stops the algorithm and the runners cleanly
-        and is raised as KeyboardInterrupt; the second stops them immediately.
+        If `role` is not `both`, only the algorithm or only the runners are run. Raises any error from the algorithm or
+        a runner. The first Ctrl-C stops the algorithm and the runners cleanly, and then raises KeyboardInterrupt. The
+        second Ctrl-C stops them immediately.
         """
         raise NotImplementedError
 
@@ -67,9 +72,9 @@ class ExecutionStrategy:
 def run_until_complete(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `work` in a new event loop and return its result.
 
-    The first Ctrl-C or SIGTERM cancels `work`, so that it can clean up; the second stops it immediately. Ctrl-C is
-    raised as KeyboardInterrupt, and SIGTERM as SystemExit. If an event loop is already running, as in a notebook,
-    `work` runs in a new thread.
+    The first Ctrl-C or SIGTERM cancels `work`, which can then clean up; the second stops it immediately. Ctrl-C raises
+    KeyboardInterrupt, and SIGTERM raises SystemExit. If an event loop is already running in the current thread, as in a
+    notebook, `work` runs in a new thread, and SIGTERM is not handled.
     """
     try:
         asyncio.get_running_loop()
@@ -87,9 +92,10 @@ async def run_together(
 ) -> Any:
     """Run the algorithm and the runners, and return the algorithm's return value.
 
-    If the algorithm or a runner fails, the rest is cancelled before the error is raised. `runners` returns a coroutine
-    that runs all runners, and stops them when it is cancelled. If all runners end without an error, the run continues
-    until the algorithm ends, but fails as soon as rollouts are queued, because there is no runner left to claim them.
+    `runners` returns a coroutine that runs all the runners and stops them when it is cancelled. If the algorithm or a
+    runner fails, everything else is cancelled before the error is raised. If all the runners end without an error, the
+    algorithm continues. However, as soon as the queue then contains a rollout, the run fails, because there is no
+    runner left to claim the rollout.
     """
     if acquire := getattr(algorithm, "acquire", None):
         await acquire(store)

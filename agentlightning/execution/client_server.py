@@ -1,8 +1,8 @@
-"""ClientServerExecutionStrategy: runs the runners in other processes, which access the store over HTTP.
+"""ClientServerExecutionStrategy: runs the runners in separate processes, which access the store over HTTP.
 
-The algorithm runs in this process, which also serves the store. Runners are forked from a process without threads, or
-started as fresh Python processes if forking is unsafe. The same script can run the algorithm on one machine and runners
-on others, if `role` is set to `algorithm` or `runner`.
+The algorithm runs in the current process, which by default also serves the store. Runners are forked from a process
+without threads, or started as new Python processes if forking is unsafe. To run the algorithm on one machine and
+runners on others, start the same script on every machine, with `role` set to `algorithm` or `runner`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ from .supervisor import ProcessExit, ProcessSupervisor, StartMethod
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""Time in seconds that runners are given to stop. Normally long enough to finish and report their rollouts."""
+"""Time in seconds that runners are given to stop. They can normally finish and report their rollouts in this time."""
 LINGER_SECONDS: Final = 3.0
-"""Time in seconds that the store is still served after the algorithm has ended, so that remote runners can detect the
-end of the run. This is longer than a client's retry delay."""
+"""Time in seconds for which the store remains available after the algorithm has ended, so that remote runners can
+detect the end of the run. It is longer than the maximum delay between a store client's retries."""
 PORT: Final = 4747
-"""Default port of the store's server if the algorithm and the runners are started separately."""
+"""Default port of the store's server when the algorithm and the runners are started separately."""
 MAX_RESTARTS: Final = 10
-"""Maximum number of consecutive crashes of runner processes; one more fails the run. Crashes are not consecutive if a
-rollout ended in between, so an agent that crashes only occasionally does not fail the run."""
+"""Maximum number of consecutive crashes of runner processes. One more crash fails the run. Crashes are consecutive
+if no rollout ended for another reason in between, so an agent that crashes only occasionally does not fail the run."""
 
 
 class ClientServerExecutionStrategy(ExecutionStrategy):
-    """Runs the algorithm in this process and `n_runners` runners in other processes.
+    """Runs the algorithm in the current process and `n_runners` runners in separate processes.
 
-    Defaults come from the environment: `role` from AGL_CURRENT_ROLE ("both", "algorithm", "runner"), `server_host` and
-    `server_port` from AGL_SERVER_HOST and AGL_SERVER_PORT, `managed_store` from AGL_MANAGED_STORE. If
-    `managed_store` is False, no server is started: the algorithm and the runners connect to an existing server, such as
-    `agl store`. `start_method` is fork, spawn or forkserver; the default is fork if that is safe. A runner that dies is
-    restarted, but the run fails if more than `max_restarts` runners die in a row. When the run ends, runners are given
-    `graceful_timeout` seconds to stop.
+    Some defaults come from environment variables: `role` from AGL_CURRENT_ROLE ("both", "algorithm" or "runner"),
+    `server_host` from AGL_SERVER_HOST, `server_port` from AGL_SERVER_PORT, and `managed_store` from AGL_MANAGED_STORE.
+    If `managed_store` is False, the strategy does not start a server. The algorithm and the runners then connect to an
+    existing server, such as `agl store`.
+
+    `start_method` is fork, spawn or forkserver; the default is fork if forking is safe. If a runner's process crashes,
+    it is restarted, but the run fails after more than `max_restarts` consecutive crashes. When the run ends, runners
+    are given `graceful_timeout` seconds to stop.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     @asynccontextmanager
     async def _store(self, open_store: OpenStore) -> AsyncGenerator[tuple[LightningStore, str]]:
-        """Open the store, and serve it unless another process already does. Yield the store and its URL."""
+        """Open the store, and serve it unless another process already serves it. Yield the store and its URL."""
         if not self.managed_store:
             async with LightningStoreClient(self._url()) as client:
                 yield client, self._url()
@@ -110,7 +112,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             if isinstance(store, LightningStoreClient):
                 yield store, store.url
                 return
-            from ..store import LightningStoreServer  # imported here, because runners in fresh processes do not need it
+            from ..store import LightningStoreServer  # imported here because new runner processes do not need it
 
             server, token = store, os.environ.get("AGL_TOKEN")
             if not isinstance(server, LightningStoreServer):
@@ -128,7 +130,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
     # The runners
 
     async def _supervise(self, supervisor: ProcessSupervisor, store: LightningStore, url: str, count: int) -> None:
-        """Start the runners and restart runners that die. Return when all have exited without an error."""
+        """Start the runners, and restart any that crash. Return when all have exited without an error."""
         recovery = CrashRecovery(store, self._max_restarts)
         for worker in range(count):
             supervisor.start(worker, url)
@@ -146,7 +148,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
 @dataclass
 class CrashRecovery:
-    """Handles crashes of the runner processes in a run."""
+    """Handles the crashes of runner processes during a run."""
 
     store: LightningStore
     max_restarts: int
@@ -155,10 +157,10 @@ class CrashRecovery:
     _ended_otherwise: int = 0
 
     async def recover(self, crash: ProcessExit) -> None:
-        """Mark a dead runner's attempts as `unresponsive`, so that the store retries their rollouts if configured.
+        """Mark the unfinished attempts of a crashed runner as `unresponsive`. The store may then retry its rollouts.
 
-        Raises `RunnerDied` after too many consecutive crashes. The count starts again after a rollout has ended for a
-        reason other than a crash.
+        Raises `RunnerDied` after more than `max_restarts` consecutive crashes. The count starts again after a rollout
+        has succeeded, or has failed for a reason other than a crash.
         """
         prefix = worker_id_prefix(crash.pid)
         lost = [each for each in await _unfinished(self.store) if (each.attempt.worker_id or "").startswith(prefix)]
@@ -194,10 +196,11 @@ class CrashRecovery:
 
 
 async def requeue_stale_attempts(store: LightningStore, before: float) -> None:
-    """Requeue rollouts whose attempt started before `before` (a Unix time) in a local process that no longer exists.
+    """Requeue unfinished rollouts whose runner ran in a process on this machine that no longer exists.
 
-    Attempts on other machines are not requeued, because their runners may still be running. If those runners are dead,
-    the store's deadlines apply.
+    The function ignores attempts that started at or after the Unix time `before`. It also ignores attempts on other
+    machines, because their runners may still be running. If these runners are dead, the store ends the attempts when
+    their deadlines expire.
     """
     for rollout in await _unfinished(store):
         if _is_stale(rollout.attempt, before):

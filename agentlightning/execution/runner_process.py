@@ -1,4 +1,4 @@
-"""The code of a runner process: runs the runner, reports any error to the parent, and ends when the parent ends."""
+"""Entry point of a runner process: runs the runner, reports any error to the parent, and ends when the parent ends."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ GRACE_SECONDS: Final = 2.0
 
 
 def pickle_runner(runner: RunnerTask) -> bytes:
-    """Pickle a runner and the log level for a fresh process.
+    """Pickle a runner and the current log level for use in a new Python process.
 
-    Functions and classes that the runner uses from `__main__` are included, so the fresh process need not import the
-    script. Raises any error that pickling raises.
+    The pickle includes the functions and classes from `__main__` that the runner uses, so the new process does not need
+    to import the script. Raises any error that occurs during pickling.
     """
     file = io.BytesIO()
     _Pickler(file).dump((runner, _console_level()))
@@ -52,7 +52,7 @@ def _make_code(file: str, make: Callable[..., types.CodeType], arguments: tuple[
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Preserves the file names of code objects, so that tracebacks in a fresh process are readable."""
+    """A pickler that preserves the file names of code objects, so that tracebacks in the new process are readable."""
 
     dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduce_code}, _reducers)
 
@@ -68,7 +68,7 @@ class CrashReport:
 
     @classmethod
     def of(cls, error: BaseException) -> CrashReport:
-        """Create the report for `error`."""
+        """Create a report for `error`."""
         try:
             pickled = cloudpickle.dumps(error)
         except Exception:
@@ -76,7 +76,10 @@ class CrashReport:
         return cls(pickled, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
     def as_error(self) -> BaseException:
-        """Return the exception, with a cause that shows the original traceback."""
+        """Return the exception, or a RuntimeError with its summary if the exception cannot be unpickled.
+
+        The error's `__cause__` shows the original traceback.
+        """
         error: BaseException
         try:
             error = cloudpickle.loads(self.pickled) if self.pickled else RuntimeError(self.summary)
@@ -87,14 +90,17 @@ class CrashReport:
 
 
 class RunnerTraceback(Exception):
-    """The traceback of an error in a runner's process."""
+    """Shows the traceback from a runner's process as the cause of an error that is raised in the parent."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
 
 
 def run_runner_process(runner: RunnerTask | bytes, worker: int, url: str, reports: Connection) -> None:
-    """Run `runner`, pickled unless this process was forked. Send an error as a `CrashReport` to the parent."""
+    """Run `runner`, which is pickled unless this process was forked.
+
+    Any error other than SystemExit is sent to the parent as a `CrashReport`, through the connection `reports`.
+    """
     _detach_from_parent()
     try:
         asyncio.run(_run(_load(runner), worker, url))
@@ -122,7 +128,7 @@ def _load(runner: RunnerTask | bytes) -> RunnerTask:
 
 
 def _console_level() -> int | None:
-    """Return the lowest level that the handlers of the `agentlightning` logger show, or None if they show nothing.
+    """Return the lowest level of messages that the `agentlightning` logger prints, or None if it prints nothing.
 
     Handlers that write to files are ignored.
     """
@@ -136,7 +142,7 @@ def _console_level() -> int | None:
 
 
 def _detach_from_parent() -> None:
-    """Detach from the terminal, because the parent handles Ctrl-C, and end this process when the parent ends."""
+    """Detach from the terminal, because the parent handles Ctrl-C. End this process when the parent ends."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -145,9 +151,9 @@ def _detach_from_parent() -> None:
     assert parent is not None
 
     def wait_for_parent() -> None:
-        # Check both conditions. After a fork, `is_alive` may remain True, because it checks a pipe that other forked
-        # runners keep open. With the start method forkserver, `getppid` returns the id of multiprocessing's fork server
-        # instead of the parent's.
+        # Check both conditions, because each one alone can miss the end of the parent. After a fork, `is_alive` may
+        # still return True, because it checks a pipe that other forked runners keep open. With the start method
+        # forkserver, `getppid` returns the id of multiprocessing's fork server instead of the parent's id.
         while parent.is_alive() and os.getppid() == parent_pid:
             parent.join(POLL_INTERVAL_PARENT)
 

@@ -1,7 +1,7 @@
-"""SharedMemoryExecutionStrategy: runs the algorithm and the runners in threads of this process, with a shared store.
+"""SharedMemoryExecutionStrategy: runs the algorithm and the runners in threads of one process, with a shared store.
 
-This strategy is the easiest to debug, and fast enough for agents that spend most of their time waiting. An agent that
-crashes the process or calls `os._exit` ends the whole run.
+This strategy is the easiest to debug, and it is fast enough for agents that spend most of their time waiting for I/O.
+However, an agent that crashes the process or calls `os._exit` ends the whole run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .base import AlgorithmTask, ExecutionStrategy, OpenStore, RunnerTask, run_t
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""Time in seconds that a runner is given to stop. This is normally long enough for its rollouts to finish. A thread
-that has not stopped by then is left running."""
+"""Time in seconds that runners are given to stop. This is normally long enough for their rollouts to finish. A runner
+that has not stopped by then is left running in its thread."""
 
 
 class SharedMemoryExecutionStrategy(ExecutionStrategy):
-    """Runs everything in this process: the algorithm in this thread, `n_runners` runners in other threads."""
+    """Runs the algorithm and `n_runners` runners in the current process, with each runner in its own thread."""
 
     def __init__(self, *, n_runners: int | None = None, graceful_timeout: float = GRACE_SECONDS) -> None:
         self._n_runners = n_runners

@@ -1,12 +1,12 @@
-"""Process supervisor: starts runner processes from a process without threads, and reports their exits.
+"""Process supervisor: starts runner processes, reports their exits, and stops them.
 
-Forking is safe only in a process without threads, and the algorithm's process has threads as soon as it has a store. So
-the supervisor first forks a fork server, which has no threads and can fork runners at any time during a run. With the
-start methods spawn and forkserver, the algorithm's process is not forked, and the fork server is instead a thread of
-that process.
+Forking is safe only in a process without threads, but opening a store starts threads in the algorithm's process. The
+supervisor therefore forks a helper process, the fork server, before the store is opened. The fork server does not have
+any threads besides its main thread, so it can fork runners at any time during a run. With the start methods spawn and
+forkserver, the algorithm's process is not forked. In this case, the fork server is a thread of that process.
 
-A pipe carries commands to the fork server and exit reports back. If the pipe closes, the fork server kills its runners
-and exits.
+The supervisor sends commands to the fork server through a pipe, and the fork server uses the same pipe to report that
+runners have exited. If the pipe closes, the fork server stops its runners and exits.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
 ORPHAN_GRACE_SECONDS: Final = 2.0
-"""Time in seconds that runners are given to stop after the parent of their fork server has ended."""
+"""Time in seconds that runners are given to stop after the supervisor's process has ended."""
 KILL_TIMEOUT: Final = 3.0
 """Time in seconds that a fork server is given to kill its runners and exit."""
 
@@ -78,7 +78,10 @@ class ProcessExit:
 
 
 class ProcessSupervisor:
-    """Starts and stops runner processes. A context manager that leaves no process running on exit."""
+    """Starts and stops runner processes.
+
+    Use it as a context manager. All processes that are still running at the end of the block are killed.
+    """
 
     def __init__(self, runner: RunnerTask, method: StartMethod | None) -> None:
         self._runner = runner
@@ -98,8 +101,8 @@ class ProcessSupervisor:
             self._server = threading.Thread(target=server.run, name="agl-fork-server", daemon=True)
         assert self._server is not None
         with warnings.catch_warnings():
-            # Python warns if a process with threads is forked. In that case, the user has chosen fork, or
-            # `_select_method` has already logged a clearer warning.
+            # Python warns if a process with threads is forked. The warning is not needed: either the user has chosen
+            # fork explicitly, or `_select_method` has already logged a clearer warning.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._server.start()
         if method == "fork":
@@ -117,12 +120,12 @@ class ProcessSupervisor:
         self._server_pipe.close()
 
     def start(self, worker: int, url: str) -> None:
-        """Start a runner that uses the store at `url`."""
+        """Start runner number `worker`, which uses the store at `url`."""
         self.running += 1
         self._send(StartCommand(worker, url))
 
     async def next_exit(self) -> ProcessExit:
-        """Wait for the exit of a runner. Raises `RunnerDied` if the fork server itself has ended."""
+        """Wait until a runner exits, and return its exit. Raises `RunnerDied` if the fork server has ended."""
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._pipe.fileno(), readable.set)
         try:
@@ -136,7 +139,7 @@ class ProcessSupervisor:
         return exited
 
     async def stop(self, grace: float) -> None:
-        """Tell all runners to finish or return their rollouts and exit. Kill any that remain after `grace` seconds."""
+        """Stop all runners with SIGTERM, and kill any that have not exited after `grace` seconds."""
         self._send(StopCommand())
         try:
             async with asyncio.timeout(grace):
@@ -159,7 +162,7 @@ class _Child:
 
 @dataclass
 class _ForkServer:
-    """Executes the supervisor's commands and reports the exits of runners."""
+    """Executes the supervisor's commands, and reports to the supervisor when runners exit."""
 
     context: Any
     runner: RunnerTask | bytes
@@ -167,7 +170,7 @@ class _ForkServer:
     _children: dict[int, _Child] = field(default_factory=dict[int, _Child])
 
     def run_in_process(self, parent_pipe: Connection) -> None:
-        """Run the fork server in a forked process, where `parent_pipe` is an unused copy of the supervisor's end."""
+        """Run in a forked process. `parent_pipe` is this process's unused copy of the supervisor's end of the pipe."""
         parent_pipe.close()
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -175,7 +178,7 @@ class _ForkServer:
         self.run()
 
     def run(self) -> None:
-        """Run until a command kills the runners or the supervisor closes its end of the pipe."""
+        """Run until a command to kill the runners arrives or the supervisor's end of the pipe closes."""
         while True:
             sentinels = {child.process.sentinel: worker for worker, child in self._children.items()}
             for ready in wait([self.pipe, *sentinels]):
@@ -228,7 +231,7 @@ class _ForkServer:
             child.process.terminate()
 
     def _kill(self, grace: float) -> None:
-        """After `grace` seconds, kill the remaining runners and the processes that they have started."""
+        """Wait up to `grace` seconds for the runners to exit, then kill the rest and any processes they started."""
         deadline = time.monotonic() + grace
         for child in self._children.values():
             child.process.join(max(0.0, deadline - time.monotonic()))
@@ -241,7 +244,7 @@ class _ForkServer:
 
 
 def _select_method(runner: RunnerTask, method: StartMethod | None) -> tuple[StartMethod, RunnerTask | bytes]:
-    """Return the start method, and the runner in the form that this method needs."""
+    """Return the start method to use, and the runner, which is pickled unless the start method is fork."""
     if method == "fork" or (method is None and sys.platform == "linux" and threading.active_count() == 1):
         return "fork", runner
     fresh: StartMethod = method or ("forkserver" if sys.platform == "linux" else "spawn")
@@ -263,7 +266,10 @@ def _select_method(runner: RunnerTask, method: StartMethod | None) -> tuple[Star
 
 @contextlib.contextmanager
 def _without_main() -> Generator[None]:
-    """Prevent fresh processes from importing the script again. The pickled runner contains all the code it needs."""
+    """Prevent processes that are started in this block from importing the main script.
+
+    The import is not necessary, because the pickled runner contains everything from the script that it uses.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -1,1 +1,1 @@
-"""HTTP components shared by the store and the LLM proxy: server, disconnect handling, authentication, limits."""
+"""HTTP components shared by the store and the LLM proxy: server, authentication and limits."""

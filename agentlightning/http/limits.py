@@ -26,34 +26,40 @@ class Limits:
     unpacked: int = 20 * _MIB
     """Maximum size of a request body in bytes after decompression."""
     bodies: int = 256 * _MIB
-    """Maximum total bytes in the bodies of all requests in progress. Further requests get 429 with Retry-After."""
+    """Maximum total size of the bodies of all requests in progress, in bytes.
+
+    Further requests get status 429 with a Retry-After header."""
     requests: int = 4_096
-    """Maximum requests in progress, not counting long polls. Further requests get 429 with Retry-After."""
+    """Maximum number of requests in progress, not counting long polls.
+
+    Further requests get status 429 with a Retry-After header."""
     head: int = 64 * 1024
     """Maximum total size of the request line and headers in bytes."""
     depth: int = MAX_DEPTH
-    """Maximum nesting depth of JSON in a body. Cannot exceed the default."""
+    """Maximum nesting depth of the JSON in a request body. It cannot be raised above the default."""
     page: int = 1_000
-    """Maximum items per page of a list, even if the request specifies more."""
+    """Maximum number of items on a page of a list, even if the request asks for more."""
     head_seconds: float = 10.0
-    """Timeout from the start of a connection, or the first byte of a request, until the headers are complete."""
+    """Time limit in seconds for receiving the headers of a request.
+
+    It is measured from the start of the connection or, for later requests, from the first byte of the request."""
     body_seconds: float = 60.0
-    """Timeout from the end of the headers until the body is complete."""
+    """Time limit in seconds for receiving the body of a request after the headers."""
 
 
 class AdmissionControl:
-    """Admits requests while the server is within the limits. Use it only in the server's event loop."""
+    """Admits requests while the server is within its limits. Use it only in the server's event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.bytes = 0
-        """Total bytes of the bodies of all admitted requests."""
+        """Total size, in bytes, that is reserved for the bodies of all admitted requests."""
         self.requests = 0
         self.refused = 0
 
     async def admit(self, scope: Scope, receive: Receive) -> Permit:
         """Admit a request and receive its body. Raises `StoreBusy`, `TooLarge` or `TooSlow`."""
-        expected = min(_expected_length(scope), self.limits.body)  # a larger body is rejected while it is read
+        expected = min(_expected_length(scope), self.limits.body)  # read_body rejects larger bodies
         if self.requests >= self.limits.requests or self.bytes + expected > self.limits.bodies:
             self.refused += 1
             raise StoreBusy()
@@ -71,7 +77,10 @@ class AdmissionControl:
 
 
 class Permit:
-    """The capacity reserved for an admitted request, and the request's body. A `with` block releases the capacity."""
+    """The capacity reserved for an admitted request, and the request's body.
+
+    When used in a `with` statement, it releases the capacity at the end of the block.
+    """
 
     __slots__ = ("_control", "_size", "body")
 
@@ -89,7 +98,7 @@ class Permit:
         self.body, self._size = body, len(body)
 
     def release(self) -> None:
-        """Release the capacity. May be called before the request ends, for example during a long poll. Idempotent."""
+        """Release the capacity. Can be called before the request ends, for example for a long poll. Idempotent."""
         if self._control is not None:
             self._control.bytes -= self._size
             self._control.requests -= 1
@@ -103,7 +112,7 @@ class Permit:
 
 
 _UNKNOWN_LENGTH = _MIB
-"""Bytes to reserve for a body whose length the request does not declare."""
+"""Number of bytes to reserve for the body of a request that does not declare its length."""
 
 
 def _expected_length(scope: Scope) -> int:
@@ -116,7 +125,10 @@ def _expected_length(scope: Scope) -> int:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return the request's body. Raises `TooLarge` as soon as the body is known to exceed `limit` bytes."""
+    """Return the request's body. Raises `TooLarge` as soon as the body is known to exceed `limit` bytes.
+
+    Raises ConnectionResetError if the client disconnects.
+    """
     length = dict(scope["headers"]).get(b"content-length", b"0")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
@@ -142,10 +154,10 @@ def _too_large(limit: int) -> TooLarge:
 
 @asynccontextmanager
 async def cancel_on_disconnect(receive: Receive) -> AsyncGenerator[None]:
-    """Cancel the block when the client disconnects, and continue after the block.
+    """Cancel the `async with` block when the client disconnects, and continue after the block.
 
-    Any other cancellation of the task is propagated. If the block raises an error because of the cancellation, the
-    error is dropped, because there is no client left to report it to.
+    Any other cancellation of the task is propagated. If the block raises an exception after the client has
+    disconnected, the exception is dropped, because there is no client left to report it to.
     """
     task = asyncio.current_task()
     assert task is not None

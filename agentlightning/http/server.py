@@ -1,4 +1,4 @@
-"""The uvicorn server used by the store and the proxy, with a fast start and a fast graceful shutdown."""
+"""The uvicorn server used by the store and the LLM proxy, with a fast start and a fast graceful shutdown."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from ..errors import StoreUnavailable
 logger = logging.getLogger(__name__)
 
 TICK_INTERVAL = 0.1
-"""Seconds between updates of uvicorn's Date header, and between its checks for signals."""
+"""Time in seconds between runs of uvicorn's periodic tasks: updating the Date header and checking for signals."""
 POLL_INTERVAL_DRAIN = 0.005
-"""Seconds between checks for requests in flight during shutdown."""
+"""Time in seconds between checks during shutdown for requests that are still in progress."""
 
 
 def listen(host: str, port: int, *, server: str, remedy: str) -> socket.socket:
-    """Bind a socket for a server. Port 0 selects a free port. Raises a `StoreUnavailable` that names the remedy."""
+    """Return a listening socket for a server. Port 0 selects a free port.
+
+    Raises `StoreUnavailable` if the server cannot listen there. `server` and `remedy` are used in the error message.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -34,14 +37,15 @@ def listen(host: str, port: int, *, server: str, remedy: str) -> socket.socket:
 
 
 def base_url(host: str, port: int) -> str:
-    """Return the URL of a server, without a path."""
+    """Return the HTTP URL of a server, without a path."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class GracefulServer(uvicorn.Server):
-    """An HTTP server that runs until `request_stop` or a signal, then finishes requests for up to `drain_seconds`.
+    """An HTTP server that runs until `request_stop` is called or a signal arrives.
 
-    `on_started` is called once the server accepts requests, and `on_stopping` before the wait for pending requests.
+    It then waits up to `drain_seconds` for pending requests to finish. `on_started` is called once the server accepts
+    requests, and `on_stopping` before it waits for pending requests.
     """
 
     def __init__(
@@ -75,10 +79,10 @@ class GracefulServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def request_stop(self) -> None:
-        """Start the shutdown. Thread-safe."""
+        """Start the shutdown and return immediately. Thread-safe."""
         self.should_exit = True
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has already stopped
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so the server has already stopped
                 self._loop.call_soon_threadsafe(self._stop_requested.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,7 +1,7 @@
 """The command-line interface, `agl …`.
 
-Each command's module is imported only when it is needed, and imports heavy libraries only inside functions, so
-`agl --help` responds immediately.
+Each command's module is imported only when it is needed. The modules import heavy libraries only inside functions, so
+that `agl --help` responds immediately.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMMANDS = {
     "store": "store",
     "train": "train",
 }
-"""Maps the name of each command to the module that contains it. The click command has the same name as the command."""
+"""Maps the name of each command to a module, in which a function with the same name implements the command."""
 
 
 class _LazyGroup(click.Group):

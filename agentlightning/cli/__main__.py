@@ -1,4 +1,4 @@
-"""Run `agl` as `python -m agentlightning.cli`."""
+"""Entry point of `python -m agentlightning.cli`, which is equivalent to `agl`."""
 
 from . import main
 

@@ -22,7 +22,7 @@ EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @contextmanager
 def errors_as_messages() -> Generator[None]:
-    """Print the package's errors and OS errors as one line instead of a traceback, and exit with status 1."""
+    """Print an error from this package or an OS error as a message without a traceback, and exit with status 1."""
     from ..errors import AgentLightningError
 
     try:
@@ -40,30 +40,33 @@ log_level_option = click.option(
 
 
 def database_option(help: str) -> Callable[[F], F]:
-    """Return a decorator that adds `--db` to a command, as the parameter `db`."""
+    """Return a decorator that adds the option `--db` to a command. The command receives its value as `db`."""
     return click.option("--db", envvar="AGL_DB", default="./agl.db", show_envvar=True, metavar="DATABASE", help=help)
 
 
 def store_url_option(help: str) -> Callable[[F], F]:
-    """Return a decorator that adds `--store` to a command, as the parameter `store_url`."""
+    """Return a decorator that adds the option `--store` to a command. The command receives its value as `store_url`."""
     return click.option("--store", "store_url", envvar="AGL_STORE_URL", show_envvar=True, metavar="URL", help=help)
 
 
 def store_options(command: F) -> F:
-    """Add `--store` and `--db` to a command, as the parameters `store_url` and `db`."""
+    """Add the options `--store` and `--db` to a command. The command receives their values as `store_url` and `db`."""
     served = store_url_option("URL of a running store. If it requires a token, set AGL_TOKEN.")
     return served(database_option("Database to open directly if --store is not given.")(command))
 
 
 def open_selected_store(url: str | None, db: str) -> LightningStore:
-    """Return a client for the store at `url`, or open the store in the database `db` if there is no URL."""
+    """Return a client for the store at `url`, or open the store in the database `db` if no URL is given."""
     from ..store import LightningStoreClient, open_store
 
     return LightningStoreClient(url, give_up_after=10) if url else open_store(db)
 
 
 def model_options(command: F) -> F:
-    """Add `--model` and `--key` to a command, as the parameters `models` and `keys`. Pass these to `model_list`."""
+    """Add the options `--model` and `--key` to a command. The command receives their values as `models` and `keys`.
+
+    `model_list` in `cli/proxy.py` converts these values to a list of models.
+    """
     key = "Environment variable that contains the API key for model NAME. Repeatable."
     command = click.option("--key", "keys", metavar="NAME=VARIABLE", multiple=True, help=key)(command)
     url = "Model name, and the URL of its server. Repeatable."
@@ -71,12 +74,12 @@ def model_options(command: F) -> F:
 
 
 def format_reward(reward: float | None) -> str:
-    """Format a reward for the terminal."""
+    """Format a reward for the terminal. A missing reward is shown as `none`."""
     return "none" if reward is None else format(reward, "g")
 
 
 def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
-    """Parse the values of a repeatable option that takes NAME=VALUE, and map the names to the values."""
+    """Parse the values of a repeatable option that takes NAME=VALUE, and return a dict from names to values."""
     pairs: dict[str, str] = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -87,9 +90,9 @@ def parse_pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
 
 
 def read_variable(variables: dict[str, str], name: str) -> str | None:
-    """Return the value of the environment variable that `variables` specifies for `name`, or None if it specifies none.
+    """Return the value of the environment variable `variables[name]`, or None if `variables` does not contain `name`.
 
-    Secrets are passed in environment variables because other users of the machine can see the command line.
+    Commands read secrets from environment variables because other users of the machine can see a command's arguments.
     """
     if name not in variables:
         return None
@@ -102,7 +105,7 @@ _UNITS: Final = {"": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 
 
 class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - not generic in older versions of click
-    """A number of bytes: `65536`, `64KiB`, `16MiB`, `1GiB`."""
+    """A size in bytes, with an optional unit: `65536`, `64KiB`, `16MiB` or `1GiB`."""
 
     name = "size"
 
@@ -126,13 +129,14 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
     "head_seconds": ("--head-seconds", _SECONDS, "10", "Timeout in seconds for receiving a request's headers."),
     "body_seconds": ("--body-seconds", _SECONDS, "60", "Timeout in seconds for receiving a request's body."),
 }
-"""Option name, type, displayed default and help text for each field of `Limits`."""
+"""Option name, type, displayed default and help text for each field of `agentlightning.http.limits.Limits`."""
 
 
 def limit_options(command: F) -> F:
-    """Add an option for each field of `Limits` to a command.
+    """Add the options in `LIMIT_OPTIONS` to a command.
 
-    The parameters have the names of the fields. The parameter of an option that is not given is None.
+    The command receives the value of each option as a parameter named after the field. If the option is not given, the
+    value is None.
     """
     for field, (option, kind, default, text) in reversed(LIMIT_OPTIONS.items()):
         command = click.option(option, field, type=kind, help=f"{text}  [default: {default}]")(command)

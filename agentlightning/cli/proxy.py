@@ -96,7 +96,7 @@ def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str
 
 
 def read_models(file: Path) -> list[dict[str, Any]]:
-    """Read a model list from a JSON file. `"api_key": "$NAME"` refers to the environment variable NAME.
+    """Read a model list from a JSON file. An `api_key` of `"$NAME"` is replaced by the environment variable NAME.
 
     Raises `InvalidInput` if the file is malformed or an environment variable is not set.
     """

@@ -1,4 +1,4 @@
-"""`agl replay` and `agl regrade`: repeat recorded rollouts without a model, and recompute their rewards."""
+"""`agl replay` and `agl regrade`: repeat a recorded rollout without a model, and recompute recorded rewards."""
 
 from __future__ import annotations
 
@@ -78,7 +78,6 @@ async def _on_store(url: str | None, db: str, function: Callable[[LightningStore
 
 
 def _format_replay(result: ReplayResult) -> str:
-    """Format the result of a replay for the terminal."""
     lines = [f"{result.matched_calls} of {result.recorded_calls} calls match the recording."]
     if result.difference:
         lines.append(f"First difference: {result.difference}")

@@ -1,4 +1,4 @@
-"""`agl run` and `agl reward`: run any program as an agent, once for each task, and report the program's reward."""
+"""`agl run` and `agl reward`: run any program as an agent, once for each task, and report a reward from the program."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def _run_all(
 
 @asynccontextmanager
 async def _open_store(url: str | None, db: str) -> AsyncGenerator[LightningStoreClient]:
-    """Yield a client for the store at `url`. Without a URL, serve the database `db` for the duration of the block."""
+    """Yield a client for the store at `url`. If `url` is None, serve `db` during the block and connect to it."""
     from ..attempt_tokens import generate_secret
     from ..store import LightningStoreClient, LightningStoreServer, open_store
 
@@ -150,7 +150,8 @@ async def _open_store(url: str | None, db: str) -> AsyncGenerator[LightningStore
 async def _serve_models(upstreams: list[Any], store: LightningStoreClient) -> AsyncGenerator[None]:
     """Run a proxy for the models during the block, and store the first model as the resource `llm`.
 
-    The proxy identifies the attempt that makes a call by its API key. Without any models, do nothing.
+    Each attempt gets its own API key, from which the proxy can tell which attempt makes a call. If there are no models,
+    the function does nothing.
     """
     from ..attempt_tokens import generate_secret
     from ..llm_proxy import LLMProxy

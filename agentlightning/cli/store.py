@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Durability = Literal["full", "process"]
 
 ANNOUNCED_BYTES: Final = 100 * 2**20
-"""Operations on a database of at least this size, in bytes, may be slow and are announced before they start."""
+"""Minimum database size in bytes for which a message is printed before an operation, because it may be slow."""
 
 _SERVER_SCHEMES: Final = ("http", "https", "postgresql", "postgres")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -256,7 +256,7 @@ def _announce(endpoint: str, db: str, durability: Durability, targets: list[Otlp
 
 
 def _display_name(db: str) -> str:
-    """Return the absolute path of a database file, or its URL without the password."""
+    """Return the database for display: the absolute path of a file, or a URL with its password hidden."""
     if "://" in db:
         return db.replace(f":{password}@", ":***@") if (password := urlsplit(db).password) else db
     return f"{db} (not persistent)" if db.strip(":") == "memory" else str(Path(db).absolute())

@@ -86,7 +86,7 @@ def train(
 
 
 def load(reference: str) -> Any:
-    """Import the object that FILE.py:NAME refers to."""
+    """Import the file in `reference`, which has the form FILE.py:NAME, and return the object NAME from it."""
     module, name = _import(reference)
     return _find(module, name)
 
@@ -96,7 +96,7 @@ def _import(reference: str) -> tuple[Any, str]:
     path = Path(file)
     if not name or path.suffix != ".py" or not path.is_file():
         raise click.ClickException(f"{reference!r} must have the form FILE.py:NAME and name an existing file")
-    # Import the module by name from sys.path, so that child processes can import it too.
+    # Add the folder to sys.path and import the module by name, so that child processes can import it too.
     sys.path.insert(0, str(path.parent.absolute()))
     return importlib.import_module(path.stem), name
 

@@ -1,4 +1,4 @@
-"""`agl demo`: find the best of five prompts on this machine, in under a minute."""
+"""`agl demo`: compare five prompts on this machine and find the best one, in under a minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of the demo: the local model, a Trainer, and the results on the terminal."""
+"""Run the demo: start the local model, run the algorithm with a Trainer, and print the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from .task import PROMPTS, TASKS, compare_prompts, sort_word
 
 
 def run_demo(folder: str | None, base_url: str | None) -> None:
-    """Run the demo with its files in `folder`, or in a new temporary folder if `folder` is None."""
+    """Run the demo, and save its files to `folder`, or to a new temporary folder if `folder` is None.
+
+    The agent calls the model at `base_url`. If `base_url` is None, a local model is started.
+    """
     if find_spec("openai") is None:
         raise MissingExtra("openai", wanted_for="the demo's agent")
     path = Path(folder or tempfile.mkdtemp(prefix="agl-demo-")).absolute()
@@ -58,7 +61,7 @@ def _train(folder: Path, base_url: str) -> RunResult:
 
 
 def _show_results(result: RunResult, folder: Path) -> None:
-    """Print the table of results, the best prompt, and the next steps."""
+    """Print a table of the results, the best prompt, and suggestions for the next steps."""
     means = {name: fmean(rewards) for name, rewards in result.returned.items()}
     best = max(means, key=lambda name: means[name])
     table = Table("Prompt", "Mean reward", "Correct", "Words", title="\nResults", title_justify="left")
@@ -86,5 +89,5 @@ Next steps:
 
 
 def _agl_command() -> str:
-    """Return the command that starts `agl`: its name, or its relative path if `agl` is not on the PATH."""
+    """Return the command that starts `agl`: `agl` if it is on the PATH, otherwise the relative path of its file."""
     return "agl" if which("agl") else os.path.relpath(Path(sys.executable).with_name("agl"))

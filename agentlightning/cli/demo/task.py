@@ -1,4 +1,4 @@
-"""The demo's task, agent and algorithm: find the best of five prompts for sorting words into animals and fruit."""
+"""The demo's tasks, agent and algorithm. They find the best of five prompts that sort words into animals and fruit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PROMPTS = {
     "two examples as a chat": "".join([*_CHAT[:2], "User: {word}"]),
     "four examples as a chat": "".join([*_CHAT[:4], "User: {word}"]),
 }
-"""Prompts by display name. A line beginning with `System:`, `User:` or `Assistant:` starts a message with that role."""
+"""Prompts to compare, by display name. A line starting with `System:`, `User:` or `Assistant:` begins a new message."""
 
 MAX_TOKENS: Final = 6
 _ROLE = re.compile(r"^(System|User|Assistant): ", re.MULTILINE)
@@ -49,10 +49,10 @@ _ROLE = re.compile(r"^(System|User|Assistant): ", re.MULTILINE)
 async def compare_prompts(
     store: LightningStore, initial_resources: NamedResources, train_dataset: Dataset[Any]
 ) -> dict[str, list[float]]:
-    """Return the rewards for each prompt, and print their mean as soon as the prompt's rollouts have finished.
+    """Return the rewards for each prompt, and print the mean reward for each prompt when its rollouts have finished.
 
     A rollout without a reward counts as 0. The rollouts for all prompts are enqueued at the start, so that the runner
-    is never idle.
+    does not become idle between two prompts.
     """
     queued = {name: await _enqueue(store, initial_resources, prompt, train_dataset) for name, prompt in PROMPTS.items()}
     rewards: dict[str, list[float]] = {}
@@ -73,7 +73,7 @@ async def _enqueue(store: LightningStore, resources: NamedResources, prompt: str
 
 
 def sort_word(task: dict[str, str], prompt_template: PromptTemplate, llm: LLM) -> float:
-    """Ask the model for the category of a word; the reward is 1.0 if the answer equals the task's label."""
+    """Ask the model to classify the task's word, and return the reward: 1.0 if the answer is correct, otherwise 0.0."""
     completion = _client(llm.endpoint).chat.completions.create(
         model=llm.model,
         messages=parse_messages(prompt_template.format(word=task["word"])),
@@ -86,7 +86,7 @@ def sort_word(task: dict[str, str], prompt_template: PromptTemplate, llm: LLM) -
 
 
 def parse_messages(prompt: str) -> list[Any]:
-    """Split the prompt into chat messages. A prompt without roles becomes a single user message."""
+    """Split the prompt into chat messages. A prompt that does not start with a role becomes a single user message."""
     first, *turns = _ROLE.split(prompt)
     if first:
         return [{"role": "user", "content": prompt}]

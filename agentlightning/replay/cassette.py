@@ -22,7 +22,7 @@ JsonObject = dict[str, Any]
 MAX_BODY: Final = 64 * 1024 * 1024
 """Maximum size in bytes of a request to the replay server."""
 _NOT_COMPARED: Final = {"return_token_ids", "logprobs", "top_logprobs", "user", "metadata"}
-"""Request fields that do not affect what the model generates, and are ignored when requests are compared."""
+"""Request fields that are not compared, because they do not affect what the model generates."""
 _MISSING: Final = object()
 
 
@@ -34,7 +34,7 @@ class RecordedCall:
     """The part of the URL path after `/v1/`, such as `chat/completions`."""
     request: JsonObject
     response: JsonObject
-    """The complete response, even if it was streamed."""
+    """The complete response, even if it was originally streamed."""
 
 
 class Cassette:
@@ -45,11 +45,11 @@ class Cassette:
         self.unused = list(self.calls)
         """The recorded calls whose responses have not been returned yet."""
         self.difference: str | None = None
-        """Describes the first call in the replay that matches no unused recorded call; None if there is none so far."""
+        """Description of the first replayed call that did not match an unused recorded call, or None if all have matched."""
 
     @classmethod
     def from_spans(cls, spans: Iterable[Span]) -> Cassette:
-        """Return a cassette with the successful calls in an attempt's spans. A call with two spans is included once."""
+        """Return a cassette with the successful calls in an attempt's spans. A call recorded in two spans is included once."""
         calls: dict[str, RecordedCall] = {}
         for number, span in enumerate(spans):
             request, response = (object_in(span.attributes, name) for name in (semconv.REQUEST, semconv.RESPONSE))
@@ -64,7 +64,10 @@ class Cassette:
         return len(self.calls) - len(self.unused)
 
     def response_to(self, path: str, request: JsonObject) -> JsonObject | None:
-        """Return the recorded response to a call. If no recorded call matches, set `difference` and return None."""
+        """Return the recorded response to a call, or None if none of the unused recorded calls matches it.
+
+        The first call without a match is described in `difference`.
+        """
         # API keys were removed from the recorded requests, so remove them here too before the comparison.
         redacted = orjson.loads(redact(json.dumps(request)))
         for index, call in enumerate(self.unused):
@@ -86,7 +89,8 @@ class Cassette:
 def first_difference(recorded: Any, sent: Any, path: str = "") -> str | None:
     """Describe the first difference between two JSON values, or return None if they are equal.
 
-    `path` is the location of the values in the request. The request fields in `_NOT_COMPARED` are ignored.
+    `path` is the position of the two values in the request; it is empty for the request itself. The request fields in
+    `_NOT_COMPARED` are ignored.
     """
     if isinstance(recorded, dict) and isinstance(sent, dict):
         old, new = cast("JsonObject", recorded), cast("JsonObject", sent)
@@ -109,7 +113,7 @@ def _format(value: Any) -> str:
 
 
 def _api_path(url_path: str) -> str:
-    # Return the part of the path after the last `/v1/`.
+    # The part after the last `/v1/`, or the whole path if it does not contain `/v1/`.
     return (url_path.rpartition("/v1/")[2] or url_path).strip("/")
 
 
@@ -124,7 +128,7 @@ async def serve_cassette(cassette: Cassette) -> AsyncGenerator[str]:
         path, body = _api_path(request.path), await request.json()
         response = cassette.response_to(path, body)
         if response is None:
-            # Respond with status 400, because SDKs do not retry a request that fails with it.
+            # Respond with status 400, because SDKs do not retry requests that fail with this status.
             error: JsonObject = {"type": "replay", "message": f"replay: {cassette.difference}"}
             return web.json_response({"type": "error", "error": error}, status=400)
         if body.get("stream"):
@@ -209,7 +213,7 @@ def _anthropic_events(response: JsonObject) -> Iterator[JsonObject]:
 
 
 def _anthropic_deltas(block: JsonObject) -> tuple[JsonObject, list[JsonObject]]:
-    """Return an empty version of an Anthropic content block, and the deltas that add its content to it."""
+    """Return a copy of an Anthropic content block without its content, and the deltas that add the content."""
     match block.get("type"):
         case "text":
             return {**block, "text": ""}, [{"type": "text_delta", "text": block["text"]}]

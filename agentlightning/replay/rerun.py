@@ -1,4 +1,4 @@
-"""Replay of recorded rollouts with recorded responses, and regrading of their recorded outputs."""
+"""Replay of recorded rollouts with their recorded model responses, and regrading of their recorded outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..types import LLM, NamedResources, Rollout, Span
 from .cassette import Cassette, serve_cassette
 
 PAGE: Final = 100
-"""Number of rollouts that are requested from the store at a time."""
+"""Number of rollouts to request from the store at a time."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class ReplayResult:
 async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | Callable[..., Any]) -> ReplayResult:
     """Run `agent` on the task of a stored rollout, with the model responses recorded in the rollout's latest attempt.
 
-    A local server returns these responses. It replaces the server of every `LLM` among the rollout's resources, and
-    OPENAI_BASE_URL and ANTHROPIC_BASE_URL are set to its URL during the replay. Does not change `store`. Raises
-    `NotFound` if the store does not contain the rollout.
+    A local server returns these responses. During the replay, every `LLM` among the rollout's resources uses the address
+    of this server, and so do the environment variables OPENAI_BASE_URL and ANTHROPIC_BASE_URL. Does not change `store`.
+    Raises `NotFound` if `store` does not contain the rollout.
     """
     rollout = await _rollout(store, rollout_id)
     spans = list(await store.query_spans(rollout_id, "latest"))
@@ -70,7 +70,7 @@ async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | 
 
 
 async def _resources(store: LightningStore, rollout: Rollout, url: str) -> NamedResources:
-    """Return the rollout's resources, with every `LLM` changed to use the server at `url`."""
+    """Return the rollout's resources, with the address of every `LLM` changed to `url`."""
     if rollout.resources_id is None:
         return {}
     update = await store.get_resources_by_id(rollout.resources_id, rollout.resources_version)
@@ -118,10 +118,10 @@ class RegradeResult:
 async def regrade(
     store: LightningStore, grader: Callable[[Any, str], Any], rollout_ids: Sequence[str] | None = None
 ) -> list[RegradeResult]:
-    """Call `grader(task, output)` for the given rollouts, or for all that have succeeded. Does not change the store.
+    """Grade the given rollouts, or all that have succeeded, and return the new rewards. Does not change the store.
 
-    `grader` returns a number or an awaitable. `task` is the rollout's input. `output` is the standard output of the
-    agent's program if it was recorded, otherwise the text of the last recorded response from the agent's model.
+    `grader(task, output)` returns the reward or an awaitable for it. `task` is the rollout's input. `output` is the
+    standard output of the agent's program if it was recorded, otherwise the text of the last recorded model response.
     """
     return [await _regrade(store, grader, rollout) async for rollout in _rollouts(store, rollout_ids)]
 
@@ -135,7 +135,7 @@ async def _regrade(store: LightningStore, grader: Callable[[Any, str], Any], rol
 
 
 def output_of(spans: Iterable[Span]) -> str:
-    """Return the agent's final output: the output of its program if recorded, otherwise the last model response."""
+    """Return the output of the agent's program if it was recorded, otherwise the text of the last model response."""
     output = ""
     for span in spans:
         if "process.exit.code" in span.attributes:

@@ -1,7 +1,7 @@
 """The store's contract: every operation with its name, types and guarantees.
 
-The HTTP routes, the client, the OpenAPI document and the contract tests are derived from `LightningStore`. To add an
-operation, add a method here and its implementation in `sql/`.
+The HTTP routes, the client and the OpenAPI document are derived from `LightningStore`. To add an operation, add a
+method here and implement it in `sql/`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ AnyRollout = AttemptedRollout | Rollout
 
 
 class Unset:
-    """The type of `UNSET`, the default of parameters for which None is a valid value."""
+    """The type of `UNSET`, the default for parameters of update operations. `UNSET` leaves a field unchanged."""
 
     def __repr__(self) -> str:
         return "UNSET"
@@ -53,7 +53,7 @@ UNSET: Final = Unset()
 
 @dataclass(frozen=True)
 class Route:
-    """The HTTP route of an operation, and whether the operation changes the store."""
+    """The name and HTTP route of an operation, and whether the operation changes the store."""
 
     name: str
     method: Literal["GET", "POST"]
@@ -62,7 +62,7 @@ class Route:
 
     @property
     def batchable(self) -> bool:
-        """True if the operation may be part of a batch: it changes the store or looks up a single object."""
+        """True if the operation may be sent in a batch: it either changes the store or looks up a single object."""
         return self.mutates or self.name.startswith("get_")
 
     @property
@@ -90,9 +90,10 @@ def route(at: str, *, mutates: bool = False) -> Callable[[F], F]:
 class LightningStore:
     """Combined database and task queue, shared by the algorithm, the runners and all other components.
 
-    Every method may be called from any event loop and any thread. Times are seconds since the epoch. Updating an
-    unknown object raises `NotFound` (a ValueError and a LookupError); querying one returns None or an empty list. A
-    change that conflicts with the current status raises `Conflict`. Succeeded, failed and cancelled are final statuses.
+    Methods may be called from any thread and any event loop. Timestamps are in seconds since the epoch. Changing an
+    unknown rollout or attempt, or adding a span to one, raises `NotFound` (a ValueError and a LookupError). Querying an
+    unknown object returns None or an empty list. A change that conflicts with the current status raises `Conflict`. The
+    rollout statuses `succeeded`, `failed` and `cancelled` are final: a rollout with such a status has ended.
     """
 
     # Rollouts
@@ -107,7 +108,7 @@ class LightningStore:
         metadata: dict[str, Any] | None = None,
         worker_id: str | None = None,
     ) -> AttemptedRollout:
-        """Start a rollout that the caller executes, without queueing it first. Its status is `preparing`."""
+        """Create a rollout, bypass the queue, and start an attempt for the caller. Both have the status `preparing`."""
         raise NotImplementedError
 
     @route("POST /enqueue_rollout", mutates=True)
@@ -119,7 +120,7 @@ class LightningStore:
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
-        """Append a task to the queue. By default, the task uses the latest resources at the time of this call."""
+        """Create a rollout and append it to the queue. If `resources_id` is None, it uses the newest resources."""
         raise NotImplementedError
 
     @route("POST /enqueue_many_rollouts", mutates=True)
@@ -129,19 +130,19 @@ class LightningStore:
 
     @route("GET /dequeue_rollout", mutates=True)
     async def dequeue_rollout(self, worker_id: str | None = None, wait: float = 0.0) -> AttemptedRollout | None:
-        """Claim the oldest queued rollout and start an attempt. Return None if none is queued within `wait` seconds."""
+        """Claim the first queued rollout and start an attempt. Return None if none is queued within `wait` seconds."""
         raise NotImplementedError
 
     @route("POST /dequeue_many_rollouts", mutates=True)
     async def dequeue_many_rollouts(
         self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
     ) -> list[AttemptedRollout]:
-        """Claim up to `limit` (at most 10,000) rollouts, oldest first, waiting up to `wait` seconds for the first."""
+        """Claim up to `limit` rollouts (at most 10,000), oldest first. Wait up to `wait` seconds for the first one."""
         raise NotImplementedError
 
     @route("POST /start_attempt", mutates=True)
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
-        """Start a new attempt of a rollout, regardless of `max_attempts`. A live attempt ends as failed."""
+        """Start a new attempt of a rollout, regardless of `max_attempts`. An attempt in progress is set to failed."""
         raise NotImplementedError
 
     @route("POST /query_rollouts")
@@ -167,17 +168,17 @@ class LightningStore:
     ) -> PaginatedResult[AnyRollout]:
         """Return the rollouts that match the filters, in order of creation unless `sort_by` names a field.
 
-        A `limit` of -1 returns all rollouts, 0 returns none. Missing values sort last; `sort_by="failed_first"` sorts
-        failed rollouts first. `text_contains` is a literal part of the id or of the input's JSON text. An input whose
-        JSON text exceeds `cut_at` bytes is replaced by the beginning of that text. `cursor` continues after the page
-        that returned it, in the same order. `status` and `rollout_ids` are older names for the parameters `status_in`
-        and `rollout_id_in`. Raises an `InvalidInput` that lists the sortable fields if `sort_by` is invalid.
+        A `limit` of -1 returns all rollouts, and 0 returns none. Missing values sort last; `sort_by="failed_first"`
+        sorts failed rollouts first. `text_contains` is a literal substring of the id or of the input's JSON text. An
+        input whose JSON text exceeds `cut_at` bytes is replaced with the beginning of that text. To get the next page,
+        pass the `cursor` of the current page. `status` and `rollout_ids` are older names for `status_in` and
+        `rollout_id_in`. Raises an `InvalidInput` that lists the sortable fields if `sort_by` is invalid.
         """
         raise NotImplementedError
 
     @route("GET /get_rollout_by_id/{rollout_id}")
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
-        """Return the rollout, with its latest attempt if it has one."""
+        """Return the rollout, including its latest attempt if it has one, or None if the id is unknown."""
         raise NotImplementedError
 
     @route("POST /update_rollout", mutates=True)
@@ -193,16 +194,16 @@ class LightningStore:
     ) -> AnyRollout:
         """Change the given fields of a rollout.
 
-        The status `cancelled` cancels the rollout. The status `queuing` or `requeuing` adds the rollout to the queue
-        unless it is already queued.
+        Setting `status` to `cancelled` cancels the rollout. Setting it to `queuing` or `requeuing` adds the rollout to
+        the queue, unless it is already queued.
         """
         raise NotImplementedError
 
     @route("POST /wait_for_rollouts")
     async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
-        """Wait up to `timeout` seconds for all rollouts to end, and return those that have ended, in the given order.
+        """Wait up to `timeout` seconds for the rollouts to end. Return those that have ended, in the given order.
 
-        With a `timeout` of None, wait indefinitely. Raises `NotFound` for an unknown id.
+        If `timeout` is None, wait indefinitely. Raises `NotFound` for an unknown id.
         """
         raise NotImplementedError
 
@@ -224,7 +225,7 @@ class LightningStore:
 
     @route("GET /get_latest_attempt/{rollout_id}")
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
-        """Return a rollout's latest attempt, which determines its status, or None before the first attempt."""
+        """Return the latest attempt of a rollout, or None if the rollout has no attempts or its id is unknown."""
         raise NotImplementedError
 
     @route("POST /update_attempt", mutates=True)
@@ -237,7 +238,7 @@ class LightningStore:
         last_heartbeat_time: float | Unset = UNSET,
         metadata: dict[str, Any] | Unset = UNSET,
     ) -> Attempt:
-        """Update an attempt and its rollout's status. The `attempt_id` may be `"latest"`.
+        """Change the given fields of an attempt, and update its rollout's status. `attempt_id` may be `"latest"`.
 
         Raises `StaleAttempt` if a later attempt exists, and `FinalStatus` if the attempt or its rollout has ended.
         """
@@ -252,7 +253,7 @@ class LightningStore:
 
     @route("POST /update_resources", mutates=True)
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
-        """Store resources as the next version of this id (1 if the id is new). They become the latest resources."""
+        """Store resources under this id as the next version (1 if the id is new). They become the latest resources."""
         raise NotImplementedError
 
     @route("POST /query_resources")
@@ -268,7 +269,7 @@ class LightningStore:
         offset: int = 0,
         cursor: str | None = None,
     ) -> PaginatedResult[ResourcesUpdate]:
-        """Return every version of all resources, in the order in which they were stored unless `sort_by` names a field.
+        """Return all versions of the resources that match the filters, oldest first unless `sort_by` names a field.
 
         API keys are masked (`***`). To read them, use `get_resources_by_id` or `get_latest_resources`.
         """
@@ -281,19 +282,19 @@ class LightningStore:
 
     @route("GET /get_latest_resources")
     async def get_latest_resources(self) -> ResourcesUpdate | None:
-        """Return the resources that were stored most recently, under any id."""
+        """Return the most recently stored resources, regardless of their id."""
         raise NotImplementedError
 
     # Spans
 
     @route("POST /add_span", mutates=True)
     async def add_span(self, span: Span) -> Span | None:
-        """Store and return a span. Return None if its attempt already has a span with this id. Raises `NotFound`."""
+        """Store and return a span, or return None if the attempt already has a span with this id."""
         raise NotImplementedError
 
     @route("POST /add_many_spans", mutates=True)
     async def add_many_spans(self, spans: Sequence[Span]) -> list[Span]:
-        """Store spans in the given order, either all of them or none, and return those that are not duplicates."""
+        """Store spans in the given order in one transaction. Skip duplicates, and return the spans that were stored."""
         raise NotImplementedError
 
     async def add_otel_span(
@@ -309,7 +310,7 @@ class LightningStore:
 
     @route("POST /get_many_span_sequence_ids", mutates=True)
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> list[int]:
-        """Reserve one span sequence number for each pair of rollout id and attempt id."""
+        """Reserve one span sequence number for each given pair of rollout id and attempt id."""
         raise NotImplementedError
 
     @route("GET /query_spans/{rollout_id}")
@@ -334,11 +335,11 @@ class LightningStore:
         cut_at: int | None = None,
         cursor: str | None = None,
     ) -> PaginatedResult[Span]:
-        """Return the spans of a rollout or of one attempt (`"latest"` for the latest), by default in sequence order.
+        """Return the spans of a rollout or one attempt (`"latest"` for the latest one), by default in sequence order.
 
-        Each filter matches an exact value, or any literal part of it if the filter's name ends in `_contains`.
-        In a span of more than `cut_at` bytes, long attribute values are truncated and `agentlightning.cut` is set to
-        the original size in bytes.
+        A filter matches an exact value, or a literal substring if the filter's name ends in `_contains`. If a span is
+        larger than `cut_at` bytes, long attribute values are truncated, events that exceed `cut_at` bytes are dropped,
+        and the attribute `agentlightning.cut` is set to the original size of the span in bytes.
         """
         raise NotImplementedError
 
@@ -351,9 +352,9 @@ class LightningStore:
         heartbeat_stats: dict[str, Any] | None = None,
         attempts: Sequence[AttemptRef] | None = None,
     ) -> Worker:
-        """Record a heartbeat for the worker and the given `attempts`. None means all of the worker's live attempts.
+        """Record a heartbeat for the worker and for `attempts`, or for all of its live attempts if `attempts` is None.
 
-        The result's `stale_attempts` are those attempts that are no longer live: cancelled, ended, or superseded.
+        The result's `stale_attempts` lists the attempts to stop, for example because their rollouts were cancelled.
         """
         raise NotImplementedError
 
@@ -370,12 +371,12 @@ class LightningStore:
         offset: int = 0,
         cursor: str | None = None,
     ) -> PaginatedResult[Worker]:
-        """Return the workers that have claimed a rollout or sent a heartbeat."""
+        """Return the workers that match the filters. A worker is recorded at its first claim or heartbeat."""
         raise NotImplementedError
 
     @route("GET /get_worker_by_id/{worker_id}")
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
-        """Return the worker with its last known status."""
+        """Return the worker with its last known status, or None if the id is unknown."""
         raise NotImplementedError
 
     # The store itself
@@ -384,21 +385,21 @@ class LightningStore:
     async def hold_lease(
         self, name: str, holder: str, seconds: float = 30.0, about: dict[str, Any] | None = None
     ) -> Lease:
-        """Acquire or renew a named lock for `seconds`, or release it with 0, and return its current state.
+        """Acquire or renew the lease `name` for `seconds` seconds, or release it if `seconds` is 0. Return its state.
 
-        The caller has the lease if the returned `holder` equals the `holder` argument. Otherwise, another holder keeps
+        The call was successful if the returned `holder` equals the `holder` argument. Otherwise, another holder keeps
         the lease until that holder releases it or the lease expires.
         """
         raise NotImplementedError
 
     @route("GET /statistics")
     async def statistics(self) -> Statistics:
-        """Return the number of stored objects by kind and status."""
+        """Return the number of stored objects of each kind. Rollouts and workers are counted by status."""
         raise NotImplementedError
 
     @route("GET /summary")
     async def summary(self) -> Summary:
-        """Return the run's rewards, rates and errors. Under load, the result may be up to a second old."""
+        """Return the run's rewards, rates and errors. If many clients poll it, a call may be delayed by up to 1 s."""
         raise NotImplementedError
 
     @property
@@ -408,7 +409,7 @@ class LightningStore:
 
     @property
     def is_unreachable(self) -> bool:
-        """True while the store is not responding. Calls wait until it responds again."""
+        """True while the store is not responding. By default, calls wait until it responds again."""
         return False
 
     def otlp_traces_endpoint(self) -> str | None:
@@ -416,7 +417,7 @@ class LightningStore:
         return None
 
     async def close(self) -> None:
-        """Close files, connections and threads. The store cannot be used afterwards."""
+        """Close files and connections, and stop threads. The store cannot be used afterwards."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -426,7 +427,7 @@ class LightningStore:
 
 
 def operations() -> Iterator[tuple[Route, Callable[..., Awaitable[Any]]]]:
-    """Yield every operation of the contract, in the order of this file."""
+    """Yield the route and the method of every operation, in the order in which this file defines them."""
     for member in vars(LightningStore).values():
         if isinstance(getattr(member, "route", None), Route):
             yield member.route, member
@@ -435,7 +436,7 @@ def operations() -> Iterator[tuple[Route, Callable[..., Awaitable[Any]]]]:
 def implement_operations(
     make: Callable[[Route, Callable[..., Awaitable[Any]]], Callable[..., Any]],
 ) -> Callable[[S], S]:
-    """Return a class decorator that adds a method for every operation, created by `make(route, method)`."""
+    """Return a class decorator that implements every operation with a function created by `make(route, method)`."""
 
     def derive(cls: S) -> S:
         for at, method in operations():

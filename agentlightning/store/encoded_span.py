@@ -1,7 +1,7 @@
-"""Encoded spans: the fields that the store uses as columns, and the remaining fields as the bytes received.
+"""Encoded spans: the fields that are stored in columns are decoded, and the other fields are kept as JSON text.
 
-The server never builds a pydantic model of a whole span. msgspec decodes the columns; the other fields are validated
-as JSON once, stored, and returned unchanged.
+To save time, the server does not build a pydantic model of each span. msgspec decodes the column fields. The other
+fields are validated once, and then stored and returned as JSON text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNSET_STATUS = msgspec.Raw(b'{"status_code":"UNSET","description":null}')
 
 
 class EncodedSpan(msgspec.Struct, forbid_unknown_fields=True):
-    """A span whose larger fields are JSON text."""
+    """A span whose nested fields are JSON text."""
 
     rollout_id: str
     attempt_id: str
@@ -48,7 +48,7 @@ class EncodedSpan(msgspec.Struct, forbid_unknown_fields=True):
     resource: msgspec.Raw = msgspec.Raw(b'{"attributes":{},"schema_url":""}')
 
     def mark_late(self) -> None:
-        """Mark the span as received after the end of its attempt."""
+        """Mark the span as late, that is, received after the end of its attempt."""
         self.attributes = msgspec.Raw(orjson.dumps({**orjson.loads(bytes(self.attributes)), LATE: True}))
 
     def json(self) -> bytes:
@@ -68,13 +68,13 @@ class SpanAck(msgspec.Struct, omit_defaults=True):
     """True if the span was received after the end of its attempt."""
 
     def apply_to(self, span: Span) -> Span:
-        """Return the span in the form in which it was stored."""
+        """Return a copy of the span as it was stored, with its sequence number and, if it was late, the late mark."""
         attributes = {**span.attributes, LATE: True} if self.late else span.attributes
         return span.model_copy(update={"sequence_id": self.sequence_id, "attributes": attributes})
 
 
 def encode(spans: Sequence[Span]) -> list[EncodedSpan]:
-    """Encode spans created in this process. Raises `InvalidInput` for values that JSON cannot represent."""
+    """Encode spans created in this process. Raises `InvalidInput` for invalid spans and for non-JSON values."""
     return [decode(payload.dumps(span.__dict__, field="span")) for span in spans]
 
 
@@ -89,7 +89,7 @@ def decode(text: bytes) -> EncodedSpan:
 
 
 def check(span: EncodedSpan) -> None:
-    """Reject a span that `Span` would reject, so that every stored span can be decoded. Raises `InvalidInput`."""
+    """Raise `InvalidInput` if the `Span` model would reject the span, so that every stored span can be decoded."""
     for field in ("rollout_id", "attempt_id", "trace_id", "span_id", "parent_id"):
         value = getattr(span, field)
         if value is not None:
@@ -100,7 +100,7 @@ def check(span: EncodedSpan) -> None:
         raise InvalidInput("sequence_id must be 0 (the store assigns one) or less than 2**62", field="sequence_id")
     if not bytes(span.attributes).startswith(b"{"):
         raise InvalidInput("attributes must be an object", field="attributes")
-    # The other fields are nearly always empty or small and often repeated, so validating them fully costs little.
+    # Validate the other fields fully. This is fast, because most spans repeat combinations that are already known.
     form = b'{"status":%b,"events":%b,"links":%b,"context":%b,"parent":%b,"resource":%b}'
     small = form % tuple(map(bytes, _small_fields(span)))
     if small not in _known_shapes:
@@ -138,8 +138,8 @@ def _quoted(message: str) -> str:
 # Partial decoding
 
 _REWARD_SPANS = frozenset({semconv.ANNOTATION, semconv.REWARD, TUTORIAL_SPAN})
-# Finds the quoted attribute keys of rewards in JSON text. If a prompt mentions such a key, the quotes around it are
-# escaped and do not match. Rust's regex engine is faster than Python's.
+# Finds the quoted attribute keys of rewards in JSON text. If a prompt contains such a quoted key, its quotes are
+# escaped, so the pattern does not match. Rust's regex engine is faster than Python's.
 _MAY_REWARD = SchemaValidator(
     core_schema.str_schema(
         pattern="|".join(f'"{re.escape(key)}"' for key in (f"{semconv.REWARDS}.0.value", *AGENTOPS_OUTPUTS)),
@@ -149,7 +149,7 @@ _MAY_REWARD = SchemaValidator(
 
 
 def primary_reward(span: EncodedSpan) -> float | None:
-    """Return the span's primary reward, if any. Spans that cannot contain one (nearly all spans) are not parsed."""
+    """Return the span's primary reward, or None. Spans that cannot contain a reward (nearly all) are not parsed."""
     text = bytes(span.attributes)
     if span.name not in _REWARD_SPANS and not _MAY_REWARD.isinstance_python(text):
         return None
@@ -158,9 +158,9 @@ def primary_reward(span: EncodedSpan) -> float | None:
 
 
 def truncate_span(text: bytes, cut_at: int) -> bytes:
-    """Truncate the long attribute values of a span whose JSON text exceeds `cut_at` bytes, and record the full size.
+    """Truncate long attribute values if a span's JSON text exceeds `cut_at` bytes. Return the resulting JSON text.
 
-    The span's events are dropped if they also exceed `cut_at` bytes.
+    The original size is recorded in an attribute. The events are dropped if they alone exceed `cut_at` bytes.
     """
     if len(text) <= cut_at:
         return text

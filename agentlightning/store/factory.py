@@ -1,4 +1,4 @@
-"""The store classes (in memory, in a SQLite file, in PostgreSQL, read-only), and `open_store` to open one by URL."""
+"""The store classes (in-memory, SQLite, PostgreSQL, read-only), and `open_store`, which opens a store by its URL."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEADLINE_INTERVAL = 0.25
-"""Seconds between checks for attempts with expired deadlines. Each check is an indexed query of a few microseconds."""
+"""Seconds between checks for attempts with expired deadlines. Each check is an index lookup that takes microseconds."""
 CLOCK_SYNC_INTERVAL = 0.5
 """Seconds between synchronisations of the lease clocks of all servers that share a PostgreSQL database.
 
-This is also the maximum difference between these clocks.
+Deadlines are measured with the lease clock (see `Clock`). Two of these clocks may differ by up to this interval.
 """
 PRUNE_INTERVAL = 60.0
 
 
 def _validated(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-    """Return the operation with the argument checks that the HTTP server applies to a request."""
+    """Return a method that validates its arguments like the HTTP server and then executes the operation."""
     operation = operation_table()[route.name]
     execute = getattr(SqlStore, route.name)
 
@@ -51,7 +51,7 @@ def _validated(route: Route, method: Callable[..., Awaitable[Any]]) -> Callable[
 
 @implement_operations(_validated)
 class _LocalStore(SqlStore):
-    """A store in this process. It validates arguments like the store server and runs its own periodic tasks."""
+    """A store that runs in this process, validates arguments like the HTTP server, and runs its own periodic tasks."""
 
     def __init__(self, database: SqliteDatabase | PostgresDatabase) -> None:
         super().__init__(database, Clock())
@@ -86,11 +86,11 @@ class _SqliteStore(_LocalStore):
 
 
 def _migrate(database: SqliteDatabase) -> None:
-    """Migrate the tables to this release's schema. First save a copy of the file if an older release created it."""
+    """Create the tables, or migrate them to this release's schema after saving a copy of the database file."""
     version = database.run(schema_version)
     if database.path and 0 < version < len(STEPS):
         copy = database.path.with_name(f"{database.path.name}.before-{len(STEPS)}")
-        if not copy.exists():  # an earlier migration that failed has already saved a copy
+        if not copy.exists():  # the copy exists if an earlier migration failed
             backup(database.path, copy)
         logger.warning(
             "Migrating %s from schema %d to %d; the previous state is saved to %s",
@@ -103,14 +103,14 @@ def _migrate(database: SqliteDatabase) -> None:
 
 
 class InMemoryLightningStore(_SqliteStore):
-    """A store in this process's memory."""
+    """A store in the memory of this process."""
 
     def __init__(self) -> None:
         super().__init__(SqliteDatabase(None))
 
 
 class SqliteLightningStore(_SqliteStore):
-    """A store in a SQLite file, which no other store may have open at the same time.
+    """A store in a SQLite file. Only one `SqliteLightningStore` may have the file open at a time.
 
     With `durability="full"`, acknowledged changes survive a power failure. With `"process"`, they survive the end of
     the process but not a power failure. Raises `StoreInUse` if another store has the file open.
@@ -122,10 +122,10 @@ class SqliteLightningStore(_SqliteStore):
 
 
 class PostgresLightningStore(_LocalStore):
-    """A store in a PostgreSQL database, `postgresql://user@host/database`. Several stores may share one database.
+    """A store in a PostgreSQL database. Several stores may share one database.
 
-    Raises `StoreUnavailable` if the database is unreachable, and `MissingExtra` if the extra `[postgres]` is not
-    installed.
+    `dsn` is a URL such as `postgresql://user@host/database`. Raises `StoreUnavailable` if the database is unreachable,
+    and `MissingExtra` if the extra `[postgres]` is not installed.
     """
 
     _database: PostgresDatabase
@@ -146,7 +146,7 @@ class PostgresLightningStore(_LocalStore):
 
 
 class ReadOnlyStore(SqlStore):
-    """A store that only reads a SQLite database. Another store may have the database open.
+    """A read-only store for a SQLite database, which another store may have open at the same time.
 
     Raises `StoreUnavailable` if the file is not a store database with this release's schema.
     """
@@ -167,9 +167,10 @@ class ReadOnlyStore(SqlStore):
 
 
 def open_for_maintenance(db: str) -> SqlStore:
-    """Open a store for maintenance, even while another store is serving its database.
+    """Open a store for maintenance, even while another store is serving the same database.
 
-    This is safe because maintenance deletes only rollouts that have ended, and their rows no longer change.
+    This is safe, because maintenance deletes only rollouts that have ended. Raises `StoreUnavailable` if the database
+    does not exist.
     """
     if db.startswith(("postgresql:", "postgres:")):
         return PostgresLightningStore(db)
@@ -180,7 +181,10 @@ def open_for_maintenance(db: str) -> SqlStore:
 
 
 def open_store(url: str, *, durability: Durability = "full") -> LightningStore:
-    """Open the store at a URL or path: `memory:`, `agl.db`, `sqlite:///path`, `postgresql://…`, `http://host:4747`."""
+    """Open the store at a URL or path: `memory:`, `agl.db`, `sqlite:///path`, `postgresql://…` or `http://host:4747`.
+
+    The parameter `durability` applies only to SQLite files; see `SqliteLightningStore`.
+    """
     scheme = urlsplit(url).scheme
     if url in ("memory:", ":memory:", "memory"):
         return InMemoryLightningStore()

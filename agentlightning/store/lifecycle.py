@@ -1,7 +1,7 @@
 """Lifecycle of rollouts and attempts: status tables and pure functions, without clocks, locks or SQL.
 
-All status changes are determined here, and the diagrams in the docs are generated from these tables. A report on an
-attempt changes its rollout only if the attempt is the latest attempt and the rollout has not ended.
+This module determines every status change, and the diagrams in the docs are generated from its tables. A report about
+an attempt changes the status of the rollout only if the attempt is the latest one and the rollout has not ended.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ ATTEMPT_TRANSITIONS: Final[Mapping[AttemptStatus, frozenset[AttemptStatus]]] = {
 
 
 class Transition(NamedTuple):
-    """The next statuses of a rollout and its attempt, which are the current statuses if nothing changes."""
+    """The statuses of a rollout and its attempt after an event. Either status may be unchanged."""
 
     rollout: RolloutStatus
     attempt: AttemptStatus | None
+    """None if the rollout has no attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptState:
-    """The part of the state of an attempt and its rollout that determines transitions."""
+    """The fields of an attempt and its rollout that determine transitions."""
 
     rollout_id: str
     rollout: RolloutStatus
@@ -66,7 +67,7 @@ class AttemptState:
 
 
 def report(state: AttemptState, status: AttemptStatus) -> Transition:
-    """Return the transition for a report that an attempt is in `status`.
+    """Return the transition for a report that an attempt now has the status `status`.
 
     Raises `FinalStatus`, `StaleAttempt` or `Conflict` if the report must be rejected.
     """
@@ -84,12 +85,12 @@ def report(state: AttemptState, status: AttemptStatus) -> Transition:
             return Transition("succeeded", "succeeded")
         case "failed" | "timeout" | "unresponsive":
             return Transition(_after_failure(state, status), status)
-        case "preparing":  # not a target in ATTEMPT_TRANSITIONS
+        case "preparing":  # unreachable: rejected by ATTEMPT_TRANSITIONS
             raise AssertionError(status)
 
 
 def heartbeat(state: AttemptState) -> Transition | None:
-    """Return the transition after a heartbeat or span, or None if it arrives too late to have an effect."""
+    """Return the transition after a heartbeat or span, or None if the heartbeat or span arrives too late."""
     if not state.latest or state.rollout in FINAL or state.attempt in ENDED:
         return None
     if state.attempt == "unresponsive" and state.rollout not in QUEUED:
@@ -98,7 +99,7 @@ def heartbeat(state: AttemptState) -> Transition | None:
 
 
 def claim(rollout: RolloutStatus) -> Transition:
-    """Return the transition after a worker claims a rollout, which creates a new attempt."""
+    """Return the statuses of a rollout and its new attempt after a worker claims the rollout."""
     assert rollout not in FINAL
     return Transition("preparing", "preparing")
 
@@ -106,10 +107,10 @@ def claim(rollout: RolloutStatus) -> Transition:
 def set_rollout_status(
     rollout_id: str, rollout: RolloutStatus, attempt: AttemptStatus | None, to: RolloutStatus
 ) -> Transition:
-    """Return the transition after a client sets a rollout's status. `attempt` is the status of its latest attempt.
+    """Return the transition when a client changes a rollout's status from `rollout` to `to`.
 
-    A live attempt ends together with the rollout. Raises `FinalStatus` if the rollout has ended, and `Conflict` if only
-    a worker can set the status `to`.
+    `attempt` is the status of the latest attempt. A live attempt ends when the rollout ends or returns to the queue.
+    Raises `FinalStatus` if the rollout has already ended, and `Conflict` if a worker must claim the rollout first.
     """
     if to == rollout:
         return Transition(rollout, attempt)
@@ -131,7 +132,7 @@ def set_rollout_status(
 
 
 class Deadlines(NamedTuple):
-    """The deadlines of an attempt, in seconds on the clock that measures its start and its last heartbeat."""
+    """The deadlines of an attempt, in seconds on the same clock as its start and its last heartbeat."""
 
     timeout: float | None
     """Deadline for the end of the attempt, or None if its duration is unlimited."""
@@ -145,14 +146,14 @@ class Deadlines(NamedTuple):
 
 
 def deadlines(config: RolloutConfig, started: float, last_heartbeat: float) -> Deadlines:
-    """Return the deadlines of an attempt: one for its total time, one for the time since its last heartbeat or span."""
+    """Return the deadlines of an attempt from its start time and the time of its last heartbeat or span."""
     silence = config.unresponsive_seconds or DEFAULT_UNRESPONSIVE_SECONDS
     timeout = None if config.timeout_seconds is None else started + config.timeout_seconds
     return Deadlines(timeout, last_heartbeat + silence)
 
 
 def expired(due: Deadlines, now: float) -> Literal["timeout", "unresponsive"] | None:
-    """Return the status of an attempt whose deadline has passed, or None if no deadline has passed."""
+    """Return the new status of an attempt if one of its deadlines has passed at time `now`, or None otherwise."""
     if due.timeout is not None and now > due.timeout:
         return "timeout"
     return "unresponsive" if now > due.silence else None

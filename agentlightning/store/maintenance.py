@@ -21,10 +21,13 @@ from .sql import SqlStore
 logger = logging.getLogger(__name__)
 
 ROLLOUTS_PER_DELETION = 200
-"""Rollouts deleted per transaction. A store that serves the same database waits a few milliseconds per transaction."""
+"""Maximum number of rollouts to delete in one transaction.
+
+Each of these transactions delays any store that is serving the same database by a few milliseconds.
+"""
 MAX_FINDINGS = 20
 
-# Invariants that hold after every commit. Each query returns the rollouts that violate one invariant.
+# Descriptions of violations, and queries that return the ids of the affected rollouts. No commit may cause a violation.
 _VIOLATIONS = {
     "is in the queue but has a status other than queuing or requeuing": (
         "SELECT rollout_id FROM rollouts WHERE queue_position IS NOT NULL AND status NOT IN ('queuing', 'requeuing')"
@@ -57,7 +60,7 @@ _VIOLATIONS = {
 
 
 def check_database(source: Path) -> list[str]:
-    """Return up to `MAX_FINDINGS` problems found in a SQLite database, one sentence each."""
+    """Check a SQLite database, and return the descriptions of up to `MAX_FINDINGS` problems."""
     connection = open_alongside(source)
     try:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
@@ -77,9 +80,10 @@ async def collect_garbage(
     dry_run: bool = False,
     on_progress: Callable[[int, int], None] = lambda _, __: None,
 ) -> int:
-    """Delete the rollouts that ended more than `age` seconds ago, with their attempts and spans, and return the count.
+    """Delete the rollouts that ended more than `age` seconds ago, with their attempts and spans.
 
-    `on_progress` is called with the number of rollouts deleted so far and the total number.
+    Return the number of these rollouts. If `dry_run` is true, count them without deleting them. `on_progress` is called
+    after each transaction with the number of rollouts deleted so far and the total number of rollouts to delete.
     """
     ended_before = time.time() - age
     total = await store.count_ended_before(ended_before)
@@ -94,7 +98,7 @@ async def collect_garbage(
 
 @dataclass
 class PeriodicTask:
-    """A coroutine function to call every `interval` seconds."""
+    """A coroutine function to call repeatedly, with a pause of `interval` seconds after each call."""
 
     run_once: Callable[[], Awaitable[object]]
     interval: float
@@ -102,7 +106,7 @@ class PeriodicTask:
     async def run(self) -> None:
         while True:
             try:
-                with suppress(StoreUnavailable):  # the database is unreachable: the next call does the overdue work
+                with suppress(StoreUnavailable):  # the database is unreachable: try again after the pause
                     await self.run_once()
             except Exception:
                 logger.exception("A periodic task of the store failed; it will run again in %g s", self.interval)
@@ -110,7 +114,7 @@ class PeriodicTask:
 
 
 def start_timers(tasks: Iterable[PeriodicTask]) -> BackgroundTask[list[None]]:
-    """Run periodic tasks in a separate thread, whether or not the store receives requests."""
+    """Run periodic tasks in a separate thread, independently of requests, until the returned task is stopped."""
     return BackgroundTask(lambda: _run_together(tasks), name="agl-timers")
 
 
@@ -122,7 +126,10 @@ async def _run_together(tasks: Iterable[PeriodicTask]) -> list[None]:
 
 
 def backup(source: Path, target: Path) -> int:
-    """Copy a SQLite database with everything committed before the call, and return the copy's size in bytes."""
+    """Copy a SQLite database, including all changes committed before the call, and return the copy's size in bytes.
+
+    Raises `InvalidInput` if `target` already exists, and `StoreUnavailable` if the database cannot be copied.
+    """
     if target.exists():
         raise InvalidInput(f"{target} already exists; a backup never overwrites a file, choose another", field="file")
     partial = target.with_name(target.name + ".partial")
@@ -139,13 +146,13 @@ def backup(source: Path, target: Path) -> int:
 
 
 def open_alongside(source: Path) -> apsw.Connection:
-    """Open a connection for reading a SQLite database, even while a store has the database open.
+    """Open a connection for reading a SQLite database, which a store may have open at the same time.
 
     Raises `StoreUnavailable` if the file does not exist.
     """
     if not source.exists():
         raise StoreUnavailable(f"there is no database {source.absolute()}")
-    # Open for writing, because SQLite must create the WAL index if no process has the database open.
+    # Open for writing, because SQLite must create the index of the WAL if no other process has the database open.
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(f"file:{quote(str(source.absolute()))}", flags=flags)
     connection.set_busy_timeout(5_000)
@@ -156,7 +163,7 @@ def _copy(source: Path, target: Path) -> None:
     original, copy = open_alongside(source), apsw.Connection(str(target))
     try:
         with copy.backup("main", original, "main") as process:
-            process.step(-1)  # copy all pages in one step, for a consistent state; concurrent writes go to the WAL
+            process.step(-1)  # copy all pages in one step, so that the copy is consistent
         copy.execute("PRAGMA journal_mode = DELETE")
     finally:
         copy.close()

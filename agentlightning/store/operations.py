@@ -1,7 +1,7 @@
-"""Store operations as data: arguments, results and errors, derived from the contract.
+"""Encoding, decoding and validation for the store's operations, derived from the contract.
 
-The server, the client, the OpenAPI document and the stores in this process use the same table. This module contains
-neither HTTP nor SQL.
+The server, the client, the OpenAPI document and the in-process stores use the same `operation_table`. This module does
+not contain any HTTP or SQL code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Arguments = dict[str, Any]
 
 
 class Operation:
-    """One operation of the contract."""
+    """An operation of the contract, with the types of its arguments and result."""
 
     implementation = ""
     """Name of the `SqlStore` method that executes the operation."""
@@ -43,25 +43,28 @@ class Operation:
         result: Any = hints.pop("return")
         self.is_paginated = "PaginatedResult" in getattr(result, "__name__", "")
         self.wait_parameter = next((name for name in ("wait", "timeout") if name in hints), None)
-        """Name of the parameter with the maximum wait in seconds, or None if the operation never waits."""
+        """Name of the parameter that limits the waiting time in seconds, or None if the operation does not wait."""
         self.result = TypeAdapter[Any](result)
         self.model = self._argument_model(hints)
 
     encode: Callable[[Any], bytes] = staticmethod(payload.dumps_unchecked)
-    """Encodes the store's result as JSON text."""
+    """Converts the store's result to JSON text."""
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """Return the arguments of a call by name. Arguments that were not passed are left out."""
+        """Return the arguments of a call by name. Arguments that were not passed or are `UNSET` are left out."""
         arguments = self.signature.bind(None, *args, **kwargs).arguments
         arguments.pop("self", None)
         return {name: value for name, value in arguments.items() if not isinstance(value, Unset)}
 
     def decode_arguments(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
-        """Parse and validate a request body with all arguments. Raises an `InvalidInput` that names the field."""
+        """Parse and validate a request body that contains all arguments. Raises `InvalidInput` if any is invalid."""
         return self.validate(self.parse_object(body, depth))
 
     def parse_object(self, body: bytes, depth: int) -> Arguments:
-        """Parse a request body. Raises `InvalidInput` if the body is not a JSON object or nests deeper than `depth`."""
+        """Parse a request body. An empty body is parsed as `{}`.
+
+        Raises `InvalidInput` if the body is not a JSON object or has more than `depth` nesting levels.
+        """
         value: Any = payload.loads(body, field="body", depth=depth) if body else {}
         if not isinstance(value, dict):
             fields = ", ".join(self.model.model_fields)
@@ -71,7 +74,7 @@ class Operation:
         return cast("Arguments", value)
 
     def validate(self, arguments: Arguments) -> Arguments:
-        """Convert arguments to the operation's types. Raises an `InvalidInput` that names the field."""
+        """Convert arguments to the operation's types. Raises an `InvalidInput` that names the invalid field."""
         try:
             valid = self.model.model_validate(arguments)
         except ValidationError as error:
@@ -83,18 +86,18 @@ class Operation:
         return validated
 
     def limit_page(self, arguments: Arguments, page_size: int) -> Arguments:
-        """Lower the `limit` of a paginated operation to at most `page_size` items."""
+        """Return the arguments. If the operation is paginated, reduce `limit` to at most `page_size`."""
         if not self.is_paginated:
             return arguments
         limit = arguments.get("limit", -1)
         return {**arguments, "limit": page_size if limit == -1 else min(limit, page_size)}
 
     def decode_stored(self, text: bytes) -> Any:
-        """Decode a stored response into the value that the store returned for the first request with the same key."""
+        """Decode a response that was stored under an idempotency key into the result of the original call."""
         return self.result.validate_json(text)
 
     def decode(self, text: bytes, arguments: Arguments) -> Any:
-        """Decode a response into the result of the call. `arguments` are the arguments of the call."""
+        """Decode the response to a call with these `arguments` into the result of the call."""
         return self.decode_stored(text)
 
     def _argument_model(self, hints: dict[str, Any]) -> type[BaseModel]:
@@ -107,7 +110,7 @@ class Operation:
 
 
 class _AddSpans(Operation):
-    """Stores spans as the received bytes. The response contains only an acknowledgement of each span."""
+    """Stores spans without decoding them completely. The response contains only their acknowledgements."""
 
     implementation = "add_encoded_spans"
     encode = staticmethod(msgspec.json.encode)
@@ -138,7 +141,7 @@ def _encode_first(acks: list[SpanAck | None]) -> bytes:
 
 
 class _AddSpan(_AddSpans):
-    """Stores one span. The store returns a list with one acknowledgement."""
+    """Stores one span. The store returns a list of one acknowledgement, and the response contains only that element."""
 
     encode = staticmethod(_encode_first)
 
@@ -159,14 +162,14 @@ def _encode_page(page: PaginatedResult[bytes]) -> bytes:
 
 
 class _QuerySpans(Operation):
-    """Returns spans as the stored bytes."""
+    """Returns the stored JSON text of spans without creating `Span` objects."""
 
     implementation = "query_encoded_spans"
     encode = staticmethod(_encode_page)
 
 
 class _Summary(Operation):
-    """Encodes each summary only once, even if the store returns it to many callers."""
+    """Encodes each summary only once, even if the store returns the same summary to many callers."""
 
     _last: tuple[Any, bytes] = (None, b"")
 
@@ -214,7 +217,10 @@ def problem(error: AgentLightningError) -> dict[str, Any]:
 
 
 def error_from_problem(status: int, text: bytes) -> AgentLightningError:
-    """Return the error described by a problem+json body, as an instance of the class of the original error."""
+    """Return the error that a problem+json body describes, as an instance of the original error class.
+
+    If the body is malformed or names an unknown class, return an `AgentLightningError`.
+    """
     try:
         members = cast("dict[str, Any]", msgspec.json.decode(text))
         name = str(members["type"]).rpartition(":")[2]

@@ -1,10 +1,10 @@
-"""Results of store operations that are JSON objects: statistics, leases, and the summary of a run."""
+"""Types of the JSON objects that a store returns: capabilities, statistics, leases, and the summary of a run."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Before Python 3.12, pydantic requires the TypedDict from typing_extensions, a dependency of pydantic.
+# Before Python 3.12, pydantic accepts only the TypedDict from typing_extensions, which is installed with pydantic.
 from typing_extensions import TypedDict
 
 from ..types import RolloutMode
@@ -36,14 +36,14 @@ class Statistics(TypedDict):
 
 
 class Lease(TypedDict):
-    """A named lock and its current holder."""
+    """The state of a lease, which is a named lock that expires unless its holder renews it."""
 
     holder: str
-    """Name that the holder passed to `hold_lease`."""
+    """The `holder` argument with which the lease was acquired."""
     about: dict[str, Any] | None
-    """Information provided by the holder."""
+    """Information that the holder provided about itself."""
     since: float
-    """Time at which the holder acquired the lock."""
+    """Time at which the holder acquired the lease."""
     seen: float
     """Time of the last renewal."""
     seconds_left: float
@@ -51,10 +51,10 @@ class Lease(TypedDict):
 
 
 class RewardStep(TypedDict):
-    """Reward statistics for one step of the run: a number of consecutive rollouts of the same mode."""
+    """Reward statistics for the rollouts of one mode in one step. A step is a group of consecutive rollouts."""
 
     rollout: int
-    """Number of the last rollout in this step. Rollouts are numbered in order of creation."""
+    """Number of the last rollout in this step. Rollouts are numbered from 1 in order of creation."""
     mode: RolloutMode | None
     count: int
     mean: float
@@ -63,7 +63,7 @@ class RewardStep(TypedDict):
 
 
 class VersionScore(TypedDict):
-    """Reward statistics for the rollouts that used one version of the resources."""
+    """Reward statistics for the rollouts of one mode that used one version of the resources."""
 
     resources_id: str
     version: int
@@ -74,12 +74,12 @@ class VersionScore(TypedDict):
 
 
 class ErrorCount(TypedDict):
-    """Failed rollouts with similar error messages."""
+    """A group of failed rollouts with similar error messages."""
 
     message: str
     count: int
     rollout_id: str
-    """Id of the newest of these rollouts."""
+    """Id of the newest rollout in the group."""
 
 
 class Summary(TypedDict):
@@ -90,12 +90,15 @@ class Summary(TypedDict):
     """Number of rollouts by status. Statuses without rollouts are left out."""
     workers: dict[str, int]
     ended_per_minute: float | None
-    """None if all rollouts have ended, if none has ended yet, or if none is running and none has ended recently."""
+    """Rate at which rollouts are currently ending.
+
+    None if all rollouts have ended, if none has ended yet, or if none is running and none has ended in the last minute.
+    """
     seconds_left: float | None
-    """Estimated seconds until all rollouts have ended, or None if `ended_per_minute` is None."""
+    """Estimated time in seconds until all rollouts have ended, or None if `ended_per_minute` is None."""
     ended_per_minute_by_worker: dict[str, float]
     steps: list[RewardStep]
     versions: list[VersionScore]
-    """Scores of those of the newest 200 versions whose rollouts have rewards, oldest version first."""
+    """Scores of the newest 200 resource versions, oldest first. Versions without rewards are left out."""
     errors: list[ErrorCount]
-    """Errors from the newest 300 failed rollouts, most frequent first."""
+    """Errors of the newest 300 failed rollouts, most frequent first."""

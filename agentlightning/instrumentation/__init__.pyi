@@ -1,7 +1,7 @@
-"""Instrumentation of libraries: patches that record an agent's calls while it is traced, and are undone afterwards.
+"""Instrumentation of libraries: patches that record an agent's calls while at least one tracer uses them.
 
-The OpenTelemetry context, not the `Instrumentation`, determines whether a call is recorded (`context.py`). Outside of a
-trace context, the patched functions only call the originals.
+Applying the patches is not enough to record a call: the current OpenTelemetry context must also contain a tracer's
+scope (see `context.py`).
 """
 
 from .agentops import AGENTOPS as AGENTOPS

@@ -1,9 +1,10 @@
-"""Use of the AgentOps SDK for instrumentation only: its wrappers create spans with the process's provider.
+"""Instrumentation by the AgentOps SDK, whose wrappers around libraries create spans with the process's tracer provider.
 
-AgentOps' own `init` would set a provider, replace `print` and `__import__`, write a log file, start threads and contact
-its service. This module only applies AgentOps' instrumentors to the imported libraries, with three precautions: the
-wrappers around LLM SDKs are isolated (`_isolated`), AgentOps can neither flush nor shut down the provider, and
-everything that it has patched is restored. The code is written for the version that the extra `[agentops]` pins.
+AgentOps' own `init` would set a tracer provider, replace `print` and `__import__`, write a log file, start threads and
+contact AgentOps' service. This module does not call `init`. It only applies AgentOps' instrumentors to the imported
+libraries, with three precautions: the wrappers around LLM SDKs are isolated (see `_isolated`), AgentOps can neither
+flush nor shut down the tracer provider, and everything that AgentOps has patched is restored afterwards. The code is
+written for the AgentOps version that the extra `[agentops]` pins.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from .patches import Instrumentation, Patch
 logger = logging.getLogger("agentlightning.instrumentation")
 
 _LLM_SDKS = ("openai.", "anthropic.")
-"""SDKs whose calls the wire tap also records. AgentOps' wrappers around them are isolated from the caller."""
+"""Module prefixes of LLM SDKs whose calls the wire tap also records. AgentOps' wrappers around them are isolated."""
 
 _Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-"""A wrapper. wrapt calls it with the wrapped function, its instance, and the positional and keyword arguments."""
+"""A wrapper function. Its arguments are the wrapped function, the instance to which that function is bound, and the
+positional and keyword arguments of the call."""
 
 _MISSING = object()
 _PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
@@ -47,11 +49,11 @@ class AgentOps(Instrumentation):
 
     @property
     def is_installed(self) -> bool:
-        """True if the extra `[agentops]` is installed."""
+        """True if the package `agentops` (extra `[agentops]`) is installed."""
         return find_spec("agentops") is not None
 
     def refresh(self) -> None:
-        """Instrument the libraries that have been imported since this was last called."""
+        """Also instrument the libraries imported after `apply` or the last `refresh`, if a tracer uses AgentOps."""
         with self._lock:
             if self._users:
                 self._instrument()
@@ -85,7 +87,7 @@ class AgentOps(Instrumentation):
     def _instrument(self) -> None:
         if (sdk := self._sdk) is None:
             return
-        # Frameworks come first, because AgentOps instruments either one framework or the LLM SDKs.
+        # Frameworks come first: once AgentOps has instrumented a framework, it does not instrument any LLM SDK.
         libraries = [*sdk.AGENTIC_LIBRARIES, *sdk.PROVIDERS]
         imported = [name for name in libraries if name not in self._tried and name in sys.modules]
         if not imported:
@@ -99,7 +101,7 @@ class AgentOps(Instrumentation):
 
 
 class _Provider:
-    """The provider that AgentOps uses: a wrapper around the process's provider that ignores flushes and shutdowns."""
+    """The tracer provider for AgentOps. Gets tracers from the process's provider and ignores flushes and shutdowns."""
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
         return trace.get_tracer_provider().get_tracer(*args, **kwargs)
@@ -113,13 +115,13 @@ class _Provider:
 
 def _restoration(owner: Any, name: str, original: Any) -> Callable[[], None]:
     """Return a function that restores an attribute that AgentOps is about to wrap."""
-    if isinstance(owner, type) and name not in vars(owner):  # inherited
+    if isinstance(owner, type) and name not in vars(owner):  # inherited, so the original is in a base class
         return partial(delattr, owner, name)
     return partial(setattr, owner, name, original)
 
 
 def _is_not_about_enums(record: logging.LogRecord) -> bool:
-    # AgentOps uses enums as attributes. They are stored correctly, but cause a warning for every tool call.
+    # AgentOps sets span attributes to enum members. They are stored correctly, but cause a warning for every tool call.
     return "Invalid type `<enum" not in record.getMessage()
 
 
@@ -128,7 +130,7 @@ _wrapt_lock = threading.Lock()
 
 @contextmanager
 def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
-    """During the block, record how to restore everything that wrapt wraps, and isolate wrappers around LLM SDKs."""
+    """While the block runs, record how to undo everything that wrapt wraps, and isolate wrappers around LLM SDKs."""
     wrapt: Any = import_module("wrapt.patches")
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,7 +144,7 @@ def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
         return wrap_object
 
     patch = Patch(wrapt, "wrap_object", wrap)
-    # `wrap_object` is global, so two threads must not mistake each other's replacement for the original.
+    # All threads share `wrap_object`. The lock keeps a thread from mistaking another thread's patch for the original.
     with _wrapt_lock:
         patch.apply()
         try:
@@ -152,10 +154,11 @@ def _recorded_wrapt(restorations: list[Callable[[], None]]) -> Generator[None]:
 
 
 def _isolated(wrapper: _Wrapper) -> _Wrapper:
-    """Isolate `wrapper`, so that it is invisible to the caller of the wrapped function.
+    """Return a version of `wrapper` that cannot affect calls to the wrapped function.
 
-    The wrapper may observe a call and create a span for it. It cannot change the arguments, the result or the error,
-    and its own failures have no effect. It is skipped if the call is not recorded or the wrapper would break the call.
+    The isolated wrapper can observe a call and create a span for it. It cannot change the call's arguments, result or
+    error, and its own exceptions are only logged. It is skipped for calls that are not recorded and for calls that it
+    would break (see `_is_plain`).
     """
 
     def isolated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -172,7 +175,11 @@ def _isolated(wrapper: _Wrapper) -> _Wrapper:
 
 
 def _is_plain(kwargs: Mapping[str, Any]) -> bool:
-    """Return True if the call is not streamed, does not request a raw response, and has no SDK placeholders."""
+    """Return True if an isolated wrapper would not break the call.
+
+    It would break streamed calls, calls with extra headers (which request raw responses), and calls with the SDK's
+    placeholders for omitted arguments.
+    """
     if kwargs.get("stream") or kwargs.get("extra_headers"):
         return False
     return not any(type(value).__name__ in _PLACEHOLDERS for value in kwargs.values())
@@ -189,7 +196,7 @@ async def _await_outcome(returned: Awaitable[Any], call: _Call) -> Any:
 
 
 class _Call:
-    """The function that is passed to the wrapper. It makes the real call once and keeps the outcome."""
+    """Passed to a wrapper in place of the wrapped function. Makes the real call and keeps its result or error."""
 
     def __init__(self, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._make = lambda: wrapped(*args, **kwargs)
@@ -221,7 +228,7 @@ class _Call:
             context.detach(token)
 
     def outcome(self, wrapper_error: Exception | None = None) -> Any:
-        """Return the function's result or raise its error. If the wrapper has not called it, call it now."""
+        """Return the result of the real call or raise its error. If the wrapper has not made the call, make it now."""
         if wrapper_error is not None and wrapper_error is not self._error:
             logger.debug("Third-party instrumentation failed", exc_info=wrapper_error)
         if self._error is not None:

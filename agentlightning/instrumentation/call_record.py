@@ -1,11 +1,12 @@
-"""The record of an LLM call, decoded from the raw request and response bodies that the wire tap saved.
+"""Decoding of LLM calls: the wire tap saves request and response bodies, which are converted to span attributes here.
 
-The agent's thread only saves the bodies, because decoding takes several times longer. `decode_call` runs later in the
-export thread, or immediately if other span processors also read the span.
+The agent's thread normally only saves the bodies, because decoding them takes several times longer than saving them.
+`decode_call` then runs later, in the export thread. If span processors from outside this package also read the span,
+`decode_call` runs in the agent's thread, before the span ends.
 
-Messages are written in two formats, for different readers: indexed (`gen_ai.prompt.0.content`), and as JSON in
-OpenTelemetry's format (`gen_ai.input.messages`). The span also has the raw bodies, truncated only if they
-are larger than `MAX_BODY_BYTES`.
+Messages are recorded in two formats, for different readers: as one attribute per field (`gen_ai.prompt.0.content`), and
+as JSON in OpenTelemetry's format (`gen_ai.input.messages`). The span also contains the bodies themselves. If a body is
+larger than `MAX_BODY_BYTES`, its long texts are truncated; if it is still too large, it is left out.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from .dialects import ApiDialect, Message, dialect_of
 from .dialects.base import Json, as_object, items, to_json
 
 UNDECODED: Final = "agentlightning.unread"
-"""Attribute that is True on a span whose bodies have not been decoded yet. Removed before the span is stored."""
+"""Span attribute that is True if the bodies have not been decoded yet. It is removed before the span is stored."""
 RAW_EVENTS: Final = "agentlightning.response.events"
-"""Attribute with the raw events of a streamed response. Replaced with the combined body before the span is stored."""
+"""Span attribute with the raw events of a streamed response. Before the span is stored, the events are combined into a
+response body that replaces this attribute."""
 ERROR_MESSAGE: Final = "error.message"
-"""Attribute with the error message from the model server's response."""
+"""Span attribute with the error message from the model server's response."""
 
 MAX_BODY_BYTES = 2_000_000
-"""Size in bytes above which a body is recorded with its long texts truncated."""
+"""Maximum size in bytes of a body that is recorded unchanged. In a larger body, long texts are truncated."""
 MAX_TEXT_LENGTH = 4_000
-"""Number of characters kept from each text in a body that is too large. Enough to recognize an image or a document."""
+"""Maximum number of characters that are kept from each text in a body that is too large. This is enough to recognize an
+image or a document."""
 
 _RECORDED = ("temperature", "top_p", "top_k", "max_tokens", "frequency_penalty", "presence_penalty", "seed")
 _REQUEST_PARAMETERS = {
@@ -42,9 +45,10 @@ _REQUEST_PARAMETERS = {
 
 
 def decode_call(raw: Json) -> Json:
-    """Return the attributes of a call's span, including the attributes decoded from its bodies.
+    """Return the final attributes of a call's span, including those decoded from the bodies in `raw`.
 
-    Never raises. An error is recorded as `agentlightning.capture_error`.
+    `raw` contains the span's attributes before decoding. Never raises: an error is recorded in the attribute
+    `agentlightning.capture_error`.
     """
     attributes = {key: value for key, value in raw.items() if key not in (UNDECODED, RAW_EVENTS)}
     try:
@@ -60,7 +64,7 @@ def decode_call(raw: Json) -> Json:
 
 
 def request_attributes(dialect: ApiDialect, body: Json) -> Json:
-    """Return the attributes decoded from the request body."""
+    """Return the span attributes decoded from a request body."""
     messages = dialect.prompt(body)
     attributes: Json = {
         **_indexed(semconv.GEN_AI_PROMPT, messages),
@@ -78,7 +82,7 @@ def request_attributes(dialect: ApiDialect, body: Json) -> Json:
 
 
 def response_attributes(dialect: ApiDialect, body: Json) -> Json:
-    """Return the attributes decoded from the response body."""
+    """Return the span attributes decoded from a response body."""
     messages = dialect.answer(body)
     reasons = [message.finish_reason for message in messages if message.finish_reason]
     attributes: Json = {
@@ -94,7 +98,7 @@ def response_attributes(dialect: ApiDialect, body: Json) -> Json:
 
 
 def parse_object(text: str | bytes) -> Json:
-    """Parse a JSON object. Return an empty dict if the text is anything else."""
+    """Parse `text` as a JSON object. Return an empty dict if it is anything else."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -103,13 +107,16 @@ def parse_object(text: str | bytes) -> Json:
 
 
 def error_message(body: Json) -> str | None:
-    """Return the error message in a response body, if there is one."""
+    """Return the error message from a response body, or None if the body does not contain an error."""
     error: Any = body.get("error")
     return str(as_object(error).get("message", error)) if error else None
 
 
 def cut_to_size(body: bytes) -> bytes:
-    """Truncate long texts in a JSON body that is too large. Return empty bytes if it is still too large or not JSON."""
+    """Return the JSON body, with its long texts truncated if it is larger than `MAX_BODY_BYTES`.
+
+    Returns empty bytes if the body is too large and cannot be parsed, or is still too large after the truncation.
+    """
     if len(body) <= MAX_BODY_BYTES:
         return body
     try:
@@ -136,7 +143,7 @@ def _decoded_response(dialect: ApiDialect, raw: Json) -> Json:
     stream = raw[RAW_EVENTS].encode()
     events = sse.events(stream)
     attributes = _body_attributes(dialect, orjson.dumps(dialect.fold(events)))
-    # SDKs stop reading at the server's final event and close the stream, which does not count as an early end.
+    # SDKs stop reading after the server's final event and close the stream. Such a stream is complete.
     if sse.has_ended(stream, events[-1] if events else None):
         attributes[semconv.INCOMPLETE] = False
     return attributes
@@ -202,7 +209,10 @@ def _usage(usage: Any) -> Json:
 
 
 def _tokens(body: Json) -> Json:
-    """Return the token ids and log probabilities of the first choice, which some servers return if requested."""
+    """Return the token ids of the prompt and of the first choice, and the log probabilities of that choice.
+
+    Only some servers send these values, and only if the request asks for them.
+    """
     choice = next(iter(items(body.get("choices"))), Json())
     found = {
         semconv.PROMPT_TOKEN_IDS: body.get("prompt_token_ids") or choice.get("prompt_token_ids"),

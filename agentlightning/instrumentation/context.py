@@ -1,7 +1,7 @@
-"""Recording context: the OpenTelemetry context determines whether a call is recorded, and by which tracer.
+"""Recording context: the entries in the OpenTelemetry context that determine whether and how a call is recorded.
 
-Python starts new threads in an empty context, so work in a `Thread` or an executor would not belong to any rollout.
-`CONTEXT_IN_THREADS` propagates the context to threads and executors.
+Python starts new threads with an empty context, so an agent's calls in a `Thread` or a `ThreadPoolExecutor` would not
+be recorded. `CONTEXT_IN_THREADS` propagates the context to both.
 """
 
 from __future__ import annotations
@@ -24,34 +24,36 @@ from .patches import Instrumentation, Patch
 logger = logging.getLogger("agentlightning.instrumentation")
 
 SCOPE: Final = "agentlightning.scope"
-"""Context key of the scope that new spans belong to. Set by a tracer."""
+"""Context key for the scope, the object with which a tracer assigns new spans to an attempt. Set by the tracer."""
 
 CALL_SPAN: Final = "agentlightning.call_span"
-"""Context key of a span that third-party instrumentation (applied by us) has created for an LLM call."""
+"""Context key for the span that third-party instrumentation, applied by this package, has created for an LLM call."""
 
 SUPPRESSED: Final = context._SUPPRESS_INSTRUMENTATION_KEY  # pyright: ignore[reportPrivateUsage]
-"""Context key that exporters and other code set to prevent the recording of their own calls."""
+"""OpenTelemetry's context key that exporters and other code set to prevent their own calls from being recorded."""
 
 _SUPPRESSED_OLD: Final = "suppress_instrumentation"
-"""The same key as spelled by older instrumentation libraries."""
+"""Context key that older instrumentation libraries set for the same purpose."""
 
 _LANGCHAIN_INSTRUMENTOR: Final = "openinference.instrumentation.langchain"
 
 IN_REQUEST: Final = ContextVar("agentlightning_in_request", default=False)
-"""True while an HTTP library is sending a recorded call, so that an underlying library does not record it again."""
+"""True while a patched HTTP library is sending a recorded request. It prevents the request from being recorded again if
+that library sends it through another patched library."""
 
 
 class RecordingContext(Protocol):
-    """The part of a scope that instrumentation uses."""
+    """The attributes of a scope that instrumentation reads."""
 
     call_tracer: Tracer | None
-    """Creates the spans of LLM calls, or None if these calls are not recorded."""
+    """OpenTelemetry tracer that creates the spans for LLM calls, or None if these calls are not recorded."""
     eager_decode: bool
-    """True if the bodies of a call are decoded before its span ends, because other span processors read it too."""
+    """True if a call's request and response bodies must be decoded before its span ends, because span processors from
+    outside this package also read the span."""
 
 
 def recording_context() -> RecordingContext | None:
-    """Return the scope that records calls in the current OpenTelemetry context, or None if they are not recorded."""
+    """Return the scope in the current OpenTelemetry context, or None if calls in this context are not recorded."""
     current = context.get_current()
     scope: RecordingContext | None = current.get(SCOPE)  # pyright: ignore[reportAssignmentType]
     if scope is None or scope.call_tracer is None or current.get(SUPPRESSED) or current.get(_SUPPRESSED_OLD):
@@ -60,10 +62,10 @@ def recording_context() -> RecordingContext | None:
 
 
 def parent_context() -> OtelContext | None:
-    """Return the context for a new span, or None for the current context.
+    """Return the context that contains the parent of a new span, or None to use the current OpenTelemetry context.
 
-    OpenInference keeps the span of LangChain's current step outside of the OpenTelemetry context. If that span started
-    after the current span, it becomes the parent of the new span.
+    OpenInference does not store the span of LangChain's current step in the OpenTelemetry context. If that span started
+    after the current span of the OpenTelemetry context, it becomes the parent of the new span.
     """
     instrumentor: Any = sys.modules.get(_LANGCHAIN_INSTRUMENTOR)
     if instrumentor is None:
@@ -88,7 +90,8 @@ def _start_time(span: Span) -> int:
 def _submit_with_context(original: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
     @wraps(original)
     def submit(pool: ThreadPoolExecutor, /, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-        # The pool may start a thread that outlives the rollout, so start it in an empty context.
+        # `original` may start a thread that outlives the rollout, so it runs in an empty context, which new threads
+        # inherit. Only `fn` runs in a copy of the current context.
         return Context().run(original, pool, copy_context().run, fn, *args, **kwargs)
 
     return submit
@@ -101,7 +104,8 @@ def _start_with_context(original: Callable[[threading.Thread], None]) -> Callabl
             run, current = thread.run, copy_context()
 
             def run_in_context() -> None:
-                # An object that holds its own bound method stays alive until the next garbage collection.
+                # Break the reference cycle from the thread to this function and, through `run`, back to the thread.
+                # Otherwise, the thread object would stay in memory until the next garbage collection.
                 del thread.run
                 current.run(run)
 

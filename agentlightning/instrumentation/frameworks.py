@@ -1,8 +1,8 @@
-"""Instrumentation of agent frameworks: OpenInference's instrumentors, and PydanticAI's built-in instrumentation.
+"""Instrumentation of agent frameworks: OpenInference's instrumentors and PydanticAI's built-in instrumentation.
 
-OpenInference's instrumentors for LLM SDKs that the wire tap covers are not applied: they would record each call a
-second time, and replace the SDKs' streams with objects of their own. If a user applies such an
-instrumentor, its spans are recorded. If the wire tap is disabled, these instrumentors are applied like the others.
+While the wire tap is enabled, OpenInference's instrumentors for the LLM SDKs in `_TAPPED_SDKS` are not applied: they
+would record each LLM call a second time and replace the SDKs' streams with their own objects. If a user applies such an
+instrumentor, its spans are recorded too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TAPPED_SDKS = frozenset({"openai", "anthropic"})
 
 
 class OpenInference(Instrumentation):
-    """OpenInference's installed instrumentors that the user has not already applied."""
+    """All installed OpenInference instrumentors, except those that duplicate the wire tap or are already applied."""
 
     _instrumentors: list[Any]
 
@@ -36,7 +36,7 @@ class OpenInference(Instrumentation):
                 if not instrumentor.is_instrumented_by_opentelemetry:
                     instrumentor.instrument(raise_exception_on_conflict=True)
                     self._instrumentors.append(instrumentor)
-            except Exception as error:  # the library to instrument is missing or too new
+            except Exception as error:  # for example, the library to instrument is not installed or too new
                 logger.debug("OpenInference's instrumentor for %s cannot be applied: %r", entry.name, error)
 
     def _undo(self) -> None:
@@ -45,19 +45,19 @@ class OpenInference(Instrumentation):
 
 
 class PydanticAI(Instrumentation):
-    """PydanticAI's built-in spans for agents and tools, except agents that have their own instrumentation settings."""
+    """PydanticAI's built-in instrumentation for all agents, except those with their own instrumentation settings."""
 
     _instrumented: Any = None
 
     def refresh(self) -> None:
-        """Enable the instrumentation if PydanticAI has been imported since this was last called."""
+        """Enable the instrumentation now if PydanticAI was imported only after `apply` and a tracer still uses it."""
         if self._instrumented is None and "pydantic_ai" in sys.modules:
             with self._lock:
                 if self._users:
                     self._apply()
 
     def _apply(self) -> None:
-        # Do not import the library for this: the import takes a second, and agents of other frameworks do not need it.
+        # Do not import PydanticAI here: the import takes a second, and agents that use other frameworks do not need it.
         agent: Any = getattr(sys.modules.get("pydantic_ai"), "Agent", None)
         if agent is not None and not getattr(agent, "_instrument_default", True):
             agent.instrument_all()

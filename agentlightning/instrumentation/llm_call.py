@@ -1,8 +1,8 @@
-"""Records one HTTP request to a model server as one span, from the request until the response is complete.
+"""Recording of LLM calls: each HTTP request to a model server, together with its response, becomes one span.
 
-Recording must not interfere with the call: every entry point catches its own errors and records them on the span. A
-span ends exactly once, at the first of these events: the end of the response, an error, the closing of the response, or
-garbage collection.
+Recording must not interfere with a call: if recording fails, the error is not raised but saved on the span. The
+recording of a call ends at the first of these events: the response ends, an error occurs, the response is closed or
+garbage-collected, or the trace context ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .dialects.base import Json
 logger = logging.getLogger("agentlightning.instrumentation")
 
 MAX_STREAM_BYTES = 16_000_000
-"""Maximum number of bytes recorded from a stream. The user always receives the whole stream."""
+"""Number of bytes after which the rest of a streamed response is not recorded. The agent still receives all of it."""
 
 P = ParamSpec("P")
 
@@ -43,7 +43,7 @@ P = ParamSpec("P")
 def abandons_on_error(
     function: Callable[Concatenate[OpenCall, P], None],
 ) -> Callable[Concatenate[OpenCall, P], None]:
-    """Decorate a function that records a call so that it never raises. An error ends the call's record."""
+    """Decorate a function that records part of a call, so that its errors end the recording and are not raised."""
 
     @wraps(function)
     def safe(call: OpenCall, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -57,14 +57,14 @@ def abandons_on_error(
 
 
 class OpenCall:
-    """A call whose response is not complete yet. Use it as a context manager while the request is being sent."""
+    """An LLM call that is being recorded. Use it as a context manager while the request is being sent."""
 
     def __init__(self, span: Span, attributes: Json, *, eager_decode: bool, is_foreign: bool) -> None:
         self._span = span
         self._attributes = attributes
         self._eager_decode = eager_decode
         self._is_foreign = is_foreign
-        """True if third-party instrumentation owns the span and sets its status and end."""
+        """True if third-party instrumentation created the span and is therefore responsible for its status and end."""
         self._ended = False
         self._error: str | None = None
         self._is_stream = False
@@ -89,7 +89,7 @@ class OpenCall:
 
     @abandons_on_error
     def record_response(self, status: int, content: bytes) -> None:
-        """Record the complete response."""
+        """Record a response that has been received completely, and end the recording."""
         self._status, self._chunks = status, [content]
         self._end()
 
@@ -97,18 +97,21 @@ class OpenCall:
     def start_response(
         self, status: int, headers: Mapping[str, str], decompress: Callable[[bytes], bytes] = bytes
     ) -> None:
-        """Record the start of a response. Pass its body to `add_chunk`. `decompress` reverses the content encoding."""
+        """Record the status and headers of a response whose body is then passed to `add_chunk` in chunks.
+
+        `decompress` decodes the content encoding (such as gzip) of the whole body.
+        """
         self._status, self._decompress = status, decompress
         self._is_stream = "text/event-stream" in headers.get("content-type", "")
 
     def add_chunk(self, chunk: bytes) -> None:
-        """Record a chunk of the response body. After `MAX_STREAM_BYTES`, only count its bytes."""
+        """Record a chunk of the response body. Once `MAX_STREAM_BYTES` have been recorded, only count the bytes."""
         if self._size < MAX_STREAM_BYTES:
             self._chunks.append(chunk)
         self._size += len(chunk)
 
     def record_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the chunks of a response, and record them and the end or error of the response."""
+        """Record and yield each chunk of a response body. Also record the end of the response or its error."""
         try:
             for chunk in chunks:
                 self.add_chunk(chunk)
@@ -120,14 +123,14 @@ class OpenCall:
 
     @abandons_on_error
     def finish(self, *, complete: bool) -> None:
-        """End the record at the end of the response, or when the rest of the response will not be read."""
+        """End the recording, unless it has already ended. `complete` is True if the whole response was received."""
         if not self._ended:
             self._attributes[semconv.INCOMPLETE] = not complete
             self._end()
 
     @abandons_on_error
     def fail(self, error: BaseException) -> None:
-        """End the record with an error that occurred during the request or the response."""
+        """End the recording, unless it has already ended, and record an error from the request or the response."""
         if not self._ended:
             self._attributes["error.type"] = type(error).__qualname__
             self._attributes[semconv.INCOMPLETE] = self._is_stream
@@ -135,7 +138,7 @@ class OpenCall:
             self._end()
 
     def abandon(self, error: Exception) -> None:
-        """End a record that cannot be completed because recording failed, and set the error on the span."""
+        """End the recording because it failed. Save the error in the span attribute `agentlightning.capture_error`."""
         self._ended = True
         if self._span.is_recording():
             self._span.set_attribute(semconv.CAPTURE_ERROR, f"{type(error).__name__}: {error}")
@@ -169,18 +172,18 @@ class OpenCall:
             self._span.end()
 
     def _set_error(self, description: str) -> None:
-        # Keep the first error: a later one comes from the response body and repeats the first with less context.
+        # Keep the first error. A later one comes from the response body and describes the failure with less context.
         if not self._is_foreign and self._error is None:
             self._error = description
             self._span.set_status(Status(StatusCode.ERROR, description))
 
 
 _open_calls: weakref.WeakSet[OpenCall] = weakref.WeakSet()
-"""Weak references to the calls whose spans have not ended."""
+"""Weak references to all calls that are still in memory. The recording of some of them may already have ended."""
 
 
 def close_open_calls(predicate: Callable[[int], bool]) -> None:
-    """End the record of every open call whose span id satisfies `predicate`, with the data received so far."""
+    """End the recording of every call whose span id satisfies `predicate`, and keep the data received so far."""
     for call in list(_open_calls):
         if predicate(call.span_id):
             call.finish(complete=False)
@@ -189,7 +192,11 @@ def close_open_calls(predicate: Callable[[int], bool]) -> None:
 def start_call(
     host: str | None, port: int | None, path: str, headers: Mapping[str, str], content: bytes | None
 ) -> OpenCall | None:
-    """Start recording a POST request. Return None if it is not a call to a model or calls are not recorded."""
+    """Start recording a POST request.
+
+    Returns None if calls are not recorded in the current context, if the request is not a call to a model, or if its
+    body is not a bytes object.
+    """
     recording = recording_context()
     if recording is None or recording.call_tracer is None or not isinstance(content, bytes):
         return None
@@ -200,7 +207,7 @@ def start_call(
     attributes[semconv.REQUEST] = content.decode("utf-8", "replace")
     if len(content) > MAX_BODY_BYTES:
         attributes.update(_cut_request(dialect, content))
-    # Third-party instrumentation may have created a span for this call: complete it instead of creating another.
+    # If third-party instrumentation has already created a span for this call, use it instead of creating another.
     foreign = context.get_value(CALL_SPAN)
     if isinstance(foreign, Span) and foreign.is_recording():
         return OpenCall(foreign, attributes, eager_decode=recording.eager_decode, is_foreign=True)
@@ -219,7 +226,7 @@ def _request_attributes(host: str | None, port: int | None, path: str, headers: 
 
 
 def _dialect(path: str, content: bytes) -> ApiDialect | None:
-    # Only chat completions use this path. Other paths are also used by unrelated requests, so check the body.
+    # Only chat completions use this path. Unrelated requests may use the other paths, so check the body for those.
     if path.endswith("/chat/completions"):
         return openai.CHAT
     return dialect_of(path, parse_object(content))

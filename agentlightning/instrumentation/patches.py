@@ -1,4 +1,4 @@
-"""Patches that are applied once for all tracers, and undone when the last tracer stops using them."""
+"""Patches that are applied once for all tracers and undone when the last tracer stops using them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Patch:
-    """Replaces one attribute of a class or module with the result of `wrap`."""
+    """Replaces an attribute of a class or module with the result of calling `wrap` with the original attribute."""
 
     owner: Any
     name: str
@@ -25,7 +25,7 @@ class Patch:
         setattr(self.owner, self.name, self._replacement)
 
     def undo(self) -> None:
-        """Restore the original, unless other code has wrapped the replacement in the meantime."""
+        """Restore the original, unless other code has replaced the attribute again in the meantime."""
         if getattr(self.owner, self.name) is self._replacement:
             setattr(self.owner, self.name, self._original)
 
@@ -33,7 +33,7 @@ class Patch:
 class Instrumentation:
     """Patches that are active while at least one tracer uses them.
 
-    Subclasses that do more than patch override `_apply` and `_undo`.
+    Subclasses that instrument libraries in another way override `_apply` and `_undo`.
     """
 
     def __init__(self, patches: Callable[[], Iterable[Patch]] = tuple) -> None:
@@ -58,7 +58,7 @@ class Instrumentation:
                 self._undo()
 
     def refresh(self) -> None:
-        """Instrument libraries imported since the last call, when a trace context starts. By default, does nothing."""
+        """Instrument libraries imported after `apply`. Called when a trace context starts. By default, does nothing."""
 
     def _apply(self) -> None:
         self._applied = list(self._patches())

@@ -1,4 +1,4 @@
-"""Server-sent events, parsed from the bytes of a complete or truncated stream."""
+"""Parser for the server-sent events in a complete or truncated response stream."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ _FINAL_EVENTS = frozenset({"message_stop", "response.completed", "response.incom
 
 
 def events(stream: bytes) -> list[dict[str, Any]]:
-    """Return the JSON objects of the events, in order. An incomplete last event is omitted."""
-    # Nearly every stream has one line of data per event, and parsing one array is faster than parsing 100 objects.
+    """Return the JSON objects sent as data of the events, in order.
+
+    Data that is not a JSON object and an incomplete last event are omitted.
+    """
+    # Nearly every stream has one line of data per event. Parsing these lines as one JSON array is faster than parsing
+    # 100 objects one by one.
     lines = [line[5:] for line in stream.split(b"\n") if line.startswith((b"data: {", b"data:{"))]
     try:
         found: list[Any] = orjson.loads(b"[" + b",".join(lines) + b"]")
@@ -23,7 +27,10 @@ def events(stream: bytes) -> list[dict[str, Any]]:
 
 
 def has_ended(stream: bytes, last_event: dict[str, Any] | None) -> bool:
-    """Return True if the stream contains the server's final event. `last_event` is the last event in the stream."""
+    """Return True if the stream contains the server's final event.
+
+    `last_event` is the last event parsed from the stream, or None if there is none.
+    """
     return b"[DONE]" in stream[-200:] or (last_event or {}).get("type") in _FINAL_EVENTS
 
 

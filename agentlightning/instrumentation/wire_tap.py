@@ -1,7 +1,7 @@
-"""Wire tap: records the calls of LLM SDKs by patching the HTTP libraries that send them.
+"""Wire tap: records the calls that LLM SDKs make, by patching the HTTP libraries that send the requests.
 
-Requests are sent unchanged. A complete response is copied once the HTTP library has received it, and a stream while the
-SDK reads it, so the SDK's own objects are untouched.
+Requests are sent unchanged, and the SDKs' own objects are not modified. If the HTTP library has already received the
+whole response, the wire tap copies it at once; otherwise, it copies the response while it is being received.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .patches import Instrumentation, Patch
 logger = logging.getLogger("agentlightning.instrumentation")
 
 SWITCH_VARIABLE = "AGL_WIRE_TAP"
-"""Environment variable that disables the wire tap in a process if its value is `off`."""
+"""Environment variable that disables the wire tap if its value is `off`."""
 
 
 def is_enabled() -> bool:
@@ -39,16 +39,17 @@ def _patches() -> Iterator[Patch]:
             yield from patches(import_module(library))
 
 
-# Code shared by all libraries
+# Code shared by the patches for all HTTP libraries
 
 Start = Callable[..., OpenCall | None]
-"""Starts recording a request, given the tapped function's arguments. Returns None if the request is not recorded."""
+"""Function that starts recording a request. It takes the arguments of the patched function and returns None if the
+request is not recorded."""
 Record = Callable[[OpenCall, Any], None]
-"""Records the response of a call."""
+"""Function that records the response to a call."""
 
 
 def _tap(owner: Any, name: str, start: Start, record: Record, *, is_async: bool = False) -> Patch:
-    """Return a patch for a function that sends a request and returns the response."""
+    """Return a patch for a function that sends a request and returns the response. The patch records both."""
     record = abandons_on_error(record)
 
     def start_safely(*args: Any, **kwargs: Any) -> OpenCall | None:
@@ -85,7 +86,7 @@ def _tap(owner: Any, name: str, start: Start, record: Record, *, is_async: bool 
 
 
 class _RecordedStream:
-    """Wrapper around a library's response stream that records the bytes that the user reads."""
+    """Wrapper around an HTTP library's response stream. Records the bytes that are read from the stream."""
 
     def __init__(self, stream: Any, call: OpenCall) -> None:
         self._stream = stream
@@ -112,10 +113,10 @@ class _RecordedStream:
 
 def _httpx_patches(library: Any) -> Iterator[Patch]:
     class SyncStream(_RecordedStream, library.SyncByteStream):
-        """Byte stream that records the bytes that the user reads from it."""
+        """Byte stream that records everything that is read from it."""
 
     class AsyncStream(_AsyncRecordedStream, library.AsyncByteStream):
-        """Asynchronous byte stream that records the bytes that the user reads from it."""
+        """Asynchronous byte stream that records everything that is read from it."""
 
     yield _tap(library.Client, "send", _start_httpx, partial(_record_httpx, SyncStream))
     yield _tap(library.AsyncClient, "send", _start_httpx, partial(_record_httpx, AsyncStream), is_async=True)
@@ -143,7 +144,7 @@ def _decompressor(response: Any) -> Callable[[bytes], bytes]:
         return bytes
 
     def decompress(raw: bytes) -> bytes:
-        # This response is created only to use the library's own decoders.
+        # Create a second response, only to decompress the bytes with the library's own decoders.
         return type(response)(200, headers={"content-encoding": encoding}, content=raw).content if raw else raw
 
     return decompress
@@ -177,7 +178,7 @@ class _AsyncRecordedStream(_RecordedStream):
 
 def _aiohttp_patches(library: Any) -> Iterator[Patch]:
     class RecordedReader(library.StreamReader):
-        """Response reader that records the bytes that the parser feeds to it."""
+        """Response reader that records the bytes that aiohttp's parser passes to it."""
 
         __slots__ = ()
 
@@ -194,7 +195,7 @@ def _aiohttp_patches(library: Any) -> Iterator[Patch]:
         def set_exception(self, exc: BaseException, *args: Any, **kwargs: Any) -> None:
             super().set_exception(exc, *args, **kwargs)
             if call := _aiohttp_calls.pop(id(self), None):
-                # aiohttp sets exactly this error when the user closes a response before its end.
+                # aiohttp sets exactly this class of exception, not a subclass, if a response is closed before its end.
                 if type(exc) is library.ClientConnectionError:
                     call.finish(complete=False)
                 else:
@@ -228,13 +229,14 @@ def _record_aiohttp(reader_type: type[Any], call: OpenCall, response: Any) -> No
     if body.is_eof():
         call.finish(complete=True)
     else:
-        # The parser already feeds this reader, and the reader cannot have additional attributes: change its class.
+        # The parser already passes data to this reader, so the reader cannot be replaced. Its class has `__slots__`, so
+        # its methods cannot be replaced either. Change its class instead.
         _aiohttp_calls[id(body)] = call
         body.__class__ = reader_type
 
 
 _aiohttp_calls: dict[int, OpenCall] = {}
-"""Calls whose responses are not complete, by the id() of their readers."""
+"""Calls whose responses are not complete yet. Each key is the `id()` of a response's reader."""
 
 
 # requests
@@ -284,4 +286,4 @@ _PATCHES: dict[str, Callable[[Any], Iterator[Patch]]] = {
     "requests": _requests_patches,
 }
 WIRE_TAP = Instrumentation(_patches)
-"""The taps for all installed HTTP libraries."""
+"""The patches for all supported HTTP libraries that are installed."""

@@ -1,4 +1,4 @@
-"""Dialects: parsers for the APIs of model providers, with one file per provider. All of them return `Message`s."""
+"""Dialects: parsers for model APIs, with one file per provider. All of them convert messages to `Message` objects."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _BY_LAST_SEGMENT = {
 
 
 def may_be_call(path: str) -> bool:
-    """Return True if a request to this URL path may be a call to a model. A cheap test that runs for every request."""
+    """Return True if a POST request to this URL path may be a call to a model.
+
+    This test is fast, because it runs for POST requests to all servers, not only to model servers.
+    """
     return _last_segment(path) in _BY_LAST_SEGMENT
 
 
 def dialect_of(path: str, body: Json) -> ApiDialect | None:
-    """Return the dialect of a request with this path and JSON body, or None if it is not a call to a model."""
+    """Return the dialect of a request with this URL path and JSON body, or None if it is not a call to a model."""
     candidates = _BY_LAST_SEGMENT.get(_last_segment(path), ())
     return next((dialect for dialect in candidates if dialect.input_field in body), None)
 

@@ -1,4 +1,4 @@
-"""Dialect of Anthropic's messages API."""
+"""Dialect for Anthropic's Messages API."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "l
 
 
 def _prompt(body: Json) -> list[Message]:
-    """Return the system prompt, followed by the conversation."""
+    """Return the system prompt, if there is one, followed by the messages of the conversation."""
     system = body.get("system")
     first = [_message({"role": "system", "content": system})] if system else []
     return [*first, *(_message(message) for message in items(body.get("messages")))]
 
 
 def _answer(body: Json) -> list[Message]:
-    """Return a list with the response's only message."""
+    """Return a list with the response's only message, or an empty list if the response has no content."""
     if "content" not in body:
         return []
     message = _message({"role": "assistant", **body})

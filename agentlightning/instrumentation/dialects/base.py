@@ -1,4 +1,4 @@
-"""Messages and parts: the common format of all dialects, as in OpenTelemetry's GenAI conventions."""
+"""Messages and their parts: the format shared by all dialects, based on OpenTelemetry's GenAI conventions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Message:
     role: str
     parts: list[Part] = field(default_factory=list[Part])
     content: str | None = None
-    """The text, or the content as JSON if it contains more than text."""
+    """The message's text, or its content as JSON if it contains more than text. None if the message has no content."""
     finish_reason: str | None = None
-    """The reason why the model stopped. Set only on responses."""
+    """The reason why the model stopped generating. Set only in responses."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ApiDialect:
     """Value of the attribute `gen_ai.operation.name`."""
     provider: str
     input_field: str
-    """The request body field that contains the prompt."""
+    """Name of the field that contains the prompt in a request body."""
     prompt: Callable[[Json], list[Message]]
     """Parses the messages in a request body."""
     answer: Callable[[Json], list[Message]]
@@ -49,7 +49,7 @@ def text(content: Any) -> Part:
 
 
 def tool_call(id: Any, name: Any, arguments: Any) -> Part:
-    """Return a tool call part. Arguments that are JSON text are parsed."""
+    """Return a part for a tool call. Arguments given as JSON text are parsed."""
     return {"type": "tool_call", "id": id, "name": name, "arguments": parse_json(arguments)}
 
 
@@ -59,7 +59,7 @@ def tool_response(id: Any, response: Any) -> Part:
 
 
 def media(modality: str, uri: Any) -> Part:
-    """Return a part for an image or other media. The bytes of a data URI are omitted."""
+    """Return a part for an image or other media. The data in a `data:` URI is omitted."""
     if isinstance(uri, str) and uri.startswith("data:"):
         return {"type": "blob", "modality": modality, "mime_type": uri[5:].partition(";")[0]}
     return {"type": "uri", "modality": modality, "uri": uri}
@@ -82,7 +82,7 @@ def parse_json(value: Any) -> Any:
 
 
 def content_text(content: Any, parts: list[Part]) -> str | None:
-    """Return the text if all parts are text, otherwise the content as JSON."""
+    """Return a message's text if all parts are text, or else its content as JSON. Return None if it has no content."""
     if content is None or isinstance(content, str):
         return content
     if parts and all(part["type"] == "text" for part in parts):
@@ -91,12 +91,12 @@ def content_text(content: Any, parts: list[Part]) -> str | None:
 
 
 def items(value: Any) -> list[Json]:
-    """Return the objects in `value` if it is a list, ignoring other items. Otherwise return an empty list."""
+    """Return only the dicts in `value` if it is a list. Otherwise return an empty list."""
     if not isinstance(value, list):
         return []
     return [item for item in cast("list[Any]", value) if isinstance(item, dict)]
 
 
 def as_object(value: Any) -> Json:
-    """Return `value` if it is an object, otherwise an empty dict."""
+    """Return `value` if it is a dict, otherwise an empty dict."""
     return cast("Json", value) if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""Dialects of OpenAI's APIs, which most servers support: chat and text completions, embeddings and responses."""
+"""Dialects for OpenAI's APIs, which most servers support: chat and text completions, embeddings and responses."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from .base import (
 )
 
 _WHOLE_FIELDS = frozenset({"role", "id", "type", "name"})
-"""Fields of a delta that some servers repeat in every chunk. All other strings are pieces of text to be joined."""
+"""String fields that some servers repeat, unchanged, in every chunk of a stream. All other strings in the chunks are
+pieces of longer texts and are joined."""
 
-# Chat completions and legacy text completions, which many training servers still use
+# Chat completions, embeddings, and legacy text completions (which many training servers still use)
 
 
 def _chat_prompt(body: Json) -> list[Message]:
@@ -44,7 +45,10 @@ def _embedding_prompt(body: Json) -> list[Message]:
 
 
 def _user_messages(value: Any) -> list[Message]:
-    """Return one user message per text. For any other value, such as token ids, the message contains its JSON."""
+    """Return one user message per text in `value`.
+
+    If `value` contains anything else, such as token ids, return one message that contains all of it as JSON.
+    """
     texts = cast("list[Any]", value) if isinstance(value, list) else [value]
     if not all(isinstance(each, str) for each in texts):
         texts = [to_json(value)]
@@ -72,7 +76,7 @@ def _fold_choices(events: Iterable[Json]) -> Json:
     choices: dict[int, list[Json]] = {}
     for event in events:
         chunks = event.pop("choices", None)
-        # A null does not replace the value from an earlier event.
+        # A null value does not replace the value from an earlier event.
         body.update({key: value for key, value in event.items() if value is not None or key not in body})
         for chunk in items(chunks):
             choices.setdefault(chunk.get("index") or 0, []).append(chunk)
@@ -83,7 +87,7 @@ def _fold_choices(events: Iterable[Json]) -> Json:
 def _folded_choice(index: int, chunks: list[Json]) -> Json:
     message: Json = {}
     choice: Json = {"index": index, "message": message}
-    texts: dict[str, list[str]] = {}  # joined once at the end: responses with ten thousand chunks are not rare
+    texts: dict[str, list[str]] = {}  # joined only at the end, because a response may have ten thousand chunks
     for chunk in chunks:
         for key, value in chunk.items():
             if key == "delta":
@@ -109,7 +113,11 @@ def _add_delta(message: Json, texts: dict[str, list[str]], delta: Json) -> None:
 
 
 def _merge_field(target: Json, key: str, value: Any, *, join_strings: bool = False) -> None:
-    """Merge a field of a chunk into `target`: extend lists, merge objects, optionally join text, replace the rest."""
+    """Merge a field from a chunk into `target`.
+
+    Lists are extended, objects are merged, and strings are joined if `join_strings` is True. Any other value replaces
+    the earlier one, unless it is None.
+    """
     current = target.get(key)
     if isinstance(value, list) and isinstance(current, list):
         current.extend(cast("list[Any]", value))
@@ -125,7 +133,7 @@ def _merge_field(target: Json, key: str, value: Any, *, join_strings: bool = Fal
 def _add_tool_calls(calls: list[Json], pieces: list[Json]) -> None:
     for piece in pieces:
         index = piece.pop("index", None)
-        # Servers that do not number tool calls send each tool call in one piece.
+        # Servers that do not send an index for tool calls send each tool call in one piece.
         if not isinstance(index, int) or index >= len(calls):
             calls.append(piece)
             continue
@@ -190,7 +198,7 @@ def _response_prompt(body: Json) -> list[Message]:
 
 
 def _response_answer(body: Json) -> list[Message]:
-    """Combine the output items into one message, as in the other dialects."""
+    """Return a list with one message that combines all output items, or an empty list if there are none."""
     messages = [_item(item, "assistant") for item in items(body.get("output"))]
     if not messages:
         return []
@@ -200,7 +208,7 @@ def _response_answer(body: Json) -> list[Message]:
 
 
 def _fold_response(events: Iterable[Json]) -> Json:
-    """Return the response in the last event. If that event was not received, combine the earlier events instead."""
+    """Return the response from the final event. If that event is missing, build it from the earlier events."""
     body: Json = {}
     output: dict[int, Json] = {}
     for event in events:
@@ -273,7 +281,7 @@ CHAT = ApiDialect(LLM_CALL, "chat", "openai", "messages", _chat_prompt, _chat_an
 COMPLETIONS = ApiDialect(
     "openai.completion", "text_completion", "openai", "prompt", _completion_prompt, _completion_answer, _fold_completion
 )
-# Embedding vectors are kept only in the raw response and are never streamed.
+# A response with embeddings contains no messages and is never streamed. Its vectors are recorded only in the raw body.
 EMBEDDINGS = ApiDialect(
     "openai.embeddings", "embeddings", "openai", "input", _embedding_prompt, lambda body: [], lambda events: {}
 )

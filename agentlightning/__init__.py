@@ -1,7 +1,7 @@
 """Agent Lightning: make any AI agent better without rewriting it.
 
-Names are imported when they are first used, so `import agentlightning` does not load any model SDK, web server or
-tracing library. `__init__.pyi` lists the public names for type checkers and for this module.
+Public names are imported when they are first used, so `import agentlightning` does not load any model SDK, web server
+or tracing library. `__init__.pyi` lists these names for type checkers and for this module.
 """
 
 from .lazy import lazy_names

@@ -1,10 +1,11 @@
 """Event loops in threads, and blocking functions called from an event loop.
 
 - `event_loop_thread`: an event loop that accepts calls from other threads, for servers and database connections.
-- `BackgroundTask`: one coroutine in a dedicated event loop, which no agent or algorithm can block.
-- `heartbeat`: calls a coroutine function at an interval, in a background task.
+- `BackgroundTask`: one coroutine in its own event loop, which agents and algorithms cannot block.
+- `heartbeat`: calls a coroutine function at regular intervals, in a background task.
 - `run_in_thread`: awaits a blocking function from an event loop.
 - `sigterm_handler`: runs a callback in the running event loop on SIGTERM.
+- `new_event_loop`: creates an event loop, with uvloop if it is installed.
 """
 
 from __future__ import annotations
@@ -31,36 +32,41 @@ T = TypeVar("T")
 Beat = Callable[[], Awaitable[None]]
 
 SIGTERM_EXIT: Final = 128 + signal.SIGTERM
-"""Exit code of a process that was terminated by SIGTERM."""
+"""Conventional exit code for a process that SIGTERM has terminated."""
 MIN_HEARTBEAT_TIMEOUT: Final = 5.0
-"""Minimum timeout for one heartbeat: below the store's limit of 30 seconds, but above the latency of a busy store."""
+"""Minimum timeout for one heartbeat, in seconds.
+
+It exceeds the latency of a busy store and is well below 30 seconds, the default time without heartbeats after which an
+attempt becomes `unresponsive`.
+"""
 POLL_INTERVAL_CHANGES: Final = 0.5
-"""Seconds between calls of `has_changes`. A change that is reverted between two calls does not cause a heartbeat."""
+"""Seconds between calls to `has_changes`. A change that is reverted before the next call does not cause a heartbeat."""
 HEARTBEAT_STOP_TIMEOUT: Final = 2.0
-"""Maximum seconds to wait for a cancelled heartbeat to end. After that, its daemon thread is abandoned."""
+"""Maximum time, in seconds, to wait for the heartbeat thread to end. After that, this daemon thread is left running."""
 
 
 @contextmanager
 def event_loop_thread(name: str) -> Generator[BlockingPortal]:
     """Run an event loop in a daemon thread until the block ends, and yield an anyio portal for calls into the loop.
 
-    `portal.call(function, *args)` blocks until the function or coroutine function returns. `portal.start_task_soon`
-    returns a `concurrent.futures.Future` instead; another event loop can await it with `asyncio.wrap_future`. On a hot
-    path, get the loop once with `portal.call(asyncio.get_running_loop)` and use `loop.call_soon_threadsafe`, because
-    every call through the portal creates a task. At the end of the block the portal waits for the tasks that it
-    started, or cancels them if the block raises.
+    `portal.call(function, *args)` runs a function or coroutine function in the loop and blocks until it returns.
+    `portal.start_task_soon` returns a `concurrent.futures.Future` instead, which another event loop can await with
+    `asyncio.wrap_future`. Every call through the portal creates a task. On a hot path, therefore, get the loop once
+    with `portal.call(asyncio.get_running_loop)` and use `loop.call_soon_threadsafe`. At the end of the block, the
+    portal waits for the tasks that it started, or cancels them if the block raises an exception.
     """
-    from anyio.from_thread import start_blocking_portal  # this import takes 35 ms; keep it out of runners
+    from anyio.from_thread import start_blocking_portal  # this import takes 35 ms, and runners do not need it
 
     with start_blocking_portal("asyncio", {"loop_factory": new_event_loop}, name=name) as portal:
         yield portal
 
 
 class BackgroundTask(Generic[T]):
-    """One coroutine in a dedicated event loop in a daemon thread. The coroutine starts immediately.
+    """A coroutine running in its own event loop, in a daemon thread. It starts immediately.
 
-    This class does not use anyio's portal, for two reasons: anyio cancels a task again at every further await, so
-    cleanup code could not await anything; and closing a portal waits indefinitely for a stuck thread.
+    This class does not use anyio's portal, for two reasons. In a task that anyio has cancelled, every further `await`
+    is also cancelled, so cleanup code could not await anything. And closing a portal waits for its thread without a
+    time limit, even if the thread is stuck.
     """
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> None:
@@ -72,12 +78,12 @@ class BackgroundTask(Generic[T]):
         self._thread.start()
 
     def result(self) -> T:
-        """Wait for the coroutine and return its result, or raise its exception."""
+        """Wait for the coroutine to finish. Return its result or raise its exception."""
         return self._result.result()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Cancel the coroutine and wait for its thread to end, up to `timeout` seconds."""
-        with suppress(RuntimeError):  # the loop is closed: the coroutine has finished
+        """Cancel the coroutine and wait for its thread to end, for at most `timeout` seconds. None means no limit."""
+        with suppress(RuntimeError):  # the loop is closed because the coroutine has finished
             self._loop.call_soon_threadsafe(self._cancelled.set)
         self._thread.join(timeout)
 
@@ -100,10 +106,11 @@ class BackgroundTask(Generic[T]):
 
 @contextmanager
 def heartbeat(beat: Beat, interval: float, *, name: str, has_changes: Callable[[], bool]) -> Generator[None]:
-    """Until the block ends, call `beat` immediately, every `interval` seconds, and soon after `has_changes()` is true.
+    """Call `beat` immediately and then every `interval` seconds, in a background thread, until the block ends.
 
-    A heartbeat is cancelled if it takes too long or is in progress when the block ends. Of several consecutive
-    failures, only the first is logged.
+    Between these calls, `has_changes` is polled. If it returns True, `beat` is called early. A call to `beat` is
+    cancelled if it takes too long or is still in progress when the block ends. Of several consecutive failures, only
+    the first is logged.
     """
     task = BackgroundTask(lambda: _beat_repeatedly(beat, interval, has_changes), name=name)
     try:
@@ -135,11 +142,11 @@ async def _beat_repeatedly(beat: Beat, interval: float, has_changes: Callable[[]
 
 
 async def run_in_thread(function: Callable[..., T], *args: Any, name: str) -> T:
-    """Await `function(*args)` in a new daemon thread, with the caller's context variables.
+    """Run `function(*args)` in a new daemon thread, with the caller's context variables, and return its result.
 
-    If the call is cancelled, its thread continues to run and the result is dropped. The worker threads of anyio and
-    asyncio are unsuitable: their number is limited, and they are joined when the interpreter exits, so a function that
-    hangs would occupy a worker and block the exit.
+    If the waiting task is cancelled, the thread continues to run, and the result is discarded. The worker threads of
+    anyio and asyncio are unsuitable: their number is limited, and the interpreter waits for them when it exits. A
+    function that hangs would therefore occupy a worker thread permanently and prevent the exit.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
@@ -150,7 +157,7 @@ async def run_in_thread(function: Callable[..., T], *args: Any, name: str) -> T:
             outcome = context.run(function, *args), None
         except BaseException as error:
             outcome = None, error
-        with suppress(RuntimeError):  # the loop is closed: drop the outcome
+        with suppress(RuntimeError):  # the loop is closed, so discard the outcome
             loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(outcome))
 
     threading.Thread(target=run, name=name, daemon=True).start()
@@ -162,9 +169,10 @@ async def run_in_thread(function: Callable[..., T], *args: Any, name: str) -> T:
 
 @contextmanager
 def sigterm_handler(handle: Callable[[], object]) -> Generator[None]:
-    """Call `handle` in the running event loop on the first SIGTERM inside the block. The second raises SystemExit.
+    """Until the block ends, handle the first SIGTERM by calling `handle` in the running event loop.
 
-    Does nothing outside the main thread, or if the program has installed its own SIGTERM handler.
+    A second SIGTERM raises SystemExit. This context manager does nothing outside the main thread, or if the program has
+    installed its own SIGTERM handler.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -191,6 +199,6 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     """Create a uvloop event loop, or a standard asyncio event loop if uvloop is not installed."""
     try:
         import uvloop
-    except ImportError:  # on Windows
+    except ImportError:  # uvloop does not support Windows
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()

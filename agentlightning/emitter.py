@@ -1,4 +1,8 @@
-"""Emitters: functions that record rewards, annotations, messages, objects, exceptions and operations as spans."""
+"""Emitters: functions that record rewards, annotations, messages, objects, exceptions and operations as spans.
+
+The spans belong to the attempt that the active tracer is recording. With `propagate=False`, a span is returned but not
+stored.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +43,11 @@ def emit_reward(
     attributes: Mapping[str, Any] | None = None,
     propagate: bool = True,
 ) -> SpanCoreFields:
-    """Record the attempt's reward. In a dict of named rewards, `primary_key` selects the reward to optimise.
+    """Record a reward for the attempt, or several named rewards.
 
-    Raises `InvalidInput` if a reward is not a finite number. With `propagate=False` the span is only returned, not
-    stored.
+    If `reward` is a dict, `primary_key` is required and selects the reward to optimise. If `reward` is a number,
+    `primary_key` is its name. Raises `InvalidInput` if `primary_key` is not in the dict, or if a reward is not a finite
+    number.
     """
     rewards = _primary_first(reward, primary_key) if isinstance(reward, Mapping) else {primary_key or "primary": reward}
     recorded: dict[str, Any] = {}
@@ -53,7 +58,7 @@ def emit_reward(
 
 
 def emit_annotation(annotation: Mapping[str, Any], *, propagate: bool = True) -> SpanCoreFields:
-    """Record an annotation. Nested values are flattened to dotted keys."""
+    """Record named facts about the attempt. Nested values are flattened: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
     return _emit(semconv.ANNOTATION, _flatten(annotation), propagate=propagate)
 
 
@@ -69,7 +74,7 @@ def emit_message(
 
 
 def emit_object(value: Any, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True) -> SpanCoreFields:
-    """Record a JSON value. Read it back from the span with `get_object_value`."""
+    """Record a JSON value. `get_object_value` reads it back from the span."""
     recorded: dict[str, Any] = {semconv.OBJECT_TYPE: type(value).__name__}
     if isinstance(value, _LITERALS):
         recorded[semconv.OBJECT_LITERAL] = value
@@ -89,7 +94,7 @@ def emit_exception(
 
 @dataclass(eq=False)
 class OperationSpan:
-    """Records a step of the agent as a span: a `with` block, or every call of a decorated function."""
+    """Records steps of the agent as spans. A step is a `with` block or a call to a decorated function."""
 
     _name: str | None
     _attributes: Mapping[str, Any]
@@ -97,16 +102,16 @@ class OperationSpan:
     _span: ManualSpan | None = None
 
     def set_input(self, *args: Any, **kwargs: Any) -> None:
-        """Record the inputs of the operation."""
+        """Record the operation's inputs. Positional arguments are recorded under their index."""
         for name, value in [*enumerate(args), *kwargs.items()]:
             self.set_attributes({f"{semconv.OPERATION_INPUT}.{name}": _to_attribute(value)})
 
     def set_output(self, output: Any) -> None:
-        """Record the output of the operation."""
+        """Record the operation's output."""
         self.set_attributes({semconv.OPERATION_OUTPUT: _to_attribute(output)})
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Add attributes to the span of the operation."""
+        """Add attributes to the operation's span."""
         if self._span is None:
             raise InvalidInput("the operation has not started; use it as `with agl.operation(…) as op:`")
         self._span.set_attributes(_flatten(attributes))
@@ -131,7 +136,7 @@ class OperationSpan:
         self.__exit__(*error)
 
     def __call__(self, fn: F) -> F:
-        """Decorate `fn` so that every call is recorded as an operation, with its arguments and its result."""
+        """Decorate `fn` so that every call to it is recorded as an operation, with the arguments and the result."""
         name, signature = self._name or fn.__name__, inspect.signature(fn)
 
         @functools.wraps(fn)
@@ -164,8 +169,9 @@ def operation(
 ) -> F | OperationSpan:
     """Record a step of the agent: `@operation`, `@operation(name="search")`, `with operation(name="search") as op:`.
 
-    As a decorator of a sync or async function, it records the arguments and the result. As a context manager, it
-    records the values passed to `op.set_input` and `op.set_output`. Spans started in the operation become its children.
+    Used as a decorator on a sync or async function, it records the arguments and the result of every call. Used as a
+    context manager, it records the values passed to `op.set_input` and `op.set_output`. Spans that start during the
+    operation become children of its span.
     """
     step = OperationSpan(name, attributes, propagate)
     return step(fn) if fn else step
@@ -221,7 +227,7 @@ def _flatten(attributes: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return True for a value that OpenTelemetry accepts: a primitive, or a list of primitives of one type."""
+    """Return True if OpenTelemetry accepts the value unchanged: a primitive, or a list of primitives of one type."""
     if isinstance(value, (list, tuple)):
         kinds: set[Any] = {type(item) for item in cast("Sequence[Any]", value)}
         return len(kinds) <= 1 and kinds <= set(_LITERALS)
@@ -229,7 +235,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _to_attribute(value: Any) -> Any:
-    """Return primitives unchanged and other values as JSON text, or as their `repr` if JSON cannot represent them."""
+    """Return a primitive unchanged. Return any other value as JSON text or, if that is impossible, as its `repr`."""
     if isinstance(value, _LITERALS):
         return value
     try:
@@ -242,5 +248,5 @@ def _arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapp
     try:
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError:
-        return {}  # the call itself will raise the error
+        return {}  # the arguments do not fit the signature, so the call itself will raise the error
     return {name: value for name, value in bound.items() if name not in ("self", "cls")}

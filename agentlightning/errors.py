@@ -1,4 +1,4 @@
-"""The package's exception hierarchy. The first line of each docstring is the default message.
+"""The package's exception hierarchy. The first line of a class's docstring is the exception's default message.
 
 AgentLightningError
 ├── NotFound                 (ValueError, LookupError)    404
@@ -45,7 +45,7 @@ class AgentLightningError(Exception):
         self.field = field
 
     def __str__(self) -> str:
-        # Return the plain message, unlike `KeyError`, which returns the `repr` of its message.
+        # Always return the plain message. Some built-in exceptions, such as `KeyError`, return its `repr` instead.
         return str(self.args[0])
 
 
@@ -86,7 +86,7 @@ class InvalidInput(AgentLightningError, ValueError):
 
     @classmethod
     def of(cls, error: ValidationError) -> InvalidInput:
-        """Convert the first pydantic validation error into one sentence that names the field."""
+        """Convert a pydantic error. The message describes only the first invalid field, and names it."""
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         return cls(f"{field}: {first['msg']}" if field else first["msg"], field=field or None)

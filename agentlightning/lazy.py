@@ -1,4 +1,4 @@
-"""Lazily import a package's public names, which are listed only in its stub file."""
+"""Lazy imports: a package's public names, which only its stub file lists, are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _IMPORT = re.compile(r"^from \.([\w.]+) import (?:\(([^)]*)\)|(.*))$", re.MULTIL
 
 
 def lazy_names(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
-    """Return `__all__` and `__getattr__` for a package whose stub has one `from .module import X as X` per name.
+    """Return `__all__` and `__getattr__` for a package whose stub imports every public name as `X as X`.
 
-    A name is imported when it is first used, so importing the package does not load any optional or slow libraries.
+    `file` is the package's `__file__`. Importing the package does not load any optional or slow libraries, because each
+    name is imported only when it is first used.
     """
     stub = Path(file).with_suffix(".pyi").read_text(encoding="utf-8")
     modules = {

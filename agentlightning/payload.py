@@ -1,7 +1,8 @@
 """Encoding and validation of JSON values that every part of the system can transmit, store and display.
 
-The following are rejected on input, so that no accepted value breaks a later query: NaN and infinities, lone
-surrogates, integers beyond 64 bits, nesting deeper than `MAX_DEPTH`, and keys that are not strings.
+Values that would make later queries fail are forbidden and rejected on input: NaN and infinities, lone
+surrogates, integers beyond 64 bits, values nested deeper than `MAX_DEPTH` levels, and objects with keys that are not
+strings.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ _INVALID_IN_ID = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def dumps(value: Any, *, field: str | None = None) -> bytes:
-    """Encode `value` as JSON. Dataclasses, pydantic models, datetimes, sets etc. become plain JSON.
+    """Encode `value` as JSON. Dataclasses, pydantic models, datetimes, sets etc. are converted to plain JSON.
 
-    Raises an `InvalidInput` that names `field` if JSON cannot represent the value.
+    Raises an `InvalidInput` that names `field` if JSON cannot represent the value, or if it is nested too deeply.
     """
     check(value, field=field)
     return dumps_unchecked(value, field=field)
 
 
 def dumps_fields(fields: dict[str, Any]) -> bytes:
-    """Encode a dict as a JSON object. Raises an `InvalidInput` that names the field that JSON cannot represent."""
+    """Encode a dict as a JSON object. If a value is invalid, raise an `InvalidInput` that names the value's field."""
     for field, value in fields.items():
         check(value, field=field)
     try:
@@ -49,7 +50,7 @@ def dumps_fields(fields: dict[str, Any]) -> bytes:
 
 
 def dumps_unchecked(value: Any, *, field: str | None = None) -> bytes:
-    """Encode a value as JSON without checking it again: `check` or `loads` must have accepted it.
+    """Encode `value` as JSON without checking it. Pass only values that `check` or `loads` has accepted.
 
     Raises an `InvalidInput` that names `field` if JSON cannot represent the value.
     """
@@ -72,11 +73,12 @@ def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH
 
 
 def check(value: Any, *, field: str | None = None, depth: int = MAX_DEPTH) -> bool:
-    """Raise `InvalidInput` if `value` nests deeper than `depth` or contains NaN or an infinity.
+    """Raise `InvalidInput` if `value` is nested deeper than `depth` levels or contains NaN or an infinity.
 
-    Return True if `value` contains a float of at least 2**63, which orjson may have decoded from an oversized integer.
+    Return True if `value` contains a float whose absolute value is at least 2**63. orjson may have decoded such a float
+    from an integer beyond 64 bits.
     """
-    # Iterate over levels, because recursion would be slower.
+    # A loop over the levels is faster than recursion.
     level: list[Any] = [value]
     large = False
     for _ in range(depth + 1):
@@ -101,7 +103,10 @@ def check(value: Any, *, field: str | None = None, depth: int = MAX_DEPTH) -> bo
 
 
 def check_id(value: str, field: str) -> str:
-    """Return `value`, or raise `InvalidInput` if the id is empty, too long, or contains control characters."""
+    """Return the id `value` unchanged.
+
+    Raises `InvalidInput` if it is empty, too long, or contains a control character or a lone surrogate.
+    """
     if not value:
         raise InvalidInput(f"{field} is empty", field=field)
     if len(value) > MAX_ID_LENGTH:
@@ -129,7 +134,7 @@ def _check_integers(text: bytes | str, field: str | None) -> None:
 
 
 def _to_plain(value: Any) -> Any:
-    # For our own types, encoding the fields with orjson is several times faster than pydantic's dump.
+    # For this package's own types, encoding the fields with orjson is several times faster than pydantic's dump.
     if _is_own_type(cast("type[Any]", type(value))):
         return value.__dict__
     plain = to_jsonable_python(value)
@@ -139,6 +144,6 @@ def _to_plain(value: Any) -> Any:
 
 @lru_cache(1_000)
 def _is_own_type(kind: type[Any]) -> bool:
-    # A parametrised generic class reports the module that first parametrised it, so check its origin instead.
+    # The `__module__` of a parametrised generic class is the module that first parametrised it, so check its origin.
     origin = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin") or kind
     return origin.__module__.startswith("agentlightning.types.")

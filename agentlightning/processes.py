@@ -1,9 +1,12 @@
 """Child processes that end when their parent ends, even if the parent is killed.
 
-A child process monitors its parent: through a pipe on its standard input whose other end the parent holds, or, in a
-`multiprocessing` process, through the parent process's sentinel. When the parent ends, the child gets SIGTERM, and a
-few seconds later the child's process group is killed. Each child runs in a new session, so a Ctrl-C in the terminal
-reaches only the parent, which then stops its children in the right order.
+A child process detects the end of its parent through a pipe on its standard input: the parent holds the other end, so
+the pipe closes when the parent ends. A `multiprocessing` process waits for its parent's `sentinel` instead. When the
+parent ends, a Python child gets SIGTERM, and a few seconds later its process group is killed. The process group of a
+program started with `watchdog_command` is killed immediately.
+
+Each child runs in a new session, so a Ctrl-C in the terminal reaches only the parent, which then stops its children in
+the right order.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ from contextlib import contextmanager, suppress
 from typing import IO
 
 GRACE_SECONDS = 5.0
+"""Time in seconds between the SIGTERM to a child process and the SIGKILL to its process group."""
 
-# The watchdog runs in the program's process group and starts before the program.
+# The part in braces is the watchdog, which starts before the program. It waits until the pipe on standard input closes
+# and then kills its own process group, to which the program also belongs.
 _WATCHDOG = """exec 3<&0 </dev/null
 { trap '' TERM INT HUP; read -r _ <&3; kill -s KILL 0; } &
 exec "$@" 3<&-"""
@@ -35,7 +40,10 @@ def child_process(
     stderr: int | IO[str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Generator[subprocess.Popen[str]]:
-    """Run `python -m module arguments…` until the block ends, adding `environment` to the inherited environment."""
+    """Run `python -m module arguments…` as a child process until the block ends.
+
+    The variables in `environment` are added to the inherited environment.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, module, *arguments],
         stdin=subprocess.PIPE,
@@ -54,14 +62,17 @@ def child_process(
 def watchdog_command(arguments: Sequence[str]) -> list[str]:
     """Return a command that runs a program and kills its process group when the command's standard input closes.
 
-    The standard input must be a pipe whose other end the parent holds; the program itself gets no input. Start the
-    command in a new session. When the program has exited, kill its process group to end the watchdog as well.
+    The standard input must be a pipe whose other end the parent holds. The program itself gets no input. Start the
+    command in a new session. When the program has exited, kill its process group, because the watchdog still runs.
     """
     return ["/bin/sh", "-c", _WATCHDOG, "sh", *arguments]
 
 
 def end_with_parent(wait_for_parent: Callable[[], object], grace: float) -> None:
-    """Terminate this process when `wait_for_parent` returns, and kill its process group `grace` seconds later."""
+    """Wait in a thread until `wait_for_parent` returns, then end this process.
+
+    The process gets SIGTERM, and its process group is killed `grace` seconds later.
+    """
 
     def watch() -> None:
         wait_for_parent()
@@ -73,7 +84,7 @@ def end_with_parent(wait_for_parent: Callable[[], object], grace: float) -> None
 
 
 def kill_group(pid: int) -> None:
-    """Send SIGKILL to the process group of a process."""
+    """Kill the process group of the process `pid`. On Windows, kill only the process itself."""
     with suppress(ProcessLookupError):
         if sys.platform == "win32":
             os.kill(pid, signal.SIGTERM)
@@ -85,9 +96,9 @@ def kill_group(pid: int) -> None:
 
 
 def is_process_alive(pid: int) -> bool:
-    """Return True if another process on this machine has this id.
+    """Return True if a process other than the current one has this id on this machine.
 
-    The id of the current process counts as dead, because a recorded id equal to it belongs to an earlier process.
+    For the current process's own id, return False: a recorded id equal to it belonged to an earlier process.
     """
     if pid == os.getpid():
         return False

@@ -1,4 +1,4 @@
-"""Retry delays: exponential backoff with jitter, shared by all components that retry."""
+"""Retry delays: exponential backoff with jitter, for all components that retry failed calls."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from itertools import count
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Delays that double from `first_delay` up to `max_delay`, in seconds."""
+    """Delays between retries, in seconds. They double from `first_delay` up to `max_delay`."""
 
     first_delay: float
     max_delay: float
 
     def delay(self, retries: int) -> float:
-        """Return the seconds to wait before the next retry, after `retries` earlier ones (0, 1, 2, …).
+        """Return the time to wait before the next retry, in seconds. `retries` is the number of earlier retries.
 
-        Jitter removes up to half of the delay, so that callers that failed together do not all retry together.
+        Random jitter removes up to half of the delay. Otherwise, callers that failed at the same time would also retry
+        at the same time.
         """
         return min(self.max_delay, self.first_delay * 2 ** min(retries, 30)) * random.uniform(0.5, 1.0)
 
     def delays(self) -> Iterator[float]:
-        """Yield the delays before the successive retries of one call, indefinitely."""
+        """Yield the delay before each successive retry of one call. The iterator never ends."""
         return map(self.delay, count())

@@ -1,7 +1,11 @@
-"""Rewards in spans, in all supported formats.
+"""Parsing of the rewards in spans, in all supported formats.
 
-The formats, newest first: numbered attributes; the attribute `reward` from older releases; the tutorial's span `reward`
-with an attribute `value`; AgentOps JSON in the output of a task.
+The formats, newest first:
+
+- numbered attributes: `agentlightning.reward.N.name` and `agentlightning.reward.N.value`
+- the attribute `reward`, which older releases recorded
+- a span named `reward` with an attribute `value`, as in the tutorial of older releases
+- AgentOps's JSON in the attribute with a task's output
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ class Reward(NamedTuple):
 
 
 def rewards_in(name: str, attributes: Mapping[str, Any]) -> list[Reward]:
-    """Return all rewards in a span with this name and these attributes, the primary reward first."""
+    """Return all rewards in a span with this name and these attributes. The primary reward is the first."""
     return [reward for reward in _parse(name, attributes) if reward is not None]
 
 
@@ -60,7 +64,7 @@ def _agentops(output: Any) -> Reward | None:
 
 
 def _reward(value: Any, name: str = _PRIMARY) -> Reward | None:
-    # A missing reward is not 0. NaN and text are not rewards.
+    # Only finite numbers are rewards. A missing reward is not the same as 0.
     if isinstance(value, (int, float)) and math.isfinite(value):
         return Reward(name, float(value))
     return None

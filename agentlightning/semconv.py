@@ -1,8 +1,8 @@
 """Semantic conventions: names of spans and span attributes.
 
 The `gen_ai.*` names come from OpenTelemetry's GenAI conventions (semantic-conventions-genai). These conventions are
-still in development, so this package defines its own constants. Many trace viewers read the indexed attributes
-`gen_ai.prompt.N` and `gen_ai.completion.N`.
+still in development, so this module defines the names instead of importing them. The older, indexed attributes
+`gen_ai.prompt.N` and `gen_ai.completion.N` are included because many trace viewers read them.
 """
 
 from typing import Final
@@ -17,20 +17,20 @@ VIRTUAL: Final = "agentlightning.virtual"
 REWARD: Final = "agentlightning.reward"
 LLM_CALL: Final = "openai.chat.completion"
 
-# The attempt that a span belongs to
+# A span's attempt, and attributes that the store adds
 ROLLOUT_ID: Final = "agentlightning.rollout_id"
 ATTEMPT_ID: Final = "agentlightning.attempt_id"
 SPAN_SEQUENCE_ID: Final = "agentlightning.span_sequence_id"
 LATE: Final = "agentlightning.late"
-"""True on a span that arrived after its attempt had ended."""
+"""True on a span that arrived at the store after its attempt had ended."""
 CUT: Final = "agentlightning.cut"
-"""Size of the complete span in bytes. Set on a span whose long values are returned truncated."""
+"""Size of the complete span in bytes. Set only on a span that the store returns with its long values truncated."""
 
-# Spans created by emitters
+# Attributes of spans created by emitters
 REWARDS: Final = "agentlightning.reward"
-"""Prefix of `agentlightning.reward.N.name` and `.value`; entry 0 is the primary reward."""
+"""Prefix of `agentlightning.reward.N.name` and `.value`. Entry 0 is the primary reward."""
 LINKS: Final = "agentlightning.link"
-"""Prefix of `agentlightning.link.N.key_match` and `.value_match`."""
+"""Prefix of `agentlightning.link.N.key_match` and `.value_match`: an attribute of a related span."""
 TAGS: Final = "agentlightning.tag"
 MESSAGE_BODY: Final = "agentlightning.message.body"
 OBJECT_TYPE: Final = "agentlightning.object.type"
@@ -40,7 +40,7 @@ OPERATION_NAME: Final = "agentlightning.operation.name"
 OPERATION_INPUT: Final = "agentlightning.operation.input"
 OPERATION_OUTPUT: Final = "agentlightning.operation.output"
 
-# LLM calls recorded by the wire tap or the proxy
+# Attributes of LLM calls recorded by the wire tap or the proxy
 REQUEST: Final = "agentlightning.request"
 """Raw request body as JSON text."""
 RESPONSE: Final = "agentlightning.response"
@@ -51,11 +51,11 @@ PROMPT_TOKEN_IDS: Final = "agentlightning.prompt_token_ids"
 LOGPROBS: Final = "agentlightning.logprobs"
 STREAMED: Final = "agentlightning.streamed"
 INCOMPLETE: Final = "agentlightning.incomplete"
-"""True on the span of a streamed call that was closed, abandoned or interrupted before its end."""
+"""True on the span of a streamed call whose stream was closed, abandoned or interrupted before its end."""
 POLICY_VERSION: Final = "agentlightning.policy_version"
 """Version of the model weights that produced the response, as configured in the proxy."""
 
-# OpenTelemetry GenAI
+# OpenTelemetry's GenAI attributes
 GEN_AI_PROMPT: Final = "gen_ai.prompt"
 GEN_AI_COMPLETION: Final = "gen_ai.completion"
 GEN_AI_INPUT_MESSAGES: Final = "gen_ai.input.messages"

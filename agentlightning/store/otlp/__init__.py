@@ -1,4 +1,4 @@
-"""OpenTelemetry's OTLP/HTTP: receive spans, and export them to other backends."""
+"""OTLP/HTTP, an OpenTelemetry protocol: receive spans, and export them to other backends."""
 
 PATH = "/v1/traces"
 JSON = "application/json"

@@ -1,8 +1,8 @@
 """Encoding of stored spans as OTLP protobuf.
 
 Each span is encoded separately, because a call that encodes a whole batch would hold the GIL for 15 to 30 ms and delay
-every request to the store. The official encoder in opentelemetry-exporter-otlp-proto-common has this problem, takes 1.6
-times the CPU time, and accepts only OpenTelemetry ids.
+every request to the store. The official encoder in opentelemetry-exporter-otlp-proto-common encodes whole batches,
+takes 1.6 times as much CPU time, and accepts only ids in OpenTelemetry's format.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SERVICE = "service.name"
 def encode_span(payload: bytes) -> bytes:
     """Encode a span's JSON text as an OTLP trace request that contains only this span.
 
-    The concatenation of several requests is a request with all of their spans, because protobuf merges repeated fields.
+    Several concatenated requests form one request with all of their spans, because protobuf joins repeated fields.
     """
     span: JsonObject = orjson.loads(payload)
     resource = span["resource"]
@@ -87,7 +87,7 @@ def _link(link: JsonObject) -> Span.Link:
 
 
 def _id(text: str, size: int) -> bytes:
-    """Return an id as bytes. If the text is not a valid OpenTelemetry id, return the first bytes of its hash."""
+    """Return an id as `size` bytes. If the text is not a valid OpenTelemetry id, return a hash of the text."""
     try:
         found = bytes.fromhex(text)
     except ValueError:

@@ -1,10 +1,10 @@
-"""Export of stored spans to other backends over OTLP/HTTP: Phoenix, Langfuse, Jaeger, MLflow, a collector.
+"""Export of stored spans over OTLP/HTTP to backends such as Phoenix, Langfuse, Jaeger, MLflow or a collector.
 
-The database is the queue. The store saves the position of each target's export among the stored spans. After an outage
-of the target or a restart of the store, the export continues from this position. The export runs in a separate thread
-and yields after every span, so that it does not delay requests. The official exporter,
-opentelemetry-exporter-otlp-proto-http, is not suitable: it reports neither statuses nor partial successes, drops a
-batch when retries fail, and encodes a batch in one call.
+The database is the queue: the store saves the position of the last span that was exported to each target. After an
+outage of the target or a restart of the store, the export continues from this position. The export runs in a separate
+thread and releases the GIL after every span, so that it does not delay requests to the store. The official exporter,
+opentelemetry-exporter-otlp-proto-http, is not suitable: it does not report HTTP statuses or partial successes, drops a
+batch when all retries have failed, and encodes a whole batch in one call.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH_SPANS = 256
 MAX_BATCH_BYTES = 1024 * 1024
-"""Maximum bytes of JSON text in a batch. A larger span is sent alone."""
+"""Maximum size of a batch, in bytes of JSON text. A span that exceeds this size is sent alone."""
 BATCH_DELAY_SECONDS = 1.0
-"""Seconds to collect new spans before sending them.
+"""Seconds to wait for more spans before sending a batch.
 
-After each batch, the position of the export is saved in a commit, which may delay other commits.
+Each batch requires a commit that saves the export's position and may delay other commits. Larger batches require fewer
+of these commits.
 """
 POLL_INTERVAL_SPANS = 5.0
 """Seconds between checks for new spans, in case a notification from another server was lost."""
 POLL_INTERVAL_COMMITS = 0.05
-"""Seconds between checks of whether earlier commits by other servers have finished."""
+"""Seconds between checks while other servers have unfinished transactions that may add earlier spans."""
 RETRY = RetryPolicy(first_delay=0.5, max_delay=60.0)
 MAX_PROBES = 8
-"""Maximum number of newer spans to try if a target that has not yet accepted any spans rejects the oldest ones."""
+"""Maximum number of newer spans to send as a test if a target rejects the oldest ones before it accepts any."""
 IDLE_RATIO = 2.0
-"""Pause after a batch, as a multiple of the CPU time that the thread used for the batch."""
+"""Duration of the pause after a batch, as a multiple of the CPU time that the thread used for the batch."""
 DRAIN_SECONDS = 3.0
 """Maximum seconds to spend on sending pending spans when the store stops."""
 RESPONSE_TIMEOUT = 30.0
@@ -61,7 +62,7 @@ _REJECTED = frozenset({400, _TOO_LARGE, 422})
 """HTTP statuses that the target would return again if the request were retried."""
 
 Rejection = tuple[int, str]
-"""A number of rejected spans, and the reason."""
+"""The number of rejected spans and the reason for their rejection."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class OtlpTarget:
 
     @classmethod
     def parse(cls, text: str, headers: Mapping[str, str] | None = None) -> OtlpTarget:
-        """Parse `NAME=URL`, or a URL whose host becomes the name. Raises `InvalidInput` if the text is neither."""
+        """Parse `NAME=URL`, or a URL, whose host and port become the name. Raises `InvalidInput` for any other text."""
         name, mark, url = text.partition("=")
         if not mark or "/" in name:
             name, url = "", text
@@ -101,20 +102,20 @@ def parse_headers(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ExportCounts:
-    """Counters for one target since the store was started."""
+    """Counts of spans and failures for one target. All except `waiting` start at 0 when the export starts."""
 
     target: str
     sent: int
     rejected: int
     """Spans that the target has permanently rejected or that cannot be encoded as OTLP."""
     failures: int
-    """Failed attempts to send spans, mostly because the target was unreachable."""
+    """Failures to send spans, in most cases because the target was unreachable."""
     waiting: int
-    """Upper bound on the number of spans that have not yet been sent."""
+    """Spans that have not been sent yet. This is an upper bound, because it may include deleted spans."""
 
 
 class OtlpExporter:
-    """Sends a store's spans to targets. With `past`, a new target also receives the spans that are already stored."""
+    """Sends a store's spans to targets. If `past` is true, a new target also receives all earlier spans."""
 
     def __init__(self, store: SqlStore, targets: Sequence[OtlpTarget], *, past: bool = False) -> None:
         names = [target.name for target in targets]
@@ -139,8 +140,11 @@ class OtlpExporter:
         self._started.wait()
 
     def stop(self) -> None:
-        """Send pending spans for up to `DRAIN_SECONDS`, then end the thread. The rest are sent after the next start."""
-        with suppress(RuntimeError):  # the loop is closed: the export has failed
+        """Send pending spans for up to `DRAIN_SECONDS`, and stop the thread.
+
+        If the store is durable, the remaining spans are sent after its next start.
+        """
+        with suppress(RuntimeError):  # the loop is closed, because the export has failed
             self._loop.call_soon_threadsafe(self._request_stop)
         self._thread.join()
 
@@ -181,17 +185,17 @@ class OtlpExporter:
                     logger.warning("%s could not be sent to %s; %s", _count(each.waiting), each.target, outcome)
 
     def _on_commit(self, topic: Topic) -> None:
-        """Wake the exports. Called in the thread that commits."""
+        """Wake the exports after spans are committed. Called in the thread that commits."""
         if topic[0] == "spans":
             for export in self._exports:
                 if not export.is_notified:
                     export.is_notified = True
-                    with suppress(RuntimeError):  # the loop is closed: the export has stopped
+                    with suppress(RuntimeError):  # the loop is closed, because the export has stopped
                         self._loop.call_soon_threadsafe(export.new_spans.set)
 
 
 class _TargetExport:
-    """The export to one target: its position among the spans, its requests, and its retries."""
+    """The export to one target: the position among the stored spans, the requests and the retries."""
 
     def __init__(self, store: SqlStore, target: OtlpTarget, stopping: asyncio.Event, *, past: bool) -> None:
         self.is_notified = False
@@ -202,10 +206,10 @@ class _TargetExport:
         self._stopping = stopping
         self._past = past
         self._has_accepted = False
-        """True if the target has accepted a span since the start. If so, a rejection concerns only single spans."""
+        """True if the target has accepted a request since the export started. If so, it does not reject all spans."""
         self._position = 0
         self._sent_ahead: set[bytes] = set()
-        """Spans after the saved position that have already been sent or rejected."""
+        """JSON text of the spans after the saved position that have already been sent or rejected."""
         self._sent = self._rejected = self._failures = self._retries = 0
         self._last_problem: str | None = None
 
@@ -239,7 +243,7 @@ class _TargetExport:
         await self.register()
         self._position = await self._store.last_exported_ordinal(self._target.name)
         watermark = await self._store.span_watermark()
-        while not await self._store.is_settled(watermark):  # noqa: ASYNC110 - no event for other servers' commits
+        while not await self._store.is_settled(watermark):  # noqa: ASYNC110 - no event reports these commits
             await asyncio.sleep(POLL_INTERVAL_COMMITS)
         newest = watermark.ordinal
         while self._position < newest:
@@ -261,7 +265,8 @@ class _TargetExport:
     async def _probe(self, session: aiohttp.ClientSession, newest: int, rejection: ReceiverRejectsAll) -> None:
         """Send some newer spans one by one, after the target has rejected the oldest ones.
 
-        Return once the target accepts a span, which shows that it rejects only some. Otherwise, raise `rejection`.
+        Return when the target accepts a span, which shows that it does not reject all spans. If it rejects all of the
+        newer spans, raise `rejection`.
         """
         waiting = range(self._position + 1, newest)
         for ordinal in [*sorted(random.sample(waiting, min(len(waiting), MAX_PROBES - 1))), newest]:
@@ -276,7 +281,7 @@ class _TargetExport:
     # Requests
 
     async def _send(self, session: aiohttp.ClientSession, payloads: Sequence[bytes]) -> None:
-        """Send spans until each is accepted or rejected. Raises `ReceiverUnavailable` if the target is unreachable."""
+        """Send spans until each is accepted or rejected. Raises `ReceiverUnavailable` if the target is unavailable."""
         rejections: list[Rejection] = []
         spans: list[bytes] = []
         for payload in payloads:
@@ -284,7 +289,7 @@ class _TargetExport:
                 spans.append(encode_span(payload))
             except Exception as error:
                 rejections.append((1, f"the span cannot be encoded as OTLP: {error!r}"))
-            await asyncio.sleep(0)  # releases the GIL to threads that serve requests
+            await asyncio.sleep(0)  # release the GIL, so that threads that serve requests can run
         if spans:
             rejections += await self._deliver(session, spans)
         for count, reason in rejections:
@@ -305,7 +310,7 @@ class _TargetExport:
             raise ReceiverRejectsAll(f"the target has not accepted any spans yet, {reason}")
         if len(spans) == 1:
             return [(1, reason)]
-        middle = len(spans) // 2  # the request contains an invalid span or too many spans
+        middle = len(spans) // 2  # the request is too large or contains an invalid span
         return [*await self._deliver(session, spans[:middle]), *await self._deliver(session, spans[middle:])]
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[int, bytes, float]:
@@ -348,7 +353,7 @@ class ReceiverUnavailable(Exception):
 
 
 class ReceiverRejectsAll(ReceiverUnavailable):
-    """The target has not accepted any spans yet, so it may reject all requests, e.g. because of a missing header."""
+    """The target has not accepted any spans yet. It may reject all requests, for example due to a missing header."""
 
 
 def _partial_rejection(answer: bytes) -> list[Rejection]:

@@ -1,8 +1,8 @@
 """`POST /v1/traces`: receives spans from any OpenTelemetry exporter, as protobuf or JSON, with or without gzip.
 
 A span belongs to the attempt named in its attributes, in the baggage header or in its resource attributes, in that
-order of precedence; otherwise, it belongs to the same attempt as its trace. Spans without a known attempt are not
-stored; the response contains the number of these spans.
+order of precedence. If none of these names an attempt, the span belongs to the same attempt as other spans of its
+trace. Spans that do not belong to a known attempt are rejected, and the response contains the number of rejected spans.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ AttemptIds = tuple[str, str]
 JsonObject = dict[str, Any]
 
 _THREAD_THRESHOLD = 64 * 1024
-"""Minimum size in bytes of a body that is decoded in a thread, so that decoding it does not delay other requests."""
+"""Minimum size, in bytes, of bodies that are decoded in another thread so that they do not delay other requests."""
 _RPC_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
 """The google.rpc.Status code for each HTTP status."""
 
 _STATUS = ("UNSET", "OK", "ERROR")
 _UNKNOWN = "?"
-"""Placeholder for the rollout and attempt ids until the span's attempt is known."""
+"""Placeholder for a span's rollout id and attempt id until its attempt has been determined."""
 
 
 class OtlpReceiver:
-    """Stores the spans received in OTLP requests, if their attempts are covered by the request's token."""
+    """Stores the spans in OTLP requests, provided that the request's token is valid for their attempts."""
 
     def __init__(
         self, store: SqlStore, admission: AdmissionControl, covers_attempt: Callable[[Scope, str, str], bool]
@@ -67,7 +67,7 @@ class OtlpReceiver:
         self._covers_attempt = covers_attempt
 
     async def post_traces(self, request: Request) -> Response:
-        """Store the spans in one request, and report the number of rejected spans in the response."""
+        """Store the spans in a request, and report the number of rejected spans in the response."""
         media_type = request.headers.get("content-type", PROTOBUF).partition(";")[0].strip().lower()
         if media_type not in (JSON, PROTOBUF):
             return _failure(JSON, 415, f"{PATH} takes {PROTOBUF} and {JSON}, not {media_type}")
@@ -80,7 +80,7 @@ class OtlpReceiver:
         return _success(media_type, rejections)
 
     async def _store_body(self, body: bytes, media_type: str, request: Request) -> list[str]:
-        """Store the acceptable spans. Return the reason for each rejected span."""
+        """Store the spans in a body, and return a reason for each span that was rejected instead."""
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         decode = partial(_decode, body, encoding, as_json=media_type == JSON, limit=self._admission.limits.unpacked)
         received = await asyncio.to_thread(decode) if len(body) >= _THREAD_THRESHOLD else decode()
@@ -107,7 +107,7 @@ class OtlpReceiver:
     async def _assign(
         self, received: Sequence[ReceivedSpan], baggage: AttemptIds | None
     ) -> list[tuple[EncodedSpan, AttemptIds | None]]:
-        """Return each span with its attempt, or with None if the attempt is unknown."""
+        """Return each span with the ids of its attempt, or with None if its attempt cannot be determined."""
         named = [(each.span, each.by_span or baggage or each.by_resource) for each in received]
         traces = {span.trace_id: ids for span, ids in named if ids}
         unknown = {span.trace_id for span, ids in named if not ids} - traces.keys()
@@ -124,7 +124,10 @@ def _baggage(request: Request) -> AttemptIds | None:
 
 
 def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[ReceivedSpan | str]:
-    """Return the spans in order, or the reason in place of a span that is invalid. Raises `InvalidInput`."""
+    """Return the spans in order, with an error message in place of each invalid span.
+
+    Raises `InvalidInput` if the body cannot be decoded.
+    """
     if encoding == "gzip":
         body = decompress(body, limit)
     elif encoding != "identity":
@@ -138,10 +141,13 @@ def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[Re
 
 
 def decompress(body: bytes, limit: int) -> bytes:
-    """Decompress gzip data. Raises `TooLarge` if the result exceeds `limit` bytes, `InvalidInput` for invalid data."""
+    """Decompress gzip data.
+
+    Raises `TooLarge` if the result exceeds `limit` bytes, and `InvalidInput` if the data is invalid.
+    """
     content = b""
-    # Gzip data ends with the size of its content, so most decompression bombs are rejected immediately, and all others
-    # when they reach the limit.
+    # Gzip data ends with the size of its content, so most decompression bombs are rejected immediately. All others are
+    # rejected when their decompressed content exceeds the limit.
     is_too_large = int.from_bytes(body[-4:], "little") > limit
     while body and not is_too_large:
         member = zlib.decompressobj(wbits=31)
@@ -163,17 +169,17 @@ def decompress(body: bytes, limit: int) -> bytes:
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span, and the attempts named in its own attributes and in its resource's attributes."""
+    """A span, and the attempts named in its own attributes and in its resource attributes, if any."""
 
     span: EncodedSpan
     by_span: AttemptIds | None
     """The attempt named in the span's attributes."""
     by_resource: AttemptIds | None
-    """The attempt named in the resource attributes, which describe the process that recorded the span."""
+    """The attempt named in the resource attributes, which describe the source of the span, such as a process."""
 
 
 def _attempt_in(attributes: JsonObject) -> AttemptIds | None:
-    """Return the attempt that is named in `attributes`."""
+    """Return the ids of the attempt named in `attributes`, or None if no attempt is named there."""
     rollout_id, attempt_id = attributes.get(ROLLOUT_ID), attributes.get(ATTEMPT_ID)
     if isinstance(rollout_id, str) and isinstance(attempt_id, str) and rollout_id and attempt_id:
         return rollout_id, attempt_id
@@ -266,7 +272,7 @@ def _value(value: AnyValue) -> Any:
         case "bytes_value":
             return base64.b64encode(value.bytes_value).decode()
         case "double_value":
-            # JSON has neither NaN nor infinity. Keep such numbers as text instead of losing the span.
+            # JSON cannot represent NaN and infinity. Keep such values as text, so that the span is not rejected.
             return value.double_value if math.isfinite(value.double_value) else str(value.double_value)
         case _:
             return getattr(value, kind)
@@ -277,7 +283,7 @@ def _parse_json(body: bytes) -> ExportTraceServiceRequest:
     if not isinstance(value, dict):
         raise ValueError("it must be a JSON object")
     request = cast("JsonObject", value)
-    # OTLP's JSON encoding is protobuf's JSON encoding, except that ids are hex instead of base64.
+    # OTLP uses protobuf's JSON encoding, except that ids are encoded in hexadecimal instead of base64.
     for group in _objects(request, "resourceSpans"):
         for scope in _objects(group, "scopeSpans"):
             for span in _objects(scope, "spans"):
@@ -287,7 +293,7 @@ def _parse_json(body: bytes) -> ExportTraceServiceRequest:
 
 
 def _objects(parent: JsonObject, name: str) -> list[JsonObject]:
-    """Return the objects in a list field. If the field contains anything else, `ParseDict` reports the error later."""
+    """Return the objects in a list field. Ignore invalid values, which `ParseDict` rejects later."""
     values = parent.get(name)
     return [each for each in cast("list[Any]", values) if isinstance(each, dict)] if isinstance(values, list) else []
 
@@ -314,8 +320,9 @@ def _failure(media_type: str, status: int, message: str) -> Response:
     code = _RPC_CODES[status]
     if media_type == JSON:
         body = orjson.dumps({"code": code, "message": message})
-    else:  # ExportTracePartialSuccess has the wire format of google.rpc.Status
+    else:  # ExportTracePartialSuccess has the same wire format as google.rpc.Status
         body = ExportTracePartialSuccess(rejected_spans=code, error_message=message).SerializeToString()
-    # Never return 429: some exporters do not retry after it, and the protocol also allows 503 for an overloaded server.
+    # Never return 429, because some exporters do not retry after a 429. The protocol also allows 503 for an overloaded
+    # server.
     headers = {"Retry-After": "1"} if status == 503 else None
     return Response(body, status, headers, media_type=media_type)

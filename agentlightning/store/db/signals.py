@@ -1,8 +1,8 @@
-"""In-process notifications, which wake callers waiting for a change once the change has been committed.
+"""In-process notifications: when a change has been committed, they wake the callers that are waiting for it.
 
-`QUEUE` is the topic for rollouts that can be claimed, and `("ended", rollout_id)` is the topic for the end of
-a rollout. Other topics are only for subscribers. Waiters may run in any event loop in any thread, and any thread may
-notify.
+The topic `QUEUE` means that a rollout can be claimed, and `("ended", rollout_id)` means that the rollout has ended.
+Callers wait only for these topics; subscribers are notified of all topics. Waiters may run in any event loop in any
+thread, and any thread may notify.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Literal
 
 Kind = Literal["queue", "closed", "ended", "rollout", "spans", "workers", "resources"]
 Topic = tuple[Kind, str]
-"""A kind of change and the id of the affected rollout, or an empty string if no single rollout is affected."""
+"""The kind of change, and the id of the affected rollout. The id is empty if the kind does not concern one rollout."""
 Notification = tuple[Topic, int | None]
-"""A topic and the number of waiters to wake. None means all."""
+"""A topic and the number of waiters to wake. None means all waiters."""
 
 QUEUE: Topic = ("queue", "")
 CLOSED: Topic = ("closed", "")
@@ -38,7 +38,10 @@ class Waiter:
         self._notified: deque[Topic] = deque()
 
     async def wait(self, timeout: float | None) -> set[Topic]:
-        """Return the topics notified since the last call. If there are none, wait up to `timeout` seconds for one."""
+        """Return the topics notified since the last call. If there are none, first wait for one.
+
+        After `timeout` seconds without a notification, return an empty set. If `timeout` is None, wait indefinitely.
+        """
         if not self._notified:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -47,24 +50,24 @@ class Waiter:
         return self.take_notified()
 
     def take_notified(self) -> set[Topic]:
-        """Return and clear the topics notified so far."""
+        """Remove and return the topics notified so far, without waiting."""
         topics: set[Topic] = set()
         while self._notified:
             topics.add(self._notified.popleft())
         return topics
 
     def notify(self, topic: Topic) -> None:
-        """Wake the caller. Thread-safe."""
+        """Add `topic` to the notified topics and wake the caller. Thread-safe."""
         self._notified.append(topic)
-        with suppress(RuntimeError):  # the caller's loop is closed
+        with suppress(RuntimeError):  # raised if the caller's loop is closed
             self._loop.call_soon_threadsafe(self._event.set)
 
 
 class Signals:
-    """The waiters and subscribers for one store."""
+    """The waiters and subscribers of one store."""
 
     def __init__(self) -> None:
-        # Protects `_waiters`: writer threads notify waiters while callers in other event loops add and remove them.
+        # Protects `_waiters`: writer threads notify waiters while callers in other threads add and remove them.
         self._lock = threading.Lock()
         self._waiters: dict[Topic, dict[int, Waiter]] = {}
         self._subscribers: tuple[Callable[[Topic], None], ...] = ()
@@ -72,7 +75,10 @@ class Signals:
 
     @contextmanager
     def listen(self, *topics: Topic) -> Generator[Waiter]:
-        """Register a waiter for `topics`. On exit, its unused `QUEUE` notification is passed to another waiter."""
+        """Register a waiter for `topics` while the block runs.
+
+        If the waiter has not taken a `QUEUE` notification by then, the notification is passed to another waiter.
+        """
         waiter = Waiter(topics)
         waiter.released = self._closed
         with self._lock:
@@ -86,7 +92,7 @@ class Signals:
                 self.notify(QUEUE)
 
     def notify(self, topic: Topic, count: int | None = 1) -> None:
-        """Call the subscribers, and wake `count` waiters for `topic` in turn, or all of them if `count` is None."""
+        """Call the subscribers, and wake up to `count` waiters for `topic`, or all of them if `count` is None."""
         for subscriber in self._subscribers:
             subscriber(topic)
         with self._lock:
@@ -95,13 +101,13 @@ class Signals:
                 return
             chosen = list(islice(waiting.values(), count))
             for waiter in chosen:
-                # Move the waiter to the end, so that the next notification wakes another waiter.
+                # Move the waiter to the end, so that the waiters are woken in turn.
                 waiting[id(waiter)] = waiting.pop(id(waiter))
         for waiter in chosen:
             waiter.notify(topic)
 
     def subscribe(self, on_topic: Callable[[Topic], None]) -> None:
-        """Call `on_topic` for every notified topic from now on, in the notifying thread."""
+        """From now on, call `on_topic` with every topic that is notified. The call is made in the notifying thread."""
         self._subscribers = (*self._subscribers, on_topic)
 
     def unsubscribe(self, on_topic: Callable[[Topic], None]) -> None:
@@ -114,7 +120,10 @@ class Signals:
             return list(self._waiters)
 
     def release(self) -> None:
-        """End the waits of all registered waiters. Waiters registered later can wait as usual."""
+        """End the waits of all registered waiters, and call the subscribers with `CLOSED`.
+
+        Waiters registered later can wait as usual.
+        """
         with self._lock:
             waiters = {id(waiter): waiter for line in self._waiters.values() for waiter in line.values()}
         for subscriber in self._subscribers:
@@ -125,7 +134,7 @@ class Signals:
                 waiter.notify(topic)
 
     def close(self) -> None:
-        """End all waits, now and in the future."""
+        """End the waits of all registered waiters. Waiters registered later are released from the start."""
         self._closed = True
         self.release()
 

@@ -1,7 +1,7 @@
-"""SQLite: one writer thread that commits in groups, and separate read connections.
+"""SQLite: one writer thread, which commits requests in groups, and separate connections for reading.
 
-While a group of requests is being committed, new requests accumulate and form the next group, so no timer is needed.
-With full durability, a commit is on disk (`synchronous=FULL`) before any caller in the group gets a result.
+While a group of requests is being committed, new requests are queued. They form the next group, so requests are grouped
+without a timer. With full durability, a commit is on disk (`synchronous=FULL`) before the callers get their results.
 """
 
 from __future__ import annotations
@@ -46,15 +46,18 @@ Durability = Literal["full", "process"]
 MAX_GROUP = 256
 """Maximum number of transaction bodies per commit. Larger groups would add latency without increasing throughput."""
 READERS = 2
-"""Number of threads for reads that are not short."""
+"""Maximum number of threads for reads that are not short (see `Database.read`)."""
 _LOCK = "-owner"
-"""The suffix that is added to the path of a database to get the path of its lock file."""
+"""Suffix that is appended to a database's path to form the path of its lock file."""
 BUSY_MILLISECONDS = 5_000
-"""Time that SQLite waits for a lock on the database file."""
+"""Maximum time, in milliseconds, that SQLite waits for a lock on the database file."""
 CACHED_STATEMENTS = 256
 """Maximum number of prepared statements that each connection keeps."""
 CHECKPOINT_PAGES = 4_000
-"""WAL size that triggers a checkpoint, in pages (16 MB). With the default of 4 MB, one ran every few hundred spans."""
+"""Size of the WAL, in pages, at which a checkpoint runs. 4,000 pages are 16 MB.
+
+With the default of 4 MB, a checkpoint ran every few hundred spans.
+"""
 
 _STORED_KEYS = "SELECT key FROM answers WHERE key IN (SELECT value FROM json_each(?1))"
 
@@ -71,8 +74,8 @@ DIALECT = Dialect(
     oldest_transaction="0",
 )
 
-# Errors from the disk rather than from a statement. The whole group is rolled back and fails. Its requests can
-# succeed if they are repeated once the disk has recovered.
+# Errors caused by the disk, a lock or a lack of memory rather than by a statement. The whole group is rolled back and
+# fails. Its requests can succeed if they are repeated after the cause has been removed.
 _DISK_ERRORS = (
     apsw.FullError,
     apsw.IOError,
@@ -86,7 +89,7 @@ _DISK_ERRORS = (
 class SqliteDatabase(Database):
     """A SQLite database in a file, or in memory if the path is None.
 
-    If `exclusive` is true, raises `StoreInUse` if another store has locked the file.
+    If `exclusive` is true, the constructor locks the database. It raises `StoreInUse` if another store holds the lock.
     """
 
     dialect = DIALECT
@@ -179,11 +182,11 @@ class SqliteDatabase(Database):
         return notifications or []
 
     def _run_group(self, group: list[WriteRequest], *, savepoints: bool) -> list[Notification] | None:
-        """Run the bodies of the requests in one transaction, which the caller commits.
+        """Run the bodies of the requests in one transaction, which the caller commits. Return their notifications.
 
-        With savepoints, a body that fails does not affect the others.
-        Without savepoints, roll back and return None if a body fails after changing anything. Savepoints are used only
-        in the second attempt, because each savepoint makes SQLite copy every page that is changed after it.
+        With savepoints, only the changes of a body that fails are undone. Without savepoints, if a body fails after
+        changing anything, roll back the whole transaction and return None. Savepoints are used only in a second try,
+        because each savepoint makes SQLite copy every page that is changed after it.
         """
         self._connection.execute("BEGIN IMMEDIATE")
         responses = self._load_responses(group)
@@ -209,7 +212,7 @@ class SqliteDatabase(Database):
         keys = [request.key for request in group if request.key is not None]
         if not keys:
             return GroupResponses()
-        # Pass all keys in one parameter, so that there is only one statement to prepare.
+        # Pass all keys in one parameter, so that the same prepared statement is used for any number of keys.
         found = self._connection.execute(_STORED_KEYS, [orjson.dumps(keys).decode()])
         return GroupResponses({row[0] for row in found})
 
@@ -239,7 +242,10 @@ class SqliteDatabase(Database):
 
 
 class ReadOnlyDatabase(Database):
-    """A SQLite database file opened for reading without the lock that a store holds. Every write raises `Forbidden`."""
+    """A SQLite database file that is opened only for reading, even if a store has locked it.
+
+    Every write raises `Forbidden`.
+    """
 
     dialect = DIALECT
 
@@ -261,7 +267,7 @@ class ReadOnlyDatabase(Database):
 
 
 class _ReaderPool:
-    """Read connections, one for each thread of a pool and for each calling thread."""
+    """Connections for reading: one for each thread in a pool, and one for each thread that runs short reads itself."""
 
     def __init__(self, path: Path, connect: Callable[[Path], apsw.Connection]) -> None:
         self._path = path
@@ -271,13 +277,13 @@ class _ReaderPool:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="agl-read")
 
     async def read(self, body: Body[T], short: bool) -> T:
-        """Run `body` in the calling thread if it is short, and otherwise in a thread of the pool."""
+        """Run `body` in the calling thread if it is short, or otherwise in a thread of the pool."""
         if short:
             return self.run(body)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.run, body)
 
     async def fetch(self, sql: str, values: Values, short: bool) -> Sequence[Row]:
-        """Run a single statement, which does not need an explicit transaction, and return its rows."""
+        """Run a single statement and return its rows. A single statement does not need an explicit transaction."""
         if short:
             return self._fetch(sql, values)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, sql, values)
@@ -308,7 +314,7 @@ class _ReaderPool:
 
 
 class _SqliteTransaction(Transaction):
-    """Runs statements synchronously on a connection. Its methods are `async` only because `Transaction` requires it."""
+    """Runs statements synchronously. The methods are `async` only because those of `Transaction` are."""
 
     def __init__(self, connection: apsw.Connection, responses: GroupResponses | None = None) -> None:
         super().__init__(responses or GroupResponses())
@@ -368,15 +374,15 @@ def _open(path: str, flags: int) -> apsw.Connection:
 
 def _configured(connection: apsw.Connection) -> apsw.Connection:
     connection.set_busy_timeout(BUSY_MILLISECONDS)
-    # Enable the query planner stability guarantee. Otherwise, SQLite re-plans a statement whenever a value might match
-    # a partial index, and planning takes most of the execution time.
+    # Enable SQLite's query planner stability guarantee. Without it, SQLite plans a statement again whenever the value
+    # of a parameter might match a partial index, and planning then takes most of the execution time.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
 
 
 def _open_read_only(path: Path) -> apsw.Connection:
-    # Without write permission in the folder, SQLite cannot create the WAL index. In that case, open the file as
-    # immutable, so that SQLite ignores the WAL.
+    # Without write permission in the folder, SQLite cannot create the index file that it needs to read the WAL. In that
+    # case, open the database as immutable. SQLite then ignores the WAL.
     for options in ("mode=ro", "mode=ro&immutable=1"):
         try:
             connection = apsw.Connection(
@@ -392,12 +398,15 @@ def _open_read_only(path: Path) -> apsw.Connection:
 
 
 def _lock_file(path: Path) -> apsw.Connection:
-    """Lock a file next to the database. The lock is released when the process ends, even if it is killed."""
+    """Lock a file next to the database, and return the connection that holds the lock.
+
+    The lock is released when the connection is closed or the process ends, even if the process is killed.
+    """
     lock = _open(f"{path}{_LOCK}", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     try:
         lock.execute(
             "PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE"
-        ).fetchall()  # BEGIN runs only after the row from PRAGMA is read
+        ).fetchall()  # BEGIN runs only after the row that PRAGMA returns has been read
     except apsw.BusyError:
         lock.close()
         raise StoreInUse(

@@ -79,12 +79,12 @@ def assets() -> dict[str, Asset]:
 
 @cache
 def version() -> str:
-    """Return a hash of the content of all files. It is the first path segment after `/dashboard/` in the files' URLs."""
+    """Return a hash of the content of all files. In the files' URLs, it is the path segment after `/dashboard/`."""
     return _hash(b"".join(_contents().values()))
 
 
 async def get_asset(request: Request) -> Response:
-    """Return the dashboard file at the path `name`, with or without the version, or the index page if `name` is absent."""
+    """Return the file at the path `name`, which may begin with the version, or the index page if `name` is absent."""
     path = request.path_params.get("name", "index.html")
     name = path.removeprefix(f"{version()}/")
     asset = assets().get(name)

@@ -1,8 +1,10 @@
 """Statement coalescing: combine several SQL statements into one, which saves most round trips to the database.
 
-Changes to different tables become one statement, `WITH s0 AS (UPDATE …), s1 AS (INSERT …) UPDATE …`. All parts of this
-statement see the database as it was before the statement, so no two parts may change the same table. A statement that
-runs for several rows of values becomes one statement for all rows: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
+Statements that change different tables become one statement, `WITH s0 AS (UPDATE …), s1 AS (INSERT …) UPDATE …`. All
+its parts see the database as it was before the statement, so no two parts may change the same table.
+
+A *row of values* contains the parameters for one run of a statement. If a statement is to run for several rows of
+values, it becomes one statement for all of them: `UPDATE … FROM unnest($1::text[], $2::float8[]) …`.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ from typing import Any, cast
 from ..database import Row, Values
 
 Changes = dict[str, list[Values]]
-"""Statements that change different tables, in order, each with the rows of values (parameters) to run it for."""
+"""Statements in the order in which to run them, each with its rows of values. Each changes a different table."""
 Types = tuple[str, ...]
-"""The PostgreSQL types of a statement's parameters."""
+"""The names of the PostgreSQL types of a statement's parameters."""
 
 MAX_BATCH_BYTES = 8 * 2**20
-"""Maximum total size of the `bytes` values in a combined statement, unless all changes are from one body."""
+"""Maximum total size, in bytes, of the `bytes` values in a combined statement.
+
+The changes made by one transaction body are never split, even if they exceed this size.
+"""
 
 
 _CHANGES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
@@ -35,7 +40,7 @@ _UPDATE = re.compile(r"(UPDATE \w+ SET .*) (WHERE \w+ = \?1(?: AND [^()?]*?)?)(?
 
 
 class RowBatcher:
-    """Sends statements over one connection. Runs of the same statement with different values are combined into one."""
+    """Sends statements over one connection. A statement with several rows of values is sent only once if possible."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -46,7 +51,7 @@ class RowBatcher:
         return cast("list[Row]", await self._connection.fetch(dollar_parameters(sql), *values))
 
     async def fetch_each(self, sql: str, values: list[Values]) -> Sequence[Sequence[Row]]:
-        """Run a statement once for each row of `values` and return the rows from each run."""
+        """Run a statement for each row of values, and return the table rows from each run."""
         types = await self._types_of(sql) if len(values) > 1 and _are_distinct(sql, values) else None
         if types is None:
             return [await self.fetch(sql, *each) for each in values]
@@ -61,7 +66,7 @@ class RowBatcher:
         return _grouped(((order[int(row[0]) - 1], row[1:]) for row in found), range(len(values)))
 
     async def send(self, several: Iterable[Changes]) -> None:
-        """Send changes. Those that consist of the same statements are combined; others are sent one after another."""
+        """Send the changes made by several bodies. If possible, combine those that consist of the same statements."""
         by_kind: dict[tuple[str, ...], list[Changes]] = {}
         for changes in several:
             by_kind.setdefault(tuple(changes), []).append(changes)
@@ -85,7 +90,7 @@ class RowBatcher:
             await self._connection.fetch(text, *(value for each in values for value in each))
 
     async def _types_of(self, sql: str) -> Types | None:
-        """Return the types of a statement's parameters, or None if it cannot run for several rows of values at once."""
+        """Return the statement's parameter types, or None if it cannot run for several rows of values at once."""
         if sql not in self._types:
             self._types[sql] = await self._find_types(sql) if supports_rows(sql) else None
         return self._types[sql]
@@ -100,13 +105,13 @@ def _has_many_rows(group: list[Changes]) -> bool:
 
 
 def _are_distinct(sql: str, values: Iterable[Values]) -> bool:
-    """Return False if two of `values` identify the same table row and one statement can change a row only once."""
+    """Return False if one run for all rows of values would have to change the same table row twice."""
     keys = [each[0] for each in values] if is_one_per_row(sql) else []
     return len(set(keys)) == len(keys)
 
 
 def _batches(several: list[Changes]) -> Iterator[Changes]:
-    """Merge changes into batches that do not change any row twice and do not exceed `MAX_BATCH_BYTES`."""
+    """Merge changes into batches that do not change any table row twice and do not exceed `MAX_BATCH_BYTES`."""
     batch: Changes = {}
     keys: set[tuple[str, Any]] = set()
     size = 0
@@ -129,7 +134,7 @@ def _size(changes: Changes) -> int:
 
 
 def _lock_order(sql: str, values: list[Values]) -> Sequence[int]:
-    """Return the indexes of `values`, sorted by key if the statement locks rows.
+    """Return the indexes of `values`, sorted by the first parameter if the statement locks existing table rows.
 
     To prevent deadlocks, all servers must lock rows in the same order.
     """
@@ -156,7 +161,10 @@ def _grouped(found: Iterable[tuple[Any, Row]], keys: Iterable[Any]) -> Sequence[
 
 
 class WriteBuffer:
-    """Changes of one transaction body, sent together at the latest before a statement that uses a changed table."""
+    """The changes made by one transaction body that have not been sent to the database yet.
+
+    They must be sent before the body runs a statement that uses a changed table, and at the latest when the body ends.
+    """
 
     def __init__(self) -> None:
         self._changes: Changes = {}
@@ -175,7 +183,7 @@ class WriteBuffer:
         return not _NAMES_ITS_TABLES.match(sql) or not named_tables(sql).isdisjoint(tables)
 
     def add(self, sql: str, values: list[Values]) -> None:
-        """Add a statement to run once for each row of `values`."""
+        """Add a statement that is to run for each row of values."""
         if values:
             self._changes[sql] = values
 
@@ -187,26 +195,26 @@ class WriteBuffer:
 
 @lru_cache(4096)
 def dollar_parameters(sql: str, offset: int = 0) -> str:
-    """Convert parameters such as `?1` to the PostgreSQL form `$1`, and increase the numbers by `offset`."""
+    """Convert parameters such as `?1` to the PostgreSQL form `$1`, and add `offset` to their numbers."""
     return _PARAMETER.sub(lambda match: f"${int(match[1]) + offset}", sql)
 
 
 @lru_cache(4096)
 def named_tables(sql: str) -> frozenset[str]:
-    """Return the tables that a statement reads or changes."""
+    """Return the names of the tables that a statement reads or changes."""
     return frozenset(_TABLES.findall(sql))
 
 
 @lru_cache(4096)
 def changed_table(sql: str) -> str | None:
-    """Return the table that a statement changes, or None for a SELECT or a schema change."""
+    """Return the name of the table that a statement changes, or None for a SELECT or a schema change."""
     match = _CHANGES.match(sql)
     return match and match[1]
 
 
 @lru_cache(4096)
 def combine(statements: tuple[str, ...], sizes: tuple[int, ...]) -> str:
-    """Combine statements into one. `sizes` contains the number of parameters of each statement."""
+    """Combine statements into one. `sizes` contains the number of parameters for each statement."""
     offsets = [sum(sizes[:index]) for index in range(len(sizes))]
     return _with_clauses([dollar_parameters(*each) for each in zip(statements, offsets, strict=True)])
 
@@ -215,7 +223,7 @@ def combine(statements: tuple[str, ...], sizes: tuple[int, ...]) -> str:
 def combine_over_rows(statements: tuple[str, ...], types: tuple[tuple[str, ...], ...]) -> str:
     """Combine statements into one that runs each of them for several rows of values.
 
-    Each parameter becomes an array with one element per row. `types` contains the types of the elements.
+    Each parameter becomes an array with one element per row of values. `types` contains each statement's element types.
     """
     offsets = [sum(map(len, types[:index])) for index in range(len(types))]
     return _with_clauses([over_rows(*each) for each in zip(statements, types, offsets, strict=True)])
@@ -231,7 +239,9 @@ def _with_clauses(statements: list[str]) -> str:
 def over_rows(sql: str, types: tuple[str, ...], offset: int = 0) -> str:
     """Rewrite a statement so that it runs for several rows of values. Each parameter becomes an array.
 
-    Each returned row begins with the number of the row of values that produced it, or with a key (see `returns_key`).
+    The first column of a returned row identifies the row of values that produced it. The column contains either the
+    number of that row of values, counted from 1, or a key (see `returns_key`). The parameters are numbered from
+    `offset` + 1.
     """
     arrays = ", ".join(f"${offset + index}::{name}[]" for index, name in enumerate(types, 1))
     names = "".join(f"p{index}, " for index in range(1, len(types) + 1))
@@ -258,13 +268,19 @@ def supports_rows(sql: str) -> bool:
 
 @lru_cache(4096)
 def is_one_per_row(sql: str) -> bool:
-    """Return True if the first parameter identifies a table row that one statement can change only once."""
+    """Return True if rows of values with the same first value must not be combined in one run of the statement.
+
+    The first parameter of such a statement identifies the table row to insert or change.
+    """
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or (returns_key(sql) and "RETURNING" in sql)
 
 
 @lru_cache(4096)
 def returns_key(sql: str) -> bool:
-    """Return True if a row returned by the rewritten statement begins with its first value instead of a row number."""
+    """Return True if the rows that the rewritten statement returns begin with a key instead of a number.
+
+    The key is the first value in the row of values that produced the returned row.
+    """
     return sql.startswith("INSERT")
 
 
@@ -272,7 +288,7 @@ def returns_key(sql: str) -> bool:
 def sorts_rows(sql: str) -> bool:
     """Return True if the rows of values must be sorted by their first value before they are sent.
 
-    This applies to statements that lock existing table rows. A plain INSERT keeps the order of its rows, because the
-    order determines their ordinals.
+    This applies to statements that lock existing table rows. A plain INSERT keeps the order of its rows of values,
+    because the database numbers the new table rows in this order.
     """
     return sql.startswith("UPDATE") or "DO UPDATE" in sql or sql.endswith("FOR UPDATE")

@@ -1,9 +1,9 @@
 """PostgreSQL: several store servers can share one database, and each server commits in groups.
 
-All of a server's connections belong to one background thread with a dedicated event loop. One connection writes: while
-a group of requests is being committed, new requests accumulate and form the next group, as with SQLite. A pool of
-connections is used for reading, and one connection listens for notifications from other servers. A broken connection is
-replaced. Writes in progress on it fail with `StoreUnavailable`, and reads are retried.
+All of a server's connections belong to one background thread with its own event loop. One connection is used for
+writing. While a group of requests is being committed, new requests are queued, and they form the next group. A pool of
+connections is used for reading, and one connection listens for notifications from other servers. If a connection
+breaks, it is replaced. Writes in progress on it fail with `StoreUnavailable`, but reads are retried.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Connection = Any
-"""An asyncpg connection. `Any`, because asyncpg has no type annotations."""
+"""An asyncpg connection. The type is `Any`, because asyncpg does not have type annotations."""
 
 MAX_GROUP = 128
-"""Maximum number of transaction bodies per commit. A larger group would lock its rows for longer."""
+"""Maximum number of transaction bodies per commit. A larger group would keep its rows locked for longer."""
 READERS = 4
 """Maximum number of connections for reading."""
 MAX_TRIES = 5
-"""Maximum number of times that a group is run if it conflicts with commits from other servers."""
+"""Maximum number of times that a group is run if it conflicts with transactions of other servers."""
 LOCK_TIMEOUT = 5
-"""Seconds that a statement waits for rows locked by another server. A suspended server may hold its locks for long."""
+"""Time limit, in seconds, for waiting for locked rows. A server that is suspended may hold its locks for a long time."""
 COMMAND_TIMEOUT = 30.0
-"""Maximum duration of a statement, and of the wait for a free connection for reading, in seconds."""
+"""Maximum time, in seconds, for running a statement, and for waiting until a connection for reading is free."""
 MAX_NOTIFY_BYTES = 7_000
 """Maximum number of bytes in one NOTIFY payload. PostgreSQL requires fewer than 8,000."""
 RECONNECT_INTERVAL = 0.5
-"""Seconds between attempts to reconnect the listening connection."""
+"""Time, in seconds, between attempts to reconnect the connection that listens for notifications."""
 MIGRATION_LOCK = 4_747_001
 """Key of the advisory lock that `PostgresDatabase.run` acquires."""
 
@@ -99,7 +99,7 @@ _UNREACHABLE = (
 
 
 class PostgresDatabase(Database):
-    """A PostgreSQL database at a `postgresql://` URL. Raises `StoreUnavailable` if the first connection fails."""
+    """A PostgreSQL database at a `postgresql://` URL. Raises `StoreUnavailable` if it cannot be opened."""
 
     dialect = DIALECT
 
@@ -132,7 +132,7 @@ class PostgresDatabase(Database):
         return await self._read(lambda transaction: transaction.fetch(sql, *values), single_statement=True)
 
     def run(self, body: Body[T]) -> T:
-        """Run `body` in a separate transaction. Servers that share the database run such bodies one at a time."""
+        """Run `body` in its own transaction. Servers that share the database run such bodies one at a time."""
 
         async def exclusive(transaction: Transaction) -> T:
             await transaction.fetch(f"SELECT 1 FROM pg_advisory_xact_lock({MIGRATION_LOCK})")
@@ -145,11 +145,11 @@ class PostgresDatabase(Database):
         self._resources.close()
 
     async def sync_lease_clock(self, lease: float) -> float:
-        """Advance the shared lease clock to at least `lease`, and return its new time. Wall clocks are not used.
+        """Advance the lease clock, which all servers share, to at least `lease` seconds. Return its new time.
 
-        Also wake one waiting claim if the queue is not empty. While a server claims rollouts, the claims of other
-        servers skip these rollouts. If the server is killed before its commit, the rollouts can be claimed again, but
-        no notification is sent.
+        Also wake one waiting claim if the queue is not empty, because the claim may have missed rollouts: while one
+        server is claiming rollouts, claims on other servers skip them. If that server is killed before it commits, the
+        rollouts can be claimed again, but no notification is sent.
         """
 
         async def body(transaction: Transaction) -> Row:
@@ -253,7 +253,7 @@ class PostgresDatabase(Database):
             return []
 
     async def _run_group(self, group: list[WriteRequest]) -> list[Notification]:
-        """Commit the group. Retry after conflicts, and exclude any body that aborts the transaction."""
+        """Run and commit the group. Retry after conflicts, and exclude any body that aborts the transaction."""
         tries, separate = 0, False
         while group:
             try:
@@ -264,7 +264,7 @@ class PostgresDatabase(Database):
                     tries += 1
                     separate = tries > 1
                 elif len(aborted.suspects) > 1 and not separate:
-                    separate = True  # the next run runs one body at a time, which identifies the failing body
+                    separate = True  # the next try runs one body at a time, to identify the one that fails
                 else:
                     for request in aborted.suspects:
                         request.error = _caller_error(aborted.error)
@@ -274,7 +274,7 @@ class PostgresDatabase(Database):
     async def _run_once(
         self, group: list[WriteRequest], batches: Iterable[list[WriteRequest]] | None
     ) -> list[Notification]:
-        """Run the bodies and commit. If a body aborts the transaction, raise `_Aborted` without rolling back."""
+        """Run the bodies and commit. If that is impossible, raise `_Aborted`; the caller must then roll back."""
         await self._writer.execute("BEGIN")
         keys = [request.key for request in group if request.key is not None]
         responses = GroupResponses(await self._load_known_keys(keys))
@@ -290,7 +290,7 @@ class PostgresDatabase(Database):
         return executor.notifications
 
     async def _load_known_keys(self, keys: list[str]) -> set[str]:
-        """Return those of `keys` that have a stored response, using one query."""
+        """Return the keys that have a stored response."""
         if not keys:
             return set()
         return {row[0] for row in await self._writer.fetch("SELECT key FROM answers WHERE key = ANY($1)", keys)}
@@ -303,7 +303,7 @@ class PostgresDatabase(Database):
             await self._writer.fetch(_STORE_AND_NOTIFY, *columns, self._channel, notes)
 
     def _notes(self, notifications: list[Notification]) -> list[str]:
-        """Encode notifications for other servers as payloads that do not exceed the NOTIFY limit."""
+        """Encode notifications for other servers as NOTIFY payloads of at most `MAX_NOTIFY_BYTES` bytes."""
         notes, batch, size = list[str](), list[Notification](), 0
         for notification in dict.fromkeys(notifications):
             batch.append(notification)
@@ -381,7 +381,10 @@ class PostgresDatabase(Database):
             self.signals.notify(tuple(topic), count)
 
     async def _catch_up(self, connection: Connection) -> None:
-        """Wake waiting claims and rollout waits, which may have missed notifications while not connected."""
+        """Wake all waiting claims, and the callers that are waiting for a rollout that has ended in the meantime.
+
+        They may have missed notifications while there was no connection.
+        """
         self.signals.notify(QUEUE, None)
         waited_for = [rollout_id for kind, rollout_id in self.signals.topics() if kind == "ended"]
         if waited_for:
@@ -401,7 +404,7 @@ _STORE_AND_NOTIFY = (
 
 
 class _Aborted(Exception):
-    """The transaction cannot be committed. One of the requests in `suspects` caused `error`."""
+    """The transaction cannot be committed, because one of the requests in `suspects` caused `error`."""
 
     def __init__(self, error: BaseException | None, suspects: list[WriteRequest]) -> None:
         super().__init__(str(error))
@@ -420,11 +423,11 @@ def _aborted_by(requests: list[WriteRequest]) -> Generator[None]:
 
 
 async def _skip_reset(_: Connection) -> None:
-    """Do not reset a connection in the read pool, because reads do not change its state."""
+    """Do nothing when a connection is returned to the pool. Reads do not change its state, so no reset is necessary."""
 
 
 def _caller_error(error: BaseException | None) -> BaseException | None:
-    """Convert a database error to the exception that the contract specifies."""
+    """Return the exception that the caller gets: an `AgentLightningError` if possible, or otherwise `error` itself."""
     match error:
         case asyncpg.DataError():
             return InvalidInput(f"the database cannot store this text: {error}")

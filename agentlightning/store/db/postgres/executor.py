@@ -1,12 +1,12 @@
-"""Batch executor: the transaction bodies of a group of requests run concurrently and share statements.
+"""Batch executor: runs the transaction bodies of a group of requests concurrently, so that they share statements.
 
-All of them run in one PostgreSQL transaction. Each body runs until it needs rows. When all bodies are
-waiting, identical statements are sent as one statement with the values from all bodies (`coalescing.py`), and each body
-continues with its own rows. A body's changes are buffered until the body reads a changed table or ends. A group
-therefore takes about as many round trips as the body that needs the most.
+All bodies run in one PostgreSQL transaction. Each body runs until it needs rows from the database. When all running
+bodies are waiting for rows, identical statements are sent as one statement with the values from all of these bodies
+(`coalescing.py`), and each body then continues with its own rows. A body's changes are buffered until the body uses a
+changed table or ends. A group therefore takes about as many round trips as the one body that needs the most.
 
-Only bodies whose conflict keys allow it run concurrently. The other bodies run later in the same transaction, and see
-the changes made by the earlier ones.
+Bodies run concurrently only if their conflict keys allow it. The other bodies run later in the same transaction, and
+see the changes made by the earlier ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def conflict_free_groups(requests: Sequence[WriteRequest]) -> Iterator[list[WriteRequest]]:
-    """Split requests into groups whose members can run concurrently. A request without a conflict key runs alone."""
+    """Split requests into groups of requests that can run concurrently.
+
+    A request without a conflict key is in a group of its own.
+    """
     left = list(requests)
     while left:
         group = _first_group(left)
@@ -51,7 +54,7 @@ def _first_group(requests: list[WriteRequest]) -> list[WriteRequest]:
 
 
 class BatchExecutor:
-    """Runs the bodies of requests in one transaction and collects their responses and notifications."""
+    """Runs the bodies of requests in one transaction, and collects the responses and notifications."""
 
     def __init__(self, batcher: RowBatcher, responses: GroupResponses) -> None:
         self._batcher = batcher
@@ -59,7 +62,10 @@ class BatchExecutor:
         self.notifications: list[Notification] = []
 
     async def run(self, requests: Sequence[WriteRequest]) -> WriteRequest | None:
-        """Run the bodies concurrently. Return a request whose failure requires a rollback, if any."""
+        """Run the bodies of the requests concurrently.
+
+        Return a failed request that requires a rollback of the whole transaction, or None if there is none.
+        """
         bodies = [_RunningBody(request, self.responses) for request in requests]
         waiting = [body for body in bodies if body.resume()]
         while waiting:
@@ -69,11 +75,11 @@ class BatchExecutor:
         await self._flush(succeeded)
         for body in succeeded:
             self.notifications += body.notifications
-        # Changes that a failed body has already sent cannot be undone separately.
+        # Changes that a failed body has already sent can be undone only by rolling back the transaction.
         return next((body.request for body in bodies if body.request.error and body.has_sent_changes), None)
 
     async def _fetch_rows(self, bodies: Iterable[_RunningBody]) -> None:
-        """Fetch the rows that each body is waiting for. Identical statements are sent as one."""
+        """Fetch the rows that the bodies are waiting for. Identical statements are sent as one."""
         by_statement: dict[Any, list[_RunningBody]] = {}
         for body in bodies:
             by_statement.setdefault((body.waits_for.kind, body.waits_for.sql), []).append(body)
@@ -98,19 +104,25 @@ class BatchExecutor:
 
 @dataclass(frozen=True)
 class _Wait:
-    """A wait for the rows that a statement returns for each of `values`."""
+    """Suspends a body until the rows that a statement returns for each of `values` have been fetched."""
 
     sql: str
     values: Sequence[Values]
     kind: Literal["fetch", "claim", "flush"] = "fetch"
-    """`claim`: no other body receives the same rows. `flush`: wait until the buffered changes have been sent."""
+    """`fetch`: wait for rows. `claim`: wait for rows that no other body receives.
+
+    `flush`: wait until the body's buffered changes have been sent. `sql` and `values` are then empty.
+    """
 
     def __await__(self) -> Generator[_Wait, Any, Any]:
         return (yield self)
 
 
 class _RunningBody(Transaction):
-    """A transaction body in progress, and its interface to the transaction that all bodies share."""
+    """A transaction body in progress. The object is also the `Transaction` that is passed to the body.
+
+    All bodies share one database transaction.
+    """
 
     def __init__(self, request: WriteRequest, responses: GroupResponses) -> None:
         super().__init__(responses)
@@ -123,7 +135,7 @@ class _RunningBody(Transaction):
         self._body = cast("Coroutine[Any, Any, Any]", request.body(self))
 
     def resume(self) -> bool:
-        """Continue with the fetched rows until the next wait. Return False if the body has ended."""
+        """Run the body, with the rows fetched for it, until its next wait. Return False if it has ended."""
         rows, self.rows = self.rows, None
         try:
             self.waits_for = self._body.send(rows)

@@ -24,13 +24,13 @@ from .upstreams import ANY_NAME, Upstream
 logger = logging.getLogger(__name__)
 
 Engine = Literal["vllm", "llama.cpp", "other"]
-"""The inference engine that a server runs. It determines the parameters that are added to a request for token ids."""
+"""The inference engine that a server runs. It determines the parameters added to requests to get token ids."""
 
 PROBE_TIMEOUT = 2.0
 TOKENIZE_TIMEOUT = 10.0
 """Timeout in seconds for each request that fetches a prompt's token ids.
 
-The end of the response to the agent is delayed until these requests have ended.
+The agent receives the end of the model's response only after these requests have ended.
 """
 _FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
 """A header of the agent's request is forwarded to the server if its name starts with one of these prefixes."""

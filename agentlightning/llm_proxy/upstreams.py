@@ -1,4 +1,4 @@
-"""Upstream, the configuration of a model server behind the LLM proxy, and parsing of all supported formats."""
+"""Upstream, the configuration of a model server behind the LLM proxy, and parsing of lists of upstreams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..instrumentation.dialects.base import as_object
 Kind = Literal["openai", "anthropic", "azure"]
 
 ANY_NAME = "*"
-"""Name of the fallback upstream, which serves all models that do not have an upstream of their own."""
+"""Name of the fallback upstream, which serves all models that do not have their own upstream."""
 
 
 class Upstream(BaseModel):
@@ -30,7 +30,7 @@ class Upstream(BaseModel):
     """The model's name on the server, if it differs from `name`."""
     api_key: str | None = Field(default=None, repr=False)
     kind: Kind | None = None
-    """The API provider, which determines the header that contains the API key. If None, it is derived from the URL."""
+    """The API provider, which determines the header for the API key. If None, the provider is derived from the URL."""
     server: Literal["auto", "vllm", "llama.cpp", "other"] = "auto"
     """The server's inference engine, which determines the parameters that the proxy adds to requests to get token ids.
 

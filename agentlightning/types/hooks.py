@@ -1,4 +1,4 @@
-"""Hooks: user code that runs before and after every rollout."""
+"""Hooks: user code that runs before and after every execution of the agent."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from .spans import Span
 
 
 class Hook:
-    """Base class for hooks. The runner calls the hooks for every rollout. Errors in hooks are logged and ignored."""
+    """Base class for hooks. The runner calls these methods for every attempt. It logs and ignores their exceptions."""
 
     async def on_rollout_start(self, *, agent: Any, runner: Any, rollout: AttemptedRollout) -> None:
-        """Run before the agent, after the rollout has been claimed and its resources have been loaded."""
+        """Run before the agent, after the rollout has been claimed and its resources have been loaded.
+
+        This method is also called if the resources could not be loaded.
+        """
 
     async def on_trace_start(self, *, agent: Any, runner: Any, tracer: Any, rollout: AttemptedRollout) -> None:
-        """Run when tracing has started. Spans emitted from this point on belong to the rollout."""
+        """Run when tracing has started. Spans emitted from this point on belong to the attempt."""
 
     async def on_trace_end(self, *, agent: Any, runner: Any, tracer: Any, rollout: AttemptedRollout) -> None:
-        """Run after the agent has returned or raised. Spans emitted here still belong to the rollout."""
+        """Run after the agent has returned, failed or been stopped. Spans emitted here still belong to the attempt."""
 
     async def on_rollout_end(
         self, *, agent: Any, runner: Any, rollout: AttemptedRollout, spans: Sequence[Span]
     ) -> None:
-        """Run at the end of a rollout, after all its spans have been stored and the attempt's status is final."""
+        """Run after the attempt's spans and result have been reported to the store. `spans` contains these spans."""

@@ -11,20 +11,19 @@ T = TypeVar("T")
 
 
 class PaginatedResult(BaseModel, Sequence[T], Generic[T]):
-    """A page of a list, usable as a read-only sequence of its items."""
+    """A page of a list. It can be used as a read-only sequence of the items on the page."""
 
     items: list[T]
     limit: int
     """The requested page size. -1 means all items."""
     offset: int
     total: int
-    """Number of items on all pages. Pages reached by a cursor repeat the first page's count."""
+    """Number of items on all pages. A page requested with a cursor repeats the count from the first page."""
     cursor: str | None = None
-    """Position of the next page of the same query, or None on the last page.
+    """A value with which the same query returns the next page. None on the last page.
 
-    Unlike an offset, a cursor is stable while the list changes: an item that exists from the first request to the last
-    appears exactly once.
-    Only an item whose sort key changes between requests may appear twice or not at all.
+    Unlike offsets, cursors also work while the list changes: an item that exists from the first request to the last
+    appears exactly once. Only an item whose sort key changes between requests may appear twice or not at all.
     """
 
     def __len__(self) -> int:

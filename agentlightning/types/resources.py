@@ -1,4 +1,4 @@
-"""Resources: the prompts, models and settings that algorithms tune and agents use."""
+"""Resources: the prompts, models, weights and settings that algorithms tune and agents use."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 HIDDEN = "***"
-"""Placeholder shown instead of an API key."""
+"""The text that replaces an API key in output."""
 
 
 class Resource(BaseModel):
-    """Base class for all resources. `resource_type` identifies the subclass in JSON."""
+    """Base class for all resources. In JSON, the field `resource_type` identifies the subclass."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -29,7 +29,7 @@ class Resource(BaseModel):
 
 
 class LLM(Resource):
-    """A served model: its endpoint, name, key and sampling parameters."""
+    """A language model on a server: its endpoint, name, API key and sampling parameters."""
 
     resource_type: Literal["llm"] = "llm"
     endpoint: str
@@ -48,17 +48,18 @@ class LLM(Resource):
 
 
 class ProxyLLM(LLM):
-    """A model behind the `LLMProxy`, which determines the attempt that made a call from the call's URL."""
+    """A model behind an `LLMProxy`. The URL of a call identifies the attempt that made the call."""
 
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def get_base_url(
         self, rollout_id: str | None = None, attempt_id: str | None = None, traceparent: str | None = None
     ) -> str:
-        """Return the endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` inserted before a trailing `/v1`.
+        """Return the `base_url` for an attempt: the endpoint with `/rollout/{rollout_id}/attempt/{attempt_id}` added.
 
-        A W3C `traceparent` sets the parent span for calls that do not send a traceparent header. Raises ValueError if
-        only one of the two ids is given.
+        This path is inserted before a trailing `/v1`. A W3C `traceparent` is also added to the path. It sets the parent
+        span of calls that do not send a traceparent header. Without ids, the endpoint is returned unchanged. Raises
+        ValueError if only one of the two ids is given.
         """
         if rollout_id is None and attempt_id is None:
             return self.endpoint
@@ -70,7 +71,10 @@ class ProxyLLM(LLM):
         return f"{root.removesuffix('/v1')}/rollout/{rollout_id}/attempt/{attempt_id}{within}{version}"
 
     def with_attempted_rollout(self, attempted: AttemptedRollout, traceparent: str | None = None) -> LLM:
-        """Return a plain LLM whose URL and key identify this attempt."""
+        """Return an `LLM` for this attempt.
+
+        Its URL identifies the attempt. If the API key is a secret of the proxy, the attempt's token replaces it.
+        """
         rollout_id, attempt_id = attempted.rollout_id, attempted.attempt.attempt_id
         return LLM(
             endpoint=self.get_base_url(rollout_id, attempt_id, traceparent),
@@ -90,10 +94,11 @@ _SAFE_SPEC = re.compile(r"[<>^]?\d{0,2},?(\.\d{1,2})?[bdefgnosx%]?")
 class PromptTemplate(Resource):
     """A prompt with placeholders.
 
-    Templates are untrusted input, because models may write them. With the `f-string` engine, a placeholder is `{name}`:
-    a plain identifier with an optional, restricted format spec (`{price:.2f}`). All other braces stay unchanged, so
-    prompts may contain JSON. `{{name}}` yields a literal `{name}`. The `jinja` engine runs in jinja2's sandbox and
-    needs the extra `[jinja]`; the `poml` engine needs the extra `[poml]`.
+    Templates count as untrusted input, because models may write them. With the `f-string` engine, a placeholder
+    is a plain identifier in braces (`{name}`), optionally with a format spec from a restricted set (`{price:.2f}`). All
+    other braces stay unchanged, so prompts may contain JSON. `{{name}}` yields a literal `{name}`. The `jinja` engine
+    renders the template in jinja2's sandbox and requires the extra `[jinja]`. The `poml` engine requires the extra
+    `[poml]`.
     """
 
     resource_type: Literal["prompt_template"] = "prompt_template"
@@ -101,7 +106,11 @@ class PromptTemplate(Resource):
     engine: Literal["f-string", "jinja", "poml"] = "f-string"
 
     def format(self, **values: Any) -> str:
-        """Return the prompt with `values` filled in. Raises a `PromptError` that names the invalid placeholder."""
+        """Return the prompt with `values` filled in.
+
+        Raises `PromptError` if an f-string or jinja template cannot be rendered. In an f-string template, a placeholder
+        without a value stays unchanged, unless `values` also contains a name that the template does not use.
+        """
         match self.engine:
             case "f-string":
                 return self._fill(values)
@@ -111,7 +120,7 @@ class PromptTemplate(Resource):
                 return _poml(self.template, values)
 
     def placeholders(self) -> list[str]:
-        """Return the names of the f-string placeholders in order, without duplicates."""
+        """Return the names of the f-string placeholders without duplicates, in the order of first occurrence."""
         found = (match["name"] for match in _PLACEHOLDER.finditer(self.template) if match["name"])
         return list(dict.fromkeys(found))
 
@@ -119,7 +128,8 @@ class PromptTemplate(Resource):
         expected = self.placeholders()
         missing = [name for name in expected if name not in values]
         unused = [name for name in values if name not in expected]
-        # Missing and unused names together suggest a misspelling. A missing name alone may be literal text.
+        # If some names are missing and others are unused, a name is probably misspelled. Otherwise, a missing name may
+        # be literal text.
         if missing and unused:
             raise PromptError(
                 f"the prompt template needs {_braced(missing)}, but got {_braced(list(values))}", field=missing[0]
@@ -135,7 +145,7 @@ class Config(Resource):
 
 
 class Weights(Resource):
-    """A reference to model weights. Does not contain the weights."""
+    """A reference to model weights, without the weights themselves."""
 
     resource_type: Literal["weights"] = "weights"
     uri: str
@@ -161,11 +171,11 @@ ResourceUnion = Annotated[
     BeforeValidator(_parse_resource),
 ]
 NamedResources: TypeAlias = dict[str, ResourceUnion]
-"""Resources by name. A plain string stands for `PromptTemplate(template=…, engine="f-string")`."""
+"""Resources by name. A plain string is converted to `PromptTemplate(template=…, engine="f-string")`."""
 
 
 def with_hidden_keys(resources: NamedResources) -> NamedResources:
-    """Return the resources with their API keys masked."""
+    """Return the resources with `HIDDEN` instead of their API keys."""
     hide = {"api_key": HIDDEN}
     return {
         name: each.model_copy(update=hide) if isinstance(each, LLM) and each.api_key is not None else each
@@ -220,7 +230,7 @@ def _jinja(template: str, values: Mapping[str, Any]) -> str:
         raise MissingExtra("jinja", wanted_for="a jinja prompt template") from None
     try:
         return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(template).render(**values)
-    except Exception as error:  # a template is a program and may raise anything
+    except Exception as error:  # a template is a program and may raise any exception
         raise PromptError(f"the jinja prompt template cannot be filled in: {error}") from None
 
 

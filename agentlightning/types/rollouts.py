@@ -1,4 +1,4 @@
-"""Rollouts, their attempts, and the workers that run them."""
+"""Rollouts, their attempts, and the workers that run them. All times are Unix timestamps in seconds."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ class RolloutConfig(BaseModel):
 
     timeout_seconds: float | None = Field(default=None, gt=0)
     """Maximum duration of an attempt in seconds. An attempt that takes longer gets the status `timeout`. None means no
-    limit while heartbeats or spans arrive."""
+    limit, as long as heartbeats or spans arrive."""
 
     unresponsive_seconds: float | None = Field(default=None, gt=0)
-    """An attempt is `unresponsive` after this many seconds without a heartbeat or span. None means 30 seconds."""
+    """Time in seconds without a heartbeat or span after which an attempt gets the status `unresponsive`. None means 30
+    seconds."""
 
     max_attempts: int = Field(default=1, ge=1)
     """Maximum number of attempts, including the first."""
 
     retry_condition: list[AttemptStatus] = Field(default_factory=list[AttemptStatus])
-    """Attempt statuses that lead to a retry."""
+    """Attempt statuses after which the rollout is retried, up to `max_attempts`."""
 
 
 class Rollout(BaseModel):
@@ -43,7 +44,7 @@ class Rollout(BaseModel):
     mode: RolloutMode | None = None
     resources_id: str | None = None
     resources_version: int | None = None
-    """Version of the resources, fixed when the rollout was created."""
+    """Version of the resources that the agent gets. It is fixed when the rollout is created."""
     status: RolloutStatus = "queuing"
     config: RolloutConfig = Field(default_factory=RolloutConfig)
     metadata: Metadata = Field(default_factory=dict)
@@ -65,11 +66,11 @@ class Attempt(BaseModel):
     last_heartbeat_time: float | None = None
     """Time of the last heartbeat or span."""
     metadata: dict[str, Any] | None = None
-    """Additional JSON values. `reason` says why the attempt ended, except after a normal success."""
+    """Additional JSON values. `reason` is the reason why the attempt ended. It is absent after a normal success."""
 
 
 class AttemptedRollout(Rollout):
-    """A rollout with its latest attempt."""
+    """A rollout together with its latest attempt."""
 
     attempt: Attempt
 
@@ -81,7 +82,7 @@ class AttemptedRollout(Rollout):
 
 
 class EnqueueRolloutRequest(BaseModel):
-    """Arguments of `enqueue_many_rollouts` for one rollout."""
+    """One of the rollouts to enqueue with `enqueue_many_rollouts`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -102,7 +103,7 @@ class AttemptRef(BaseModel):
 
 
 class Worker(BaseModel):
-    """Last known state of one of a runner's concurrency slots."""
+    """The store's record of a runner: its last known state."""
 
     worker_id: str
     status: WorkerStatus = "unknown"
@@ -114,4 +115,5 @@ class Worker(BaseModel):
     current_rollout_id: str | None = None
     current_attempt_id: str | None = None
     stale_attempts: list[AttemptRef] = Field(default_factory=list[AttemptRef])
-    """Attempts in this heartbeat that are no longer active and must be stopped. Set only in responses to heartbeats."""
+    """Attempts in the heartbeat that are no longer active and must be stopped. Set only in the response to a
+    heartbeat."""

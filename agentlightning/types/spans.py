@@ -1,4 +1,7 @@
-"""Spans with OpenTelemetry's fields and times in seconds, and the triplets that adapters derive from spans."""
+"""Spans, and the triplets that adapters derive from them.
+
+Spans have the same fields as in OpenTelemetry, but times are Unix timestamps in seconds.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ NANOSECONDS = 1e9
 
 
 class TraceStatus(BaseModel):
-    """Outcome of the operation that a span covers."""
+    """Outcome of the operation that a span records."""
 
     status_code: StatusCode = "UNSET"
     description: str | None = None
 
 
 class SpanContext(BaseModel):
-    """Identity of a span, valid across processes."""
+    """The ids by which a span can be referenced from any process."""
 
     trace_id: str
     span_id: str
@@ -37,7 +40,7 @@ class SpanContext(BaseModel):
 
 
 def trace_of(rollout_id: str, attempt_id: str) -> str:
-    """Return the trace id of an attempt. It is derived from both ids, so all processes compute the same trace id."""
+    """Return the trace id of an attempt. All processes compute the same one, because it is a hash of both ids."""
     return hashlib.sha256(f"{rollout_id}/{attempt_id}".encode()).hexdigest()[:32]
 
 
@@ -50,21 +53,21 @@ class Event(BaseModel):
 
 
 class Link(BaseModel):
-    """A reference to a related span."""
+    """A reference from one span to a related span."""
 
     context: SpanContext
     attributes: Attributes | None = None
 
 
 class OtelResource(BaseModel):
-    """Description of the process that created the span."""
+    """Description of the process that created a span."""
 
     attributes: Attributes = Field(default_factory=dict)
     schema_url: str = ""
 
 
 class SpanCoreFields(BaseModel):
-    """A span that is not assigned to an attempt, as returned by agents and created by emitters."""
+    """A span that is not yet assigned to an attempt. Emitters return such spans, and agents may return them, too."""
 
     name: str
     status: TraceStatus = Field(default_factory=TraceStatus)
@@ -79,7 +82,7 @@ class Span(BaseModel):
     rollout_id: str
     attempt_id: str
     sequence_id: int = Field(default=0, ge=0)
-    """Position within the attempt, starting at 1. On arrival, the store replaces 0 with the next number."""
+    """Position within the attempt, starting at 1. If it is 0 on arrival, the store assigns the next position."""
 
     trace_id: str
     """32 hex digits."""
@@ -107,7 +110,7 @@ class Span(BaseModel):
     def from_opentelemetry(
         cls, readable_span: ReadableSpan, rollout_id: str, attempt_id: str, sequence_id: int = 0
     ) -> Span:
-        """Convert an OpenTelemetry span. Nanoseconds become seconds, and attributes whose value is None are dropped."""
+        """Convert an OpenTelemetry span. Times are converted to seconds. Attributes whose value is None are omitted."""
         context = readable_span.get_span_context()
         if context is None:
             raise ValueError(f"span {readable_span.name!r} has no context")
@@ -159,9 +162,10 @@ class Span(BaseModel):
         status: TraceStatus | None = None,
         resource: OtelResource | None = None,
     ) -> Span:
-        """Create a span with these attributes.
+        """Create a span with these attributes, except those whose value is None.
 
-        By default, the trace and span ids are random, the span starts now, and `end_time` is equal to `start_time`.
+        By default, the trace and span ids are random, the start time is the current time, the end time equals the start
+        time, and the status is OK.
         """
         from ..semconv import VIRTUAL
 
@@ -192,7 +196,7 @@ class Span(BaseModel):
         trace_id: str | None = None,
         parent_id: str | None = None,
     ) -> Span:
-        """Create a span of an attempt from `core`."""
+        """Create a span with the fields of `core` for the given attempt."""
         return cls.from_attributes(
             rollout_id=rollout_id,
             attempt_id=attempt_id,

@@ -1,4 +1,4 @@
-"""The store's contract as SQL transactions, shared by all databases."""
+"""The implementation of the store's contract in SQL, shared by SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from .summary import Summaries, count_by_status
 __all__ = ["SqlStore"]
 
 RESPONSE_SECONDS = 3_600.0
-"""Seconds of lease time for which stored responses are kept. Lease time does not advance while the store is closed."""
+"""Time in seconds for which the store keeps the response to a request, in case the client repeats the request.
+
+Measured in lease time (see `Clock` in `base.py`), which does not advance while the store is closed.
+"""
 DELETED_PER_TRANSACTION = 1_000
-"""Maximum number of responses deleted per transaction. Such a transaction delays other writers by milliseconds."""
+"""Maximum number of responses to delete in one transaction. A transaction delays other writes by milliseconds."""
 
 
 class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
-    """The complete store. Adds statistics, leases and deletion to the operations in the other modules."""
+    """The complete store. Adds statistics, leases and deletion to the operations from this package's other modules."""
 
     async def statistics(self) -> Statistics:
         async def body(transaction: Transaction) -> Statistics:
@@ -51,11 +54,18 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
 
     @property
     def durability(self) -> str:
-        """Acknowledged changes survive power failures (`full`), only process exits (`process`), or neither (`none`)."""
+        """Durability of acknowledged changes: `full`, `process` or `none`.
+
+        With `full`, changes survive a power failure. With `process`, they survive the end of the process, but not
+        a power failure. With `none`, they are lost when the process ends.
+        """
         return self._database.durability
 
     def release_waiters(self) -> None:
-        """End all long polls immediately with their current results. Clients repeat them later or on another server."""
+        """Make all waiting calls (long polls) return their current results immediately.
+
+        Called when a server stops. Clients then repeat the calls, on another server or after a restart.
+        """
         self._database.signals.release()
 
     async def close(self) -> None:
@@ -74,7 +84,8 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
 
         async def body(transaction: Transaction) -> Lease:
             now, lease = self._clock.now(), self._clock.lease()
-            # Insert first: if two servers request the lease concurrently, the second waits for the first to commit.
+            # Insert a row first: if two servers request the lease concurrently, this makes the second server wait until
+            # the first one commits.
             await transaction.execute(
                 "INSERT INTO leases (name, holder, about, since, seen, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
                 "ON CONFLICT (name) DO NOTHING",
@@ -103,13 +114,14 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
     # Deletion
 
     async def count_ended_before(self, moment: float) -> int:
-        """Return the number of rollouts that ended before `moment`, in seconds since the epoch."""
+        """Return the number of rollouts that ended before `moment` (in seconds since the epoch)."""
         return (await self._database.fetch("SELECT count(*) FROM rollouts WHERE end_time < ?1", moment))[0][0]
 
     async def delete_ended_before(self, moment: float, most: int) -> int:
-        """Delete up to `most` rollouts that ended before `moment`, with their attempts and spans.
+        """Delete up to `most` rollouts that ended before `moment`, along with their attempts and spans.
 
-        Return the number of rollouts deleted.
+        `moment` is in seconds since the epoch. The rollouts that ended first are deleted first. Return the number of
+        deleted rollouts.
         """
 
         async def body(transaction: Transaction) -> int:
@@ -120,8 +132,9 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
                 condition, ids = self._database.dialect.any_of([row[0] for row in found], 1)
                 for table in ("spans", "attempts", "rollouts"):
                     await transaction.execute(f"DELETE FROM {table} WHERE rollout_id {condition}", *ids)
-                # After the newest spans are deleted, SQLite reuses their ordinals. Without this update, an export would
-                # skip the new spans with these ordinals.
+                # `exports` contains the ordinal of the last span exported to each OTLP target. If the newest spans are
+                # deleted, SQLite assigns their ordinals to new spans. Without this update, the export would skip these
+                # new spans.
                 await transaction.execute(
                     "UPDATE exports SET ordinal = (SELECT coalesce(max(ordinal), 0) FROM spans) "
                     "WHERE ordinal > (SELECT coalesce(max(ordinal), 0) FROM spans)"
@@ -131,12 +144,12 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
         return await self._database.write(body)
 
     async def prune(self) -> None:
-        """Delete stored responses that are older than `RESPONSE_SECONDS`. Called by the store's timers."""
+        """Delete the responses that were stored more than `RESPONSE_SECONDS` ago. The store calls this periodically."""
         while await self._database.write(self._delete_expired_responses):
             pass
 
     async def _delete_expired_responses(self, transaction: Transaction) -> bool:
-        """Delete up to `DELETED_PER_TRANSACTION` expired responses. Return True if there may be more."""
+        """Delete up to `DELETED_PER_TRANSACTION` expired responses. Return True if more of them may remain."""
         expired = "SELECT key FROM answers WHERE time < ?1 ORDER BY time LIMIT ?2"
         sql = f"DELETE FROM answers WHERE key IN ({expired}) RETURNING 1"
         before = self._clock.lease() - RESPONSE_SECONDS

@@ -1,4 +1,4 @@
-"""Attempts and the workers that execute them: reports, heartbeats, and expired deadlines."""
+"""Operations on attempts and on the workers that execute them: reports, heartbeats and expired deadlines."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .query import Query, sorts
 from .transitions import TransitionWriter
 
 EXPIRED_PER_TRANSACTION = 500
-"""Maximum number of overdue attempts handled in one transaction."""
+"""Maximum number of overdue attempts that are processed in one transaction."""
 WORKER_SILENCE_SECONDS = lifecycle.DEFAULT_UNRESPONSIVE_SECONDS
-"""Seconds without a heartbeat after which a worker is marked as unknown."""
+"""Time in seconds after a worker's last heartbeat until the worker's status is set to `unknown`."""
 
 _ATTEMPT_SORT = sorts(
     "a.",
@@ -89,7 +89,7 @@ class Attempts(SqlBase):
             if transition.attempt != row.state.attempt:
                 await transitions.apply(row, transition)
             if not isinstance(worker_id, Unset):
-                # Change the attempt's worker last, because the reported status also changes the old worker's status.
+                # Set the attempt's new worker last, because `apply` must first update the previous worker.
                 await transitions.update_attempt(row, worker_id=worker_id)
             return row.attempt()
 
@@ -136,9 +136,11 @@ class Attempts(SqlBase):
         return rows.worker(found[0]) if found else None
 
     async def expire_overdue(self) -> int:
-        """Mark workers without recent heartbeats as unknown, and attempts past a deadline as timed out or unresponsive.
+        """Set the statuses of workers and attempts whose deadlines have passed.
 
-        Return the number of overdue attempts. Called in the thread that runs the store's timers.
+        A worker without recent heartbeats becomes `unknown`. An overdue attempt becomes `timeout` or `unresponsive`.
+        One call processes at most `EXPIRED_PER_TRANSACTION` attempts. Return the number of overdue attempts found. The
+        store calls this method periodically.
         """
         if not (await self._database.fetch(_ANY_OVERDUE, self._clock.lease(), short=True))[0][0]:
             return 0

@@ -1,7 +1,7 @@
-"""SQL for filters, sort orders, pages and cursors.
+"""SQL for lists of stored objects: filters, sort orders, pages and cursors.
 
-Column names are constants in this package, and values are passed as parameters. Text from a caller therefore never
-becomes part of a statement.
+Column names are constants in this package, and values are passed as SQL parameters. Text from a client therefore never
+becomes part of a SQL statement.
 """
 
 from __future__ import annotations
@@ -25,31 +25,35 @@ _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class CursorPosition(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """The position of the last row on a page. The row itself may have been deleted since the page was read."""
+    """The contents of a cursor: the position of the last row on a page.
+
+    The position remains valid if that row is deleted.
+    """
 
     sort_by: str | None
     order: SortOrder
     value: _Integer | float | str | None
-    """The value of the sort column."""
+    """The row's value in the sort column, or None if the value is missing or no sort column was requested."""
     key: _Integer
-    """The ordinal of the row, which determines the order of rows with equal values."""
+    """The row's ordinal. Rows with the same value in the sort column are ordered by their ordinals."""
     total: _Integer
-    """The number of rows on all pages when the first page was read."""
+    """The total number of rows on all pages, counted when the first page was read."""
 
 
 def encode_cursor(position: CursorPosition) -> str:
-    """Return the position as opaque text."""
+    """Encode a position as a cursor, whose format is opaque to clients."""
     return base64.urlsafe_b64encode(msgspec.json.encode(position)).decode()
 
 
 def decode_cursor(cursor: str, sort_by: str | None, order: SortOrder, kind: type) -> CursorPosition:
-    """Decode a cursor.
+    """Return the position that a cursor contains.
 
-    Raises `InvalidInput` unless the cursor belongs to a list with this sort order and this `kind` of sort value.
+    `kind` is the type of the values in the sort column. Raises `InvalidInput` if the cursor is malformed or belongs to
+    a list with a different sort order.
     """
     try:
         position = _decoder.decode(base64.b64decode(cursor, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError):  # includes msgspec's errors
+    except (binascii.Error, ValueError):  # msgspec's decoding errors are ValueErrors too
         raise _invalid_cursor("it was not returned with a page") from None
     if (position.sort_by, position.order) != (sort_by, order):
         raise _invalid_cursor("it belongs to a list with a different sort order")
@@ -66,27 +70,30 @@ def _invalid_cursor(reason: str) -> InvalidInput:
 
 
 class Sort(NamedTuple):
-    """A sort expression and the type of its values."""
+    """A SQL expression to sort by, and the Python type of its values."""
 
     column: str
     kind: type
 
 
 Sorts = Mapping[str, Sort]
-"""Sort expressions by field name."""
+"""The supported sort expressions, keyed by the field name that a client passes as `sort_by`."""
 
 
 def sorts(
     of: str = "", *, texts: Sequence[str] = (), floats: Sequence[str] = (), integers: Sequence[str] = ()
 ) -> Sorts:
-    """Return sort expressions for columns. `of` is the table prefix that the statement uses, such as `a.`."""
+    """Return sort expressions for columns with text, float and integer values.
+
+    `of` is the prefix that the columns have in the SQL statement, such as `a.`.
+    """
     kinds: tuple[tuple[type, Sequence[str]], ...] = ((str, texts), (float, floats), (int, integers))
     return {name: Sort(f"{of}{name}", kind) for kind, names in kinds for name in names}
 
 
 @dataclass(frozen=True)
 class PageOptions:
-    """Options that the contract's query operations have in common. Raises `InvalidInput` if an option is invalid."""
+    """Filter, sort and page options of the contract's query operations. Raises `InvalidInput` for an invalid option."""
 
     filter_logic: FilterLogic = "and"
     sort_by: str | None = None
@@ -109,10 +116,11 @@ class PageOptions:
 
 
 class Query:
-    """A query for one filtered and sorted page of a table, built step by step.
+    """A query for one page of filtered and sorted rows. Add all filters before you call `page`.
 
-    `key` is the key column of the table. If `source` is a join, and filters and sort order depend on only one of its
-    tables, pass that table as `table`, so that only the rows on the page are joined.
+    `source` is the table or join that contains the `columns`, and `key` is the column with the ordinal of each row. If
+    `source` is a join, and if the filters and the sort order use columns of only one of its tables, pass that table as
+    `table`. Then only the rows on the page are joined with the other tables.
     """
 
     def __init__(
@@ -140,7 +148,7 @@ class Query:
         self._after = None if self._options.cursor is None else self._continue_after(self._options.cursor)
 
     def always(self, condition: str, value: Any) -> None:
-        """Add a condition that applies regardless of the filter logic. `{}` is the placeholder for the value."""
+        """Add a condition that all rows must meet, even if the filter logic is `or`. Its `{}` stands for `value`."""
         self._always.append(condition.format(self._parameter(value)))
 
     def equals(self, column: str, value: Any) -> None:
@@ -152,7 +160,10 @@ class Query:
             self._filters.append(self._dialect.contains.format(column=column, value=self._parameter(value)))
 
     def any_contains(self, texts: Sequence[str], bytes_: Sequence[str], value: str | None) -> None:
-        """Require that at least one of the text or bytes columns contains the value."""
+        """Add a filter for rows in which at least one of the text or bytes columns contains `value`.
+
+        If `value` is None, do not add a filter.
+        """
         if value is None:
             return
         parameter = self._parameter(value)
@@ -161,7 +172,10 @@ class Query:
         self._filters.append(f"({' OR '.join(found)})")
 
     def among(self, column: str, values: Sequence[Any] | None) -> None:
-        """Require that the column has one of `values`. An empty list does not match any row."""
+        """Add a filter for rows with one of `values` in the column. An empty list does not match any row.
+
+        If `values` is None, do not add a filter.
+        """
         if values is None:
             return
         if not values:
@@ -172,7 +186,11 @@ class Query:
         self._values += parameters
 
     async def page(self, convert: Callable[[Row], T], *, short: bool = False) -> PaginatedResult[T]:
-        """Return the converted rows of the page, the number of rows on all pages, and the cursor for the next page."""
+        """Read the page, and convert each of its rows with `convert`.
+
+        The result also contains the total number of rows on all pages, and a cursor if there may be a next page. Set
+        `short` if the query takes only microseconds (see `Database.read`).
+        """
         rows, total = await self._database.read(self._read, short=short)
         limit, offset = self._options.limit, self._options.offset
         has_more = 0 < limit <= len(rows) and (self._after is not None or offset + len(rows) < total)
@@ -185,11 +203,11 @@ class Query:
         )
 
     def cache_key(self) -> Hashable:
-        """Return a key that is the same for all queries with the same columns, filters and options."""
+        """Return a key that is equal for all queries with the same columns, filters and options."""
         return self._columns, self._source, self._where(), tuple(map(str, self._values)), self._options
 
     def _continue_after(self, cursor: str) -> CursorPosition:
-        """Select only rows after the page that returned `cursor`, and return the decoded cursor.
+        """Limit the query to rows after the position in `cursor`, and return this position.
 
         Raises `InvalidInput` if the cursor is invalid.
         """
@@ -247,7 +265,7 @@ _AFTER: dict[SortOrder, str] = {"asc": ">", "desc": "<"}
 
 
 def _sort(options: PageOptions, sorts: Sorts, key: str) -> tuple[Sort, str]:
-    """Return the sort expression and the ORDER BY list. Rows with equal values are in insertion order."""
+    """Return the sort expression and the list for the ORDER BY clause. Rows with equal values are sorted by `key`."""
     by, direction = options.sort_by, options.sort_order.upper()
     if by is None:
         return Sort("NULL", type(None)), f"{key} {direction}"

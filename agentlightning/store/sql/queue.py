@@ -1,4 +1,4 @@
-"""The task queue: enqueue rollouts, claim them, and wait until a rollout can be claimed."""
+"""Operations on the task queue: enqueue rollouts, claim them, and wait until a rollout can be claimed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ from .transitions import TAIL
 T = TypeVar("T")
 
 MOST_CLAIMED = 10_000
-"""Maximum number of rollouts per claim. They are held in memory, and one statement may serve several claims."""
+"""Maximum number of rollouts per claim, to limit memory use.
+
+All claimed rollouts are held in memory, and one SQL statement may read the rollouts for several claims.
+"""
 
 
 class Queue(SqlBase):
-    """Operations on the queue, which consists of the rows of `rollouts` that have a `queue_position`."""
+    """Operations on the queue, which consists of the rows in the table `rollouts` that have a `queue_position`."""
 
     async def start_rollout(
         self,
@@ -100,14 +103,14 @@ class Queue(SqlBase):
         return enqueued
 
     async def _insert(self, transaction: Transaction, requests: Sequence[_NewRollout], position: str) -> list[Rollout]:
-        """Insert rollouts that all use the same resources."""
+        """Insert rollouts that all use the same resources. `position` is a SQL expression for the queue position."""
         resources_id = requests[0].resources_id
         version = () if resources_id is None else await resolve_version(transaction, resources_id)
         sql = _INSERT[resources_id is None].format(position=position)
         now, inserted = self._clock.now(), dict[int, Rollout]()
         while missing := [index for index in range(len(requests)) if index not in inserted]:
-            # Repeat for each random id that was already in use. This is rare: with 48 random bits, ids collide about
-            # once in millions of rollouts.
+            # If a rollout's random id was already in use, insert the rollout again with a new id. This is rare: the
+            # ids have 48 random bits, so a collision is expected only once in millions of rollouts.
             columns = [requests[index].columns(now) for index in missing]
             found = await transaction.fetch_each(sql, [(*each, *version) for each in columns])
             for index, each, returned in zip(missing, columns, found, strict=True):
@@ -116,7 +119,7 @@ class Queue(SqlBase):
         return [inserted[index] for index in range(len(requests))]
 
     async def _claim_or_wait(self, claim: Body[T], wait: float) -> T:
-        """Claim now. If the queue is empty, wait up to `wait` seconds until a rollout can be claimed."""
+        """Run `claim`. If it does not find a rollout, repeat it until it finds one or `wait` seconds have passed."""
         if wait <= 0:
             return await self._claim_unless_cancelled(claim)
         deadline = time.monotonic() + wait
@@ -129,7 +132,7 @@ class Queue(SqlBase):
                 await waiter.wait(left)
 
     async def _claim_unless_cancelled(self, claim: Body[T]) -> T:
-        """Run `claim`, and undo the claim if the caller is cancelled in the meantime."""
+        """Run `claim`, and return the claimed rollouts to the queue if the caller is cancelled in the meantime."""
         claiming = asyncio.ensure_future(self._write(claim, QUEUE_HEAD))
         try:
             return await asyncio.shield(claiming)
@@ -157,7 +160,7 @@ class Queue(SqlBase):
 
         async def body(transaction: Transaction) -> None:
             if request and not await transaction.revoke_response(request.key, request.time):
-                return  # the caller has repeated the request in the meantime and received the claimed rollouts
+                return  # the client has repeated the request in the meantime and received the claimed rollouts
             for rollout in rollouts:
                 await _undo_claim(transaction, rollout)
 
@@ -178,14 +181,17 @@ _INSERT = {
     True: _insert_sql(f"{_LATEST.format('resources_id')}, {_LATEST.format('version')}"),
     False: _insert_sql("?7, ?8"),
 }
-"""Statements that insert one rollout: with the latest resources (True) or with the given resources (False)."""
+"""SQL statements that insert one rollout.
+
+`_INSERT[True]` uses the latest resources, and `_INSERT[False]` uses the resources that are passed as `?7` and `?8`.
+"""
 
 
 _Columns = tuple[str, bytes, float, RolloutMode | None, bytes, bytes]
 
 
 class _NewRollout:
-    """A rollout to insert, encoded only once even if the transaction runs several times."""
+    """A rollout to insert. It is encoded only once, even if the transaction body runs several times."""
 
     def __init__(
         self,
@@ -204,7 +210,7 @@ class _NewRollout:
         self.metadata_json = payload.dumps_unchecked(metadata, field="metadata") if metadata else b"{}"
 
     def columns(self, now: float) -> _Columns:
-        """Return the parameters `?1` to `?6` for `_INSERT`, with a new rollout id on each call."""
+        """Return the parameters `?1` to `?6` for `_INSERT`. Each call creates a new random rollout id."""
         return rows.new_id("ro", 12), self.input_json, now, self.mode, self.config_json, self.metadata_json
 
 
@@ -215,7 +221,7 @@ def _as_rollout(columns: _Columns, resources_id: str | None, version: int | None
 
 
 async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> None:
-    """Delete a claimed attempt and return its rollout to the head of the queue, if the attempt is still preparing."""
+    """If a claimed attempt is still preparing, delete it and return its rollout to the head of the queue."""
     deleted = await transaction.fetch(
         "DELETE FROM attempts WHERE rollout_id = ?1 AND attempt_id = ?2 AND status = 'preparing' RETURNING sequence_id",
         rollout.rollout_id,
@@ -242,7 +248,7 @@ async def _undo_claim(transaction: Transaction, rollout: AttemptedRollout) -> No
 
 
 async def _finish_despite_cancellation(future: asyncio.Future[T]) -> T | None:
-    """Await `future` even if the caller is cancelled. Return None if the future failed or was cancelled."""
+    """Wait for `future`, even if the caller is cancelled. Return its result, or None if it failed or was cancelled."""
     while not future.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([future])

@@ -1,4 +1,4 @@
-"""Resources. New versions are added, and existing versions are never changed."""
+"""Operations on resources. An update adds a new version, and existing versions never change."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ def _check_no_hidden_keys(resources: NamedResources) -> None:
 
 
 async def resolve_version(transaction: Transaction, resources_id: str | None) -> tuple[str | None, int | None]:
-    """Return the id and its newest version, or two Nones if the id is None. Raises `NotFound` if the id is unknown."""
+    """Return `resources_id` and the number of its newest version, or `(None, None)` if `resources_id` is None.
+
+    Raises `NotFound` if the id is unknown.
+    """
     if resources_id is None:
         return None, None
     found = await transaction.fetch(

@@ -1,4 +1,4 @@
-"""Rollouts: queries, updates by clients, and waiting for rollouts to end."""
+"""Operations on existing rollouts: query them, update them, and wait until they have ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ENDED = f"r.status IN ({', '.join(repr(status) for status in sorted(lifecycle.F
 
 
 class Rollouts(SqlBase):
-    """Operations on rollouts."""
+    """Operations on existing rollouts. `queue.py` contains the operations that create rollouts."""
 
     async def query_rollouts(
         self,
@@ -62,7 +62,8 @@ class Rollouts(SqlBase):
         read_page = partial(query.page, partial(rows.any_rollout, cut_at=cut_at))
         if cut_at is None or rollout_id_in is not None:
             return await read_page()
-        # Dashboards poll lists with truncated inputs, and many may be open, so identical queries share one result.
+        # Dashboards poll for lists with truncated inputs. Many dashboards may be open at the same time, so concurrent
+        # identical queries share one result.
         return await self._single_flight.get((query.cache_key(), cut_at), read_page)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
@@ -117,7 +118,8 @@ class Rollouts(SqlBase):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     break
-                # A rollout ends only once, so stop waiting for each rollout whose end was announced.
+                # `wait` returns the topics of rollouts that have ended. Their statuses are final, so it is not
+                # necessary to check these rollouts again.
                 unfinished -= {rollout_id for _, rollout_id in await waiter.wait(left)}
         by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids, ended_only=True)}
         return [by_id[rollout_id] for rollout_id in ids if rollout_id in by_id]
@@ -150,7 +152,7 @@ class Rollouts(SqlBase):
         return [rows.any_rollout(row) for row in found]
 
     async def _unfinished(self, ids: Sequence[str]) -> set[str]:
-        """Return those of `ids` whose rollouts have not ended. Raises `NotFound` for an unknown id."""
+        """Return the ids of those rollouts that have not ended. Raises `NotFound` if any of `ids` is unknown."""
         found = await self._rows("SELECT rollout_id, status FROM rollouts r WHERE", ids)
         known = {row[0] for row in found}
         for rollout_id in ids:

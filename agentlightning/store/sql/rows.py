@@ -1,4 +1,4 @@
-"""Rows and models: the columns to select, and the conversion of rows to rollouts, attempts, resources and workers."""
+"""Conversion of database rows to rollouts, attempts, resources and workers, and the columns to select for each."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ WORKER = ", ".join(_WORKER_FIELDS)
 RESOURCES = "resources_id, create_time, update_time, version, resources"
 ROLLOUT_AND_ATTEMPT = f"{ROLLOUT}, {ATTEMPT}"
 ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id"
-"""Tables that contain all rollouts, each joined with its latest attempt if it has one."""
+"""SQL for a FROM clause with all rollouts, each joined with its latest attempt if it has one."""
 _STATE_COLUMNS = (*ATTEMPT_FIELDS, "ordinal", "lease_start", "lease_seen", "last_sequence_id")
 ATTEMPT_STATE = f"r.status, r.attempt_id, r.config, {', '.join(f'a.{name}' for name in _STATE_COLUMNS)}"
-# `rollouts` comes first, because PostgreSQL locks rows in the order of the tables. All transactions must lock a rollout
-# before its attempts to prevent deadlocks.
+# `rollouts` must be the first table in this join, because PostgreSQL locks the joined rows in the order of the tables.
+# To prevent deadlocks, every transaction must lock a rollout before it locks the rollout's attempts.
 ATTEMPT_STATE_SOURCE = "rollouts r JOIN attempts a ON a.rollout_id = r.rollout_id"
 
 _DEFAULT_CONFIG = RolloutConfig().__dict__
 NO_CONFIG = b"{}"
-"""The JSON text for the default configuration, which nearly every rollout has."""
+"""The JSON text that is stored for the default configuration, which nearly every rollout has."""
 _resources = TypeAdapter[dict[str, Any]](NamedResources)
 
 
 def new_id(prefix: str, digits: int) -> str:
-    """Return a random id with `digits` hexadecimal digits, such as `ro-1d18988581cd`."""
+    """Return `prefix`, a hyphen and `digits` random hexadecimal digits, for example `ro-1d18988581cd`."""
     return f"{prefix}-{os.urandom(digits // 2).hex()}"
 
 
 def any_rollout(row: Row, cut_at: int | None = None) -> AnyRollout:
-    """Convert a row with the columns `ROLLOUT_AND_ATTEMPT`.
+    """Convert a row with the columns `ROLLOUT_AND_ATTEMPT` to a rollout, with its latest attempt if it has one.
 
-    If the JSON text of the input is longer than `cut_at` bytes, the input is replaced by a string with the beginning of
-    this text.
+    If the JSON text of the input is longer than `cut_at` bytes, replace the input with a string that contains the
+    beginning of this text.
     """
     if cut_at is not None and len(row[1]) > cut_at:
         row = (row[0], orjson.dumps(truncate_value(row[1], cut_at)), *row[2:])
@@ -96,9 +96,9 @@ def _rollout_fields(row: Row) -> dict[str, Any]:
 
 
 def construct(model: type[M], fields: dict[str, Any]) -> M:
-    """Construct a model from all its `fields`, which must be valid.
+    """Construct a model without validation. `fields` must contain a valid value for every field of the model.
 
-    A faster `model_construct`: looking up aliases and defaults would take ten times as long.
+    Pydantic's `model_construct` takes ten times as long, because it looks up aliases and defaults.
     """
     made = model.__new__(model)
     object.__setattr__(made, "__dict__", fields)
@@ -109,7 +109,7 @@ def construct(model: type[M], fields: dict[str, Any]) -> M:
 
 
 def resources_update(row: Row) -> ResourcesUpdate:
-    """Convert a row with the columns `RESOURCES` to a version of resources."""
+    """Convert a row with the columns `RESOURCES` to a `ResourcesUpdate`, which is one version of the resources."""
     return ResourcesUpdate.model_construct(
         resources_id=row[0],
         create_time=row[1],
@@ -120,7 +120,7 @@ def resources_update(row: Row) -> ResourcesUpdate:
 
 
 def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
-    """Validate `resources` and return them with their JSON text."""
+    """Return the validated resources and their JSON text. Raises `InvalidInput` if the resources are invalid."""
     try:
         valid = _resources.validate_python(resources)
     except ValidationError as error:
@@ -129,35 +129,35 @@ def resources_json(resources: NamedResources) -> tuple[NamedResources, bytes]:
 
 
 class AttemptRow:
-    """The columns of a stored attempt that are used by the lifecycle and by the statements in `transitions.py`."""
+    """A stored attempt: its columns, its rollout's configuration, and its state for the rules in `lifecycle.py`."""
 
     __slots__ = ("columns", "config", "state")
 
     def __init__(self, row: Row) -> None:
         rollout_status, latest_id, config_text, *values = row
         self.columns: dict[str, Any] = dict(zip(_STATE_COLUMNS, values, strict=True))
-        """Current values. Code that changes the row in the database must also change these values."""
+        """Current values of the columns. Code that changes a column in the database must also change its value here."""
         self.config = config(config_text)
         rollout_id, attempt_id, sequence_id = values[:3]
         latest = attempt_id == latest_id
         self.state = AttemptState(
             rollout_id, rollout_status, attempt_id, self.columns["status"], latest, sequence_id, self.config
         )
-        """The attempt's state when the row was read."""
+        """State of the attempt and its rollout when the row was read. Later changes do not update it."""
 
     def attempt(self) -> Attempt:
-        """Return the attempt with its current values."""
+        """Return the current values of the columns as an attempt."""
         return attempt(tuple(self.columns.values()))
 
 
 def config(text: bytes) -> RolloutConfig:
-    """Decode a stored configuration. Fields that were not stored have their default values."""
+    """Decode a stored configuration. Fields that were not stored get their default values."""
     given: dict[str, Any] = {} if text == NO_CONFIG else orjson.loads(text)
     return construct(RolloutConfig, {**_DEFAULT_CONFIG, "retry_condition": [], **given})
 
 
 def config_json(config: RolloutConfig) -> bytes:
-    """Return the JSON text for the fields that differ from their defaults. Usually, there are none."""
+    """Encode a configuration as JSON text with only the fields that differ from their defaults (usually none)."""
     return payload.dumps_unchecked(config.model_dump(exclude_defaults=True), field="config")
 
 

@@ -1,12 +1,12 @@
-"""Database schema: the migration steps from an empty database to the tables in this release."""
+"""Database schema: the migration steps that lead from an empty database to the tables of this release."""
 
 from __future__ import annotations
 
 from ...errors import StoreUnavailable
 from ..db.database import Dialect, Transaction
 
-# Each entry migrates the schema by one version. Never edit a released entry, because existing databases
-# do not run it again.
+# Each entry contains the SQL statements that migrate the schema to the next version. Never edit a released entry,
+# because it is not executed again on databases that have already been migrated.
 STEPS: list[list[str]] = [
     [
         """
@@ -28,7 +28,7 @@ STEPS: list[list[str]] = [
             reward DOUBLE PRECISION
         )
         """,
-        # The rollouts with a queue position form the queue.
+        # The queue consists of the rollouts that have a queue position.
         "CREATE INDEX rollouts_queue ON rollouts (queue_position, ordinal) WHERE queue_position IS NOT NULL",
         "CREATE INDEX rollouts_status ON rollouts (status, start_time)",
         "CREATE INDEX rollouts_resources ON rollouts (resources_id, resources_version)",
@@ -52,7 +52,7 @@ STEPS: list[list[str]] = [
             UNIQUE (rollout_id, attempt_id)
         )
         """,
-        # An attempt has a deadline if and only if it is live.
+        # An attempt has a deadline if and only if it is live (`preparing` or `running`).
         "CREATE INDEX attempts_deadline ON attempts (deadline) WHERE deadline IS NOT NULL",
         "CREATE INDEX attempts_worker ON attempts (worker_id) WHERE deadline IS NOT NULL",
         """
@@ -97,12 +97,12 @@ STEPS: list[list[str]] = [
             deadline DOUBLE PRECISION
         )
         """,
-        # Responses by idempotency key, kept while a client may retry its request.
+        # Responses to requests, by idempotency key. Each is kept as long as the client may repeat the request.
         "CREATE TABLE answers (key {text} PRIMARY KEY, answer {bytes} NOT NULL, time DOUBLE PRECISION NOT NULL)",
         "CREATE INDEX answers_time ON answers (time)",
     ],
     [
-        # The last span exported to each OTLP target.
+        # The ordinal of the last span that was exported to each OTLP target.
         "CREATE TABLE exports (target {text} PRIMARY KEY, ordinal BIGINT NOT NULL)",
     ],
     [
@@ -118,15 +118,15 @@ STEPS: list[list[str]] = [
         """,
     ],
     [
-        # Earlier schema versions stored the wall time of each response, and this version stores the lease time. The two
-        # cannot be compared, so delete the old responses.
+        # In earlier schema versions, `answers.time` was a wall time. It is now a lease time (see `Clock` in `base.py`).
+        # These times cannot be compared, so delete the old responses.
         "DELETE FROM answers",
     ],
 ]
 
 
 async def migrate(transaction: Transaction, dialect: Dialect) -> None:
-    """Migrate the database to this release's schema, in the given transaction.
+    """Create the tables, or migrate them to the schema of this release, in the given transaction.
 
     Raises `StoreUnavailable` if the database was written by a newer release.
     """
@@ -144,14 +144,17 @@ async def migrate(transaction: Transaction, dialect: Dialect) -> None:
 
 
 async def schema_version(transaction: Transaction) -> int:
-    """Return the schema version of the database, or 0 if the database is empty."""
+    """Return the schema version of the database, or 0 if the database is empty.
+
+    Create the table `schema_version` if it does not exist.
+    """
     await transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
     rows = await transaction.fetch("SELECT version FROM schema_version")
     return rows[0][0] if rows else 0
 
 
 async def prepare_postgres(transaction: Transaction, dialect: Dialect) -> float:
-    """Create or migrate the tables in PostgreSQL, and return the lease time that the servers share."""
+    """Create or migrate the tables in PostgreSQL, and return the lease time that all servers of this database share."""
     await migrate(transaction, dialect)
     await transaction.execute("CREATE TABLE IF NOT EXISTS lease_clock (lease DOUBLE PRECISION NOT NULL)")
     await transaction.execute("INSERT INTO lease_clock (lease) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM lease_clock)")
@@ -160,7 +163,7 @@ async def prepare_postgres(transaction: Transaction, dialect: Dialect) -> float:
 
 
 async def _set_payload_compression(transaction: Transaction) -> None:
-    """Compress span payloads with lz4, or not at all if lz4 is unavailable.
+    """Make PostgreSQL compress span payloads with lz4, or store them uncompressed if lz4 is unavailable.
 
     PostgreSQL's default compression method, pglz, costs more time than it saves.
     """

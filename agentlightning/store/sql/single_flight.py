@@ -1,7 +1,7 @@
-"""Single-flight cache with a poll throttle: concurrent identical queries share one result.
+"""Single-flight cache with throttling: concurrent identical queries share one result.
 
-Queries that several callers poll are also computed less often. As a result, many observers of a run cost the store
-about as much as a single observer.
+A query that several callers poll is also computed less often. Many dashboards that poll the same query therefore put
+about as much load on the store as one dashboard.
 """
 
 from __future__ import annotations
@@ -15,31 +15,43 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 BURST_SECONDS = 5.0
-"""Duration of a burst, in seconds. During a burst, computations of a query are delayed so that more callers share them.
+"""Duration of a burst, in seconds, counted from the latest overlapping call.
 
-Concurrent calls for the same query start or extend a burst. A query with a single caller is never delayed.
+A call overlaps if it arrives while the same query is already pending or running for another caller. The first
+overlapping call starts a burst, and each further one extends it. During a burst, every computation of the query is
+delayed, so that more callers can share its result. A query without overlapping calls is never delayed.
 """
 GATHER_SECONDS = 0.03
-"""Time in seconds that the first caller in a burst waits for other callers to join."""
+"""Minimum delay of a computation in a burst, in seconds. Other callers of the query can join during the delay."""
 THROTTLE_FACTOR = 20
-"""Delay before the next computation in a burst, as a multiple of the duration of the previous one.
+"""Delay before the next computation in a burst, as a multiple of the duration of the previous computation.
 
-This limits a query that takes up to 50 ms to 5 % of one core.
+During a burst, a query whose computation takes at most 50 ms therefore uses at most 5 % of one CPU core. For longer
+computations, `MAX_THROTTLE_SECONDS` limits the delay.
 """
 MAX_THROTTLE_SECONDS = 1.0
-"""Maximum delay before the next computation in a burst."""
+"""Maximum delay before the next computation in a burst, in seconds."""
 MAX_QUERIES = 64
-"""Maximum number of queries to remember. At this limit, queries that are neither pending nor throttled are dropped."""
+"""Number of remembered queries that triggers a clean-up, to limit memory use.
+
+The clean-up removes all queries that are neither waiting to be computed nor within the delay after a computation.
+"""
 
 
 class SingleFlightCache:
-    """Results shared by concurrent callers. A caller never gets a result whose computation started before the call."""
+    """Shares query results between concurrent callers.
+
+    A caller never gets a result whose computation started before the call.
+    """
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight] = {}
 
     async def get(self, query: Hashable, compute: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of `compute`, shared with all callers of this query that arrive before `compute` starts."""
+        """Return the result of a query: call `compute`, or join a computation of the query that has not started yet.
+
+        A computation is shared only by callers in the same event loop.
+        """
         flight = self._flight(query)
         if flight.pending or flight.running:
             flight.burst_until = time.monotonic() + BURST_SECONDS
@@ -62,10 +74,10 @@ class SingleFlightCache:
 
 @dataclass
 class _Flight:
-    """The computations of one query. Times are those of `time.monotonic`."""
+    """The state of one query. Times are values of `time.monotonic`."""
 
     pending: asyncio.Future[Any] | None = None
-    """The result of a computation that has not started yet."""
+    """The future result of a computation that has not started yet, or None if there is no such computation."""
     running: int = 0
     """Number of computations in progress."""
     burst_until: float = 0.0
@@ -75,8 +87,8 @@ class _Flight:
 async def _compute(flight: _Flight, compute: Callable[[], Awaitable[T]]) -> T:
     now = time.monotonic()
     await asyncio.sleep(max(GATHER_SECONDS, flight.throttled_until - now) if now < flight.burst_until else 0)
-    # From now on, a new caller needs another computation, because it may expect a change that this one
-    # does not include.
+    # From now on, a new caller needs another computation, because the result of this one may not include a change that
+    # was made just before the new call.
     flight.pending = None
     flight.running += 1
     started = time.monotonic()
@@ -89,6 +101,6 @@ async def _compute(flight: _Flight, compute: Callable[[], Awaitable[T]]) -> T:
 
 
 def _retrieve_exception(result: asyncio.Future[Any]) -> None:
-    """Mark the exception as retrieved, so that asyncio does not report it if all callers were cancelled."""
+    """Retrieve the exception, if any. Otherwise, asyncio would log it as unretrieved if all callers were cancelled."""
     if not result.cancelled():
         result.exception()

@@ -1,6 +1,7 @@
-"""Spans, which are numbered in order of arrival, stored without duplicates, and kept as encoded JSON.
+"""Operations on spans, and the queries for the OTLP receiver and exporter.
 
-This module includes the queries for the OTLP receiver and exporter.
+Spans are stored as JSON text and without duplicates. A span that arrives without a sequence number gets the next number
+within its attempt.
 """
 
 from __future__ import annotations
@@ -27,25 +28,30 @@ _SPAN_SORT = {
         floats=("end_time", "start_time"),
         integers=("sequence_id",),
     ),
-    "name": Sort(
-        "substr(name, 1, 1000)", str
-    ),  # truncated, because a cursor contains the name, which can have any length
+    # Sort by the beginning of the name, because a name can have any length and the sort value is copied into cursors.
+    "name": Sort("substr(name, 1, 1000)", str),
 }
 _SPAN_COLUMNS = 9
 _INSERT_SPAN = (
     "INSERT INTO spans (rollout_id, attempt_id, trace_id, span_id, name, sequence_id, parent_id, start_time, end_time, "
     "payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
 )
-"""The values are the first `_SPAN_COLUMNS` fields of `EncodedSpan`, in this order, followed by the span as JSON."""
+"""SQL to insert a span.
+
+The parameters are the first `_SPAN_COLUMNS` fields of `EncodedSpan`, in the order of their definition, followed by the
+whole span as JSON text.
+"""
 
 AttemptIds = tuple[str, str]
 """A rollout id and an attempt id."""
 
 
 class SpanWatermark(NamedTuple):
-    """The newest span visible at some point in time, and the number of the transaction that read it.
+    """The ordinal of the newest span that a transaction can see, and the number of that transaction.
 
-    Once all transactions with numbers below `transaction` have finished, no more spans up to `ordinal` can appear.
+    When the watermark is read, other transactions may have inserted spans with lower ordinals but not committed them
+    yet. Once all transactions with numbers below `transaction` have finished, no further spans with ordinals up to
+    `ordinal` can appear.
     """
 
     ordinal: int
@@ -53,7 +59,7 @@ class SpanWatermark(NamedTuple):
 
 
 class Spans(SqlBase):
-    """Operations on the spans of attempts."""
+    """Operations on spans."""
 
     async def add_span(self, span: Span) -> Span | None:
         stored = await self.add_many_spans([span])
@@ -64,7 +70,7 @@ class Spans(SqlBase):
         return [ack.apply_to(span) for span, ack in zip(spans, acks, strict=True) if ack]
 
     async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> list[SpanAck | None]:
-        """Store spans and return an acknowledgement for each span, or None for a duplicate."""
+        """Store spans. Return one entry for each span: an acknowledgement, or None if the span is a duplicate."""
 
         async def body(transaction: Transaction) -> list[SpanAck | None]:
             transitions = self._transitions(transaction)
@@ -110,7 +116,10 @@ class Spans(SqlBase):
         cut_at: int | None = None,
         **options: Any,
     ) -> PaginatedResult[bytes]:
-        """Like `query_spans`, but return each span as JSON text, truncated if it is longer than `cut_at` bytes."""
+        """Like `query_spans`, but return each span as JSON text.
+
+        In a span of more than `cut_at` bytes, long values are truncated.
+        """
         filters = {name: options.pop(name) for name in _FILTERS if name in options}
         query = Query(self._database, "payload", "spans", _SPAN_SORT, {"sort_by": sort_by, **options})
         query.always("rollout_id = {}", rollout_id)
@@ -131,7 +140,7 @@ class Spans(SqlBase):
     # OTLP
 
     async def existing_attempts(self, refs: Collection[AttemptIds]) -> set[AttemptIds]:
-        """Return those of `refs` that identify existing attempts."""
+        """Return the members of `refs` that identify existing attempts."""
         if not refs:
             return set()
         condition, ids = self._database.dialect.any_of(sorted({rollout_id for rollout_id, _ in refs}), 1)
@@ -141,11 +150,12 @@ class Spans(SqlBase):
         return {(row[0], row[1]) for row in found} & set(refs)
 
     async def live_attempts_by_trace(self, trace_ids: Collection[str]) -> dict[str, AttemptIds]:
-        """Return the live attempts that have spans in the given traces, by trace id."""
+        """Map each trace id to the live attempt that has spans in the trace. Traces without one are left out."""
         if not trace_ids:
             return {}
         condition, ids = self._database.dialect.any_of(sorted(trace_ids), 1)
-        # Start from the few live attempts. There is no index on trace ids, because it would slow down every insert.
+        # Search only the spans of live attempts, which are few. There is no index on trace ids, because it would slow
+        # down every insert.
         found = await self._database.fetch(
             "SELECT DISTINCT spans.trace_id, spans.rollout_id, spans.attempt_id FROM attempts JOIN spans ON "
             "spans.rollout_id = attempts.rollout_id AND spans.attempt_id = attempts.attempt_id "
@@ -155,23 +165,24 @@ class Spans(SqlBase):
         return {row[0]: (row[1], row[2]) for row in found}
 
     async def register_export_target(self, target: str, *, past: bool) -> None:
-        """Add an OTLP export target if it is new.
+        """Add an OTLP export target, unless it has already been added.
 
-        If `past` is true, the target receives all stored spans, and otherwise only later spans.
+        If `past` is true, the new target also receives the spans that have already been stored. Otherwise, it receives
+        only spans that are stored from now on.
         """
         first = "0" if past else "(SELECT coalesce(max(ordinal), 0) FROM spans)"
         sql = f"INSERT INTO exports (target, ordinal) VALUES (?1, {first}) ON CONFLICT (target) DO NOTHING"
         await self._database.write(lambda transaction: transaction.execute(sql, target))
 
     async def last_exported_ordinal(self, target: str) -> int:
-        """Return the ordinal of the last span exported to a target."""
+        """Return the position of the export to a target. Only spans with higher ordinals still have to be sent."""
         return (await self._database.fetch("SELECT ordinal FROM exports WHERE target = ?1", target, short=True))[0][0]
 
     async def record_exported(self, target: str, ordinal: int, payload: bytes) -> int:
-        """Record that a target has received all spans up to `ordinal`, and return the recorded ordinal.
+        """Save `ordinal` as the position of the export to a target, and return the saved position.
 
-        Does nothing if the span with this `ordinal` and `payload` has been deleted in the meantime, because another
-        span may reuse the ordinal.
+        `payload` is the JSON text of the span with this ordinal. If that span has been deleted in the meantime, the
+        position is not changed, because a new span may reuse the ordinal.
         """
 
         async def body(transaction: Transaction) -> int:
@@ -182,21 +193,21 @@ class Spans(SqlBase):
         return await self._database.write(body)
 
     async def span_watermark(self) -> SpanWatermark:
-        """Return the watermark for the newest visible span."""
+        """Return the watermark for the newest span that is currently visible."""
         number = self._database.dialect.transaction_number
         [row] = await self._database.fetch(f"SELECT coalesce(max(ordinal), 0), {number} FROM spans", short=True)
         return SpanWatermark(row[0], row[1])
 
     async def is_settled(self, watermark: SpanWatermark) -> bool:
-        """Return True if no more spans up to the watermark can appear. Transactions may commit out of order."""
+        """Return True if no further spans with ordinals up to the watermark can appear (see `SpanWatermark`)."""
         [row] = await self._database.fetch(f"SELECT {self._database.dialect.oldest_transaction}", short=True)
         return row[0] >= watermark.transaction
 
     async def spans_between(self, after: int, up_to: int, most: int, most_bytes: int) -> list[tuple[int, bytes]]:
-        """Return the oldest spans with ordinals above `after` and up to `up_to`, encoded as JSON.
+        """Return spans with ordinals greater than `after` and at most `up_to`, each as its ordinal and JSON text.
 
-        Return at most `most` spans with a total of `most_bytes` bytes, but at least one span if there are any. Each
-        span is returned with its ordinal.
+        Return the oldest of these spans: at most `most` spans with a total size of at most `most_bytes` bytes. If the
+        first span alone is larger than that, return only this span.
         """
         found = await self._database.fetch(_SPANS_BETWEEN, after, up_to, most, most_bytes)
         return [(row[0], row[1]) for row in found]
@@ -237,7 +248,7 @@ def _by_attempt(spans: Sequence[EncodedSpan]) -> dict[tuple[str, str], list[tupl
 
 
 async def _stored_ids(transitions: TransitionWriter, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]) -> set[str]:
-    """Return the span ids in the batch that are already stored for the attempt."""
+    """Return the ids of those spans in the batch that are already stored for the attempt."""
     if row.columns["last_sequence_id"] == 0:  # the attempt has no spans yet
         return set()
     condition, ids = transitions.dialect.any_of([span.span_id for _, span in batch], 3)
@@ -253,7 +264,10 @@ async def _stored_ids(transitions: TransitionWriter, row: AttemptRow, batch: lis
 async def _insert_spans(
     transitions: TransitionWriter, row: AttemptRow, batch: list[tuple[int, EncodedSpan]]
 ) -> dict[int, SpanAck | None]:
-    """Number and store the spans of one attempt. Return acknowledgements by span index, or None for duplicates."""
+    """Number and store spans of one attempt. `batch` contains each span with its index in the request.
+
+    Return an acknowledgement for each index, or None if the span is a duplicate.
+    """
     state, transaction = row.state, transitions.transaction
     stored = await _stored_ids(transitions, row, batch)
     heartbeat = lifecycle.heartbeat(state)

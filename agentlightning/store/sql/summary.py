@@ -1,7 +1,8 @@
-"""Summary of a run, computed at a cost that hardly depends on the length of the run.
+"""Summary of a run. The time to compute it hardly depends on the length of the run.
 
-The totals for the rollouts before the oldest unfinished one are kept in memory. Normally, only the later rollouts are
-read again. Rates and errors are computed from the newest few hundred rollouts.
+The totals for all rollouts before the oldest unfinished one are kept in memory. Normally, only the other rollouts are
+read for a new summary. Rates are computed from the rollouts that ended last, and errors from the newest failed
+rollouts, a few hundred of each.
 """
 
 from __future__ import annotations
@@ -21,32 +22,35 @@ from ..results import ErrorCount, RewardStep, Summary, VersionScore
 from .base import SqlBase
 
 MAX_VERSIONS = 200
-"""Maximum number of resource versions with scores, newest first."""
+"""Maximum number of resource versions in a summary. If there are more, only the newest ones are included."""
 NEWEST_ENDED = 500
-"""Number of ended rollouts from which rates are computed."""
+"""Maximum number of ended rollouts from which rates are computed. The rollouts that ended last are used."""
 NEWEST_FAILED = 300
-"""Number of failed rollouts whose errors are counted."""
+"""Maximum number of failed rollouts whose errors are counted. The newest ones are used."""
 RECENT_SECONDS = 60.0
-"""Period for which rates are computed."""
+"""Length in seconds of the period, up to the current time, for which rates are computed."""
 MIN_RECENT = 20
-"""Minimum number of rollouts from which a rate is computed, if there are that many."""
+"""Minimum number of ended rollouts from which a rate is computed. If needed, the period is extended to include them."""
 UNFINISHED = ("queuing", "requeuing", "preparing", "running")
 RECOMPUTE_SECONDS = 600.0
-"""Seconds between full recomputations. Rewards may arrive late, and old rollouts may have been deleted."""
-MAX_STEPS = 200
-"""Maximum number of points on the reward curve. Each point covers the same number of rollouts.
+"""Time in seconds after which the totals in memory are recomputed from all rollouts.
 
-As the run grows, adjacent points are merged in pairs.
+The totals can become outdated, because rewards may arrive after a rollout has ended, and old rollouts may be deleted.
+"""
+MAX_STEPS = 200
+"""Maximum number of points on the reward curve for each mode. Each point covers the same number of rollouts.
+
+When a run becomes too long for this number of points, adjacent points are merged in pairs.
 """
 MIN_STEP_WIDTH = 8
-"""Minimum number of rollouts per point on the reward curve. The mean of fewer rewards is not meaningful."""
+"""Minimum number of rollouts per point on the reward curve. The mean of fewer rewards would not be meaningful."""
 
 Moments = tuple[int, float, float]
 """The number of values, their sum, and the sum of their squares."""
 
 
 class Summaries(SqlBase):
-    """The summary shown on dashboards."""
+    """The operation that returns the summary shown on dashboards."""
 
     _finished: RunTotals | None = None
     _recompute_at = 0.0
@@ -75,7 +79,7 @@ class Summaries(SqlBase):
         )
 
     async def _totals(self, transaction: Transaction) -> RunTotals:
-        """Return the totals for all rollouts. Normally, only read the oldest unfinished rollout and later rollouts."""
+        """Return the totals for all rollouts. Normally, read only rollouts that the totals in memory do not include."""
         [(first, last, first_unfinished, queued)] = await transaction.fetch(_ORDINALS)
         first, last = first or 1, last or 0
         finished = self._finished
@@ -89,9 +93,9 @@ class Summaries(SqlBase):
 
 
 class RunTotals:
-    """Totals for the rollouts from ordinal `first` up to, but not including, `end`.
+    """Totals for the rollouts with ordinals from `first` up to, but not including, `end`.
 
-    A step is a point on the reward curve and covers `width` ordinals.
+    A step is a point on the reward curve. It covers a range of `width` ordinals.
     """
 
     def __init__(self, first: int, width: int = MIN_STEP_WIDTH) -> None:
@@ -103,7 +107,7 @@ class RunTotals:
         self.versions: dict[tuple[str, int], dict[RolloutMode | None, Moments]] = {}
 
     def widened(self, last: int) -> RunTotals:
-        """Return a copy whose steps are wide enough for `MAX_STEPS` of them to reach the ordinal `last`."""
+        """Return a copy with steps wide enough that at most `MAX_STEPS` steps cover the ordinals up to `last`."""
         copy = RunTotals(self.first, self.width)
         copy.end = self.end
         copy.statuses = self.statuses.copy()
@@ -115,9 +119,10 @@ class RunTotals:
         return copy
 
     def add(self, rows: Iterable[Row], end: int) -> None:
-        """Add the rollouts before `end`.
+        """Add groups of rollouts whose ordinals are below `end`.
 
-        The rows contain step, mode, resources id, version, status, count, and the moments of the rewards.
+        Each row describes one group: its step, mode, resources id, resources version and status, the number of rollouts
+        in the group, and the moments of their rewards.
         """
         for step, mode, resources_id, version, status, count, *moments in rows:
             self.statuses[status] += count
@@ -134,7 +139,7 @@ def _add(totals: dict[Any, Moments], key: Any, more: Sequence[Any]) -> None:
 
 
 def _score(count: int, total: float, squares: float) -> dict[str, Any]:
-    """Return the count, mean and standard deviation of the values with these moments."""
+    """Return the count, mean and standard deviation of values, computed from their moments."""
     mean = total / count
     variance = max(0.0, squares - total * mean) / (count - 1) if count > 1 else 0.0
     return {"count": count, "mean": mean, "deviation": variance**0.5}
@@ -145,14 +150,17 @@ _ORDINALS = (
     f"(SELECT min(ordinal) FROM rollouts WHERE status IN ({', '.join(repr(status) for status in UNFINISHED)})), "
     "(SELECT count(*) FROM rollouts WHERE status = 'queuing')"
 )
-"""Ordinals of the first, last and first unfinished rollouts, and the number of queued rollouts.
+"""SQL for the ordinals of the first, the last and the first unfinished rollout, and the number of `queuing` rollouts.
 
-Queued rollouts are counted separately, because there may be many of them.
+The `queuing` rollouts are counted here with an index, and `_extended` skips them, because there may be many of them.
 """
 
 
 async def _extended(transaction: Transaction, totals: RunTotals, last: int, end: int) -> RunTotals:
-    """Return a copy of the totals that includes the rollouts before `end`, with steps wide enough to reach `last`."""
+    """Return a copy of `totals` that also includes the rollouts with ordinals below `end`, except `queuing` rollouts.
+
+    The steps of the copy are wide enough for a run whose last rollout has the ordinal `last`.
+    """
     totals = totals.widened(last)
     found = await transaction.fetch(
         "SELECT (ordinal - ?1) / ?2, mode, resources_id, resources_version, status, count(*), count(reward), "
@@ -165,7 +173,7 @@ async def _extended(transaction: Transaction, totals: RunTotals, last: int, end:
 
 
 async def count_by_status(transaction: Transaction, table: str) -> dict[str, int]:
-    """Return the number of rows with each status. Statuses without rows are omitted."""
+    """Return the number of rows in a table by status. Statuses without rows are left out."""
     found = await transaction.fetch(f"SELECT status, count(*) FROM {table} GROUP BY status")
     return {row[0]: row[1] for row in found}
 
@@ -183,7 +191,10 @@ async def _newest_ended(transaction: Transaction) -> Sequence[Row]:
 
 
 def _recent(ended: Sequence[float], now: float) -> Sequence[float]:
-    """Return the end times in the last minute, or the newest `MIN_RECENT` end times if that minute has fewer."""
+    """Return the end times in the last `RECENT_SECONDS`, or the newest `MIN_RECENT` end times if there are fewer.
+
+    `ended` contains the end times from newest to oldest.
+    """
     recent = [end for end in ended if end > now - RECENT_SECONDS]
     return recent if len(recent) >= MIN_RECENT else ended[:MIN_RECENT]
 
@@ -246,5 +257,5 @@ _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+\b")
 
 @lru_cache(maxsize=2 * NEWEST_FAILED)
 def _without_variables(message: str) -> str:
-    """Return the message with quoted text, ids and numbers replaced by `…`, to group similar errors."""
+    """Replace quoted text, ids and numbers in a message with `…`, so that similar errors can be grouped."""
     return _VARYING.sub("…", message)

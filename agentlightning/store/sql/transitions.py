@@ -1,7 +1,7 @@
-"""Transitions in SQL: the changes to attempt, rollout and worker rows that implement a lifecycle transition.
+"""Lifecycle transitions in SQL: the resulting changes to the rows of attempts, rollouts and workers.
 
-Each method runs inside a transaction. The rollout's row is read first, with a lock, so that two transitions of the
-same rollout cannot overlap in a database with several writers.
+Each method runs inside a transaction. In a database with several writers, a transaction locks a rollout's row before
+it changes the rollout or its attempts, so that two transitions of the same rollout cannot overlap.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from . import rows
 from .rows import AttemptRow
 
 LATEST = "latest"
-"""The attempt id that callers pass for the latest attempt of a rollout."""
+"""The value that callers pass instead of an attempt id to select the latest attempt of a rollout."""
 TAIL = "(SELECT coalesce(max(queue_position), 0) + 1 FROM rollouts WHERE queue_position IS NOT NULL)"
-"""SQL for the first position after the end of the queue."""
+"""SQL expression for the queue position after the last rollout in the queue."""
 
 
 @dataclass(frozen=True)
 class TransitionWriter:
-    """Writes transitions in one transaction, at a fixed time: `now` in wall time, `lease` in lease time."""
+    """Writes transitions in one transaction.
+
+    All of them use the same time: `now` is the wall time, and `lease` is the lease time (see `Clock` in `base.py`).
+    """
 
     transaction: Transaction
     dialect: Dialect
@@ -40,7 +43,10 @@ class TransitionWriter:
     # Reading
 
     async def rollout_row(self, rollout_id: str) -> Row:
-        """Lock a rollout, and return its row with its latest attempt. Raises `NotFound` if there is no such rollout."""
+        """Lock a rollout, and return its row, joined with its latest attempt if it has one.
+
+        Raises `NotFound` if the rollout does not exist.
+        """
         if lock := self.dialect.for_update:
             await self.transaction.fetch(f"SELECT 1 FROM rollouts WHERE rollout_id = ?1{lock}", rollout_id)
         found = await self.transaction.fetch(
@@ -51,9 +57,12 @@ class TransitionWriter:
         return found[0]
 
     async def attempt_row(self, rollout_id: str, attempt_id: str) -> AttemptRow:
-        """Lock and return the row of an attempt, whose id may be `"latest"`. Raises `NotFound` if there is none."""
+        """Lock a rollout and one of its attempts, and return the row of the attempt.
+
+        `attempt_id` may be `"latest"`. Raises `NotFound` if the rollout or the attempt does not exist.
+        """
         lock = self.dialect.for_update
-        if lock and attempt_id == LATEST:  # prevents other transactions from starting a newer attempt
+        if lock and attempt_id == LATEST:  # so that no other transaction can start a newer attempt
             await self.rollout_row(rollout_id)
         column = "r.attempt_id" if attempt_id == LATEST else "?2"
         found = await self.transaction.fetch(
@@ -78,9 +87,9 @@ class TransitionWriter:
         )
 
     async def begin(self, queued: Sequence[tuple[Row, int]], worker_id: str | None) -> list[AttemptedRollout]:
-        """Start an attempt for each rollout and dequeue the rollout.
+        """Start a new attempt of each rollout, and remove the rollout from the queue if it is queued.
 
-        `queued` contains each rollout's row and its number of earlier attempts.
+        `queued` contains the row of each rollout and the number of its earlier attempts.
         """
         begun = [await self._new_attempt(row, earlier_attempts, worker_id) for row, earlier_attempts in queued]
         await self._insert_attempts(begun)
@@ -96,7 +105,7 @@ class TransitionWriter:
         return begun
 
     async def enqueue(self, rollout_id: str, status: str) -> None:
-        """Set the status of a rollout, put it at the tail of the queue, and wake one waiting claim."""
+        """Set the status of a rollout, move the rollout to the end of the queue, and wake one waiting claim."""
         await self.transaction.execute(
             f"UPDATE rollouts SET status = ?2, queue_position = {TAIL} WHERE rollout_id = ?1", rollout_id, status
         )
@@ -106,7 +115,7 @@ class TransitionWriter:
     # Heartbeats and rewards
 
     async def record_heartbeat(self, row: AttemptRow) -> bool:
-        """Record a heartbeat or span of an attempt. Return False if it arrives too late to have an effect."""
+        """Record a heartbeat or span from an attempt. Return False if it arrived too late to have an effect."""
         transition = lifecycle.heartbeat(row.state)
         if transition is None:
             return False
@@ -114,7 +123,7 @@ class TransitionWriter:
         return True
 
     async def apply_heartbeat(self, row: AttemptRow, transition: Transition, **columns: Any) -> None:
-        """Write the transition caused by a heartbeat or span, the new deadline, and other `columns` of the attempt."""
+        """Write the transition caused by a heartbeat or span. Also set the new deadline and other `columns`."""
         await self._set_rollout_status(row.state, transition.rollout)
         if row.state.attempt == "unresponsive" and row.columns["worker_id"] is not None:
             await self._restore_worker(row.columns["worker_id"], row.state)
@@ -129,7 +138,7 @@ class TransitionWriter:
         )
 
     async def record_reward(self, state: AttemptState, reward: float) -> None:
-        """Set the rollout's reward if the attempt is its latest attempt."""
+        """Set the reward of an attempt's rollout if the attempt is the rollout's latest attempt."""
         if state.latest:
             await self.update_rollout(state.rollout_id, reward=reward)
             self.transaction.notify(("rollout", state.rollout_id))
@@ -137,7 +146,7 @@ class TransitionWriter:
     # Ending
 
     async def apply(self, row: AttemptRow, transition: Transition, *, reason: str | None = None) -> None:
-        """Write the transition caused by a report on an attempt. `reason` is stored in the attempt's metadata."""
+        """Write the transition caused by a report on an attempt. Add `reason`, if given, to the attempt's metadata."""
         status = transition.attempt
         assert status is not None
         if status == "running":
@@ -156,7 +165,7 @@ class TransitionWriter:
         await self._set_rollout_status(row.state, transition.rollout)
 
     async def end_live_attempt(self, rollout_id: str, status: AttemptStatus, reason: str) -> None:
-        """End the rollout's live attempt, if there is one, without changing the rollout."""
+        """End the live attempt of a rollout, if there is one. The status of the rollout does not change."""
         found = await self.transaction.fetch(
             f"SELECT {rows.ATTEMPT_STATE} FROM {rows.ATTEMPT_STATE_SOURCE} "
             "WHERE a.rollout_id = ?1 AND a.attempt_id = r.attempt_id AND a.deadline IS NOT NULL",
@@ -166,20 +175,20 @@ class TransitionWriter:
             await self.apply(row, Transition(row.state.rollout, status), reason=reason)
 
     async def end_rollout(self, rollout_id: str, status: str) -> None:
-        """Set the rollout's final status and wake the callers waiting for the rollout to end."""
+        """Set the final status of a rollout, and wake the callers that are waiting for the rollout to end."""
         await self.update_rollout(rollout_id, status=status, end_time=self.now, queue_position=None)
         self.transaction.notify(("ended", rollout_id))
 
     # Rows
 
     async def update_attempt(self, row: AttemptRow, **columns: Any) -> None:
-        """Set columns of an attempt, in the database and in `row`."""
+        """Set columns of an attempt, both in the database and in `row`."""
         row.columns.update(columns)
         sql = _update_sql("attempts SET {} WHERE ordinal = ?1", *columns)
         await self.transaction.execute(sql, row.columns["ordinal"], *columns.values())
 
     async def update_rollout(self, rollout_id: str, **columns: Any) -> None:
-        """Set columns of a rollout."""
+        """Set columns of a rollout in the database."""
         sql = _update_sql("rollouts SET {} WHERE rollout_id = ?1", *columns)
         await self.transaction.execute(sql, rollout_id, *columns.values())
 
@@ -262,7 +271,11 @@ _RELEASE_WORKER = (
     "WHERE worker_id = ?1 AND deadline IS NOT NULL AND ordinal <> ?2 ORDER BY ordinal DESC LIMIT 1) AS held ON true"
     ") WHERE worker_id = ?1"
 )
-"""Mark a worker as idle after an attempt. If it has other live attempts, make the newest its current attempt."""
+"""SQL to update a worker after one of its attempts has ended.
+
+If the worker has other live attempts, the newest of them becomes its current attempt. Otherwise, the worker becomes
+idle.
+"""
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""The base classes of all adapters, and TraceToMessages, which converts LLM calls to fine-tuning conversations."""
+"""The base classes of all adapters, and TraceToMessages, which converts LLM calls to examples for fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ To = TypeVar("To", covariant=True)
 
 
 class Adapter(Generic[From, To]):
-    """Converts one kind of data to another."""
+    """Base class for converters from one kind of data to another."""
 
     def adapt(self, source: From, /) -> To:
         """Convert `source`."""
@@ -24,18 +24,21 @@ class Adapter(Generic[From, To]):
 
 
 class TraceAdapter(Adapter[Sequence[Span], To]):
-    """Converts the spans of one attempt, in the order in which the store returns them."""
+    """Base class for adapters that convert the spans of one attempt.
+
+    Pass the spans in the order in which the store returns them.
+    """
 
 
 class Conversation(TypedDict):
-    """One example in OpenAI's chat format. The last message is the model's response."""
+    """One example for fine-tuning, in OpenAI's chat format. The last message is the model's response."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
 
 
 class TraceToMessages(TraceAdapter[list[Conversation]]):
-    """Returns one conversation per successful LLM call, in call order."""
+    """Converts each successful LLM call to a conversation, in call order. Only the first choice is used."""
 
     def adapt(self, source: Sequence[Span], /) -> list[Conversation]:
         return [

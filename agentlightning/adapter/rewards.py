@@ -1,4 +1,4 @@
-"""Functions that read rewards (in every supported format), messages and objects from the spans of user code."""
+"""Functions that read rewards (in every supported format), messages and objects from spans."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ S = TypeVar("S", bound=SpanLike)
 
 
 def is_reward_span(span: SpanLike) -> bool:
-    """Return True if the span has a reward in any supported format."""
+    """Return True if the span contains a reward in any supported format."""
     return bool(get_rewards_from_span(span))
 
 
 def find_reward_spans(spans: Sequence[S]) -> list[S]:
-    """Return the spans that have a reward, in their original order."""
+    """Return the spans that contain a reward, in their original order."""
     return [span for span in spans if is_reward_span(span)]
 
 
 def find_final_reward(spans: Sequence[SpanLike]) -> float | None:
-    """Return the primary reward of the last span that has a reward, or None if no span has one."""
+    """Return the primary reward in the last span that contains a reward, or None if there is no such span."""
     values = (get_reward_value(span) for span in reversed(spans))
     return next((value for value in values if value is not None), None)
 
 
 def get_reward_value(span: SpanLike) -> float | None:
-    """Return the span's primary reward, or None if it has no reward."""
+    """Return the primary reward in the span, or None if the span does not contain a reward."""
     rewards = get_rewards_from_span(span)
     return rewards[0].value if rewards else None
 
 
 def get_rewards_from_span(span: SpanLike) -> list[Reward]:
-    """Return all rewards of the span, with the primary reward first."""
+    """Return all rewards in the span. The primary reward is the first."""
     return rewards_in(span.name, span.attributes or {})
 
 
@@ -57,7 +57,7 @@ def get_message_value(span: SpanLike) -> str | None:
 
 
 def get_object_value(span: SpanLike) -> Any:
-    """Return the value emitted in an object span, or None for any other span."""
+    """Return the value that `emit_object` recorded in the span, or None for any other span."""
     attributes = span.attributes or {}
     if span.name != semconv.OBJECT:
         return None

@@ -26,25 +26,29 @@ _AGENT_NAMES = (
     "graph.node.id",
 )
 _METADATA = ("response_id", "model", "tools", "parameters", "finish_reason", "usage", "policy_version", "sequence_id")
-"""Fields of a triplet's last call that are copied to the triplet's metadata."""
+"""Fields of `LLMCall` that are copied from a triplet's last call to the triplet's metadata."""
 _SPAN_KINDS = ("openinference.span.kind", "agentops.span.kind", "traceloop.span.kind")
 _ENTITY_NAMES = ("agentops.entity.name", "traceloop.entity.name", "operation.name")
 
 
 class TracerTraceToTriplet(TraceAdapter[list[Triplet]]):
-    """Returns one triplet per successful LLM call, in call order.
+    """Converts each successful LLM call to a triplet, in call order.
 
-    `prompt` and `response` have `token_ids` (and `response` has `logprobs`) as the model server returned them, or None
-    if it did not return them. Their `raw_content` holds the messages of the prompt and the message of the response.
+    A triplet's `prompt` and `response` are dicts. `raw_content` contains the messages of the prompt or the message of
+    the response. `token_ids`, and in the response also `logprobs`, contain the values that the model server returned,
+    or None if it did not return them.
 
-    - `agent_match`: a regular expression. Keeps only calls inside an agent with a matching name, at any depth.
-    - `llm_call_match`: a regular expression. Keeps only calls recorded by a span with a matching name.
-    - `reward_match`: `first_occurrence` assigns to each call the first reward after it. `first_sibling` assigns the
-      first reward after the call and before the next call, both under the same parent span. `final` assigns the
-      attempt's final reward to every call. A call without a matching reward gets None.
-    - `merge_turns`: calls that continue each other, token id for token id, become one triplet. Its response
-      has all tokens after the first prompt; `sampled` is 1 for sampled tokens and 0 for tokens from later prompts.
-      The merged triplet has the reward of the last call.
+    - `agent_match`: a regular expression. Only calls made by an agent with a matching name, or by agents nested inside
+      it, are converted.
+    - `llm_call_match`: a regular expression. Only calls recorded by a span with a matching name are converted.
+    - `reward_match`: the rule that assigns a reward to a call. `first_occurrence` selects the first reward after the
+      call. `first_sibling` considers only spans with the same parent as the call, and selects the first reward between
+      the call and the next call. `final` selects the attempt's final reward. If there is no such reward, the triplet's
+      reward is None.
+    - `merge_turns`: if True, a call is merged into the same triplet as an earlier call if its prompt begins with the
+      token ids of the earlier prompt and response. The merged response contains all tokens after the first prompt. Its
+      `sampled` is a list with 1 for each sampled token and 0 for each token from a later prompt. The merged triplet has
+      the reward of its last call.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class TracerTraceToTriplet(TraceAdapter[list[Triplet]]):
 
 
 class _Trace:
-    """The spans of an attempt, indexed by order, parent and reward."""
+    """The spans of an attempt, with their positions, parents and rewards."""
 
     def __init__(self, spans: Sequence[Span]) -> None:
         self._spans = spans
@@ -98,7 +102,7 @@ class _Trace:
         return max(self._positions[span_id] for span_id in call.span_ids)
 
     def agents(self, call: LLMCall) -> list[str]:
-        """Return the names of the agents that made the call, with the innermost agent first."""
+        """Return the names of the nested agents that made the call, with the innermost agent first."""
         own = [self._span(span_id).attributes.get("agent.name") for span_id in call.span_ids]
         outer = [span_id for span_id in ancestors(call.parent_id, self._parents) if span_id in self._positions]
         names = [*own, *(_agent_name(self._span(span_id)) for span_id in outer)]
@@ -115,7 +119,7 @@ class _Trace:
         return [(position, value) for position, value in values if value is not None]
 
     def sibling_reward(self, call: LLMCall, calls: list[LLMCall]) -> float | None:
-        """Return the first reward after this call and before the next one, all three under the same parent span."""
+        """Return the first reward between this call and the next call. All three must have the same parent span."""
         end = self.end_of(call)
         ends = [self.end_of(other) for other in calls if other.parent_id == call.parent_id]
         limit = min((other for other in ends if other > end), default=len(self._spans))
@@ -138,7 +142,7 @@ def _agent_name(span: Span) -> str | None:
 
 @dataclass(frozen=True)
 class _TurnSequence:
-    """One or more calls, each of which continues the previous one."""
+    """A sequence of one or more calls. Each call continues the previous one."""
 
     calls: list[LLMCall]
 
@@ -149,7 +153,7 @@ class _TurnSequence:
 
     @property
     def token_ids(self) -> list[int] | None:
-        """All tokens after the first prompt: sampled tokens, interleaved with the tokens that later prompts added."""
+        """The ids of all tokens after the first prompt, in order: sampled tokens and tokens from later prompts."""
         last, prompt = self.calls[-1], self.prompt_token_ids
         if len(self.calls) == 1 or last.prompt_token_ids is None or prompt is None:
             return last.token_ids
@@ -157,18 +161,21 @@ class _TurnSequence:
 
     @property
     def sampled(self) -> list[int] | None:
-        """A mask over `token_ids`: 1 for tokens that the model sampled, 0 for prompt tokens."""
+        """A mask for `token_ids`: 1 for tokens that the model sampled, 0 for tokens from later prompts."""
         return self._align([[1] * len(call.token_ids or []) for call in self.calls], 0)
 
     @property
     def logprobs(self) -> list[float] | None:
-        """The log probabilities of `token_ids` (0.0 for prompt tokens), or None if they are missing for any call."""
+        """The log probabilities of `token_ids`, or None if any call has none. Tokens from later prompts get 0.0."""
         if any(call.logprobs is None for call in self.calls):
             return None
         return self._align([call.logprobs or [] for call in self.calls], 0.0)
 
     def _align(self, values_by_call: list[list[Any]], prompt_value: Any) -> list[Any] | None:
-        """Place the values of each call's sampled tokens at their positions in `token_ids`; fill in `prompt_value`."""
+        """Return one value for each item of `token_ids`. Tokens from later prompts get `prompt_value`.
+
+        `values_by_call` contains the values for the sampled tokens of each call.
+        """
         if self.token_ids is None:
             return None
         prompt_length = len(self.prompt_token_ids or [])
@@ -180,11 +187,11 @@ class _TurnSequence:
 
 
 def _merge_turns(calls: Sequence[LLMCall]) -> list[_TurnSequence]:
-    """Group calls that continue each other into sequences, ordered by their first calls.
+    """Group the calls into sequences of calls that continue each other. The sequences are ordered by their first calls.
 
-    A call continues an earlier one if its prompt begins with the earlier prompt and response, token id for token id.
-    If the server tokenized the earlier turns differently in a later call, that call starts a new sequence: merging it
-    would train on token ids that were never sampled.
+    A call continues an earlier one if its prompt begins with the token ids of the earlier prompt and response. If the
+    server tokenized the earlier response differently in the later prompt, the later call starts a new sequence. If it
+    were merged, a model would be trained on token ids that were never sampled.
     """
     sequences: list[list[LLMCall]] = []
     for call in calls:

@@ -1,6 +1,6 @@
 """A uniform view of LLM calls, independent of the libraries that recorded them.
 
-Adapters, the dashboard and replay read calls through `llm_calls(spans)`, never through a library's attributes.
+Adapters, the dashboard and replay read calls through `llm_calls(spans)`, never directly from a library's attributes.
 """
 
 from .merge import llm_calls

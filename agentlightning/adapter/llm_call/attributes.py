@@ -32,17 +32,17 @@ def from_json(value: Any) -> Any:
 
 
 def object_in(attributes: Attributes, name: str) -> Json:
-    """Return the JSON object in an attribute, or an empty dict if there is none."""
+    """Return the JSON object in the attribute `name`, or an empty dict if there is none."""
     return as_object(from_json(attributes.get(name)))
 
 
 def objects_in(attributes: Attributes, name: str) -> list[Json]:
-    """Return the JSON objects in an attribute that holds a list."""
+    """Return the JSON objects from the list in the attribute `name`, or an empty list if there are none."""
     return items(from_json(attributes.get(name)))
 
 
 def nested(attributes: Attributes, prefix: str) -> Any:
-    """Rebuild a value from the attributes `prefix.0.key`, `prefix.0.other.1`, … Return None if there are none."""
+    """Build a nested value from the attributes `prefix.0.key`, `prefix.0.other.1`, … Return None if there are none."""
     tree: Json = {}
     for key, value in attributes.items():
         if key.startswith(f"{prefix}.") and value is not None:
@@ -56,7 +56,7 @@ def parameters(request: Json) -> Json:
 
 
 def usage(counts: Any) -> dict[str, int]:
-    """Return the token counts of any API under OpenAI's names. Compute a missing total. Omit other missing counts."""
+    """Convert token counts from any API to OpenAI's names. A missing total is computed if possible."""
     found = {name: first(as_object(counts), names) for name, names in _COUNTS.items()}
     prompt, completion, total = found.values()
     if total is None and isinstance(prompt, int) and isinstance(completion, int):
@@ -65,21 +65,21 @@ def usage(counts: Any) -> dict[str, int]:
 
 
 def first_of(value: Any) -> Json:
-    """Return the first object of a list of objects, or an empty dict."""
+    """Return the first object in a list, or an empty dict if there is none."""
     return as_object(next(iter(items(value)), None))
 
 
 def first(attributes: Attributes, names: Iterable[str]) -> Any:
-    """Return the value of the first attribute in `names` that is present, or None."""
+    """Return the value of the first attribute in `names` that is set, or None if none of them is."""
     return next((attributes[name] for name in names if attributes.get(name) is not None), None)
 
 
-# Token ids: vLLM returns `prompt_token_ids` and `token_ids` if the request has `return_token_ids`; llama.cpp returns an
-# `id` with each entry of `logprobs`; some servers write the id into the token's text, as in `token_id:42`.
+# Token ids: vLLM returns `prompt_token_ids` and `token_ids` if the request sets `return_token_ids`. llama.cpp returns
+# an `id` in each entry of `logprobs`. Some servers return the id instead of the token's text, as in `token_id:42`.
 
 
 def tokens_of_span(attributes: Attributes) -> Json:
-    """Read token ids and log probabilities from the span attributes reserved for them."""
+    """Read token ids and log probabilities from the `agentlightning.*` attributes of a span."""
     choice = {"token_ids": semconv.TOKEN_IDS, "logprobs": semconv.LOGPROBS}
     values = {key: from_json(attributes.get(name)) for key, name in choice.items()}
     prompt = from_json(attributes.get(semconv.PROMPT_TOKEN_IDS))
@@ -87,9 +87,10 @@ def tokens_of_span(attributes: Attributes) -> Json:
 
 
 def tokens_of_response(body: Json) -> Json:
-    """Read token ids and log probabilities from the first choice, or from the output, of a complete response body.
+    """Read token ids and log probabilities from the body of a non-streamed response.
 
-    Each value is None if the server did not return it.
+    They are read from the first choice or, in a Responses API body, from the output. Values that the server did not
+    return are None.
     """
     choice = first_of(body.get("choices"))
     logprobs = as_object(choice.get("logprobs"))
@@ -123,7 +124,7 @@ def _with_lists(tree: Any) -> Any:
 
 
 def _numbers(value: Any, kind: Callable[[Any], T]) -> list[T] | None:
-    """Return `value` as a list of numbers, or None if it is empty or not a list of numbers."""
+    """Convert each number in `value` to `kind`. Return None if `value` is empty or not a list of numbers."""
     values = cast("list[Any]", value) if isinstance(value, list) else []
     if not values or not all(isinstance(number, (int, float)) for number in values):
         return None
@@ -131,7 +132,7 @@ def _numbers(value: Any, kind: Callable[[Any], T]) -> list[T] | None:
 
 
 def _output_entries(body: Json) -> list[Json]:
-    """Return the log probability entries of all text parts in a Responses API body."""
+    """Return the log probability entries from all content parts in a Responses API body."""
     parts = [part for item in items(body.get("output")) for part in items(item.get("content"))]
     return [entry for part in parts for entry in items(part.get("logprobs"))]
 

@@ -22,12 +22,12 @@ _FINISH_REASONS = {
 
 
 def finish_reason(value: Any) -> str | None:
-    """Return OpenAI's name for a finish reason of any API."""
+    """Convert a finish reason from any API to OpenAI's name for it."""
     reason = str(value).lower()
     return None if value is None else _FINISH_REASONS.get(reason, reason)
 
 
-# Conversion from the variants of OpenAI's chat format
+# Conversion from variants of OpenAI's chat format
 
 
 def normalize(messages: Iterable[Json]) -> list[Json]:
@@ -75,7 +75,7 @@ def tool_call(id: Any, name: Any, arguments: Any) -> Json:
 
 
 def _json_text(value: Any) -> str:
-    # The model's own text is unknown, so use the standard library's JSON formatting, which most models also use.
+    # The model's original text is unknown, so use the standard library's JSON formatting. Most models use it, too.
     return json.dumps({} if value is None else value, ensure_ascii=False)
 
 
@@ -97,14 +97,14 @@ def _content_part(part: Json) -> Json:
 
 
 def _join_text(content: list[Json]) -> Any:
-    """Join content parts into one string if all are text. Otherwise return them unchanged, or None if empty."""
+    """Join the parts into one string if all are text. Otherwise, return them unchanged. Return None if empty."""
     if all(part.get("type") == "text" for part in content):
         return "".join(str(part.get("text") or "") for part in content) if content else None
     return content
 
 
 def _join_tool_calls(messages: list[Json]) -> list[Json]:
-    """Merge each assistant message that contains only tool calls into a directly preceding assistant message."""
+    """Merge assistant messages that contain only tool calls into the assistant message directly before them, if any."""
     joined: list[Json] = []
     for message in messages:
         previous = joined[-1] if joined else {}
@@ -117,7 +117,7 @@ def _join_tool_calls(messages: list[Json]) -> list[Json]:
 
 
 def conversation(value: Any, role: str) -> list[Json]:
-    """Convert one chat message, a list of chat messages, or a string, which becomes a message from `role`."""
+    """Convert a chat message, a list of chat messages, or a string. A string becomes a message with the given role."""
     if isinstance(value, str):
         return [{"role": role, "content": value}] if value else []
     return normalize(items(value) or ([as_object(value)] if value else []))
@@ -127,7 +127,7 @@ def conversation(value: Any, role: str) -> list[Json]:
 
 
 def from_messages(messages: Iterable[Message]) -> list[Json]:
-    """Convert messages that consist of parts. A tool result among the parts becomes a separate message."""
+    """Convert messages that consist of parts. Each tool result among the parts becomes a separate message."""
     return _join_tool_calls([converted for each in messages for converted in _messages(each.role, each.parts)])
 
 
@@ -177,7 +177,7 @@ def _from_part(part: Part) -> Json:
 
 
 def tools(definitions: Any) -> list[Json] | None:
-    """Convert tool definitions from any API. Return None if there are none."""
+    """Convert tool definitions from any API to OpenAI's chat format. Return None if there are none."""
     return [_tool(tool) for tool in items(definitions)] or None
 
 

@@ -1,6 +1,6 @@
 """Reader for indexed attributes (`gen_ai.prompt.N.content`), as written by AgentOps and older libraries.
 
-AgentOps also records each tool call of a response as a child span of the LLM call.
+AgentOps also records each tool call in a response as a child of the LLM call's span.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TOOL_CALL_ID = "tool.call.id"
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span that has indexed messages or the request type of an LLM call. Return None for any other span."""
+    """Parse a span that has a request model and indexed messages or a request type. Return None for any other span."""
     attributes = span.attributes
     prompt = items(nested(attributes, semconv.GEN_AI_PROMPT))
     completion = items(nested(attributes, semconv.GEN_AI_COMPLETION))
@@ -48,7 +48,7 @@ def _chat(messages: list[Json], role: str) -> list[Json]:
 def _message(message: Json, role: str) -> Json:
     kept = {key: message[key] for key in ("name", "tool_call_id", "refusal") if key in message}
     content = from_json(message.get("content"))
-    # Content with images is recorded as a JSON list of parts. Other text that happens to be valid JSON stays text.
+    # Content with images is recorded as a JSON list of parts. Any other content stays text, even if it is valid JSON.
     parts = content if items(content) and all("type" in part for part in items(content)) else message.get("content")
     return {"role": message.get("role") or role, **kept, "content": parts, "tool_calls": message.get("tool_calls")}
 
@@ -70,7 +70,7 @@ def _tools(attributes: Attributes) -> list[Json] | None:
 
 
 def tool_calls(spans: Sequence[Span]) -> dict[str, list[Json]]:
-    """Return the tool calls that were recorded in separate spans, by the span id of their LLM call."""
+    """Return the tool calls that were recorded in separate spans, grouped by the id of the LLM call's span."""
     found: dict[str, list[Json]] = {}
     for span in spans:
         if span.name.startswith("tool_call.") and _TOOL_CALL_ID in span.attributes and span.parent_id:

@@ -1,4 +1,4 @@
-"""Reader for Langfuse's attributes: `langfuse.observation.input` and `.output` of a generation."""
+"""Reader for Langfuse's attributes, such as `langfuse.observation.input`. Langfuse calls an LLM call a generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reader for Logfire's attributes: the request in `request_data`, the response in `response_data`."""
+"""Reader for Logfire's attributes: `request_data` contains the request, and `response_data` the response."""
 
 from __future__ import annotations
 

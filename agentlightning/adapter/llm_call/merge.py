@@ -1,13 +1,13 @@
 """Merge the spans of a trace into LLM calls. Each call appears once, even if several spans recorded it.
 
-Spans are considered to record the same call in any of these cases:
+Two spans are considered to record the same call in any of these cases:
 
 - They have the same response id, and their contents do not contradict each other.
-- One contains the other, in the trace and in time, and their operations and response ids do not differ.
-- They have the same parent span. One is from the wire tap; the other encloses it in time, and is from a library that
-  does not make its span the parent of the spans inside it.
-- They are tries of the same request, which the SDK repeated after a failure.
-- One is the span of a streamed call, and the other is the log record of its response.
+- One is an ancestor of the other and encloses it in time, and they do not have different operations or response ids.
+- They have the same parent span. One is from the wire tap. The other encloses it in time and is from a library whose
+  spans do not become the parents of the spans inside them.
+- They record tries of the same request, which the SDK repeated after a failure.
+- One is the span of a streamed call, and the other is the log record of the call's response.
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ _READERS: dict[str, Callable[[Span], LLMCall | None]] = {
     "logfire": logfire.read,
     "langfuse": langfuse.read,
 }
-"""Readers by dialect, the most complete first. To support another format, add a module and list its reader here."""
+"""Readers by dialect. The dialect with the most complete data is first. To support another, add its reader here."""
 
 _RANK = {dialect: rank for rank, dialect in enumerate(_READERS)}
 
 CLOCK_TOLERANCE = 0.005
-"""Seconds that a nested span may start before or end after its enclosing span, as the two spans' clocks may differ."""
+"""Time in seconds by which a nested span may start before or end after the span that encloses it.
+
+The two spans may come from processes whose clocks differ.
+"""
 
 Parents = Mapping[str, str | None]
-"""Parent span ids by span id."""
+"""The parent span's id for each span id."""
 
 
 def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
-    """Return the LLM calls that the spans of an attempt recorded, in span order."""
+    """Return the LLM calls that the spans of an attempt record, in the order of their first spans."""
     tool_calls = indexed.tool_calls(spans)
     calls = [indexed.add_tool_calls(call, tool_calls) for span in spans if (call := _read(span))]
     parents = {span.span_id: span.parent_id for span in spans}
@@ -54,7 +57,7 @@ def llm_calls(spans: Sequence[Span]) -> list[LLMCall]:
 
 
 def ancestors(span_id: str | None, parents: Parents) -> Iterator[str]:
-    """Yield a span id, its parent's id, and so on. Stops at a cycle, which spans from other programs may contain."""
+    """Yield a span id, its parent's id, and so on. Stop at a cycle: spans from other programs may contain cycles."""
     visited: set[str] = set()
     while span_id is not None and span_id not in visited:
         visited.add(span_id)
@@ -70,7 +73,7 @@ def _read(span: Span) -> LLMCall | None:
         if view is None:
             continue
         views.append(view)
-        if view.messages and view.output:  # the less complete formats have nothing to add
+        if view.messages and view.output:  # the remaining formats are less complete and cannot add anything
             break
     return _with_span(combine(views), span) if views else None
 
@@ -94,7 +97,10 @@ def _with_span(call: LLMCall, span: Span) -> LLMCall:
 
 
 class _Groups(list[list[int]]):
-    """For each call (by index), its group: a list of call indexes, shared by its members, with the smallest first."""
+    """Sets of calls to merge. The item at a call's index is the call's group: a list of call indexes, smallest first.
+
+    All calls in a group share the same list object.
+    """
 
     def join(self, one: int, other: int) -> None:
         first, second = sorted((self[one], self[other]))
@@ -120,7 +126,7 @@ def _join_by_response_id(calls: list[LLMCall], groups: _Groups) -> None:
 
 
 def _contradict(one: LLMCall, other: LLMCall) -> bool:
-    # Some servers use one response id for all calls; only raw bodies are exact enough to tell two calls apart.
+    # Some servers use one response id for all calls. Only raw bodies are exact enough to tell such calls apart.
     both_exact = one.dialect == other.dialect == "wire"
     return both_exact and (one.messages != other.messages or one.output != other.output)
 
@@ -129,13 +135,14 @@ def _join_nested(calls: list[LLMCall], parents: Parents, groups: _Groups) -> Non
     for outer, nested in _nested(calls, parents).items():
         matching = [index for index in nested if _may_be_same(calls[outer], calls[index])]
         answered = [index for index in matching if not calls[index].error]
-        # If a framework sends several requests within one span, join only the last answered one: its response is used.
+        # A framework may send several requests within one span. Of those that were answered, join only the last one,
+        # because the framework uses its response.
         for index in [*(index for index in matching if calls[index].error), *answered[-1:]]:
             groups.join(outer, index)
 
 
 def _nested(calls: list[LLMCall], parents: Parents) -> dict[int, list[int]]:
-    """Return the indexes of the calls directly inside each call, by the index of the outer call."""
+    """Return a dict from the index of each outer call to the indexes of the calls directly inside it."""
     index_of = {call.span_ids[0]: index for index, call in enumerate(calls)}
     nested: dict[int, list[int]] = {}
     for index, call in enumerate(calls):
@@ -159,7 +166,7 @@ def _may_be_same(outer: LLMCall, inner: LLMCall) -> bool:
 
 
 def _join_siblings(calls: list[LLMCall], groups: _Groups) -> None:
-    """Join a call recorded by the wire tap with the shortest sibling from another library that encloses it in time."""
+    """Join each call from the wire tap with the shortest sibling from another library that encloses it in time."""
     single = [index for index, group in enumerate(groups) if len(group) == 1]
     foreign = [index for index in single if calls[index].dialect != "wire" and _duration(calls[index]) is not None]
     for index in (index for index in single if calls[index].dialect == "wire" and calls[index].parent_id):
@@ -188,7 +195,7 @@ def _duration(call: LLMCall) -> float | None:
 
 
 def _join_retries(calls: list[LLMCall], groups: _Groups) -> None:
-    """Join a failed try with the try after it, and the span of a streamed call with the log record of its response."""
+    """Join each failed try with the next try, and the span of a streamed call with the log record of its response."""
     unanswered: dict[tuple[str | None, str, str], int] = {}
     for index, call in enumerate(calls):
         request = (call.parent_id, call.dialect, str(call.messages))
@@ -203,7 +210,7 @@ def _merge(views: list[LLMCall], parents: Parents) -> LLMCall:
     if len(views) == 1:
         return views[0]
     best_first = sorted(views, key=lambda call: (bool(call.error), not call.answered, _RANK[call.dialect]))
-    # Of a failed try, keep only the span ids: its request and error do not belong to the successful response.
+    # Keep only the span ids of failed tries. Their requests and errors do not belong to the successful response.
     successful = [call for call in best_first if not call.error] or best_first
     failed = [call for call in best_first if call not in successful]
     outermost = _outermost(views, parents)
@@ -221,7 +228,7 @@ def _merge(views: list[LLMCall], parents: Parents) -> LLMCall:
 def _outermost(views: list[LLMCall], parents: Parents) -> LLMCall:
     own = {span_id for view in views for span_id in view.span_ids}
     outer = [view for view in views if not own.intersection(ancestors(view.parent_id, parents))]
-    # The proxy's span for the same call has no parent in the agent's trace.
+    # Prefer a span with a parent in the agent's trace. The proxy's span for the same call does not have one.
     return next((view for view in outer if view.parent_id in parents), (outer or views)[0])
 
 
@@ -229,7 +236,7 @@ def _outermost(views: list[LLMCall], parents: Parents) -> LLMCall:
 
 
 def _with_history(calls: Sequence[LLMCall]) -> list[LLMCall]:
-    """Prepend the earlier conversation to each call that refers by id to the response of an earlier call in `calls`."""
+    """Prepend the earlier conversation to each call that refers to the response of an earlier call by its id."""
     by_id: dict[str, LLMCall] = {}
     complete: list[LLMCall] = []
     for call in calls:
@@ -243,7 +250,7 @@ def _with_history(calls: Sequence[LLMCall]) -> list[LLMCall]:
 
 
 def _continued(previous: LLMCall, messages: list[Json]) -> list[Json]:
-    # Instructions apply to a single call: the later call's instructions replace the earlier ones.
+    # Instructions apply only to the call that contains them. The later call's instructions replace the earlier ones.
     instructions = messages[:1] if _is_system(messages) else []
     kept = previous.messages[1:] if instructions and _is_system(previous.messages) else previous.messages
     return [*instructions, *kept, *previous.output, *messages[len(instructions) :]]

@@ -1,4 +1,4 @@
-"""Reader for OpenInference: `llm.input_messages.N.message.*`, and possibly the SDK's raw response in `output.value`."""
+"""Reader for OpenInference: `llm.input_messages.N.message.*`, and sometimes a raw SDK response in `output.value`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _messages(attributes: Attributes, prefix: str) -> list[Json]:
 
 
 def _with_refusals(output: list[Json], choices: list[Json]) -> list[Json]:
-    """Add to each output message the refusal in the choice of the same index. Only raw responses contain refusals."""
+    """Add the refusals from the raw response's choices to the output messages, which do not contain any."""
     refusals = [as_object(choice.get("message")).get("refusal") for choice in choices]
     if len(refusals) != len(output):
         return output
@@ -69,14 +69,14 @@ def _part(part: Json) -> Json | None:
         case "image":
             image = as_object(as_object(part.get("image")).get("image"))
             return {"type": "image_url", "image_url": {"url": image.get("url")}}
-        case "tool_use":  # also among the message's tool calls
+        case "tool_use":  # is also recorded among the message's tool calls
             return None
         case _:
             return part
 
 
 def _prompts(attributes: Attributes) -> list[Json]:
-    """Return the prompts of a legacy text completion, which has prompts instead of messages."""
+    """Return the prompts of a legacy text completion as user messages."""
     prompts = items(nested(attributes, "llm.prompts"))
     return [{"role": "user", "content": as_object(entry.get("prompt")).get("text")} for entry in prompts]
 
@@ -100,7 +100,7 @@ def _response_id(response: Json) -> str | None:
         case {"choices": _} | {"content": _} | {"output": _}:
             found = response.get("id")
         case {"generations": [[{"message": {"kwargs": {"response_metadata": {"id": str(found)}}}}, *_], *_]}:
-            pass  # a response as serialized by LangChain
-        case _:  # a framework's output may contain the id of something else
+            pass  # LangChain's serialized form of a response
+        case _:  # a framework's output may contain an id that is not a response id
             found = None
     return str(found) if found else None

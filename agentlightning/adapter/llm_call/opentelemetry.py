@@ -1,4 +1,4 @@
-"""Reader for OpenTelemetry's GenAI conventions: `gen_ai.input.messages` etc., in attributes or in an event."""
+"""Reader for OpenTelemetry's GenAI conventions: `gen_ai.input.messages` etc., in a span's attributes or an event."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _OPERATIONS = {
     "completion": "text_completion",
     "embeddings": "embeddings",
 }
-"""Operations that are a single LLM call, with their names in `LLMCall`. Agents and tools have others."""
+"""Names of operations that are a single LLM call, and their names in `LLMCall`. Agent and tool spans have others."""
 _USAGE = "gen_ai.usage"
 _DETAILS = "gen_ai.client.inference.operation.details"
 _MARKERS = (semconv.GEN_AI_INPUT_MESSAGES, semconv.GEN_AI_OUTPUT_MESSAGES, semconv.GEN_AI_OPERATION_NAME)
 
 
 def read(span: Span) -> LLMCall | None:
-    """Parse a span that follows the conventions for an LLM call. Return None for any other span."""
+    """Parse a span that records an LLM call according to the conventions. Return None for any other span."""
     attributes = _with_details(span)
     operation = str(attributes.get(semconv.GEN_AI_OPERATION_NAME, "chat"))
     if operation not in _OPERATIONS or not any(marker in attributes for marker in _MARKERS):
@@ -43,7 +43,7 @@ def read(span: Span) -> LLMCall | None:
 
 
 def build_call(attributes: Attributes, *, dialect: str, finish: Any = None, **fields: Any) -> LLMCall:
-    """Build a call from `fields` and from the attributes that do not depend on the message format."""
+    """Build a call from `fields` and from the attributes that are the same in every message format."""
     return LLMCall(
         dialect=dialect,
         model=first(attributes, (semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_REQUEST_MODEL)),

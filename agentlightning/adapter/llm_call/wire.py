@@ -24,7 +24,8 @@ def read(span: Span) -> LLMCall | None:
     request, response = object_in(attributes, semconv.REQUEST), object_in(attributes, semconv.RESPONSE)
     dialect = dialect_of(str(attributes.get("url.path", "")), request) or _BY_NAME.get(span.name, openai.CHAT)
     answer = dialect.answer(response)
-    # Some servers return a prompt's token ids only in response to a separate request, so they are recorded separately.
+    # Some servers return a prompt's token ids only in response to a separate request. These ids are not in the response
+    # body, but in attributes of the span.
     recorded = tokens_of_span(attributes)
     return LLMCall(
         dialect="wire",
@@ -44,7 +45,8 @@ def read(span: Span) -> LLMCall | None:
 def _messages(dialect: ApiDialect, request: Json) -> list[Json]:
     if dialect is openai.CHAT:
         return chat_format.normalize(items(request.get("messages")))
-    # The other dialects omit the bytes of images in their own format, but keep parts in chat completions' format.
+    # The parsers of the other dialects omit the bytes of images in their own formats. Convert such images to the chat
+    # completions format first, because the parsers keep parts in that format unchanged.
     request = {
         key: _with_chat_pictures(value) if key in ("messages", "input") else value for key, value in request.items()
     }

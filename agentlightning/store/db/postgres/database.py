@@ -54,7 +54,7 @@ READERS = 4
 MAX_TRIES = 5
 """Maximum number of times that a group is run if it conflicts with transactions of other servers."""
 LOCK_TIMEOUT = 5
-"""Time limit, in seconds, for waiting for locked rows. A server that is suspended may hold its locks for a long time."""
+"""Maximum wait for locked rows in seconds. A server that has been suspended may hold its locks for a long time."""
 COMMAND_TIMEOUT = 30.0
 """Maximum time, in seconds, for running a statement, and for waiting until a connection for reading is free."""
 MAX_NOTIFY_BYTES = 7_000

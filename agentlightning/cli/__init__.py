@@ -25,7 +25,7 @@ COMMANDS = {
     "store": "store",
     "train": "train",
 }
-"""Maps the name of each command to a module, in which a function with the same name implements the command."""
+"""Maps each command to the module that implements it, in a function with the same name as the command."""
 
 
 class _LazyGroup(click.Group):

@@ -96,9 +96,10 @@ def model_list(models: tuple[str, ...], keys: tuple[str, ...], serves: tuple[str
 
 
 def read_models(file: Path) -> list[dict[str, Any]]:
-    """Read a model list from a JSON file. An `api_key` of `"$NAME"` is replaced by the environment variable NAME.
+    """Read a model list from a JSON file.
 
-    Raises `InvalidInput` if the file is malformed or an environment variable is not set.
+    An `api_key` of the form `$NAME` is replaced by the value of the environment variable NAME. Raises `InvalidInput` if
+    the file is malformed or an environment variable is not set.
     """
     from ..errors import InvalidInput
 

@@ -1,4 +1,4 @@
-"""`agl replay` and `agl regrade`: repeat a recorded rollout without a model, and recompute recorded rewards."""
+"""`agl replay` and `agl regrade`: repeat a recorded rollout without a model, and grade stored rollouts again."""
 
 from __future__ import annotations
 

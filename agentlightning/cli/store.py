@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Durability = Literal["full", "process"]
 
 ANNOUNCED_BYTES: Final = 100 * 2**20
-"""Minimum database size in bytes for which a message is printed before an operation, because it may be slow."""
+"""If a database has at least this size in bytes, operations may be slow, so a message is printed before they start."""
 
 _SERVER_SCHEMES: Final = ("http", "https", "postgresql", "postgres")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}

@@ -31,8 +31,8 @@ opens the store, because opening a store may start threads, and forking a proces
 class AlgorithmTask(Protocol):
     """The algorithm as an async callable. The run ends when the algorithm ends.
 
-    The object may also have an async method `acquire(store)`, which is awaited before any runner starts, for example to
-    lock the store. If `acquire` raises an error, the run ends.
+    The object may also have an async method `acquire(store)`, for example to lock the store. This method is awaited
+    before any runner starts. If it raises an error, the run ends.
     """
 
     async def __call__(self, store: LightningStore) -> Any:
@@ -62,9 +62,9 @@ class ExecutionStrategy:
     ) -> Any:
         """Run the algorithm and the runners until the algorithm ends, and return the algorithm's return value.
 
-        If `role` is not `both`, only the algorithm or only the runners are run. Raises any error from the algorithm or
-        a runner. The first Ctrl-C stops the algorithm and the runners cleanly, and then raises KeyboardInterrupt. The
-        second Ctrl-C stops them immediately.
+        If `role` is not `both`, this process runs only the algorithm or only the runners. Raises any error from the
+        algorithm or a runner. The first Ctrl-C stops the run cleanly, and then raises KeyboardInterrupt. The second
+        Ctrl-C stops it immediately.
         """
         raise NotImplementedError
 

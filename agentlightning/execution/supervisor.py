@@ -1,6 +1,6 @@
 """Process supervisor: starts runner processes, reports their exits, and stops them.
 
-Forking is safe only in a process without threads, but opening a store starts threads in the algorithm's process. The
+Forking is safe only in a process without threads, but opening a store may start threads in the algorithm's process. The
 supervisor therefore forks a helper process, the fork server, before the store is opened. The fork server does not have
 any threads besides its main thread, so it can fork runners at any time during a run. With the start methods spawn and
 forkserver, the algorithm's process is not forked. In this case, the fork server is a thread of that process.
@@ -125,7 +125,7 @@ class ProcessSupervisor:
         self._send(StartCommand(worker, url))
 
     async def next_exit(self) -> ProcessExit:
-        """Wait until a runner exits, and return its exit. Raises `RunnerDied` if the fork server has ended."""
+        """Wait until a runner exits, and return a `ProcessExit`. Raises `RunnerDied` if the fork server has ended."""
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._pipe.fileno(), readable.set)
         try:

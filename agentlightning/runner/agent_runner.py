@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 POLL_INTERVAL_HEARTBEAT: Final = 0.01
 NEW_ATTEMPT_SECONDS: Final = 0.5
-"""Age in seconds at which a new attempt triggers an extra heartbeat instead of waiting for the next regular one. The
-heartbeat sets the attempt's status in the store to `running`, normally within 1 s of the claim."""
+"""Age in seconds at which a new attempt triggers an extra heartbeat before the next regular one. The extra heartbeat
+changes the attempt's status in the store to `running`, normally within 1 s of the claim."""
 
 
 class Runner(Generic[T]):
@@ -73,7 +73,7 @@ class Runner(Generic[T]):
         raise NotImplementedError
 
     def teardown(self) -> None:
-        """Clear the agent and the hooks."""
+        """Discard the agent and the hooks that `init` set."""
         raise NotImplementedError
 
     async def iter(self, event: StopEvent | None = None) -> None:
@@ -153,9 +153,9 @@ class LitAgentRunner(Runner[T]):
     async def iter(self, event: StopEvent | None = None) -> None:
         """Claim and run rollouts until `event` is set, SIGTERM is received, or `max_rollouts` have been claimed.
 
-        When `event` is set or SIGTERM is received, running attempts are given `drain_seconds` to finish. The others are
-        then cancelled and reported as `unresponsive`. If an attempt's agent has not started, the rollout is returned to
-        the queue instead. After SIGTERM, the method raises SystemExit instead of returning.
+        When `event` is set or SIGTERM is received, running attempts are given `drain_seconds` to finish. Attempts
+        that are still running after that are cancelled and reported as `unresponsive`. If an attempt's agent has not
+        started, the rollout is returned to the queue instead. After SIGTERM, `iter` then raises SystemExit.
         """
         context, maximum = self._context, self._limits.max_rollouts
         prefix = context.worker.log_prefix()

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cancellation:
-    """The reason for cancelling an attempt. It determines how the attempt is reported."""
+    """The reason for cancelling an attempt, and flags that determine how the attempt is reported."""
 
     reason: str
     is_known: bool = False

@@ -103,7 +103,7 @@ class StoreRetry:
     _unreachable: bool = False
 
     async def until_done(self, operation: Callable[[], Awaitable[R]]) -> R:
-        """Call `operation`, retry it while the store is unreachable, and return its result. Raises any other error."""
+        """Call `operation`, retrying while the store is unreachable, and return the result. Other errors are raised."""
         for delay in STORE_RETRIES.delays():
             try:
                 result = await operation()

@@ -166,8 +166,8 @@ def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:
 
 
 def _call(method: Callable[..., Any], *arguments: Any) -> Any:
-    # Convert exceptions inside the thread: asyncio cannot pass a StopIteration or a KeyboardInterrupt to the code that
-    # awaits the thread's result.
+    # Convert exceptions to outcomes inside the thread, because asyncio cannot pass a StopIteration or KeyboardInterrupt
+    # to the code that awaits the thread's result.
     try:
         return method(*arguments)
     except BaseException as error:
@@ -175,7 +175,7 @@ def _call(method: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _agent_frames(trace: TracebackType) -> TracebackType | None:
-    """Return the traceback from the agent's first frame on, or the whole traceback if it has no such frame."""
+    """Return the traceback from the agent's first frame onwards, or the whole traceback if there is no such frame."""
     frame: TracebackType | None = trace
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.tb_next

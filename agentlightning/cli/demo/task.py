@@ -39,7 +39,7 @@ PROMPTS = {
     "two examples as a chat": "".join([*_CHAT[:2], "User: {word}"]),
     "four examples as a chat": "".join([*_CHAT[:4], "User: {word}"]),
 }
-"""Prompts to compare, by display name. A line starting with `System:`, `User:` or `Assistant:` begins a new message."""
+"""Prompts by display name. A line starting with `System:`, `User:` or `Assistant:` begins a message with that role."""
 
 MAX_TOKENS: Final = 6
 _ROLE = re.compile(r"^(System|User|Assistant): ", re.MULTILINE)

@@ -5,7 +5,7 @@ The formats, newest first:
 - numbered attributes: `agentlightning.reward.N.name` and `agentlightning.reward.N.value`
 - the attribute `reward`, which older releases recorded
 - a span named `reward` with an attribute `value`, as in the tutorial of older releases
-- AgentOps's JSON in the attribute with a task's output
+- AgentOps's JSON in the output attribute of a task
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class _TurnSequence:
 
     @property
     def logprobs(self) -> list[float] | None:
-        """The log probabilities of `token_ids`, or None if any call has none. Tokens from later prompts get 0.0."""
+        """The log probabilities of `token_ids`, or None if a call lacks them. Tokens from later prompts get 0.0."""
         if any(call.logprobs is None for call in self.calls):
             return None
         return self._align([call.logprobs or [] for call in self.calls], 0.0)
@@ -187,7 +187,7 @@ class _TurnSequence:
 
 
 def _merge_turns(calls: Sequence[LLMCall]) -> list[_TurnSequence]:
-    """Group the calls into sequences of calls that continue each other. The sequences are ordered by their first calls.
+    """Group the calls into sequences in which each call continues the previous one, ordered by their first calls.
 
     A call continues an earlier one if its prompt begins with the token ids of the earlier prompt and response. If the
     server tokenized the earlier response differently in the later prompt, the later call starts a new sequence. If it

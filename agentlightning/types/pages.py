@@ -20,7 +20,7 @@ class PaginatedResult(BaseModel, Sequence[T], Generic[T]):
     total: int
     """Number of items on all pages. A page requested with a cursor repeats the count from the first page."""
     cursor: str | None = None
-    """A value with which the same query returns the next page. None on the last page.
+    """Pass this value to the same query to request the next page. None on the last page.
 
     Unlike offsets, cursors also work while the list changes: an item that exists from the first request to the last
     appears exactly once. Only an item whose sort key changes between requests may appear twice or not at all.

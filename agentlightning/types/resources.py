@@ -108,8 +108,9 @@ class PromptTemplate(Resource):
     def format(self, **values: Any) -> str:
         """Return the prompt with `values` filled in.
 
-        Raises `PromptError` if an f-string or jinja template cannot be rendered. In an f-string template, a placeholder
-        without a value stays unchanged, unless `values` also contains a name that the template does not use.
+        Raises `PromptError` if an f-string or jinja template cannot be rendered. In an f-string template, placeholders
+        without a value stay unchanged. If `values` also contains names that the template does not use, they are
+        probably misspelled, so this raises `PromptError`.
         """
         match self.engine:
             case "f-string":

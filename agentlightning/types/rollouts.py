@@ -115,5 +115,5 @@ class Worker(BaseModel):
     current_rollout_id: str | None = None
     current_attempt_id: str | None = None
     stale_attempts: list[AttemptRef] = Field(default_factory=list[AttemptRef])
-    """Attempts in the heartbeat that are no longer active and must be stopped. Set only in the response to a
-    heartbeat."""
+    """Attempts listed in the heartbeat that are no longer active and must be stopped. Set only in responses to
+    heartbeats."""

@@ -82,7 +82,7 @@ class Span(BaseModel):
     rollout_id: str
     attempt_id: str
     sequence_id: int = Field(default=0, ge=0)
-    """Position within the attempt, starting at 1. If it is 0 on arrival, the store assigns the next position."""
+    """Position within the attempt, starting at 1. If it is 0 when the span arrives, the store assigns the next one."""
 
     trace_id: str
     """32 hex digits."""

@@ -29,7 +29,7 @@ _READERS: dict[str, Callable[[Span], LLMCall | None]] = {
     "logfire": logfire.read,
     "langfuse": langfuse.read,
 }
-"""Readers by dialect. The dialect with the most complete data is first. To support another, add its reader here."""
+"""Readers by dialect, from the most to the least complete dialect. To support another dialect, add its reader here."""
 
 _RANK = {dialect: rank for rank, dialect in enumerate(_READERS)}
 

@@ -69,7 +69,7 @@ def _part(part: Json) -> Json | None:
         case "image":
             image = as_object(as_object(part.get("image")).get("image"))
             return {"type": "image_url", "image_url": {"url": image.get("url")}}
-        case "tool_use":  # is also recorded among the message's tool calls
+        case "tool_use":  # OpenInference also records it in the message's `tool_calls`
             return None
         case _:
             return part

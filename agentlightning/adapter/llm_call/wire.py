@@ -24,8 +24,8 @@ def read(span: Span) -> LLMCall | None:
     request, response = object_in(attributes, semconv.REQUEST), object_in(attributes, semconv.RESPONSE)
     dialect = dialect_of(str(attributes.get("url.path", "")), request) or _BY_NAME.get(span.name, openai.CHAT)
     answer = dialect.answer(response)
-    # Some servers return a prompt's token ids only in response to a separate request. These ids are not in the response
-    # body, but in attributes of the span.
+    # Some servers return a prompt's token ids only in response to a separate request. Those ids are recorded in the
+    # span's attributes, because this call's response body does not contain them.
     recorded = tokens_of_span(attributes)
     return LLMCall(
         dialect="wire",

@@ -27,7 +27,7 @@ from .supervisor import ProcessExit, ProcessSupervisor, StartMethod
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 15.0
-"""Time in seconds that runners are given to stop. They can normally finish and report their rollouts in this time."""
+"""Time in seconds that runners are given to stop. This is normally enough to finish and report their rollouts."""
 LINGER_SECONDS: Final = 3.0
 """Time in seconds for which the store remains available after the algorithm has ended, so that remote runners can
 detect the end of the run. It is longer than the maximum delay between a store client's retries."""
@@ -157,7 +157,7 @@ class CrashRecovery:
     _ended_otherwise: int = 0
 
     async def recover(self, crash: ProcessExit) -> None:
-        """Mark the unfinished attempts of a crashed runner as `unresponsive`. The store may then retry its rollouts.
+        """Mark a crashed runner's unfinished attempts as `unresponsive`. The store may then retry their rollouts.
 
         Raises `RunnerDied` after more than `max_restarts` consecutive crashes. The count starts again after a rollout
         has succeeded, or has failed for a reason other than a crash.

@@ -76,7 +76,7 @@ class CrashReport:
         return cls(pickled, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
     def as_error(self) -> BaseException:
-        """Return the exception, or a RuntimeError with its summary if the exception cannot be unpickled.
+        """Return the exception, or a RuntimeError with the summary if the exception cannot be pickled or unpickled.
 
         The error's `__cause__` shows the original traceback.
         """

@@ -1,4 +1,4 @@
-"""The dashboard's static files, which `store/http/assets.py` serves, and the export of a run as one HTML page.
+"""The dashboard: static files that `store/http/assets.py` serves, and the export of a run as one HTML page.
 
-The pages use the store's HTTP API like any other client.
+The served pages use the store's HTTP API like any other client. An exported page contains its own data.
 """

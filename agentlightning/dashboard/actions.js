@@ -11,14 +11,17 @@ export const FINAL = new Set(["succeeded", "failed", "cancelled"]);
 const PAGE_SIZE = 200;
 const CONCURRENCY = 4;
 
-/** Enqueue the same tasks again as new rollouts; the finished ones stay unchanged. @param {string[]} ids */
+/**
+ * Enqueue the tasks of finished rollouts again as new rollouts. The finished ones stay unchanged.
+ * @param {string[]} ids
+ */
 export async function retryRollouts(ids) {
   const created = await applyToAll(ids, retryRollout);
   if (created.length === 1) notify("Requeued as", { link: { href: link("rollouts", created[0]), text: created[0] } });
   else if (created.length) notify(`${plural(created.length, "rollout")} requeued.`);
 }
 
-/** Cancel the rollouts that have not finished. @param {string[]} ids */
+/** Cancel unfinished rollouts. @param {string[]} ids */
 export async function cancelRollouts(ids) {
   const done = await applyToAll(ids, (rollout_id) => call("update_rollout", { rollout_id, status: "cancelled" }));
   if (done.length) notify(`${plural(done.length, "rollout")} cancelled.`);
@@ -71,7 +74,7 @@ async function retryRollout(rollout_id) {
 }
 
 /**
- * Apply `action` to each id, and report all failures in one notification.
+ * Apply `action` to each id and return the results. All failures are reported in one notification.
  * @template T
  * @param {string[]} ids
  * @param {(id: string) => Promise<T>} action

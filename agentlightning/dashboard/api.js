@@ -1,13 +1,13 @@
-// The store's operations, over the same HTTP API as any client.
+// The store's operations, called through the same HTTP API that any other client uses.
 //
-// `call(name, args)` is one operation. In a page written by `agl export`, the embedded run replaces the store.
+// `call(name, args)` executes one operation. In a page written by `agl export`, the embedded run replaces the store.
 
 import { embeddedRun } from "./embedded.js";
 import { signal } from "./ui.js";
 
 /** @typedef {Record<string, any>} Json */
 
-// Operations sent as GET, each with its path parameters. All others are a POST.
+// Operations that are sent as GET requests, with their path parameters. All others are sent as POST requests.
 /** @type {Record<string, string[]>} */
 const GET_OPERATIONS = {
   get_latest_resources: [],
@@ -21,16 +21,16 @@ const GET_OPERATIONS = {
 const MUTATIONS = new Set(["enqueue_rollout", "update_rollout"]);
 const TOKEN_KEY = "agl-token";
 
-/** True while the store requires a token and the page has none that it accepts. */
+/** True while the store requires a token and the page does not have a valid one. */
 export const tokenRequired = signal(false);
 
-/** True when the store has rejected the last token. */
+/** True if the store rejected the token that the user last entered. */
 export const tokenRejected = signal(false);
 
 /** @type {Array<() => void>} */
 let requestsAwaitingToken = [];
 
-/** An error response of the store; status 0 means that the store is unreachable. */
+/** An error response from the store. Status 0 means that the store is unreachable. */
 export class StoreError extends Error {
   /** @param {number} status @param {string} message */
   constructor(status, message) {
@@ -54,7 +54,7 @@ export async function call(name, args = {}, options = {}) {
 }
 
 /**
- * Fetch a path of the store with the tab's token; on a 401, ask for a token and try again.
+ * Send a request to the store with the token saved for this tab. After status 401, ask for a token and try again.
  * @param {{path: string, method?: string, body?: string, headers?: Record<string, string>}} request
  * @param {AbortSignal} [abort]
  * @returns {Promise<Response>}
@@ -83,7 +83,7 @@ export async function sendRequest(request, abort) {
   return response;
 }
 
-/** Save the token for this tab, and resend the requests that wait for it. @param {string} token */
+/** Save the token for this tab, and resend the requests that are waiting for it. @param {string} token */
 export function saveToken(token) {
   sessionStorage.setItem(TOKEN_KEY, token.trim());
   tokenRequired.value = false;
@@ -125,7 +125,7 @@ function postRequest(name, args) {
   };
 }
 
-// `crypto.randomUUID` is missing in a page that was loaded over plain HTTP from another machine.
+// `crypto.randomUUID` is not available in a page that was loaded over plain HTTP from another machine.
 function randomKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,4 +1,4 @@
-// Changes in the store as they happen: server-sent events, or polling where those are not available.
+// Live changes from the store: server-sent events, or polling if events are not available.
 //
 // The stream is read with `fetch`, because an EventSource cannot send the store's token.
 
@@ -7,8 +7,9 @@ import { embeddedRun } from "./embedded.js";
 import { signal } from "./ui.js";
 
 /**
- * A change. `rollouts` maps the id of each changed rollout to its new fields; `spans` lists rollouts with new spans;
- * `everything` means that more may have changed than is listed.
+ * A change in the store. `rollouts` maps the id of each changed rollout to its new fields. `spans` lists the ids of
+ * rollouts with new spans. `workers` and `resources` are true if any workers or resources have changed. `everything`
+ * is true if more may have changed than is listed.
  * @typedef {{rollouts: Record<string, any>, spans: string[], workers: boolean, resources: boolean,
  *   everything: boolean}} Change
  */
@@ -16,7 +17,7 @@ import { signal } from "./ui.js";
 /** @type {import("./vendor/signals.js").Signal<"connecting" | "live" | "polling" | "unreachable" | "static">} */
 export const connection = signal("connecting");
 
-/** True where nothing can be changed: an exported run, or a store opened read-only. */
+/** True if nothing can be changed: the page is an exported run, or the store was opened read-only. */
 export const readOnly = signal(embeddedRun() !== null);
 
 /** @type {Change} */
@@ -24,7 +25,8 @@ const EVERYTHING = { rollouts: {}, spans: [], workers: true, resources: true, ev
 const FIRST_RETRY_MS = 300;
 const LAST_RETRY_MS = 5_000;
 const POLL_INTERVAL_MS = 2_000;
-// The store sends a comment every 15 seconds; a longer silence means a dead connection, as after a laptop's sleep.
+// The store sends a comment every 15 seconds. A longer silence means that the connection is dead, for example because
+// the computer was asleep.
 const SILENCE_TIMEOUT_MS = 40_000;
 const HIDDEN_TIMEOUT_MS = 5_000;
 
@@ -32,7 +34,7 @@ const HIDDEN_TIMEOUT_MS = 5_000;
 const listeners = new Set();
 let lastEventId = "";
 
-/** Call `listener` on each change until the returned function is called. @param {(change: Change) => void} listener */
+/** Call `listener` for each change until the returned function is called. @param {(change: Change) => void} listener */
 export function onChange(listener) {
   listeners.add(listener);
   return () => void listeners.delete(listener);
@@ -59,7 +61,7 @@ export async function watchChanges() {
 /** @param {() => void} onData */
 async function readStream(onData) {
   const abort = new AbortController();
-  // A browser opens at most six connections to one store: pages in the background close theirs.
+  // A browser opens at most six connections to one server, so pages in the background close theirs.
   abortWhenHidden(abort);
   /** @type {Record<string, string>} */
   const headers = { Accept: "text/event-stream" };
@@ -115,7 +117,7 @@ function handleEvent(event) {
   if (fields.data) publish(JSON.parse(fields.data));
 }
 
-/** Reload everything at an interval, for a store or reverse proxy without events. */
+/** Reload everything at regular intervals, for a store or reverse proxy that does not support events. */
 async function poll() {
   connection.value = "polling";
   for (;;) {

@@ -1,4 +1,4 @@
-// A run embedded in the page by `agl export`, and the store operations that it supports.
+// The run that `agl export` embedded in the page, and the store operations that work on it.
 
 /** @typedef {Record<string, any>} Json */
 
@@ -83,7 +83,7 @@ function sortedBy(items, field) {
   return [...items].sort((a, b) => compare(key(a), key(b)));
 }
 
-/** Order of two values, missing ones last. @param {any} a @param {any} b */
+/** Compare two values for sorting, so that missing values come last. @param {any} a @param {any} b */
 function compare(a, b) {
   if (a === b) return 0;
   if (a === null || a === undefined) return 1;

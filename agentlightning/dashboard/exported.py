@@ -1,7 +1,7 @@
-"""Export of a store's contents (a run) as one self-contained HTML page.
+"""Export of a run, that is, the contents of a store, as one self-contained HTML page.
 
-The dashboard's JavaScript modules are embedded as `data:` URLs in an import map, and the run as JSON. The page's
-content security policy blocks everything that is not embedded.
+The dashboard's JavaScript modules are embedded as `data:` URLs in an import map, and the run is embedded as JSON. The
+page's content security policy blocks everything that is not embedded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _IMPORT = re.compile(r"""(\bfrom\s*|\bimport\s*)["'](\.{1,2}/[^"']+)["']""")
 async def collect_run(store: LightningStore, limit: int) -> tuple[dict[str, Any], int]:
     """Return the data to export, and the total number of rollouts in the store.
 
-    The data includes only the newest `limit` rollouts with their attempts and spans, but all resources and workers.
+    The data contains the newest `limit` rollouts with their attempts and spans, all resources and workers, and the
+    store's summary.
     """
     page = await store.query_rollouts(sort_order="desc", limit=limit)
     rollouts = list(reversed(page.items))
@@ -46,7 +47,7 @@ async def collect_run(store: LightningStore, limit: int) -> tuple[dict[str, Any]
 
 
 def render_page(run: dict[str, Any]) -> str:
-    """Return the HTML page for `run`, the data from `collect_run`."""
+    """Return the HTML page that shows `run`, the data returned by `collect_run`."""
     import_map = json.dumps({"imports": _modules()})
     style = "\n".join((DASHBOARD / name).read_text(encoding="utf-8") for name in STYLESHEETS)
     policy = "; ".join(
@@ -61,7 +62,7 @@ def render_page(run: dict[str, Any]) -> str:
         )
     )
     icon = _data_url("image/svg+xml", (DASHBOARD / "icon.svg").read_bytes())
-    # Escape `<`, the only character that could end the script element early.
+    # Escape `<`, because a `</script>` in the data would end the script element early.
     run_json = to_json(run).decode().replace("<", "\\u003c")
     return _PAGE.format(
         policy=policy, icon=icon, style=style, import_map=import_map, entry_point=ENTRY_POINT, run=run_json
@@ -69,7 +70,7 @@ def render_page(run: dict[str, Any]) -> str:
 
 
 def _modules() -> dict[str, str]:
-    """Return the import map: the name of each JavaScript module, such as `agl/main.js`, and its `data:` URL."""
+    """Return the import map, from the name of each JavaScript module, such as `agl/main.js`, to its `data:` URL."""
     names = [path.relative_to(DASHBOARD).as_posix() for path in sorted(DASHBOARD.rglob("*.js"))]
     return {f"agl/{name}": _data_url("text/javascript", _with_mapped_imports(name).encode()) for name in names}
 

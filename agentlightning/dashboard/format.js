@@ -1,9 +1,9 @@
-// Text for times, numbers and values. All functions return plain text, never markup.
+// Formatting of times, numbers and values. All functions return plain text, never markup.
 
 const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu;
 
 /**
- * Text with invisible and direction-changing characters escaped: `\u202e`, `\u001b`.
+ * Escape invisible and direction-changing characters, for example as `\u202e`, and remove carriage returns.
  * @param {any} value
  * @returns {string}
  */
@@ -13,13 +13,17 @@ export function printable(value) {
   );
 }
 
-/** A value on one line: strings as they are, the rest as JSON. @param {any} value @param {number} [maxLength] */
+/**
+ * Format a value on one line, truncated to `maxLength` characters: strings as they are, other values as JSON.
+ * @param {any} value
+ * @param {number} [maxLength]
+ */
 export function oneLine(value, maxLength = 300) {
   const text = typeof value === "string" ? value : (JSON.stringify(value) ?? "");
   return printable(text.length > maxLength ? `${text.slice(0, maxLength)}…` : text).replace(/\s+/g, " ");
 }
 
-/** A value in full, JSON with line breaks. @param {any} value */
+/** Format a value in full: strings as they are, other values as indented JSON. @param {any} value */
 export function prettyPrint(value) {
   return typeof value === "string" ? printable(value) : printable(JSON.stringify(value, null, 2) ?? "");
 }
@@ -27,12 +31,12 @@ export function prettyPrint(value) {
 /** @type {Record<string, string>} */
 const STATUS_LABELS = { queuing: "Queued", requeuing: "Requeued", timeout: "Timed out" };
 
-/** The label of a status of a rollout, an attempt or a worker. @param {string} status */
+/** The label for the status of a rollout, an attempt or a worker. @param {string} status */
 export function statusLabel(status) {
   return STATUS_LABELS[status] ?? status.charAt(0).toUpperCase() + status.slice(1);
 }
 
-/** `3.2 s`, `450 ms`, `1.4 ms`, `2 min 5 s`. @param {number | null | undefined} seconds */
+/** Format a duration: `3.2 s`, `450 ms`, `1.4 ms`, `2 min 5 s`. @param {number | null | undefined} seconds */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
   if (seconds < 0.00005) return "0 ms";
@@ -44,7 +48,7 @@ export function duration(seconds) {
   return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
 }
 
-/** `12 s`, `3 min`: a duration in its largest unit. @param {number} seconds */
+/** Format a duration in its largest unit only: `12 s`, `3 min`. @param {number} seconds */
 export function roughDuration(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
@@ -52,12 +56,16 @@ export function roughDuration(seconds) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-/** `12 s ago`. @param {number} time @param {number} now seconds since the epoch, both */
+/**
+ * Format a time relative to the current time: `12 s ago`.
+ * @param {number} time seconds since the epoch
+ * @param {number} now seconds since the epoch
+ */
 export function relativeTime(time, now) {
   return now - time < 1 ? "now" : `${roughDuration(now - time)} ago`;
 }
 
-/** The time to the millisecond, in the browser's time zone. @param {number} time seconds since the epoch */
+/** Format a time to the millisecond, in the browser's time zone. @param {number} time seconds since the epoch */
 export function exactTime(time) {
   const date = new Date(time * 1000);
   if (Number.isNaN(date.getTime())) return String(time);
@@ -67,30 +75,34 @@ export function exactTime(time) {
   return `${day} ${clock}.${String(date.getMilliseconds()).padStart(3, "0")}`;
 }
 
-/** `12,345`. @param {number | null | undefined} number */
+/** Format an integer: `12,345`. @param {number | null | undefined} number */
 export function count(number) {
   return number === null || number === undefined ? "–" : number.toLocaleString("en-US");
 }
 
-/** A reward or score: few digits, never `-0`. @param {number | null | undefined} number */
+/** Format a reward or score with few digits, and never as `-0`. @param {number | null | undefined} number */
 export function score(number) {
   if (number === null || number === undefined) return "–";
   const text = Math.abs(number) >= 1000 ? number.toPrecision(4) : number.toFixed(3).replace(/\.?0+$/, "");
   return text === "-0" ? "0" : text;
 }
 
-/** `$0.0123`. @param {number} dollars */
+/** Format an amount of money: `$0.0123`. @param {number} dollars */
 export function money(dollars) {
   return `$${dollars >= 100 ? dollars.toFixed(2) : Number(dollars.toPrecision(3))}`;
 }
 
-/** `1.2 kB`. @param {number} size */
+/** Format a size: `1.2 kB`. @param {number} size bytes */
 export function bytes(size) {
   if (size < 1000) return `${size} B`;
   return size < 1_000_000 ? `${(size / 1000).toFixed(1)} kB` : `${(size / 1_000_000).toFixed(1)} MB`;
 }
 
-/** `1 rollout`, `2 rollouts`, `2 matches`. @param {number} number @param {string} noun */
+/**
+ * Format a number with its noun: `1 rollout`, `2 rollouts`, `2 matches`.
+ * @param {number} number
+ * @param {string} noun
+ */
 export function plural(number, noun) {
   const ending = number === 1 ? "" : noun.endsWith("ch") ? "es" : "s";
   return `${count(number)} ${noun}${ending}`;

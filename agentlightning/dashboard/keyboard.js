@@ -1,4 +1,4 @@
-// Keyboard shortcuts: their bindings, and the list that `?` shows.
+// Keyboard shortcuts: key bindings, and the list of shortcuts that the key `?` opens.
 
 import { signal, useLayoutEffect, useRef } from "./ui.js";
 
@@ -20,7 +20,7 @@ const layers = [];
 let prefix = "";
 
 /**
- * Bind keys while a component is mounted. The component mounted last takes precedence.
+ * Bind keys while a component is mounted. If several components bind a key, the one mounted last takes precedence.
  * @param {Record<string, () => void>} bindings
  */
 export function useKeyBindings(bindings) {

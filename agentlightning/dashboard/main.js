@@ -1,4 +1,4 @@
-// Entry point: renders the view named by the URL inside the layout that all views share.
+// Entry point: renders the view that the URL selects inside the layout that all views share.
 
 import { watchChanges } from "./changes.js";
 import { Layout } from "./components/layout.js";

@@ -1,4 +1,4 @@
-// Data of the store for a view: loaded, kept current, with its loading and error state.
+// Data from the store for a view: loaded, kept up to date, and returned with its loading and error state.
 
 import { call, StoreError } from "./api.js";
 import { onChange } from "./changes.js";
@@ -7,19 +7,20 @@ import { signal, useCallback, useEffect, useRef, useState } from "./ui.js";
 /** @typedef {import("./changes.js").Change} Change */
 /** @template T @typedef {{data: T | null, error: string | null, slow: boolean, reload: () => void}} Query */
 
-/** Seconds since the epoch, updated every second; relative times read it. */
+/** The current time in seconds since the epoch, updated every second for the display of relative times. */
 export const now = signal(Date.now() / 1000);
 setInterval(() => {
   if (!document.hidden) now.value = Date.now() / 1000;
 }, 1_000);
 
 const SLOW_AFTER_MS = 700;
-// The first change after a pause is fetched at once. In a steady stream of changes, all pages reload at the same
-// moments of the clock, so that the store computes one response for all of them.
+// The first change after a pause is fetched at once. During a steady stream of changes, all pages reload at the same
+// times, so that the store can compute one response for all of them.
 const RELOAD_INTERVAL_MS = 1_000;
 
 /**
- * The result of `load`; loaded again when one of `keys` changes, and soon after a change in the store that affects it.
+ * Return the result of `load`. It is loaded again when one of `keys` changes, and soon after each change in the store
+ * that affects it.
  * @template T
  * @param {(options: {signal: AbortSignal}) => Promise<T>} load
  * @param {any[]} keys
@@ -65,7 +66,7 @@ export function useQuery(load, keys, isAffected = () => false) {
     () =>
       reloadOnChange(
         (change) => latest.current.isAffected(change),
-        // A running load finishes first: with a slow store, no load would ever finish otherwise.
+        // Let a running load finish first. Otherwise, frequent changes would keep restarting a slow load.
         () => loading.current.then(reload),
       ),
     [],
@@ -73,14 +74,19 @@ export function useQuery(load, keys, isAffected = () => false) {
   return { ...state, slow, reload };
 }
 
-/** One operation of the store, as `useQuery`. @param {string} name @param {Record<string, any>} args @param {(change: Change) => boolean} [isAffected] */
+/**
+ * Return the result of one operation of the store, as `useQuery` does.
+ * @param {string} name
+ * @param {Record<string, any>} args
+ * @param {(change: Change) => boolean} [isAffected]
+ */
 export function useOperation(name, args, isAffected) {
   return useQuery((options) => call(name, args, options), [name, JSON.stringify(args)], isAffected);
 }
 
 /**
- * Call `reload` after a relevant change: at once after a pause, once per interval in a steady stream of changes, never
- * before the previous reload has finished, and never while the page is hidden.
+ * Call `reload` after each relevant change: at once after a pause, but only once per interval during a steady stream of
+ * changes. A reload never starts before the previous one has finished, or while the page is hidden.
  * @param {(change: Change) => boolean} isRelevant
  * @param {() => Promise<void>} reload
  * @returns {() => void} stops reloading
@@ -93,7 +99,7 @@ export function reloadOnChange(isRelevant, reload) {
   let stopped = false;
   const schedule = () => {
     if (timer || running) {
-      // A running reload may have read the store before this change; a scheduled one has not.
+      // A running reload may have read the store before this change, so another reload must follow it.
       missed = missed || running;
       return;
     }

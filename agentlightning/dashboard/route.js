@@ -1,7 +1,7 @@
-// Client-side routing: the view, its object and its parameters, all in the URL fragment.
+// Client-side routing: the URL fragment contains the view, the id of the object that it shows, and its parameters.
 //
-// `#/rollouts/ro-1?span=…` is { view: "rollouts", id: "ro-1", params: { span: … } }. The fragment also works in a page
-// that was exported to a file, and never reaches the store's log.
+// `#/rollouts/ro-1?span=…` is { view: "rollouts", id: "ro-1", params: { span: … } }. Fragments also work in a page that
+// was exported to a file. Browsers do not send them to the store, so they never appear in its log.
 
 import { computed, signal } from "./ui.js";
 
@@ -15,7 +15,7 @@ addEventListener("hashchange", syncHash);
 export const route = computed(() => parseHash(hash.value));
 
 /**
- * The URL of a view, an object in it, and its parameters; empty parameters are left out.
+ * Return the URL of a view, optionally with an object's id and parameters. Empty parameters are left out.
  * @param {string} view
  * @param {string | null} [id]
  * @param {Record<string, any>} [params]
@@ -27,14 +27,14 @@ export function link(view, id = null, params = {}) {
   return query.size ? `${path}?${query}` : path;
 }
 
-/** Go to a URL, as a click on a link would. @param {string} url */
+/** Go to a URL, like a click on a link. @param {string} url */
 export function navigate(url) {
   location.hash = url;
   syncHash();
 }
 
 /**
- * Change parameters of the current view without a new entry in the browser's history.
+ * Change parameters of the current view without adding an entry to the browser's history.
  * @param {Record<string, any>} changes
  */
 export function updateParams(changes) {

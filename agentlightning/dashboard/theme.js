@@ -1,4 +1,4 @@
-// The colour theme: light, dark, or that of the operating system.
+// The colour theme: light, dark, or the theme of the operating system.
 
 import { effect, signal } from "./ui.js";
 
@@ -12,13 +12,13 @@ effect(() => {
   document.documentElement.style.colorScheme = theme.value === "system" ? "light dark" : theme.value;
 });
 
-/** Switch to the next theme. */
+/** Switch to the next theme and save it. */
 export function nextTheme() {
   theme.value = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length];
   try {
     localStorage.setItem(STORAGE_KEY, theme.value);
   } catch {
-    // A page opened from a file may have no storage; the theme then lasts until the page is closed.
+    // Storage may be unavailable in a page opened from a file. The theme then lasts until the page is closed.
   }
 }
 

@@ -1,4 +1,4 @@
-// The UI library: markup by htm and state by signals, both on Preact.
+// The UI library: Preact, with htm for markup and signals for state.
 
 import { Fragment, h, render } from "./vendor/preact.js";
 import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.js";

@@ -1,4 +1,5 @@
-// Line and interval charts with uPlot. It draws on a canvas, so each chart has a text summary and a text readout.
+// Line and interval charts with uPlot. uPlot draws on a canvas, which screen readers cannot read, so each chart also has
+// a summary and a readout as text.
 
 import uPlot from "../vendor/uplot.js";
 import { theme } from "../theme.js";
@@ -8,18 +9,19 @@ import { count, plural, score } from "../format.js";
 const HEIGHT = 240;
 const COLOURS = ["--accent", "--busy", "--model", "--good", "--queued"];
 const NORMAL_95 = 1.96;
-// Student's t for up to five degrees of freedom, where the series expansion is too inaccurate.
+// The two-sided 95 % quantile of Student's t distribution for up to five degrees of freedom, for which the series
+// expansion is too inaccurate.
 const T_95_SMALL = [NaN, 12.71, 4.3, 3.18, 2.78, 2.57];
 
 /** @typedef {{at: number, count: number, mean: number, deviation: number}} Point */
 /** @typedef {{name: string, colour?: number, points: Point[]}} Series */
 
-/** Half the width of the 95 % confidence interval of the mean. @param {{count: number, deviation: number}} point */
+/** Half the width of the 95 % confidence interval for the mean. @param {{count: number, deviation: number}} point */
 export function ciHalfWidth({ count, deviation }) {
   return count > 1 ? (t95(count - 1) * deviation) / Math.sqrt(count) : 0;
 }
 
-/** The two-sided 95 % quantile of Student's t. @param {number} freedom degrees of freedom */
+/** The two-sided 95 % quantile of Student's t distribution. @param {number} freedom degrees of freedom */
 function t95(freedom) {
   const z = NORMAL_95;
   return (
@@ -27,12 +29,18 @@ function t95(freedom) {
   );
 }
 
-/** `0.5 ± 0.1`. @param {{count: number, mean: number, deviation: number}} point */
+/**
+ * Format a mean with its confidence interval: `0.5 ± 0.1`.
+ * @param {{count: number, mean: number, deviation: number}} point
+ */
 function formatMean(point) {
   return point.count > 1 ? `${score(point.mean)} ± ${score(ciHalfWidth(point))}` : score(point.mean);
 }
 
-/** One score for several groups of rewards. @param {Array<{count: number, mean: number, deviation: number}>} scores */
+/**
+ * Combine the scores of several groups of rewards into one score for all rewards.
+ * @param {Array<{count: number, mean: number, deviation: number}>} scores
+ */
 export function poolScores(scores) {
   const count = scores.reduce((sum, one) => sum + one.count, 0);
   const mean = scores.reduce((sum, one) => sum + one.count * one.mean, 0) / count;
@@ -47,8 +55,8 @@ export function poolScores(scores) {
  * @param {{
  *   label: string, series: Series[], xName: string, line?: boolean, tickName?: (at: number) => string,
  *   positionName: (at: number) => string, hint: string, onPick?: (at: number) => void
- * }} props `line`: connect the points and draw a band, instead of one interval for each point; `positionName`: the
- *   position under the pointer, for the readout; `hint`: shown while there is no pointer
+ * }} props `line`: connect the points and draw the confidence intervals as a band, instead of one bar for each point;
+ *   `positionName`: returns the text for a position in the readout; `hint`: shown while the pointer is not on the chart
  */
 export function Chart({ label, series, xName, line = true, tickName, positionName, hint, onPick }) {
   const container = useRef(/** @type {HTMLElement | null} */ (null));
@@ -83,7 +91,10 @@ export function Chart({ label, series, xName, line = true, tickName, positionNam
     <p class="readout dim">${hovered === null ? hint : html`<${Readout} ...${{ series, positionName }} at=${hovered} />`}</p>`;
 }
 
-/** The values at the pointer's position. @param {{series: Series[], at: number, positionName: (at: number) => string}} props */
+/**
+ * The values at the pointer's position.
+ * @param {{series: Series[], at: number, positionName: (at: number) => string}} props
+ */
 function Readout({ series, at, positionName }) {
   return html`${positionName(at)}
   ${series.map(({ name, colour, points }, n) => {
@@ -104,7 +115,10 @@ function summarize(label, series) {
   return `${label}: ${ranges.join("; ") || "no data"}`;
 }
 
-/** uPlot's columns: positions, then mean, low and high of each series. @param {Series[]} series */
+/**
+ * Data columns for uPlot: the positions, then the mean, low and high values of each series.
+ * @param {Series[]} series
+ */
 function chartData(series) {
   const positions = [...new Set(series.flatMap(({ points }) => points.map(({ at }) => at)))].sort((a, b) => a - b);
   const columns = series.flatMap(({ points }) => {
@@ -133,7 +147,7 @@ function chartOptions(element, series, { xName, line, tickName, onHover }) {
   const colours = series.map((one, n) => colour(COLOURS[(one.colour ?? n) % COLOURS.length]));
   const hooks = {
     setCursor: [
-      // After a change of its data, uPlot reports no position until the pointer moves again.
+      // After its data has changed, uPlot does not report a position until the pointer moves again.
       (/** @type {any} */ { cursor, data }) => {
         if (cursor.left < 0) onHover(null);
         else if (typeof cursor.idx === "number") onHover(data[0][cursor.idx]);
@@ -181,7 +195,10 @@ function chartOptions(element, series, { xName, line, tickName, onHover }) {
   };
 }
 
-/** Integer integerTicks only: positions are numbers of rollouts or versions. @param {((at: number) => string) | undefined} tickName */
+/**
+ * Place ticks at integers only, because positions are numbers of rollouts or versions.
+ * @param {((at: number) => string) | undefined} tickName
+ */
 function integerTicks(tickName = count) {
   return {
     incrs: [1, 2, 5]
@@ -225,7 +242,11 @@ function drawIntervals(chart, colours) {
   ctx.restore();
 }
 
-/** A CSS colour in the form that a canvas accepts. @param {HTMLElement} element @param {string} colour */
+/**
+ * Convert a CSS colour, such as a variable, to a form that a canvas accepts.
+ * @param {HTMLElement} element
+ * @param {string} colour
+ */
 function resolveColour(element, colour) {
   const probe = document.createElement("span");
   probe.style.color = colour;

@@ -5,7 +5,7 @@ import { diffLines } from "../vendor/diff/line.js";
 import { printable } from "../format.js";
 import { html, useMemo } from "../ui.js";
 
-// A word diff takes time quadratic in the size of the difference: longer texts are compared line by line first.
+// The time for a word diff is quadratic in the size of the difference, so longer texts are first compared by line.
 const MAX_WORD_DIFF_LENGTH = 20_000;
 
 /** @typedef {{added?: boolean, removed?: boolean, value: string}} Part */
@@ -21,7 +21,12 @@ ${parts.map(({ added, removed, value }) => {
 })}</pre>`;
 }
 
-/** Compare by words; long texts by lines, and by words where lines were replaced. @param {string} from @param {string} to @returns {Part[]} */
+/**
+ * Compare two texts by word. Long texts are compared by line, and only the replaced lines by word.
+ * @param {string} from
+ * @param {string} to
+ * @returns {Part[]}
+ */
 function diffParts(from, to) {
   if (from.length + to.length <= MAX_WORD_DIFF_LENGTH) return diffWordsWithSpace(from, to);
   /** @type {Part[]} */

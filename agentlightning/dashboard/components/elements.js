@@ -6,7 +6,10 @@ import { link } from "../route.js";
 import { html, useState } from "../ui.js";
 import { notify } from "./notifications.js";
 
-/** A relative time, `12 s ago`, with the exact time as tooltip. @param {{at: number | null | undefined}} props */
+/**
+ * A relative time, such as `12 s ago`, with the exact time as a tooltip.
+ * @param {{at: number | null | undefined}} props
+ */
 export function Time({ at }) {
   if (at === null || at === undefined) return html`<span class="dim">–</span>`;
   return html`<time datetime=${isoTime(at)} title=${exactTime(at)}>${relativeTime(at, now.value)}</time>`;
@@ -34,7 +37,10 @@ export function RolloutLink({ id, params }) {
   return html`<a class="id" href=${link("rollouts", id, params)}>${printable(id)}</a>`;
 }
 
-/** A button that copies `text`. @param {{text: () => string, label: string, name: string}} props `name` as in "Copied the …" */
+/**
+ * A button that copies `text`.
+ * @param {{text: () => string, label: string, name: string}} props `name`: the noun in the notification "Copied the …"
+ */
 export function CopyButton({ text, label, name }) {
   const copy = async () => {
     try {
@@ -47,7 +53,10 @@ export function CopyButton({ text, label, name }) {
   return html`<button class="small" onClick=${copy}>${label}</button>`;
 }
 
-/** The state of a query without data: loading, or its error. @param {{query: import("../query.js").Query<any>, name: string}} props */
+/**
+ * A placeholder for a query without data: a loading message or the error.
+ * @param {{query: import("../query.js").Query<any>, name: string}} props
+ */
 export function Loading({ query, name }) {
   if (query.error) {
     return html`<p class="error-message" role="alert">
@@ -60,7 +69,7 @@ export function Loading({ query, name }) {
 const MAX_INLINE_LENGTH = 100;
 const MAX_PREVIEW_LENGTH = 4_000;
 
-/** A value, truncated at first where it is long. @param {{value: any, label?: string}} props */
+/** A value, truncated until the user expands it if it is long. @param {{value: any, label?: string}} props */
 export function Value({ value, label = "value" }) {
   const [expanded, setExpanded] = useState(false);
   const text = prettyPrint(value);
@@ -77,7 +86,10 @@ export function Value({ value, label = "value" }) {
 
 const CHUNK_LENGTH = 8_000;
 
-/** A long text in chunks, so that the browser lays out only the visible ones. @param {{text: string, label: string}} props */
+/**
+ * A long text, split into chunks so that the browser lays out only the visible ones.
+ * @param {{text: string, label: string}} props
+ */
 function LongText({ text, label }) {
   const chunks = [];
   for (let from = 0, to; from < text.length; from = to) {
@@ -90,7 +102,10 @@ function LongText({ text, label }) {
 ${chunks.map((chunk) => html`<span class="chunk">${chunk}</span>`)}</pre>`;
 }
 
-/** An empty state, with a command that adds data. @param {{children?: any, command?: string}} props */
+/**
+ * A message for an empty view, optionally with a command that adds data.
+ * @param {{children?: any, command?: string}} props
+ */
 export function EmptyState({ children, command }) {
   return html`<div class="empty"><p>${children}</p>${command && html`<pre>${command}</pre>`}</div>`;
 }

@@ -86,7 +86,7 @@ function KeyboardHelp() {
   <//>`;
 }
 
-/** Asks for the store's token and saves it for this tab. */
+/** A form that asks for the store's token and saves it for this tab. */
 function TokenForm() {
   const field = useRef(/** @type {HTMLInputElement | null} */ (null));
   const submit = (/** @type {Event} */ event) => {

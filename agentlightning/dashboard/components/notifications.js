@@ -11,7 +11,7 @@ const notifications = signal([]);
 let nextId = 1;
 
 /**
- * Show a text for a few seconds.
+ * Show a notification for a few seconds.
  * @param {string} text
  * @param {{isError?: boolean, link?: {href: string, text: string}}} [options]
  */

@@ -8,17 +8,17 @@ import { html, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useStat
 const ROW_HEIGHT = 34;
 const PAGE_SIZE = 50;
 const OVERSCAN = 12;
-// Browsers cannot scroll further than some 33 million pixels.
+// Browsers cannot scroll further than about 33 million pixels.
 const MAX_ROWS = 900_000;
 
 /** @typedef {{name: string, title: string, sort?: string, render: (item: any, index: number) => any}} Column */
 
 /**
- * The pages of a list, loaded on demand and patched by the store's change events.
+ * Load the pages of a list on demand, and update them when the store reports changes.
  * @param {(offset: number, limit: number) => Promise<{items: any[], total: number}>} fetchPage
  * @param {string} query identifies the list; a different query starts a new list
  * @param {(pages: Map<number, any[]>, change: import("../changes.js").Change) => boolean} patch
- *   updates rows in place; returns true when the list itself may have changed
+ *   updates rows in place; returns true if the list itself may have changed
  */
 export function usePages(fetchPage, query, patch) {
   const [, redraw] = useState(0);
@@ -56,7 +56,7 @@ export function usePages(fetchPage, query, patch) {
     return loading;
   }, []);
 
-  /** Load rows `first` to `last` unless they are loaded or loading. */
+  /** Load rows `first` to `last`, except those that are already loaded or loading. */
   const ensureLoaded = useCallback((/** @type {number} */ first, /** @type {number} */ last) => {
     const list = current.current;
     list.visible = [Math.floor(first / PAGE_SIZE), Math.floor(Math.max(first, last) / PAGE_SIZE)];

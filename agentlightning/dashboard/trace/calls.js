@@ -1,4 +1,4 @@
-// A model call parseJson from its span: messages and their parts, tokens, cost, and the original request.
+// A model call parsed from its span: messages and their parts, tokens, cost, and the original request.
 
 /** @typedef {{role: string, parts: Part[], finish?: string}} Message */
 /** @typedef {{type: string, [key: string]: any}} Part */
@@ -54,12 +54,12 @@ function bodyOf(call) {
   return { model: call.model, messages, ...call.settings };
 }
 
-/** A Python string literal; JSON's escapes are valid in Python. @param {string} text */
+/** Format a text as a Python string literal. JSON's escape sequences are valid in Python. @param {string} text */
 function pythonLiteral(text) {
   return JSON.stringify(text);
 }
 
-/** The text of a part; empty for a part without text. @param {Part} part */
+/** The text of a part, or an empty string if the part does not contain text. @param {Part} part */
 export function textOf(part) {
   if (typeof part.content === "string") return part.content;
   if (part.type === "tool_call_response")
@@ -67,7 +67,13 @@ export function textOf(part) {
   return "";
 }
 
-/** Messages from one JSON attribute, or from indexed attributes. @param {any} attributes @param {string} key @param {string} prefix @returns {Message[]} */
+/**
+ * Read messages from the JSON attribute `key`, or else from the indexed attributes that start with `prefix`.
+ * @param {any} attributes
+ * @param {string} key
+ * @param {string} prefix
+ * @returns {Message[]}
+ */
 function messagesOf(attributes, key, prefix) {
   const stored = parseJson(attributes[key]);
   if (Array.isArray(stored)) return stored.map(toMessage);
@@ -118,7 +124,11 @@ function tokensOf(attributes) {
   return { input, output };
 }
 
-/** The output tokens with their log probabilities, if the server returned them. @param {any} attributes @returns {Array<{token: string, logprob: number}>} */
+/**
+ * The output tokens with their log probabilities, or an empty array if the server did not return any.
+ * @param {any} attributes
+ * @returns {Array<{token: string, logprob: number}>}
+ */
 function logprobsOf(attributes) {
   const logprobs = parseJson(attributes["agentlightning.logprobs"]);
   const content = logprobs?.content ?? (Array.isArray(logprobs) ? logprobs : []);

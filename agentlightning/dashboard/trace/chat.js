@@ -8,7 +8,10 @@ import { spanSeconds } from "./spans.js";
 
 /** @typedef {import("./calls.js").Message} Message */
 
-/** One call in full. @param {{span: any, after?: number}} props `after`: number of messages already shown above */
+/**
+ * One call in full.
+ * @param {{span: any, after?: number}} props `after`: number of messages to leave out, because they are shown above
+ */
 export function Call({ span, after = 0 }) {
   const call = parseCall(span);
   const earlier = Math.min(after, call.input.length);
@@ -31,7 +34,7 @@ export function Call({ span, after = 0 }) {
   </div>`;
 }
 
-/** All calls of an attempt as one conversation, without repeated messages. @param {{spans: any[]}} props */
+/** All calls of an attempt as one conversation, in which each message is shown once. @param {{spans: any[]}} props */
 export function Conversation({ spans }) {
   const keyOf = (/** @type {Message} */ { role, parts }) => JSON.stringify([role, parts.map(textOf)]);
   /** @type {string[]} */
@@ -101,7 +104,10 @@ function Part({ part }) {
 const MAX_TEXT_LENGTH = 1_500;
 const PREVIEW_LENGTH = 900;
 
-/** A text; a long one is truncated at first, so that it does not push the output out of view. @param {{text: string}} props */
+/**
+ * The text of a message. A long text is truncated at first, so that it does not push the output out of view.
+ * @param {{text: string}} props
+ */
 function MessageText({ text }) {
   const [expanded, setExpanded] = useState(false);
   if (expanded || text.length <= MAX_TEXT_LENGTH) return html`<p class="text" dir="auto">${prettyPrint(text)}</p>`;
@@ -109,7 +115,10 @@ function MessageText({ text }) {
     <button class="small" onClick=${() => setExpanded(true)}>Show all ${bytes(text.length)}</button>`;
 }
 
-/** The output token by token, less probable ones darker. @param {{tokens: Array<{token: string, logprob: number}>}} props */
+/**
+ * The output, token by token. The less probable a token is, the stronger its background colour.
+ * @param {{tokens: Array<{token: string, logprob: number}>}} props
+ */
 function Tokens({ tokens }) {
   return html`<details class="tokens">
     <summary>${plural(tokens.length, "token")} with probabilities</summary>

@@ -1,4 +1,4 @@
-// One span in full: the model call as a chat, rewards, exceptions, attributes, and the JSON.
+// One span in full: the model call as a chat, the rewards, exceptions and attributes, and the span as JSON.
 
 import { call } from "../api.js";
 import { CopyButton, Loading, Reward, Value } from "../components/elements.js";

@@ -1,10 +1,10 @@
-// Spans as trees, and the kind, rewards and exceptions of each.
+// Trees of spans, and the kind, rewards and exceptions of each span.
 
 /** @typedef {Record<string, any>} Span */
 /** @typedef {{span: Span, depth: number, children: SpanNode[]}} SpanNode */
 
 /**
- * Spans as trees, ordered by start time; a span with a missing parent is a root.
+ * Arrange spans in trees, and sort the roots by start time. A span whose parent is missing is a root.
  * @param {Span[]} spans
  * @returns {SpanNode[]}
  */
@@ -21,7 +21,11 @@ export function buildTrees(spans) {
   return roots.sort(compareByStart);
 }
 
-/** The trees as rows, parents before children, without the children of `collapsed` spans. @param {SpanNode[]} roots @param {Set<string>} collapsed */
+/**
+ * List the spans of the trees as rows, with parents before children. Descendants of `collapsed` spans are left out.
+ * @param {SpanNode[]} roots
+ * @param {Set<string>} collapsed
+ */
 export function flattenTrees(roots, collapsed) {
   /** @type {SpanNode[]} */
   const rows = [];
@@ -39,7 +43,7 @@ export function flattenTrees(roots, collapsed) {
   return rows;
 }
 
-/** The kind of a span, which selects its colour. @param {Span} span */
+/** The kind of a span, which determines its colour. @param {Span} span */
 export function spanKind(span) {
   if (isCall(span)) return "model";
   if (spanRewards(span).length) return "reward";
@@ -50,7 +54,10 @@ export function spanKind(span) {
   return "step";
 }
 
-/** The title of a span: the operation's name, or the span's name without our prefix. @param {Span} span */
+/**
+ * The title of a span: the operation's name, or the span's name without the prefix `agentlightning.`.
+ * @param {Span} span
+ */
 export function spanTitle(span) {
   return span.attributes["agentlightning.operation.name"] ?? span.name.replace(/^agentlightning\./, "");
 }
@@ -75,7 +82,7 @@ export function spanSeconds({ start_time, end_time }) {
 }
 
 /**
- * The rewards of a span, in any known format, the primary one first.
+ * The rewards that a span records in any known format, with the primary reward first.
  * @param {Span} span
  * @returns {Array<{name: string, value: number}>}
  */
@@ -116,7 +123,7 @@ function agentOpsReward(attributes) {
       const output = JSON.parse(attributes[key] ?? "null");
       if (output?.type === "reward") return output.value;
     } catch {
-      // AgentOps also writes plain text there.
+      // Not JSON: AgentOps also stores plain text in these attributes.
     }
   }
   return null;

@@ -1,4 +1,4 @@
-// The previous and next rollout in the list from which a rollout was opened, as links and as keys.
+// Links and keys for the previous and next rollout in the list from which a rollout was opened.
 
 import { call } from "../api.js";
 import { useKeyBindings } from "../keyboard.js";
@@ -9,12 +9,12 @@ import { listParams, rolloutQuery } from "./rollouts.js";
 
 const LIST_MARGIN = 30;
 
-/** Steps taken before the list was loaded: the rollout they start from, and how many forwards. */
+/** Steps requested before the list was loaded: the rollout to start from, and the number of steps forwards. */
 let pending = { from: /** @type {string | null} */ (null), steps: 0 };
 
 /**
- * The links to the rollouts before and after this one; `[` and `]` go there. Keys pressed before the list is loaded
- * take effect once it is.
+ * Return links to the previous and next rollout, and bind the keys `[` and `]` to them. If a key is pressed before the
+ * list has been loaded, it takes effect once the list is available.
  * @param {string} id
  * @param {Record<string, string>} params
  */
@@ -27,7 +27,7 @@ export function useAdjacentRollouts(id, params) {
     if (url) navigate(url);
   };
   const step = (/** @type {number} */ by) => {
-    // Read from the URL: the previous key's step may not be rendered yet.
+    // Read the id from the URL, because the step from the previous key press may not have been rendered yet.
     const from = route.value.id;
     pending = { from, steps: by + (pending.from === from ? pending.steps : 0) };
     applyPending();
@@ -38,14 +38,18 @@ export function useAdjacentRollouts(id, params) {
   return { previous: linkAt?.(-1) ?? null, next: linkAt?.(1) ?? null };
 }
 
-/** A function from a number of steps to a link, or null until the list is loaded. @param {string} id @param {Record<string, string>} params */
+/**
+ * Return a function that maps a number of steps to a link, or null until the list has been loaded.
+ * @param {string} id
+ * @param {Record<string, string>} params
+ */
 function useListLinks(id, params) {
   const index = Number(params.at ?? NaN);
   const key = JSON.stringify([id, listParams(params), index]);
   const loaded = useQuery(
     async (options) => {
       if (Number.isNaN(index)) return { key, linkAt: () => null };
-      // The list may have grown since, so the rollout is searched for around its earlier index.
+      // The list may have grown since the rollout was opened, so search for the rollout around its earlier index.
       const offset = Math.max(0, index - LIST_MARGIN);
       const query = { ...rolloutQuery(params), offset, limit: 2 * LIST_MARGIN + 1 };
       const { items } = await call("query_rollouts", query, options);

@@ -41,7 +41,7 @@ function Tiles({ summary, total }) {
   const completed = sumOf(rollouts, ["succeeded", "failed", "cancelled"]);
   const queued = sumOf(rollouts, ["queuing", "requeuing"]);
   const running = sumOf(rollouts, ["preparing", "running"]);
-  // A store opened read-only has no workers: the rate of its last minute says nothing about the present.
+  // A store opened read-only does not have active workers, so its most recent rate says nothing about the present.
   const { ended_per_minute: rate, seconds_left: left } = readOnly.value ? NO_RATE : summary;
   const pooled = summary.steps.length ? poolScores(summary.steps) : null;
   const noEstimate = queued + running ? "no active workers" : "nothing queued";
@@ -224,13 +224,17 @@ export function versionName({ resources_id, version }) {
   return `${resources_id}@${version}`;
 }
 
-/** One score for each version, pooled over the modes. @param {any[]} scores */
+/** Return one score for each version, pooled over all modes. @param {any[]} scores */
 export function scoresByVersion(scores) {
   const groups = Map.groupBy(scores, versionName);
   return [...groups.values()].map((group) => ({ ...group[0], ...poolScores(group) }));
 }
 
-/** One series for each mode, with a colour that does not depend on the other modes shown. @param {any[]} steps @param {string[]} modes */
+/**
+ * Return one series for each mode. The colour of a series does not depend on which other modes are shown.
+ * @param {any[]} steps
+ * @param {string[]} modes
+ */
 function seriesByMode(steps, modes) {
   return modes.map((name, colour) => {
     const own = steps.filter(({ mode }) => (mode ?? NO_MODE) === name);

@@ -1,4 +1,4 @@
-// Resources: all versions with their rewards, the difference between any two, and the tasks that ran with both.
+// Resources: all versions with their rewards, the difference between any two, and the tasks that were run with both.
 
 import { call } from "../api.js";
 import { ciHalfWidth } from "../components/chart.js";
@@ -65,14 +65,22 @@ export function Resources({ params }) {
   </section>`;
 }
 
-/** The version that a config names as parent, or else the previous version with the same id. @param {any[]} items newest first @param {any} version */
+/**
+ * Return the parent of a version: the version that its config names, or else the previous version with the same id.
+ * @param {any[]} items newest first
+ * @param {any} version
+ */
 function parentOf(items, version) {
   const earlier = items.slice(items.indexOf(version) + 1);
   const parent = namedParent(version) ?? version.resources_id;
   return earlier.find(({ resources_id }) => resources_id === parent) ?? null;
 }
 
-/** The `parent` in a config resource, by which an algorithm may name a version's origin. @param {any} version @returns {string | null} */
+/**
+ * Return the `parent` in a config resource, in which an algorithm can name the origin of a version.
+ * @param {any} version
+ * @returns {string | null}
+ */
 function namedParent({ resources }) {
   const config = Object.values(resources).find(({ value }) => typeof value?.parent === "string");
   return config ? config.value.parent : null;
@@ -156,7 +164,10 @@ function textOf(resource) {
   return JSON.stringify(resource_type === "config" ? rest.value : rest, null, 2);
 }
 
-/** The tasks that ran with both versions, largest change first. @param {{left: any, right: any, shown: string}} props */
+/**
+ * The tasks that were run with both versions, with the largest change in reward first.
+ * @param {{left: any, right: any, shown: string}} props
+ */
 function SharedTasks({ left, right, shown }) {
   const query = useQuery(
     async (options) => {
@@ -217,7 +228,7 @@ function Outcome({ rollout }) {
     : html`<${Reward} value=${rollout.reward} />`;
 }
 
-/** Two rollouts, usually of one task, with their conversations. @param {{ids: string[]}} props */
+/** Two rollouts, usually of the same task, with their conversations. @param {{ids: string[]}} props */
 function SideBySide({ ids }) {
   const section = useRef(/** @type {HTMLElement | null} */ (null));
   useEffect(() => section.current?.scrollIntoView({ block: "start" }), []);
@@ -260,7 +271,12 @@ function Side({ id }) {
   </article>`;
 }
 
-/** Pair rollouts with the same input. @param {any[]} before @param {any[]} after @returns {Pair[]} */
+/**
+ * Pair the rollouts that have the same input, with the largest change in reward first.
+ * @param {any[]} before
+ * @param {any[]} after
+ * @returns {Pair[]}
+ */
 function pairByInput(before, after) {
   const byInput = (/** @type {any[]} */ rollouts) =>
     new Map(rollouts.map((rollout) => [JSON.stringify(rollout.input), rollout]));

@@ -1,4 +1,4 @@
-// One rollout: its attempts, their traces, and its reward with the source of the reward.
+// One rollout: its attempts with their traces, and its reward with the span that recorded it.
 
 import { FINAL, cancelRollouts, exportRollouts, retryRollouts } from "../actions.js";
 import { call } from "../api.js";
@@ -108,14 +108,14 @@ function Facts({ rollout, attempts, attempt, spans }) {
   </dl>`;
 }
 
-/** The span that set the final reward: the last one with a primary reward. @param {{spans: any[]}} props */
+/** A link to the span that set the final reward, which is the last span with a reward. @param {{spans: any[]}} props */
 function RewardSource({ spans }) {
   const source = useMemo(() => spans.findLast((span) => spanRewards(span).length > 0), [spans]);
   if (!source) return null;
   return html`<button class="link" title="Show the span with this reward" onClick=${() => updateParams({ tab: null, span: source.span_id })}>Source: ${oneLine(spanTitle(source), 40)}</button>`;
 }
 
-/** Number, tokens and cost of the attempt's model calls. @param {{spans: any[]}} props */
+/** The number of the attempt's model calls, with their tokens and cost. @param {{spans: any[]}} props */
 function Usage({ spans }) {
   const calls = useMemo(() => spans.filter(isCall).map(parseCall), [spans]);
   if (!calls.length) return null;
@@ -129,7 +129,10 @@ function Usage({ spans }) {
   `;
 }
 
-/** The attempts on a common time axis, each with its failure reason. @param {{attempts: any[], selected?: string, onSelect: (id: string) => void}} props */
+/**
+ * The attempts on a common time axis, each with the reason if it failed.
+ * @param {{attempts: any[], selected?: string, onSelect: (id: string) => void}} props
+ */
 function AttemptTimeline({ attempts, selected, onSelect }) {
   if (!attempts.length) return null;
   const from = attempts[0].start_time;
@@ -215,7 +218,7 @@ function TraceTab({ spans, selected }) {
   const span =
     spans.find(({ span_id }) => span_id === selected) ?? rows.find(({ span }) => isCall(span))?.span ?? rows[0].span;
   const step = (/** @type {number} */ by) => {
-    // Read from the URL: the previous key's step may not be rendered yet.
+    // Read the span from the URL, because the step from the previous key press may not have been rendered yet.
     const from = route.value.params.span ?? span.span_id;
     const index = rows.findIndex((row) => row.span.span_id === from);
     select(rows[Math.max(0, Math.min(rows.length - 1, index + by))].span.span_id);

@@ -1,4 +1,4 @@
-// All rollouts as a table, filtered, sorted and searched by the store; the whole state is in the URL.
+// A table of all rollouts. The store filters, sorts and searches them. The URL contains these settings.
 
 import { FINAL, cancelRollouts, exportRollouts, retryRollouts } from "../actions.js";
 import { call } from "../api.js";
@@ -15,10 +15,10 @@ export const STATUSES = ["queuing", "requeuing", "preparing", "running", "succee
 const MODES = ["train", "val", "test"];
 const TEXTS_CUT_AT = 300;
 const NEWEST_FIRST = "-start_time";
-// Creation order is the store's default and has no `sort_by`.
+// The store sorts by creation time by default, so this order is requested by leaving out `sort_by`.
 const CREATION_ORDER = "start_time";
 
-/** The selected rollouts by id; kept while the user opens a rollout and returns. */
+/** The selected rollouts, by id. The selection is kept while the user opens a rollout and returns to the list. */
 const selection = signal(/** @type {Map<string, any>} */ (new Map()));
 
 /** @type {import("../components/virtual_table.js").Column[]} */
@@ -73,7 +73,7 @@ const DEFAULT_COLUMNS = [
 ];
 
 /**
- * The arguments of `query_rollouts` for the parameters of the URL.
+ * Return the arguments for `query_rollouts` that correspond to the parameters in the URL.
  * @param {Record<string, string>} params
  */
 export function rolloutQuery(params) {
@@ -101,7 +101,7 @@ export function listParams({ status, mode, q, resources, sort }) {
 export function Rollouts({ params }) {
   const query = rolloutQuery(params);
   const sort = params.sort || NEWEST_FIRST;
-  // A signal, because a key may be pressed before the previous one is rendered.
+  // Use a signal, because a key may be pressed before the effect of the previous one has been rendered.
   const selected = useMemo(() => signal(-1), [JSON.stringify(query)]);
   const pages = usePages(
     (offset, limit) => call("query_rollouts", { ...query, offset, limit }),
@@ -147,7 +147,7 @@ export function Rollouts({ params }) {
   </section>`;
 }
 
-/** Apply a change event to the loaded rows; true when it also concerns rollouts that are not loaded. */
+/** Apply a change event to the loaded rows. Returns true if it also concerns rollouts that are not loaded. */
 function patchRows(/** @type {Map<number, any[]>} */ pages, /** @type {import("../changes.js").Change} */ change) {
   const notLoaded = new Set(Object.keys(change.rollouts));
   for (const items of pages.values()) {
@@ -164,7 +164,10 @@ function isFiltered({ status, mode, q, resources }) {
   return Boolean(status || mode || q || resources);
 }
 
-/** The sort order after a click on a column: ascending first (times and rewards descending), then reversed. */
+/**
+ * Return the sort order after a click on a column. The first click sorts in ascending order, or in descending order for
+ * times and rewards. The next click reverses the order.
+ */
 function nextSort(/** @type {string} */ sort, /** @type {string} */ field) {
   const descendingFirst = ["start_time", "end_time", "reward"].includes(field);
   if (sort === field) return `-${field}`;
@@ -174,7 +177,7 @@ function nextSort(/** @type {string} */ sort, /** @type {string} */ field) {
 
 /** @param {ReturnType<typeof usePages>} pages @param {import("../vendor/signals.js").Signal<number>} selected @param {(rollout: any, index: number) => void} open */
 function useRowKeys(pages, selected, open) {
-  // True from a press of Enter until the selected row is loaded.
+  // True from the time Enter is pressed until the selected row has been loaded.
   const opening = useRef(false);
   const openSelected = () => {
     const rollout = pages.row(selected.value);
@@ -202,7 +205,7 @@ const SEARCH_DELAY_MS = 200;
 /** @param {{value: string}} props */
 function Search({ value }) {
   const timer = useRef(0);
-  // Text that is not in the URL yet; it keeps the field unchanged while the page renders.
+  // The entered text until it is copied to the URL. Without it, rendering the page would reset the field.
   const [draft, setDraft] = useState(/** @type {string | null} */ (null));
   const search = (/** @type {any} */ event) => {
     const q = event.target.value;
@@ -267,7 +270,10 @@ function SelectBox({ rollout }) {
   />`;
 }
 
-/** Actions on the selected rollouts, or export of the whole list. @param {{query: any, total: number | null}} props */
+/**
+ * Actions on the selected rollouts, or the export of the whole list if none are selected.
+ * @param {{query: any, total: number | null}} props
+ */
 function SelectionActions({ query, total }) {
   const ids = [...selection.value.keys()];
   const [progress, setProgress] = useState("");

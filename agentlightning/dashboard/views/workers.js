@@ -1,4 +1,4 @@
-// The workers: heartbeat, current rollout, throughput, and the host and process that each reports.
+// The workers, each with its heartbeat, current rollout, throughput, host and process.
 
 import { call } from "../api.js";
 import { EmptyState, Loading, RolloutLink, Status, Time } from "../components/elements.js";

@@ -45,11 +45,14 @@ class Cassette:
         self.unused = list(self.calls)
         """The recorded calls whose responses have not been returned yet."""
         self.difference: str | None = None
-        """Description of the first replayed call that did not match an unused recorded call, or None if all have matched."""
+        """Description of the first call that did not match an unused recorded call, or None if all have matched."""
 
     @classmethod
     def from_spans(cls, spans: Iterable[Span]) -> Cassette:
-        """Return a cassette with the successful calls in an attempt's spans. A call recorded in two spans is included once."""
+        """Return a cassette with the successful calls in an attempt's spans.
+
+        A call that is recorded in two spans is included once.
+        """
         calls: dict[str, RecordedCall] = {}
         for number, span in enumerate(spans):
             request, response = (object_in(span.attributes, name) for name in (semconv.REQUEST, semconv.RESPONSE))

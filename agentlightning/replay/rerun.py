@@ -45,9 +45,9 @@ class ReplayResult:
 async def replay(store: LightningStore, rollout_id: str, agent: LitAgent[Any] | Callable[..., Any]) -> ReplayResult:
     """Run `agent` on the task of a stored rollout, with the model responses recorded in the rollout's latest attempt.
 
-    A local server returns these responses. During the replay, every `LLM` among the rollout's resources uses the address
-    of this server, and so do the environment variables OPENAI_BASE_URL and ANTHROPIC_BASE_URL. Does not change `store`.
-    Raises `NotFound` if `store` does not contain the rollout.
+    A local server returns these responses. During the replay, every `LLM` among the rollout's resources uses this
+    server, and the environment variables OPENAI_BASE_URL and ANTHROPIC_BASE_URL contain the server's address. Does not
+    change `store`. Raises `NotFound` if `store` does not contain the rollout.
     """
     rollout = await _rollout(store, rollout_id)
     spans = list(await store.query_spans(rollout_id, "latest"))

@@ -1,4 +1,4 @@
-"""Tracing: records the spans of an agent's run and exports them to the store."""
+"""Tracing: records an agent's calls as spans and exports the spans to the store."""
 
 from ..lazy import lazy_names
 

@@ -1,4 +1,4 @@
-"""Tracer: records an agent's run and sends its spans to the store."""
+"""Tracer: records what an agent does as spans and sends the spans to the store."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ logger = logging.getLogger("agentlightning.tracer")
 class Tracer:
     """Records spans within its trace contexts and sends them to the store.
 
-    Several workers (usually runners) in one process may share a tracer. The first `init_worker` sets the tracer up, and
-    the last `teardown_worker` tears it down. Subclasses override `instrumentations` and `otel_tracer` to select what is
-    recorded.
+    Several workers (usually runners) in one process may share a tracer. The first call to `init_worker` sets it up, and
+    the last call to `teardown_worker` tears it down. Subclasses override `instrumentations` and `otel_tracer` to select
+    what is recorded.
     """
 
     def __init__(self) -> None:
@@ -42,26 +42,26 @@ class Tracer:
     # For subclasses
 
     def instrumentations(self) -> list[Instrumentation]:
-        """Return the instrumentation that is active while at least one worker uses the tracer."""
+        """Return the instrumentation to apply while at least one worker uses the tracer."""
         return []
 
     def otel_tracer(self) -> trace.Tracer | None:
-        """Return the OpenTelemetry tracer that creates spans. If None, only spans of user code are recorded."""
+        """Return the OpenTelemetry tracer that creates spans, or None to record only spans that user code creates."""
         return None
 
     def has_other_processors(self) -> bool:
-        """Return True if the OpenTelemetry provider has span processors from outside this package."""
+        """Return True if the tracer provider has, or may have, span processors from outside this package."""
         return False
 
     def on_exit(self, scope: Scope) -> None:
-        """End the spans of a scope that are still open. Called before the scope is left. By default, does nothing."""
+        """End spans in `scope` that would remain open. Called when its trace context ends. By default, does nothing."""
 
     # Workers
 
     def init_worker(self, worker_id: int | str = 0, store: LightningStore | None = None) -> None:
         """Register a worker. If it is the first one, apply the instrumentation.
 
-        `store` receives the spans of trace contexts that are entered without a store. `worker_id` appears only in logs.
+        `store` receives the spans from trace contexts without a store of their own. `worker_id` appears only in logs.
         """
         logger.info("[Worker %s] Setting up tracer...", worker_id)
         with self._lock:
@@ -72,7 +72,7 @@ class Tracer:
         logger.info("[Worker %s] Instrumentation applied.", worker_id)
 
     def teardown_worker(self) -> None:
-        """Unregister a worker. After the last one, send the remaining spans and undo the instrumentation."""
+        """Unregister a worker. If it is the last one, undo the instrumentation and send or save the remaining spans."""
         with self._lock:
             if not self._workers:
                 return
@@ -82,7 +82,7 @@ class Tracer:
 
     @contextmanager
     def lifespan(self, store: LightningStore | None = None) -> Generator[Tracer]:
-        """Call `init_worker` before and `teardown_worker` after a block."""
+        """Call `init_worker` before the block and `teardown_worker` after it."""
         self.init_worker(store=store)
         try:
             yield self
@@ -118,10 +118,11 @@ class Tracer:
         attempt_id: str | None = None,
         flush: bool = True,
     ) -> AsyncGenerator[Tracer]:
-        """Record everything within the block as part of the attempt. With `name`, also record the block as a span.
+        """Record the spans created within the block as part of an attempt.
 
-        On exit, every finished span has been stored or dropped; with `flush=False`, some may still be queued. If there
-        is no store, or one of the two ids is missing, spans are kept only for `get_last_trace`.
+        If `name` is given, also record the block itself as a span. After the block, wait until every finished span has
+        been stored or dropped, unless `flush` is False. If there is no store, or if `rollout_id` or `attempt_id` is
+        missing, the spans are not sent but only kept for `get_last_trace`.
         """
         scope = Scope(rollout_id, attempt_id, store or self._store, self._pipeline)
         async with AsyncExitStack() as cleanup:
@@ -167,15 +168,15 @@ class Tracer:
         status: AttemptStatus,
         metadata: dict[str, Any] | None = None,
     ) -> Attempt:
-        """Send the status of a finished attempt, after all spans queued so far, and return the updated attempt.
+        """Send the final status of an attempt, after all spans queued so far. Return the updated attempt.
 
-        While the store is unreachable, spans and reports are buffered on disk. Raises the store's exceptions, and
-        StoreUnavailable if the tracer is stopped before the store responds.
+        While the store is unreachable, spans and reports are buffered on disk, and this method waits. It raises the
+        store's exceptions, and StoreUnavailable if the tracer is stopped before the store responds.
         """
         return await self._pipeline.report(store, AttemptReport(rollout_id, attempt_id, status, metadata or {}))
 
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> AbstractContextManager[None]:
-        """Call `callback` with each attempt that had already ended when the store received its spans.
+        """Call `callback` with each attempt that had already ended when the store received spans from it.
 
         The subscription ends when the returned context manager exits. The callback runs in the export thread.
         """
@@ -187,15 +188,16 @@ class Tracer:
         return self._pipeline.drops.count
 
     def get_last_trace(self) -> list[Span]:
-        """Return the finished spans of the last trace context that this task entered, ordered by when they ended.
+        """Return the finished spans from the last trace context that the current task entered.
 
-        If the task has not entered any, use the last trace context that this thread entered.
+        The spans are in the order in which they ended. If the task has not entered any trace context of this tracer,
+        use the last one that the current thread entered.
         """
         of_task, of_thread = _last_scope.get(), getattr(_thread_local, "last_scope", None)
         scope = next((scope for scope in (of_task, of_thread) if scope and scope.pipeline is self._pipeline), None)
         return [finished.span for finished in list(scope.finished)] if scope else []
 
-    # Spans of user code
+    # Spans created by user code
 
     def create_span(
         self,
@@ -204,7 +206,10 @@ class Tracer:
         timestamp: float | None = None,
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
-        """Record a span with zero duration at `timestamp` (Unix time in seconds, by default the current time)."""
+        """Record a span with zero duration and return its fields.
+
+        `timestamp` is the span's Unix time in seconds. It defaults to the current time.
+        """
         span = self.operation_context(name, attributes, timestamp)
         if status:
             span.set_status(status)
@@ -219,8 +224,8 @@ class Tracer:
     ) -> ManualSpan:
         """Return a context manager that records a block as a span.
 
-        With an OpenTelemetry tracer, spans that start inside the block are children of that span. The times (Unix time
-        in seconds) replace the actual start and end of the block.
+        If the tracer uses OpenTelemetry, spans that start inside the block become children of that span. `start_time`
+        and `end_time` (Unix times in seconds) replace the actual start and end of the block.
         """
         return ManualSpan(name, attributes, self.otel_tracer(), current_scope(), start_time, end_time)
 
@@ -230,7 +235,7 @@ class Tracer:
         return bool(self._workers)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy of a tracer that is unpickled in another process starts without workers.
+        # Omit the state of this process. A tracer that is unpickled in another process starts without workers.
         excluded = {"_pipeline", "_store", "_workers", "_applied", "_lock"}
         return {key: value for key, value in self.__dict__.items() if key not in excluded}
 
@@ -242,18 +247,18 @@ class Tracer:
 # A context variable, so that each concurrent rollout in a process has its own active tracer.
 _active_tracer: ContextVar[Tracer | None] = ContextVar("agentlightning_active_tracer", default=None)
 
-# The trace context that a task or thread entered last, for `get_last_trace`.
+# Scopes of the last trace context that the current task and the current thread have entered, for `get_last_trace`.
 _last_scope: ContextVar[Scope | None] = ContextVar("agentlightning_last_scope", default=None)
 _thread_local = threading.local()
 
 
 def get_active_tracer() -> Tracer | None:
-    """Return the tracer of the current trace context, the tracer set with `set_active_tracer`, or None."""
+    """Return the tracer of the current trace context or the one set with `set_active_tracer`. None if there is none."""
     return _active_tracer.get()
 
 
 def set_active_tracer(tracer: Tracer) -> None:
-    """Make `tracer` the tracer that emitters in this task or thread use."""
+    """Set the tracer that emitters, such as `emit_reward`, use in this task or thread."""
     _active_tracer.set(tracer)
 
 

@@ -1,9 +1,9 @@
 """Disk buffer: keeps spans on disk until the store has accepted them, so that they are not lost if the process ends.
 
-Each pipeline has one file per store, with one batch of spans and attempt reports per line. All files for a store are
-in one folder and are readable only by the user who owns them. The process that writes a file holds a lock on it, so a
-file that is not locked is a leftover: it was written by a process that has ended. The next process on the same machine
-that uses the store sends the contents of the leftover files.
+Each tracer's pipeline has one file per store, with one batch of spans and attempt reports per line. All files for a
+store are in one folder and are readable only by the user who owns them. A process holds a lock on each file that it
+writes. A file without a lock is therefore a leftover from a process that has ended. The next process on the same
+machine that uses the store sends the contents of the leftover files.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if sys.platform != "win32":
 
 FOLDER_VARIABLE = "AGL_SPOOL_DIR"
 _FILE_PREFIX = f"{socket.gethostname()}-"
-"""Prefix of the names of this machine's files. Machines may share a folder, but a lock on a file may be visible only on
-the machine that wrote the file, so each machine ignores the files of the others."""
+"""Prefix for the names of the files that this machine writes. Several machines may share a folder, but one machine may
+not see another's locks, so each machine reads only its own files."""
 
 
 class DiskBuffer:
     """A first-in, first-out queue of lines in a file. The file exists only while it contains lines.
 
-    Without a folder, and on Windows, the file has no name and disappears when the process ends.
+    If `folder` is None, and always on Windows, the file is a temporary file that is deleted when the process ends.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -44,7 +44,7 @@ class DiskBuffer:
         self._read_position = 0
         self._size = 0
         self.path: Path | None = None
-        """Path of the file. None if there is no file, or if the file has no name and is lost when the process ends."""
+        """Path of the file. None if there is no file, or if it is a temporary file."""
 
     def append(self, line: bytes) -> None:
         """Append a line to the file. If this raises OSError, the contents of the file are unchanged."""
@@ -67,7 +67,7 @@ class DiskBuffer:
         return self._file.read(self._lengths[0])
 
     def remove_first(self) -> None:
-        """Remove the oldest line. If it was the last one, also remove the file."""
+        """Remove the oldest line. If no lines remain, also delete the file."""
         self._read_position += self._lengths.popleft()
         if not self._lengths:
             if self.path is not None:
@@ -76,7 +76,7 @@ class DiskBuffer:
             self.close()
 
     def close(self) -> None:
-        """Close the file. A named file remains on disk for the next process that uses the store."""
+        """Close the file. Unless it is temporary, it remains on disk for the next process that uses the store."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -93,8 +93,8 @@ class DiskBuffer:
 def buffer_folder(store: LightningStore) -> Path | None:
     """Return the folder for a store's buffer files, or None if the store has neither a URL nor a path.
 
-    Its parent folder is the value of the environment variable AGL_SPOOL_DIR or, if the variable is not set,
-    `agentlightning/spool` in the user's state directory.
+    The folder's parent is the value of the environment variable AGL_SPOOL_DIR or, if the variable is not set,
+    `agentlightning/spool` in the user's state directory (`$XDG_STATE_HOME` or `~/.local/state`).
     """
     name = getattr(store, "url", None) or getattr(store, "path", None)
     if name is None:
@@ -107,7 +107,10 @@ def buffer_folder(store: LightningStore) -> Path | None:
 
 
 def leftover_files(folder: Path) -> list[Path]:
-    """List this machine's files in `folder`, least recently modified first. Those that are not locked are leftovers."""
+    """List this machine's buffer files in `folder`, least recently modified first.
+
+    Only the files that are not locked are leftovers. On Windows, the list is empty.
+    """
     if sys.platform == "win32" or not folder.is_dir():
         return []
     return sorted(folder.glob(f"{_FILE_PREFIX}*.jsonl"), key=_modified)
@@ -115,7 +118,7 @@ def leftover_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def claim(path: Path) -> Generator[IO[bytes] | None]:
-    """Lock a leftover file and open it for reading. Yield None if another process has locked or removed the file."""
+    """Open a leftover file for reading and lock it. Yield None if the file is already locked or has been removed."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -131,22 +134,22 @@ def remove(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a leftover file that this process has claimed, so that it is not sent again, and return its new path."""
+    """Rename a leftover file that this process has claimed, so that it is not sent again. Return its new path."""
     return path.rename(path.with_suffix(".refused"))
 
 
 def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # the file was removed by its owner or another process in the meantime
+    except OSError:  # another process has removed the file in the meantime
         return 0.0
 
 
 def _create_file(folder: Path) -> tuple[IO[bytes], Path]:
     while True:
         path = folder / f"{_FILE_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.jsonl"
-        # Until the file is locked, another process may mistake it for a leftover and remove it. In that case, create
-        # a new one.
+        # Until the file is locked, another process may mistake it for a leftover, and lock or remove it. In that case,
+        # create another file.
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b", buffering=0)
         if _lock(file):
             return file, path
@@ -154,7 +157,7 @@ def _create_file(folder: Path) -> tuple[IO[bytes], Path]:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Lock the file. Return False if another process has locked or removed it, and always on Windows."""
+    """Lock the file. Return False if it is already locked or has been removed, and always on Windows."""
     if sys.platform == "win32":
         return False
     try:

@@ -1,9 +1,10 @@
 """Export of span batches to a store, in order, with retries and a disk buffer.
 
 While the store responds, batches are sent to it directly. If the store is unreachable or slow, the current batch and
-all later ones are written to the disk buffer, and the buffer's contents are sent in order until the buffer is empty.
-If the process is killed, the spans that have been neither sent nor written to disk are lost. For a store that has
-neither a URL nor a path, the contents of the disk buffer are lost too. Unsent spans do not accumulate in memory.
+all later ones are written to the disk buffer. The buffer's contents are then sent in order, and once the buffer is
+empty, batches are sent directly again. Unsent spans therefore do not accumulate in memory. If the process is killed,
+the spans that have been neither sent nor written to disk are lost. If the store has neither a URL nor a path, the
+contents of the disk buffer are lost too.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ logger = logging.getLogger("agentlightning.tracer")
 
 RETRY = RetryPolicy(first_delay=0.1, max_delay=5.0)
 SLOW_STORE_SECONDS = 1.0
-"""Seconds to wait for a reachable store to accept a batch before this and later batches are written to disk."""
+"""Maximum time in seconds to wait for a reachable store to accept a batch. After that, the batch and all later ones are
+written to disk."""
 STOPPED = "the tracer was stopped before the store became reachable"
 POLL_INTERVAL_REACHABLE = 0.05
-"""Interval in seconds at which an export checks if the store has become unreachable."""
+"""Interval in seconds at which the exporter, while it sends a batch, checks if the store has become unreachable."""
 
 
 class SpanExporter:
-    """Sends span batches to one store. Use each exporter in a single event loop."""
+    """Sends span batches to one store. All calls to an exporter must be made in the same event loop."""
 
     def __init__(
         self,
@@ -49,21 +51,21 @@ class SpanExporter:
         self._store = store
         self.dropped = dropped or DropCounter()
         self._on_exported = on_exported
-        """Called with the number of items (spans and attempt reports) that were stored or dropped."""
+        """Called after each batch with the number of items (spans and attempt reports) that were stored or dropped."""
         self._on_late = on_late
-        """Called with each attempt whose spans the store has marked as late because the attempt had already ended."""
+        """Called with each attempt that has late spans, which are spans that arrived after the attempt had ended."""
         self._retrying = False
-        """True if the store is unreachable and a request is being retried."""
+        """True while a request is being retried because the store is unreachable."""
         self._folder = buffer_folder(store)
         self._buffer = DiskBuffer(self._folder)
         self._waiting: deque[tuple[SpanBatch, bool]] = deque()
-        """Batches that have not been sent, each with a flag: True if its spans are on disk and not in memory."""
+        """Batches not yet sent, oldest first. The flag is True if a batch's spans are on disk instead of in memory."""
         self._draining: asyncio.Task[None] | None = None
         self._leftovers: asyncio.Task[None] | None = None
 
     @property
     def is_idle(self) -> bool:
-        """True if no batch is waiting, or if the file with the waiting batches survives the end of this process."""
+        """True if no batch is waiting, or if the waiting batches are in a file that remains after this process ends."""
         return self._draining is None or self._buffer.path is not None
 
     async def export(self, batch: SpanBatch) -> None:
@@ -77,17 +79,18 @@ class SpanExporter:
                 sending.cancel()
                 await asyncio.wait({sending})
                 if sending.cancelled():
-                    self.buffer(batch)  # the batch may already be stored, but the store detects duplicate spans
+                    self.buffer(batch)  # the spans may already be stored, but the store detects duplicates
                 raise
             self._draining = asyncio.create_task(self._drain(sending))
         if not self.buffer(batch):
-            # Neither the store nor the disk has accepted the batch. Wait for the store before the caller sends more.
+            # Neither the store nor the disk has accepted the batch. Before the caller sends more, wait for the store.
             await asyncio.wait({self._draining})
 
     async def send(self, batch: SpanBatch) -> None:
         """Send a batch directly, with retries but without the disk buffer.
 
-        Spans that the store rejects are dropped. The error of a rejected report is set on its `answer`.
+        Spans that the store rejects are dropped. The store's response to a report, or its error, is set on the report's
+        `answer`.
         """
         if batch.spans:
             await self._send_spans(list(batch.spans))
@@ -119,7 +122,7 @@ class SpanExporter:
             self._leftovers = asyncio.create_task(self._send_leftovers(self._folder))
 
     async def stop(self) -> int:
-        """Cancel all sending. Return the number of spans and reports that remain on disk for the next process."""
+        """Stop all sending. Return the number of spans and reports that remain on disk for the next process."""
         for task in (self._draining, self._leftovers):
             if task is not None:
                 task.cancel()
@@ -137,9 +140,9 @@ class SpanExporter:
         return saved
 
     def close_in_child(self) -> None:
-        """Close the buffer file in a forked child.
+        """In a forked child, close the buffer file, which belongs to the parent process.
 
-        The file belongs to the parent process, and stays locked as long as any process has it open.
+        If the child kept the file open, the file would stay locked even after the parent has ended.
         """
         self._buffer.close()
 
@@ -170,7 +173,7 @@ class SpanExporter:
                 self._on_late(AttemptRef(rollout_id=late[0].rollout_id, attempt_id=late[0].attempt_id))
 
     async def _send_parts(self, parts: list[list[Span]], error: Exception) -> None:
-        """Send the parts of a rejected batch one by one. A single part cannot be divided further, so drop it."""
+        """Send the parts of a rejected batch one by one. If the batch could not be divided, drop its spans."""
         if len(parts) > 1:
             for part in parts:
                 await self._send_spans(part)
@@ -196,7 +199,7 @@ class SpanExporter:
     # The disk buffer
 
     async def _drain(self, first: asyncio.Task[None]) -> None:
-        """Send the contents of the disk buffer. The task `first` is already sending the first batch."""
+        """Send all waiting batches. The task `first` is already sending the first one."""
         await first
         self._remove_first()
         while self._waiting:
@@ -227,7 +230,7 @@ class SpanExporter:
 
     async def _send_file(self, path: Path, file: IO[bytes]) -> None:
         spans = reports = 0
-        exporter = SpanExporter(self._store)  # the spans that it drops stay in the file and are not counted as lost
+        exporter = SpanExporter(self._store)  # dropped spans stay in the file, so they are not counted as lost
         try:
             for line in file:
                 if not line.endswith(b"\n"):
@@ -236,7 +239,7 @@ class SpanExporter:
                 await exporter.send(batch)
                 spans += len(batch.spans)
                 reports += _stored_reports(batch)
-        except ValueError as error:  # a damaged or incompatible file must not block other files
+        except ValueError as error:  # a damaged or incompatible file must not block the other files
             logger.warning("Cannot read the spans that an earlier process saved in %s: %s", set_aside(path), error)
             return
         logger.info("Sent spans and results of an earlier process from %s: %d spans, %d results", path, spans, reports)
@@ -256,7 +259,7 @@ def _by_attempt(spans: list[Span]) -> list[list[Span]]:
 
 
 def _stored_reports(batch: SpanBatch) -> int:
-    """Return the number of reports that the store accepted, and log the errors of rejected reports."""
+    """Return the number of reports that the store accepted. Log the error for each report that it rejected."""
     errors = [error for report in batch.reports if (error := report.answer.exception())]
     for error in errors:
         logger.warning("The store rejected a result that an earlier process saved: %s", error)

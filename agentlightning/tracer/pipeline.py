@@ -1,10 +1,10 @@
-"""Pipeline from finished spans to the store: a bounded in-memory queue, and a thread that exports the queued items.
+"""Pipeline for finished spans: a bounded in-memory queue and a thread that exports the queued items to the store.
 
-Ending a span only appends to the queue, without locks or network access, and waits only if the queue is full. The
-export thread has its own event loop. It wakes up when the queue is no longer empty, waits briefly for more items, and
-passes batches to the exporters (one per store), which send them or buffer them on disk. The queue fills up only if
-neither is possible. To flush, a caller takes a flush token: a future that is resolved once every item
-queued before it has been stored or dropped.
+When a span ends, the agent's thread only appends it to the queue, without network or disk access. It waits only if the
+queue is full. The export thread has its own event loop. It wakes up when the queue is no longer empty, waits briefly
+for more items, and passes them in batches to the exporters (one per store). An exporter sends its batches or buffers
+them on disk. The queue fills up only if neither is possible. To flush, a caller waits for a flush token: a future that
+is resolved once every item queued before the flush has been stored or dropped.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from .spans import AttemptReport, DropCounter, FinishedSpan, QueueItem, SpanBatc
 BATCH_SPANS = 256
 BATCH_BYTES = 1_000_000
 BATCH_SECONDS = 0.05
-"""Maximum seconds that the export thread waits for more items if the batch is not full and no flush is waiting."""
+"""Maximum time in seconds that the export thread waits for a batch to fill. It does not wait if a flush is waiting."""
 
 QUEUE_SPANS = 50_000
 QUEUE_BYTES = 256_000_000
 FULL_QUEUE_TIMEOUT = 5.0
-"""Maximum seconds that ending a span blocks while the queue is full. After that, the span is dropped."""
+"""Maximum time in seconds to wait for space in a full queue when a span ends. After that, the span is dropped."""
 STOP_TIMEOUT = 5.0
-"""Maximum seconds that `stop` waits for the queued items to be stored or saved on disk."""
+"""Maximum time in seconds that `stop` waits for the queued items to be stored or saved on disk."""
 POLL_INTERVAL_IDLE = 0.02
 """Interval in seconds at which `stop` checks if every item has been stored or saved on disk."""
 EXIT_TIMEOUT = 2.0
-"""Maximum seconds to wait for each pipeline to send its queued items when the process exits."""
+"""Maximum time in seconds to wait for each pipeline to send its queued items when the process exits."""
 
 
 class Pipeline:
-    """Queue and export thread of a tracer. The thread starts when it is first needed, including after a fork."""
+    """A tracer's queue and export thread. In each process, such as a forked child, the thread starts when needed."""
 
     def __init__(self) -> None:
         self._running = False
         self._subscribers: tuple[Callable[[AttemptRef], None], ...] = ()
         self.drops = DropCounter()
-        """Counts the spans that could not be stored, for lack of space or because the store rejected them."""
+        """Counts the spans that were lost, for example because the queue was full or the store rejected them."""
         self._reset()
         _pipelines.add(self)
 
@@ -68,7 +68,7 @@ class Pipeline:
         self._in_flight = 0
         self._flush_tokens: list[tuple[int, Future[None]]] = []
         self._thread = ExportThread(self)
-        # Protects `_exported`, `_in_flight` and `_flush_tokens` from concurrent changes by the export thread.
+        # Protects `_exported`, `_in_flight` and `_flush_tokens` from concurrent access by the export and other threads.
         # Reentrant, because the garbage collector may end a span at any point, even while the lock is held.
         self._lock = threading.RLock()
         self._space_available = threading.Condition()
@@ -84,7 +84,7 @@ class Pipeline:
         return bool(self._flush_tokens) or len(self._queue) >= BATCH_SPANS or self._bytes >= BATCH_BYTES
 
     def start(self, store: LightningStore | None = None) -> None:
-        """Start accepting items, and start sending those that earlier processes left in disk buffers for `store`."""
+        """Start accepting items. Start sending the items that earlier processes left in disk buffers for `store`."""
         self._running, self._full = True, False
         if store and (folder := buffer_folder(store)) and leftover_files(folder):
             self._thread.send_leftovers(store)
@@ -97,7 +97,10 @@ class Pipeline:
             self._reject()
 
     async def report(self, store: LightningStore, report: AttemptReport) -> Attempt:
-        """Report a finished attempt after all spans queued so far. Return the updated attempt or raise an error."""
+        """Send the final status of an attempt after all spans queued so far. Return the updated attempt.
+
+        Raises the store's exceptions, and StoreUnavailable if the pipeline is stopped before the store responds.
+        """
         self._append(report, store)
         self._take_flush_token()  # so that the thread does not wait for the batch to fill
         return await asyncio.wrap_future(report.answer)
@@ -108,12 +111,12 @@ class Pipeline:
             await asyncio.wrap_future(token)
 
     def flush_blocking(self, timeout: float) -> bool:
-        """Flush from a thread without an event loop. Return False if it takes longer than `timeout` seconds."""
+        """Flush, and block the calling thread meanwhile. Return False if this takes longer than `timeout` seconds."""
         token = self._take_flush_token()
         return token is None or not wait({token}, timeout).not_done
 
     def stop(self) -> None:
-        """Send or save the queued items, waiting at most `STOP_TIMEOUT` seconds, and end the thread."""
+        """Wait until queued items are sent or saved on disk, at most `STOP_TIMEOUT` seconds. Then end the thread."""
         self._running = False
         self._wait_until_safe()
         saved = self._thread.stop()
@@ -131,7 +134,7 @@ class Pipeline:
 
     @contextmanager
     def subscribe_abandoned(self, callback: Callable[[AttemptRef], None]) -> Generator[None]:
-        """Subscribe to attempts that had already ended when the store received their spans.
+        """Subscribe to attempts that had already ended when the store received spans from them.
 
         Until the block ends, the export thread calls `callback` with each such attempt.
         """
@@ -144,12 +147,12 @@ class Pipeline:
     # For the export thread
 
     def notify_late(self, attempt: AttemptRef) -> None:
-        """Notify the subscribers that the attempt had already ended when the store received its spans."""
+        """Notify the subscribers that the attempt had already ended when the store received spans from it."""
         for callback in self._subscribers:
             callback(attempt)
 
     def take_batch(self) -> list[tuple[QueueItem, LightningStore]]:
-        """Remove the oldest items, at most one batch, from the queue. Return each item with its store, oldest first."""
+        """Remove up to one batch of the oldest items from the queue. Return each item with its store, oldest first."""
         batch: list[tuple[QueueItem, LightningStore]] = []
         size = 0
         with self._lock:
@@ -163,7 +166,7 @@ class Pipeline:
         return batch
 
     def mark_exported(self, count: int) -> None:
-        """Count `count` more items as stored or dropped. Resolve the flush tokens that have waited for them."""
+        """Record that `count` more items were stored or dropped. Resolve the flush tokens that waited for them."""
         with self._lock:
             self._exported += count
             self._in_flight -= count
@@ -175,7 +178,7 @@ class Pipeline:
     # Internals
 
     def _append(self, item: QueueItem, store: LightningStore) -> None:
-        self._bytes += item.size  # not atomic across threads, but the limit need not be exact
+        self._bytes += item.size  # `+=` is not atomic across threads, but the limit need not be exact
         self._queue.append((item, store))
         if self._thread.is_asleep or len(self._queue) == BATCH_SPANS:
             self._thread.wake()
@@ -184,7 +187,8 @@ class Pipeline:
         return len(self._queue) < QUEUE_SPANS and self._bytes < QUEUE_BYTES
 
     def _wait_for_space(self) -> bool:
-        if self._thread.is_current:  # a span ended by the garbage collector; the thread cannot wait for itself
+        # If the garbage collector ends a span in the export thread, that thread cannot wait for itself.
+        if self._thread.is_current:
             return True
         with self._space_available:
             return self._space_available.wait_for(self._has_space, FULL_QUEUE_TIMEOUT)
@@ -208,13 +212,13 @@ class Pipeline:
         return token
 
     def _wait_until_safe(self) -> None:
-        """Return when every item is stored, dropped or on disk, or after `STOP_TIMEOUT`."""
+        """Wait until every item has been stored, dropped or saved on disk, at most `STOP_TIMEOUT` seconds."""
         token, deadline = self._take_flush_token(), time.monotonic() + STOP_TIMEOUT
         while token and not token.done() and time.monotonic() < deadline and not self._thread.is_idle:
             wait({token}, POLL_INTERVAL_IDLE)
 
     def reset_in_child(self) -> None:
-        """Reset in a forked child. The parent process sends the queued items; its export thread exists only there."""
+        """Reset the pipeline in a forked child. Only the parent has the export thread and sends the queued items."""
         self._thread.close_in_child()
         _threads_of_parent.append(self._thread)
         self.drops = DropCounter()
@@ -227,15 +231,15 @@ class ExportThread:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._thread: threading.Thread | None = None
-        # Prevents the thread from being started twice. Reentrant, like the pipeline's lock.
+        # Prevents the thread from being started twice. Reentrant, for the same reason as the pipeline's lock.
         self._lock = threading.RLock()
         self._exporters: dict[LightningStore, SpanExporter] = {}
         self._saved = 0
         self.is_asleep = True
-        """True if the thread has not started or waits for items. If so, a caller that adds an item must call `wake`."""
+        """True if the thread has not started or is waiting for items. A caller that adds an item then calls `wake`."""
 
     def wake(self) -> None:
-        """Make the thread check the queue and the waiting flushes. Start the thread if necessary."""
+        """Make the thread check for queued items and waiting flushes. Start it if necessary."""
         self._start()
         with suppress(RuntimeError):  # the loop is closed because the thread has ended
             self._loop.call_soon_threadsafe(self._woken.set)
@@ -265,7 +269,7 @@ class ExportThread:
         return threading.current_thread() is self._thread
 
     def close_in_child(self) -> None:
-        """Close the files that belong to the parent process."""
+        """In a forked child, close the disk buffers' files, which belong to the parent process."""
         for exporter in self._exporters.values():
             exporter.close_in_child()
 
@@ -295,7 +299,7 @@ class ExportThread:
             self._loop.close()
 
     async def _run(self) -> None:
-        # The store client's own requests do not belong to any trace, so prevent their recording.
+        # The store client's own requests do not belong to any trace, so they must not be recorded.
         context.attach(context.set_value(SUPPRESSED, True))
         try:
             while True:
@@ -333,13 +337,13 @@ class ExportThread:
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _threads_of_parent: list[ExportThread] = []
-"""The parent process's threads, referenced in a forked child so that their event loops are not garbage-collected.
-Garbage collection would close the loops, and a closed copy would affect the parent's loop, because both use the same
-file descriptors."""
+"""In a forked child, the copies of the parent process's export threads. They are referenced here so that their event
+loops are not garbage-collected: that would close the loops, and because each loop shares file descriptors with the
+original loop in the parent, closing it would affect the original."""
 
 
 def flush_all(timeout: float) -> bool:
-    """Flush every pipeline of the process. Return False if any flush took longer than `timeout` seconds."""
+    """Flush every pipeline in the process. Return False if any flush took longer than `timeout` seconds."""
     flushed = [pipeline.flush_blocking(timeout) for pipeline in list(_pipelines)]
     return all(flushed)
 

@@ -1,8 +1,8 @@
 """Scopes, which assign spans to attempts, and `ManualSpan`, a span recorded by user code.
 
-A scope is stored in the OpenTelemetry context, so tasks, copied contexts and instrumented threads inherit it, and
-the spans of concurrent rollouts are kept apart. The rollout id and attempt id are also stored in OpenTelemetry's
-baggage, so that propagators can pass them to other processes.
+A scope is stored in the OpenTelemetry context, so asyncio tasks, copied contexts and (with `CONTEXT_IN_THREADS`)
+threads inherit it. This keeps the spans of concurrent rollouts apart. The rollout id and attempt id are also stored in
+OpenTelemetry's baggage, so that propagators can pass them to other processes.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Scope:
-    """One trace context: the destination of its spans, and the spans finished so far."""
+    """State of one trace context: the destination for its spans, and the spans that have finished so far."""
 
     rollout_id: str | None = None
     attempt_id: str | None = None
     store: LightningStore | None = None
     pipeline: Pipeline | None = None
-    """Exports spans to `store`. If either is None or an id is missing, spans are only kept in the scope."""
+    """Exports the spans to `store`. If the pipeline, the store or an id is None, spans are only kept in `finished`."""
     accepts_opentelemetry: bool = False
-    """True if OpenTelemetry spans are recorded, not only spans added by this package."""
+    """True if OpenTelemetry spans are recorded. If False, only spans that user code creates with this package are."""
     call_tracer: OtelTracer | None = None
-    """Creates the spans of LLM calls, or None if these calls are not recorded."""
+    """OpenTelemetry tracer that creates the spans for LLM calls, or None if these calls are not recorded."""
     eager_decode: bool = False
-    """True if the bodies of a call are decoded before its span ends, because other span processors read it too."""
+    """True if a call's request and response bodies must be decoded before its span ends, because span processors from
+    outside this package also read the span."""
     finished: list[FinishedSpan] = field(default_factory=list[FinishedSpan])
 
     @cached_property
     def trace_id(self) -> int:
-        """The trace id of all spans of the scope, unless the user's own tracer provider generates trace ids."""
+        """The trace id for all spans in the scope, unless the user's own tracer provider generates the trace ids."""
         if self.rollout_id and self.attempt_id:
             return int(trace_of(self.rollout_id, self.attempt_id), 16)
         return secrets.randbits(128) or 1
@@ -63,14 +64,14 @@ class Scope:
         return {key: value for key, value in ids.items() if value is not None}
 
     def add(self, span: ReadableSpan | Span) -> None:
-        """Record a finished span. Called in the agent's thread: never raises, and blocks only if the queue is full."""
+        """Record a finished span. Called in the agent's thread: never raises and blocks only if the queue is full."""
         finished = FinishedSpan(span, self.rollout_id or "", self.attempt_id or "")
         self.finished.append(finished)
         if self.pipeline and self.store and self.rollout_id and self.attempt_id:
             self.pipeline.put(finished, self.store)
 
     def to_context(self) -> Context:
-        """Return a copy of the current context with this scope added, and with its ids in the baggage."""
+        """Return a copy of the current OpenTelemetry context that contains this scope, and its ids as baggage."""
         result = context.set_value(SCOPE, self)
         for key, value in self.id_attributes.items():
             result = baggage.set_baggage(key, value, result)
@@ -78,7 +79,7 @@ class Scope:
 
 
 def current_scope(of: Context | None = None) -> Scope | None:
-    """Return the scope of a context, by default of the current context, or None if it has no scope."""
+    """Return the scope in a context (by default, the current context), or None if the context has no scope."""
     scope: Any = context.get_value(SCOPE, of)
     return scope
 
@@ -86,9 +87,9 @@ def current_scope(of: Context | None = None) -> Scope | None:
 class ManualSpan:
     """A span that ends when `end` is called or, if used as a context manager, when the block ends.
 
-    An exception that leaves the block is recorded. With an OpenTelemetry tracer, it is an ordinary span,
-    visible to all span processors. Without a tracer, or if a sampler has rejected the span, it is added directly to the
-    scope, because samplers must not discard the spans of user code.
+    An exception that leaves the block is recorded on the span. If there is an OpenTelemetry tracer, the span is an
+    ordinary OpenTelemetry span, visible to all span processors. If there is none, or if a sampler has rejected that
+    span, the recorded fields are added directly to the scope: samplers must not discard spans that user code creates.
     """
 
     def __init__(
@@ -102,21 +103,21 @@ class ManualSpan:
     ) -> None:
         start_time = time.time() if start_time is None else start_time
         self.core = SpanCoreFields(name=name, attributes=dict(attributes or {}), start_time=start_time)
-        """The fields recorded so far."""
+        """The span's fields recorded so far."""
         self._scope = scope
         self._end_time = end_time
         self._otel = tracer.start_span(name, parent_context(), start_time=_nanoseconds(start_time)) if tracer else None
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Add attributes."""
+        """Add attributes to the span. Existing attributes with the same names are replaced."""
         self.core.attributes.update(attributes)
 
     def set_status(self, status: TraceStatus) -> None:
-        """Set the status."""
+        """Set the span's status."""
         self.core.status = status
 
     def record_exception(self, error: BaseException) -> None:
-        """Set an error status and record the exception."""
+        """Record the exception on the span and set the span's status to ERROR."""
         self.set_status(TraceStatus(status_code="ERROR", description=f"{type(error).__name__}: {error}"))
         if self._otel and self._otel.is_recording():
             self._otel.record_exception(error)
@@ -124,9 +125,9 @@ class ManualSpan:
             self.set_attributes(exception_attributes(error))
 
     def end(self, end_time: float | None = None) -> SpanCoreFields:
-        """End the span and return its fields. `end_time` defaults to the constructor argument, then to now.
+        """End the span and return its fields. Further calls only return the fields.
 
-        Repeated calls have no effect.
+        `end_time` is a Unix time in seconds. It defaults to the constructor's `end_time` or else to the current time.
         """
         core = self.core
         if core.end_time is not None:

@@ -1,8 +1,8 @@
 """Finished spans, reports of finished attempts, and the batches in which they are sent to a store.
 
-The agent's thread only queues the OpenTelemetry span. Conversion, replacement of values that JSON cannot represent (a
-single NaN would make the store reject the whole batch) and redaction of API keys happen when the span is first read,
-normally in the export thread.
+The agent's thread only queues a span. When the span is first read, normally in the export thread, it is converted to
+the store's format, values that JSON cannot represent are replaced (a single NaN would make the store reject the whole
+batch), and API keys are redacted.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ T = TypeVar("T")
 logger = logging.getLogger("agentlightning.tracer")
 
 _BASE_SIZE = 400
-"""Approximate size in bytes of a span's JSON without the text of its attributes."""
+"""Approximate size in bytes of a span's JSON without its text attributes."""
 _MAX_INT, _MIN_INT = 2**63 - 1, -(2**63)
 _MAX_DEPTH = payload.MAX_DEPTH - 4
 """Maximum nesting depth of an attribute's value. It is lower than the store's limit for a whole request, because
-attributes are already a few levels deep in the request."""
+attributes are themselves nested a few levels deep in the request."""
 
 
 class FinishedSpan:
-    """A finished span, from OpenTelemetry or from this package, with the ids of its attempt."""
+    """A finished span, created by OpenTelemetry or this package, with the ids of its rollout and attempt."""
 
     __slots__ = ("_source", "_span", "attempt_id", "rollout_id", "size")
 
@@ -51,7 +51,7 @@ class FinishedSpan:
 
     @property
     def span(self) -> Span:
-        """The span in the form that stores accept. Converted on first access."""
+        """The span in the format that stores accept. It is converted on first access."""
         if self._span is None:
             self._span = self._convert()
         return self._span
@@ -80,7 +80,7 @@ class DropCounter:
         self._lock = threading.RLock()
 
     def drop(self, count: int, reason: str | None = None) -> None:
-        """Count spans as lost, and log the reason if there is one."""
+        """Add `count` to the number of lost spans. Log the reason if one is given."""
         with self._lock:
             self.count += count
         if reason:
@@ -97,11 +97,11 @@ class AttemptReport:
     metadata: dict[str, Any]
     answer: Future[Attempt] = field(default_factory=Future[Attempt])
     size: int = 500
-    """Approximate size in bytes."""
+    """Approximate size of the report's JSON in bytes."""
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The arguments of the store's `update_attempt`."""
+        """The keyword arguments for the store's `update_attempt`."""
         metadata = {"metadata": self.metadata} if self.metadata else {}
         return {"rollout_id": self.rollout_id, "attempt_id": self.attempt_id, "status": self.status, **metadata}
 
@@ -121,7 +121,7 @@ QueueItem = FinishedSpan | AttemptReport
 
 @dataclass(frozen=True)
 class SpanBatch:
-    """Spans in order, followed by attempt reports.
+    """Spans and attempt reports that are sent together: first the spans, in order, and then the reports.
 
     The reports belong to different attempts, so they may be sent concurrently.
     """
@@ -129,7 +129,7 @@ class SpanBatch:
     spans: Sequence[Span]
     reports: Sequence[AttemptReport]
     count: int
-    """Number of queue items in the batch, including spans that could not be converted."""
+    """Number of queue items from which the batch was built, including spans that could not be converted."""
 
     def to_line(self) -> bytes:
         """Serialize the batch as a line of JSON."""
@@ -139,14 +139,14 @@ class SpanBatch:
     def from_items(cls, items: Sequence[QueueItem], dropped: DropCounter) -> SpanBatch:
         """Build a batch from queue items. Drop spans that cannot be converted.
 
-        Every span queued before a report is in the same batch as the report or in an earlier one.
+        Every span that was queued before a report is in the same batch as the report or in an earlier batch.
         """
         reports = [item for item in items if isinstance(item, AttemptReport)]
         return cls(list(_spans(items, dropped)), reports, len(items))
 
     @classmethod
     def from_line(cls, line: bytes) -> SpanBatch:
-        """Parse a line written by `to_line`. Raises ValueError if the line is not a batch."""
+        """Parse a line written by `to_line`. Raises ValueError if the line is not JSON or contains an invalid span."""
         fields: dict[str, Any] = orjson.loads(line)
         spans = [Span.model_validate(each) for each in fields["spans"]]
         rows: list[dict[str, Any]] = fields.get("reports", [])
@@ -176,7 +176,7 @@ def _size(source: ReadableSpan | Span) -> int:
 
 
 def _is_clean(span: Span) -> bool:
-    """Return True if no value needs to be replaced or redacted. This fast test may return False for a clean span."""
+    """Return True if no value needs to be replaced or redacted. This fast test sometimes rejects a clean span."""
     attributes = [part.attributes or {} for part in (span, span.resource, *span.events, *span.links)]
     if not all(_is_plain(value) for each in attributes for value in each.values()):
         return False
@@ -225,7 +225,7 @@ def _clean(value: Any, depth: int) -> Any:
 
 
 def _clean_text(text: str) -> str:
-    # A lone surrogate has no UTF-8 encoding, so the store would reject the whole batch.
+    # A lone surrogate cannot be encoded as UTF-8. The store would reject the whole batch, so replace it.
     if not text.isascii():
         try:
             text.encode()

@@ -1,7 +1,8 @@
-"""The available tracers, ordered by how much they record, and their OpenTelemetry tracer provider.
+"""The available tracers, from the one that records least to the one that records most, and their tracer provider.
 
-If the user has configured a tracer provider, it is used; otherwise ours becomes the global provider. Our span processor
-is added once to each provider that is used and is never removed: it records only spans that start within a scope.
+If the user has configured an OpenTelemetry tracer provider, the tracers use it. Otherwise, this package's own provider
+becomes the global one. Our span processor is added once to each provider that is used. It need not be removed, because
+it ignores spans that start outside of a trace context.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ logger = logging.getLogger("agentlightning.tracer")
 
 
 class DummyTracer(Tracer):
-    """Records rewards and everything else that user code emits, but not the agent's calls.
+    """Records rewards and the other spans that user code emits, but neither LLM calls nor OpenTelemetry spans.
 
-    Does not use OpenTelemetry, does not patch any library, and works without a store.
+    Does not create OpenTelemetry spans, does not patch any library, and works without a store.
     """
 
 
@@ -40,11 +41,11 @@ class OtelTracer(Tracer):
     """Records every OpenTelemetry span that starts within its trace contexts. Does not patch any library."""
 
     def otel_tracer(self) -> trace.Tracer:
-        """Return a tracer from the process's provider, which is the user's provider or ours."""
+        """Return a tracer from the process's tracer provider, which is the user's provider or ours."""
         return _tracers[_provider()]
 
     def has_other_processors(self) -> bool:
-        """Return True if the provider has, or may have, span processors added by the user."""
+        """Return True if the tracer provider has, or may have, span processors from outside this package."""
         found = _provider()
         return found.has_other_processors if isinstance(found, _DefaultProvider) else True
 
@@ -52,25 +53,27 @@ class OtelTracer(Tracer):
 class LightningTracer(OtelTracer):
     """The default tracer.
 
-    Records LLM calls from any SDK with the wire tap (patches of the HTTP libraries), spans from installed OpenInference
-    instrumentors, and every OpenTelemetry span that starts within its trace contexts.
+    Records LLM calls from any SDK with the wire tap, which patches the HTTP libraries that SDKs use. Also records spans
+    from PydanticAI and from installed OpenInference instrumentors, and every other OpenTelemetry span that starts
+    within its trace contexts.
     """
 
     def instrumentations(self) -> list[Instrumentation]:
-        """Return context propagation to threads, the wire tap, OpenInference and PydanticAI."""
+        """Return the instrumentation for context propagation to threads, the wire tap, OpenInference and PydanticAI."""
         return [CONTEXT_IN_THREADS, WIRE_TAP, OPENINFERENCE, PYDANTIC_AI]
 
     def on_exit(self, scope: Scope) -> None:
-        """End the spans of streamed calls that the agent neither read to the end nor closed."""
+        """End the spans for LLM calls whose streamed responses the agent has neither read to the end nor closed."""
         close_open_calls(lambda span_id: _PROCESSOR.scope_of(span_id) is scope)
 
 
 class AgentOpsTracer(LightningTracer):
     """A `LightningTracer` that also uses the AgentOps SDK.
 
-    The SDK records agent frameworks, LLM SDKs, and functions decorated with its decorators. An LLM call that
-    both AgentOps and the wire tap record becomes a single span. AgentOps' service is never contacted, and no API key is
-    needed. If the extra `[agentops]` is not installed, this tracer logs a message once and works like its base class.
+    The SDK records calls to agent frameworks, LLM SDKs, and functions with AgentOps' decorators. If both AgentOps and
+    the wire tap record an LLM call, the result is a single span. AgentOps' service is never contacted, and no AgentOps
+    API key is needed. If the extra `[agentops]` is not installed, this tracer logs a message once and works like its
+    base class.
     """
 
     _missing_logged = False
@@ -109,12 +112,13 @@ def _provider() -> TracerProvider:
 
 
 class _ScopeProcessor(SpanProcessor):
-    """Adds the ids of the scope to each span that starts within it, and passes the span to the scope when it ends."""
+    """Adds a scope's ids to each span that starts within the scope. Passes the span to the scope when the span ends."""
 
     def __init__(self) -> None:
         self._open: weakref.WeakValueDictionary[int, Scope] = weakref.WeakValueDictionary()
-        """Scope of each open span, by span id. Needed because `on_end` receives only a copy of the span, without its
-        context. The references are weak, so that the entries of spans that never end disappear with their scope."""
+        """Scope of each open span, by span id. Needed because `on_end` receives only a copy of the span, without the
+        context in which it started. The references are weak, so that the entry for a span that never ends disappears
+        together with the span's scope."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Add the ids of the scope to the span, and remember the scope until the span ends."""
@@ -126,7 +130,7 @@ class _ScopeProcessor(SpanProcessor):
         self._open[span.get_span_context().span_id] = scope
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Pass the span to its scope. Takes a few microseconds in the agent's thread."""
+        """Pass the span to its scope. This takes only a few microseconds in the agent's thread."""
         context = span.get_span_context()
         if context and (scope := self._open.pop(context.span_id, None)):
             scope.add(span)
@@ -135,7 +139,10 @@ class _ScopeProcessor(SpanProcessor):
         """Do nothing: each pipeline is stopped by its tracer, not by the provider."""
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Wait until all finished spans have been stored or dropped. Return False if this takes too long."""
+        """Wait until all finished spans have been stored or dropped.
+
+        Returns False if this takes longer than `timeout_millis` for any pipeline.
+        """
         return flush_all(timeout_millis / 1000)
 
     def scope_of(self, span_id: int) -> Scope | None:
@@ -145,14 +152,14 @@ class _ScopeProcessor(SpanProcessor):
     def _find_scope(self, span: Span, parent_context: Context | None) -> Scope | None:
         if scope := current_scope(parent_context):
             return scope
-        # A library may create contexts without our entries. Its spans then belong to the scope of their parent span.
+        # A library may pass a context that does not contain a scope. The span then belongs to its parent span's scope.
         if span.parent and (scope := self.scope_of(span.parent.span_id)):
             return scope
         return current_scope(get_current())
 
 
 class _ScopeIdGenerator(RandomIdGenerator):
-    """Gives all spans of a scope the same trace id."""
+    """Generates the same trace id for all spans in a scope."""
 
     def generate_trace_id(self) -> int:
         scope = current_scope()
@@ -160,7 +167,7 @@ class _ScopeIdGenerator(RandomIdGenerator):
 
 
 class _DefaultProvider(TracerProvider):
-    """A provider that tracks whether span processors other than ours have been added."""
+    """This package's own tracer provider. It tracks whether span processors other than ours have been added."""
 
     has_other_processors = False
 
@@ -172,7 +179,7 @@ class _DefaultProvider(TracerProvider):
 def _default_provider() -> TracerProvider:
     global _default
     if _default is None:
-        # By default, OpenTelemetry keeps only the newest 128 attributes of a span: too few for a long conversation.
+        # By default, OpenTelemetry keeps only the newest 128 attributes of a span. A long conversation needs more.
         limits = SpanLimits(max_attributes=SpanLimits.UNSET, max_span_attributes=SpanLimits.UNSET)
         _default = _DefaultProvider(
             sampler=ALWAYS_ON, id_generator=_ScopeIdGenerator(), span_limits=limits, shutdown_on_exit=False
@@ -184,7 +191,7 @@ def _default_provider() -> TracerProvider:
 
 _PROCESSOR = _ScopeProcessor()
 _tracers: weakref.WeakKeyDictionary[TracerProvider, trace.Tracer] = weakref.WeakKeyDictionary()
-"""The tracers of all providers that have our processor. Cached, because creating a tracer takes as long as
+"""One tracer for each provider that has our span processor. Cached, because creating a tracer takes as long as
 recording a span."""
 _default: TracerProvider | None = None
 _lock = threading.Lock()

@@ -177,7 +177,7 @@ def _isolated(wrapper: _Wrapper) -> _Wrapper:
 def _is_plain(kwargs: Mapping[str, Any]) -> bool:
     """Return True if an isolated wrapper would not break the call.
 
-    It would break streamed calls, calls with extra headers (which request raw responses), and calls with the SDK's
+    It would break streamed calls, calls with extra headers (used to request a raw response), and calls with the SDK's
     placeholders for omitted arguments.
     """
     if kwargs.get("stream") or kwargs.get("extra_headers"):

@@ -50,7 +50,7 @@ EXIT_TIMEOUT = 2.0
 
 
 class Pipeline:
-    """A tracer's queue and export thread. In each process, such as a forked child, the thread starts when needed."""
+    """A tracer's queue and export thread. The thread starts when it is first needed; a forked child starts its own."""
 
     def __init__(self) -> None:
         self._running = False

@@ -48,7 +48,7 @@ STDERR: Final = "process.stderr"
 MAX_OUTPUT: Final = 256 * 1024
 """Maximum number of bytes that are read from the end of each output stream (stdout and stderr) of a program."""
 MAX_TASK_VARIABLE: Final = 100_000
-"""Tasks of at least this size, in bytes, are not passed in AGL_TASK. Linux limits a variable to 128 KiB."""
+"""Tasks of at least this size, in bytes, are not passed in AGL_TASK, because Linux limits variables to 128 KiB."""
 TERMINATION_GRACE_SECONDS: Final = 1.0
 """Maximum time in seconds between SIGTERM and SIGKILL when a program is cancelled or times out."""
 INHERITED: Final = (
@@ -104,7 +104,7 @@ class CommandAgent(FunctionAgent[P, R]):
             files = AttemptFiles(Path(folder))
             files.write(task, resources)
             async with asyncio.timeout(self._timeout):
-                # The environment contains the id of the span that records the program, so build it inside that span.
+                # The environment contains the id of the program's span, so it must be built while that span is active.
                 await _run_traced(
                     _arguments(command),
                     files,
@@ -128,8 +128,8 @@ def command_agent(
 
     The command is a list of arguments or a shell command string. The program inherits only a few common environment
     variables from the runner, such as PATH. `environment` lists other variables to inherit, or maps the names of
-    variables to their values. If the program is still running after `timeout` seconds, it is killed together with its
-    child processes. `grader` is called with the task and the program's output, and returns the reward.
+    additional variables to their values. If the program is still running after `timeout` seconds, it is killed together
+    with its child processes. `grader` is called with the task and the program's output, and returns the reward.
     """
     if function is None:
         return functools.partial(command_agent, grader=grader, environment=environment, timeout=timeout)
@@ -141,7 +141,7 @@ def environment_for(
 ) -> dict[str, str]:
     """Return all environment variables for a program that runs this attempt.
 
-    `additional` lists other variables to inherit, or maps the names of variables to their values.
+    `additional` lists other variables to inherit, or maps the names of additional variables to their values.
     """
     trace = _trace_variables()
     return {
@@ -163,8 +163,8 @@ def _inherit(names: Iterable[str]) -> dict[str, str]:
 def _model_variables(rollout: AttemptedRollout, resources: NamedResources, traceparent: str | None) -> dict[str, str]:
     """Return the variables for the first `LLM` among the resources, or an empty dict if there is none.
 
-    If the model is behind the LLM proxy, its URL identifies the attempt and the span that records the program, because
-    few programs send a traceparent header.
+    If the model is behind the LLM proxy, the model's URL identifies the attempt and the program's span, because few
+    programs send a traceparent header.
     """
     llm = next((resource for resource in resources.values() if isinstance(resource, LLM)), None)
     if llm is None:
@@ -256,7 +256,7 @@ class AttemptFiles:
         return _tail(self._path("stderr"))
 
     def reward(self) -> float | None:
-        """Return the reward from `agl reward` or from the last line of the output, or None if there is none."""
+        """Return the reward from `agl reward` or from the last line of the output, or None if neither contains one."""
         with suppress(FileNotFoundError):
             return _number(json.loads(self._path("reward").read_text()))
         last_line = next((line for line in reversed(self.output().splitlines()) if line.strip()), "")
@@ -276,7 +276,10 @@ class AttemptFiles:
 
 
 async def _run_traced(arguments: list[str], files: AttemptFiles, environment: Callable[[], Mapping[str, str]]) -> None:
-    """Run the program and, if a tracer is active, record its output in a span. Raises `AgentError` if it fails."""
+    """Run the program and, if a tracer is active, record the program's output in a span.
+
+    Raises `AgentError` if the program cannot be started or exits with a nonzero code.
+    """
     tracer = get_active_tracer()
     if tracer is None:
         code = await _run(arguments, files, environment())

@@ -61,7 +61,7 @@ class FunctionAgent(LitAgent[Any], Generic[P, R]):
         return await self.rollout(task, resources, rollout)
 
     def method_for(self, mode: RolloutMode | None) -> Callable[[Any, NamedResources, AttemptedRollout], Any]:
-        """Return `rollout_async` if the function is async, otherwise `rollout`. The mode does not matter."""
+        """Return `rollout_async` if the function is async, otherwise `rollout`. Both handle every mode."""
         return self.rollout_async if _is_async(self._function) else self.rollout
 
     def __reduce__(self) -> Any:
@@ -245,7 +245,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function, eval_str=True)
     except (NameError, AttributeError, SyntaxError, TypeError):
-        # An annotation cannot be evaluated at run time, so keep all string annotations as they are.
+        # An annotation cannot be evaluated at run time, so leave all string annotations unevaluated.
         return inspect.signature(function)
 
 

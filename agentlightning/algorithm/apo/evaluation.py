@@ -35,7 +35,7 @@ class CandidateEvaluator:
     resources: NamedResources
     resource_name: str
     timeout: float
-    """Maximum time in seconds to wait for a batch of rollouts. Rollouts that are then unfinished are cancelled."""
+    """Maximum time in seconds to wait for a batch of rollouts. Rollouts that take longer are cancelled."""
     failure_score: float
     """Score of a rollout that does not succeed."""
     config: RolloutConfig

@@ -1,5 +1,5 @@
-// Line and interval charts with uPlot. uPlot draws on a canvas, which screen readers cannot read, so each chart also has
-// a summary and a readout as text.
+// Line and interval charts with uPlot. uPlot draws on a canvas, which screen readers cannot read. Each chart therefore
+// also has a summary and a readout as text.
 
 import uPlot from "../vendor/uplot.js";
 import { theme } from "../theme.js";

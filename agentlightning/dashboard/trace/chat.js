@@ -34,7 +34,10 @@ export function Call({ span, after = 0 }) {
   </div>`;
 }
 
-/** All calls of an attempt as one conversation, in which each message is shown once. @param {{spans: any[]}} props */
+/**
+ * All calls of an attempt as one conversation, without repeating messages that are already shown above.
+ * @param {{spans: any[]}} props
+ */
 export function Conversation({ spans }) {
   const keyOf = (/** @type {Message} */ { role, parts }) => JSON.stringify([role, parts.map(textOf)]);
   /** @type {string[]} */

@@ -1,4 +1,4 @@
-// What the dashboard uses of Preact's hooks, for the type checker.
+// Type declarations for the parts of Preact's hooks that the dashboard uses.
 export function useState<T>(first: T | (() => T)): [T, (next: T | ((before: T) => T)) => void];
 export function useEffect(effect: () => void | (() => void), keys?: readonly any[]): void;
 export function useLayoutEffect(effect: () => void | (() => void), keys?: readonly any[]): void;

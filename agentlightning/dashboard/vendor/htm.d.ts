@@ -1,3 +1,3 @@
-// What the dashboard uses of htm, for the type checker.
+// Type declarations for the parts of htm that the dashboard uses.
 declare const htm: { bind(h: any): (strings: TemplateStringsArray, ...values: any[]) => any };
 export default htm;

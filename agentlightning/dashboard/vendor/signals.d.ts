@@ -1,4 +1,4 @@
-// What the dashboard uses of Preact's signals, for the type checker.
+// Type declarations for the parts of Preact's signals that the dashboard uses.
 export interface Signal<T> {
   value: T;
 }

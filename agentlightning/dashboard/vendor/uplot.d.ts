@@ -1,3 +1,3 @@
-// What the dashboard uses of uPlot, for the type checker.
+// Type declarations for the parts of uPlot that the dashboard uses.
 declare const uPlot: new (options: any, data: any, place: HTMLElement) => any;
 export default uPlot;

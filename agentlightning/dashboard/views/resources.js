@@ -1,4 +1,4 @@
-// Resources: all versions with their rewards, the difference between any two, and the tasks that were run with both.
+// Resources: all versions with their rewards, the difference between two versions, and the tasks run with both.
 
 import { call } from "../api.js";
 import { ciHalfWidth } from "../components/chart.js";

@@ -1,4 +1,5 @@
-// A table of all rollouts. The store filters, sorts and searches them. The URL contains these settings.
+// A table of all rollouts, which the store filters, searches and sorts. The URL contains the filters, the search text,
+// the sort order and the columns.
 
 import { FINAL, cancelRollouts, exportRollouts, retryRollouts } from "../actions.js";
 import { call } from "../api.js";

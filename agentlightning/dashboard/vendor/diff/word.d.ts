@@ -1,2 +1,2 @@
-// What the dashboard uses of jsdiff, for the type checker.
+// Type declarations for the parts of jsdiff that the dashboard uses.
 export function diffWordsWithSpace(from: string, to: string): Array<{ added?: boolean; removed?: boolean; value: string }>;

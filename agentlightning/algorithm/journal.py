@@ -63,7 +63,8 @@ class Journal:
         )
         await store.update_attempt(session.rollout_id, session.attempt.attempt_id, status="running")
         steps: dict[str, Any] = {}
-        # Runners on other machines stop when the newest session ends, so the new one must start before these end.
+        # Runners on other machines stop when the newest session ends. The new session must therefore start before the
+        # earlier ones end.
         for each in earlier:
             steps |= await _load_steps(store, each)
             if each.status not in ("succeeded", "failed", "cancelled"):

@@ -1,5 +1,6 @@
 """A training script with APO. The agent's model, the critic and the editor are all at OPENAI_BASE_URL."""
 
+import functools
 import json
 import os
 import sys
@@ -9,13 +10,18 @@ from openai import AsyncOpenAI, OpenAI
 import agentlightning as agl
 
 options = dict(option.split("=") for option in sys.argv[1:])
-TASKS = [{"number": n} for n in range(12)]
+TASKS = [{"number": n} for n in range(8)]
+
+
+@functools.cache
+def client():
+    """Return the client of this process: creating one takes longer than a call."""
+    return OpenAI(max_retries=5)
 
 
 def agent(task, prompt_template):
-    client = OpenAI(max_retries=5)
     prompt = prompt_template.format(number=task["number"])
-    answer = client.chat.completions.create(model="agent", messages=[{"role": "user", "content": prompt}])
+    answer = client().chat.completions.create(model="agent", messages=[{"role": "user", "content": prompt}])
     agl.emit_message(f"pid {os.getpid()}")
     return float(answer.choices[0].message.content or "")
 
@@ -26,7 +32,7 @@ trainer = agl.Trainer(
         gradient_model="critic",
         apply_edit_model="editor",
         gradient_batch_size=2,
-        val_batch_size=6,
+        val_batch_size=4,
         beam_width=2,
         branch_factor=2,
         beam_rounds=2,

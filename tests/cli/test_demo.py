@@ -13,10 +13,13 @@ import psutil
 import pytest
 
 import agentlightning as agl
+from agentlightning.cli.demo import MAX_WORDS
 from agentlightning.cli.demo.task import PROMPTS, TASKS, parse_messages
 from tests.processes import TIMEOUT, Program
 from tests.scripted_model import Answer, Call, ScriptedModel
 
+WORDS = 6
+"""Number of words to sort in tests of a whole demo."""
 LABELS = {task["word"]: task["label"] for task in TASKS}
 
 
@@ -32,37 +35,37 @@ def model() -> Iterator[ScriptedModel]:
 
 
 async def test_demo_evaluates_every_prompt_and_names_the_best(model: ScriptedModel, tmp_path: Path) -> None:
-    with demo("--folder", str(tmp_path), "--base-url", model.base_url) as program:
-        assert program.wait(timeout=2 * TIMEOUT) == 0  # 120 rollouts
+    with demo("--folder", str(tmp_path), "--base-url", model.base_url, "--words", str(WORDS)) as program:
+        assert program.wait() == 0
 
-    program.wait_for_line(f"^Which of {len(PROMPTS)} prompts sorts {len(TASKS)} words best")
-    program.wait_for_line("just ask +mean reward 0.00  24 words")
-    program.wait_for_line("four examples as a chat +mean reward 1.00  24 words")
+    program.wait_for_line(f"^Which of {len(PROMPTS)} prompts sorts {WORDS} words best")
+    program.wait_for_line(f"just ask +mean reward 0.00  {WORDS} words")
+    program.wait_for_line(f"four examples as a chat +mean reward 1.00  {WORDS} words")
     program.wait_for_line("^Best prompt: four examples as a chat, mean reward 1.00")
     program.wait_for_line("^Total time: .* s on . cores")
     for command in ("dashboard", "store"):
         program.wait_for_line(f"^  .*agl {command} --db {tmp_path}/agl.db$")
-    assert len(model.calls) == len(PROMPTS) * len(TASKS)
+    assert len(model.calls) == len(PROMPTS) * WORDS
     async with agl.open_store(str(tmp_path / "agl.db")) as store:
         # One more for the journal of the algorithm.
-        assert (await store.statistics())["rollouts"] == {"succeeded": len(PROMPTS) * len(TASKS) + 1}
+        assert (await store.statistics())["rollouts"] == {"succeeded": len(PROMPTS) * WORDS + 1}
     answers = re.findall(r"(\w+): '", (tmp_path / "log.txt").read_text())
-    assert sorted(answers) == sorted([*LABELS] * len(PROMPTS))
+    assert sorted(answers) == sorted([*LABELS][:WORDS] * len(PROMPTS))
 
 
 def test_failing_model_is_reported_with_reason(tmp_path: Path) -> None:
     with (
         ScriptedModel(lambda _: Answer(status=400)) as model,
-        demo("--folder", str(tmp_path), "--base-url", model.base_url) as program,
+        demo("--folder", str(tmp_path), "--base-url", model.base_url, "--words", str(WORDS)) as program,
     ):
-        assert program.wait(timeout=2 * TIMEOUT) == 0  # 120 rollouts
+        assert program.wait() == 0
 
-    program.wait_for_line("^  120 failed: .*400")
+    program.wait_for_line(f"^  {len(PROMPTS) * WORDS} failed: .*400")
     program.wait_for_line("^Best prompt: .*, mean reward 0.00")
 
 
 def test_killed_runner_is_replaced(model: ScriptedModel, tmp_path: Path) -> None:
-    with demo("--folder", str(tmp_path), "--base-url", model.base_url) as program:
+    with demo("--folder", str(tmp_path), "--base-url", model.base_url, "--words", "12") as program:
         program.wait_for_line("just ask")
         demo_process = psutil.Process(program.pid)
         (runner,) = set(demo_process.children(recursive=True)) - set(demo_process.children())
@@ -74,10 +77,14 @@ def test_killed_runner_is_replaced(model: ScriptedModel, tmp_path: Path) -> None
     assert "was killed by SIGKILL" in (tmp_path / "log.txt").read_text()
 
 
+def test_all_words_are_sorted_by_default() -> None:
+    assert MAX_WORDS == len(TASKS)
+
+
 @pytest.mark.model
 @pytest.mark.slow
 def test_local_model_prefers_prompts_with_examples(tmp_path: Path) -> None:
-    with demo("--folder", str(tmp_path)) as program:
+    with demo("--folder", str(tmp_path), "--words", "8") as program:
         assert program.wait(timeout=200) == 0
 
     assert float(program.wait_for_line(r"just ask +mean reward (\S+)")[1]) <= 0.2

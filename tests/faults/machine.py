@@ -56,7 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
     """Executes each step on a store and on the reference, and compares the results. This one's store is in memory."""
 
     way: ClassVar[str] = "memory"
-    compare_every: ClassVar[int] = 1
+    compare_every: ClassVar[int] = 3
     """Steps between comparisons of everything that can be listed; the last comparison is at the end."""
     runs: ClassVar[int] = 0
     steps: ClassVar[int] = 0

@@ -13,7 +13,7 @@ from agentlightning.store import lifecycle
 from ..conftest import Figure
 from ..faults.machine import MACHINES, StoreMachine, run
 
-RUNS, RUNS_OVER_A_WAY = 200, 15
+RUNS, RUNS_OVER_A_WAY = 200, 10
 """Random sequences on the store in memory, and on each other kind of store."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a failing sequence is also shrunk

@@ -26,27 +26,28 @@ from ...types import LLM
 from .task import PROMPTS, TASKS, compare_prompts, sort_word
 
 
-def run_demo(folder: str | None, base_url: str | None) -> None:
-    """Run the demo, and save its files to `folder`, or to a new temporary folder if `folder` is None.
+def run_demo(folder: str | None, base_url: str | None, words: int) -> None:
+    """Run the demo with the first `words` tasks.
 
-    The agent calls the model at `base_url`. If `base_url` is None, a local model is started.
+    The files are saved to `folder`, or to a new temporary folder if `folder` is None. The agent calls the model at
+    `base_url`. If `base_url` is None, a local model is started.
     """
     if find_spec("openai") is None:
         raise MissingExtra("openai", wanted_for="the demo's agent")
     path = Path(folder or tempfile.mkdtemp(prefix="agl-demo-")).absolute()
     path.mkdir(parents=True, exist_ok=True)
-    click.echo(f"Which of {len(PROMPTS)} prompts sorts {len(TASKS)} words best into animals and fruit?")
+    click.echo(f"Which of {len(PROMPTS)} prompts sorts {words} words best into animals and fruit?")
     model = f"the model at {base_url}" if base_url else f"a local model, {MODEL_NAME}"
     click.echo(f"Starting a store and a runner, with {model}.")
     with ExitStack() as stack:
         if base_url is None:
             log = stack.enter_context((path / "model.log").open("a", encoding="utf-8"))
             base_url = stack.enter_context(serve_local_model(LocalModel(context=512), log=log))
-        result = _train(path, base_url)
+        result = _train(path, base_url, TASKS[:words])
     _show_results(result, path)
 
 
-def _train(folder: Path, base_url: str) -> RunResult:
+def _train(folder: Path, base_url: str, tasks: list[dict[str, str]]) -> RunResult:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     click.echo(f"Dashboard while the demo runs: http://127.0.0.1:{port}/")
@@ -57,7 +58,7 @@ def _train(folder: Path, base_url: str) -> RunResult:
         initial_resources={"llm": LLM(endpoint=base_url, model="local")},
         run_dir=folder,
     )
-    return trainer.fit(sort_word, TASKS, resume=True)
+    return trainer.fit(sort_word, tasks, resume=True)
 
 
 def _show_results(result: RunResult, folder: Path) -> None:

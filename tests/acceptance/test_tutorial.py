@@ -146,7 +146,7 @@ async def test_second_run_after_a_restart_finds_the_first(programs: TutorialProg
 
 
 @pytest.mark.model
-@pytest.mark.slow
+@pytest.mark.long
 def test_tutorial_runs_with_the_local_model(tmp_path: Path) -> None:
     with (
         serve_local_model(LocalModel(slots=1, context=192)) as base_url,

@@ -12,7 +12,7 @@ KILLS = 3
 """One of each target: a runner, the algorithm, and all processes."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_apo_killed_at_random_moments_has_the_result_of_an_uninterrupted_run(tmp_path: Path):
     result = kill_apo_repeatedly(tmp_path, kills=KILLS, seed=4)

@@ -82,7 +82,7 @@ def test_all_words_are_sorted_by_default() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.slow
+@pytest.mark.long
 def test_local_model_prefers_prompts_with_examples(tmp_path: Path) -> None:
     with demo("--folder", str(tmp_path), "--words", "8") as program:
         assert program.wait(timeout=200) == 0

@@ -10,7 +10,7 @@ from .agents import CORE, ENVIRONMENTS, PAGES, pages_without_an_environment
 from .run import reports
 
 
-@pytest.mark.environments
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("environment", CORE)
 def test_concurrent_rollouts_record_their_own_calls_tools_and_rewards(environment: str) -> None:

@@ -1,6 +1,6 @@
 """A uniform view of LLM calls, independent of the libraries that recorded them.
 
-Adapters, the dashboard and replay read calls through `llm_calls(spans)`, never directly from a library's attributes.
+The adapters `TraceToMessages` and `TracerTraceToTriplet` read calls only through `llm_calls(spans)`.
 """
 
 from .merge import llm_calls

@@ -233,7 +233,7 @@ class SqliteDatabase(Database):
         return True
 
     def _fail_group(self, group: list[WriteRequest], error: apsw.Error) -> None:
-        logger.error("Cannot write to the database; requests will fail until it recovers: %s", error)
+        logger.error("Cannot write to the database (%s); writes will fail until it recovers", error)
         if self._connection.in_transaction:
             with suppress(apsw.Error):
                 self._connection.execute("ROLLBACK")

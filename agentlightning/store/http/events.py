@@ -36,7 +36,8 @@ MAX_SUBSCRIBERS = 200
 MAX_PENDING_EVENTS = 16
 """Maximum number of events buffered for a slow subscriber.
 
-This many events cover four seconds of changes and take at most 400 kB.
+This many events cover four seconds of changes. An event for 100 rollouts takes about 45 kB, and more if attempts failed
+with long tracebacks.
 """
 MAX_REPLAYED_EVENTS = 240
 """Maximum number of events kept for clients that reconnect. This many events cover one minute of changes."""

@@ -162,9 +162,7 @@ class StoreApp:
             check_operation(scope, call.operation)
             operation = self._operations.get(call.operation)
             if operation is None or not operation.batchable:
-                raise InvalidInput(
-                    f"{call.operation!r} is not an operation that is allowed in a batch", field="operation"
-                )
+                raise InvalidInput(f"the operation {call.operation!r} is not allowed in a batch", field="operation")
             limits = self._admission.limits
             arguments = operation.limit_page(
                 operation.decode_arguments(bytes(call.arguments), limits.depth), limits.page

@@ -157,7 +157,7 @@ def decompress(body: bytes, limit: int) -> bytes:
             raise InvalidInput(f"the body is not valid gzip data: {error}", field="body") from None
         is_too_large = len(content) > limit
         if not (member.eof or is_too_large):
-            raise InvalidInput("the gzip data of the body is truncated", field="body")
+            raise InvalidInput("the body's gzip data is truncated", field="body")
         body = member.unused_data
     if is_too_large:
         raise TooLarge(f"the body is larger than {limit // (1024 * 1024)} MiB when decompressed", field="body")

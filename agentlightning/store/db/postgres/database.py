@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Connection = Any
-"""An asyncpg connection. The type is `Any`, because asyncpg does not have type annotations."""
+"""An asyncpg connection. The type is `Any`, because asyncpg is only partly annotated."""
 
 MAX_GROUP = 128
 """Maximum number of transaction bodies per commit. A larger group would keep its rows locked for longer."""
@@ -246,7 +246,7 @@ class PostgresDatabase(Database):
         except Exception as error:
             if not isinstance(error, _UNREACHABLE):
                 logger.exception("The store's writer failed")
-            logger.error("Cannot write to the database; requests will fail until it recovers: %s", error)
+            logger.error("Cannot write to the database (%s); writes will fail until it recovers", error)
             self._drop_writer()
             for request in group:
                 request.error = _unavailable(error)

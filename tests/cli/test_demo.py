@@ -78,7 +78,7 @@ def test_killed_runner_is_replaced(model: ScriptedModel, tmp_path: Path) -> None
 
 
 def test_all_words_are_sorted_by_default() -> None:
-    assert MAX_WORDS == len(TASKS)
+    assert len(TASKS) == MAX_WORDS
 
 
 @pytest.mark.model

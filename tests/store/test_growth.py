@@ -14,7 +14,7 @@ from ..conftest import Figure
 from ..contract.making import claimed, span
 from ..faults.many_spans import fill_and_kill
 
-SPANS, ROLLOUTS, OF_EACH = 20_000, 1_000, 10
+SPANS, ROLLOUTS, OF_EACH = 10_000, 500, 10
 
 
 async def test_large_store_reopens_quickly_after_a_crash(tmp_path: Path, figure: Figure) -> None:

@@ -21,7 +21,7 @@ Start = Callable[..., ScriptRun]
 
 @pytest.mark.parametrize("strategy", ["cs", "shm", "spawn", "forkserver"])
 def test_run_finds_the_best_prompt_and_leaves_no_process(run: Start, strategy: str, tmp_path: Path):
-    script = run(strategy, "score", "runners=4")
+    script = run(strategy, "score", "runners=2")
 
     assert script.wait() == 0, script.output
     script.wait_for_line(BEST)
@@ -121,7 +121,7 @@ def test_second_ctrl_c_stops_at_once(run: Start):
 
 @pytest.mark.parametrize("strategy", ["fork", "spawn", "forkserver"])
 def test_runners_end_when_the_main_process_is_killed(run: Start, strategy: str):
-    script = run(strategy, "slow", "runners=2")
+    script = run(strategy, "slow", "runners=1")
     script.wait_for_line(r"^\[Rollout\] started")
 
     script.kill()

@@ -1,14 +1,24 @@
-"""Access tokens that are valid for one attempt only, derived from a secret that agents never receive."""
+"""Access tokens that are valid for one attempt only, derived from a secret that agents never receive.
+
+An attempt token is `agl-attempt-`, the ids of the attempt in URL-safe base64, and a message authentication code (MAC) of
+the text before it. A server that has the secret can check a token and find its attempt without any other data.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable
 
 _SECRET_PREFIX = "agl-secret-"
 """Prefix that distinguishes secrets from other API keys. `api_key_for_attempt` replaces only secrets."""
 ATTEMPT_TOKEN_PREFIX = "agl-attempt-"
+_LENGTH_BYTES = 2
+"""Number of bytes that encode the length of the rollout id. An id has at most 256 characters of 4 bytes each."""
+_DIGEST_LENGTH = 48
+"""Number of hexadecimal digits in a digest."""
 
 
 def generate_secret() -> str:
@@ -23,7 +33,22 @@ def derive_secret(token: str) -> str:
 
 def attempt_token(secret: str, rollout_id: str, attempt_id: str) -> str:
     """Return the token for one attempt. Tokens are not stored: a server that has the secret derives them again."""
-    return f"{ATTEMPT_TOKEN_PREFIX}{_digest(secret, f'{len(rollout_id)}:{rollout_id}/{attempt_id}')}"
+    rollout = rollout_id.encode()
+    ids = base64.urlsafe_b64encode(len(rollout).to_bytes(_LENGTH_BYTES) + rollout + attempt_id.encode())
+    signed = f"{ATTEMPT_TOKEN_PREFIX}{ids.decode().rstrip('=')}"
+    return f"{signed}{_digest(secret, signed)}"
+
+
+def verified_attempt(token: str, secrets: Iterable[str]) -> tuple[str, str] | None:
+    """Return the rollout id and the attempt id in an attempt token, or None unless one of `secrets` produced it."""
+    signed, mac = token[:-_DIGEST_LENGTH], token[-_DIGEST_LENGTH:].encode()
+    if not signed.startswith(ATTEMPT_TOKEN_PREFIX):
+        return None
+    if not any(hmac.compare_digest(mac, _digest(secret, signed).encode()) for secret in secrets):
+        return None
+    ids = base64.urlsafe_b64decode(signed.removeprefix(ATTEMPT_TOKEN_PREFIX) + "==")
+    end = _LENGTH_BYTES + int.from_bytes(ids[:_LENGTH_BYTES])
+    return ids[_LENGTH_BYTES:end].decode(), ids[end:].decode()
 
 
 def api_key_for_attempt(key: str | None, rollout_id: str, attempt_id: str) -> str | None:
@@ -32,4 +57,4 @@ def api_key_for_attempt(key: str | None, rollout_id: str, attempt_id: str) -> st
 
 
 def _digest(key: str, text: str) -> str:
-    return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:48]
+    return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:_DIGEST_LENGTH]

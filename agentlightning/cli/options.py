@@ -126,8 +126,13 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
     "head": ("--max-head", Size(), "64KiB", "Maximum size of the request line and headers."),
     "depth": ("--max-depth", click.IntRange(1, 64), "64", "Maximum nesting depth of JSON values."),
     "page": ("--max-page", POSITIVE, "1000", "Maximum number of items in one page of a list."),
+    "page_bytes": ("--max-page-bytes", Size(), "8MiB", "Maximum size of one page of a list; one item may exceed it."),
     "head_seconds": ("--head-seconds", _SECONDS, "10", "Timeout in seconds for receiving a request's headers."),
     "body_seconds": ("--body-seconds", _SECONDS, "60", "Timeout in seconds for receiving a request's body."),
+    "attempt_token_seconds": (
+        *("--attempt-token-seconds", _SECONDS, "86400"),
+        "Time in seconds for which an attempt's token stays valid after the end of the attempt.",
+    ),
 }
 """Option name, type, displayed default and help text for each field of `agentlightning.http.limits.Limits`."""
 

@@ -45,6 +45,13 @@ class Limits:
     It is measured from the start of the connection or, for later requests, from the first byte of the request."""
     body_seconds: float = 60.0
     """Time limit in seconds for receiving the body of a request after the headers."""
+    attempt_token_seconds: float = 24 * 3600.0
+    """Time in seconds for which the token of an attempt stays valid after the end of the attempt."""
+    page_bytes: int = 8 * _MIB
+    """Maximum total size of the items on a page of a list in bytes, as they are stored.
+
+    One item may exceed the limit, alone on its page. The limit also applies to the rollouts that one
+    `dequeue_many_rollouts` claims and that one response to `wait_for_rollouts` contains."""
 
 
 class AdmissionControl:

@@ -19,7 +19,6 @@ from ..faults.lossy import served
 from .raw import ROUTES, Raw, RawResponse, plain_path
 
 ADMIN, RUNNER = "agl-admin-" + "a" * 40, "agl-runner-" + "r" * 40
-ATTEMPT = attempt_token(derive_secret(ADMIN), "ro-1", "at-1")
 REQUESTS = {name: (route.method, plain_path(route)) for name, route in ROUTES.items()}
 REQUESTS |= {name: ("GET", f"/{name}") for name in ("metrics", "openapi.json", "events")}
 REQUESTS |= {"v1": ("POST", "/v1/traces"), "batch": ("POST", "/batch")}
@@ -88,9 +87,11 @@ async def test_runner_token_permits_no_more_in_a_batch(protected_raw: Raw) -> No
     assert {name for name, status in statuses.items() if status == 403} == set(names) - EXPECTED_RUNNER_OPERATIONS
 
 
-async def test_attempt_token_permits_otlp_only(protected_raw: Raw) -> None:
+async def test_attempt_token_permits_otlp_only(protected: LightningStoreServer, protected_raw: Raw) -> None:
+    attempt = (await protected.start_rollout("task")).attempt
+    token = attempt_token(derive_secret(ADMIN), attempt.rollout_id, attempt.attempt_id)
     for name in REQUESTS:
-        answer = await send(protected_raw, name, Authorization=f"Bearer {ATTEMPT}")
+        answer = await send(protected_raw, name, Authorization=f"Bearer {token}")
         assert (answer.status != 401) == (name == "v1"), name
 
 

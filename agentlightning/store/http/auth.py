@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from starlette.types import Scope
 
-from ...attempt_tokens import ATTEMPT_TOKEN_PREFIX, attempt_token, derive_secret
+from ...attempt_tokens import derive_secret, verified_attempt
 from ...errors import Forbidden, InvalidInput, Unauthorized
 from ...http.auth import CROSS_SITE, Headers, bearer_token, check_exposure, is_allowed_host, matches_token
 
@@ -32,12 +32,12 @@ RUNNER_OPERATIONS = frozenset(
 """
 
 ATTEMPT_PATHS = frozenset({"/v1/traces"})
-"""Paths that may be requested with an attempt token. The endpoint checks each span's attempt with `covers_attempt`."""
+"""Paths that may be requested with an attempt token. The endpoint gets the token's attempt from `token_attempt`."""
 
 _RUNNER = "agentlightning.runner"
 """ASGI scope key that marks a request made with the runner token."""
-_ATTEMPT_TOKEN = "agentlightning.attempt_token"
-"""ASGI scope key for a request's attempt token and the store's secrets. A valid token is derived from one of them."""
+_ATTEMPT = "agentlightning.attempt"
+"""ASGI scope key for the rollout id and the attempt id in a request's attempt token."""
 
 
 class RequestAuthorizer:
@@ -64,8 +64,9 @@ class RequestAuthorizer:
     def authorize(self, scope: Scope) -> None:
         """Raise `Unauthorized` or `Forbidden` unless the request is permitted.
 
-        For a runner token or an attempt token, also add an entry to `scope`. `check_operation` and `covers_attempt` use
-        this entry to enforce the token's restrictions.
+        This requires only the headers, so the body of a refused request is never read. For a runner token or an attempt
+        token, also add an entry to `scope`. `check_operation` and `token_attempt` use this entry to enforce the token's
+        restrictions.
         """
         headers: dict[bytes, bytes] = dict(scope["headers"])
         # If a token is required, the Host header need not be checked: a page from another site lacks the token.
@@ -89,8 +90,8 @@ class RequestAuthorizer:
         if self._runner_token is not None and matches_token(given, (self._runner_token,)):
             scope[_RUNNER] = True
             check_operation(scope, scope["path"][1:].partition("/")[0])
-        elif scope["path"] in ATTEMPT_PATHS and given.startswith(ATTEMPT_TOKEN_PREFIX):
-            scope[_ATTEMPT_TOKEN] = given, self._secrets
+        elif scope["path"] in ATTEMPT_PATHS and (attempt := verified_attempt(given, self._secrets)):
+            scope[_ATTEMPT] = attempt
         else:
             raise Unauthorized()
 
@@ -101,12 +102,9 @@ def check_operation(scope: Scope, operation: str) -> None:
         raise Forbidden(f"the runner token does not permit {operation}; use the admin token", field="Authorization")
 
 
-def covers_attempt(scope: Scope, rollout_id: str, attempt_id: str) -> bool:
-    """Return True if the request's token permits adding spans to the given attempt."""
-    if _ATTEMPT_TOKEN not in scope:
-        return True
-    given, secrets = scope[_ATTEMPT_TOKEN]
-    return matches_token(given, [attempt_token(secret, rollout_id, attempt_id) for secret in secrets])
+def token_attempt(scope: Scope) -> tuple[str, str] | None:
+    """Return the ids of the attempt to which the request's token is restricted, or None if it is not restricted."""
+    return scope.get(_ATTEMPT)
 
 
 def _check_origin(headers: Headers) -> None:

@@ -23,7 +23,7 @@ from ..otlp import PATH
 from ..otlp.receive import OtlpReceiver
 from ..sql import SqlStore
 from .assets import get_asset
-from .auth import RequestAuthorizer, covers_attempt
+from .auth import RequestAuthorizer, token_attempt
 from .events import ChangeFeed
 from .messages import JSON
 from .metrics import CONTENT_TYPE, Metrics
@@ -183,7 +183,7 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
             HttpRoute("/events", ChangeFeed(store).get_events),
             HttpRoute("/", get_asset),
             HttpRoute("/dashboard/{name:path}", get_asset),
-            HttpRoute(PATH, OtlpReceiver(store, admission, covers_attempt).post_traces, methods=["POST"]),
+            HttpRoute(PATH, OtlpReceiver(store, admission, token_attempt).post_traces, methods=["POST"]),
         ]
     )
 

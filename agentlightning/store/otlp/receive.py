@@ -1,8 +1,9 @@
 """`POST /v1/traces`: receives spans from any OpenTelemetry exporter, as protobuf or JSON, with or without gzip.
 
 A span belongs to the attempt named in its attributes, in the baggage header or in its resource attributes, in that
-order of precedence. If none of these names an attempt, the span belongs to the same attempt as other spans of its
-trace. Spans that do not belong to a known attempt are rejected, and the response contains the number of rejected spans.
+order of precedence. If none of these names an attempt, the span belongs to the attempt of the request's token or, with
+any other token, to the only live attempt that has spans in the same trace. Spans whose attempt is unknown, ambiguous or
+not permitted are rejected, and the response contains the number of rejected spans.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import base64
 import binascii
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -33,7 +34,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from ... import payload
-from ...errors import InvalidInput, NotFound, StoreUnavailable, TooLarge
+from ...errors import FinalStatus, InvalidInput, NotFound, StoreUnavailable, TooLarge
 from ...http.limits import AdmissionControl
 from ...redaction import redact_bytes
 from ...semconv import ATTEMPT_ID, ROLLOUT_ID
@@ -44,6 +45,8 @@ from ..sql import SqlStore
 from . import JSON, PATH, PROTOBUF
 
 AttemptIds = tuple[str, str]
+NamedSpan = tuple[EncodedSpan, AttemptIds | None]
+"""A span, and the attempt that its labels (attributes, baggage or resource) name, if any."""
 JsonObject = dict[str, Any]
 
 _THREAD_THRESHOLD = 64 * 1024
@@ -60,14 +63,19 @@ class OtlpReceiver:
     """Stores the spans in OTLP requests, provided that the request's token is valid for their attempts."""
 
     def __init__(
-        self, store: SqlStore, admission: AdmissionControl, covers_attempt: Callable[[Scope, str, str], bool]
+        self, store: SqlStore, admission: AdmissionControl, token_attempt: Callable[[Scope], AttemptIds | None]
     ) -> None:
         self._store = store
         self._admission = admission
-        self._covers_attempt = covers_attempt
+        self._token_attempt = token_attempt
 
     async def post_traces(self, request: Request) -> Response:
-        """Store the spans in a request, and report the number of rejected spans in the response."""
+        """Store the spans in a request, and report the number of rejected spans in the response.
+
+        Raises `Unauthorized`, before the body is read, if the request's attempt token is no longer valid.
+        """
+        if token_attempt := self._token_attempt(request.scope):
+            await self._store.check_attempt_token(*token_attempt, self._admission.limits.attempt_token_seconds)
         media_type = request.headers.get("content-type", PROTOBUF).partition(";")[0].strip().lower()
         if media_type not in (JSON, PROTOBUF):
             return _failure(JSON, 415, f"{PATH} takes {PROTOBUF} and {JSON}, not {media_type}")
@@ -85,34 +93,76 @@ class OtlpReceiver:
         decode = partial(_decode, body, encoding, as_json=media_type == JSON, limit=self._admission.limits.unpacked)
         received = await asyncio.to_thread(decode) if len(body) >= _THREAD_THRESHOLD else decode()
         rejections = [each for each in received if isinstance(each, str)]
+        baggage = _baggage(request)
         spans: list[EncodedSpan] = []
-        assigned = await self._assign([each for each in received if isinstance(each, ReceivedSpan)], _baggage(request))
-        known = await self._store.existing_attempts({ids for _, ids in assigned if ids})
-        for span, ids in assigned:
-            if ids and not self._covers_attempt(request.scope, *ids):
-                rejections.append(f"this token is not valid for attempt {ids[1]} of rollout {ids[0]}")
-            elif not ids:
-                rejections.append(f"neither the span {span.name!r} nor its trace belongs to an attempt")
-            elif ids not in known:
-                rejections.append(f"span {span.name!r}: there is no attempt {ids[1]} of rollout {ids[0]}")
+        named = [
+            (each.span, each.by_span or baggage or each.by_resource)
+            for each in received
+            if isinstance(each, ReceivedSpan)
+        ]
+        for span, ids in await self._assign(named, self._token_attempt(request.scope)):
+            if isinstance(ids, str):
+                rejections.append(ids)
             else:
                 span.rollout_id, span.attempt_id = ids
                 spans.append(span)
-        try:
-            await self._store.add_encoded_spans(spans)
-        except NotFound as error:  # an attempt was deleted in the meantime
-            rejections += [str(error)] * len(spans)
-        return rejections
+        return rejections + await self._add(spans)
 
     async def _assign(
-        self, received: Sequence[ReceivedSpan], baggage: AttemptIds | None
-    ) -> list[tuple[EncodedSpan, AttemptIds | None]]:
-        """Return each span with the ids of its attempt, or with None if its attempt cannot be determined."""
-        named = [(each.span, each.by_span or baggage or each.by_resource) for each in received]
-        traces = {span.trace_id: ids for span, ids in named if ids}
-        unknown = {span.trace_id for span, ids in named if not ids} - traces.keys()
-        traces |= await self._store.live_attempts_by_trace(unknown)
-        return [(span, ids or traces.get(span.trace_id)) for span, ids in named]
+        self, named: Sequence[NamedSpan], token_attempt: AttemptIds | None
+    ) -> list[tuple[EncodedSpan, AttemptIds | str]]:
+        """Return each span with the ids of its attempt, or with the reason for which the span must be rejected."""
+        if token_attempt is not None:
+            return [(span, _permitted(ids or token_attempt, token_attempt)) for span, ids in named]
+        live = await self._store.existing_attempts({ids for _, ids in named if ids})
+        by_trace = await self._attempts_by_trace(named, live)
+        return [
+            (span, _only(by_trace.get(span.trace_id, ()), span) if ids is None else _existing(ids, live, span))
+            for span, ids in named
+        ]
+
+    async def _attempts_by_trace(
+        self, named: Sequence[NamedSpan], live: Mapping[AttemptIds, bool]
+    ) -> dict[str, set[AttemptIds]]:
+        """Map each trace that has unlabelled spans to its live attempts, or to its ended ones if none is live."""
+        unlabelled = {span.trace_id for span, ids in named if ids is None}
+        found = await self._store.live_attempts_by_trace(unlabelled)
+        for span, ids in named:
+            if ids is not None and ids in live and span.trace_id in unlabelled:
+                found.setdefault(span.trace_id, set()).add(ids)
+        return {trace: {each for each in every if live.get(each, True)} or every for trace, every in found.items()}
+
+    async def _add(self, spans: list[EncodedSpan]) -> list[str]:
+        """Store spans. Return a reason for each span of an attempt that was deleted meanwhile or is full."""
+        try:
+            await self._store.add_encoded_spans(spans)
+        except (NotFound, FinalStatus) as error:
+            by_attempt: dict[AttemptIds, list[EncodedSpan]] = {}
+            for span in spans:
+                by_attempt.setdefault((span.rollout_id, span.attempt_id), []).append(span)
+            if len(by_attempt) == 1:
+                return [str(error)] * len(spans)
+            return [reason for part in by_attempt.values() for reason in await self._add(part)]
+        return []
+
+
+def _permitted(ids: AttemptIds, token_attempt: AttemptIds) -> AttemptIds | str:
+    return ids if ids == token_attempt else f"this token is not valid for attempt {ids[1]} of rollout {ids[0]}"
+
+
+def _existing(ids: AttemptIds, live: Mapping[AttemptIds, bool], span: EncodedSpan) -> AttemptIds | str:
+    return ids if ids in live else f"span {span.name!r}: there is no attempt {ids[1]} of rollout {ids[0]}"
+
+
+def _only(attempts: Collection[AttemptIds], span: EncodedSpan) -> AttemptIds | str:
+    if len(attempts) == 1:
+        return next(iter(attempts))
+    if not attempts:
+        return f"neither the span {span.name!r} nor its trace belongs to an attempt"
+    return (
+        f"the span {span.name!r} is ambiguous, because {len(attempts)} attempts share its trace: set its attributes "
+        f"{ROLLOUT_ID} and {ATTEMPT_ID}"
+    )
 
 
 def _baggage(request: Request) -> AttemptIds | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ...errors import Unauthorized
 from ...redaction import redact_bytes
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
@@ -121,7 +122,8 @@ class Spans(SqlBase):
         In a span of more than `cut_at` bytes, long values are truncated.
         """
         filters = {name: options.pop(name) for name in _FILTERS if name in options}
-        query = Query(self._database, "payload", "spans", _SPAN_SORT, {"sort_by": sort_by, **options})
+        options = {"sort_by": sort_by, **options}
+        query = Query(self._database, "payload", "spans", _SPAN_SORT, options, size="length(payload)")
         query.always("rollout_id = {}", rollout_id)
         if attempt_id == LATEST:
             query.always("attempt_id = (SELECT attempt_id FROM rollouts WHERE rollout_id = {})", rollout_id)
@@ -139,18 +141,33 @@ class Spans(SqlBase):
 
     # OTLP
 
-    async def existing_attempts(self, refs: Collection[AttemptIds]) -> set[AttemptIds]:
-        """Return the members of `refs` that identify existing attempts."""
+    async def check_attempt_token(self, rollout_id: str, attempt_id: str, seconds: float) -> None:
+        """Raise `Unauthorized` if the attempt was deleted or ended more than `seconds` ago."""
+        sql = "SELECT end_time FROM attempts WHERE rollout_id = ?1 AND attempt_id = ?2"
+        found = await self._database.fetch(sql, rollout_id, attempt_id, short=True)
+        if not found:
+            raise Unauthorized(
+                f"this token is not valid any more: rollout {rollout_id} has been deleted from the store"
+            )
+        end_time: float | None = found[0][0]
+        if end_time is not None and self._clock.now() - end_time > seconds:
+            raise Unauthorized(
+                f"this token is not valid any more: attempt {attempt_id} of rollout {rollout_id} ended more than "
+                f"{seconds:g} s ago (the limit attempt_token_seconds)"
+            )
+
+    async def existing_attempts(self, refs: Collection[AttemptIds]) -> dict[AttemptIds, bool]:
+        """Map each member of `refs` that identifies an existing attempt to True if that attempt is live."""
         if not refs:
-            return set()
+            return {}
         condition, ids = self._database.dialect.any_of(sorted({rollout_id for rollout_id, _ in refs}), 1)
         found = await self._database.fetch(
-            f"SELECT rollout_id, attempt_id FROM attempts WHERE rollout_id {condition}", *ids
+            f"SELECT rollout_id, attempt_id, deadline IS NOT NULL FROM attempts WHERE rollout_id {condition}", *ids
         )
-        return {(row[0], row[1]) for row in found} & set(refs)
+        return {(row[0], row[1]): bool(row[2]) for row in found if (row[0], row[1]) in refs}
 
-    async def live_attempts_by_trace(self, trace_ids: Collection[str]) -> dict[str, AttemptIds]:
-        """Map each trace id to the live attempt that has spans in the trace. Traces without one are left out."""
+    async def live_attempts_by_trace(self, trace_ids: Collection[str]) -> dict[str, set[AttemptIds]]:
+        """Map each trace id to the live attempts that have spans in the trace. Traces without one are left out."""
         if not trace_ids:
             return {}
         condition, ids = self._database.dialect.any_of(sorted(trace_ids), 1)
@@ -162,7 +179,10 @@ class Spans(SqlBase):
             f"WHERE attempts.deadline IS NOT NULL AND spans.trace_id {condition}",
             *ids,
         )
-        return {row[0]: (row[1], row[2]) for row in found}
+        attempts: dict[str, set[AttemptIds]] = {}
+        for trace_id, rollout_id, attempt_id in found:
+            attempts.setdefault(trace_id, set()).add((rollout_id, attempt_id))
+        return attempts
 
     async def register_export_target(self, target: str, *, past: bool) -> None:
         """Add an OTLP export target, unless it has already been added.

@@ -1,5 +1,8 @@
 """Configuration of log output: plain lines, lines formatted by rich, or JSON lines.
 
+Log messages contain text from requests, models and agents. The formatters escape control characters, so that such text
+can neither add a line to the log nor send commands to a terminal.
+
 The library itself only calls `logging.getLogger(__name__)`. Logging is not configured until a program (`agl …`, a
 script, a notebook) calls `setup_logging` or `ensure_logging`.
 """
@@ -9,10 +12,65 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
+import time
+from textwrap import indent
 from typing import Any, Literal
 
 FORMAT = "%(asctime)s [%(levelname)s] (%(process)d:%(name)s) %(message)s"
+
+# C0, DEL, C1, soft hyphen, invisible and bidirectional formatting characters, line separators, surrogates,
+# noncharacters and tags. A terminal interprets them, or they hide or reorder the text around them.
+_CONTROLS = (
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\ufffb"
+    r"\ufffe\uffff\U000e0000-\U000e0fff"
+)
+_CONTROL = re.compile(f"[{_CONTROLS}]")
+_CONTROL_IN_LINES = re.compile(rf"(?![\n\t])[{_CONTROLS}]")
+
+
+def escape_controls(text: str, *, keep_lines: bool = False) -> str:
+    """Replace control, formatting and surrogate characters by escape sequences such as `\\x1b`.
+
+    With `keep_lines`, line breaks and tabs are kept.
+    """
+    if text.isprintable():
+        return text
+    return (_CONTROL_IN_LINES if keep_lines else _CONTROL).sub(_escape_sequence, text)
+
+
+def _escape_sequence(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a record as one line without control characters, followed by its traceback with indented lines."""
+
+    _second: tuple[int, str] = 0, ""
+    """The second of the last record, and its formatted time."""
+
+    def __init__(self, format: str = FORMAT) -> None:
+        super().__init__(format)
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record)
+        line = escape_controls(self.formatMessage(record))
+        if record.exc_info or record.exc_text or record.stack_info:
+            line += "\n" + indent(escape_controls(self._details(record), keep_lines=True), "  ", lambda _: True)
+        return line
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        second, text = self._second
+        if second != int(record.created):
+            text = time.strftime(self.default_time_format, time.localtime(record.created))
+            self._second = int(record.created), text
+        return f"{text},{int(record.msecs):03}"
+
+    def _details(self, record: logging.LogRecord) -> str:
+        exception = self.formatException(record.exc_info) if record.exc_info else record.exc_text
+        return "\n".join(part for part in (exception, record.stack_info) if part)
 
 
 def setup_logging(
@@ -34,7 +92,7 @@ def setup_logging(
     logger.addHandler(_handler(style))
     if file:
         file_handler = logging.FileHandler(file, encoding="utf-8")
-        file_handler.setFormatter(logging.Formatter(FORMAT))
+        file_handler.setFormatter(LineFormatter())
         logger.addHandler(file_handler)
     logger.setLevel(level.upper() if isinstance(level, str) else level)
     logger.propagate = False
@@ -54,9 +112,11 @@ def _handler(style: str) -> logging.Handler:
         from rich.console import Console
         from rich.logging import RichHandler
 
-        return RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=True)
+        rich_handler = RichHandler(console=Console(stderr=True), show_path=False)
+        rich_handler.setFormatter(LineFormatter("%(message)s"))
+        return rich_handler
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if style == "json" else logging.Formatter(FORMAT))
+    handler.setFormatter(_JsonLines() if style == "json" else LineFormatter())
     return handler
 
 
@@ -71,4 +131,4 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json.dumps(line).replace("\x7f", "\\u007f")  # the only control character that json.dumps keeps

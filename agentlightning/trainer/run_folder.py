@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from ..logs import FORMAT
+from ..logs import LineFormatter
 from .result import RunResult
 
 RUNS = "runs"
@@ -121,7 +121,7 @@ class RunLog:
 
     def _open(self, file: Path) -> None:
         handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
-        handler.setFormatter(logging.Formatter(FORMAT))
+        handler.setFormatter(LineFormatter())
         self._cleanup.callback(handler.close)
         _enable_info(self._cleanup)
         LOGGER.addHandler(handler)

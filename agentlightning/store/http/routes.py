@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ... import payload
 from ...errors import AgentLightningError, InvalidInput, NotFound, StoreUnavailable, WrongMethod
 from ...http.limits import AdmissionControl, Permit, cancel_on_disconnect
-from ..operations import Arguments, Operation, operation_table, problem
+from ..operations import Arguments, Operation, encode_answer, operation_table, problem
 from ..sql import SqlStore
 from ..sql.base import IdempotentRequest
 from .auth import RequestAuthorizer, check_operation
@@ -31,8 +31,12 @@ access = logging.getLogger("agentlightning.store.access")
 
 INTERNAL_ERROR: Final = AgentLightningError("internal error in the store; see the store's log")
 
+MAX_LOGGED_PATH: Final = 1_000
+"""Maximum number of characters of a request's path in the log."""
+
 _KEY_HEADER = IDEMPOTENCY_KEY.lower().encode()
 _VALID_KEY = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{1,{payload.MAX_ID_LENGTH}}}")
+_LINE = '%s:%s "%s %s HTTP/%s" %d %.1fms'
 _ERROR_HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b"1"), 503: (b"retry-after", b"1")}
 
 
@@ -63,28 +67,29 @@ class StoreApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         response = _Responder(send)
+        # The path as sent is percent-encoded. A decoded path could forge a line in the log.
+        path = scope["raw_path"].decode("latin-1")
         try:
             self._authorizer.authorize(scope)
-            await self._respond(scope, receive, response)
+            await self._respond(path, scope, receive, response)
         except AgentLightningError as error:
             await response.fail(error)
         except HTTPException as error:
-            await response.fail(_routing_error(scope["path"], error))
+            await response.fail(_routing_error(path, error))
         except ConnectionResetError:
             await response.respond((499, b""))
         except asyncio.CancelledError:  # requests are cancelled only when the server stops
             await response.fail(StoreUnavailable("the store is stopping"))
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("%s %s failed", scope["method"], path[:MAX_LOGGED_PATH])
             await response.fail(INTERNAL_ERROR)
         finally:
             seconds = time.perf_counter() - started
-            for method, path, status in response.batch or ((scope["method"], scope["path"], response.status),):
+            for method, path, status in response.batch or ((scope["method"], path, response.status),):
                 self._metrics.record(path, status, seconds)
-                _log(scope, method, path, status, seconds)
+                _log(scope, method, path[:MAX_LOGGED_PATH], status, seconds)
 
-    async def _respond(self, scope: Scope, receive: Receive, response: _Responder) -> None:
-        path = scope["raw_path"].decode("latin-1")
+    async def _respond(self, path: str, scope: Scope, receive: Receive, response: _Responder) -> None:
         _, name, *ids = path.split("/")
         operation = self._operations.get(name)
         if path == BATCH_PATH:
@@ -107,8 +112,7 @@ class StoreApp:
                 arguments = operation.validate({**query, **dict(path)})
             else:
                 arguments = operation.decode_arguments(permit.body, limits.depth)
-            if operation.is_paginated:
-                arguments = operation.limit_page(arguments, limits.page)
+            arguments = operation.limit_answer(arguments, limits.page, limits.page_bytes)
             key = next((value.decode("latin-1") for name, value in scope["headers"] if name == _KEY_HEADER), None)
             if operation.wait_parameter is not None:
                 return await self._long_poll(operation, arguments, key, receive, permit)
@@ -134,7 +138,7 @@ class StoreApp:
         """
         execute = getattr(SqlStore, operation.implementation)
         if key is None or not operation.route.mutates:
-            return operation.encode(await execute(self._store, **arguments))
+            return await encode_answer(operation, await execute(self._store, **arguments))
         if not _VALID_KEY.fullmatch(key):
             message = f"{IDEMPOTENCY_KEY} must have 1 to {payload.MAX_ID_LENGTH} characters and no control characters"
             raise InvalidInput(message, field=IDEMPOTENCY_KEY)
@@ -164,9 +168,8 @@ class StoreApp:
             if operation is None or not operation.batchable:
                 raise InvalidInput(f"the operation {call.operation!r} is not allowed in a batch", field="operation")
             limits = self._admission.limits
-            arguments = operation.limit_page(
-                operation.decode_arguments(bytes(call.arguments), limits.depth), limits.page
-            )
+            arguments = operation.decode_arguments(bytes(call.arguments), limits.depth)
+            arguments = operation.limit_answer(arguments, limits.page, limits.page_bytes)
             if operation.wait_parameter and arguments.get(operation.wait_parameter):
                 raise InvalidInput(
                     f"{call.operation} cannot wait in a batch: omit {operation.wait_parameter}",
@@ -240,4 +243,5 @@ def _log(scope: Scope, method: str, path: str, status: int, seconds: float) -> N
     if access.isEnabledFor(logging.INFO):
         host, port = scope.get("client") or ("-", 0)
         line = (host, port, method, path, scope["http_version"], status, seconds * 1000)
-        access.info('%s:%s "%s %s HTTP/%s" %d %.1fms', *line)
+        # Creating the record here saves the search for the calling function, a tenth of the cost of a line.
+        access.handle(access.makeRecord(access.name, logging.INFO, __file__, 0, _LINE, line, None, "_log"))

@@ -1,0 +1,91 @@
+"""Log output: text from outside the program can neither add a line nor control the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.logging import RichHandler
+
+from agentlightning.logs import escape_controls, setup_logging
+
+UNSAFE = [
+    *(chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))),  # C0, DEL, C1
+    *"\u061c\u200e\u200f\u202a\u202e\u2066\u2069\u2028\u2029\u200b\ufeff\ud800\udfff\U000e0041",
+]
+FORGED = "2026-01-01 00:00:00,000 [ERROR] (1:agentlightning) forged"
+
+Log = Callable[[], str]
+
+
+@pytest.fixture(params=["plain", "rich", "json"])
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    """Configure logging in one style; return a function that returns what was logged."""
+    written = io.StringIO()
+    logger = setup_logging(style=request.param)
+    for handler in logger.handlers:
+        if isinstance(handler, RichHandler):
+            handler.console.file = written
+        elif isinstance(handler, logging.StreamHandler):
+            handler.setStream(written)
+    yield written.getvalue
+    remove_handlers(logger)
+
+
+def remove_handlers(logger: logging.Logger) -> None:
+    """Undo `setup_logging`."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+
+
+@pytest.mark.parametrize("unsafe", UNSAFE, ids=ascii)
+def test_control_characters_are_escaped(unsafe: str) -> None:
+    assert escape_controls(f"a{unsafe}b").encode("ascii").startswith(b"a\\")
+
+
+@pytest.mark.parametrize("text", ["plain text", "Größe: 3 µm, 漢字 🚀", "C:\\new [red] {x} %s"])
+def test_readable_text_is_unchanged(text: str) -> None:
+    assert escape_controls(text) == text
+
+
+def test_message_stays_one_line_without_control_characters(log: Log) -> None:
+    logging.getLogger("agentlightning.x\n").warning("worker %s", "".join(UNSAFE) + "\n" + FORGED)
+
+    logged = log()
+    assert unsafe_characters(logged) == set()
+    assert not any(line.startswith("2026-01-01") for line in logged.splitlines())
+
+
+def test_traceback_keeps_its_lines_but_none_looks_like_a_record(log: Log, request: pytest.FixtureRequest) -> None:
+    try:
+        raise ValueError(f"model said\n{FORGED}\x1b]0;owned\x07" + "".join(UNSAFE))
+    except ValueError:
+        logging.getLogger("agentlightning").exception("failed")
+
+    logged = log()
+    assert unsafe_characters(logged) == set()
+    assert not any(line.startswith("2026-01-01") for line in logged.splitlines())
+    if request.node.callspec.params["log"] == "json":
+        logged = json.loads(logged)["exception"]
+    assert "Traceback (most recent call last):" in [line.strip() for line in logged.splitlines()]
+
+
+def test_log_file_is_escaped_too(tmp_path: Path) -> None:
+    logger = setup_logging(file=str(tmp_path / "log.txt"))
+    logger.warning("path %s", "/x\r\n" + FORGED + "\x1b[2J\ud800")
+    remove_handlers(logger)
+
+    [line] = (tmp_path / "log.txt").read_text().splitlines()
+    assert unsafe_characters(line) == set()
+
+
+def unsafe_characters(text: str) -> set[str]:
+    """The characters in `text` that are no white space and that a terminal does not print."""
+    return {c for c in text if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}} - {"\n", "\t"}

@@ -188,3 +188,45 @@ async def test_cors_preflight_is_refused(open_raw: Raw) -> None:
 
     assert answer.status == 403
     assert not any(name.lower().startswith("access-control-") for name in answer.headers)
+
+
+async def test_state_changing_get_needs_a_header_that_pages_cannot_send(open_server: LightningStoreServer) -> None:
+    """A browser omits Sec-Fetch-Site in requests to a plain HTTP host other than localhost, and Origin in each GET."""
+    await open_server.enqueue_rollout("precious")
+    attempt = (await open_server.start_rollout("task")).attempt
+    before = await everything(open_server)
+    paths = ("/dequeue_rollout", f"/get_next_span_sequence_id/{attempt.rollout_id}/{attempt.attempt_id}")
+    attacks: list[dict[str, Any]] = [
+        {},
+        {"X_Agentlightning": "0"},
+        {"X_Agentlightning": "1", "Origin": "http://evil.example"},
+    ]
+    async with Raw(open_server.endpoint) as raw:
+        for path in paths:
+            for headers in attacks:
+                answer = await raw.send("GET", path, **headers, Host="store.example")
+                assert answer.status == 403
+                assert "Origin" in headers or "X-Agentlightning: 1" in answer.json["detail"]
+        assert await everything(open_server) == before
+
+        for path in paths:
+            assert (await raw.send("GET", path, X_Agentlightning="1", Host="store.example")).status == 200
+        assert (await raw.send("GET", "/statistics", Host="store.example")).status == 200
+
+
+async def test_client_sends_the_header_that_state_changing_gets_need(open_server: LightningStoreServer) -> None:
+    await open_server.enqueue_rollout("task")
+    async with LightningStoreClient(open_server.endpoint) as client:
+        claimed = await client.dequeue_rollout()
+        assert claimed is not None
+        assert await client.get_next_span_sequence_id(claimed.rollout_id, claimed.attempt.attempt_id) == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"token": ADMIN, "allowed_hosts": ["store.example"]}], ids=str)
+async def test_loopback_and_token_need_no_further_header(settings: dict[str, Any]) -> None:
+    async with served(InMemoryLightningStore(), **settings) as server, Raw(server.endpoint) as raw:
+        await server.enqueue_rollout("task")
+
+        answer = await raw.send("GET", "/dequeue_rollout", Authorization=f"Bearer {ADMIN}")
+
+        assert (answer.status, answer.json["input"]) == (200, "task")

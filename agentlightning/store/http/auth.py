@@ -2,7 +2,9 @@
 
 A web page from another site can neither read nor change the data in a store on this machine. The store rejects requests
 with another site's Origin header. If the store requires a token, it also rejects requests without a valid token;
-otherwise, it rejects requests whose Host header does not name the store.
+otherwise, it rejects requests whose Host header does not name the store. If it allows host names other than localhost
+without a token, GET requests that change data need a header that pages cannot send: for such hosts, browsers do not
+send Sec-Fetch-Site, and they never send Origin in a GET request for an image.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from starlette.types import Scope
 from ...attempt_tokens import derive_secret, verified_attempt
 from ...errors import Forbidden, InvalidInput, Unauthorized
 from ...http.auth import CROSS_SITE, Headers, bearer_token, check_exposure, is_allowed_host, matches_token
+from ..contract import operations
+from .messages import CLIENT_HEADER
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 """Paths that require no token, so that a load balancer can request them."""
@@ -33,6 +37,9 @@ RUNNER_OPERATIONS = frozenset(
 
 ATTEMPT_PATHS = frozenset({"/v1/traces"})
 """Paths that may be requested with an attempt token. The endpoint gets the token's attempt from `token_attempt`."""
+
+STATE_CHANGING_GETS = frozenset(route.name for route, _ in operations() if route.method == "GET" and route.mutates)
+"""Operations that change the store although they are GET requests, which any web page can send."""
 
 _RUNNER = "agentlightning.runner"
 """ASGI scope key that marks a request made with the runner token."""
@@ -60,6 +67,7 @@ class RequestAuthorizer:
         self._runner_token = runner_token
         self._secrets = [derive_secret(each) for each in (token, runner_token) if each is not None]
         self._hosts = frozenset({host, *allowed_hosts})
+        self._needs_client_header = token is None and len(self._hosts) > 1
 
     def authorize(self, scope: Scope) -> None:
         """Raise `Unauthorized` or `Forbidden` unless the request is permitted.
@@ -79,6 +87,8 @@ class RequestAuthorizer:
         if scope["path"] == "/" or scope["path"].startswith("/dashboard/"):
             return
         _check_origin(headers)
+        if self._needs_client_header:
+            _check_client_header(headers, scope)
         if self._token is not None and scope["path"] not in PUBLIC_PATHS:
             self._check_token(bearer_token(headers), self._token, scope)
 
@@ -89,7 +99,7 @@ class RequestAuthorizer:
             return
         if self._runner_token is not None and matches_token(given, (self._runner_token,)):
             scope[_RUNNER] = True
-            check_operation(scope, scope["path"][1:].partition("/")[0])
+            check_operation(scope, _operation(scope))
         elif scope["path"] in ATTEMPT_PATHS and (attempt := verified_attempt(given, self._secrets)):
             scope[_ATTEMPT] = attempt
         else:
@@ -113,3 +123,17 @@ def _check_origin(headers: Headers) -> None:
         origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
     ):
         raise Forbidden("web pages from another origin may not send requests to this store", field="Origin")
+
+
+def _check_client_header(headers: Headers, scope: Scope) -> None:
+    operation = _operation(scope)
+    if operation in STATE_CHANGING_GETS and headers.get(CLIENT_HEADER.lower().encode()) != b"1":
+        raise Forbidden(
+            f"{operation} changes the store, which allows other hosts without a token: send the header "
+            f"{CLIENT_HEADER}: 1, which web pages cannot send",
+            field=CLIENT_HEADER,
+        )
+
+
+def _operation(scope: Scope) -> str:
+    return scope["path"][1:].partition("/")[0]

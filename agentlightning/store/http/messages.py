@@ -13,6 +13,8 @@ import msgspec
 from ...errors import InvalidInput
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+CLIENT_HEADER: Final = "X-Agentlightning"
+"""Header with the value `1` that every client of this package sends, and that web pages cannot send without CORS."""
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 

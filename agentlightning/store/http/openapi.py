@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 from ... import payload
 from ..encoded_span import SpanAck
 from ..operations import Operation, operation_table
-from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, PROBLEM, Batch, BatchAnswers
+from .auth import STATE_CHANGING_GETS
+from .messages import BATCH_PATH, CLIENT_HEADER, IDEMPOTENCY_KEY, JSON, PROBLEM, Batch, BatchAnswers
 
 
 def openapi(version: str) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def _describe(operation: Operation, schemas: Mapping[Any, dict[str, Any]]) -> di
     description: dict[str, Any] = {
         "operationId": operation.name,
         "summary": summary,
-        "description": more.strip(),
+        "description": more.strip() + (_CLIENT_HEADER_NEEDED if operation.name in STATE_CHANGING_GETS else ""),
         "parameters": _parameters(operation),
         "responses": {"200": _content("The result.", result, JSON), "default": _ERROR},
     }
@@ -50,6 +51,11 @@ def _describe(operation: Operation, schemas: Mapping[Any, dict[str, Any]]) -> di
         request = schemas[operation.name, "validation"]
         description["requestBody"] = {"required": True, **_content("", request, JSON)}
     return description
+
+
+_CLIENT_HEADER_NEEDED = (
+    f"\n\nThe header `{CLIENT_HEADER}: 1` is required if the store allows hosts other than localhost without a token."
+)
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
@@ -119,7 +125,8 @@ _OTHER_PATHS: dict[str, Any] = {
         {"description": "The rejected spans, if any.", "content": _OTLP},
         description="A span belongs to the attempt identified by agentlightning.rollout_id and "
         "agentlightning.attempt_id in its attributes, in the baggage header or in its resource's attributes, in that "
-        "order of precedence; otherwise, it belongs to the same attempt as its trace.",
+        "order of precedence; otherwise, it belongs to the attempt of the token, or to the only live attempt that has "
+        "spans in its trace.",
         requestBody={"required": True, "content": _OTLP},
     ),
 }

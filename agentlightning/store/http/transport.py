@@ -26,7 +26,17 @@ from yarl import URL
 from ... import payload
 from ...errors import AgentLightningError, StoreUnavailable
 from ..operations import Arguments, Operation, error_from_problem
-from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, MAX_BATCH_SIZE, Batch, BatchAnswers, BatchCall, Response
+from .messages import (
+    BATCH_PATH,
+    CLIENT_HEADER,
+    IDEMPOTENCY_KEY,
+    JSON,
+    MAX_BATCH_SIZE,
+    Batch,
+    BatchAnswers,
+    BatchCall,
+    Response,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +86,7 @@ class Transport:
 
     def __init__(self, url: str, token: str | None) -> None:
         self._url = url
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = {CLIENT_HEADER: "1"} | ({"Authorization": f"Bearer {token}"} if token else {})
         self._sessions: WeakKeyDictionary[
             asyncio.AbstractEventLoop, tuple[AsyncGenerator[aiohttp.ClientSession], aiohttp.ClientSession]
         ] = WeakKeyDictionary()

@@ -54,7 +54,7 @@ def proxy(
     token: str | None,
     log_level: str,
 ) -> None:
-    """Run a proxy between agents and model servers that records every call.
+    """Run a proxy between agents and model servers that records the calls of attempts.
 
     Agents use the proxy like the OpenAI or Anthropic API. A call to /rollout/ROLLOUT_ID/attempt/ATTEMPT_ID/v1 is
     recorded for that attempt, including token ids if the server returns them.

@@ -4,6 +4,7 @@
 - `BackgroundTask`: one coroutine in its own event loop, which agents and algorithms cannot block.
 - `heartbeat`: calls a coroutine function at regular intervals, in a background task.
 - `run_in_thread`: awaits a blocking function from an event loop.
+- `map_in_slices`: applies a function to many items without blocking the event loop for long.
 - `sigterm_handler`: runs a callback in the running event loop on SIGTERM.
 - `new_event_loop`: creates an event loop, with uvloop if it is installed.
 """
@@ -16,7 +17,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+S = TypeVar("S")
 Beat = Callable[[], Awaitable[None]]
 
 SIGTERM_EXIT: Final = 128 + signal.SIGTERM
@@ -43,6 +45,9 @@ POLL_INTERVAL_CHANGES: Final = 0.5
 """Seconds between calls to `has_changes`. A change that is reverted before the next call does not cause a heartbeat."""
 HEARTBEAT_STOP_TIMEOUT: Final = 2.0
 """Maximum time, in seconds, to wait for the heartbeat thread to end. After that, this daemon thread is left running."""
+
+SLICE_SECONDS: Final = 0.005
+"""Time in seconds after which `map_in_slices` lets the event loop run other tasks."""
 
 
 @contextmanager
@@ -165,6 +170,18 @@ async def run_in_thread(function: Callable[..., T], *args: Any, name: str) -> T:
     if error is not None:
         raise error
     return result
+
+
+async def map_in_slices(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """Return `[function(item) for item in items]`, and let the event loop run other tasks every few milliseconds."""
+    results: list[T] = []
+    until = time.perf_counter() + SLICE_SECONDS
+    for item in items:
+        results.append(function(item))
+        if time.perf_counter() > until:
+            await asyncio.sleep(0)
+            until = time.perf_counter() + SLICE_SECONDS
+    return results
 
 
 @contextmanager

@@ -133,6 +133,10 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
         *("--attempt-token-seconds", _SECONDS, "86400"),
         "Time in seconds for which an attempt's token stays valid after the end of the attempt.",
     ),
+    "headers": ("--max-headers", POSITIVE, "200", "Maximum number of headers of a request."),
+    "pipelined": ("--max-pipelined", POSITIVE, "100", "Maximum number of unanswered requests on a connection."),
+    "listeners": ("--max-listeners", POSITIVE, "200", "Maximum number of open event streams."),
+    "send_seconds": ("--send-seconds", _SECONDS, "60", "Timeout in seconds for clients that do not read a response."),
 }
 """Option name, type, displayed default and help text for each field of `agentlightning.http.limits.Limits`."""
 

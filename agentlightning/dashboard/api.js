@@ -39,8 +39,11 @@ export class StoreError extends Error {
   }
 }
 
+/** Maximum number of spans to load for one view, so that a rollout with very many spans does not block the page. */
+export const MAX_SPANS = 1_000;
+
 /**
- * Execute one operation of the store.
+ * Execute one operation of the store. A list is complete up to `limit`, or to its end if `limit` is not given.
  * @param {string} name
  * @param {Json} [args]
  * @param {{signal?: AbortSignal}} [options]
@@ -49,8 +52,28 @@ export class StoreError extends Error {
 export async function call(name, args = {}, options = {}) {
   const run = embeddedRun();
   if (run) return run.execute(name, args);
+  return name.startsWith("query_") ? queryPages(name, args, options) : execute(name, args, options);
+}
+
+/** @param {string} name @param {Json} args @param {{signal?: AbortSignal}} options */
+async function execute(name, args, options) {
   const request = name in GET_OPERATIONS ? getRequest(name, args) : postRequest(name, args);
   return (await sendRequest(request, options.signal)).json();
+}
+
+// A response also ends when it exceeds a number of bytes, so a page with fewer items than `limit` may not be the last.
+/** @param {string} name @param {Json} args @param {{signal?: AbortSignal}} options */
+async function queryPages(name, args, options) {
+  const { offset, limit = -1, ...query } = args;
+  const first = await execute(name, args, options);
+  let items = first.items;
+  for (let cursor = first.cursor; cursor !== null && items.length !== limit; ) {
+    const rest = limit < 0 ? limit : limit - items.length;
+    const next = await execute(name, { ...query, limit: rest, cursor }, options);
+    items = items.concat(next.items);
+    cursor = next.cursor;
+  }
+  return { ...first, items };
 }
 
 /**

@@ -6,10 +6,11 @@ fields are validated once, and then stored and returned as JSON text.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import orjson
@@ -164,17 +165,32 @@ def truncate_span(text: bytes, cut_at: int) -> bytes:
     """
     if len(text) <= cut_at:
         return text
-    span: dict[str, Any] = orjson.loads(text)
-    attributes = cast("dict[str, Any]", span["attributes"])
+    span = _decoder.decode(text)
     most = max(200, cut_at // 20)
-    for name, value in attributes.items():
-        if isinstance(value, str) and len(value) > most:
-            attributes[name] = value[:most] + "…"
-        elif isinstance(value, (list, dict)):
-            attributes[name] = truncate_value(orjson.dumps(value), most)
-    attributes[semconv.CUT] = len(text)
-    span["events"] = span["events"] if len(orjson.dumps(span["events"])) <= cut_at else []
-    return orjson.dumps(span)
+    # Long values stay encoded, because decoding a span of several megabytes would hold the interpreter too long.
+    attributes: dict[str, Any] = {
+        name: _truncate_attribute(bytes(value), most) for name, value in _attributes.decode(span.attributes).items()
+    }
+    span.attributes = msgspec.Raw(orjson.dumps({**attributes, semconv.CUT: len(text)}))
+    span.events = span.events if len(bytes(span.events)) <= cut_at else _EMPTY_LIST
+    return span.json()
+
+
+def _truncate_attribute(text: bytes, most: int) -> Any:
+    if not text.startswith(b'"'):
+        return truncate_value(text, most) if text[:1] in b"[{" else orjson.loads(text)
+    if len(text) > _BYTES_PER_CHARACTER * (most + 1) + 2:
+        complete = _BEGINNING_OF_STRING.match(text, 0, _BYTES_PER_CHARACTER * (most + 1))
+        assert complete is not None
+        text = complete[0] + b'"'
+    value: str = json.loads(text.decode(errors="ignore"))
+    return value if len(value) <= most else value[:most] + "…"
+
+
+_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_BYTES_PER_CHARACTER = 12
+"""Maximum length of a character in JSON text, in bytes: two escapes such as `\\ud83d`."""
+_BEGINNING_OF_STRING = re.compile(rb'"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*')
 
 
 def truncate_value(text: bytes, cut_at: int) -> Any:

@@ -16,8 +16,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from .. import errors, payload
+from ..concurrency import map_in_slices
 from ..errors import AgentLightningError, InvalidInput
-from ..types import PaginatedResult
 from . import encoded_span
 from .contract import UNSET, Route, Unset, operations
 from .encoded_span import EncodedSpan, SpanAck
@@ -44,6 +44,8 @@ class Operation:
         self.is_paginated = "PaginatedResult" in getattr(result, "__name__", "")
         self.wait_parameter = next((name for name in ("wait", "timeout") if name in hints), None)
         """Name of the parameter that limits the waiting time in seconds, or None if the operation does not wait."""
+        self.is_list = self.is_paginated or (self.wait_parameter is not None and get_origin(result) is list)
+        """True if the result is a list of stored objects that may be too large for one answer."""
         self.result = TypeAdapter[Any](result)
         self.model = self._argument_model(hints)
 
@@ -85,12 +87,15 @@ class Operation:
                 raise InvalidInput(f"{name} is an integer beyond 64 bits", field=name)
         return validated
 
-    def limit_page(self, arguments: Arguments, page_size: int) -> Arguments:
-        """Return the arguments. If the operation is paginated, reduce `limit` to at most `page_size`."""
-        if not self.is_paginated:
-            return arguments
-        limit = arguments.get("limit", -1)
-        return {**arguments, "limit": page_size if limit == -1 else min(limit, page_size)}
+    def limit_answer(self, arguments: Arguments, page_size: int, page_bytes: int) -> Arguments:
+        """Return the arguments for the implementation, with limits on the size of the answer if it is a list.
+
+        If the operation is paginated, reduce `limit` to at most `page_size`.
+        """
+        if self.is_paginated:
+            limit = arguments.get("limit", -1)
+            arguments = {**arguments, "limit": page_size if limit == -1 else min(limit, page_size)}
+        return {**arguments, "max_bytes": page_bytes} if self.is_list else arguments
 
     def decode_stored(self, text: bytes) -> Any:
         """Decode a response that was stored under an idempotency key into the result of the original call."""
@@ -156,16 +161,31 @@ class _AddSpan(_AddSpans):
         return None if ack is None else ack.apply_to(arguments["span"])
 
 
-def _encode_page(page: PaginatedResult[bytes]) -> bytes:
-    head = {"limit": page.limit, "offset": page.offset, "total": page.total, "cursor": page.cursor}
-    return msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(page.items) + b"]}"
+async def encode_answer(operation: Operation, result: Any) -> bytes:
+    """Encode the result of an operation as JSON. The items of a list are encoded in slices (see `map_in_slices`)."""
+    if operation.is_paginated:
+        head = {"limit": result.limit, "offset": result.offset, "total": result.total, "cursor": result.cursor}
+        items = await map_in_slices(_encode_item, result.items)
+        return b"".join((msgspec.json.encode(head)[:-1], b',"items":[', b",".join(items), b"]}"))
+    if operation.is_list:
+        return b"[" + b",".join(await map_in_slices(_encode_item, result)) + b"]"
+    return operation.encode(result)
+
+
+def _encode_item(item: Any) -> bytes:
+    return item if isinstance(item, bytes) else payload.dumps_unchecked(item)
+
+
+class _QueryRollouts(Operation):
+    """Returns the stored JSON text of inputs without decoding it."""
+
+    implementation = "query_encoded_rollouts"
 
 
 class _QuerySpans(Operation):
     """Returns the stored JSON text of spans without creating `Span` objects."""
 
     implementation = "query_encoded_spans"
-    encode = staticmethod(_encode_page)
 
 
 class _Summary(Operation):
@@ -196,7 +216,13 @@ _one_span = msgspec.json.Decoder(_OneSpan)
 _many_spans = msgspec.json.Decoder(_ManySpans)
 _ack = msgspec.json.Decoder(SpanAck | None)
 _acks = msgspec.json.Decoder(list[SpanAck | None])
-_SPECIAL = {"add_span": _AddSpan, "add_many_spans": _AddSpans, "query_spans": _QuerySpans, "summary": _Summary}
+_SPECIAL = {
+    "add_span": _AddSpan,
+    "add_many_spans": _AddSpans,
+    "query_rollouts": _QueryRollouts,
+    "query_spans": _QuerySpans,
+    "summary": _Summary,
+}
 
 
 @cache

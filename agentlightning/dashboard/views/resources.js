@@ -1,6 +1,6 @@
 // Resources: all versions with their rewards, the difference between two versions, and the tasks run with both.
 
-import { call } from "../api.js";
+import { call, MAX_SPANS } from "../api.js";
 import { ciHalfWidth } from "../components/chart.js";
 import { TextDiff } from "../components/diff.js";
 import {
@@ -249,7 +249,7 @@ function Side({ id }) {
     async (options) => {
       const [rollout, spans] = await Promise.all([
         call("get_rollout_by_id", { rollout_id: id }, options),
-        call("query_spans", { rollout_id: id, attempt_id: "latest", cut_at: SPANS_CUT_AT }, options),
+        call("query_spans", { rollout_id: id, attempt_id: "latest", cut_at: SPANS_CUT_AT, limit: MAX_SPANS }, options),
       ]);
       return { rollout, calls: spans.items.filter(isCall) };
     },

@@ -1,7 +1,7 @@
 // One rollout: its attempts with their traces, and its reward with the span that recorded it.
 
 import { FINAL, cancelRollouts, exportRollouts, retryRollouts } from "../actions.js";
-import { call } from "../api.js";
+import { call, MAX_SPANS } from "../api.js";
 import { readOnly } from "../changes.js";
 import { CopyButton, EmptyState, Loading, ResourcesLink, Reward, Status, Time, Value } from "../components/elements.js";
 import { count, duration, money, oneLine, plural, printable } from "../format.js";
@@ -34,7 +34,7 @@ export function Rollout({ id, params }) {
   );
   const spans = useOperation(
     "query_spans",
-    { rollout_id: id, attempt_id: params.attempt ?? "latest", cut_at: CUT_AT },
+    { rollout_id: id, attempt_id: params.attempt ?? "latest", cut_at: CUT_AT, limit: MAX_SPANS },
     (change) => change.spans.includes(id),
   );
   const adjacent = useAdjacentRollouts(id, params);

@@ -21,7 +21,6 @@ from ...attempt_tokens import attempt_token, derive_secret
 from ...errors import InvalidInput, StoreUnavailable
 from ...retry import RetryPolicy
 from ...types import PaginatedResult
-from .. import lifecycle
 from ..contract import AnyRollout, Capabilities, LightningStore, Route, implement_operations
 from ..operations import Arguments, Operation, error_from_problem, operation_table
 from .transport import StoreCall, Transport
@@ -103,11 +102,14 @@ class LightningStoreClient(_RemoteStore):
         finished: dict[str, AnyRollout] = {}
 
         async def poll(seconds: float) -> bool:
-            unfinished = [rollout_id for rollout_id in ids if rollout_id not in finished]
-            for rollout in await _RemoteStore.wait_for_rollouts(self, unfinished, seconds):
-                assert rollout.status in lifecycle.FINAL
-                finished[rollout.rollout_id] = rollout
-            return len(finished) == len(ids)
+            # The store limits the size of a response, so repeat the call while it returns any rollouts.
+            while unfinished := [rollout_id for rollout_id in ids if rollout_id not in finished]:
+                found = await _RemoteStore.wait_for_rollouts(self, unfinished, seconds)
+                if not found:
+                    return False
+                finished.update({rollout.rollout_id: rollout for rollout in found})
+                seconds = 0.0
+            return True
 
         await self._poll(timeout, poll)
         return [finished[rollout_id] for rollout_id in ids if rollout_id in finished]

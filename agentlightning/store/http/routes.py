@@ -68,24 +68,24 @@ class StoreApp:
         started = time.perf_counter()
         response = _Responder(send)
         # The path as sent is percent-encoded. A decoded path could forge a line in the log.
-        path = scope["raw_path"].decode("latin-1")
+        sent_path = scope["raw_path"].decode("latin-1")
         try:
             self._authorizer.authorize(scope)
-            await self._respond(path, scope, receive, response)
+            await self._respond(sent_path, scope, receive, response)
         except AgentLightningError as error:
             await response.fail(error)
         except HTTPException as error:
-            await response.fail(_routing_error(path, error))
+            await response.fail(_routing_error(sent_path, error))
         except ConnectionResetError:
             await response.respond((499, b""))
         except asyncio.CancelledError:  # requests are cancelled only when the server stops
             await response.fail(StoreUnavailable("the store is stopping"))
         except Exception:
-            logger.exception("%s %s failed", scope["method"], path[:MAX_LOGGED_PATH])
+            logger.exception("%s %s failed", scope["method"], sent_path[:MAX_LOGGED_PATH])
             await response.fail(INTERNAL_ERROR)
         finally:
             seconds = time.perf_counter() - started
-            for method, path, status in response.batch or ((scope["method"], path, response.status),):
+            for method, path, status in response.batch or ((scope["method"], sent_path, response.status),):
                 self._metrics.record(path, status, seconds)
                 _log(scope, method, path[:MAX_LOGGED_PATH], status, seconds)
 

@@ -57,7 +57,9 @@ class Attempts(SqlBase):
         self, rollout_id: str, *, sort_by: str | None = "sequence_id", **page: Any
     ) -> PaginatedResult[Attempt]:
         options = {"sort_by": sort_by, **page}
-        query = Query(self._database, rows.ATTEMPT, "attempts a", _ATTEMPT_SORT, options, key="a.ordinal")
+        query = Query(
+            self._database, rows.ATTEMPT, "attempts a", _ATTEMPT_SORT, options, size=rows.ATTEMPT_SIZE, key="a.ordinal"
+        )
         query.always("a.rollout_id = {}", rollout_id)
         return await query.page(rows.attempt, short=True)
 
@@ -125,7 +127,9 @@ class Attempts(SqlBase):
         worker_id_contains: str | None = None,
         **page: Any,
     ) -> PaginatedResult[Worker]:
-        query = Query(self._database, rows.WORKER, "workers", _WORKER_SORT, page)
+        query = Query(
+            self._database, rows.WORKER, "workers", _WORKER_SORT, page, size="coalesce(length(heartbeat_stats), 0)"
+        )
         query.among("status", status_in)
         query.contains("worker_id", worker_id_contains)
         return await query.page(rows.worker)

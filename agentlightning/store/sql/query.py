@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from ...concurrency import map_in_slices
 from ...errors import InvalidInput
 from ...types import PaginatedResult
 from ..contract import FilterLogic, SortOrder
@@ -101,6 +102,11 @@ class PageOptions:
     limit: int = -1
     offset: int = 0
     cursor: str | None = None
+    max_bytes: int | None = None
+    """Maximum total size of the rows on the page, in bytes, unless the page has only one row. Set by the HTTP server.
+
+    If it is None, there is no such limit.
+    """
 
     def __post_init__(self) -> None:
         if self.limit < -1:
@@ -118,9 +124,10 @@ class PageOptions:
 class Query:
     """A query for one page of filtered and sorted rows. Add all filters before you call `page`.
 
-    `source` is the table or join that contains the `columns`, and `key` is the column with the ordinal of each row. If
-    `source` is a join, and if the filters and the sort order use columns of only one of its tables, pass that table as
-    `table`. Then only the rows on the page are joined with the other tables.
+    `source` is the table or join that contains the `columns`, and `key` is the column with the ordinal of each row.
+    `size` is a SQL expression for the size of a row's large columns, in bytes. If `source` is a join, and if the
+    filters and the sort order use columns of only one of its tables, pass that table as `table`. Then only the rows on
+    the page are joined with the other tables.
     """
 
     def __init__(
@@ -131,12 +138,14 @@ class Query:
         sorts: Sorts,
         options: dict[str, Any],
         *,
+        size: str,
         key: str = "ordinal",
         table: str | None = None,
     ) -> None:
         self._database = database
         self._dialect = database.dialect
         self._columns = columns
+        self._size = size
         self._source = source
         self._table = table or source
         self._key = key
@@ -191,13 +200,14 @@ class Query:
         The result also contains the total number of rows on all pages, and a cursor if there may be a next page. Set
         `short` if the query takes only microseconds (see `Database.read`).
         """
-        rows, total = await self._database.read(self._read, short=short)
-        limit, offset = self._options.limit, self._options.offset
-        has_more = 0 < limit <= len(rows) and (self._after is not None or offset + len(rows) < total)
+        page = await self._database.read(self._read_small, short=True) if short else None
+        page = page or await self._database.read(self._read)
+        assert page is not None
+        rows, total, has_more = page
         return PaginatedResult[Any].model_construct(
-            items=[convert(row) for row in rows],
-            limit=limit,
-            offset=offset,
+            items=await map_in_slices(convert, rows),
+            limit=self._options.limit,
+            offset=self._options.offset,
             total=total,
             cursor=self._cursor(rows[-1], total) if has_more else None,
         )
@@ -228,26 +238,53 @@ class Query:
         value, key = last[-2:]
         return encode_cursor(CursorPosition(self._options.sort_by, self._options.sort_order, value, key, total))
 
-    async def _read(self, transaction: Transaction) -> tuple[Sequence[Row], int]:
-        limit, offset = self._options.limit, self._options.offset
-        rows: Sequence[Row] = await self._rows(transaction, limit, offset) if limit else []
-        if self._after is not None:
-            return rows, self._after.total
-        if limit != 0 and len(rows) != limit and (rows or offset == 0):
-            return rows, offset + len(rows)
-        found = await transaction.fetch(f"SELECT count(*) FROM {self._table}{self._where()}", *self._values)
-        return rows, found[0][0]
+    async def _read_small(self, transaction: Transaction) -> _PageRows | None:
+        """Like `_read`, but return None if the rows are too large to be read in the event loop's thread."""
+        return await self._read(transaction, SMALL_PAGE_BYTES)
 
-    async def _rows(self, transaction: Transaction, limit: int, offset: int) -> Sequence[Row]:
+    async def _read(self, transaction: Transaction, most: int | None = None) -> _PageRows | None:
+        limit, offset, max_bytes = self._options.limit, self._options.offset, self._options.max_bytes
+        columns = self._columns if max_bytes is None else self._size
+        found: Sequence[Row] = await self._rows(transaction, columns, limit, offset) if limit else []
+        total = await self._total(transaction, len(found))
+        has_more = 0 < limit <= len(found) and (self._after is not None or offset + len(found) < total)
+        if max_bytes is None:
+            return _PageRows(found, total, has_more)
+        fitting = found[: count_fitting([row[0] for row in found], max_bytes)]
+        if most is not None and sum(row[0] for row in fitting) > most:
+            return None
+        rows = await self._rows_by_key(transaction, [row[-1] for row in fitting])
+        return _PageRows(rows, total, has_more or len(fitting) < len(found))
+
+    async def _total(self, transaction: Transaction, found: int) -> int:
+        """Return the number of rows on all pages. `found` is the number of rows that the page's limit allows."""
+        limit, offset = self._options.limit, self._options.offset
+        if self._after is not None:
+            return self._after.total
+        if limit != 0 and found != limit and (found or offset == 0):
+            return offset + found
+        return (await transaction.fetch(f"SELECT count(*) FROM {self._table}{self._where()}", *self._values))[0][0]
+
+    async def _rows(self, transaction: Transaction, columns: str, limit: int, offset: int) -> Sequence[Row]:
         where = self._where()
         # Always use a LIMIT, because SQLite accepts an OFFSET only after a LIMIT.
         page = f"ORDER BY {self._order} LIMIT ?{len(self._values) + 1} OFFSET ?{len(self._values) + 2}"
-        selected = f"SELECT {self._columns}, {self._by.column}, {self._key} FROM {self._source}"
+        selected = f"SELECT {columns}, {self._by.column}, {self._key} FROM {self._source}"
         sql = f"{selected}{where} {page}"
         if self._table != self._source and limit > 0:
             keys = f"SELECT {self._key} FROM {self._table}{where} {page}"
             sql = f"{selected} WHERE {self._key} IN ({keys}) ORDER BY {self._order}"
         return await transaction.fetch(sql, *self._values, _ALL if limit < 0 else limit, offset)
+
+    async def _rows_by_key(self, transaction: Transaction, keys: Sequence[int]) -> Sequence[Row]:
+        """Return the rows with these keys, in the same order."""
+        rows: dict[int, Row] = {}
+        for start in range(0, len(keys), _KEYS_PER_STATEMENT):
+            condition, values = self._dialect.any_of(keys[start : start + _KEYS_PER_STATEMENT], 1)
+            selected = f"SELECT {self._columns}, {self._by.column}, {self._key} FROM {self._source}"
+            found = await transaction.fetch(f"{selected} WHERE {self._key} {condition}", *values)
+            rows |= {row[-1]: row for row in found}
+        return [rows[key] for key in keys]
 
     def _where(self) -> str:
         together = f" {self._options.filter_logic.upper()} ".join(self._filters)
@@ -259,6 +296,28 @@ class Query:
         return f"?{len(self._values)}"
 
 
+class _PageRows(NamedTuple):
+    """The rows on a page, each followed by its value in the sort column and its key."""
+
+    rows: Sequence[Row]
+    total: int
+    has_more: bool
+    """True if there may be a next page."""
+
+
+def count_fitting(sizes: Sequence[int], max_bytes: int) -> int:
+    """Return the number of items from the start of a list that fit in `max_bytes`, but at least 1 if there are any."""
+    total = 0
+    for index, size in enumerate(sizes):
+        total += size
+        if total > max_bytes:
+            return max(index, 1)
+    return len(sizes)
+
+
+SMALL_PAGE_BYTES = 256 * 1024
+"""Maximum total size of rows that are read in the event loop's thread, in bytes."""
+_KEYS_PER_STATEMENT = 1_000
 _ALL = 2**62
 """A LIMIT that does not exclude any rows."""
 _AFTER: dict[SortOrder, str] = {"asc": ">", "desc": "<"}

@@ -16,6 +16,7 @@ from ..db.database import NEW_ROLLOUTS, QUEUE_HEAD, Body, Transaction
 from ..db.signals import QUEUE
 from . import rows
 from .base import SqlBase, check_worker_id
+from .query import count_fitting
 from .resources import resolve_version
 from .transitions import TAIL
 
@@ -83,10 +84,16 @@ class Queue(SqlBase):
         return await self._claim_or_wait(one, wait)
 
     async def dequeue_many_rollouts(
-        self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0
+        self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0, max_bytes: int | None = None
     ) -> list[AttemptedRollout]:
+        """Claim like the contract's operation, but only as many rollouts as fit in `max_bytes`, and at least one."""
+
         async def many(transaction: Transaction) -> list[AttemptedRollout]:
-            return await self._claim(transaction, min(limit, MOST_CLAIMED), worker_id)
+            most = min(limit, MOST_CLAIMED)
+            if max_bytes is not None and most > 1:
+                sizes = await transaction.fetch(_QUEUED_SIZES, most)
+                most = max(1, count_fitting([row[0] for row in sizes], max_bytes))
+            return await self._claim(transaction, most, worker_id)
 
         check_worker_id(worker_id)
         if limit < 0:
@@ -176,6 +183,10 @@ def _insert_sql(resources: str) -> str:
     )
 
 
+_QUEUED_SIZES = (
+    f"SELECT {rows.ROLLOUT_SIZE} FROM rollouts r WHERE queue_position IS NOT NULL "
+    "ORDER BY queue_position, ordinal LIMIT ?1"
+)
 _LATEST = "(SELECT {} FROM resources ORDER BY ordinal DESC LIMIT 1)"
 _INSERT = {
     True: _insert_sql(f"{_LATEST.format('resources_id')}, {_LATEST.format('version')}"),

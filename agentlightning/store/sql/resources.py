@@ -7,7 +7,7 @@ from typing import Any
 from ... import payload
 from ...errors import InvalidInput, NotFound
 from ...types import LLM, NamedResources, PaginatedResult, ResourcesUpdate
-from ...types.resources import HIDDEN, with_hidden_keys
+from ...types.resources import HIDDEN, refuse_poml, with_hidden_keys
 from ..db.database import Row, Transaction
 from . import rows
 from .base import SqlBase
@@ -35,7 +35,7 @@ class Resources(SqlBase):
         resources_id_contains: str | None = None,
         **page: Any,
     ) -> PaginatedResult[ResourcesUpdate]:
-        query = Query(self._database, rows.RESOURCES, "resources", _RESOURCES_SORT, page)
+        query = Query(self._database, rows.RESOURCES, "resources", _RESOURCES_SORT, page, size="length(resources)")
         query.equals("resources_id", resources_id)
         query.contains("resources_id", resources_id_contains)
         return await query.page(_without_keys)
@@ -50,6 +50,7 @@ class Resources(SqlBase):
 
     async def _store_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
         valid, text = rows.resources_json(resources)
+        refuse_poml(valid)
         _check_no_hidden_keys(valid)
 
         async def body(transaction: Transaction) -> ResourcesUpdate:

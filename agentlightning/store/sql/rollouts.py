@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ... import payload
 from ...errors import FinalStatus, NotFound
@@ -16,9 +16,11 @@ from ..db.database import Row, Transaction
 from ..db.signals import Topic
 from . import rows
 from .base import SMALL_READ_ROWS, SqlBase
-from .query import Query, Sort, sorts
+from .query import Query, Sort, count_fitting, sorts
 from .resources import resolve_version
 from .transitions import LATEST, TransitionWriter
+
+T = TypeVar("T")
 
 _ROLLOUT_SORT = {
     **sorts(
@@ -36,7 +38,19 @@ class Rollouts(SqlBase):
     """Operations on existing rollouts. `queue.py` contains the operations that create rollouts."""
 
     async def query_rollouts(
+        self, rollout_id_in: Sequence[str] | None = None, **query: Any
+    ) -> PaginatedResult[AnyRollout]:
+        return await self._query_rollouts(rows.any_rollout, rollout_id_in, **query)
+
+    async def query_encoded_rollouts(
+        self, rollout_id_in: Sequence[str] | None = None, **query: Any
+    ) -> PaginatedResult[bytes]:
+        """Like `query_rollouts`, but return each rollout as JSON text."""
+        return await self._query_rollouts(rows.encoded_rollout, rollout_id_in, **query)
+
+    async def _query_rollouts(
         self,
+        convert: Callable[[Row], T],
         rollout_id_in: Sequence[str] | None = None,
         *,
         status_in: Sequence[RolloutStatus] | None = None,
@@ -49,9 +63,17 @@ class Rollouts(SqlBase):
         text_contains: str | None = None,
         cut_at: int | None = None,
         **page: Any,
-    ) -> PaginatedResult[AnyRollout]:
-        columns, source = rows.ROLLOUT_AND_ATTEMPT, rows.ROLLOUTS
-        query = Query(self._database, columns, source, _ROLLOUT_SORT, page, key="r.ordinal", table="rollouts r")
+    ) -> PaginatedResult[T]:
+        query = Query(
+            self._database,
+            rows.ROLLOUT_AND_ATTEMPT,
+            rows.ROLLOUTS,
+            _ROLLOUT_SORT,
+            page,
+            size=f"{rows.ROLLOUT_SIZE} + {rows.ATTEMPT_SIZE}",
+            key="r.ordinal",
+            table="rollouts r",
+        )
         query.among("r.rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in)
         query.among("r.status", status if status_in is None else status_in)
         query.among("r.mode", mode_in)
@@ -59,12 +81,12 @@ class Rollouts(SqlBase):
         query.equals("r.resources_version", resources_version)
         query.contains("r.rollout_id", rollout_id_contains)
         query.any_contains(["r.rollout_id"], ["r.input"], text_contains)
-        read_page = partial(query.page, partial(rows.any_rollout, cut_at=cut_at))
+        read_page = partial(query.page, lambda row: convert(rows.cut_input(row, cut_at)))
         if cut_at is None or rollout_id_in is not None:
             return await read_page()
         # Dashboards poll for lists with truncated inputs. Many dashboards may be open at the same time, so concurrent
         # identical queries share one result.
-        return await self._single_flight.get((query.cache_key(), cut_at), read_page)
+        return await self._single_flight.get((query.cache_key(), cut_at, convert), read_page)
 
     async def get_rollout_by_id(self, rollout_id: str) -> AnyRollout | None:
         found = await self._rollouts([rollout_id])
@@ -108,7 +130,13 @@ class Rollouts(SqlBase):
 
         return await self._write(body)
 
-    async def wait_for_rollouts(self, rollout_ids: Sequence[str], timeout: float | None = None) -> list[AnyRollout]:
+    async def wait_for_rollouts(
+        self, rollout_ids: Sequence[str], timeout: float | None = None, *, max_bytes: int | None = None
+    ) -> list[AnyRollout]:
+        """Wait like the contract's operation, but return only the first ended rollouts that fit in `max_bytes`.
+
+        At least one of the ended rollouts is returned.
+        """
         ids = list(dict.fromkeys(rollout_ids))
         deadline = None if timeout is None else time.monotonic() + timeout
         topics: list[Topic] = [("ended", rollout_id) for rollout_id in ids]
@@ -121,6 +149,8 @@ class Rollouts(SqlBase):
                 # `wait` returns the topics of rollouts that have ended. Their statuses are final, so it is not
                 # necessary to check these rollouts again.
                 unfinished -= {rollout_id for _, rollout_id in await waiter.wait(left)}
+        if max_bytes is not None:
+            ids = await self._first_ended(ids, max_bytes)
         by_id = {rollout.rollout_id: rollout for rollout in await self._rollouts(ids, ended_only=True)}
         return [by_id[rollout_id] for rollout_id in ids if rollout_id in by_id]
 
@@ -150,6 +180,14 @@ class Rollouts(SqlBase):
         where = f"{_ENDED} AND" if ended_only else ""
         found = await self._rows(f"SELECT {rows.ROLLOUT_AND_ATTEMPT} FROM {rows.ROLLOUTS} WHERE {where}", ids)
         return [rows.any_rollout(row) for row in found]
+
+    async def _first_ended(self, ids: Sequence[str], max_bytes: int) -> Sequence[str]:
+        """Return the first of `ids` whose rollouts have ended and fit in `max_bytes`, but at least one of them."""
+        size = f"{rows.ROLLOUT_SIZE} + {rows.ATTEMPT_SIZE}"
+        found = await self._rows(f"SELECT r.rollout_id, {size} FROM {rows.ROLLOUTS} WHERE {_ENDED} AND", ids)
+        sizes: dict[str, int] = {row[0]: row[1] for row in found}
+        ended = [rollout_id for rollout_id in ids if rollout_id in sizes]
+        return ended[: count_fitting([sizes[rollout_id] for rollout_id in ended], max_bytes)]
 
     async def _unfinished(self, ids: Sequence[str]) -> set[str]:
         """Return the ids of those rollouts that have not ended. Raises `NotFound` if any of `ids` is unknown."""

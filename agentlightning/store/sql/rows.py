@@ -36,9 +36,12 @@ ATTEMPT = ", ".join(f"a.{name}" for name in ATTEMPT_FIELDS)
 WORKER = ", ".join(_WORKER_FIELDS)
 RESOURCES = "resources_id, create_time, update_time, version, resources"
 ROLLOUT_AND_ATTEMPT = f"{ROLLOUT}, {ATTEMPT}"
+# SQL for the size of the columns that can be large, in bytes. The databases compute it without reading the values.
+ATTEMPT_SIZE = "coalesce(length(a.metadata), 0)"
+ROLLOUT_SIZE = "length(r.input) + length(r.metadata)"
 ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id"
 """SQL for a FROM clause with all rollouts, each joined with its latest attempt if it has one."""
-_STATE_COLUMNS = (*ATTEMPT_FIELDS, "ordinal", "lease_start", "lease_seen", "last_sequence_id")
+_STATE_COLUMNS = (*ATTEMPT_FIELDS, "ordinal", "lease_start", "lease_seen", "last_sequence_id", "late_spans")
 ATTEMPT_STATE = f"r.status, r.attempt_id, r.config, {', '.join(f'a.{name}' for name in _STATE_COLUMNS)}"
 # `rollouts` must be the first table in this join, because PostgreSQL locks the joined rows in the order of the tables.
 # To prevent deadlocks, every transaction must lock a rollout before it locks the rollout's attempts.
@@ -55,18 +58,32 @@ def new_id(prefix: str, digits: int) -> str:
     return f"{prefix}-{os.urandom(digits // 2).hex()}"
 
 
-def any_rollout(row: Row, cut_at: int | None = None) -> AnyRollout:
-    """Convert a row with the columns `ROLLOUT_AND_ATTEMPT` to a rollout, with its latest attempt if it has one.
+def cut_input(row: Row, cut_at: int | None) -> Row:
+    """If the JSON text of a rollout's input exceeds `cut_at` bytes, replace it with a string of the text's beginning.
 
-    If the JSON text of the input is longer than `cut_at` bytes, replace the input with a string that contains the
-    beginning of this text.
+    `row` starts with the columns `ROLLOUT`.
     """
-    if cut_at is not None and len(row[1]) > cut_at:
-        row = (row[0], orjson.dumps(truncate_value(row[1], cut_at)), *row[2:])
+    if cut_at is None or len(row[1]) <= cut_at:
+        return row
+    return (row[0], orjson.dumps(truncate_value(row[1], cut_at)), *row[2:])
+
+
+def any_rollout(row: Row) -> AnyRollout:
+    """Convert a row with the columns `ROLLOUT_AND_ATTEMPT` to a rollout, with its latest attempt if it has one."""
     attempt_row = row[len(_ROLLOUT_FIELDS) :]
     if attempt_row[0] is None:
         return rollout(row)
     return construct(AttemptedRollout, {**_rollout_fields(row), "attempt": attempt(attempt_row)})
+
+
+def encoded_rollout(row: Row) -> bytes:
+    """Like `any_rollout`, but return JSON text. The rollout's input and metadata are not decoded."""
+    fields = dict[str, Any](zip(_ROLLOUT_FIELDS, row, strict=False))
+    fields |= {"input": orjson.Fragment(row[1]), "config": config(row[8]), "metadata": orjson.Fragment(row[9])}
+    attempt_row = row[len(_ROLLOUT_FIELDS) :]
+    if attempt_row[0] is not None:
+        fields["attempt"] = attempt(attempt_row)
+    return payload.dumps_unchecked(fields)
 
 
 def rollout(row: Row) -> Rollout:

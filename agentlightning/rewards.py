@@ -31,7 +31,12 @@ class Reward(NamedTuple):
 
 
 def rewards_in(name: str, attributes: Mapping[str, Any]) -> list[Reward]:
-    """Return all rewards in a span with this name and these attributes. The primary reward is the first."""
+    """Return all rewards in a span with this name and these attributes. The primary reward is the first.
+
+    A span that arrived after the end of its attempt has no rewards: the reward of an attempt is final when it ends.
+    """
+    if attributes.get(semconv.LATE):
+        return []
     return [reward for reward in _parse(name, attributes) if reward is not None]
 
 

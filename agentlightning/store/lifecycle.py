@@ -16,6 +16,9 @@ from ..types import AttemptStatus, RolloutConfig, RolloutStatus
 DEFAULT_UNRESPONSIVE_SECONDS: Final = 30.0
 """Default for `RolloutConfig.unresponsive_seconds`: three heartbeat intervals of ten seconds each."""
 
+MAX_LATE_SPANS: Final = 10_000
+"""Maximum number of spans of an attempt that are stored although they arrived after its end."""
+
 QUEUED: Final = frozenset[RolloutStatus]({"queuing", "requeuing"})
 FINAL: Final = frozenset[RolloutStatus]({"succeeded", "failed", "cancelled"})
 
@@ -96,6 +99,15 @@ def heartbeat(state: AttemptState) -> Transition | None:
     if state.attempt == "unresponsive" and state.rollout not in QUEUED:
         return None
     return Transition("running", "running")
+
+
+def check_late_spans(state: AttemptState, count: int) -> None:
+    """Raise `FinalStatus` if `count`, the number of an ended attempt's late spans, exceeds `MAX_LATE_SPANS`."""
+    if count > MAX_LATE_SPANS:
+        raise FinalStatus(
+            f"attempt {state.attempt_id} of {state.rollout_id} has ended and cannot have more than {MAX_LATE_SPANS:,} "
+            "late spans; send spans before the attempt ends"
+        )
 
 
 def claim(rollout: RolloutStatus) -> Transition:

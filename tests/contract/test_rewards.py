@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agentlightning.adapter import find_final_reward
 from agentlightning.store import LightningStore
 from agentlightning.types import Config
 
@@ -107,6 +108,36 @@ async def test_rollouts_sort_by_reward_with_none_last(store: LightningStore) -> 
     assert [rollout.input for rollout in await store.query_rollouts(sort_by="reward")] == [0.0, 0.5, 1.0, None]
     backwards = await store.query_rollouts(sort_by="reward", sort_order="desc")
     assert [rollout.input for rollout in backwards] == [1.0, 0.5, 0.0, None]
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "timeout", "cancelled", "unresponsive"])
+async def test_reward_that_arrives_after_the_end_changes_nothing(store: LightningStore, status: Any) -> None:
+    attempted = await claimed(store)
+    await store.add_span(reward(attempted, 0.5))
+    if status == "cancelled":
+        await store.update_rollout(attempted.rollout_id, status=status)
+    else:
+        await store.update_attempt(attempted.rollout_id, "latest", status=status)
+    before, summary = await found(store, attempted), await store.summary()
+
+    late = await store.add_span(reward(attempted, 1e9, 2))
+
+    assert late is not None
+    assert late.attributes["agentlightning.late"] is True
+    assert await found(store, attempted) == before
+    assert before.reward == 0.5
+    assert {**await store.summary(), "time": 0} == {**summary, "time": 0}
+    assert find_final_reward((await store.query_spans(attempted.rollout_id)).items) == 0.5
+
+
+async def test_late_reward_does_not_become_the_first_one(store: LightningStore) -> None:
+    attempted = await claimed(store)
+    await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+
+    await store.add_many_spans([reward(attempted, 1.0, 1), span(attempted, 2, "reward", attributes={"value": 1.0})])
+
+    assert (await found(store, attempted)).reward is None
+    assert find_final_reward((await store.query_spans(attempted.rollout_id)).items) is None
 
 
 # Summary

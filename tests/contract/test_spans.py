@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from agentlightning.errors import NotFound
+from agentlightning.errors import FinalStatus, NotFound
 from agentlightning.store import LightningStore
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
 
@@ -246,6 +246,24 @@ async def test_late_span_is_stored_and_marked(store: LightningStore) -> None:
     assert late == [span(attempted, 2, attributes={"k": 1, "agentlightning.late": True}, sequence_id=2)]
     assert (await store.query_spans(attempted.rollout_id)).items == [span(attempted, 1, sequence_id=1), *late]
     assert await found(store, attempted) == rollout
+
+
+@pytest.mark.ways("http")
+async def test_late_spans_are_limited_to_ten_thousand_per_attempt(store: LightningStore) -> None:
+    attempted, other = await claimed(store), await claimed(store, "other")
+    await store.add_span(span(attempted, 0))
+    await store.update_attempt(attempted.rollout_id, "latest", status="succeeded")
+    for first in range(1, 10_001, 2_000):
+        await store.add_many_spans([span(attempted, n) for n in range(first, first + 2_000)])
+
+    assert await store.add_many_spans([span(attempted, n) for n in (0, 1, 10_000)]) == []  # duplicates
+    with pytest.raises(FinalStatus, match="10,000 late spans") as refused:
+        await store.add_many_spans([span(other, 1), span(attempted, 10_001)])
+
+    assert attempted.attempt.attempt_id in str(refused.value)
+    assert (await store.query_spans(attempted.rollout_id, limit=0)).total == 10_001
+    assert (await store.query_spans(other.rollout_id)).items == []
+    assert await store.add_span(span(other, 1)) is not None
 
 
 async def test_ended_rollout_has_all_its_spans(store: LightningStore) -> None:

@@ -122,6 +122,9 @@ STEPS: list[list[str]] = [
         # These times cannot be compared, so delete the old responses.
         "DELETE FROM answers",
     ],
+    [
+        "ALTER TABLE attempts ADD COLUMN late_spans BIGINT NOT NULL DEFAULT 0",
+    ],
 ]
 
 

@@ -286,6 +286,7 @@ async def _insert_spans(
 ) -> dict[int, SpanAck | None]:
     """Number and store spans of one attempt. `batch` contains each span with its index in the request.
 
+    Spans that arrive after the end of the attempt are marked as late. They change neither its status nor the reward.
     Return an acknowledgement for each index, or None if the span is a duplicate.
     """
     state, transaction = row.state, transitions.transaction
@@ -305,17 +306,20 @@ async def _insert_spans(
         number = span.sequence_id or last + 1
         acks[index] = SpanAck(number, late)
         last = max(last, number)
-        reward = reward if (found := primary_reward(span)) is None else found
+        if not late and (found := primary_reward(span)) is not None:
+            reward = found
         new.append(_span_row(span, state.attempt_id, number, late))
+    late_spans: int = row.columns["late_spans"] + (len(new) if late else 0)
+    lifecycle.check_late_spans(state, late_spans)
     await transaction.execute_many(_INSERT_SPAN, new)
+    transaction.notify(("spans", state.rollout_id))
     if reward is not None:
         await transitions.record_reward(state, reward)
-    transaction.notify(("spans", state.rollout_id))
     if heartbeat is not None:
         await transitions.apply_heartbeat(row, heartbeat, last_sequence_id=last)
     else:
         transaction.count("late_spans", len(new))
-        await transitions.update_attempt(row, last_sequence_id=last)
+        await transitions.update_attempt(row, last_sequence_id=last, late_spans=late_spans)
     return acks
 
 

@@ -35,7 +35,7 @@ UNFINISHED = ("queuing", "requeuing", "preparing", "running")
 RECOMPUTE_SECONDS = 600.0
 """Time in seconds after which the totals in memory are recomputed from all rollouts.
 
-The totals can become outdated, because rewards may arrive after a rollout has ended, and old rollouts may be deleted.
+The totals can become outdated, because old rollouts may be deleted.
 """
 MAX_STEPS = 200
 """Maximum number of points on the reward curve for each mode. Each point covers the same number of rollouts.

@@ -1,33 +1,131 @@
-"""Redaction of API keys: the forms that are recognised, stored spans, and the switch that turns it off."""
+"""Redaction of API keys: the forms that are recognized, its time, stored spans, and the switch that turns it off."""
 
 from __future__ import annotations
 
+import html
+import json
+import random
+import threading
+import time
+from urllib.parse import quote
+
 import pytest
 
-from agentlightning.redaction import redact_bytes
+from agentlightning.redaction import redact, redact_bytes
 from agentlightning.store import InMemoryLightningStore
 
 from .contract.making import claimed, span
 
 KEY = "sk-proj-" + "a1B2" * 8
+KEYS = (
+    KEY,
+    "sk-ant-api03-" + "x" * 40,
+    "AKIA" + "A1" * 8,
+    "AIza" + "b_-3" * 9,
+    "ghp_" + "c" * 36,
+    "github_pat_" + "d" * 50,
+    "hf_" + "e" * 34,
+    "xoxb-123456789012-abcdefghij",
+    "Bearer eyJhbGciOi.abc-123",
+    "agl-admin-" + "a" * 40,
+    "agl-attempt-" + "g" * 60,
+)
+BEFORE = (
+    *("", " ", "\n", "\t", "\r", "\0", "\x1b[31m", "\x1b[38;2;255;128;0m", "é", "日", "\N{ZERO WIDTH SPACE}", "😀"),
+    *('"', "'", "\\", "/", "=", ":", "_", "-", ".", "%", "a-", "key=", "ключ", "Authorization: ", "a\\nb\n"),
+)
+REPRESENTATIONS = {
+    "as it is": lambda text: text,
+    "JSON": json.dumps,
+    "JSON without ASCII escapes": lambda text: json.dumps(text, ensure_ascii=False),
+    "JSON in JSON": lambda text: json.dumps({"arguments": json.dumps({"x": text})}),
+    "JSON in JSON in JSON": lambda text: json.dumps(json.dumps(json.dumps(text))),
+    "Python": ascii,
+    "Python in JSON": lambda text: json.dumps(repr({"x": text})),
+    "URL": lambda text: "https://x.y/?q=" + quote(text),
+    "form": lambda text: "q=" + quote(text).replace("%20", "+"),
+    "HTML": html.escape,
+    "escaped hyphens": lambda text: json.dumps(text).replace("-", "\\u002d").replace("_", "\\u005f"),
+    "every character escaped": lambda text: "".join(f"\\u{ord(each):04x}" for each in text if ord(each) < 0xFFFF),
+    "every character escaped twice": lambda text: "".join(f"%25{byte:02X}" for byte in text.encode()),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["sk-ant-api03-" + "x" * 40, "AKIA" + "A1" * 8, "github_pat_" + "d" * 50, "xoxb-123456789012-abcdefghij",
-     "agl-admin-" + "a" * 40],
-)  # fmt: skip
-def test_api_keys_are_redacted(key: str) -> None:
-    assert redact_bytes(f'["a", "{key}"]'.encode()) == b'["a", "[redacted]"]'
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+def test_key_is_redacted_after_any_character_in_every_representation(representation: str) -> None:
+    write = REPRESENTATIONS[representation]
+    texts = {
+        write(before + key + after): write(key[-12:]) for before in BEFORE for key in KEYS for after in ("", '", ')
+    }
+
+    left = [text for text, secret in texts.items() if secret.strip("\"'") in redact(text)]
+
+    assert left == []
+
+
+@pytest.mark.parametrize("key", [KEY + "x" * 20, "ghp_" + "c" * 36, "xoxb-123456789012", "agl-runner-" + "a" * 40])
+def test_unmistakable_key_is_redacted_after_letters_and_digits(key: str) -> None:
+    assert redact(f"api{key}, 1{key}") == "api[redacted], 1[redacted]"
 
 
 @pytest.mark.parametrize(
     "text",
-    ["task-force one", "risk-assessment-of-everything-there-is", "123e4567-e89b-12d3-a456-426614174000",
-     "gen_ai_prompt_template_of_the_longest_kind_there_is", "AKIA is a prefix", "sk-", "a" * 500],
+    ["task-force one", "risk-assessment-2024-final", "123e4567-e89b-12d3-a456-426614174000", "agl-proxy", "a" * 500,
+     "task-123e4567-e89b-12d3-a456-426614174000", "task-3f2504e04f8911d39a0c0305e82c3301", "AKIA is a prefix", "sk-",
+     "gen_ai_prompt_template_of_the_longest_kind_there_is", "sk-learn-pipelines", "the bearer of news",
+     "boxy-xoxo-1234", "C:\\task-12345678", "https://x.y/disk-usage-2024%2Fdesk-12345678", "[desk-12345678]"],
 )  # fmt: skip
 def test_other_text_is_not_redacted(text: str) -> None:
-    assert redact_bytes(text.encode()) == text.encode()
+    assert redact(text) == text
+
+
+def test_redacted_json_is_valid_and_otherwise_unchanged() -> None:
+    value = {"a": f"é\n{KEY}\n", "b": json.dumps(["\\", f"\t{KEY}", "%41\\u0041"]), "c": [f"\\{KEY}"]}
+    without_keys = json.loads(json.dumps(value).replace(KEY, "[redacted]"))
+
+    assert json.loads(redact(json.dumps(value))) == without_keys
+    assert json.loads(redact(json.dumps(value).replace("-", "\\u002d"))) == without_keys
+
+
+def test_key_is_redacted_at_every_position_of_a_long_text() -> None:
+    keys = random.Random(1).choices(KEYS, k=2_000)
+    texts = [" ".join(keys), "".join(f"\\n{key}é{' ' * (number % 97)}" for number, key in enumerate(keys))]
+
+    left = [key for text in texts for key in KEYS if key[-12:] in redact(text)]
+
+    assert left == []
+    assert redact(" ".join(keys)) == " ".join(["[redacted]"] * 2_000)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["sk-", "-sk-", "xsk-", "sk-1 ", "bearer ", "bearer+", "bearer\\", "AKIA", "AIza", "ghp_", "github_pat_", "hf_",
+     "-hf_", "xoxb-", "agl-attempt-", "task-1 ", "[0mhf_", "\\", "\\u00", "\\u0073", "%25", "%2541", "&#115;", "é"],
+)  # fmt: skip
+def test_time_is_linear_in_the_text(unit: str) -> None:
+    def seconds(size: int) -> float:
+        text = (unit * (size // len(unit))).encode()
+        start = time.thread_time()
+        redact_bytes(text)
+        return time.thread_time() - start
+
+    small, large = min(seconds(32_000) for _ in range(3)), seconds(640_000)
+
+    assert large < 60 * small + 0.1
+    assert large < 1.5
+
+
+def test_other_threads_run_while_a_long_text_is_searched() -> None:
+    text = b"-sk-" * 2_000_000 + b"\\u0073k-" * 100_000
+    searching = threading.Thread(target=redact_bytes, args=(text,))
+    turns = 0
+
+    searching.start()
+    while searching.is_alive():
+        searching.join(0.0005)
+        turns += 1
+
+    assert turns > 10
 
 
 async def test_stored_spans_are_redacted() -> None:

@@ -19,7 +19,7 @@ import orjson
 
 from .. import payload
 from ..instrumentation.call_record import ERROR_MESSAGE, UNDECODED, decode_call
-from ..redaction import may_contain_keys, redact
+from ..redaction import contains_keys, redact
 from ..types import Attempt, AttemptStatus, Span, TraceStatus
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _is_clean(span: Span) -> bool:
         text = orjson.dumps([span.name, span.status.description, [event.name for event in span.events], attributes])
     except TypeError:  # a lone surrogate, or an integer of more than 64 bits
         return False
-    return not may_contain_keys(text)
+    return not contains_keys(text)
 
 
 def _clean_span(span: Span) -> None:

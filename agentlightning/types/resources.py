@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from importlib import import_module
-from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..attempt_tokens import api_key_for_attempt
-from ..errors import InvalidInput, MissingExtra, PromptError
+from ..errors import MissingExtra, PromptError
 from .rollouts import AttemptedRollout
 
 T_co = TypeVar("T_co", covariant=True)
@@ -85,8 +84,8 @@ class ProxyLLM(LLM):
 
 
 _PLACEHOLDER = re.compile(
-    r"\{\{[A-Za-z_]\w*\}\}"  # {{name}}: a literal {name}
-    r"|\{(?P<name>[A-Za-z_]\w*)(?P<access>(?:\.|\[|!)[^{}]*)?(?::(?P<spec>[^{}]*))?\}"
+    r"\{\{[A-Za-z_]\w*+\}\}"  # {{name}}: a literal {name}
+    r"|\{(?P<name>[A-Za-z_]\w*+)(?P<rest>[.\[!:][^{}]*+)?\}"
 )
 _SAFE_SPEC = re.compile(r"[<>^]?\d{0,2},?(\.\d{1,2})?[bdefgnosx%]?")
 
@@ -97,9 +96,16 @@ class PromptTemplate(Resource):
     Templates count as untrusted input, because models may write them. With the `f-string` engine, a placeholder
     is a plain identifier in braces (`{name}`), optionally with a format spec from a restricted set (`{price:.2f}`). All
     other braces stay unchanged, so prompts may contain JSON. `{{name}}` yields a literal `{name}`. The `jinja` engine
-    renders the template in jinja2's sandbox and requires the extra `[jinja]`. The `poml` engine requires the extra
-    `[poml]`.
+    renders the template in jinja2's sandbox, with limited work, and requires the extra `[jinja]`. The `poml` engine is
+    refused, because POML templates can execute any code. Stored POML templates can still be read.
     """
+
+    max_length: ClassVar[int] = 4 * 1024 * 1024
+    """Maximum length of the text that `format` inserts (f-string) or returns (jinja), in characters."""
+    max_steps: ClassVar[int] = 100_000
+    """Maximum number of steps to compile and render a jinja template.
+
+    Each loop iteration and expression is a step. A long value counts as several steps, and a token as ten."""
 
     resource_type: Literal["prompt_template"] = "prompt_template"
     template: str
@@ -108,17 +114,17 @@ class PromptTemplate(Resource):
     def format(self, **values: Any) -> str:
         """Return the prompt with `values` filled in.
 
-        Raises `PromptError` if an f-string or jinja template cannot be rendered. In an f-string template, placeholders
-        without a value stay unchanged. If `values` also contains names that the template does not use, they are
-        probably misspelled, so this raises `PromptError`.
+        Raises `PromptError` if the template cannot be rendered or exceeds a limit. In an f-string template,
+        placeholders without a value stay unchanged. If `values` also contains names that the template does not use,
+        they are probably misspelled, so this raises `PromptError`.
         """
         match self.engine:
             case "f-string":
                 return self._fill(values)
             case "jinja":
-                return _jinja(self.template, values)
+                return self._jinja(values)
             case "poml":
-                return _poml(self.template, values)
+                raise PromptError(_POML_REFUSED, field="engine")
 
     def placeholders(self) -> list[str]:
         """Return the names of the f-string placeholders without duplicates, in the order of first occurrence."""
@@ -126,7 +132,7 @@ class PromptTemplate(Resource):
         return list(dict.fromkeys(found))
 
     def _fill(self, values: Mapping[str, Any]) -> str:
-        expected = self.placeholders()
+        expected = dict.fromkeys(self.placeholders())
         missing = [name for name in expected if name not in values]
         unused = [name for name in values if name not in expected]
         # If some names are missing and others are unused, a name is probably misspelled. Otherwise, a missing name may
@@ -135,7 +141,31 @@ class PromptTemplate(Resource):
             raise PromptError(
                 f"the prompt template needs {_braced(missing)}, but got {_braced(list(values))}", field=missing[0]
             )
-        return _PLACEHOLDER.sub(lambda match: _replacement(match, values), self.template)
+        inserted = 0
+
+        def replace(match: re.Match[str]) -> str:
+            nonlocal inserted
+            text = _replacement(match, values)
+            inserted += len(text)
+            if inserted > self.max_length:
+                raise PromptError(
+                    f"the values in the prompt are longer than {self.max_length} characters (PromptTemplate.max_length)"
+                )
+            return text
+
+        return _PLACEHOLDER.sub(replace, self.template)
+
+    def _jinja(self, values: Mapping[str, Any]) -> str:
+        try:
+            from .jinja import render
+        except ImportError:
+            raise MissingExtra("jinja", wanted_for="a jinja prompt template") from None
+        try:
+            return render(self.template, values, max_length=self.max_length, max_steps=self.max_steps)
+        except PromptError:
+            raise
+        except Exception as error:  # a template is a program and may raise any exception
+            raise PromptError(f"the jinja prompt template cannot be filled in: {_shortened(str(error))}") from None
 
 
 class Config(Resource):
@@ -201,49 +231,41 @@ class Dataset(Protocol[T_co]):
     def __getitem__(self, index: int, /) -> T_co: ...
 
 
+_POML_REFUSED = (
+    "prompt templates in POML are not supported: a POML template runs code and reads files, and models may write "
+    "templates; render it yourself with data that you trust and store the text, or use the engine f-string or jinja"
+)
+
+
+def refuse_poml(resources: NamedResources) -> None:
+    """Raise `PromptError` if one of the resources is a POML template."""
+    for name, each in resources.items():
+        if isinstance(each, PromptTemplate) and each.engine == "poml":
+            raise PromptError(f"resource {name!r}: {_POML_REFUSED}", field=f"resources.{name}.engine")
+
+
 def _braced(names: list[str]) -> str:
-    return ", ".join(f"{{{name}}}" for name in names) or "nothing"
+    return _shortened(", ".join(f"{{{name}}}" for name in names)) or "nothing"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 500 else f"{text[:500]}…"
 
 
 def _replacement(match: re.Match[str], values: Mapping[str, Any]) -> str:
-    name, access, spec = match["name"], match["access"], match["spec"]
+    name, rest, shown = match["name"], match["rest"], _shortened(match[0])
     if name is None:
         return match[0][1:-1]
     if name not in values:
         return match[0]
-    if access:
-        raise PromptError(f"{match[0]} is not allowed in a prompt template: use a plain name", field=name)
-    if spec is None:
+    if not rest:
         return str(values[name])
+    if rest[0] != ":":
+        raise PromptError(f"{shown} is not allowed in a prompt template: use a plain name", field=name)
+    spec = rest[1:]
     if not _SAFE_SPEC.fullmatch(spec):
-        raise PromptError(f"the format spec of {match[0]} is not allowed in a prompt template", field=name)
+        raise PromptError(f"the format spec of {shown} is not allowed in a prompt template", field=name)
     try:
         return format(values[name], spec)
     except (TypeError, ValueError) as error:
-        raise PromptError(f"the value of {match[0]} cannot be formatted: {error}", field=name) from None
-
-
-def _jinja(template: str, values: Mapping[str, Any]) -> str:
-    try:
-        from jinja2 import StrictUndefined
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        raise MissingExtra("jinja", wanted_for="a jinja prompt template") from None
-    try:
-        return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(template).render(**values)
-    except Exception as error:  # a template is a program and may raise any exception
-        raise PromptError(f"the jinja prompt template cannot be filled in: {error}") from None
-
-
-def _poml(template: str, values: Mapping[str, Any]) -> str:
-    try:
-        poml: Any = import_module("poml")
-    except ImportError:
-        raise MissingExtra("poml", wanted_for="a POML prompt template") from None
-    messages: Any = poml.poml(template, context=dict(values))
-    if isinstance(messages, str):
-        return messages
-    contents: list[Any] = [message.get("content", "") for message in messages]
-    if not all(isinstance(content, str) for content in contents):
-        raise InvalidInput("a POML prompt template with images cannot be rendered as one string")
-    return "\n\n".join(contents)
+        raise PromptError(f"the value of {shown} cannot be formatted: {error}", field=name) from None

@@ -73,6 +73,18 @@ async def test_every_resource_type_is_returned_unchanged(store: LightningStore) 
     assert await store.get_latest_resources() == update
 
 
+async def test_poml_template_is_refused_with_reason_and_remedy(store: LightningStore) -> None:
+    resources = {"ok": Config(value=1), "prompt": PromptTemplate(template="<poml>{{ 1 }}</poml>", engine="poml")}
+
+    with pytest.raises(InvalidInput, match=r"'prompt'.* runs code .* render it yourself") as caught:
+        await store.add_resources(resources)
+    with pytest.raises(InvalidInput, match="runs code"):
+        await store.update_resources("rs", resources)
+
+    assert caught.value.field == "resources.prompt.engine"
+    assert await store.get_latest_resources() is None
+
+
 async def test_empty_store_has_no_latest_resources(store: LightningStore) -> None:
     assert await store.get_latest_resources() is None
     assert await store.get_resources_by_id("rs-unknown") is None

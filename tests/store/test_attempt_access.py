@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import agentlightning as agl
 from agentlightning.attempt_tokens import attempt_token, derive_secret
 from agentlightning.http.limits import Limits
+from agentlightning.store import lifecycle
 from agentlightning.store.maintenance import collect_garbage
 from agentlightning.types import AttemptedRollout
 
@@ -57,9 +59,7 @@ async def refusal(served: OtlpServer, token: str, path: str = "/v1/traces", *mor
         writer.close()
 
 
-@pytest.mark.parametrize(
-    "more", [(), ("Expect: 100-continue",), ("Connection: Upgrade", "Upgrade: websocket")], ids=str
-)
+@pytest.mark.parametrize("more", [(), ("Expect: 100-continue",), ("Content-Encoding: gzip",)], ids=str)
 async def test_forged_token_gets_401_before_the_body_is_sent(protected: OtlpServer, more: tuple[str, ...]) -> None:
     token = token_of(protected.attempted)
     foreign = attempt_token(derive_secret("another" * 5), *ids(protected.attempted).values())
@@ -147,3 +147,48 @@ async def test_unlabelled_span_belongs_to_the_only_live_attempt_of_its_trace(ser
     assert "no attempt at-x" in reason(mixed)
     assert await served.span_ids(live) == ["22" * 8, "33" * 8]
     assert await served.span_ids(ended) == ["11" * 8, "44" * 8, "66" * 8, "77" * 8]
+
+
+# The limit on late spans
+
+
+async def test_spans_beyond_the_limit_of_late_ones_are_rejected_alone(
+    served: OtlpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "MAX_LATE_SPANS", 2)
+    ended, live = served.attempted, await served.store.start_rollout("live")
+    await served.store.update_attempt(ended.rollout_id, "latest", status="succeeded")
+
+    first = await served.send(span("11" * 8, **ids(ended)), span("22" * 8, **ids(ended)))
+    second = await served.send(span("33" * 8, **ids(ended)), span("44" * 8, **ids(live)))
+
+    assert first.json == {}
+    assert second.json["partialSuccess"]["rejectedSpans"] == "1"
+    assert "2 late spans" in reason(second)
+    assert await served.span_ids(ended) == ["11" * 8, "22" * 8]
+    assert await served.span_ids(live) == ["44" * 8]
+
+
+async def test_tracer_drops_late_spans_beyond_the_limit_and_sends_the_others(
+    served: OtlpServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lifecycle, "MAX_LATE_SPANS", 2)
+    ended, live = served.attempted, await served.store.start_rollout("live")
+    await served.store.update_attempt(ended.rollout_id, "latest", status="succeeded")
+
+    async def trace(attempted: AttemptedRollout, count: int) -> None:
+        named = {"rollout_id": attempted.rollout_id, "attempt_id": attempted.attempt.attempt_id}
+        async with tracer.trace_context(**named):
+            for _ in range(count):
+                tracer.create_span("step")
+
+    tracer = agl.OtelTracer()
+    async with agl.LightningStoreClient(served.server.endpoint) as client:
+        with tracer.lifespan(client):
+            await trace(ended, 2)
+            await asyncio.gather(trace(ended, 3), trace(live, 3))
+
+    assert tracer.dropped == 3
+    assert "2 late spans" in caplog.text
+    assert len(await served.span_ids(ended)) == 2
+    assert len(await served.span_ids(live)) == 3

@@ -82,11 +82,12 @@ export function spanSeconds({ start_time, end_time }) {
 }
 
 /**
- * The rewards that a span records in any known format, with the primary reward first.
+ * The rewards that a span records in any known format, with the primary reward first. Late spans have none.
  * @param {Span} span
  * @returns {Array<{name: string, value: number}>}
  */
 export function spanRewards({ name, attributes }) {
+  if (attributes["agentlightning.late"]) return [];
   const numbered = [];
   for (let n = 0; `agentlightning.reward.${n}.value` in attributes; n++) {
     const value = attributes[`agentlightning.reward.${n}.value`];

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -141,3 +143,16 @@ def test_attempt_tokens_differ_if_only_the_boundary_of_the_ids_differs():
     proxy = agl.LLMProxy(token=TOKEN)
 
     assert proxy.attempt_token("a", "b/c") != proxy.attempt_token("a/b", "c")
+
+
+async def test_wrong_key_gets_401_before_the_body_is_sent(store: agl.LightningStore):
+    own, other = await start_attempt(store), await start_attempt(store)
+    async with agl.LLMProxy(model_list={"m": "http://127.0.0.1:1/v1"}, store=store, token=TOKEN) as proxy:
+        url = urlsplit(own.url(proxy))
+        for key in ("agl-attempt-x", proxy.attempt_token(other.rollout_id, other.attempt_id), TOKEN[:-1]):
+            reader, writer = await asyncio.open_connection(url.hostname, url.port)
+            head = f"POST {url.path}/chat/completions HTTP/1.1\r\nHost: {url.netloc}\r\nx-api-key: {key}\r\n"
+            writer.write(f"{head}Content-Length: 60000000\r\n\r\n".encode())
+
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)).startswith(b"HTTP/1.1 401"), key
+            writer.close()

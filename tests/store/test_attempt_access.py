@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -177,7 +178,7 @@ async def test_tracer_drops_late_spans_beyond_the_limit_and_sends_the_others(
     await served.store.update_attempt(ended.rollout_id, "latest", status="succeeded")
 
     async def trace(attempted: AttemptedRollout, count: int) -> None:
-        named = {"rollout_id": attempted.rollout_id, "attempt_id": attempted.attempt.attempt_id}
+        named: dict[str, Any] = {"rollout_id": attempted.rollout_id, "attempt_id": attempted.attempt.attempt_id}
         async with tracer.trace_context(**named):
             for _ in range(count):
                 tracer.create_span("step")

@@ -24,6 +24,8 @@ MAX_KEY = 16 * 1024
 _SLICE = 32 * 1024
 """Number of bytes whose keys are searched at a time. This takes at most a few milliseconds, during which the
 interpreter cannot switch to another thread."""
+_FAST_SLICE = 512 * 1024
+"""Number of bytes that are tested at a time to find out if they may contain keys at all."""
 _CONTEXT = 32
 """Number of bytes before a position that decide if a key may begin there."""
 _REDACTED = b"[redacted]"
@@ -132,6 +134,9 @@ def _keys(body: bytes) -> Iterator[tuple[int, int]]:
     position = 0
     while position < len(body):
         first, last = max(0, position - _CONTEXT), position + _SLICE
+        if not _may_contain_keys(body[first : position + _FAST_SLICE + MAX_KEY]):
+            position += _FAST_SLICE
+            continue
         for start, end in _keys_in(body[first : last + MAX_KEY]):
             start, end = max(first + start, position), first + end
             if start < end and start < last:
@@ -140,9 +145,18 @@ def _keys(body: bytes) -> Iterator[tuple[int, int]]:
         position = max(position, last)
 
 
+def _may_contain_keys(text: bytes) -> bool:
+    text = _ascii(text)
+    return _STARTS.isinstance_python(text) or _MAY_BE_ESCAPED.isinstance_python(text)
+
+
+def _ascii(text: bytes) -> bytes:
+    return text if text.isascii() else text.translate(_ASCII)
+
+
 def _keys_in(text: bytes) -> Iterator[tuple[int, int]]:
     """Yield the start and the end of each key in a slice of a text."""
-    text = text if text.isascii() else text.translate(_ASCII)
+    text = _ascii(text)
     if not _MAY_BE_ESCAPED.isinstance_python(text):
         yield from _keys_in_plain(text)
         return

@@ -19,6 +19,7 @@ from pydantic_core import SchemaValidator, core_schema
 
 from .. import payload, semconv
 from ..errors import InvalidInput
+from ..redaction import contains_keys, redact, redact_bytes
 from ..rewards import AGENTOPS_OUTPUTS, TUTORIAL_SPAN, rewards_in
 from ..semconv import LATE
 from ..types import Span
@@ -124,6 +125,27 @@ def _check_shape(small: bytes) -> None:
         _known_shapes.add(small)
 
 
+def text_of(spans: Sequence[EncodedSpan]) -> bytes:
+    """Return the spans as JSON text, for `redact_keys`."""
+    return _encoder.encode(spans)
+
+
+def redact_keys(spans: Sequence[EncodedSpan], text: bytes) -> None:
+    """Replace API keys in spans with `[redacted]`. `text` is the result of `text_of`.
+
+    Raises `InvalidInput` if an id looks like an API key, because a redacted id would no longer be unique.
+    """
+    if not contains_keys(text):
+        return
+    for span in spans:
+        for field in ("trace_id", "span_id", "parent_id"):
+            if contains_keys((getattr(span, field) or "").encode()):
+                raise InvalidInput(f"{field} looks like an API key; use another id", field=field)
+        span.name = redact(span.name)
+        for field in ("attributes", "status", "events", "links", "context", "parent", "resource"):
+            setattr(span, field, msgspec.Raw(redact_bytes(bytes(getattr(span, field)))))
+
+
 def invalid(error: msgspec.ValidationError) -> InvalidInput:
     """Convert a decoding error to an `InvalidInput` that names the invalid field."""
     message = str(error)
@@ -165,15 +187,24 @@ def truncate_span(text: bytes, cut_at: int) -> bytes:
     """
     if len(text) <= cut_at:
         return text
-    span = _decoder.decode(text)
+    span = _cut_decoder.decode(text)
     most = max(200, cut_at // 20)
-    # Long values stay encoded, because decoding a span of several megabytes would hold the interpreter too long.
     attributes: dict[str, Any] = {
-        name: _truncate_attribute(bytes(value), most) for name, value in _attributes.decode(span.attributes).items()
+        name: _truncate_attribute(bytes(value), most) for name, value in span.attributes.items()
     }
-    span.attributes = msgspec.Raw(orjson.dumps({**attributes, semconv.CUT: len(text)}))
+    span.attributes = {name: msgspec.Raw(orjson.dumps(value)) for name, value in attributes.items()}
+    span.attributes[semconv.CUT] = msgspec.Raw(b"%d" % len(text))
     span.events = span.events if len(bytes(span.events)) <= cut_at else _EMPTY_LIST
-    return span.json()
+    return _encoder.encode(span)
+
+
+class _CutSpan(EncodedSpan):
+    """A span whose attributes stay encoded. Decoding several megabytes of them would hold the interpreter too long."""
+
+    attributes: dict[str, msgspec.Raw] = {}  # pyright: ignore[reportIncompatibleVariableOverride]  # noqa: RUF012
+
+
+_cut_decoder = msgspec.json.Decoder(_CutSpan)
 
 
 def _truncate_attribute(text: bytes, most: int) -> Any:
@@ -187,7 +218,6 @@ def _truncate_attribute(text: bytes, most: int) -> Any:
     return value if len(value) <= most else value[:most] + "…"
 
 
-_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _BYTES_PER_CHARACTER = 12
 """Maximum length of a character in JSON text, in bytes: two escapes such as `\\ud83d`."""
 _BEGINNING_OF_STRING = re.compile(rb'"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*')

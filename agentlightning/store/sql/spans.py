@@ -6,6 +6,7 @@ within its attempt.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import Unauthorized
-from ...redaction import redact_bytes
 from ...types import PaginatedResult, Span
 from .. import encoded_span, lifecycle
 from ..db.database import ConflictKey, Row, Transaction
@@ -32,6 +32,9 @@ _SPAN_SORT = {
     # Sort by the beginning of the name, because a name can have any length and the sort value is copied into cursors.
     "name": Sort("substr(name, 1, 1000)", str),
 }
+_THREAD_THRESHOLD = 64 * 1024
+"""Minimum size, in bytes, of spans that are searched for API keys in another thread, so that they do not delay other
+requests."""
 _SPAN_COLUMNS = 9
 _INSERT_SPAN = (
     "INSERT INTO spans (rollout_id, attempt_id, trace_id, span_id, name, sequence_id, parent_id, start_time, end_time, "
@@ -71,7 +74,15 @@ class Spans(SqlBase):
         return [ack.apply_to(span) for span, ack in zip(spans, acks, strict=True) if ack]
 
     async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> list[SpanAck | None]:
-        """Store spans. Return one entry for each span: an acknowledgement, or None if the span is a duplicate."""
+        """Store spans. Return one entry for each span: an acknowledgement, or None if the span is a duplicate.
+
+        API keys in the spans are replaced with `[redacted]`.
+        """
+        text = encoded_span.text_of(spans)
+        if len(text) < _THREAD_THRESHOLD:
+            encoded_span.redact_keys(spans, text)
+        else:
+            await asyncio.to_thread(encoded_span.redact_keys, spans, text)
 
         async def body(transaction: Transaction) -> list[SpanAck | None]:
             transitions = self._transitions(transaction)
@@ -328,4 +339,4 @@ def _span_row(span: EncodedSpan, attempt_id: str, number: int, late: bool) -> tu
     span = msgspec.structs.replace(span, sequence_id=number, attempt_id=attempt_id)
     if late:
         span.mark_late()
-    return (*msgspec.structs.astuple(span)[:_SPAN_COLUMNS], redact_bytes(span.json()))
+    return (*msgspec.structs.astuple(span)[:_SPAN_COLUMNS], span.json())

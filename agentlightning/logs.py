@@ -15,6 +15,8 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from textwrap import indent
 from typing import Any, Literal
 
@@ -91,9 +93,7 @@ def setup_logging(
         handler.close()
     logger.addHandler(_handler(style))
     if file:
-        file_handler = logging.FileHandler(file, encoding="utf-8")
-        file_handler.setFormatter(LineFormatter())
-        logger.addHandler(file_handler)
+        logger.addHandler(LogFile(file))
     logger.setLevel(level.upper() if isinstance(level, str) else level)
     logger.propagate = False
     return logger
@@ -118,6 +118,53 @@ def _handler(style: str) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if style == "json" else LineFormatter())
     return handler
+
+
+class LogFile(logging.FileHandler):
+    """Appends lines to a file. While the file cannot be written, for example because the disk is full, drops lines.
+
+    One message on stderr reports the first dropped line. When the file can be written again, a line in the file states
+    the number of dropped lines.
+    """
+
+    def __init__(self, file: str | Path) -> None:
+        super().__init__(file, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(LineFormatter())
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before = self._dropped
+        try:
+            super().emit(record)
+        except OSError:  # the file could not be opened again
+            self.handleError(record)
+        if before and before == self._dropped:
+            self._dropped = 0
+            message = f"{before} log lines were dropped, because the file could not be written"
+            super().emit(logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - overrides a method of logging
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._dropped += 1
+        self._abandon_stream()
+        if self._dropped == 1:
+            message = f"{self.baseFilename} cannot be written: {error.strerror}. Until it can, log lines are dropped."
+            with suppress(OSError):
+                sys.stderr.write(f"{message}\n")
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+    def _abandon_stream(self) -> None:
+        """Close the file without the lines that it could not take. The next line opens it again."""
+        if self.stream is not None:
+            with suppress(OSError):
+                self.stream.close()
+            self.stream = None  # pyright: ignore[reportAttributeAccessIssue] - the base class opens it again
 
 
 class _JsonLines(logging.Formatter):

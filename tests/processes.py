@@ -14,9 +14,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 TIMEOUT = float(os.environ.get("AGL_TEST_TIMEOUT", "15"))
 """Seconds to wait for a line, an exit or another event before the test fails. Increase it on a slow machine."""
@@ -31,10 +32,12 @@ class Program:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        wrapper: Sequence[str] = (),
     ) -> None:
+        """Start the program. `wrapper` is a command that executes it, such as `unshare --mount`."""
         self.name = str(program)
         self._process = subprocess.Popen(
-            [sys.executable, *([program] if isinstance(program, Path) else ["-m", program]), *arguments],
+            [*wrapper, sys.executable, *([program] if isinstance(program, Path) else ["-m", program]), *arguments],
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -51,7 +54,7 @@ class Program:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -34,6 +34,8 @@ SLOW_STORE_SECONDS = 1.0
 """Maximum time in seconds to wait for a reachable store to accept a batch. After that, the batch and all later ones are
 written to disk."""
 STOPPED = "the tracer was stopped before the store became reachable"
+DISK_RETRY_INTERVAL = 0.5
+"""Interval in seconds at which a batch that neither the store nor the disk accepts is written to the disk again."""
 POLL_INTERVAL_REACHABLE = 0.05
 """Interval in seconds at which the exporter, while it sends a batch, checks if the store has become unreachable."""
 
@@ -60,13 +62,15 @@ class SpanExporter:
         self._buffer = DiskBuffer(self._folder)
         self._waiting: deque[tuple[SpanBatch, bool]] = deque()
         """Batches not yet sent, oldest first. The flag is True if a batch's spans are on disk instead of in memory."""
+        self._is_disk_failing = False
+        """True if the last batch could not be written to disk. It is then the only waiting batch that is in memory."""
         self._draining: asyncio.Task[None] | None = None
         self._leftovers: asyncio.Task[None] | None = None
 
     @property
     def is_idle(self) -> bool:
         """True if no batch is waiting, or if the waiting batches are in a file that remains after this process ends."""
-        return self._draining is None or self._buffer.path is not None
+        return self._draining is None or (self._buffer.path is not None and not self._is_disk_failing)
 
     async def export(self, batch: SpanBatch) -> None:
         """Send a batch, or append it to the disk buffer if the store is unreachable or slow."""
@@ -83,8 +87,7 @@ class SpanExporter:
                 raise
             self._draining = asyncio.create_task(self._drain(sending))
         if not self.buffer(batch):
-            # Neither the store nor the disk has accepted the batch. Before the caller sends more, wait for the store.
-            await asyncio.wait({self._draining})
+            await self._wait_for_store_or_disk(self._draining)
 
     async def send(self, batch: SpanBatch) -> None:
         """Send a batch directly, with retries but without the disk buffer.
@@ -105,10 +108,7 @@ class SpanExporter:
     def buffer(self, batch: SpanBatch) -> bool:
         """Append the batch to the disk buffer. If writing fails, keep the batch in memory and return False."""
         is_first = not self._waiting
-        try:
-            self._buffer.append(batch.to_line())
-        except (OSError, AgentLightningError) as error:
-            logger.error("The store is unreachable, and spans cannot be written to disk (%s); check the disk", error)
+        if not self._write_to_disk(batch):
             self._waiting.append((batch, False))
             return False
         self._waiting.append((replace(batch, spans=()), True))
@@ -198,6 +198,32 @@ class SpanExporter:
 
     # The disk buffer
 
+    async def _wait_for_store_or_disk(self, draining: asyncio.Task[None]) -> None:
+        """Wait until the store or the disk has accepted the last batch, before the caller sends more."""
+        while not (await asyncio.wait({draining}, timeout=DISK_RETRY_INTERVAL))[0]:
+            batch, _ = self._waiting[-1]
+            if self._write_to_disk(batch):
+                self._waiting[-1] = replace(batch, spans=()), True
+                return
+
+    def _write_to_disk(self, batch: SpanBatch) -> bool:
+        """Append the batch to the disk buffer. Of several consecutive failures, log only the first."""
+        try:
+            self._buffer.append(batch.to_line())
+        except (OSError, AgentLightningError) as error:
+            if not self._is_disk_failing:
+                logger.error(
+                    "The store is not responding, and spans cannot be written to disk (%s); waiting for either", error
+                )
+            self._is_disk_failing = True
+            return False
+        if self._is_disk_failing:
+            logger.warning(
+                "Spans and results can be written to disk again, to %s", self._buffer.path or "a temporary file"
+            )
+        self._is_disk_failing = False
+        return True
+
     async def _drain(self, first: asyncio.Task[None]) -> None:
         """Send all waiting batches. The task `first` is already sending the first one."""
         await first
@@ -205,7 +231,7 @@ class SpanExporter:
         while self._waiting:
             await self._send_and_count(self._read_first())
             self._remove_first()
-        self._draining = None
+        self._draining, self._is_disk_failing = None, False
         self.send_leftovers()
 
     def _read_first(self) -> SpanBatch:

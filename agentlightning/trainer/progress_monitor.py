@@ -47,6 +47,8 @@ class ProgressMonitor:
         self._samples: deque[tuple[float, int]] = deque()
         """Pairs of a time and the number of rollouts completed by then, for the last `RATE_WINDOW` seconds."""
         self._last: RunProgress | None = None
+        self._failing: set[object] = set()
+        """The callbacks whose last call failed, and the monitor itself if it could not read the progress."""
         # Use a single worker thread, so that callbacks are called one at a time.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="agl-monitor")
 
@@ -80,9 +82,10 @@ class ProgressMonitor:
     def _read_progress(self) -> None:
         try:
             progress = asyncio.run(self._progress())
-        except Exception:
-            logger.exception("The run's progress could not be read; trying again at the next poll")
+        except Exception as error:
+            self._log_first_failure(self, "The run's progress could not be read; trying again at the next poll", error)
             return
+        self._failing.discard(self)
         if self._last is None or _counts(self._last) != _counts(progress):
             self._last = progress
             self._call_each(lambda callback: callback.on_progress(progress))
@@ -116,8 +119,17 @@ class ProgressMonitor:
         for callback in self._callbacks:
             try:
                 call(callback)
-            except Exception:
-                logger.exception("The callback %s failed; the run continues", type(callback).__name__)
+                self._failing.discard(callback)
+            except Exception as error:
+                message = f"The callback {type(callback).__name__} failed; the run continues"
+                self._log_first_failure(callback, message, error)
+
+    def _log_first_failure(self, failing: object, message: str, error: Exception) -> None:
+        """Log a failure unless the previous call failed too. An OSError, such as a full disk, needs no traceback."""
+        if failing not in self._failing:
+            is_expected = isinstance(error, OSError)
+            logger.error("%s: %s", message, error, exc_info=None if is_expected else error)
+        self._failing.add(failing)
 
 
 def _counts(progress: RunProgress) -> tuple[int, int, int]:

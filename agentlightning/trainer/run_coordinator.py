@@ -120,7 +120,10 @@ class RunCoordinator:
             self.result = await self._create_result(store, monitor.statistics, returned, error)
             self.folder.end(self.result)
             monitor.end(self.result)
-            await journal.end("failed" if error else "succeeded", _describe(error) if error else None)
+            try:
+                await journal.end("failed" if error else "succeeded", _describe(error) if error else None)
+            except StoreUnavailable as unavailable:  # must not hide the error that ended the run
+                logger.error("The end of the run could not be stored: %s", unavailable)
 
     async def _bind_algorithm(self, store: LightningStore, journal: Journal, monitor: ProgressMonitor) -> None:
         initial = self.initial_resources

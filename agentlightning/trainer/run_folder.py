@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from ..logs import LineFormatter
+from ..logs import LogFile
 from .result import RunResult
 
 RUNS = "runs"
@@ -82,9 +82,12 @@ class RunFolder:
         _write(self._config, json.dumps(config, indent=2, default=str))
 
     def end(self, result: RunResult) -> None:
-        """Save the result of the run."""
+        """Save the result of the run. If it cannot be saved, for example because the disk is full, log an error."""
         data = result.model_dump(mode="json")
-        _write(self._result, orjson.dumps(data, option=orjson.OPT_INDENT_2, default=str).decode())
+        try:
+            _write(self._result, orjson.dumps(data, option=orjson.OPT_INDENT_2, default=str).decode())
+        except OSError as error:
+            LOGGER.error("The result of the run could not be saved to %s: %s", self._result, error.strerror)
 
     def discard(self) -> None:
         """Mark the folder as unused, so that it is never listed or resumed as a run."""
@@ -120,8 +123,7 @@ class RunLog:
                 self._cleanup.close()
 
     def _open(self, file: Path) -> None:
-        handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
-        handler.setFormatter(LineFormatter())
+        handler = LogFile(file)
         self._cleanup.callback(handler.close)
         _enable_info(self._cleanup)
         LOGGER.addHandler(handler)

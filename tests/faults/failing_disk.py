@@ -12,7 +12,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from agentlightning.store import LightningStore, SqliteLightningStore
 from agentlightning.store.maintenance import check_database
 
 from ..contract.making import span
+from ..processes import Program
 from .disk import Failure, FaultyDisk
 
 POINTS = 100
@@ -79,9 +80,7 @@ async def fail_by_limit(path: Path) -> FailingDiskResult:
 
 async def fail_on_small_disk(folder: Path) -> FailingDiskResult:
     """Run the script on a file system of a few megabytes, which only its process sees. Raises `CannotMount`."""
-    mount = f'mount -t tmpfs -o size={SMALL_DISK_SIZE} tmpfs "$0" || exit {MOUNT_FAILED}; exec "$@"'
-    user_namespace = [] if os.geteuid() == 0 else ["--map-root-user"]
-    command = "unshare", *user_namespace, "--mount", "sh", "-c", mount, str(folder)
+    command = small_disk_command(folder, SMALL_DISK_SIZE)
     try:
         status, output, errors = await _run_command(*command, *_THIS_MODULE, str(folder / "agl.db"), "tmpfs")
     except FileNotFoundError as error:
@@ -90,6 +89,49 @@ async def fail_on_small_disk(folder: Path) -> FailingDiskResult:
         raise CannotMount(errors)
     assert status == 0, errors
     return FailingDiskResult(**json.loads(output))
+
+
+def small_disk_command(folder: Path, size: str) -> list[str]:
+    """Return a command that mounts a small file system at `folder` for one program only, and executes the program.
+
+    If the file system cannot be mounted, the command exits with `MOUNT_FAILED`.
+    """
+    mount = f'mount -t tmpfs -o size={size} tmpfs "$0" || exit {MOUNT_FAILED}; exec "$@"'
+    user_namespace = [] if os.geteuid() == 0 else ["--map-root-user"]
+    return ["unshare", *user_namespace, "--mount", "sh", "-c", mount, str(folder)]
+
+
+class ProgramOnSmallDisk(Program):
+    """A script with a small file system of its own at `folder`, which the test can fill. Raises `CannotMount`."""
+
+    def __init__(self, folder: Path, size: str, script: Path, *arguments: str, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        try:
+            super().__init__(script, *arguments, environment=environment, wrapper=small_disk_command(folder, size))
+        except FileNotFoundError as error:
+            raise CannotMount(f"{error.filename} is not installed") from None
+
+    @property
+    def disk(self) -> Path:
+        """The folder as this process sees it."""
+        return Path(f"/proc/{self.pid}/root{self._folder}")
+
+    def wait_for_start(self, pattern: str) -> None:
+        """Wait for the first line of the script. Raises `CannotMount`."""
+        try:
+            self.wait_for_line(pattern)
+        except AssertionError:
+            if self.wait() == MOUNT_FAILED or self.output.startswith("unshare:"):
+                raise CannotMount(self.output) from None
+            raise
+
+    def fill(self) -> None:
+        with (self.disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(2**16))
+
+    def empty(self) -> None:
+        (self.disk / "filler").unlink()
 
 
 _THIS_MODULE = sys.executable, "-m", "tests.faults.failing_disk"

@@ -18,6 +18,7 @@ import pytest
 import agentlightning as agl
 from agentlightning.tracer import pipeline as pipelines
 from agentlightning.tracer.disk_buffer import DiskBuffer, buffer_folder, claim, leftover_files
+from tests.faults.failing_disk import CannotMount, ProgramOnSmallDisk
 from tests.processes import TIMEOUT, Program, free_port
 
 from .conftest import eventually
@@ -153,6 +154,33 @@ async def test_unsent_spans_of_a_runner_are_sent_by_the_next(site: Site, end: si
     assert [_n(span) for span in spans] == [*range(SPANS), None]
 
 
+async def test_full_disk_during_an_outage_loses_no_span(site: Site) -> None:
+    disk = site.folder / "disk"
+    disk.mkdir()
+    script, environment = site.folder / "runner.py", {"AGL_SPOOL_DIR": str(disk)}
+    async with agl.LightningStoreClient(site.url) as client:
+        with ProgramOnSmallDisk(disk, "1m", script, site.url, str(site.go), environment=environment) as runner:
+            async with site.store():
+                rollout = await client.enqueue_rollout("task")
+                try:
+                    await asyncio.to_thread(runner.wait_for_start, "started")
+                except CannotMount as error:
+                    pytest.skip(f"a tmpfs cannot be mounted here: {error}")
+            runner.fill()
+            site.go.touch()
+            await asyncio.to_thread(runner.wait_for_line, "spans cannot be written to disk")
+
+            runner.empty()
+            await asyncio.to_thread(runner.wait_for_line, "can be written to disk again")
+            async with site.store():
+                ended: Any = (await client.wait_for_rollouts([rollout.rollout_id], timeout=TIMEOUT))[0]
+                spans = await client.query_spans(rollout.rollout_id)
+
+    assert (ended.status, ended.reward) == ("succeeded", 0.5)
+    assert [_n(span) for span in spans] == [*range(SPANS), None]
+    assert runner.output.count("cannot be written to disk") == 1
+
+
 async def test_spans_that_the_store_refuses_are_set_aside_and_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -175,8 +203,11 @@ async def test_spans_that_the_store_refuses_are_set_aside_and_logged(
     assert str(aside) in caplog.text
 
 
+@pytest.mark.parametrize(
+    "content", [b'{"spans": [\x00\x00\x00\n', b'{"items": []}\n', b"[]\n", b'{"spans": [], "reports": [{}]}\n']
+)
 async def test_damaged_file_is_set_aside_and_blocks_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path))
     server = agl.LightningStoreServer(agl.InMemoryLightningStore(), port=0)
@@ -186,7 +217,7 @@ async def test_damaged_file_is_set_aside_and_blocks_no_other(
         ids: dict[str, Any] = {"rollout_id": started.rollout_id, "attempt_id": started.attempt.attempt_id}
         sound = _leave_buffer(client, [agl.Span.from_attributes(name="a", attributes={}, **ids)])
         damaged = sound.with_name(sound.name.replace("-1-0", "-1-1"))
-        damaged.write_bytes(b'{"spans": [\x00\x00\x00\n')
+        damaged.write_bytes(content)
         os.utime(damaged, (0, 0))  # the oldest is sent first
         tracer = agl.OtelTracer()
         tracer.init_worker(0, client)

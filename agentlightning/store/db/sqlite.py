@@ -103,6 +103,8 @@ class SqliteDatabase(Database):
         self._connection = _open_writer(self.path, durability)
         self._requests: SimpleQueue[WriteRequest | None] = SimpleQueue()
         self._readers = None if self.path is None else _ReaderPool(self.path, _open_reader)
+        self._is_failing = False
+        """True while the disk refuses writes, so that a full disk is logged once and not for each write."""
         self._writer = threading.Thread(target=self._write_loop, name="agl-write", daemon=True)
         self._writer.start()
 
@@ -171,6 +173,7 @@ class SqliteDatabase(Database):
         return group
 
     def _commit(self, group: list[WriteRequest]) -> list[Notification]:
+        changes = self._connection.total_changes()
         try:
             notifications = self._run_group(group, savepoints=False)
             if notifications is None:
@@ -179,6 +182,9 @@ class SqliteDatabase(Database):
         except apsw.Error as error:
             self._fail_group(group, error)
             return []
+        if self._is_failing and self._connection.total_changes() > changes:  # a commit without changes writes nothing
+            self._is_failing = False
+            logger.warning("The database can be written again.")
         return notifications or []
 
     def _run_group(self, group: list[WriteRequest], *, savepoints: bool) -> list[Notification] | None:
@@ -233,7 +239,9 @@ class SqliteDatabase(Database):
         return True
 
     def _fail_group(self, group: list[WriteRequest], error: apsw.Error) -> None:
-        logger.error("Cannot write to the database (%s); writes will fail until it recovers", error)
+        if not self._is_failing:
+            logger.error("Cannot write to the database (%s); writes will fail until it recovers", error)
+        self._is_failing = True
         if self._connection.in_transaction:
             with suppress(apsw.Error):
                 self._connection.execute("ROLLBACK")

@@ -201,7 +201,7 @@ def truncate_span(text: bytes, cut_at: int) -> bytes:
 class _CutSpan(EncodedSpan):
     """A span whose attributes stay encoded. Decoding several megabytes of them would hold the interpreter too long."""
 
-    attributes: dict[str, msgspec.Raw] = {}  # pyright: ignore[reportIncompatibleVariableOverride]  # noqa: RUF012
+    attributes: dict[str, msgspec.Raw] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 _cut_decoder = msgspec.json.Decoder(_CutSpan)

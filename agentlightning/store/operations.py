@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
@@ -58,16 +58,19 @@ class Operation:
         arguments.pop("self", None)
         return {name: value for name, value in arguments.items() if not isinstance(value, Unset)}
 
-    def decode_arguments(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
+    def decode_arguments(
+        self, body: bytes, depth: int = payload.MAX_DEPTH, values: int = payload.MAX_VALUES
+    ) -> Arguments:
         """Parse and validate a request body that contains all arguments. Raises `InvalidInput` if any is invalid."""
-        return self.validate(self.parse_object(body, depth))
+        return self.validate(self.parse_object(body, depth, values))
 
-    def parse_object(self, body: bytes, depth: int) -> Arguments:
+    def parse_object(self, body: bytes, depth: int, values: int) -> Arguments:
         """Parse a request body. An empty body is parsed as `{}`.
 
-        Raises `InvalidInput` if the body is not a JSON object or has more than `depth` nesting levels.
+        Raises `InvalidInput` if the body is not a JSON object or has more than `depth` nesting levels or `values`
+        values.
         """
-        value: Any = payload.loads(body, field="body", depth=depth) if body else {}
+        value: Any = payload.loads(body, field="body", depth=depth, values=values) if body else {}
         if not isinstance(value, dict):
             fields = ", ".join(self.model.model_fields)
             raise InvalidInput(
@@ -120,10 +123,13 @@ class _AddSpans(Operation):
     implementation = "add_encoded_spans"
     encode = staticmethod(msgspec.json.encode)
 
-    def decode_arguments(self, body: bytes, depth: int = payload.MAX_DEPTH) -> Arguments:
-        self.parse_object(body, depth)
+    def decode_arguments(
+        self, body: bytes, depth: int = payload.MAX_DEPTH, values: int = payload.MAX_VALUES
+    ) -> Arguments:
+        # Decode the text of the values that were checked. In the body, a repeated key may hide other values.
+        text = payload.dumps_unchecked(self.parse_object(body, depth, values))
         try:
-            arguments = self.decode_spans(body)
+            arguments = self.decode_spans(text)
         except msgspec.ValidationError as error:
             raise encoded_span.invalid(error) from None
         for span in arguments["spans"]:
@@ -165,11 +171,17 @@ async def encode_answer(operation: Operation, result: Any) -> bytes:
     """Encode the result of an operation as JSON. The items of a list are encoded in slices (see `map_in_slices`)."""
     if operation.is_paginated:
         head = {"limit": result.limit, "offset": result.offset, "total": result.total, "cursor": result.cursor}
-        items = await map_in_slices(_encode_item, result.items)
-        return b"".join((msgspec.json.encode(head)[:-1], b',"items":[', b",".join(items), b"]}"))
+        return await _encode_list(msgspec.json.encode(head)[:-1] + b',"items":[', result.items, b"]}")
     if operation.is_list:
-        return b"[" + b",".join(await map_in_slices(_encode_item, result)) + b"]"
+        return await _encode_list(b"[", result, b"]")
     return operation.encode(result)
+
+
+async def _encode_list(start: bytes, items: Sequence[Any], end: bytes) -> bytes:
+    parts = [start]
+    for text in await map_in_slices(_encode_item, items):
+        parts += (text, b",")
+    return b"".join((*parts[:-1], end) if items else (start, end))  # a single join, because each copies everything
 
 
 def _encode_item(item: Any) -> bytes:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import Receive, Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..errors import StoreBusy, TooLarge, TooSlow
-from ..payload import MAX_DEPTH
+from ..payload import MAX_DEPTH, MAX_VALUES
 
 _MIB = 1024 * 1024
 
@@ -52,6 +51,24 @@ class Limits:
 
     One item may exceed the limit, alone on its page. The limit also applies to the rollouts that one
     `dequeue_many_rollouts` claims and that one response to `wait_for_rollouts` contains."""
+
+    values: int = MAX_VALUES
+    """Maximum number of values in a JSON body (counted by its brackets, braces and commas) or an OTLP request."""
+    spans: int = 10_000
+    """Maximum number of spans in an OTLP request."""
+    span_values: int = 20_000
+    """Maximum number of attributes, events, links and nested values in one span of an OTLP request."""
+
+    headers: int = 200
+    """Maximum number of headers of a request."""
+    pipelined: int = 100
+    """Maximum number of requests that a client may send on a connection before it has received their responses."""
+    listeners: int = 200
+    """Maximum number of open event streams (`GET /events`).
+
+    Further requests for one get status 429 with a Retry-After header."""
+    send_seconds: float = 60.0
+    """Time in seconds after which a client that has stopped reading its response is disconnected."""
 
 
 class AdmissionControl:
@@ -195,54 +212,3 @@ async def cancel_on_disconnect(receive: Receive) -> AsyncGenerator[None]:
 async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-class TimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, extended to close connections whose headers arrive too slowly or are too large."""
-
-    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._limits = limits
-        self._head_size = 0
-        self._is_in_head = False
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._start_timer()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._deadline is not None or self._is_in_head:
-            self._head_size += len(data)
-            self._start_timer()
-            if self._head_size > self._limits.head:
-                self._refuse(b"431 Request Header Fields Too Large")
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_size, self._is_in_head = 0, True
-
-    def on_headers_complete(self) -> None:
-        self._is_in_head = False
-        self._stop_timer()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        super().connection_lost(exc)
-
-    def _start_timer(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self._limits.head_seconds, self._refuse, b"408 Request Timeout")
-
-    def _stop_timer(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _refuse(self, status: bytes) -> None:
-        self._stop_timer()
-        if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            self.transport.close()

@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
-from ..errors import StoreUnavailable
+from ..errors import InvalidInput, StoreUnavailable
+from .limits import Limits
+from .protocol import LimitedProtocol
 
 logger = logging.getLogger(__name__)
 
 TICK_INTERVAL = 0.1
 """Time in seconds between runs of uvicorn's periodic tasks: updating the Date header and checking for signals."""
+MAX_PORT = 65_535
 POLL_INTERVAL_DRAIN = 0.005
 """Time in seconds between checks during shutdown for requests that are still in progress."""
 
@@ -26,14 +31,26 @@ POLL_INTERVAL_DRAIN = 0.005
 def listen(host: str, port: int, *, server: str, remedy: str) -> socket.socket:
     """Return a listening socket for a server. Port 0 selects a free port.
 
-    Raises `StoreUnavailable` if the server cannot listen there. `server` and `remedy` are used in the error message.
+    Raises `InvalidInput` if the port is not one, and `StoreUnavailable` if the server cannot listen there. `server` and
+    `remedy` are used in the error messages.
     """
+    if not 0 <= port <= MAX_PORT:
+        raise InvalidInput(f"{port} is not a port; choose one from 1 to {MAX_PORT}, or 0 for a free port", field="port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        message = f"the {server} cannot listen on {host}:{port}: {error.strerror}; {remedy}"
+    except (OSError, TypeError, ValueError) as error:
+        # socket repeats the address, and raises TypeError or ValueError for text that cannot be a host name.
+        reason = (error.strerror or "").partition(" (")[0] if isinstance(error, OSError) else "this is not a host name"
+        message = f"the {server} cannot listen on {host}:{port}: {reason}; {remedy}"
         raise StoreUnavailable(message) from None
+
+
+def raise_descriptor_limit() -> None:
+    """Raise this process's soft limit of file descriptors to its hard limit. Call it only in a server's own process."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses an infinite limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def base_url(host: str, port: int) -> str:
@@ -45,7 +62,8 @@ class GracefulServer(uvicorn.Server):
     """An HTTP server that runs until `request_stop` is called or a signal arrives.
 
     It then waits up to `drain_seconds` for pending requests to finish. `on_started` is called once the server accepts
-    requests, and `on_stopping` before it waits for pending requests.
+    requests, and `on_stopping` before it waits for pending requests. Of `limits`, the server itself enforces those on
+    headers, pipelining and slow clients.
     """
 
     def __init__(
@@ -55,12 +73,12 @@ class GracefulServer(uvicorn.Server):
         drain_seconds: int,
         on_started: Callable[[], None] = lambda: None,
         on_stopping: Callable[[], None] = lambda: None,
-        http: Any = "httptools",
+        limits: Limits | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=http,
+                http=cast("Any", partial(LimitedProtocol, limits=limits or Limits())),
                 interface="asgi3",
                 ws="none",
                 lifespan="off",

@@ -16,7 +16,7 @@ import aiohttp
 from ..attempt_tokens import api_key_for_attempt
 from ..concurrency import event_loop_thread, new_event_loop
 from ..errors import AgentLightningError, InvalidInput
-from ..http.server import GracefulServer, base_url, listen
+from ..http.server import GracefulServer, base_url, listen, raise_descriptor_limit
 from ..store.contract import LightningStore
 from ..types import LLM, ProxyLLM
 from .app import ProxyApp
@@ -113,6 +113,7 @@ class LLMProxy:
                 announce()
 
         listening = self._listen()
+        raise_descriptor_limit()
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(self._serve(listening, on_started))
 

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from ...errors import StoreBusy, StoreUnavailable
+from ...errors import InvalidInput, StoreBusy, StoreUnavailable
+from ...http.limits import Limits
 from ..db.signals import CLOSED, Topic
 from ..sql import SqlStore
 
@@ -32,7 +35,6 @@ MAX_IDS_PER_EVENT = 100
 
 If more rollouts are affected, the event tells clients to reload everything.
 """
-MAX_SUBSCRIBERS = 200
 MAX_PENDING_EVENTS = 16
 """Maximum number of events buffered for a slow subscriber.
 
@@ -41,6 +43,10 @@ with long tracebacks.
 """
 MAX_REPLAYED_EVENTS = 240
 """Maximum number of events kept for clients that reconnect. This many events cover one minute of changes."""
+
+_EVENT_ID = re.compile(r"[!-~]{0,64}")
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_MEDIA_TYPE = "text/event-stream"
 
 Subscriber = asyncio.Queue[bytes | None]
 """A queue of the events that one client has not read yet. None ends the client's stream."""
@@ -56,8 +62,9 @@ _FIELDS = {"rollout": "rollouts", "ended": "rollouts", "spans": "spans", "worker
 class ChangeFeed:
     """Publishes changes to subscribed clients. Use it in only one event loop; commits may happen in any thread."""
 
-    def __init__(self, store: SqlStore) -> None:
+    def __init__(self, store: SqlStore, max_listeners: int = Limits.listeners) -> None:
         self._store = store
+        self._max_listeners = max_listeners
         self._epoch = os.urandom(4).hex()
         self._number = 0
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=MAX_REPLAYED_EVENTS)
@@ -74,11 +81,18 @@ class ChangeFeed:
 
     async def get_events(self, request: Request) -> Response:
         """Return a stream of all events after the last one that the client received."""
-        if len(self._subscribers) >= MAX_SUBSCRIBERS:
-            raise StoreBusy(f"the store already has {MAX_SUBSCRIBERS} event subscribers; try again later")
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = self.stream(request.headers.get("last-event-id"))
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+        last_id = request.headers.get("last-event-id", "")
+        if not _EVENT_ID.fullmatch(last_id):
+            message = "Last-Event-ID is not the id of an event; send the id of the last event, or omit the header"
+            raise InvalidInput(message, field="Last-Event-ID")
+        if request.method == "HEAD":
+            return Response(media_type=_MEDIA_TYPE, headers=_HEADERS)
+        if len(self._subscribers) >= (limit := self._max_listeners):
+            message = f"the store already has {limit} event streams; try again later, or raise --max-listeners"
+            raise StoreBusy(f"{message} (Limits.listeners)")
+        stream = self.stream(last_id)
+        # Subscribe now, because several requests may get here before the first of their responses starts.
+        return _EventStream(await anext(stream), stream)
 
     async def stream(self, last_id: str | None) -> AsyncGenerator[bytes]:
         """Yield the events that followed the one with the id `last_id`, and then each new event.
@@ -98,7 +112,7 @@ class ChangeFeed:
 
     def _missed_events(self, last_id: str | None) -> list[bytes]:
         epoch, _, number = (last_id or "").partition("-")
-        if epoch == self._epoch and number.isdigit():
+        if epoch == self._epoch and number.isdecimal():
             last, oldest = int(number), self._recent[0][0] if self._recent else self._number + 1
             if oldest - 1 <= last <= self._number:
                 return [event for at, event in self._recent if at > last] or [b": up to date\n\n"]
@@ -181,6 +195,26 @@ class ChangeFeed:
 
     def _event(self, data: dict[str, Any]) -> bytes:
         return b"id: %s-%d\ndata: %s\n\n" % (self._epoch.encode(), self._number, to_json(data))
+
+
+class _EventStream(StreamingResponse):
+    """Sends the events of a stream that has already yielded the first one. Ends the stream when the client disconnects.
+
+    A stream whose response was cancelled before it started would otherwise stay subscribed.
+    """
+
+    def __init__(self, first: bytes, stream: AsyncGenerator[bytes]) -> None:
+        async def events() -> AsyncGenerator[bytes]:
+            yield first
+            async for event in stream:
+                yield event
+
+        super().__init__(events(), media_type=_MEDIA_TYPE, headers=_HEADERS)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._stream):
+            await super().__call__(scope, receive, send)
 
 
 async def _next_event(subscriber: Subscriber) -> bytes | None:

@@ -34,10 +34,17 @@ INTERNAL_ERROR: Final = AgentLightningError("internal error in the store; see th
 MAX_LOGGED_PATH: Final = 1_000
 """Maximum number of characters of a request's path in the log."""
 
+_THREAD_THRESHOLD = 512 * 1024
+"""Minimum size, in bytes, of bodies that are decoded in another thread so that they do not delay other requests."""
 _KEY_HEADER = IDEMPOTENCY_KEY.lower().encode()
 _VALID_KEY = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{1,{payload.MAX_ID_LENGTH}}}")
 _LINE = '%s:%s "%s %s HTTP/%s" %d %.1fms'
-_ERROR_HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b"1"), 503: (b"retry-after", b"1")}
+_ERROR_HEADERS = {
+    401: [(b"www-authenticate", b"Bearer")],
+    408: [(b"connection", b"close")],  # the rest of the request may still arrive
+    429: [(b"retry-after", b"1")],
+    503: [(b"retry-after", b"1")],
+}
 
 
 class StoreApp:
@@ -80,6 +87,8 @@ class StoreApp:
             await response.respond((499, b""))
         except asyncio.CancelledError:  # requests are cancelled only when the server stops
             await response.fail(StoreUnavailable("the store is stopping"))
+        except MemoryError as error:
+            await response.fail(_out_of_memory(sent_path[:MAX_LOGGED_PATH], error))
         except Exception:
             logger.exception("%s %s failed", scope["method"], sent_path[:MAX_LOGGED_PATH])
             await response.fail(INTERNAL_ERROR)
@@ -90,7 +99,7 @@ class StoreApp:
                 _log(scope, method, path[:MAX_LOGGED_PATH], status, seconds)
 
     async def _respond(self, path: str, scope: Scope, receive: Receive, response: _Responder) -> None:
-        _, name, *ids = path.split("/")
+        name, *ids = path[1:].split("/")
         operation = self._operations.get(name)
         if path == BATCH_PATH:
             await response.respond(await self._execute_batch(scope, receive, response))
@@ -111,12 +120,18 @@ class StoreApp:
                 path = zip(operation.path_parameters, map(unquote, ids), strict=True)
                 arguments = operation.validate({**query, **dict(path)})
             else:
-                arguments = operation.decode_arguments(permit.body, limits.depth)
+                arguments = await self._decode_arguments(operation, permit.body)
             arguments = operation.limit_answer(arguments, limits.page, limits.page_bytes)
             key = next((value.decode("latin-1") for name, value in scope["headers"] if name == _KEY_HEADER), None)
             if operation.wait_parameter is not None:
                 return await self._long_poll(operation, arguments, key, receive, permit)
             return await self._execute(operation, arguments, key)
+
+    async def _decode_arguments(self, operation: Operation, body: bytes) -> Arguments:
+        limits = self._admission.limits
+        if len(body) < _THREAD_THRESHOLD:
+            return operation.decode_arguments(body, limits.depth, limits.values)
+        return await asyncio.to_thread(operation.decode_arguments, body, limits.depth, limits.values)
 
     async def _long_poll(
         self, operation: Operation, arguments: Arguments, key: str | None, receive: Receive, permit: Permit
@@ -154,7 +169,7 @@ class StoreApp:
     async def _execute_batch(self, scope: Scope, receive: Receive, response: _Responder) -> Response:
         _check_method(scope, BATCH_PATH, "POST")
         with await self._admission.admit(scope, receive) as permit:
-            calls = Batch.decode(permit.body).operations
+            calls = Batch.decode(permit.body, self._admission.limits.values).operations
             answers = await asyncio.gather(*(self._execute_call(call, scope) for call in calls))
         response.batch = [(*self._line(call), status) for call, (status, _) in zip(calls, answers, strict=True)]
         return 200, msgspec.json.encode(
@@ -168,7 +183,7 @@ class StoreApp:
             if operation is None or not operation.batchable:
                 raise InvalidInput(f"the operation {call.operation!r} is not allowed in a batch", field="operation")
             limits = self._admission.limits
-            arguments = operation.decode_arguments(bytes(call.arguments), limits.depth)
+            arguments = await self._decode_arguments(operation, bytes(call.arguments))
             arguments = operation.limit_answer(arguments, limits.page, limits.page_bytes)
             if operation.wait_parameter and arguments.get(operation.wait_parameter):
                 raise InvalidInput(
@@ -178,6 +193,8 @@ class StoreApp:
             return 200, await self._execute(operation, arguments, call.idempotency_key)
         except AgentLightningError as error:
             return error.status, _encode_problem(error)
+        except MemoryError as error:
+            return StoreUnavailable.status, _encode_problem(_out_of_memory(call.operation, error))
         except Exception:
             logger.exception("%s failed", call.operation)
             return INTERNAL_ERROR.status, _encode_problem(INTERNAL_ERROR)
@@ -217,10 +234,15 @@ class _Responder:
         """Send an error as problem+json, unless the response has already been started."""
         if self.status:
             return
-        headers = [_ERROR_HEADERS[error.status]] if error.status in _ERROR_HEADERS else []
+        headers = _ERROR_HEADERS.get(error.status, [])
         if isinstance(error, WrongMethod):
             headers = [(b"allow", error.allowed.encode())]
         await self.respond((error.status, _encode_problem(error)), PROBLEM, headers)
+
+
+def _out_of_memory(operation: str, error: MemoryError) -> StoreUnavailable:
+    logger.error("%s failed, because the store is out of memory: %s", operation, error)
+    return StoreUnavailable("the store is out of memory; try again, or let it use more memory")
 
 
 def _routing_error(path: str, error: HTTPException) -> AgentLightningError:

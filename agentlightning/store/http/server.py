@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as HttpRoute, Router
 
-from ...http.limits import AdmissionControl, Limits, TimeoutProtocol
-from ...http.server import GracefulServer, base_url, listen
+from ...http.limits import AdmissionControl, Limits
+from ...http.server import GracefulServer, base_url, listen, raise_descriptor_limit
 from ..contract import Capabilities, LightningStore, Route, implement_operations
 from ..otlp import PATH
 from ..otlp.receive import OtlpReceiver
@@ -122,6 +122,7 @@ class LightningStoreServer(LightningStore):
         listener = self._listen()
         if self._exporter is not None:
             self._exporter.start()
+        raise_descriptor_limit()
         _reduce_garbage_collection()
         self._make_server(on_started).run([listener])
         if self._exporter is not None:
@@ -151,7 +152,7 @@ class LightningStoreServer(LightningStore):
 
         return GracefulServer(
             app,
-            http=functools.partial(TimeoutProtocol, limits=self._limits),
+            limits=self._limits,
             drain_seconds=DRAIN_SECONDS,
             on_started=on_started,
             on_stopping=release_waiting_requests,
@@ -161,11 +162,13 @@ class LightningStoreServer(LightningStore):
 def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl) -> Router:
     """Return a router for all paths that are not operations of `LightningStore`."""
 
+    health = {"status": "ok", "version": version("agentlightning"), "durability": store.durability}
+
     async def get_openapi(_: Request) -> Response:
         return Response(await asyncio.to_thread(_openapi), media_type=JSON)
 
     async def get_health(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "version": version("agentlightning"), "durability": store.durability})
+        return JSONResponse(health)
 
     async def get_ready(_: Request) -> Response:
         await store.get_worker_by_id("ready?")  # fails unless the database responds
@@ -180,7 +183,7 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
             HttpRoute("/health", get_health),
             HttpRoute("/ready", get_ready),
             HttpRoute("/metrics", get_metrics),
-            HttpRoute("/events", ChangeFeed(store).get_events),
+            HttpRoute("/events", ChangeFeed(store, admission.limits.listeners).get_events),
             HttpRoute("/", get_asset),
             HttpRoute("/dashboard/{name:path}", get_asset),
             HttpRoute(PATH, OtlpReceiver(store, admission, token_attempt).post_traces, methods=["POST"]),

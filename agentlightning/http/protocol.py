@@ -1,0 +1,224 @@
+"""uvicorn's HTTP protocol with limits for each connection: headers, framing, pipelining, time, and file descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from .limits import Limits
+
+logger = logging.getLogger(__name__)
+
+RESERVED_DESCRIPTORS: Final = 16
+"""Number of file descriptors that connections leave to the database, logs and outgoing connections."""
+_FRAMING_PER_BODY_BYTE: Final = 8
+"""Maximum number of bytes received per byte of a body. A chunk of one byte takes six."""
+
+
+class _Refusal(Exception):
+    """A request is refused by the protocol, before any application sees it."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Refuses requests that break a limit or are not valid HTTP, and closes their connections.
+
+    When the process runs out of file descriptors, the connections that have been idle longest are closed.
+    """
+
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = logger  # no program configures uvicorn's own logger
+        self._limits = limits
+        self._chunk = 0
+        """Size of the data received last."""
+        self._unclaimed = 0
+        """The part of `_chunk` that may belong to a request that has not begun yet."""
+        self._received = 0
+        """Number of bytes of the current request that have been received, without those behind an earlier request."""
+        self._body = 0
+        """Number of bytes of the current request's body."""
+        self._is_in_head = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def idle_since(self) -> float | None:
+        """Time in the event loop's clock since when no complete request has arrived, or None during a request."""
+        if self.transport.is_closing():
+            return None
+        if self.timeout_keep_alive_task is not None:
+            return self.timeout_keep_alive_task.when() - self.timeout_keep_alive
+        return None if self._head_timer is None else self._head_timer.when() - self._limits.head_seconds
+
+    # Connection
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._start_head_timer()
+        # The system assigns the lowest free number, so this many file descriptors are in use.
+        used: int = transport.get_extra_info("socket").fileno()
+        if used >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS:
+            self._make_room(cast("Iterable[LimitedProtocol]", self.connections))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def _make_room(self, connections: Iterable[LimitedProtocol]) -> None:
+        others = [(since, each) for each in connections if each is not self and (since := each.idle_since) is not None]
+        others.sort(key=lambda entry: entry[0])
+        for _, idle in others[: len(others) // 8 + 1]:  # several at once, so that not every connection costs a search
+            idle.transport.close()
+        if not others:
+            limit = "the server has no file descriptors left for connections; raise its limit (ulimit -n)"
+            self._refuse(_Refusal("503 Service Unavailable", limit))
+
+    # Data from the client
+
+    def data_received(self, data: bytes) -> None:
+        self._chunk = self._unclaimed = len(data)
+        self._received += len(data)
+        try:
+            cast("Any", self.parser).feed_data(data)
+            self._check_framing()
+        except httptools.HttpParserUpgrade:
+            self._ignore_upgrade()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, _Refusal) else _Refusal("400 Bad Request", _describe(error)))
+        except _Refusal as refusal:
+            self._refuse(refusal)
+        else:
+            if self._is_in_head:
+                self._start_head_timer()
+
+    def on_message_begin(self) -> None:
+        # Only a new request ends the keep-alive period: line breaks between requests, and the rest of a body whose
+        # request was refused, do not prolong it.
+        self._unset_keepalive_if_required()
+        super().on_message_begin()
+        self._received, self._unclaimed, self._body = self._unclaimed, 0, 0
+        self._is_in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Counting here, also the trailers of a chunked body, keeps the cost of refusing many headers low.
+        if len(self.headers) >= (limit := self._limits.headers):
+            message = f"the request has more than {limit} headers; send fewer, or raise --max-headers (Limits.headers)"
+            raise _Refusal("431 Request Header Fields Too Large", message)
+        name = name.lower()  # the rest is uvicorn's method; calling that would double the cost of a header
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        limits = self._limits
+        if self._received + self._chunk > limits.head and _head_size(self.url, self.headers) > limits.head:
+            raise self._head_too_large()
+        if len(self.pipeline) >= limits.pipelined:
+            message = f"more than {limits.pipelined} pipelined requests; wait for responses, or raise --max-pipelined"
+            raise _Refusal("429 Too Many Requests", f"{message} (Limits.pipelined)")
+        self._is_in_head = False
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        self._unclaimed = 0
+        super().on_body(body)
+
+    def _check_framing(self) -> None:
+        """Refuse an endless head, and endless chunk sizes, chunk extensions and trailers of a chunked body."""
+        if self._received > self._limits.head + self._body * _FRAMING_PER_BODY_BYTE:
+            raise self._head_too_large()
+
+    def _head_too_large(self) -> _Refusal:
+        message = f"the headers are larger than {self._limits.head} bytes; shorten them, or raise --max-head"
+        return _Refusal("431 Request Header Fields Too Large", f"{message} (Limits.head)")
+
+    def _ignore_upgrade(self) -> None:
+        """Answer an upgrade request like any other, and close the connection, because the parser has lost its place."""
+        self.cycle.keep_alive = False
+        if any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers):
+            # The parser skips the body, so the request must not be executed.
+            self.cycle.disconnected = self.cycle.more_body = True
+            self._refuse(_Refusal("400 Bad Request", "a request with a body cannot ask for an upgrade"))
+
+    # Refusals
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        self._stop_head_timer()
+        if self.transport.is_closing():
+            return
+        logger.info("Refused a request from %s:%s: %s: %s", *(self.client or ("-", 0)), refusal.status, refusal)
+        if self._can_answer():
+            body = f"{refusal}\n".encode()
+            head = (
+                f"HTTP/1.1 {refusal.status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}"
+            )
+            self.transport.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    def _can_answer(self) -> bool:
+        """Return True if the next response on the connection is that of the refused request."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is None or self._is_in_head or not cycle.more_body:  # the refused request has no cycle of its own
+            return cycle is None or cycle.response_complete
+        return not (cycle.response_started or self.pipeline)
+
+    # Timers
+
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._limits.head_seconds, self._end_head)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _end_head(self) -> None:
+        message = f"the headers did not arrive within {self._limits.head_seconds:g} s (--head-seconds)"
+        self._refuse(_Refusal("408 Request Timeout", message))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_progress()
+
+    def resume_writing(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+        super().resume_writing()
+
+    def _expect_progress(self) -> None:
+        """Close the connection unless the client reads something within `Limits.send_seconds`, again and again."""
+        unsent = self.transport.get_write_buffer_size()
+
+        def check() -> None:
+            if self.transport.get_write_buffer_size() < unsent:
+                self._expect_progress()
+            else:
+                logger.info("Closed a connection to %s:%s that did not read", *(self.client or ("-", 0)))
+                self.transport.abort()
+
+        self._send_timer = self.loop.call_later(self._limits.send_seconds, check)
+
+
+def _head_size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def _describe(error: httptools.HttpParserError) -> str:
+    is_callback = isinstance(error, httptools.HttpParserCallbackError)
+    return f"the request is not valid HTTP: {'invalid URL' if is_callback else error}"

@@ -17,14 +17,18 @@ import orjson
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from .errors import InvalidInput
+from .errors import InvalidInput, TooLarge
 
 MAX_DEPTH: Final = 64
 MAX_ID_LENGTH: Final = 256
+MAX_VALUES: Final = 500_000
+"""Default limit on the number of values in one JSON text, counted by its brackets, braces and commas."""
 
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 _LARGE_FLOAT = float(2**63)
 _LEAVES = frozenset({str, int, bool, type(None)})
+_SLICE = 256 * 1024
+_OUT_OF_MEMORY = "Not enough memory"
 _INVALID_IN_ID = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -61,15 +65,37 @@ def dumps_unchecked(value: Any, *, field: str | None = None) -> bytes:
         raise InvalidInput(f"{field or 'the value'} cannot be stored as JSON: {reason}", field=field) from None
 
 
-def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH) -> Any:
-    """Decode untrusted JSON text. Raises `InvalidInput` if the text is malformed or contains a forbidden value."""
+def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH, values: int = MAX_VALUES) -> Any:
+    """Decode untrusted JSON text. Raises `InvalidInput` if the text is malformed or contains a forbidden value.
+
+    Raises `TooLarge` if the text contains more than `values` values.
+    """
+    check_size(text, field=field, values=values)
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
+        if _OUT_OF_MEMORY in str(error):
+            raise MemoryError(str(error)) from None
         raise InvalidInput(f"{field or 'the text'} is not valid JSON: {error}", field=field) from None
     if check(value, field=field, depth=depth):
         _check_integers(text, field)
     return value
+
+
+def check_size(text: bytes | str, *, field: str | None = None, values: int = MAX_VALUES) -> None:
+    """Raise `TooLarge` if JSON text contains more than `values` values, without decoding it.
+
+    Decoded values take up to a hundred times as much memory as their text.
+    """
+    if len(text) <= values:
+        return
+    body = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    if _count_separators(body) > values and _count_separators_outside_strings(body, values) > values:
+        raise TooLarge(
+            f"{field or 'the text'} contains more than {values} JSON values (the limit values): split it, or send long "
+            "lists as JSON text in one string",
+            field=field,
+        )
 
 
 def check(value: Any, *, field: str | None = None, depth: int = MAX_DEPTH) -> bool:
@@ -116,6 +142,23 @@ def check_id(value: str, field: str) -> str:
     return value
 
 
+def _count_separators(text: bytes) -> int:
+    return len(text) - len(text.translate(None, b"[{,"))
+
+
+def _count_separators_outside_strings(text: bytes, most: int) -> int:
+    """Count the separators outside of strings, or stop when there are more than `most`."""
+    text = text.replace(b"\\\\", b"").replace(b'\\"', b"")  # so that every quote begins or ends a string
+    count, in_string = 0, False
+    for start in range(0, len(text), _SLICE):
+        parts = text[start : start + _SLICE].split(b'"')
+        count += _count_separators(b"".join(parts[in_string::2]))
+        if count > most:
+            break
+        in_string ^= len(parts) % 2 == 0
+    return count
+
+
 def _check_integers(text: bytes | str, field: str | None) -> None:
     # orjson decodes an integer beyond 64 bits as a float, so the stored number would differ from the original.
     def check_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,7 +173,10 @@ def _check_integers(text: bytes | str, field: str | None) -> None:
         elif type(value) is int and not _MIN_INTEGER <= value <= _MAX_INTEGER:
             raise InvalidInput(f"{name or 'the value'} contains {value}, an integer beyond 64 bits", field=name)
 
-    check_value(json.loads(text, object_pairs_hook=check_members), field)
+    try:
+        check_value(json.loads(text, object_pairs_hook=check_members), field)
+    except RecursionError:  # a repeated key hid the nesting from `check`
+        raise InvalidInput(f"{field or 'the value'} nests deeper than {MAX_DEPTH} levels", field=field) from None
 
 
 def _to_plain(value: Any) -> Any:

@@ -23,7 +23,7 @@ import agentlightning as agl
 from agentlightning.attempt_tokens import attempt_token, derive_secret
 from agentlightning.errors import TooLarge
 from agentlightning.http.limits import Limits
-from agentlightning.store.otlp.receive import decompress
+from agentlightning.store.otlp.decode import decompress
 from agentlightning.types import AttemptedRollout
 
 from ..timing import quickest

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from ... import payload
 from ...errors import InvalidInput
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
@@ -41,11 +42,15 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
     operations: list[BatchCall]
 
     @classmethod
-    def decode(cls, body: bytes) -> Batch:
-        """Decode the body of a batch request. Raises `InvalidInput` if it is malformed or has too many operations."""
+    def decode(cls, body: bytes, values: int = payload.MAX_VALUES) -> Batch:
+        """Decode the body of a batch request.
+
+        Raises `InvalidInput` if it is malformed or has too many operations or more than `values` values.
+        """
+        payload.check_size(body, field="body", values=values)
         try:
             batch = _batch.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             message = f"the body of {BATCH_PATH} must be a JSON object with a list of operations: {error}"
             raise InvalidInput(message, field="body") from None
         if len(batch.operations) > MAX_BATCH_SIZE:

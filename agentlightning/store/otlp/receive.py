@@ -9,54 +9,55 @@ not permitted are rejected, and the response contains the number of rejected spa
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import math
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 import orjson
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
-from google.protobuf.message import DecodeError
+from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
-    ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from ... import payload
 from ...errors import FinalStatus, InvalidInput, NotFound, StoreUnavailable, TooLarge
 from ...http.limits import AdmissionControl
-from ...redaction import redact_bytes
 from ...semconv import ATTEMPT_ID, ROLLOUT_ID
-from ...types.spans import NANOSECONDS
-from .. import encoded_span
 from ..encoded_span import EncodedSpan
 from ..sql import SqlStore
 from . import JSON, PATH, PROTOBUF
+from .decode import AttemptIds, ReceivedSpan, attempt_in, decode_request
 
-AttemptIds = tuple[str, str]
 NamedSpan = tuple[EncodedSpan, AttemptIds | None]
 """A span, and the attempt that its labels (attributes, baggage or resource) name, if any."""
-JsonObject = dict[str, Any]
 
-_THREAD_THRESHOLD = 64 * 1024
+_THREAD_THRESHOLD = 16 * 1024
 """Minimum size, in bytes, of bodies that are decoded in another thread so that they do not delay other requests."""
+_SPANS_PER_WRITE = 500
+"""Maximum number of spans in one transaction, so that other writes wait for a few milliseconds only."""
+_MAX_REASONS, _MAX_REASON = 5, 200
 _RPC_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
 """The google.rpc.Status code for each HTTP status."""
 
-_STATUS = ("UNSET", "OK", "ERROR")
-_UNKNOWN = "?"
-"""Placeholder for a span's rollout id and attempt id until its attempt has been determined."""
+
+class _Rejections:
+    """The number of rejected spans, and the first few distinct reasons."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._reasons: dict[str, None] = {}
+
+    def add(self, reason: str, count: int = 1) -> None:
+        self.count += count
+        if len(self._reasons) < _MAX_REASONS:
+            self._reasons[reason[:_MAX_REASON]] = None
+
+    @property
+    def message(self) -> str:
+        return "; ".join(self._reasons)
 
 
 class OtlpReceiver:
@@ -68,6 +69,8 @@ class OtlpReceiver:
         self._store = store
         self._admission = admission
         self._token_attempt = token_attempt
+        self._decoding = asyncio.Lock()
+        """Limits decoding to one large body at a time, because each thread that runs delays the event loop's thread."""
 
     async def post_traces(self, request: Request) -> Response:
         """Store the spans in a request, and report the number of rejected spans in the response.
@@ -87,26 +90,32 @@ class OtlpReceiver:
             return _failure(media_type, status, str(error))
         return _success(media_type, rejections)
 
-    async def _store_body(self, body: bytes, media_type: str, request: Request) -> list[str]:
-        """Store the spans in a body, and return a reason for each span that was rejected instead."""
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        decode = partial(_decode, body, encoding, as_json=media_type == JSON, limit=self._admission.limits.unpacked)
-        received = await asyncio.to_thread(decode) if len(body) >= _THREAD_THRESHOLD else decode()
-        rejections = [each for each in received if isinstance(each, str)]
+    async def _store_body(self, body: bytes, media_type: str, request: Request) -> _Rejections:
+        """Store the spans in a body, and return the number of spans that were rejected instead."""
+        rejections = _Rejections()
+        received = await self._decode(body, media_type, request, rejections)
         baggage = _baggage(request)
+        named = [(each.span, each.by_span or baggage or each.by_resource) for each in received]
         spans: list[EncodedSpan] = []
-        named = [
-            (each.span, each.by_span or baggage or each.by_resource)
-            for each in received
-            if isinstance(each, ReceivedSpan)
-        ]
         for span, ids in await self._assign(named, self._token_attempt(request.scope)):
             if isinstance(ids, str):
-                rejections.append(ids)
+                rejections.add(ids)
             else:
                 span.rollout_id, span.attempt_id = ids
                 spans.append(span)
-        return rejections + await self._add(spans)
+        for start in range(0, len(spans), _SPANS_PER_WRITE):
+            await self._add(spans[start : start + _SPANS_PER_WRITE], rejections)
+        return rejections
+
+    async def _decode(
+        self, body: bytes, media_type: str, request: Request, rejections: _Rejections
+    ) -> list[ReceivedSpan]:
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        decoding = decode_request(body, encoding, as_json=media_type == JSON, limits=self._admission.limits)
+        if encoding == "identity" and len(body) < _THREAD_THRESHOLD:
+            return list(_valid(decoding, rejections))
+        async with self._decoding:
+            return await asyncio.to_thread(lambda: list(_yielding(_valid(decoding, rejections))))
 
     async def _assign(
         self, named: Sequence[NamedSpan], token_attempt: AttemptIds | None
@@ -132,8 +141,8 @@ class OtlpReceiver:
                 found.setdefault(span.trace_id, set()).add(ids)
         return {trace: {each for each in every if live.get(each, True)} or every for trace, every in found.items()}
 
-    async def _add(self, spans: list[EncodedSpan]) -> list[str]:
-        """Store spans. Return a reason for each span of an attempt that was deleted meanwhile or is full."""
+    async def _add(self, spans: list[EncodedSpan], rejections: _Rejections) -> None:
+        """Store spans, except those of an attempt that was deleted meanwhile or is full."""
         try:
             await self._store.add_encoded_spans(spans)
         except (NotFound, FinalStatus) as error:
@@ -141,9 +150,24 @@ class OtlpReceiver:
             for span in spans:
                 by_attempt.setdefault((span.rollout_id, span.attempt_id), []).append(span)
             if len(by_attempt) == 1:
-                return [str(error)] * len(spans)
-            return [reason for part in by_attempt.values() for reason in await self._add(part)]
-        return []
+                rejections.add(str(error), len(spans))
+                return
+            for part in by_attempt.values():
+                await self._add(part, rejections)
+
+
+def _valid(decoding: Iterator[ReceivedSpan | str], rejections: _Rejections) -> Iterator[ReceivedSpan]:
+    for each in decoding:
+        if isinstance(each, str):
+            rejections.add(each)
+        else:
+            yield each
+
+
+def _yielding(received: Iterator[ReceivedSpan]) -> Iterator[ReceivedSpan]:
+    for each in received:
+        yield each
+        time.sleep(0)  # release the GIL, so that the thread that serves requests can run
 
 
 def _permitted(ids: AttemptIds, token_attempt: AttemptIds) -> AttemptIds | str:
@@ -167,201 +191,17 @@ def _only(attempts: Collection[AttemptIds], span: EncodedSpan) -> AttemptIds | s
 
 def _baggage(request: Request) -> AttemptIds | None:
     entries = (entry.partition(";")[0].partition("=") for entry in request.headers.get("baggage", "").split(","))
-    return _attempt_in({name.strip(): unquote(value.strip()) for name, _, value in entries})
-
-
-# Request bodies
-
-
-def _decode(body: bytes, encoding: str, *, as_json: bool, limit: int) -> list[ReceivedSpan | str]:
-    """Return the spans in order, with an error message in place of each invalid span.
-
-    Raises `InvalidInput` if the body cannot be decoded.
-    """
-    if encoding == "gzip":
-        body = decompress(body, limit)
-    elif encoding != "identity":
-        raise InvalidInput(f"{PATH} accepts gzip or no content encoding, not {encoding}", field="body")
-    try:
-        parse = _parse_json if as_json else ExportTraceServiceRequest.FromString
-        request = parse(body)
-    except (DecodeError, ParseError, binascii.Error, TypeError, ValueError) as error:
-        raise InvalidInput(f"the body is not an OTLP trace request: {error}", field="body") from None
-    return list(_spans(request))
-
-
-def decompress(body: bytes, limit: int) -> bytes:
-    """Decompress gzip data.
-
-    Raises `TooLarge` if the result exceeds `limit` bytes, and `InvalidInput` if the data is invalid.
-    """
-    content = b""
-    # Gzip data ends with the size of its content, so most decompression bombs are rejected immediately. All others are
-    # rejected when their decompressed content exceeds the limit.
-    is_too_large = int.from_bytes(body[-4:], "little") > limit
-    while body and not is_too_large:
-        member = zlib.decompressobj(wbits=31)
-        try:
-            content += member.decompress(body, limit + 1 - len(content))
-        except zlib.error as error:
-            raise InvalidInput(f"the body is not valid gzip data: {error}", field="body") from None
-        is_too_large = len(content) > limit
-        if not (member.eof or is_too_large):
-            raise InvalidInput("the body's gzip data is truncated", field="body")
-        body = member.unused_data
-    if is_too_large:
-        raise TooLarge(f"the body is larger than {limit // (1024 * 1024)} MiB when decompressed", field="body")
-    return content
-
-
-# Spans
-
-
-@dataclass(frozen=True)
-class ReceivedSpan:
-    """A span, and the attempts named in its own attributes and in its resource attributes, if any."""
-
-    span: EncodedSpan
-    by_span: AttemptIds | None
-    """The attempt named in the span's attributes."""
-    by_resource: AttemptIds | None
-    """The attempt named in the resource attributes, which describe the source of the span, such as a process."""
-
-
-def _attempt_in(attributes: JsonObject) -> AttemptIds | None:
-    """Return the ids of the attempt named in `attributes`, or None if no attempt is named there."""
-    rollout_id, attempt_id = attributes.get(ROLLOUT_ID), attributes.get(ATTEMPT_ID)
-    if isinstance(rollout_id, str) and isinstance(attempt_id, str) and rollout_id and attempt_id:
-        return rollout_id, attempt_id
-    return None
-
-
-def _spans(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan | str]:
-    for group in request.resource_spans:
-        attributes = _attributes(group.resource.attributes)
-        resource = {"attributes": attributes, "schema_url": group.schema_url}
-        for scope in group.scope_spans:
-            for span in scope.spans:
-                yield _received(span, resource, _attempt_in(attributes))
-
-
-def _received(span: Span, resource: JsonObject, by_resource: AttemptIds | None) -> ReceivedSpan | str:
-    try:
-        if len(span.trace_id) != 16 or len(span.span_id) != 8:
-            raise InvalidInput("a trace id must have 16 bytes, a span id 8", field="span_id")
-        fields = _fields(span, resource)
-        text = payload.dumps(fields, field=f"span {span.name!r}")
-        return ReceivedSpan(encoded_span.decode(redact_bytes(text)), _attempt_in(fields["attributes"]), by_resource)
-    except InvalidInput as error:
-        return str(error)
-
-
-def _fields(span: Span, resource: JsonObject) -> JsonObject:
-    trace_id, parent_id = span.trace_id.hex(), span.parent_span_id.hex() or None
-    return {
-        "rollout_id": _UNKNOWN,
-        "attempt_id": _UNKNOWN,
-        "trace_id": trace_id,
-        "span_id": span.span_id.hex(),
-        "parent_id": parent_id,
-        "name": span.name,
-        "status": {
-            "status_code": _STATUS[span.status.code] if 0 <= span.status.code < len(_STATUS) else "UNSET",
-            "description": span.status.message or None,
-        },
-        "attributes": _attributes(span.attributes),
-        "events": [_event(event) for event in span.events],
-        "links": [_link(link) for link in span.links],
-        "start_time": _seconds(span.start_time_unix_nano),
-        "end_time": _seconds(span.end_time_unix_nano),
-        "context": _context(trace_id, span.span_id.hex(), span.trace_state),
-        "parent": _context(trace_id, parent_id, "") if parent_id else None,
-        "resource": resource,
-    }
-
-
-def _event(event: Span.Event) -> JsonObject:
-    return {
-        "name": event.name,
-        "attributes": _attributes(event.attributes),
-        "timestamp": _seconds(event.time_unix_nano),
-    }
-
-
-def _link(link: Span.Link) -> JsonObject:
-    return {
-        "context": _context(link.trace_id.hex(), link.span_id.hex(), link.trace_state),
-        "attributes": _attributes(link.attributes),
-    }
-
-
-def _context(trace_id: str, span_id: str, trace_state: str) -> JsonObject:
-    entries = (entry.strip().partition("=") for entry in trace_state.split(",") if "=" in entry)
-    state = {key: value for key, _, value in entries}
-    return {"trace_id": trace_id, "span_id": span_id, "is_remote": False, "trace_state": state}
-
-
-def _seconds(nanoseconds: int) -> float | None:
-    return nanoseconds / NANOSECONDS if nanoseconds else None
-
-
-def _attributes(pairs: Iterable[KeyValue]) -> JsonObject:
-    values = {pair.key: _value(pair.value) for pair in pairs}
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _value(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    match kind:
-        case None:
-            return None
-        case "array_value":
-            return [_value(each) for each in value.array_value.values]
-        case "kvlist_value":
-            return _attributes(value.kvlist_value.values)
-        case "bytes_value":
-            return base64.b64encode(value.bytes_value).decode()
-        case "double_value":
-            # JSON cannot represent NaN and infinity. Keep such values as text, so that the span is not rejected.
-            return value.double_value if math.isfinite(value.double_value) else str(value.double_value)
-        case _:
-            return getattr(value, kind)
-
-
-def _parse_json(body: bytes) -> ExportTraceServiceRequest:
-    value: Any = payload.loads(body, field="body")
-    if not isinstance(value, dict):
-        raise ValueError("it must be a JSON object")
-    request = cast("JsonObject", value)
-    # OTLP uses protobuf's JSON encoding, except that ids are encoded in hexadecimal instead of base64.
-    for group in _objects(request, "resourceSpans"):
-        for scope in _objects(group, "scopeSpans"):
-            for span in _objects(scope, "spans"):
-                for each in (span, *_objects(span, "links")):
-                    _convert_ids(each)
-    return ParseDict(request, ExportTraceServiceRequest(), ignore_unknown_fields=True)
-
-
-def _objects(parent: JsonObject, name: str) -> list[JsonObject]:
-    """Return the objects in a list field. Ignore invalid values, which `ParseDict` rejects later."""
-    values = parent.get(name)
-    return [each for each in cast("list[Any]", values) if isinstance(each, dict)] if isinstance(values, list) else []
-
-
-def _convert_ids(parent: JsonObject) -> None:
-    for name in ("traceId", "spanId", "parentSpanId"):
-        if isinstance(text := parent.get(name), str):
-            parent[name] = base64.b64encode(bytes.fromhex(text)).decode()
+    return attempt_in({name.strip(): unquote(value.strip()) for name, _, value in entries})
 
 
 # Responses, in the media type of the request
 
 
-def _success(media_type: str, rejections: list[str]) -> Response:
+def _success(media_type: str, rejections: _Rejections) -> Response:
     answer = ExportTraceServiceResponse()
-    if rejections:
-        answer.partial_success.rejected_spans = len(rejections)
-        answer.partial_success.error_message = "; ".join(dict.fromkeys(rejections))[:1000]
+    if rejections.count:
+        answer.partial_success.rejected_spans = rejections.count
+        answer.partial_success.error_message = rejections.message
     body = orjson.dumps(MessageToDict(answer)) if media_type == JSON else answer.SerializeToString()
     return Response(body, media_type=media_type)
 

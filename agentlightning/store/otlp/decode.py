@@ -1,0 +1,346 @@
+"""Decoding of OTLP requests: decompression, protobuf or JSON, and conversion of each span to this store's format.
+
+A request is decoded span by span, so that no call holds the GIL for long and no limit is exceeded before it is checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import msgspec
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from ... import payload
+from ...errors import InvalidInput, TooLarge
+from ...http.limits import Limits
+from ...semconv import ATTEMPT_ID, ROLLOUT_ID
+from ...types.spans import NANOSECONDS
+from .. import encoded_span
+from ..encoded_span import EncodedSpan
+from . import PATH
+from .wire import SpanGroup, check_values, malformed, split_request, too_many
+
+AttemptIds = tuple[str, str]
+JsonObject = dict[str, Any]
+
+_STATUS = ("UNSET", "OK", "ERROR")
+_UNKNOWN = "?"
+"""Placeholder for a span's rollout id and attempt id until its attempt has been determined."""
+_CHUNK = 64 * 1024
+_MAX_GZIP_MEMBERS = 1_000
+"""Gzip data is usually one member; a member may contain nothing, so their number is limited as well as their size."""
+_MAX_EXPANSION = 4
+"""Maximum size of all spans as they are stored, each with its resource, in multiples of the limit `unpacked`."""
+_MAX_TRACE_STATES = 100
+"""Maximum number of entries in a trace state. The W3C recommendation permits 32."""
+_DECODING_ERRORS = (DecodeError, ParseError, binascii.Error, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class ReceivedSpan:
+    """A span, and the attempts named in its own attributes and in its resource attributes, if any."""
+
+    span: EncodedSpan
+    by_span: AttemptIds | None
+    """The attempt named in the span's attributes."""
+    by_resource: AttemptIds | None
+    """The attempt named in the resource attributes, which describe the source of the span, such as a process."""
+
+
+def decode_request(body: bytes, encoding: str, *, as_json: bool, limits: Limits) -> Iterator[ReceivedSpan | str]:
+    """Yield the spans in order, with an error message in place of each invalid span.
+
+    Raises `InvalidInput` if the body cannot be decoded, and `TooLarge` if it exceeds a limit. Then no span may be used.
+    """
+    if encoding == "gzip":
+        body = decompress(body, limits.unpacked)
+    elif encoding != "identity":
+        raise InvalidInput(f"{PATH} accepts gzip or no content encoding, not {encoding}", field="body")
+    encoding_format = _JSON if as_json else _PROTOBUF
+    converter = _Converter(encoding_format, limits)
+    for group in encoding_format.split(body, limits):
+        if group.spans:
+            yield from converter.convert(group)
+
+
+def decompress(body: bytes, limit: int) -> bytes:
+    """Decompress gzip data.
+
+    Raises `TooLarge` if the result exceeds `limit` bytes or the data consists of more than 1,000 members, and
+    `InvalidInput` if the data is invalid.
+    """
+    # Gzip data ends with the size of its content, so most decompression bombs are rejected immediately. All others are
+    # rejected when their decompressed content exceeds the limit.
+    if int.from_bytes(body[-4:], "little") > limit:
+        raise _too_large(limit)
+    content: list[bytes] = []
+    size = 0
+    try:
+        for chunk in _decompressed_chunks(body):
+            content.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+    except zlib.error as error:
+        raise InvalidInput(f"the body is not valid gzip data: {error}", field="body") from None
+    return b"".join(content)
+
+
+def _decompressed_chunks(body: bytes) -> Iterator[bytes]:
+    position = members = 0
+    while position < len(body):
+        members += 1
+        if members > _MAX_GZIP_MEMBERS:
+            raise TooLarge(f"the body's gzip data has more than {_MAX_GZIP_MEMBERS} members", field="body")
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof:
+            piece = member.unconsumed_tail
+            if not piece:
+                piece = body[position : position + _CHUNK]
+                position += len(piece)
+            if not piece:
+                raise InvalidInput("the body's gzip data is truncated", field="body")
+            yield member.decompress(piece, _CHUNK)
+        position -= len(member.unused_data)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than {limit // 2**20} MiB when decompressed (the limit unpacked)", field="body"
+    )
+
+
+# Encodings
+
+
+class _Encoding(NamedTuple):
+    """Functions that decode a request in parts."""
+
+    split: Callable[[bytes, Limits], list[SpanGroup]]
+    span: Callable[[bytes, Limits], Span]
+    resource: Callable[[bytes, Limits], Resource]
+
+
+def _span_from_protobuf(text: bytes, limits: Limits) -> Span:
+    check_values(text, limits.span_values)
+    return Span.FromString(text)
+
+
+def _resource_from_protobuf(text: bytes, limits: Limits) -> Resource:
+    check_values(text, limits.span_values, is_resource=True)
+    return Resource.FromString(text)
+
+
+class _JsonScope(msgspec.Struct):
+    spans: list[msgspec.Raw] | None = None
+
+
+class _JsonGroup(msgspec.Struct, rename="camel"):
+    resource: msgspec.Raw = msgspec.Raw(b"{}")
+    scope_spans: list[_JsonScope] | None = None
+    schema_url: str | None = None
+
+
+class _JsonRequest(msgspec.Struct, rename="camel"):
+    resource_spans: list[_JsonGroup] | None = None
+
+
+_json_request = msgspec.json.Decoder(_JsonRequest)
+
+
+def _split_json(body: bytes, limits: Limits) -> list[SpanGroup]:
+    payload.check_size(body, field="body", values=limits.values)
+    try:
+        request = _json_request.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise malformed(error) from None
+    groups: list[SpanGroup] = []
+    count = 0
+    for group in request.resource_spans or ():
+        spans = [bytes(span) for scope in group.scope_spans or () for span in scope.spans or ()]
+        count += len(spans)
+        if count > limits.spans:
+            raise too_many("spans", "spans", limits.spans, "send fewer spans in each request")
+        groups.append(SpanGroup(bytes(group.resource), group.schema_url or "", spans))
+    return groups
+
+
+def _span_from_json(text: bytes, limits: Limits) -> Span:
+    fields = _object(text, limits)
+    for each in (fields, *_links(fields)):
+        _convert_ids(each)
+    return ParseDict(fields, Span(), ignore_unknown_fields=True)
+
+
+def _resource_from_json(text: bytes, limits: Limits) -> Resource:
+    return ParseDict(_object(text, limits), Resource(), ignore_unknown_fields=True)
+
+
+def _object(text: bytes, limits: Limits) -> JsonObject:
+    # An attribute has four brackets and commas; a list's element has two.
+    value: Any = payload.loads(text, field="body", depth=limits.depth, values=4 * limits.span_values)
+    if not isinstance(value, dict):
+        raise InvalidInput("spans and resources must be JSON objects", field="body")
+    return cast("JsonObject", value)
+
+
+def _links(span: JsonObject) -> list[JsonObject]:
+    """Return the links that are objects. Ignore invalid values, which `ParseDict` rejects later."""
+    links = span.get("links")
+    return [each for each in cast("list[Any]", links) if isinstance(each, dict)] if isinstance(links, list) else []
+
+
+def _convert_ids(parent: JsonObject) -> None:
+    # OTLP uses protobuf's JSON encoding, except that ids are encoded in hexadecimal instead of base64.
+    for name in ("traceId", "spanId", "parentSpanId"):
+        if isinstance(text := parent.get(name), str):
+            parent[name] = base64.b64encode(bytes.fromhex(text)).decode()
+
+
+_PROTOBUF = _Encoding(split_request, _span_from_protobuf, _resource_from_protobuf)
+_JSON = _Encoding(_split_json, _span_from_json, _resource_from_json)
+
+
+# Spans
+
+
+def attempt_in(attributes: JsonObject) -> AttemptIds | None:
+    """Return the ids of the attempt named in `attributes`, or None if no attempt is named there."""
+    rollout_id, attempt_id = attributes.get(ROLLOUT_ID), attributes.get(ATTEMPT_ID)
+    if isinstance(rollout_id, str) and isinstance(attempt_id, str) and rollout_id and attempt_id:
+        return rollout_id, attempt_id
+    return None
+
+
+class _Converter:
+    """Converts the spans of one request, until they exceed the limits on all of them together.
+
+    The spans after that are rejected without being decoded."""
+
+    def __init__(self, encoding: _Encoding, limits: Limits) -> None:
+        self._encoding = encoding
+        self._limits = limits
+        self._values_left = limits.values
+        self._bytes_left = _MAX_EXPANSION * limits.unpacked
+
+    def convert(self, group: SpanGroup) -> Iterator[ReceivedSpan | str]:
+        try:
+            decoded = self._encoding.resource(group.resource, self._limits)
+        except _DECODING_ERRORS as error:
+            raise malformed(error) from None
+        attributes = self._attributes(decoded.attributes)
+        resource = {"attributes": attributes, "schema_url": group.schema_url}
+        text = msgspec.Raw(payload.dumps(resource, field="resource"))
+        self._bytes_left -= len(bytes(text)) * len(group.spans)
+        by_resource = attempt_in(attributes)
+        for encoded in group.spans:
+            yield self._received(encoded, text, by_resource)
+
+    def _received(self, encoded: bytes, resource: msgspec.Raw, by_resource: AttemptIds | None) -> ReceivedSpan | str:
+        try:
+            self._check_totals()
+            fields = self._fields(self._encoding.span(encoded, self._limits))
+            text = payload.dumps(fields, field=f"span {fields['name'][:100]!r}")
+            self._bytes_left -= len(text)
+            self._check_totals()
+            span = encoded_span.decode(text)
+        except TooLarge:
+            raise
+        except _DECODING_ERRORS as error:
+            return str(error)
+        span.resource = resource
+        return ReceivedSpan(span, attempt_in(fields["attributes"]), by_resource)
+
+    def _check_totals(self) -> None:
+        limits = self._limits
+        if self._values_left < 0:
+            raise InvalidInput(f"the request has more than {limits.values} values (the limit values): send fewer spans")
+        if self._bytes_left < 0:
+            raise InvalidInput(
+                f"the request's spans, each with its resource, take more than {_MAX_EXPANSION * limits.unpacked >> 20} "
+                f"MiB ({_MAX_EXPANSION} times the limit unpacked): send fewer spans, or smaller resources"
+            )
+
+    def _fields(self, span: Span) -> JsonObject:
+        if len(span.trace_id) != 16 or len(span.span_id) != 8:
+            raise InvalidInput("a trace id must have 16 bytes, a span id 8", field="span_id")
+        trace_id, parent_id = span.trace_id.hex(), span.parent_span_id.hex() or None
+        return {
+            "rollout_id": _UNKNOWN,
+            "attempt_id": _UNKNOWN,
+            "trace_id": trace_id,
+            "span_id": span.span_id.hex(),
+            "parent_id": parent_id,
+            "name": span.name,
+            "status": {
+                "status_code": _STATUS[span.status.code] if 0 <= span.status.code < len(_STATUS) else "UNSET",
+                "description": span.status.message or None,
+            },
+            "attributes": self._attributes(span.attributes),
+            "events": [self._event(event) for event in span.events],
+            "links": [self._link(link) for link in span.links],
+            "start_time": _seconds(span.start_time_unix_nano),
+            "end_time": _seconds(span.end_time_unix_nano),
+            "context": self._context(trace_id, span.span_id.hex(), span.trace_state),
+            "parent": self._context(trace_id, parent_id, "") if parent_id else None,
+        }
+
+    def _event(self, event: Span.Event) -> JsonObject:
+        self._values_left -= 1
+        return {
+            "name": event.name,
+            "attributes": self._attributes(event.attributes),
+            "timestamp": _seconds(event.time_unix_nano),
+        }
+
+    def _link(self, link: Span.Link) -> JsonObject:
+        self._values_left -= 1
+        return {
+            "context": self._context(link.trace_id.hex(), link.span_id.hex(), link.trace_state),
+            "attributes": self._attributes(link.attributes),
+        }
+
+    def _context(self, trace_id: str, span_id: str, trace_state: str) -> JsonObject:
+        if trace_state.count(",") > _MAX_TRACE_STATES:
+            raise InvalidInput(f"the trace state has more than {_MAX_TRACE_STATES} entries", field="trace_state")
+        entries = (entry.strip().partition("=") for entry in trace_state.split(",") if "=" in entry)
+        state = {key: value for key, _, value in entries}
+        return {"trace_id": trace_id, "span_id": span_id, "is_remote": False, "trace_state": state}
+
+    def _attributes(self, pairs: Sequence[KeyValue]) -> JsonObject:
+        self._values_left -= len(pairs)
+        values = {pair.key: self._value(pair.value) for pair in pairs}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def _value(self, value: AnyValue) -> Any:
+        kind = value.WhichOneof("value")
+        match kind:
+            case None:
+                return None
+            case "array_value":
+                elements = value.array_value.values
+                self._values_left -= len(elements)
+                return [self._value(each) for each in elements]
+            case "kvlist_value":
+                return self._attributes(value.kvlist_value.values)
+            case "bytes_value":
+                return base64.b64encode(value.bytes_value).decode()
+            case "double_value":
+                # JSON cannot represent NaN and infinity. Keep such values as text, so that the span is not rejected.
+                return value.double_value if math.isfinite(value.double_value) else str(value.double_value)
+            case _:
+                return getattr(value, kind)
+
+
+def _seconds(nanoseconds: int) -> float | None:
+    return nanoseconds / NANOSECONDS if nanoseconds else None

@@ -146,13 +146,16 @@ class SpanBatch:
 
     @classmethod
     def from_line(cls, line: bytes) -> SpanBatch:
-        """Parse a line written by `to_line`. Raises ValueError if the line is not JSON or contains an invalid span."""
-        fields: dict[str, Any] = orjson.loads(line)
-        spans = [Span.model_validate(each) for each in fields["spans"]]
-        rows: list[dict[str, Any]] = fields.get("reports", [])
-        reports = [
-            AttemptReport(row["rollout_id"], row["attempt_id"], row["status"], row.get("metadata", {})) for row in rows
-        ]
+        """Parse a line written by `to_line`. Raises ValueError if the line is anything else."""
+        fields: Any = orjson.loads(line)
+        try:
+            spans = [Span.model_validate(each) for each in fields["spans"]]
+            reports = [
+                AttemptReport(row["rollout_id"], row["attempt_id"], row["status"], row.get("metadata", {}))
+                for row in fields.get("reports", [])
+            ]
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"the line is not a batch of spans: {error!r}") from error
         return cls(spans, reports, len(spans) + len(reports))
 
 

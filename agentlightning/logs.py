@@ -1,7 +1,7 @@
 """Configuration of log output: plain lines, lines formatted by rich, or JSON lines.
 
 Log messages contain text from requests, models and agents. The formatters escape control characters, so that such text
-can neither add a line to the log nor send commands to a terminal.
+can neither add a line to the log nor send commands to a terminal. They also redact API keys.
 
 The library itself only calls `logging.getLogger(__name__)`. Logging is not configured until a program (`agl …`, a
 script, a notebook) calls `setup_logging` or `ensure_logging`.
@@ -15,9 +15,11 @@ import os
 import re
 import sys
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from textwrap import indent
+from types import TracebackType
 from typing import Any, Literal
 
 FORMAT = "%(asctime)s [%(levelname)s] (%(process)d:%(name)s) %(message)s"
@@ -46,6 +48,11 @@ def _escape_sequence(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 
 
+def ascii_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON without any character that a terminal interprets."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")  # the only one that json.dumps does not escape
+
+
 class LineFormatter(logging.Formatter):
     """Formats a record as one line without control characters, followed by its traceback with indented lines."""
 
@@ -61,7 +68,7 @@ class LineFormatter(logging.Formatter):
         line = escape_controls(self.formatMessage(record))
         if record.exc_info or record.exc_text or record.stack_info:
             line += "\n" + indent(escape_controls(self._details(record), keep_lines=True), "  ", lambda _: True)
-        return line
+        return _redact(line)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         second, text = self._second
@@ -97,6 +104,18 @@ def setup_logging(
     logger.setLevel(level.upper() if isinstance(level, str) else level)
     logger.propagate = False
     return logger
+
+
+def escape_tracebacks() -> None:
+    """Escape control characters in uncaught exceptions, and in other libraries' logs if no program configured them."""
+
+    def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(_redact(escape_controls(text, keep_lines=True)))
+
+    sys.excepthook = print_exception
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(LineFormatter("%(message)s"))
 
 
 def ensure_logging() -> None:
@@ -178,4 +197,10 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line).replace("\x7f", "\\u007f")  # the only control character that json.dumps keeps
+        return _redact(ascii_json(line))
+
+
+def _redact(text: str) -> str:
+    from .redaction import redact  # it imports pydantic_core, which commands such as `agl --help` do not need
+
+    return redact(text)

@@ -26,11 +26,15 @@ _SLICE = 32 * 1024
 interpreter cannot switch to another thread."""
 _FAST_SLICE = 512 * 1024
 """Number of bytes that are tested at a time to find out if they may contain keys at all."""
-_CONTEXT = 32
+_CONTEXT = 16
 """Number of bytes before a position that decide if a key may begin there."""
 _REDACTED = b"[redacted]"
 
 _HEX = "[0-9A-Fa-f]"
+_ESCAPES = (
+    r"\\[abefnrtv0]",
+    r"\[[mKJ]|[0-9;][A-HJKSTm]",  # the ends of "\x1b[m" and "\x1b[31m", which set the color in a terminal
+)
 _NUMERIC_ESCAPES = (
     r"\\[0-7]{3}",
     rf"\\x{_HEX}{{2}}",
@@ -40,7 +44,6 @@ _NUMERIC_ESCAPES = (
     rf"%25{_HEX}{{2}}",
     "=[0-9A-F]{2}",  # quoted-printable
 )
-_TERMINAL_ESCAPES = (r"\[[mKJ]", *(rf"\[[0-9;]{{{length}}}[A-HJKSTm]" for length in range(1, 20)))
 """Escape sequences that end in a letter or digit. Each has a fixed length, because Python requires it."""
 _RUN = "[A-Za-z0-9_-]"
 _BOUNDED = (
@@ -67,15 +70,10 @@ def _may_match(pattern: str) -> SchemaValidator:
 
 
 def _after_boundary(start: str, rest: str) -> str:
-    # The start comes first, because Python then skips all positions with another first character. The tests of one or
-    # two characters come first, because nearly all other texts fail them.
-    numeric, terminal = (
-        "|".join(f"(?<={escape}{start})" for escape in kind) for kind in (_NUMERIC_ESCAPES, _TERMINAL_ESCAPES)
-    )
-    return (
-        rf"{start}(?:(?<![A-Za-z0-9]{start})|(?<=\\[abefnrtv0]{start})|(?<={_HEX}{{2}}{start})(?:{numeric})"
-        rf"|(?<=[0-9;\[][A-HJKSTm]{start})(?:{terminal})){rest}"
-    )
+    # The start comes first, because Python then skips all positions with another first character. Numeric escapes are
+    # tested only after two hexadecimal digits, because that is faster.
+    escapes, numeric = ("|".join(f"(?<=(?:{each}){start})" for each in kind) for kind in (_ESCAPES, _NUMERIC_ESCAPES))
+    return f"{start}(?:(?<![A-Za-z0-9]{start})|{escapes}|(?<={_HEX}{{2}}{start})(?:{numeric})){rest}"
 
 
 # A match extends over the longest possible run of characters, and no character of it is searched again. This keeps the
@@ -87,7 +85,7 @@ _STARTS = _may_match(
     "sk-|earer|EARER|AKIA|AIza|hf_|xox[abprs]-|github_pat_|gh[pousr]_|agl-(?:admin|runner|secret|attempt)-"
 )
 _CANDIDATES = _may_match(
-    rf"(?:^|[^A-Za-z0-9]|\\[abefnrtv0]|{'|'.join(_NUMERIC_ESCAPES)}|[0-9;\[][A-HJKSTm])"
+    f"(?:^|[^A-Za-z0-9]|{'|'.join((*_ESCAPES, *_NUMERIC_ESCAPES))})"
     f"(?:{'|'.join(start + rest.split('(?!')[0] for start, rest in _BOUNDED)})|" + "|".join(_UNBOUNDED)
 )
 # Escape sequences of ASCII characters in JSON, programs, URLs and HTML. A text is unescaped only if it contains escaped

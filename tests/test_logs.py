@@ -89,3 +89,14 @@ def test_log_file_is_escaped_too(tmp_path: Path) -> None:
 def unsafe_characters(text: str) -> set[str]:
     """The characters in `text` that are no white space and that a terminal does not print."""
     return {c for c in text if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}} - {"\n", "\t"}
+
+
+def test_api_keys_in_messages_and_tracebacks_are_redacted(log: Log) -> None:
+    key = "sk-proj-" + "a1B2" * 8
+    try:
+        raise ValueError(f"bad key\n{key}")
+    except ValueError:
+        logging.getLogger("agentlightning.x").exception("Refused {%s}", key)
+
+    assert log().count("[redacted]") >= 2
+    assert "a1B2" not in log()

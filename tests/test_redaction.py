@@ -7,11 +7,13 @@ import json
 import random
 import threading
 import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 
 from agentlightning.redaction import redact, redact_bytes
+from agentlightning.runner.outcome import outcome_of_error
 from agentlightning.store import InMemoryLightningStore
 
 from .contract.making import claimed, span
@@ -34,7 +36,7 @@ BEFORE = (
     *("", " ", "\n", "\t", "\r", "\0", "\x1b[31m", "\x1b[38;2;255;128;0m", "é", "日", "\N{ZERO WIDTH SPACE}", "😀"),
     *('"', "'", "\\", "/", "=", ":", "_", "-", ".", "%", "a-", "key=", "ключ", "Authorization: ", "a\\nb\n"),
 )
-REPRESENTATIONS = {
+REPRESENTATIONS: dict[str, Callable[[str], str]] = {
     "as it is": lambda text: text,
     "JSON": json.dumps,
     "JSON without ASCII escapes": lambda text: json.dumps(text, ensure_ascii=False),
@@ -142,3 +144,14 @@ def test_redaction_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGL_KEEP_KEYS", "1")
 
     assert redact_bytes(KEY.encode()) == KEY.encode()
+
+
+def test_reason_and_traceback_of_a_failed_attempt_are_redacted() -> None:
+    try:
+        raise ValueError(f"{'x ' * 988}bad key {KEY}")
+    except ValueError as error:
+        metadata = outcome_of_error(error).metadata
+
+    assert metadata["reason"].endswith("bad key [red")
+    assert "bad key [redacted]" in metadata["traceback"]
+    assert KEY[-8:] not in str(metadata)

@@ -20,6 +20,7 @@ from ..instrumentation.call_record import RAW_EVENTS, UNDECODED, error_message, 
 from ..instrumentation.dialects import dialect_of
 from ..instrumentation.dialects.base import Json, to_json
 from ..instrumentation.llm_call import MAX_STREAM_BYTES
+from ..redaction import redact_bytes
 from ..store.contract import LightningStore
 from ..tracer.exporter import SpanExporter
 from ..tracer.spans import DropCounter, FinishedSpan, SpanBatch
@@ -158,7 +159,7 @@ class CallRecording:
     def _set_status(self, status: int, content: bytes) -> None:
         self._attributes["http.response.status_code"] = status
         if status >= 400:
-            message = error_message(parse_object(content)) or content[:500].decode("utf-8", "replace")
+            message = error_message(parse_object(content)) or redact_bytes(content)[:500].decode("utf-8", "replace")
             self._status = TraceStatus(status_code="ERROR", description=f"HTTP {status}: {message}")
 
     def _span(self) -> Span:

@@ -20,6 +20,7 @@ from ..concurrency import run_in_thread
 from ..errors import AgentError
 from ..litagent import LitAgent
 from ..litagent.function import name_of
+from ..redaction import redact
 from ..types import AttemptedRollout, NamedResources, Span, SpanCoreFields
 
 AnySpan = Span | ReadableSpan | SpanCoreFields
@@ -147,8 +148,8 @@ def format_traceback(error: BaseException | None) -> str | None:
 
 
 def storable(text: str) -> str:
-    """Replace the characters that JSON or a database may reject: lone surrogates and NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    """Redact API keys, and replace the characters that JSON or a database may reject: lone surrogates and NUL."""
+    return redact(text).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def attach_to_attempt(span: AnySpan, rollout: AttemptedRollout) -> Span:

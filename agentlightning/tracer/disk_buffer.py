@@ -9,14 +9,17 @@ machine that uses the store sends the contents of the leftover files.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import socket
+import stat
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +27,8 @@ from ..store.contract import LightningStore
 
 if sys.platform != "win32":
     import fcntl
+
+logger = logging.getLogger("agentlightning.tracer")
 
 FOLDER_VARIABLE = "AGL_SPOOL_DIR"
 _FILE_PREFIX = f"{socket.gethostname()}-"
@@ -91,19 +96,20 @@ class DiskBuffer:
 
 
 def buffer_folder(store: LightningStore) -> Path | None:
-    """Return the folder for a store's buffer files, or None if the store has neither a URL nor a path.
+    """Return the folder for a store's buffer files.
 
     The folder's parent is the value of the environment variable AGL_SPOOL_DIR or, if the variable is not set,
-    `agentlightning/spool` in the user's state directory (`$XDG_STATE_HOME` or `~/.local/state`).
+    `agentlightning/spool` in the user's state directory (`$XDG_STATE_HOME` or `~/.local/state`). A user who has no such
+    directory gets a folder in the directory for temporary files. Return None if there is no private folder, or if the
+    store has neither a URL nor a path.
     """
     name = getattr(store, "url", None) or getattr(store, "path", None)
-    if name is None:
+    parent = None if name is None else _parent_folder()
+    if parent is None:
         return None
-    configured = os.environ.get(FOLDER_VARIABLE)
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", str(name)).strip("-")[-60:]
     digest = hashlib.sha256(str(name).encode()).hexdigest()[:8]
-    return (Path(configured) if configured else state / "agentlightning" / "spool") / f"{readable}-{digest}"
+    return parent / f"{readable}-{digest}"
 
 
 def leftover_files(folder: Path) -> list[Path]:
@@ -136,6 +142,34 @@ def remove(path: Path) -> None:
 def set_aside(path: Path) -> Path:
     """Rename a leftover file that this process has claimed, so that it is not sent again. Return its new path."""
     return path.rename(path.with_suffix(".refused"))
+
+
+def _parent_folder() -> Path | None:
+    if configured := os.environ.get(FOLDER_VARIABLE):
+        return Path(configured)
+    try:
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    except RuntimeError:  # HOME is not set, and the user is not in the password database
+        return _temporary_folder("the user has no home directory")
+    existing = next(folder for folder in (state, *state.absolute().parents) if folder.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return _temporary_folder(f"{existing} is not writable")
+    return state / "agentlightning" / "spool"
+
+
+@cache
+def _temporary_folder(reason: str) -> Path | None:
+    """Return a folder that only this user can access, or None if another user has created it. Log the reason once."""
+    if sys.platform == "win32":
+        return None
+    folder = Path(tempfile.gettempdir()) / f"agentlightning-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    is_private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+    place = str(folder) if is_private else "a temporary file, which is lost if this process is killed"
+    logger.warning("Unsent spans are buffered in %s, because %s. Set %s to a folder.", place, reason, FOLDER_VARIABLE)
+    return folder if is_private else None
 
 
 def _modified(path: Path) -> float:

@@ -103,7 +103,7 @@ class RequestAuthorizer:
         elif scope["path"] in ATTEMPT_PATHS and (attempt := verified_attempt(given, self._secrets)):
             scope[_ATTEMPT] = attempt
         else:
-            raise Unauthorized()
+            raise Unauthorized("this token does not permit this request to this store: set AGL_TOKEN or pass token=")
 
 
 def check_operation(scope: Scope, operation: str) -> None:

@@ -35,7 +35,7 @@ from .dialects.base import Json
 logger = logging.getLogger("agentlightning.instrumentation")
 
 MAX_STREAM_BYTES = 16_000_000
-"""Number of bytes after which the rest of a streamed response is not recorded. The agent still receives all of it."""
+"""Number of bytes after which the rest of a response is not recorded. The agent still receives all of it."""
 
 P = ParamSpec("P")
 
@@ -90,7 +90,8 @@ class OpenCall:
     @abandons_on_error
     def record_response(self, status: int, content: bytes) -> None:
         """Record a response that has been received completely, and end the recording."""
-        self._status, self._chunks = status, [content]
+        self._status = status
+        self.add_chunk(content)
         self._end()
 
     @abandons_on_error
@@ -107,7 +108,7 @@ class OpenCall:
     def add_chunk(self, chunk: bytes) -> None:
         """Record a chunk of the response body. Once `MAX_STREAM_BYTES` have been recorded, only count the bytes."""
         if self._size < MAX_STREAM_BYTES:
-            self._chunks.append(chunk)
+            self._chunks.append(chunk[: MAX_STREAM_BYTES - self._size])
         self._size += len(chunk)
 
     def record_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -148,6 +149,8 @@ class OpenCall:
         self._ended = True
         content, attributes = self._decompress(b"".join(self._chunks)), self._attributes
         self._chunks = []
+        self._size = max(self._size, len(content))
+        content = content[:MAX_STREAM_BYTES]
         if self._status:
             attributes["http.response.status_code"] = self._status
         if self._status >= 400:
@@ -220,7 +223,7 @@ def _request_attributes(host: str | None, port: int | None, path: str, headers: 
     attributes: Json = {
         "server.address": host,
         "server.port": port,
-        "http.request.resend_count": int(retries) if retries.isdecimal() else 0,
+        "http.request.resend_count": int(retries) if retries.isdecimal() and len(retries) < 10 else 0,
     }
     return {"url.path": path} | {name: value for name, value in attributes.items() if value}
 

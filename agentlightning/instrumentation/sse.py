@@ -1,4 +1,4 @@
-"""Parser for the server-sent events in a complete or truncated response stream."""
+"""Parsers for server-sent events: of a response stream while it is received, and of a complete or truncated one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,34 @@ from typing import Any
 import orjson
 
 _FINAL_EVENTS = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed", "error"})
+_ENDS_OF_EVENTS = (b"\n\n", b"\n\r\n", b"\r\r")
+
+
+class EventBuffer:
+    """Collects the chunks of a stream until they contain complete events. Each byte is searched only once."""
+
+    def __init__(self) -> None:
+        self._incomplete = bytearray()
+
+    @property
+    def size(self) -> int:
+        """Size of the incomplete event in bytes."""
+        return len(self._incomplete)
+
+    def add(self, chunk: bytes) -> bytes:
+        """Return the events that this chunk completes, including the empty lines that end them."""
+        start = max(0, self.size - 2)  # the end of an event may be split between two chunks
+        self._incomplete += chunk
+        found = ((self._incomplete.rfind(mark, start), len(mark)) for mark in _ENDS_OF_EVENTS)
+        end = max((position + length for position, length in found if position >= 0), default=0)
+        complete = bytes(self._incomplete[:end])
+        del self._incomplete[:end]
+        return complete
+
+    def take(self) -> bytes:
+        """Remove and return the incomplete event."""
+        incomplete, self._incomplete = bytes(self._incomplete), bytearray()
+        return incomplete
 
 
 def events(stream: bytes) -> list[dict[str, Any]]:

@@ -19,13 +19,15 @@ import orjson
 
 from .context import IN_REQUEST
 from .dialects import may_be_call
-from .llm_call import OpenCall, abandons_on_error, start_call
+from .llm_call import MAX_STREAM_BYTES, OpenCall, abandons_on_error, start_call
 from .patches import Instrumentation, Patch
 
 logger = logging.getLogger("agentlightning.instrumentation")
 
 SWITCH_VARIABLE = "AGL_WIRE_TAP"
 """Environment variable that disables the wire tap if its value is `off`."""
+_DECODED_AT_ONCE = 1024
+"""Number of bytes of a compressed response that are decompressed at a time."""
 
 
 def is_enabled() -> bool:
@@ -144,8 +146,15 @@ def _decompressor(response: Any) -> Callable[[bytes], bytes]:
         return bytes
 
     def decompress(raw: bytes) -> bytes:
-        # Create a second response, only to decompress the bytes with the library's own decoders.
-        return type(response)(200, headers={"content-encoding": encoding}, content=raw).content if raw else raw
+        # Create a second response, only to decompress the bytes with the library's own decoders. Small pieces limit
+        # the size of what the decoders return at once.
+        pieces = (raw[start : start + _DECODED_AT_ONCE] for start in range(0, len(raw), _DECODED_AT_ONCE))
+        decoded = bytearray()
+        for piece in type(response)(200, headers={"content-encoding": encoding}, content=pieces).iter_bytes():
+            decoded += piece
+            if len(decoded) > MAX_STREAM_BYTES:
+                break
+        return bytes(decoded)
 
     return decompress
 

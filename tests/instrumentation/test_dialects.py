@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import orjson
 import pytest
 
 from agentlightning.instrumentation import sse
@@ -118,3 +120,79 @@ def test_malformed_bodies_raise_no_error(body: dict[str, Any]) -> None:
     for dialect in (openai.CHAT, openai.COMPLETIONS, openai.RESPONSES, anthropic.MESSAGES):
         response_attributes(dialect, body)
         request_attributes(dialect, {dialect.input_field: None})
+
+
+def _chat(delta: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta}]}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "first", "piece"),
+    [
+        (openai.CHAT, {}, _chat({"content": "x" * 50})),
+        (
+            openai.CHAT,
+            _chat({"tool_calls": [{"index": 0, "function": {"arguments": ""}}]}),
+            _chat({"tool_calls": [{"index": 0, "function": {"arguments": "x" * 50}}]}),
+        ),
+        (openai.RESPONSES, {}, {"type": "response.output_text.delta", "delta": "x" * 50}),
+        (openai.RESPONSES, {}, {"type": "response.function_call_arguments.delta", "delta": "x" * 50}),
+        (
+            anthropic.MESSAGES,
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x" * 50}},
+        ),
+        (
+            anthropic.MESSAGES,
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"citation": {}}},
+        ),
+    ],
+    ids=["chat", "tool calls", "responses", "function calls", "messages", "citations"],
+)
+def test_events_are_combined_in_linear_time(dialect: Any, first: dict[str, Any], piece: dict[str, Any]) -> None:
+    events = [orjson.loads(orjson.dumps(event)) for event in [first, *[piece] * 60_000]]
+    started = time.process_time()
+
+    body = dialect.fold(events)
+
+    assert time.process_time() - started < 2
+    assert len(orjson.dumps(body)) > 120_000
+
+
+def test_growing_number_of_fields_is_combined_in_linear_time() -> None:
+    started = time.process_time()
+
+    openai.RESPONSES.fold([{"type": "response.created", "response": {str(n): n}} for n in range(30_000)])
+    anthropic.MESSAGES.fold([{"type": "message_delta", "usage": {str(n): n}} for n in range(30_000)])
+
+    assert time.process_time() - started < 2
+
+
+def test_index_of_a_part_does_not_determine_the_memory() -> None:
+    delta = {"type": "response.output_text.delta", "content_index": 10**12, "delta": "x"}
+
+    body = openai.RESPONSES.fold([delta])
+
+    assert body["output"] == [{"type": "message", "content": [{"type": "output_text", "text": "x"}]}]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_event_buffer_returns_complete_events_for_chunks_of_every_size(size: int) -> None:
+    stream = b"data: 1\n\ndata: 2\r\n\r\nevent: x\ndata: 3\n\r\n\n\ndata: 4\r\rdata: 5\n"
+    buffer = sse.EventBuffer()
+
+    blocks = [buffer.add(stream[start : start + size]) for start in range(0, len(stream), size)]
+
+    assert all(block.endswith((b"\n\n", b"\n\r\n", b"\r\r")) for block in blocks if block)
+    assert b"".join(blocks) == stream[: stream.index(b"data: 5")]
+    assert buffer.take() == b"data: 5\n"
+
+
+def test_event_buffer_takes_linear_time_without_the_end_of_an_event() -> None:
+    buffer, chunk, started = sse.EventBuffer(), b"data: x\n" * 128, time.process_time()
+
+    blocks = [buffer.add(chunk) for _ in range(64 * 1024)]
+
+    assert time.process_time() - started < 2
+    assert (any(blocks), buffer.size) == (False, 64 * 1024 * len(chunk))

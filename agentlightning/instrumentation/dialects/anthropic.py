@@ -9,6 +9,7 @@ from .base import (
     Json,
     Message,
     Part,
+    Texts,
     as_object,
     content_text,
     items,
@@ -42,6 +43,7 @@ def _answer(body: Json) -> list[Message]:
 def _fold(events: Iterable[Json]) -> Json:
     """Combine the events of a streamed message into a response body."""
     body: Json = {}
+    texts = Texts()
     for event in events:
         match event.get("type"):
             case "message_start":
@@ -49,26 +51,30 @@ def _fold(events: Iterable[Json]) -> Json:
             case "content_block_start":
                 body.setdefault("content", []).append(dict(event.get("content_block") or {}))
             case "content_block_delta":
-                _add_delta(body["content"][event.get("index", -1)], event.get("delta") or {})
+                _add_delta(body["content"][event.get("index", -1)], event.get("delta") or {}, texts)
             case "message_delta":
                 body.update(event.get("delta") or {})
-                body["usage"] = {**(body.get("usage") or {}), **(event.get("usage") or {})}
+                if usage := event.get("usage"):
+                    body["usage"] = body.get("usage") or {}
+                    body["usage"].update(usage)
             case "error":
                 body["error"] = event.get("error")
             case _:
                 pass
+    texts.join()
     for block in items(body.get("content")):
         if isinstance(pieces := block.pop("partial_json", None), str):
             block["input"] = parse_json(pieces or "{}")
     return body
 
 
-def _add_delta(block: Json, delta: Json) -> None:
+def _add_delta(block: Json, delta: Json, texts: Texts) -> None:
     for key, value in delta.items():
         if key == "citation":
-            block["citations"] = [*(block.get("citations") or []), value]
+            block["citations"] = block.get("citations") or []
+            block["citations"].append(value)
         elif key != "type" and isinstance(value, str):
-            block[key] = (block.get(key) or "") + value
+            texts.append(block, key, value)
 
 
 def _message(message: Json) -> Message:

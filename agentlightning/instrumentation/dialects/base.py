@@ -43,6 +43,27 @@ class ApiDialect:
     """Combines the events of a complete or partial stream into the body of a non-streamed response."""
 
 
+class Texts:
+    """Texts in a response that arrive in pieces. They are joined at the end, because there may be 100,000 pieces."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[tuple[int, str], tuple[Json, list[str]]] = {}
+
+    def append(self, target: Json, key: str, piece: str) -> None:
+        """Add a piece to the text `target[key]`. It is changed only by `join`."""
+        # The entry refers to `target`, so that no other object gets the same id.
+        _, pieces = self._pieces.setdefault((id(target), key), (target, []))
+        if not pieces and isinstance(start := target.get(key), str):
+            pieces.append(start)
+        pieces.append(piece)
+        target.setdefault(key, "")
+
+    def join(self) -> None:
+        """Set all texts to the joined pieces."""
+        for (_, key), (target, pieces) in self._pieces.items():
+            target[key] = "".join(pieces)
+
+
 def text(content: Any) -> Part:
     """Return a text part."""
     return {"type": "text", "content": content}

@@ -11,6 +11,7 @@ from .base import (
     Json,
     Message,
     Part,
+    Texts,
     as_object,
     content_text,
     items,
@@ -87,50 +88,46 @@ def _fold_choices(events: Iterable[Json]) -> Json:
 def _folded_choice(index: int, chunks: list[Json]) -> Json:
     message: Json = {}
     choice: Json = {"index": index, "message": message}
-    texts: dict[str, list[str]] = {}  # joined only at the end, because a response may have ten thousand chunks
+    texts = Texts()
     for chunk in chunks:
         for key, value in chunk.items():
             if key == "delta":
-                _add_delta(message, texts, as_object(value))
+                _add_delta(message, as_object(value), texts)
             elif key == "text":
-                _add_delta(message, texts, {key: value})
+                _add_delta(message, {key: value}, texts)
             elif key != "index":
                 _merge_field(choice, key, value)
-    message.update({key: "".join(pieces) for key, pieces in texts.items()})
+    texts.join()
     return choice
 
 
-def _add_delta(message: Json, texts: dict[str, list[str]], delta: Json) -> None:
+def _add_delta(message: Json, delta: Json, texts: Texts) -> None:
     for key, value in delta.items():
-        if key in texts and isinstance(value, str):
-            texts[key].append(value)
-        elif isinstance(value, str) and key not in _WHOLE_FIELDS:
-            texts[key] = [value]
-        elif key == "tool_calls":
-            _add_tool_calls(message.setdefault(key, []), items(value))
+        if key == "tool_calls":
+            _add_tool_calls(message.setdefault(key, []), items(value), texts)
         else:
-            _merge_field(message, key, value, join_strings=True)
+            _merge_field(message, key, value, texts)
 
 
-def _merge_field(target: Json, key: str, value: Any, *, join_strings: bool = False) -> None:
+def _merge_field(target: Json, key: str, value: Any, texts: Texts | None = None) -> None:
     """Merge a field from a chunk into `target`.
 
-    Lists are extended, objects are merged, and strings are joined if `join_strings` is True. Any other value replaces
-    the earlier one, unless it is None.
+    Lists are extended, objects are merged, and strings are added to `texts`, if given. Any other value replaces the
+    earlier one, unless it is None.
     """
     current = target.get(key)
     if isinstance(value, list) and isinstance(current, list):
         current.extend(cast("list[Any]", value))
     elif isinstance(value, dict) and isinstance(current, dict):
         for inner, more in as_object(value).items():
-            _merge_field(as_object(current), inner, more, join_strings=join_strings)
-    elif join_strings and isinstance(value, str) and isinstance(current, str) and key not in _WHOLE_FIELDS:
-        target[key] = current + value
+            _merge_field(as_object(current), inner, more, texts)
+    elif texts is not None and isinstance(value, str) and key not in _WHOLE_FIELDS:
+        texts.append(target, key, value)
     elif value is not None or key not in target:
         target[key] = value
 
 
-def _add_tool_calls(calls: list[Json], pieces: list[Json]) -> None:
+def _add_tool_calls(calls: list[Json], pieces: list[Json], texts: Texts) -> None:
     for piece in pieces:
         index = piece.pop("index", None)
         # Servers that do not send an index for tool calls send each tool call in one piece.
@@ -138,7 +135,7 @@ def _add_tool_calls(calls: list[Json], pieces: list[Json]) -> None:
             calls.append(piece)
             continue
         for key, value in piece.items():
-            _merge_field(calls[index], key, value, join_strings=True)
+            _merge_field(calls[index], key, value, texts)
 
 
 def _choice(choice: Json) -> Message:
@@ -211,30 +208,33 @@ def _fold_response(events: Iterable[Json]) -> Json:
     """Return the response from the final event. If that event is missing, build it from the earlier events."""
     body: Json = {}
     output: dict[int, Json] = {}
+    texts = Texts()
     for event in events:
         kind = str(event.get("type"))
         if isinstance(event.get("response"), dict):
-            body = {**body, **event["response"]}
+            body.update(event["response"])
         elif kind in ("response.output_item.added", "response.output_item.done"):
             output[event.get("output_index", 0)] = event.get("item") or {}
         elif kind == "response.output_text.delta":
-            _add_text(output.setdefault(event.get("output_index", 0), {"type": "message"}), event)
+            item = output.setdefault(event.get("output_index", 0), {"type": "message"})
+            texts.append(_content_part(item, event.get("content_index", 0)), "text", str(event.get("delta") or ""))
         elif kind == "response.function_call_arguments.delta":
             item = output.setdefault(event.get("output_index", 0), {"type": "function_call"})
-            item["arguments"] = item.get("arguments", "") + str(event.get("delta") or "")
+            texts.append(item, "arguments", str(event.get("delta") or ""))
         elif kind == "error":
             body["error"] = event.get("error") or event
+    texts.join()
     if not body.get("output"):
         body["output"] = [output[index] for index in sorted(output)]
     return body
 
 
-def _add_text(item: Json, event: Json) -> None:
+def _content_part(item: Json, index: int) -> Json:
     contents: list[Json] = item.setdefault("content", [])
-    index = event.get("content_index", 0)
-    while len(contents) <= index:
+    if index >= len(contents):  # parts start in order; the server's index could be any number
         contents.append({"type": "output_text", "text": ""})
-    contents[index]["text"] = contents[index].get("text", "") + str(event.get("delta") or "")
+        index = -1
+    return contents[index]
 
 
 def _item(item: Json, role: str) -> Message:

@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+_MAX_ERRORS = 1_000
+
 
 class AgentLightningError(Exception):
     """Agent Lightning reported an error."""
@@ -87,6 +89,8 @@ class InvalidInput(AgentLightningError, ValueError):
     @classmethod
     def of(cls, error: ValidationError) -> InvalidInput:
         """Convert a pydantic error. The message describes only the first invalid field, and names it."""
+        if (count := error.error_count()) > _MAX_ERRORS:  # pydantic describes all errors, or none
+            return cls(f"{count} of the given fields are unknown or invalid")
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         return cls(f"{field}: {first['msg']}" if field else first["msg"], field=field or None)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import orjson
@@ -23,6 +23,9 @@ from ..redaction import contains_keys, redact, redact_bytes
 from ..rewards import AGENTOPS_OUTPUTS, TUTORIAL_SPAN, rewards_in
 from ..semconv import LATE
 from ..types import Span
+
+MAX_SEQUENCE_ID: Final = 2**53 - 1
+"""Maximum sequence number that a client may choose. Every JSON client represents it exactly."""
 
 _EMPTY_LIST = msgspec.Raw(b"[]")
 _EMPTY_OBJECT = msgspec.Raw(b"{}")
@@ -98,8 +101,8 @@ def check(span: EncodedSpan) -> None:
             payload.check_id(value, field)
     if "\x00" in span.name:
         raise InvalidInput("the name of a span must not contain a NUL character", field="name")
-    if not 0 <= span.sequence_id < 2**62:
-        raise InvalidInput("sequence_id must be 0 (the store assigns one) or less than 2**62", field="sequence_id")
+    if not 0 <= span.sequence_id <= MAX_SEQUENCE_ID:
+        raise InvalidInput("sequence_id must be 0 (the store assigns one) or less than 2**53", field="sequence_id")
     if not bytes(span.attributes).startswith(b"{"):
         raise InvalidInput("attributes must be an object", field="attributes")
     # Validate the other fields fully. This is fast, because most spans repeat combinations that are already known.

@@ -10,10 +10,11 @@ import inspect
 import types
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, create_model
+from pydantic_core import core_schema
 
 from .. import errors, payload
 from ..concurrency import map_in_slices
@@ -80,6 +81,9 @@ class Operation:
 
     def validate(self, arguments: Arguments) -> Arguments:
         """Convert arguments to the operation's types. Raises an `InvalidInput` that names the invalid field."""
+        for name in arguments:
+            if name not in self.model.model_fields:
+                raise InvalidInput(f"{name}: {self.name} has no such parameter", field=name)
         try:
             valid = self.model.model_validate(arguments)
         except ValidationError as error:
@@ -112,7 +116,7 @@ class Operation:
         fields: dict[str, Any] = {}
         for name, parameter in list(self.signature.parameters.items())[1:]:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[name] = (_without_unset(hints[name]), None if default is UNSET else default)
+            fields[name] = (_argument_type(hints[name]), None if default is UNSET else default)
         config = ConfigDict(extra="forbid", allow_inf_nan=False)
         return create_model(f"{self.name}_request", __config__=config, **fields)
 
@@ -271,7 +275,21 @@ def error_from_problem(status: int, text: bytes) -> AgentLightningError:
     return kind(detail, field=field)
 
 
-def _without_unset(hint: Any) -> Any:
-    if get_origin(hint) not in (Union, types.UnionType) or Unset not in get_args(hint):
-        return hint
-    return Union[tuple(part for part in get_args(hint) if part is not Unset)]  # noqa: UP007
+class _FirstErrorOnly:
+    """Ends the validation of a list at the first invalid item. Half a million errors would take seconds to report."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return {**handler(source), "fail_fast": True}  # pyright: ignore[reportReturnType]
+
+
+_FIRST_ERROR_ONLY = _FirstErrorOnly()
+
+
+def _argument_type(hint: Any) -> Any:
+    """Return the type to validate an argument with: without `Unset`, and with `_FirstErrorOnly` for lists."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return Union[tuple(_argument_type(part) for part in parts if part is not Unset)]  # noqa: UP007
+    if origin is Sequence:
+        return Annotated[list[parts[0]], _FIRST_ERROR_ONLY]
+    return hint

@@ -9,9 +9,9 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -93,8 +93,8 @@ class Span(BaseModel):
     name: str
     status: TraceStatus = Field(default_factory=TraceStatus)
     attributes: Attributes = Field(default_factory=dict)
-    events: list[Event] = Field(default_factory=list[Event])
-    links: list[Link] = Field(default_factory=list[Link])
+    events: Annotated[list[Event], FailFast()] = Field(default_factory=list[Event])
+    links: Annotated[list[Link], FailFast()] = Field(default_factory=list[Link])
 
     start_time: float | None = None
     end_time: float | None = None

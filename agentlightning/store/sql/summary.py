@@ -156,6 +156,13 @@ The `queuing` rollouts are counted here with an index, and `_extended` skips the
 """
 
 
+_REWARD = (
+    "(CASE WHEN reward > 1e100 THEN 1e100 WHEN reward < -1e100 THEN -1e100 "
+    "WHEN abs(reward) < 1e-100 THEN 0.0 ELSE reward END)"
+)
+"""SQL for a reward whose square can be represented, because PostgreSQL fails if it cannot."""
+
+
 async def _extended(transaction: Transaction, totals: RunTotals, last: int, end: int) -> RunTotals:
     """Return a copy of `totals` that also includes the rollouts with ordinals below `end`, except `queuing` rollouts.
 
@@ -164,7 +171,7 @@ async def _extended(transaction: Transaction, totals: RunTotals, last: int, end:
     totals = totals.widened(last)
     found = await transaction.fetch(
         "SELECT (ordinal - ?1) / ?2, mode, resources_id, resources_version, status, count(*), count(reward), "
-        "sum(reward), sum(reward * reward) FROM rollouts WHERE ordinal >= ?3 AND ordinal < ?4 "
+        f"sum({_REWARD}), sum({_REWARD} * {_REWARD}) FROM rollouts WHERE ordinal >= ?3 AND ordinal < ?4 "
         "AND status <> 'queuing' GROUP BY 1, 2, 3, 4, 5",
         *(totals.first, totals.width, totals.end, end),
     )

@@ -7,6 +7,7 @@ that `agl --help` responds immediately.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -29,6 +30,16 @@ COMMANDS = {
 
 
 class _LazyGroup(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        from ..logs import escape_controls
+
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:  # its message may contain text from a store or a model
+            message = escape_controls(error.message, keep_lines=True)
+            error.message = message  # pyright: ignore[reportAttributeAccessIssue]
+            raise
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -42,3 +53,6 @@ class _LazyGroup(click.Group):
 @click.version_option(package_name="agentlightning", prog_name="agl")
 def main() -> None:
     """Agent Lightning: make any AI agent better without rewriting it."""
+    from ..logs import escape_tracebacks
+
+    escape_tracebacks()

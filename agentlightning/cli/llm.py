@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from .options import POSITIVE, errors_as_messages
+from .options import POSITIVE, echo, errors_as_messages, port_option
 
 
 @click.command()
 @click.option("--model", metavar="FILE.gguf", help="Model file to serve.  [default: SmolLM2-135M-Instruct]")
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
-@click.option("--port", default=8080, help="Port to listen on; 0 selects a free port.")
+@port_option(8080)
 @click.option("--threads", type=POSITIVE, help="Number of CPU threads.  [default: number of usable cores]")
 @click.option("--slots", type=POSITIVE, default=4, help="Maximum number of requests processed concurrently.")
 @click.option(
@@ -28,5 +28,5 @@ def llm(model: str | None, host: str, port: int, threads: int | None, slots: int
 
     with errors_as_messages():
         LocalModel(model, host, port, threads, slots, context).run(
-            lambda url: click.echo(f"OPENAI_BASE_URL={url} OPENAI_API_KEY=none")
+            lambda url: echo(f"OPENAI_BASE_URL={url} OPENAI_API_KEY=none")
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import stat
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +13,24 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from ..logs import escape_controls
+
 if TYPE_CHECKING:
     from ..store import LightningStore
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 POSITIVE: Final = click.IntRange(min=1)
+PORT: Final = click.IntRange(0, 65_535)
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def echo(text: str, *, err: bool = False, keep_lines: bool = False) -> None:
+    """Print a line that may contain text from a store or a model. Control characters are escaped.
+
+    With `keep_lines`, the text may have several lines.
+    """
+    click.echo(escape_controls(text, keep_lines=keep_lines), err=err)
 
 
 @contextmanager
@@ -37,6 +50,55 @@ log_level_option = click.option(
     default="info",
     help="Minimum severity of the log lines to print.",
 )
+
+
+host_option = click.option(
+    "--host", default="127.0.0.1", help="Address to listen on. Any address other than 127.0.0.1 requires a token."
+)
+
+
+def port_option(default: int) -> Callable[[F], F]:
+    """Return a decorator that adds the option `--port` of a server to a command."""
+    return click.option("--port", default=default, type=PORT, help="Port to listen on; 0 selects a free port.")
+
+
+def token_option(name: str, variable: str, help: str) -> Callable[[F], F]:
+    """Return a decorator that adds the option `name` and, to read the token from a file, the option `name`-file.
+
+    The command receives one parameter for both, named after the first.
+    """
+    parameter = name.removeprefix("--").replace("-", "_")
+
+    def add_options(command: F) -> F:
+        @functools.wraps(command)
+        def with_token(*args: Any, **kwargs: Any) -> Any:
+            file = kwargs.pop(f"{parameter}_file")
+            if file is not None:
+                source = click.get_current_context().get_parameter_source(parameter)
+                if source is click.core.ParameterSource.COMMANDLINE:
+                    raise click.UsageError(f"pass either {name} or {name}-file")
+                kwargs[parameter] = _read_token(file)
+            return command(*args, **kwargs)
+
+        text = f"File that contains the token, for {name}. It should be readable by its owner only (chmod 600)."
+        from_file = click.option(f"{name}-file", type=EXISTING_FILE, metavar="FILE", help=text)(with_token)
+        advice = f"Other users can see a command line: prefer {variable} or {name}-file."
+        return click.option(name, envvar=variable, show_envvar=True, help=f"{help} {advice}")(from_file)  # type: ignore[return-value]
+
+    return add_options
+
+
+def _read_token(file: Path) -> str:
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"the token file {file} cannot be read: {error}") from None
+    if mode & 0o077:
+        echo(f"Warning: other users can read or change the token file {file}; run: chmod 600 {file}", err=True)
+    if not text or len(text.split()) > 1:
+        raise click.ClickException(f"the token file {file} must contain one token and nothing else")
+    return text
 
 
 def database_option(help: str) -> Callable[[F], F]:
@@ -133,7 +195,7 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
         *("--attempt-token-seconds", _SECONDS, "86400"),
         "Time in seconds for which an attempt's token stays valid after the end of the attempt.",
     ),
-    "headers": ("--max-headers", POSITIVE, "200", "Maximum number of headers of a request."),
+    "header_count": ("--max-headers", POSITIVE, "200", "Maximum number of headers of a request."),
     "pipelined": ("--max-pipelined", POSITIVE, "100", "Maximum number of unanswered requests on a connection."),
     "listeners": ("--max-listeners", POSITIVE, "200", "Maximum number of open event streams."),
     "send_seconds": ("--send-seconds", _SECONDS, "60", "Timeout in seconds for clients that do not read a response."),

@@ -11,12 +11,16 @@ import click
 
 from .options import (
     EXISTING_FILE,
+    echo,
     errors_as_messages,
+    host_option,
     log_level_option,
     model_options,
     parse_pairs,
+    port_option,
     read_variable,
     store_url_option,
+    token_option,
 )
 
 
@@ -34,14 +38,10 @@ from .options import (
     multiple=True,
     help="The server's own name for model NAME, if it differs. Repeatable.",
 )
-@click.option(
-    "--host", default="127.0.0.1", help="Address to listen on. Any address other than 127.0.0.1 requires --token."
-)
-@click.option("--port", default=4749, help="Port to listen on; 0 selects a free port.")
+@host_option
+@port_option(4749)
 @store_url_option("URL of the store in which to record calls. If it requires a token, set AGL_TOKEN.")
-@click.option(
-    "--token", envvar="AGL_PROXY_TOKEN", show_envvar=True, help="Token that clients must send as their API key."
-)
+@token_option("--token", "AGL_PROXY_TOKEN", "Token that clients must send as their API key.")
 @log_level_option
 def proxy(
     models: tuple[str, ...],
@@ -73,7 +73,7 @@ def proxy(
     with errors_as_messages():
         store = LightningStoreClient(store_url) if store_url else None
         proxy = LLMProxy(port, load_models(), store, host=host, token=token)
-        proxy.run_forever(lambda: click.echo(_announcement(proxy, store_url)), load_models if file else None)
+        proxy.run_forever(lambda: echo(_announcement(proxy, store_url)), load_models if file else None)
 
 
 def _announcement(proxy: Any, store_url: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from .options import errors_as_messages, format_reward, open_selected_store, store_options
+from .options import echo, errors_as_messages, format_reward, open_selected_store, store_options
 
 if TYPE_CHECKING:
     from ..replay import RegradeResult, ReplayResult
@@ -45,7 +45,7 @@ def replay(agent: str | None, store_url: str | None, db: str, rollout_id: str, p
     with errors_as_messages():
         chosen = load(agent) if agent else CommandAgent(fixed_command(program))
         result = asyncio.run(_on_store(store_url, db, lambda store: replay_rollout(store, rollout_id, chosen)))
-    click.echo(_format_replay(result))
+    echo(_format_replay(result), keep_lines=True)
     if not result.is_identical:
         raise SystemExit(1)
 
@@ -68,8 +68,8 @@ def regrade(grader: str, store_url: str | None, db: str, rollout_ids: tuple[str,
         function = load(grader)
         results = asyncio.run(_on_store(store_url, db, lambda store: regrade_rollouts(store, function, rollout_ids)))
     for result in results:
-        click.echo(f"{result.rollout_id} {format_reward(result.recorded_reward)} -> {format_reward(result.reward)}")
-    click.echo(_summary(results))
+        echo(f"{result.rollout_id} {format_reward(result.recorded_reward)} -> {format_reward(result.reward)}")
+    echo(_summary(results))
 
 
 async def _on_store(url: str | None, db: str, function: Callable[[LightningStore], Awaitable[T]]) -> T:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import EXISTING_FILE, POSITIVE, errors_as_messages, format_reward, model_options, store_options
+from .options import EXISTING_FILE, POSITIVE, echo, errors_as_messages, format_reward, model_options, store_options
 from .proxy import model_list
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ async def _run_all(
             async def run(task: Any) -> Rollout:
                 async with slots:
                     rollout = await runner.step(task)
-                    click.echo(f"{rollout.rollout_id} {rollout.status}, reward {format_reward(rollout.reward)}")
+                    echo(f"{rollout.rollout_id} {rollout.status}, reward {format_reward(rollout.reward)}")
                     return rollout
 
             return list(await asyncio.gather(*(run(task) for task in tasks)))

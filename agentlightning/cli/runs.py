@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ..logs import ascii_json
+from .options import echo
 
 if TYPE_CHECKING:
     from ..trainer.result import RunResult
@@ -29,9 +33,9 @@ def list_runs(folder: str = "runs") -> None:
 
     found = list(folders(folder))
     if not found:
-        click.echo(f"no runs in {folder}/")
+        echo(f"no runs in {folder}/")
     for run in found:
-        click.echo(_summary_line(run.name, run.config(), run.result()))
+        echo(_summary_line(run.name, run.config(), run.result()))
 
 
 @runs.command("show")
@@ -49,10 +53,10 @@ def show_run(run: str, as_json: bool) -> None:
         raise click.ClickException(f"there is no run in {run}/ or {RUNS}/{run}/")
     result = folder.result()
     if as_json:
-        click.echo("null" if result is None else result.model_dump_json(indent=2))
+        click.echo("null" if result is None else ascii_json(json.loads(result.model_dump_json()), indent=2))
         return
     for line in _details(folder, result):
-        click.echo(line)
+        echo(line, keep_lines=True)
 
 
 @click.command()

@@ -14,7 +14,18 @@ from urllib.parse import urlsplit
 
 import click
 
-from .options import database_option, errors_as_messages, limit_options, log_level_option, parse_pairs, read_variable
+from .options import (
+    database_option,
+    echo,
+    errors_as_messages,
+    host_option,
+    limit_options,
+    log_level_option,
+    parse_pairs,
+    port_option,
+    read_variable,
+    token_option,
+)
 
 if TYPE_CHECKING:
     from ..store.otlp.export import OtlpExporter, OtlpTarget
@@ -32,10 +43,8 @@ _database_option = database_option("Database: a file or postgresql://…")
 
 
 @click.group(invoke_without_command=True)
-@click.option(
-    "--host", default="127.0.0.1", help="Address to listen on. Any address other than 127.0.0.1 requires --token."
-)
-@click.option("--port", default=4747, help="Port to listen on; 0 selects a free port.")
+@host_option
+@port_option(4747)
 @database_option("Database: a file, memory: (nothing is saved), sqlite:///… or postgresql://…")
 @click.option(
     "--durability",
@@ -43,19 +52,18 @@ _database_option = database_option("Database: a file or postgresql://…")
     default="full",
     help="full: acknowledged data survives a power cut; process: it survives only a crash of this process.",
 )
-@click.option("--token", envvar="AGL_TOKEN", show_envvar=True, help="Require this token from all clients.")
-@click.option(
+@token_option("--token", "AGL_TOKEN", "Require this token from all clients.")
+@token_option(
     "--runner-token",
-    envvar="AGL_RUNNER_TOKEN",
-    show_envvar=True,
-    help="Second token, for runners; it permits only executing rollouts. Requires --token.",
+    "AGL_RUNNER_TOKEN",
+    "Second token, for runners; it permits only executing rollouts. Requires an admin token as well.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Without --token: host name to accept in requests, in addition to localhost. Repeatable.",
+    help="Without a token: host name to accept in requests, in addition to localhost. Repeatable.",
 )
 @click.option(
     "--keep-keys",
@@ -148,7 +156,7 @@ def backup(file: Path, db: str) -> None:
     with errors_as_messages():
         _announce_action("Copying", source)
         size = copy(source, file)
-    click.echo(f"{file}: {size / 2**20:.1f} MB")
+    echo(f"{file}: {size / 2**20:.1f} MB")
 
 
 @store.command()
@@ -165,10 +173,10 @@ def check(db: str) -> None:
         _announce_action("Checking", source)
         findings = check_database(source)
     for finding in findings:
-        click.echo(finding, err=True)
+        echo(finding, err=True)
     if findings:
         raise click.ClickException(f"{source} is damaged: {len(findings)} findings")
-    click.echo(f"{source} is sound.")
+    echo(f"{source} is sound.")
 
 
 @store.command()
@@ -180,15 +188,10 @@ def stats(db: str) -> None:
     """
     with errors_as_messages():
         counts = asyncio.run(_statistics(db))
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False)
-    if not _is_server(db):
-        table.add_row("size on disk", _size(_database_file(db)))
-    for kind, count in counts.items():
-        table.add_row(kind.replace("_", " "), _format_count(count))
-    Console().print(table)
+    size = {} if _is_server(db) else {"size on disk": _size(_database_file(db))}
+    lines = size | {kind.replace("_", " "): _format_count(count) for kind, count in counts.items()}
+    for name, text in lines.items():
+        echo(f"{name:<{max(map(len, lines))}}  {text}")
 
 
 @store.command()
@@ -209,7 +212,7 @@ def gc(db: str, older_than: str, dry_run: bool) -> None:
     """
     with errors_as_messages():
         count = asyncio.run(_collect_garbage(db, _seconds(older_than), dry_run=dry_run))
-    click.echo(f"{count} rollouts {'would be' if dry_run else 'were'} deleted.")
+    echo(f"{count} rollouts {'would be' if dry_run else 'were'} deleted.")
 
 
 @store.command()
@@ -222,9 +225,10 @@ def gc(db: str, older_than: str, dry_run: bool) -> None:
 def token(scope: str) -> None:
     """Print a new random 256-bit token for `agl store`.
 
-    Use an admin token for --token or AGL_TOKEN, and a runner token for --runner-token or AGL_RUNNER_TOKEN.
+    Put an admin token into AGL_TOKEN or a file for --token-file, and a runner token into AGL_RUNNER_TOKEN or a file for
+    --runner-token-file. Tokens on a command line (--token, --runner-token) are visible to other users of the machine.
     """
-    click.echo(f"agl-{scope}-{secrets.token_urlsafe(32)}")
+    echo(f"agl-{scope}-{secrets.token_urlsafe(32)}")
 
 
 def _targets(targets: tuple[str, ...], headers: tuple[str, ...]) -> list[OtlpTarget]:
@@ -246,13 +250,13 @@ def _make_exporter(opened: SqlStore, receivers: list[OtlpTarget], *, past: bool)
 
 
 def _announce(endpoint: str, db: str, durability: Durability, targets: list[OtlpTarget]) -> None:
-    click.echo(f"Store at {endpoint}, database {_display_name(db)}. Press Ctrl-C to stop.")
+    echo(f"Store at {endpoint}, database {_display_name(db)}. Press Ctrl-C to stop.")
     if durability == "process":
-        click.echo(
+        echo(
             "Durability is set to process: acknowledged data survives a crash of this process, but not a power failure."
         )
     for target in targets:
-        click.echo(f"Spans are forwarded to {target.name}, {target.url}")
+        echo(f"Spans are forwarded to {target.name}, {target.url}")
 
 
 def _display_name(db: str) -> str:
@@ -286,7 +290,7 @@ def _format_count(count: Any) -> str:
 
 def _announce_action(action: str, source: Path) -> None:
     if source.stat().st_size >= ANNOUNCED_BYTES:
-        click.echo(f"{action} {source} ({_size(source)}) …", err=True)
+        echo(f"{action} {source} ({_size(source)}) …", err=True)
 
 
 def _print_progress(deleted: int, total: int) -> None:

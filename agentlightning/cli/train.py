@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .options import POSITIVE
+from .options import PORT, POSITIVE
 
 
 @click.command()
@@ -38,7 +38,7 @@ from .options import POSITIVE
 @click.option(
     "--host", help="With --role algorithm: address to listen on. With --role runner: name of the algorithm's machine."
 )
-@click.option("--port", type=click.IntRange(0, 65535), help="Port of the store.  [default: 4747 if --role is given]")
+@click.option("--port", type=PORT, help="Port of the store.  [default: 4747 if --role is given]")
 @click.option("--run-dir", help="Folder for the results of the run.  [default: a new folder in runs/]")
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
 def train(

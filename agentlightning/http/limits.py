@@ -59,7 +59,7 @@ class Limits:
     span_values: int = 20_000
     """Maximum number of attributes, events, links and nested values in one span of an OTLP request."""
 
-    headers: int = 200
+    header_count: int = 200
     """Maximum number of headers of a request."""
     pipelined: int = 100
     """Maximum number of requests that a client may send on a connection before it has received their responses."""

@@ -113,8 +113,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Counting here, also the trailers of a chunked body, keeps the cost of refusing many headers low.
-        if len(self.headers) >= (limit := self._limits.headers):
-            message = f"the request has more than {limit} headers; send fewer, or raise --max-headers (Limits.headers)"
+        if len(self.headers) >= (limit := self._limits.header_count):
+            message = (
+                f"the request has more than {limit} headers; send fewer, or raise --max-headers (Limits.header_count)"
+            )
             raise _Refusal("431 Request Header Fields Too Large", message)
         name = name.lower()  # the rest is uvicorn's method; calling that would double the cost of a header
         if name == b"expect" and value.lower() == b"100-continue":

@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any, cast
 
@@ -31,19 +31,27 @@ POLL_INTERVAL_DRAIN = 0.005
 def listen(host: str, port: int, *, server: str, remedy: str) -> socket.socket:
     """Return a listening socket for a server. Port 0 selects a free port.
 
-    Raises `InvalidInput` if the port is not one, and `StoreUnavailable` if the server cannot listen there. `server` and
-    `remedy` are used in the error messages.
+    Raises `InvalidInput` if the host or the port cannot exist, and `StoreUnavailable` if the server cannot listen
+    there. `server` and `remedy` are used in the error messages.
     """
     if not 0 <= port <= MAX_PORT:
         raise InvalidInput(f"{port} is not a port; choose one from 1 to {MAX_PORT}, or 0 for a free port", field="port")
+    if not _is_host(host):
+        raise InvalidInput(f"{host!r} is not a host name or an address; {remedy}", field="host")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, TypeError, ValueError) as error:
-        # socket repeats the address, and raises TypeError or ValueError for text that cannot be a host name.
-        reason = (error.strerror or "").partition(" (")[0] if isinstance(error, OSError) else "this is not a host name"
+    except OSError as error:
+        reason = (error.strerror or "").partition(" (")[0]  # without the address, which socket appends
         message = f"the {server} cannot listen on {host}:{port}: {reason}; {remedy}"
         raise StoreUnavailable(message) from None
+
+
+def _is_host(host: str) -> bool:
+    try:
+        return "\0" not in host and len(host.encode("idna")) < 256  # the codec also checks the length of each label
+    except UnicodeError:
+        return False
 
 
 def raise_descriptor_limit() -> None:
@@ -63,7 +71,7 @@ class GracefulServer(uvicorn.Server):
 
     It then waits up to `drain_seconds` for pending requests to finish. `on_started` is called once the server accepts
     requests, and `on_stopping` before it waits for pending requests. Of `limits`, the server itself enforces those on
-    headers, pipelining and slow clients.
+    headers, pipelining and slow clients. `headers` are added to every response.
     """
 
     def __init__(
@@ -74,6 +82,7 @@ class GracefulServer(uvicorn.Server):
         on_started: Callable[[], None] = lambda: None,
         on_stopping: Callable[[], None] = lambda: None,
         limits: Limits | None = None,
+        headers: Iterable[tuple[str, str]] = (),
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -86,6 +95,7 @@ class GracefulServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                headers=list(headers),
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=drain_seconds,
             )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ..logs import escape_controls
 from .callbacks import Callback, RunProgress
 from .result import RunResult
 
@@ -36,7 +37,7 @@ class Display(Callback):
         self._last_line = ""
 
     def on_start(self, folder: Path) -> None:
-        self._console.print(f"Run {folder.name} in {folder}", markup=False)
+        self._print(f"Run {folder.name} in {folder}")
         if self._use_live:
             self._live = Live(
                 Text("starting …"),
@@ -58,7 +59,7 @@ class Display(Callback):
         shown = ", ".join(
             f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
         )
-        self._print(f"{'' if step is None else f'step {step}: '}{shown}")
+        self._print(escape_controls(f"{'' if step is None else f'step {step}: '}{shown}"))
 
     def on_end(self, result: RunResult) -> None:
         if self._live:
@@ -70,7 +71,8 @@ class Display(Callback):
 
     def _print(self, text: str) -> None:
         self._last_print = time.monotonic()
-        self._console.print(text, markup=False)
+        # Metrics, failures and summaries may contain text from a model.
+        self._console.print(escape_controls(text, keep_lines=True), markup=False, emoji=False)
 
 
 def progress_line(progress: RunProgress) -> str:
@@ -101,7 +103,7 @@ def failure_lines(result: RunResult) -> list[str]:
     """
     reasons = list(result.failures.items())
     more = len(reasons) - MAX_REASONS
-    lines = [f"  {count} failed: {reason}" for reason, count in reasons[:MAX_REASONS]]
+    lines = [f"  {count} failed: {escape_controls(reason)}" for reason, count in reasons[:MAX_REASONS]]
     return [*lines, f"  … and {more} more reasons, see log.txt"] if more > 0 else lines
 
 

@@ -13,7 +13,8 @@ import apsw
 from .. import payload
 from ..errors import InvalidInput, StoreUnavailable
 from .contract import LightningStore, Route, implement_operations
-from .db.sqlite import Durability, ReadOnlyDatabase, SqliteDatabase
+from .db.connections import Durability
+from .db.sqlite import ReadOnlyDatabase, SqliteDatabase
 from .maintenance import PeriodicTask, backup, start_timers
 from .operations import operation_table
 from .sql import SqlStore

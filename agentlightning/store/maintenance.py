@@ -16,6 +16,7 @@ import apsw
 
 from ..concurrency import BackgroundTask
 from ..errors import InvalidInput, StoreUnavailable
+from ..private_files import create_private_file
 from .sql import SqlStore
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,10 @@ def check_database(source: Path) -> list[str]:
             found += [f"rollout {row[0]} {violation}" for row in connection.execute(sql)]
     except (apsw.CorruptError, apsw.NotADBError) as error:
         found = [str(error)]
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.FullError) as error:
+        raise StoreUnavailable(
+            f"the database {source} cannot be opened for writing ({error}): check that its folder is writable"
+        ) from None
     finally:
         connection.close()
     return found[:MAX_FINDINGS]
@@ -133,11 +138,13 @@ def backup(source: Path, target: Path) -> int:
     if target.exists():
         raise InvalidInput(f"{target} already exists; a backup never overwrites a file, choose another", field="file")
     partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
     try:
-        _copy(source, partial)
-    except apsw.Error as error:
         partial.unlink(missing_ok=True)
+        create_private_file(partial)
+        _copy(source, partial)
+    except (OSError, apsw.Error) as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise StoreUnavailable(f"{source} could not be copied to {target}: {error}") from None
     _sync(partial)
     partial.rename(target)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtra
+from ..private_files import create_private_file
 from .result import RunResult
 
 
@@ -82,6 +83,7 @@ class JsonLines(Callback):
 
     def on_start(self, folder: Path) -> None:
         self._file = folder / "metrics.jsonl"
+        create_private_file(self._file)
 
     def on_progress(self, progress: RunProgress) -> None:
         self.on_metrics(progress.as_metrics(), None)

@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from ..logs import LogFile
+from ..private_files import FOLDER_MODE, create_private_file, warn_if_readable_by_others
 from .result import RunResult
 
 RUNS = "runs"
@@ -70,7 +71,8 @@ class RunFolder:
 
     def start(self, settings: dict[str, Any]) -> None:
         """Create the folder and save the command and settings. If the run is being resumed, delete its old result."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+        warn_if_readable_by_others([self.log, self.metrics, self._config, self._result])
         self._result.unlink(missing_ok=True)
         config = {
             "command": sys.orig_argv,
@@ -123,6 +125,8 @@ class RunLog:
                 self._cleanup.close()
 
     def _open(self, file: Path) -> None:
+        with suppress(OSError):  # `LogFile` reports the error
+            create_private_file(file)
         handler = LogFile(file)
         self._cleanup.callback(handler.close)
         _enable_info(self._cleanup)
@@ -139,7 +143,7 @@ def new_folder(title: str, root: str | Path = RUNS) -> RunFolder:
     for number in itertools.count(1):
         path = Path(root) / (stem if number == 1 else f"{stem}-{number}")
         try:
-            path.mkdir(parents=True)
+            path.mkdir(FOLDER_MODE, parents=True)
         except FileExistsError:
             continue
         return RunFolder(path)
@@ -168,6 +172,8 @@ def _start_order(folder: RunFolder) -> tuple[str, str]:
 def _write(file: Path, text: str) -> None:
     # Replace the file atomically: even if the process is killed, the file has either the old or the new content.
     temporary = file.with_name(f".{file.name}.new")
+    temporary.unlink(missing_ok=True)
+    create_private_file(temporary)
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(file)
 

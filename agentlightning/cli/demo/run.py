@@ -20,6 +20,7 @@ from rich.table import Table
 from ...errors import MissingExtra
 from ...execution import ClientServerExecutionStrategy
 from ...local_model import MODEL_NAME, LocalModel, serve_local_model, usable_cores
+from ...private_files import FOLDER_MODE, create_private_file
 from ...trainer import Trainer
 from ...trainer.result import RunResult
 from ...types import LLM
@@ -35,12 +36,13 @@ def run_demo(folder: str | None, base_url: str | None, words: int) -> None:
     if find_spec("openai") is None:
         raise MissingExtra("openai", wanted_for="the demo's agent")
     path = Path(folder or tempfile.mkdtemp(prefix="agl-demo-")).absolute()
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
     click.echo(f"Which of {len(PROMPTS)} prompts sorts {words} words best into animals and fruit?")
     model = f"the model at {base_url}" if base_url else f"a local model, {MODEL_NAME}"
     click.echo(f"Starting a store and a runner, with {model}.")
     with ExitStack() as stack:
         if base_url is None:
+            create_private_file(path / "model.log")
             log = stack.enter_context((path / "model.log").open("a", encoding="utf-8"))
             base_url = stack.enter_context(serve_local_model(LocalModel(context=512), log=log))
         result = _train(path, base_url, TASKS[:words])

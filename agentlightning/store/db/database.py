@@ -221,6 +221,9 @@ class Database:
         """Run `body` in its own transaction and return its result. Call this only before the database is in use."""
         raise NotImplementedError
 
+    def check_files(self) -> None:
+        """Raise `StoreUnavailable` if the database's files have been deleted or replaced since they were opened."""
+
     async def close(self) -> None:
         """Close the database's files and connections."""
         await asyncio.to_thread(self.close_now)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, TypeVar, cast
-from urllib.parse import quote
+from typing import Any, TypeVar, cast
 
 import apsw
 import orjson
 
-from ...errors import AgentLightningError, Forbidden, StoreBusy, StoreInUse, StoreUnavailable
+from ...errors import AgentLightningError, Forbidden, StoreBusy, StoreUnavailable
+from ...private_files import create_private_file, warn_if_readable_by_others
+from .connections import DISK_ERRORS, Durability, errors_as_unavailable, open_read_only, open_reader, open_writer
 from .database import (
     CLOSED,
     INSERT_RESPONSE,
@@ -36,28 +38,17 @@ from .database import (
     WriteRequest,
     deliver_results,
 )
+from .file_lock import LOCK_SUFFIX, FileLock, OpenFiles
 from .signals import Notification
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Durability = Literal["full", "process"]
 
 MAX_GROUP = 256
 """Maximum number of transaction bodies per commit. Larger groups would add latency without increasing throughput."""
 READERS = 2
 """Maximum number of threads for reads that are not short (see `Database.read`)."""
-_LOCK = "-owner"
-"""Suffix that is appended to a database's path to form the path of its lock file."""
-BUSY_MILLISECONDS = 5_000
-"""Maximum time, in milliseconds, that SQLite waits for a lock on the database file."""
-CACHED_STATEMENTS = 256
-"""Maximum number of prepared statements that each connection keeps."""
-CHECKPOINT_PAGES = 4_000
-"""Size of the WAL, in pages, at which a checkpoint runs. 4,000 pages are 16 MB.
-
-With the default of 4 MB, a checkpoint ran every few hundred spans.
-"""
 
 _STORED_KEYS = "SELECT key FROM answers WHERE key IN (SELECT value FROM json_each(?1))"
 
@@ -74,17 +65,6 @@ DIALECT = Dialect(
     oldest_transaction="0",
 )
 
-# Errors caused by the disk, a lock or a lack of memory rather than by a statement. The whole group is rolled back and
-# fails. Its requests can succeed if they are repeated after the cause has been removed.
-_DISK_ERRORS = (
-    apsw.FullError,
-    apsw.IOError,
-    apsw.CantOpenError,
-    apsw.ReadOnlyError,
-    apsw.BusyError,
-    apsw.NoMemError,
-)
-
 
 class SqliteDatabase(Database):
     """A SQLite database in a file, or in memory if the path is None.
@@ -99,14 +79,37 @@ class SqliteDatabase(Database):
         self.durable = path is not None
         self.durability = "none" if path is None else durability
         self.path = None if path is None else Path(path).absolute()
-        self._lock = _lock_file(self.path) if self.path and exclusive else None
-        self._connection = _open_writer(self.path, durability)
+        self._lock: FileLock | None = None
+        self._files: OpenFiles | None = None
+        try:
+            with errors_as_unavailable(self.path):
+                self._connection = self._open(durability, exclusive)
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
         self._requests: SimpleQueue[WriteRequest | None] = SimpleQueue()
-        self._readers = None if self.path is None else _ReaderPool(self.path, _open_reader)
+        self._readers = None if self.path is None else _ReaderPool(self.path, open_reader)
         self._is_failing = False
         """True while the disk refuses writes, so that a full disk is logged once and not for each write."""
         self._writer = threading.Thread(target=self._write_loop, name="agl-write", daemon=True)
         self._writer.start()
+
+    def _open(self, durability: Durability, exclusive: bool) -> apsw.Connection:
+        if self.path is None:
+            return open_writer(None, durability)
+        warn_if_readable_by_others(Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm", LOCK_SUFFIX))
+        # SQLite gives its other files the permissions of the database file.
+        create_private_file(Path(os.path.realpath(self.path)))
+        self._lock = FileLock(self.path) if exclusive else None
+        connection = open_writer(self.path, durability)
+        connection.execute("BEGIN IMMEDIATE; COMMIT")  # creates the WAL, and fails if the database cannot be written
+        self._files = OpenFiles(self.path)
+        return connection
+
+    def check_files(self) -> None:
+        if self._files is not None:
+            self._files.check()
 
     def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
         if self._closed.is_set():
@@ -132,14 +135,16 @@ class SqliteDatabase(Database):
         return await self._readers.fetch(sql, values, short)
 
     def run(self, body: Body[T]) -> T:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            result = _run_to_completion(body(_SqliteTransaction(self._connection)))
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
-        return result
+        with errors_as_unavailable(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = _run_to_completion(body(_SqliteTransaction(self._connection)))
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            return result
 
     def _close_resources(self) -> None:
         self._requests.put(None)
@@ -148,7 +153,7 @@ class SqliteDatabase(Database):
             self._readers.close()
         self._connection.close()
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     # The writer thread
 
@@ -175,11 +180,12 @@ class SqliteDatabase(Database):
     def _commit(self, group: list[WriteRequest]) -> list[Notification]:
         changes = self._connection.total_changes()
         try:
+            self.check_files()
             notifications = self._run_group(group, savepoints=False)
             if notifications is None:
                 notifications = self._run_group(group, savepoints=True)
             self._connection.execute("COMMIT")
-        except apsw.Error as error:
+        except (apsw.Error, StoreUnavailable) as error:
             self._fail_group(group, error)
             return []
         if self._is_failing and self._connection.total_changes() > changes:  # a commit without changes writes nothing
@@ -229,7 +235,7 @@ class SqliteDatabase(Database):
             return True
         try:
             request.result, request.error = _run_to_completion(request.body(transaction)), None
-        except _DISK_ERRORS:
+        except DISK_ERRORS:
             raise
         except Exception as error:
             if not isinstance(error, AgentLightningError):
@@ -238,7 +244,7 @@ class SqliteDatabase(Database):
             return False
         return True
 
-    def _fail_group(self, group: list[WriteRequest], error: apsw.Error) -> None:
+    def _fail_group(self, group: list[WriteRequest], error: Exception) -> None:
         if not self._is_failing:
             logger.error("Cannot write to the database (%s); writes will fail until it recovers", error)
         self._is_failing = True
@@ -259,7 +265,7 @@ class ReadOnlyDatabase(Database):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._readers = _ReaderPool(path, _open_read_only)
+        self._readers = _ReaderPool(path, open_read_only)
 
     def write(self, body: Body[T], *, key: str | None = None, conflict_key: ConflictKey | None = None) -> Awaitable[T]:
         raise Forbidden("this store is read-only; serve the database with `agl store` to change it")
@@ -297,15 +303,22 @@ class _ReaderPool:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, sql, values)
 
     def _fetch(self, sql: str, values: Values) -> Sequence[Row]:
-        return cast("list[Row]", self._connection().execute(sql, values).fetchall())
+        try:
+            return cast("list[Row]", self._connection().execute(sql, values).fetchall())
+        except DISK_ERRORS as error:
+            raise _cannot_read(error) from None
 
     def run(self, body: Body[T]) -> T:
-        connection = self._connection()
-        connection.execute("BEGIN")
         try:
-            return _run_to_completion(body(_SqliteTransaction(connection)))
-        finally:
-            connection.execute("COMMIT")
+            connection = self._connection()
+            connection.execute("BEGIN")
+            try:
+                return _run_to_completion(body(_SqliteTransaction(connection)))
+            finally:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
+        except DISK_ERRORS as error:
+            raise _cannot_read(error) from None
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -319,6 +332,10 @@ class _ReaderPool:
             connection = self._local.connection = self._connect(self._path)
             self._connections.append(connection)
         return connection
+
+
+def _cannot_read(error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(f"cannot read the store's database: {error}; try again later")
 
 
 class _SqliteTransaction(Transaction):
@@ -351,73 +368,3 @@ def _run_to_completion(body: Any) -> Any:
     except StopIteration as end:
         return end.value
     raise RuntimeError("a transaction body may await only the methods of its transaction")
-
-
-def _open_writer(path: Path | None, durability: Durability) -> apsw.Connection:
-    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-    connection = _configured(_open(":memory:" if path is None else str(path), flags))
-    if path is not None:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except apsw.NotADBError:
-            connection.close()
-            raise StoreUnavailable(f"{path} is not a SQLite database") from None
-        connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
-        connection.wal_autocheckpoint(CHECKPOINT_PAGES)
-    return connection
-
-
-def _open_reader(path: Path) -> apsw.Connection:
-    return _configured(_open(str(path), apsw.SQLITE_OPEN_READONLY))
-
-
-def _open(path: str, flags: int) -> apsw.Connection:
-    try:
-        return apsw.Connection(path, flags=flags, statementcachesize=CACHED_STATEMENTS)
-    except apsw.CantOpenError:
-        raise StoreUnavailable(
-            f"the database {path.removesuffix(_LOCK)} cannot be opened: check that its folder exists and is writable"
-        ) from None
-
-
-def _configured(connection: apsw.Connection) -> apsw.Connection:
-    connection.set_busy_timeout(BUSY_MILLISECONDS)
-    # Enable SQLite's query planner stability guarantee. Without it, SQLite plans a statement again whenever the value
-    # of a parameter might match a partial index, and planning then takes most of the execution time.
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-    return connection
-
-
-def _open_read_only(path: Path) -> apsw.Connection:
-    # Without write permission in the folder, SQLite cannot create the index file that it needs to read the WAL. In that
-    # case, open the database as immutable. SQLite then ignores the WAL.
-    for options in ("mode=ro", "mode=ro&immutable=1"):
-        try:
-            connection = apsw.Connection(
-                f"file:{quote(str(path))}?{options}", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-            )
-            connection.execute("SELECT count(*) FROM sqlite_schema")
-            return connection
-        except (apsw.CantOpenError, apsw.ReadOnlyError):
-            continue
-        except apsw.NotADBError:
-            raise StoreUnavailable(f"{path} is not a SQLite database") from None
-    raise StoreUnavailable(f"the database {path} cannot be opened: check that it exists and is readable")
-
-
-def _lock_file(path: Path) -> apsw.Connection:
-    """Lock a file next to the database, and return the connection that holds the lock.
-
-    The lock is released when the connection is closed or the process ends, even if the process is killed.
-    """
-    lock = _open(f"{path}{_LOCK}", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
-    try:
-        lock.execute(
-            "PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE"
-        ).fetchall()  # BEGIN runs only after the row that PRAGMA returns has been read
-    except apsw.BusyError:
-        lock.close()
-        raise StoreInUse(
-            f"another store has {path} open; connect to that store (LightningStoreClient), or choose another --db"
-        ) from None
-    return lock

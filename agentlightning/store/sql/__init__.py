@@ -61,6 +61,11 @@ class SqlStore(Queue, Rollouts, Attempts, Resources, Spans, Summaries):
         """
         return self._database.durability
 
+    async def check_ready(self) -> None:
+        """Raise `StoreUnavailable` unless the database responds and its files have not been deleted or replaced."""
+        self._database.check_files()
+        await self._database.fetch("SELECT 1", short=True)
+
     def release_waiters(self) -> None:
         """Make all waiting calls (long polls) return their current results immediately.
 

@@ -57,7 +57,7 @@ class RequestAuthorizer:
     def __init__(
         self, host: str, token: str | None, allowed_hosts: Iterable[str] = (), *, runner_token: str | None = None
     ) -> None:
-        remedy = "pass --token or AGL_TOKEN (`agl store token` generates one)"
+        remedy = "set AGL_TOKEN, or pass --token-file or token= (`agl store token` generates one)"
         check_exposure(host, token, server="store", remedy=remedy)
         if runner_token is not None:
             if token is None:

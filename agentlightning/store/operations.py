@@ -109,8 +109,11 @@ class Operation:
         return self.result.validate_json(text)
 
     def decode(self, text: bytes, arguments: Arguments) -> Any:
-        """Decode the response to a call with these `arguments` into the result of the call."""
-        return self.decode_stored(text)
+        """Decode the response to a call with these `arguments` into the result of the call.
+
+        Fields that this release does not know are ignored: a store of a newer release may send them.
+        """
+        return self.result.validate_json(text, extra="ignore")
 
     def _argument_model(self, hints: dict[str, Any]) -> type[BaseModel]:
         fields: dict[str, Any] = {}

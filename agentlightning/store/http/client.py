@@ -18,12 +18,13 @@ from urllib.parse import quote
 
 from ... import payload
 from ...attempt_tokens import attempt_token, derive_secret
-from ...errors import InvalidInput, StoreUnavailable
+from ...errors import AgentLightningError, InvalidInput, StoreUnavailable
 from ...retry import RetryPolicy
 from ...types import PaginatedResult
 from ..contract import AnyRollout, Capabilities, LightningStore, Route, implement_operations
 from ..operations import Arguments, Operation, error_from_problem, operation_table
 from .transport import StoreCall, Transport
+from .versions import name_versions
 
 LONG_POLL_SECONDS: Final = 25.0
 """Maximum duration of a long poll in seconds.
@@ -167,11 +168,18 @@ class LightningStoreClient(_RemoteStore):
             else:
                 status, text = outcome
                 if status == 200:
-                    return operation.decode(text, arguments)
+                    return self._decode(operation, text, arguments)
                 if status < 500 or tries + 1 >= MAX_TRIES_ON_ERROR:
-                    raise error_from_problem(status, text)
+                    raise name_versions(error_from_problem(status, text), self._transport.store_version)
             await asyncio.sleep(RETRY.delay(tries))
             tries += 1
+
+    def _decode(self, operation: Operation, text: bytes, arguments: Arguments) -> Any:
+        try:
+            return operation.decode(text, arguments)
+        except ValueError as error:  # raised by pydantic and msgspec
+            reason = f"the response of the store at {self.url} to {operation.name} is not valid: {error}"
+            raise name_versions(AgentLightningError(reason), self._transport.store_version) from None
 
     def _note_failure(self, tries: int, reason: StoreUnavailable, started: float) -> None:
         if self._give_up_after is not None and time.monotonic() - started > self._give_up_after:

@@ -25,6 +25,7 @@ from ..sql.base import IdempotentRequest
 from .auth import RequestAuthorizer, check_operation
 from .messages import BATCH_PATH, IDEMPOTENCY_KEY, JSON, PROBLEM, Batch, BatchAnswer, BatchAnswers, BatchCall, Response
 from .metrics import Metrics
+from .versions import check_client_version
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("agentlightning.store.access")
@@ -78,6 +79,7 @@ class StoreApp:
         sent_path = scope["raw_path"].decode("latin-1")
         try:
             self._authorizer.authorize(scope)
+            check_client_version(scope["headers"])
             await self._respond(sent_path, scope, receive, response)
         except AgentLightningError as error:
             await response.fail(error)

@@ -8,7 +8,6 @@ import gc
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import orjson
@@ -29,6 +28,7 @@ from .messages import JSON
 from .metrics import CONTENT_TYPE, Metrics
 from .openapi import openapi
 from .routes import StoreApp
+from .versions import VERSION_HEADER, own_version
 
 if TYPE_CHECKING:
     from ..otlp.export import OtlpExporter
@@ -153,6 +153,7 @@ class LightningStoreServer(LightningStore):
         return GracefulServer(
             app,
             limits=self._limits,
+            headers=[(VERSION_HEADER, own_version())],
             drain_seconds=DRAIN_SECONDS,
             on_started=on_started,
             on_stopping=release_waiting_requests,
@@ -162,7 +163,7 @@ class LightningStoreServer(LightningStore):
 def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl) -> Router:
     """Return a router for all paths that are not operations of `LightningStore`."""
 
-    health = {"status": "ok", "version": version("agentlightning"), "durability": store.durability}
+    health = {"status": "ok", "version": own_version(), "durability": store.durability}
 
     async def get_openapi(_: Request) -> Response:
         return Response(await asyncio.to_thread(_openapi), media_type=JSON)
@@ -171,7 +172,7 @@ def _other_routes(store: SqlStore, metrics: Metrics, admission: AdmissionControl
         return JSONResponse(health)
 
     async def get_ready(_: Request) -> Response:
-        await store.get_worker_by_id("ready?")  # fails unless the database responds
+        await store.check_ready()
         return JSONResponse({"status": "ready"})
 
     async def get_metrics(_: Request) -> Response:
@@ -202,4 +203,4 @@ def _reduce_garbage_collection() -> None:
 @functools.cache
 def _openapi() -> bytes:
     # The document is created on the first request. Creating it at startup would more than double the startup time.
-    return orjson.dumps(openapi(version("agentlightning")))
+    return orjson.dumps(openapi(own_version()))

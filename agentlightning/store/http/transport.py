@@ -37,6 +37,7 @@ from .messages import (
     BatchCall,
     Response,
 )
+from .versions import VERSION_HEADER, own_version
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class Transport:
         # Protects `_unreachable_since` from concurrent access by several threads. Without the lock, two threads could
         # log the same change of state.
         self._lock = threading.Lock()
+        self.store_version: str | None = None
+        """The version that the store named in its last response."""
         self._unreachable_since: float | None = None
 
     async def send(self, call: StoreCall) -> Outcome:
@@ -140,6 +143,7 @@ class Transport:
                 text = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return StoreUnavailable(str(error) or type(error).__name__)
+        self.store_version = response.headers.get(VERSION_HEADER)
         outcome = _outcome(response.status, text)
         if not isinstance(outcome, StoreUnavailable):
             self._note_success()
@@ -159,7 +163,8 @@ class Transport:
         # therefore closed even if the program never calls close(). The number of connections is unlimited (`limit=0`),
         # because each waiting runner occupies one.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
-        session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
+        headers = self._headers | {VERSION_HEADER: own_version()}
+        session = aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=True)
         try:
             yield session
         finally:

@@ -75,7 +75,7 @@ class ProxyAuthenticator:
     """
 
     def __init__(self, host: str, token: str | None) -> None:
-        check_exposure(host, token, server="proxy", remedy="pass token= or --token")
+        check_exposure(host, token, server="proxy", remedy="set AGL_PROXY_TOKEN, or pass --token-file or token=")
         self._token = token
         self._hosts = frozenset({host})
         self.secret = derive_secret(token) if token is not None else None

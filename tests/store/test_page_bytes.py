@@ -196,6 +196,19 @@ async def test_client_gets_every_ended_rollout_although_one_answer_cannot_hold_t
     assert [each.rollout_id for each in found] == ids
 
 
+async def test_batch_of_lookups_ends_by_bytes_and_the_client_repeats_the_rest(server: Any) -> None:
+    rollout = await server.enqueue_rollout(ITEM)
+    lookup = {"operation": "get_rollout_by_id", "arguments": {"rollout_id": rollout.rollout_id}}
+    async with Raw(server.endpoint) as raw, LightningStoreClient(server.endpoint) as client:
+        response = await raw.send("POST", "/batch", orjson.dumps({"operations": [lookup] * 40}))
+        found = await asyncio.gather(*(client.get_rollout_by_id(rollout.rollout_id) for _ in range(40)))
+
+    statuses = [each["status"] for each in response.json["answers"]]
+    assert set(statuses) == {200, 429}
+    assert "page_bytes" in response.json["answers"][statuses.index(429)]["body"]["detail"]
+    assert found == [rollout] * 40
+
+
 def test_truncating_a_large_span_leaves_its_other_fields_as_they_are() -> None:
     text = 'é"\\😀' * 100_000
     whole: dict[str, Any] = {

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import payload
-from ...errors import AgentLightningError, InvalidInput, NotFound, StoreUnavailable, WrongMethod
+from ...errors import AgentLightningError, InvalidInput, NotFound, StoreBusy, StoreUnavailable, WrongMethod
 from ...http.limits import AdmissionControl, Permit, cancel_on_disconnect
 from ..operations import Arguments, Operation, encode_answer, operation_table, problem
 from ..sql import SqlStore
@@ -172,13 +172,14 @@ class StoreApp:
         _check_method(scope, BATCH_PATH, "POST")
         with await self._admission.admit(scope, receive) as permit:
             calls = Batch.decode(permit.body, self._admission.limits.values).operations
-            answers = await asyncio.gather(*(self._execute_call(call, scope) for call in calls))
+            progress = _BatchProgress()
+            answers = await asyncio.gather(*(self._execute_call(call, scope, progress) for call in calls))
         response.batch = [(*self._line(call), status) for call, (status, _) in zip(calls, answers, strict=True)]
         return 200, msgspec.json.encode(
             BatchAnswers([BatchAnswer(status, msgspec.Raw(body)) for status, body in answers])
         )
 
-    async def _execute_call(self, call: BatchCall, scope: Scope) -> Response:
+    async def _execute_call(self, call: BatchCall, scope: Scope, progress: _BatchProgress) -> Response:
         try:
             check_operation(scope, call.operation)
             operation = self._operations.get(call.operation)
@@ -192,7 +193,14 @@ class StoreApp:
                     f"{call.operation} cannot wait in a batch: omit {operation.wait_parameter}",
                     field=operation.wait_parameter,
                 )
-            return 200, await self._execute(operation, arguments, call.idempotency_key)
+            if operation.route.mutates:
+                return 200, await self._execute(operation, arguments, call.idempotency_key)
+            async with progress.lookups:
+                if progress.bytes > limits.page_bytes:
+                    raise StoreBusy(f"the batch already returns more than page_bytes ({limits.page_bytes}); try again")
+                answer = await self._execute(operation, arguments, None)
+                progress.bytes += len(answer)
+            return 200, answer
         except AgentLightningError as error:
             return error.status, _encode_problem(error)
         except MemoryError as error:
@@ -205,6 +213,18 @@ class StoreApp:
         """Return the method and path to log for a call in a batch."""
         operation = self._operations.get(call.operation)
         return ("POST", BATCH_PATH) if operation is None else (operation.route.method, f"/{call.operation}")
+
+
+class _BatchProgress:
+    """State shared by the lookups in a batch. Their answers are limited, because each can have several megabytes."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        """Total size of their answers so far."""
+        self.lookups = asyncio.Semaphore(_CONCURRENT_LOOKUPS)
+
+
+_CONCURRENT_LOOKUPS = 4
 
 
 class _Responder:

@@ -209,7 +209,7 @@ def start_call(
     attributes = _request_attributes(host, port, path, headers)
     attributes[semconv.REQUEST] = content.decode("utf-8", "replace")
     if len(content) > MAX_BODY_BYTES:
-        attributes.update(_cut_request(dialect, content))
+        attributes.update(cut_request(dialect, content))
     # If third-party instrumentation has already created a span for this call, use it instead of creating another.
     foreign = context.get_value(CALL_SPAN)
     if isinstance(foreign, Span) and foreign.is_recording():
@@ -235,7 +235,8 @@ def _dialect(path: str, content: bytes) -> ApiDialect | None:
     return dialect_of(path, parse_object(content))
 
 
-def _cut_request(dialect: ApiDialect, content: bytes) -> Json:
+def cut_request(dialect: ApiDialect, content: bytes) -> Json:
+    """Return the span attributes for a request body that is larger than `MAX_BODY_BYTES`."""
     if cut := cut_to_size(content):
         return {semconv.REQUEST: cut.decode()}
     head = {dialect.input_field: None, "model": parse_object(content).get("model")}

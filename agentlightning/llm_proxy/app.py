@@ -9,15 +9,18 @@ import orjson
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ..errors import AgentLightningError
+from ..errors import AgentLightningError, StoreBusy
 from ..http.auth import Headers
-from ..http.limits import cancel_on_disconnect, read_body
+from ..http.limits import AdmissionControl, Limits, Permit, cancel_on_disconnect
 from ..instrumentation.dialects.base import Json, as_object
 from .auth import ProxyAuthenticator, ProxyRequest, RequestTarget, api_key_in, parse_target
+from .errors import ProxyError, error_body, http_status
 from .forwarding import ForwardedCall
 from .recording import CallRecorder
-from .routing import ProxyError, Routing
+from .responses import offload_if_large
+from .routing import Routing
 
+logger = logging.getLogger(__name__)
 access = logging.getLogger("agentlightning.llm_proxy.access")
 
 CALL_PATHS = frozenset(
@@ -26,15 +29,16 @@ CALL_PATHS = frozenset(
         *("responses", "responses/compact", "messages", "messages/count_tokens"),
     }
 )
-MAX_BODY = 64 * 1024 * 1024
-"""Maximum size of a request body in bytes. The limit is high because conversations may contain images."""
 
 
 class ProxyApp:
     """Serves the API paths of OpenAI and Anthropic, both at the root and under each attempt's own URL."""
 
-    def __init__(self, routing: Routing, recorder: CallRecorder, authenticator: ProxyAuthenticator) -> None:
+    def __init__(
+        self, routing: Routing, recorder: CallRecorder, authenticator: ProxyAuthenticator, limits: Limits
+    ) -> None:
         self._routing = routing
+        self._admission = AdmissionControl(limits)
         self._recorder = recorder
         self._authenticator = authenticator
 
@@ -53,6 +57,12 @@ class ProxyApp:
             if status:
                 raise  # too late for an error response; the response is truncated, as it would be without the proxy
             await _error_response(error)(scope, receive, send_and_note_status)
+        except Exception:
+            if status:
+                raise
+            logger.exception("A call failed")
+            internal = ProxyError("internal error in the proxy; see the proxy's log", 500)
+            await _error_response(internal)(scope, receive, send_and_note_status)
         finally:
             _log_access(scope, status, time.perf_counter() - started)
 
@@ -69,13 +79,24 @@ class ProxyApp:
         self, target: RequestTarget, headers: Headers, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
-            content = await read_body(scope, receive, MAX_BODY)
+            permit = await self._admit(scope, receive)
         except ConnectionResetError:
             return
-        client_key = api_key_in(headers) if self._authenticator.secret is None else None
-        request = ProxyRequest(target, headers, content, _json_object(content), client_key)
-        async with cancel_on_disconnect(receive), self._routing.server_for(request.body.get("model")) as server:
-            await ForwardedCall(request, server, self._recorder).forward(send)
+        with permit:
+            content, size = permit.body, len(permit.body)
+            client_key = api_key_in(headers) if self._authenticator.secret is None else None
+            body = await offload_if_large(size, _json_object, content)
+            request = ProxyRequest(target, headers, content, body, client_key)
+            async with cancel_on_disconnect(receive), self._routing.server_for(body.get("model")) as server:
+                call = await offload_if_large(size, ForwardedCall, request, server, self._recorder)
+                await call.forward(send)
+
+    async def _admit(self, scope: Scope, receive: Receive) -> Permit:
+        try:
+            return await self._admission.admit(scope, receive)
+        except StoreBusy:
+            message = "the proxy has too many calls in progress (Limits.requests, Limits.bodies); retry later"
+            raise ProxyError(message, 429, retry_after=1) from None
 
     def _other(self, path: str, method: str) -> Response:
         models = self._routing.model_names
@@ -125,24 +146,11 @@ def _model_entry(name: str) -> Json:
     return {**openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
-# Error responses
-
-_ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
-}
-
-
 def _error_response(error: AgentLightningError) -> Response:
-    """Build an error response in a format that both the OpenAI SDK and the Anthropic SDK can parse."""
-    status, retry_after = error.status, None
-    if isinstance(error, ProxyError):
-        status, retry_after = error.http_status, error.retry_after
-    details = {"type": _ERROR_TYPES.get(status, "api_error"), "code": None, "param": error.field, "message": str(error)}
-    headers = {} if retry_after is None else {"retry-after": str(max(1, round(retry_after)))}
-    return JSONResponse({"type": "error", "error": details}, status, headers)
+    status = http_status(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, ProxyError) and error.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    if status in (408, 413):  # the rest of the request's body is not read
+        headers["connection"] = "close"
+    return JSONResponse(error_body(error), status, headers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 import orjson
@@ -19,14 +19,15 @@ from ..instrumentation.call_record import parse_object
 from ..instrumentation.dialects.base import Json, as_object, items
 from ..retry import RetryPolicy
 from .auth import ProxyRequest
+from .errors import ProxyError, error_event
 from .recording import CallRecorder
-from .routing import Engine, ModelServer, ProxyError
+from .responses import OFFLOADED_SIZE, UpstreamResponse, offload_if_large
+from .routing import Engine, ModelServer
 
 RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504, 529})
 RETRY_POLICY = RetryPolicy(first_delay=0.2, max_delay=8.0)
-
-_RETURNED_HEADERS = ("content-type", "retry-after", "request-id", "x-request-id")
-_RETURNED_HEADER_PREFIXES = ("openai-", "anthropic-", "x-ratelimit-")
+_MAX_SMALL_EVENTS = 16 * 1024
+"""Maximum size of complete events, in bytes, that are split in the event loop. There may be 2,000 of them."""
 
 
 class ForwardedCall:
@@ -45,18 +46,28 @@ class ForwardedCall:
     async def forward(self, send: Send) -> None:
         """Forward the call to the server, and the server's response to the agent.
 
-        Raises `ProxyError` if the server cannot be reached or does not respond in time.
+        Raises `ProxyError` if the server cannot be reached, does not respond in time, or breaks a limit. If a stream to
+        the agent has already started, it ends with an event that contains the error.
         """
+        limit = self._server.limits.upstream_seconds
         try:
-            if self._recording is not None:
-                await self._inject_parameters()
-            await self._request(send)
+            async with asyncio.timeout(limit):
+                if self._recording is not None:
+                    await self._inject_parameters()
+                await self._request(send)
+        except TimeoutError:
+            await self._fail(ProxyError(f"the call took longer than {limit:g} s (Limits.upstream_seconds)", 504), send)
         except BaseException as error:
-            await self._record_failure(error)
-            raise
+            await self._fail(error, send)
         finally:
             if self._prompt is not None:
                 self._prompt.cancel()
+
+    async def _fail(self, error: BaseException, send: Send) -> NoReturn:
+        await self._record_failure(error)
+        if self._has_started and isinstance(error, ProxyError):
+            await send({"type": "http.response.body", "body": error_event(error), "more_body": True})
+        raise error
 
     # Request
 
@@ -69,7 +80,7 @@ class ForwardedCall:
 
     async def _request(self, send: Send) -> None:
         """Send the call. If it fails before the response to the agent has started, retry it within the retry limit."""
-        body, retries = self._body(), self._server.upstream.retries
+        body, retries = await offload_if_large(len(self._call.content), self._body), self._server.upstream.retries
         for attempt in range(retries + 1):
             delay = await self._try(body, send, is_last=attempt == retries)
             if delay is None:
@@ -81,21 +92,20 @@ class ForwardedCall:
 
         If the call should be retried, return the delay in seconds that the server requested, or 0 if it requested none.
         """
-        call = self._call
+        call, server = self._call, self._server
         try:
-            async with self._server.post(call.target.path, body, call.headers, call.client_key) as response:
+            async with server.post(call.target.path, body, call.headers, call.client_key) as received:
+                response = UpstreamResponse(received, server.upstream, server.limits)
                 if response.status in RETRIED_STATUSES and not is_last:
-                    return _retry_after(response)
-                if "text/event-stream" in response.headers.get("content-type", ""):
+                    return min(response.retry_after or 0.0, RETRY_POLICY.max_delay)
+                if response.is_stream:
                     await self._return_stream(response, send)
                 else:
                     await self._return_whole(response, send)
                 return None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if self._has_started:
-                raise
-            if is_last:
-                raise self._unreachable(error) from error
+            if is_last or self._has_started:
+                raise self._unreachable(error) from None
             return 0.0
 
     def _body(self) -> bytes:
@@ -103,63 +113,83 @@ class ForwardedCall:
         renamed = {"model": model} if model is not None and model != self._call.body.get("model") else {}
         if not renamed and not self._injected:
             return self._call.content
-        return orjson.dumps({**self._call.body, **renamed, **self._injected.fields})
+        try:
+            return orjson.dumps({**self._call.body, **renamed, **self._injected.fields})
+        except TypeError:  # it was parsed from JSON, so this is orjson's limit on nesting
+            raise ProxyError("the request body is nested too deeply", 400) from None
 
     def _unreachable(self, error: Exception) -> ProxyError:
-        name = self._server.upstream.name
+        # The error's own message may quote the response, and thereby an API key.
+        name, kind = self._server.upstream.name, type(error).__name__
         if isinstance(error, TimeoutError):
             return ProxyError(f"the server for model {name!r} did not respond in time", 504)
-        return ProxyError(f"the server for model {name!r} is unreachable: {type(error).__name__}", 502)
+        if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)):
+            return ProxyError(f"the server for model {name!r} sent an invalid or incomplete response: {kind}", 502)
+        return ProxyError(f"the server for model {name!r} is unreachable: {kind}", 502)
 
     # Response
 
-    async def _return_whole(self, response: aiohttp.ClientResponse, send: Send) -> None:
+    async def _return_whole(self, response: UpstreamResponse, send: Send) -> None:
         content = await response.read()
-        if self._recording is not None:
-            self._recording.set_response(response.status, content)
+        content = await offload_if_large(len(content), self._record_whole, response, content)
         await self._store_span()
-        if self._injected:
-            body = self._injected.strip(parse_object(content))
-            content = orjson.dumps(body) if body else content
         await self._start_response(response, send, (b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.body", "body": content})
 
-    async def _return_stream(self, response: aiohttp.ClientResponse, send: Send) -> None:
+    def _record_whole(self, response: UpstreamResponse, content: bytes) -> bytes:
+        """Record the response, and return its content without keys and without the fields not requested."""
+        content = response.without_keys(content)
+        if self._recording is not None:
+            self._recording.set_response(response.status, content)
+        return self._injected.strip_body(content) if self._injected else content
+
+    async def _return_stream(self, response: UpstreamResponse, send: Send) -> None:
         if self._recording is not None:
             self._recording.start_stream(response.status)
-        incomplete = b""
-        async for chunk in response.content.iter_any():
+        buffer, limit = sse.EventBuffer(), self._server.limits.upstream_event
+        try:
+            async for chunk in response.chunks():
+                if not self._has_started:
+                    await self._start_response(response, send)
+                if events := buffer.add(chunk):
+                    await self._return_events(response.without_keys(events), send)
+                if buffer.size > limit:
+                    raise response.error(f"sent an event larger than {limit} bytes (Limits.upstream_event)")
+        finally:
+            incomplete = response.without_keys(buffer.take())
             if self._recording is not None:
-                self._recording.append(chunk)
-            if not self._has_started:
-                await self._start_response(response, send)
-            *events, incomplete = _END_OF_EVENT.split(incomplete + chunk)
-            final = next((index for index, event in enumerate(events) if _is_final(event)), len(events))
-            await self._send_events(events[:final], send)
-            if final < len(events):
-                await self._store_span()
-                await self._send_events(events[final:], send)
+                self._recording.append(incomplete)
         if not self._has_started:
             await self._start_response(response, send)
         await self._store_span()
         await send({"type": "http.response.body", "body": incomplete})
 
-    async def _start_response(
-        self, response: aiohttp.ClientResponse, send: Send, *headers: tuple[bytes, bytes]
-    ) -> None:
-        self._has_started = True
-        returned = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in response.headers.items()
-            if name.lower() in _RETURNED_HEADERS or name.lower().startswith(_RETURNED_HEADER_PREFIXES)
-        ]
-        await send({"type": "http.response.start", "status": response.status, "headers": [*returned, *headers]})
+    async def _return_events(self, events: bytes, send: Send) -> None:
+        """Record complete events and send them to the agent. Before the stream's final event, store the span."""
+        if self._recording is not None:
+            self._recording.append(events)
+        final = b""
+        if self._injected or any(marker in events for marker in _FINAL_MARKERS):
+            size = OFFLOADED_SIZE + 1 if len(events) > _MAX_SMALL_EVENTS else 0
+            events, final = await offload_if_large(size, self._split_at_final_event, events)
+        if events:
+            await send({"type": "http.response.body", "body": events, "more_body": True})
+        if final:
+            await self._store_span()
+            await send({"type": "http.response.body", "body": final, "more_body": True})
 
-    async def _send_events(self, events: list[bytes], send: Send) -> None:
+    def _split_at_final_event(self, block: bytes) -> tuple[bytes, bytes]:
+        """Return the events before the stream's final event, and the others. Remove the fields not requested."""
+        events = _END_OF_EVENT.split(block)
+        final = next((index for index, event in enumerate(events) if _is_final(event)), len(events))
         if self._injected:
             events = [self._injected.strip_event(event) for event in events]
-        if body := b"".join(events):
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+        return b"".join(events[:final]), b"".join(events[final:])
+
+    async def _start_response(self, response: UpstreamResponse, send: Send, *headers: tuple[bytes, bytes]) -> None:
+        self._has_started = True
+        headers = (*response.headers(), *headers)
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
     # Recording
 
@@ -173,15 +203,6 @@ class ForwardedCall:
             self._recording.fail(None if isinstance(error, asyncio.CancelledError) else error)
             # `shield` runs `store` in a separate task, which continues if the current task is cancelled.
             await asyncio.shield(self._recording.store())
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float:
-    """Return the delay in seconds from the Retry-After header, limited to `RETRY_POLICY.max_delay`.
-
-    Return 0 if the header is missing or does not contain a number of seconds.
-    """
-    value = response.headers.get("retry-after", "")
-    return min(float(value), RETRY_POLICY.max_delay) if value.replace(".", "", 1).isdigit() else 0.0
 
 
 # Parameters that the proxy adds to requests to get token ids
@@ -223,6 +244,11 @@ class InjectedParameters:
                 choice.pop(name, None)
         return response
 
+    def strip_body(self, content: bytes) -> bytes:
+        """Return a whole response without the fields that the agent did not request."""
+        body = parse_object(content)
+        return _dump(self.strip(body)) or content if body else content
+
     def strip_event(self, event: bytes) -> bytes:
         """Return a stream's event without the fields that the agent did not request.
 
@@ -236,7 +262,16 @@ class InjectedParameters:
             if not chunk.get("choices"):
                 return b""
             del chunk["usage"]
-        return b"%b%b %b\n\n" % (head, mark, orjson.dumps(self.strip(chunk)))
+        stripped = _dump(self.strip(chunk))
+        return b"%b%b %b\n\n" % (head, mark, stripped) if stripped else event
+
+
+def _dump(body: Json) -> bytes:
+    """Serialize JSON. Return empty bytes if it is nested more deeply than orjson allows, which it parses anyway."""
+    try:
+        return orjson.dumps(body)
+    except TypeError:
+        return b""
 
 
 def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedParameters:
@@ -255,9 +290,9 @@ def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedPa
 
 # Server-sent events
 
-_END_OF_EVENT = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)")
+_END_OF_EVENT = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)|(?<=\r\r)")
 """Matches the position after the empty line that ends an event."""
-_FINAL_MARKERS = (b"[DONE]", b"message_stop", b"response.", b"error")
+_FINAL_MARKERS = (b"[DONE]", b'"message_stop"', b'"response.', b'"error"')
 
 
 def _is_final(event: bytes) -> bool:

@@ -16,6 +16,7 @@ import aiohttp
 from ..attempt_tokens import api_key_for_attempt
 from ..concurrency import event_loop_thread, new_event_loop
 from ..errors import AgentLightningError, InvalidInput
+from ..http.limits import Limits
 from ..http.server import GracefulServer, base_url, listen, raise_descriptor_limit
 from ..store.contract import LightningStore
 from ..types import LLM, ProxyLLM
@@ -36,6 +37,10 @@ FLUSH_TIMEOUT = 5.0
 """Maximum time, in seconds, to wait for queued spans to be stored after the calls in flight have ended."""
 
 
+LIMITS = Limits(body=64 * 1024 * 1024, bodies=1024 * 1024 * 1024, requests=10_000)
+"""The default limits. Those on request bodies are higher than a store's, because conversations may contain images."""
+
+
 class LLMProxy:
     """HTTP proxy between agents and model servers. `start` runs it in a separate thread.
 
@@ -46,7 +51,7 @@ class LLMProxy:
     If `port` is None, a free port is selected. `model_list` specifies the model servers, called upstreams: either a
     list of `Upstream` objects or of dicts with the same fields, or a dict that maps model names to URLs. If `token` is
     set, clients must send this token, or a key derived from it, as their API key. A proxy that is reachable from other
-    machines requires a token.
+    machines requires a token. `limits` replaces the limits for requests and for the model servers' responses, `LIMITS`.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class LLMProxy:
         *,
         host: str = "127.0.0.1",
         token: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.store = store
         """The store in which calls are recorded. If None, calls are not recorded.
@@ -66,6 +72,7 @@ class LLMProxy:
         self.host = host
         self.port = port or 0
         self._authenticator = ProxyAuthenticator(host, token)
+        self._limits = limits or LIMITS
         self._upstreams = parse_model_list(model_list)
         self._server: _ServerThread | None = None
 
@@ -135,10 +142,18 @@ class LLMProxy:
 
     async def _serve(self, listening: socket.socket, on_started: OnStarted) -> None:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            routing, recorder = Routing(self._upstreams, session), CallRecorder(lambda: self.store)
-            app = ProxyApp(routing, recorder, self._authenticator)
-            server = GracefulServer(app, drain_seconds=DRAIN_TIMEOUT, on_started=lambda: on_started(server, routing))
+        # A cookie of one call must not be sent with another. Responses are decompressed within limits, by the proxy.
+        async with aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        ) as session:
+            routing, recorder = Routing(self._upstreams, session, self._limits), CallRecorder(lambda: self.store)
+            app = ProxyApp(routing, recorder, self._authenticator, self._limits)
+            server = GracefulServer(
+                app,
+                drain_seconds=DRAIN_TIMEOUT,
+                on_started=lambda: on_started(server, routing),
+                limits=self._limits,
+            )
             await server.serve([listening])
             await recorder.flush(FLUSH_TIMEOUT)
 

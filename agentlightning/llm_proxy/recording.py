@@ -16,16 +16,17 @@ from collections.abc import Callable
 from itertools import groupby
 
 from .. import semconv
-from ..instrumentation.call_record import RAW_EVENTS, UNDECODED, error_message, parse_object
-from ..instrumentation.dialects import dialect_of
+from ..instrumentation.call_record import MAX_BODY_BYTES, RAW_EVENTS, UNDECODED, error_message, parse_object
+from ..instrumentation.dialects import ApiDialect, dialect_of
 from ..instrumentation.dialects.base import Json, to_json
-from ..instrumentation.llm_call import MAX_STREAM_BYTES
+from ..instrumentation.llm_call import MAX_STREAM_BYTES, cut_request
 from ..redaction import redact_bytes
 from ..store.contract import LightningStore
 from ..tracer.exporter import SpanExporter
 from ..tracer.spans import DropCounter, FinishedSpan, SpanBatch
 from ..types import OtelResource, Span, TraceStatus, trace_of
 from .auth import ProxyRequest
+from .responses import offload_if_large
 from .routing import ModelServer
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class CallRecorder:
         """
         target = request.target
         dialect = dialect_of(target.path, request.body) if target.rollout_id and self._store() is not None else None
-        return CallRecording(self, request, server, dialect.span_name) if dialect is not None else None
+        return CallRecording(self, request, server, dialect) if dialect is not None else None
 
     async def store(self, finished: FinishedSpan) -> None:
         """Queue a span for the store, and wait at most `STORE_TIMEOUT` seconds until it is stored.
@@ -101,11 +102,11 @@ class CallRecorder:
 class CallRecording:
     """Collects the data for one call's span while the call is in flight."""
 
-    def __init__(self, recorder: CallRecorder, request: ProxyRequest, server: ModelServer, name: str) -> None:
+    def __init__(self, recorder: CallRecorder, request: ProxyRequest, server: ModelServer, dialect: ApiDialect) -> None:
         self._recorder = recorder
         self._target = request.target
-        self._name = name
-        self._attributes = _attributes(request, server)
+        self._name = dialect.span_name
+        self._attributes = _attributes(request, server, dialect)
         self._traceparent = request.headers.get(b"traceparent", b"").decode("latin-1") or request.target.traceparent
         self._start_time = time.time()
         self._status = TraceStatus()
@@ -116,7 +117,11 @@ class CallRecording:
     def set_response(self, status: int, content: bytes) -> None:
         """Record the HTTP status and the content of a response that was not streamed."""
         self._set_status(status, content)
-        self._attributes[semconv.RESPONSE] = content.decode("utf-8", "replace")
+        if len(content) > MAX_STREAM_BYTES:
+            note = f"a body of {len(content)} bytes is too large to record"
+            self._attributes[semconv.CAPTURE_ERROR] = note
+        else:
+            self._attributes[semconv.RESPONSE] = content.decode("utf-8", "replace")
 
     def start_stream(self, status: int) -> None:
         """Record the start of a streamed response with this HTTP status. Pass each chunk of the stream to `append`."""
@@ -127,7 +132,7 @@ class CallRecording:
     def append(self, chunk: bytes) -> None:
         """Record a chunk of a streamed response. After the first `MAX_STREAM_BYTES`, further chunks are not kept."""
         if self._size < MAX_STREAM_BYTES:
-            self._chunks.append(chunk)
+            self._chunks.append(chunk[: MAX_STREAM_BYTES - self._size])
         self._size += len(chunk)
 
     def fail(self, error: BaseException | None) -> None:
@@ -147,7 +152,7 @@ class CallRecording:
             return
         self._is_stored = True
         try:
-            finished = FinishedSpan(self._span(), self._target.rollout_id, self._target.attempt_id)
+            finished = await offload_if_large(self._recorded_size(), self._finish)
             attributes = finished.span.attributes
             if prompt_token_ids and attributes.get(semconv.GEN_AI_USAGE_PROMPT_TOKENS) == len(prompt_token_ids):
                 attributes[semconv.PROMPT_TOKEN_IDS] = to_json(prompt_token_ids)
@@ -155,6 +160,14 @@ class CallRecording:
             logger.exception("Could not record a call of attempt %s", self._target.attempt_id)
             return
         await self._recorder.store(finished)
+
+    def _recorded_size(self) -> int:
+        return sum(len(str(value)) for value in self._attributes.values()) + self._size
+
+    def _finish(self) -> FinishedSpan:
+        finished = FinishedSpan(self._span(), self._target.rollout_id, self._target.attempt_id)
+        _ = finished.span  # decodes the call
+        return finished
 
     def _set_status(self, status: int, content: bytes) -> None:
         self._attributes["http.response.status_code"] = status
@@ -184,7 +197,7 @@ class CallRecording:
         )
 
 
-def _attributes(request: ProxyRequest, server: ModelServer) -> Json:
+def _attributes(request: ProxyRequest, server: ModelServer, dialect: ApiDialect) -> Json:
     attributes: Json = {
         "url.path": f"/v1/{request.target.path}",
         "server.address": server.upstream.host,
@@ -192,9 +205,11 @@ def _attributes(request: ProxyRequest, server: ModelServer) -> Json:
         semconv.ATTEMPT_ID: request.target.attempt_id,
         semconv.REQUEST: request.content.decode("utf-8", "replace"),
     }
+    if len(request.content) > MAX_BODY_BYTES:
+        attributes.update(cut_request(dialect, request.content))
     if server.upstream.policy_version is not None:
         attributes[semconv.POLICY_VERSION] = server.upstream.policy_version
     retries = request.headers.get(b"x-stainless-retry-count", b"0")
-    if retries.isdigit() and int(retries):
+    if retries.isdigit() and len(retries) < 10 and int(retries):
         attributes["http.request.resend_count"] = int(retries)
     return attributes

@@ -10,15 +10,18 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import Any, Literal, cast
 
 import aiohttp
 import orjson
 
-from ..errors import AgentLightningError
 from ..http.auth import Headers
+from ..http.limits import Limits
 from ..instrumentation.call_record import parse_object
 from ..instrumentation.dialects.base import Json, items
+from .errors import ProxyError
+from .responses import UpstreamResponse, offload_if_large
 from .upstreams import ANY_NAME, Upstream
 
 logger = logging.getLogger(__name__)
@@ -32,17 +35,9 @@ TOKENIZE_TIMEOUT = 10.0
 
 The agent receives the end of the model's response only after these requests have ended.
 """
+_MAX_BODY_IN_ONE_WRITE = 1024 * 1024
 _FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
 """A header of the agent's request is forwarded to the server if its name starts with one of these prefixes."""
-
-
-class ProxyError(AgentLightningError):
-    """The proxy could not forward this call."""
-
-    def __init__(self, message: str, http_status: int, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.http_status = http_status
-        self.retry_after = retry_after
 
 
 class Routing:
@@ -52,8 +47,9 @@ class Routing:
     selected. A call in flight continues on its server even if the server is replaced.
     """
 
-    def __init__(self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession) -> None:
+    def __init__(self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession, limits: Limits) -> None:
         self._session = session
+        self._limits = limits
         self._servers: list[ModelServer] = []
         self._paused: set[str] = set()
         self._changed = asyncio.Condition()
@@ -69,7 +65,9 @@ class Routing:
         """Replace all upstreams. For an unchanged upstream, the existing `ModelServer` remains in use."""
         known = {server.upstream: server for server in self._servers}
         previous = self._servers
-        self._servers = [known.get(upstream) or ModelServer(upstream, self._session) for upstream in upstreams]
+        self._servers = [
+            known.get(upstream) or ModelServer(upstream, self._session, self._limits) for upstream in upstreams
+        ]
         self._retired = {
             server for server in {*self._retired, *previous} if server.in_flight and server not in self._servers
         }
@@ -103,7 +101,7 @@ class Routing:
         candidates = candidates or [server for server in self._servers if server.upstream.name == ANY_NAME]
         if not candidates:
             available = ", ".join(self.model_names) or "none"
-            raise ProxyError(f"the proxy has no model named {model!r}; available models: {available}", 404)
+            raise ProxyError(f"the proxy has no model named {str(model)[:100]!r}; available models: {available}", 404)
         return min(candidates, key=lambda server: server.in_flight)
 
     def _is_paused(self, server: ModelServer) -> bool:
@@ -134,9 +132,10 @@ class Routing:
 class ModelServer:
     """Sends calls to one upstream within the upstream's limits, and counts the calls in flight."""
 
-    def __init__(self, upstream: Upstream, session: aiohttp.ClientSession) -> None:
+    def __init__(self, upstream: Upstream, session: aiohttp.ClientSession, limits: Limits) -> None:
         self.upstream = upstream
         self.session = session
+        self.limits = limits
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -189,7 +188,7 @@ class ModelServer:
         own = {"content-type": "application/json", "accept-encoding": "identity", **self._key(client_key)}
         return self.session.post(
             upstream.endpoint(path),
-            data=body,
+            data=body if len(body) < _MAX_BODY_IN_ONE_WRITE else BytesIO(body),
             headers={**forwarded, **own},
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=upstream.connect_timeout, sock_read=upstream.timeout
@@ -246,9 +245,12 @@ class ModelServer:
         headers, data = {"content-type": "application/json", **self._key()}, orjson.dumps(body) if body else None
         limit = aiohttp.ClientTimeout(total=timeout)
         try:
-            async with self.session.request(method, url, data=data, headers=headers, timeout=limit) as response:
-                return parse_object(await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            async with self.session.request(
+                method, url, data=data, headers=headers, timeout=limit, allow_redirects=False
+            ) as response:
+                content = await UpstreamResponse(response, self.upstream, self.limits).read()
+                return await offload_if_large(len(content), parse_object, content)
+        except (aiohttp.ClientError, ProxyError, TimeoutError, OSError) as error:
             logger.debug("%s %s failed: %r", method, url, error)
             return {}
 

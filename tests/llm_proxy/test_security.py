@@ -12,6 +12,7 @@ import openai
 import pytest
 
 import agentlightning as agl
+from agentlightning.http.limits import Limits
 from agentlightning.llm_proxy import Upstream
 from agentlightning.llm_proxy.auth import parse_target
 from tests.scripted_model import Answer, ScriptedModel
@@ -133,10 +134,9 @@ def test_ids_in_a_url_are_percent_decoded():
     assert (target.rollout_id, target.attempt_id, target.path) == ("a/b", "c d", "chat/completions")
 
 
-async def test_body_beyond_the_limit_is_refused(proxy: agl.LLMProxy, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("agentlightning.llm_proxy.app.MAX_BODY", 10)
-
-    assert await status(proxy.endpoint) == 413
+async def test_body_beyond_the_limit_is_refused(model: ScriptedModel):
+    async with agl.LLMProxy(model_list={"m": model.base_url}, limits=Limits(body=10)) as proxy:
+        assert await status(proxy.endpoint) == 413
 
 
 def test_attempt_tokens_differ_if_only_the_boundary_of_the_ids_differs():

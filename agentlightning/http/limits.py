@@ -18,7 +18,7 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits for a store server. Set them with `LightningStoreServer(store, limits=…)`."""
+    """Limits for a store server (`LightningStoreServer(store, limits=…)`) or an LLM proxy (`LLMProxy(limits=…)`)."""
 
     body: int = 16 * _MIB
     """Maximum size of a request body in bytes."""
@@ -50,7 +50,8 @@ class Limits:
     """Maximum total size of the items on a page of a list in bytes, as they are stored.
 
     One item may exceed the limit, alone on its page. The limit also applies to the rollouts that one
-    `dequeue_many_rollouts` claims and that one response to `wait_for_rollouts` contains."""
+    `dequeue_many_rollouts` claims and that one response to `wait_for_rollouts` contains. Further lookups in a batch that
+    already returns more get status 429."""
 
     values: int = MAX_VALUES
     """Maximum number of values in a JSON body (counted by its brackets, braces and commas) or an OTLP request."""
@@ -67,8 +68,19 @@ class Limits:
     """Maximum number of open event streams (`GET /events`).
 
     Further requests for one get status 429 with a Retry-After header."""
+    unsent: int = 256 * _MIB
+    """Maximum total size in bytes of responses that clients have not read yet.
+
+    Beyond it, the clients that have read nothing for longest are disconnected."""
     send_seconds: float = 60.0
     """Time in seconds after which a client that has stopped reading its response is disconnected."""
+
+    upstream_response: int = 64 * _MIB
+    """LLM proxy: maximum size of a model server's response in bytes, after decompression."""
+    upstream_event: int = 32 * _MIB
+    """LLM proxy: maximum size of one event in a streamed response, in bytes."""
+    upstream_seconds: float = 3_600.0
+    """LLM proxy: maximum duration of a model call in seconds, including retries."""
 
 
 class AdmissionControl:

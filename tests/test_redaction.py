@@ -28,7 +28,7 @@ KEYS = (
     "github_pat_" + "d" * 50,
     "hf_" + "e" * 34,
     "xoxb-123456789012-abcdefghij",
-    "Bearer eyJhbGciOi.abc-123",
+    "Bearer eyJhbGciOi.abc-12345678",
     "agl-admin-" + "a" * 40,
     "agl-attempt-" + "g" * 60,
 )
@@ -56,11 +56,9 @@ REPRESENTATIONS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
 def test_key_is_redacted_after_any_character_in_every_representation(representation: str) -> None:
     write = REPRESENTATIONS[representation]
-    texts = {
-        write(before + key + after): write(key[-12:]) for before in BEFORE for key in KEYS for after in ("", '", ')
-    }
+    texts = [(write(before + key + after), key[-8:]) for before in BEFORE for key in KEYS for after in ("", '", ')]
 
-    left = [text for text, secret in texts.items() if secret.strip("\"'") in redact(text)]
+    left = [text for text, end in texts if end in redact(text) or write(end) in redact(text)]
 
     assert left == []
 
@@ -93,7 +91,7 @@ def test_key_is_redacted_at_every_position_of_a_long_text() -> None:
     keys = random.Random(1).choices(KEYS, k=2_000)
     texts = [" ".join(keys), "".join(f"\\n{key}é{' ' * (number % 97)}" for number, key in enumerate(keys))]
 
-    left = [key for text in texts for key in KEYS if key[-12:] in redact(text)]
+    left = [key for text in texts for key in KEYS if key[-8:] in redact(text)]
 
     assert left == []
     assert redact(" ".join(keys)) == " ".join(["[redacted]"] * 2_000)

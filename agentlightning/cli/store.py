@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import re
 import secrets
@@ -122,6 +123,7 @@ def store(
     if context.invoked_subcommand is not None:
         return
     setup_logging(log_level)
+    faulthandler.enable(2)  # some libraries crash when memory runs out; name the crash in the output
     if keep_keys:
         os.environ[KEEP_KEYS_VARIABLE] = "1"
     with errors_as_messages():

@@ -96,6 +96,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._ignore_upgrade()
         except httptools.HttpParserError as error:
             cause = error.__context__
+            if isinstance(cause, MemoryError):
+                cause = _Refusal("503 Service Unavailable", "the server is out of memory; try again")
             self._refuse(cause if isinstance(cause, _Refusal) else _Refusal("400 Bad Request", _describe(error)))
         except _Refusal as refusal:
             self._refuse(refusal)

@@ -37,6 +37,8 @@ MAX_LOGGED_PATH: Final = 1_000
 
 _THREAD_THRESHOLD = 512 * 1024
 """Minimum size, in bytes, of bodies that are decoded in another thread so that they do not delay other requests."""
+_NO_THREAD = "can't start new thread"
+"""Text of the `RuntimeError` that Python raises if there is no memory for another thread."""
 _KEY_HEADER = IDEMPOTENCY_KEY.lower().encode()
 _VALID_KEY = re.compile(rf"[^\x00-\x1f\x7f\ud800-\udfff]{{1,{payload.MAX_ID_LENGTH}}}")
 _LINE = '%s:%s "%s %s HTTP/%s" %d %.1fms'
@@ -89,11 +91,8 @@ class StoreApp:
             await response.respond((499, b""))
         except asyncio.CancelledError:  # requests are cancelled only when the server stops
             await response.fail(StoreUnavailable("the store is stopping"))
-        except MemoryError as error:
-            await response.fail(_out_of_memory(sent_path[:MAX_LOGGED_PATH], error))
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], sent_path[:MAX_LOGGED_PATH])
-            await response.fail(INTERNAL_ERROR)
+        except Exception as error:
+            await response.fail(_unexpected(f"{scope['method']} {sent_path[:MAX_LOGGED_PATH]}", error))
         finally:
             seconds = time.perf_counter() - started
             for method, path, status in response.batch or ((scope["method"], sent_path, response.status),):
@@ -203,11 +202,9 @@ class StoreApp:
             return 200, answer
         except AgentLightningError as error:
             return error.status, _encode_problem(error)
-        except MemoryError as error:
-            return StoreUnavailable.status, _encode_problem(_out_of_memory(call.operation, error))
-        except Exception:
-            logger.exception("%s failed", call.operation)
-            return INTERNAL_ERROR.status, _encode_problem(INTERNAL_ERROR)
+        except Exception as error:
+            failure = _unexpected(call.operation, error)
+            return failure.status, _encode_problem(failure)
 
     def _line(self, call: BatchCall) -> tuple[str, str]:
         """Return the method and path to log for a call in a batch."""
@@ -262,9 +259,13 @@ class _Responder:
         await self.respond((error.status, _encode_problem(error)), PROBLEM, headers)
 
 
-def _out_of_memory(operation: str, error: MemoryError) -> StoreUnavailable:
-    logger.error("%s failed, because the store is out of memory: %s", operation, error)
-    return StoreUnavailable("the store is out of memory; try again, or let it use more memory")
+def _unexpected(operation: str, error: Exception) -> AgentLightningError:
+    """Log an exception that no operation raises on purpose, and return the error to respond with."""
+    if isinstance(error, MemoryError) or _NO_THREAD in str(error):
+        logger.error("%s failed, because the store is out of memory: %s", operation, error)
+        return StoreUnavailable("the store is out of memory; try again, or let it use more memory")
+    logger.error("%s failed", operation, exc_info=error)
+    return INTERNAL_ERROR
 
 
 def _routing_error(path: str, error: HTTPException) -> AgentLightningError:

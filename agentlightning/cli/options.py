@@ -201,17 +201,30 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
     "header_count": ("--max-headers", POSITIVE, "200", "Maximum number of headers of a request."),
     "pipelined": ("--max-pipelined", POSITIVE, "100", "Maximum number of unanswered requests on a connection."),
     "listeners": ("--max-listeners", POSITIVE, "200", "Maximum number of open event streams."),
+    "unsent": ("--max-unsent", Size(), "256MiB", "Maximum total size of responses that clients have not read yet."),
     "send_seconds": ("--send-seconds", _SECONDS, "60", "Timeout in seconds for clients that do not read a response."),
 }
-"""Option name, type, displayed default and help text for each field of `agentlightning.http.limits.Limits`."""
+"""Option name, type, displayed default and help text for each field of `agentlightning.http.limits.Limits` that applies
+to the store."""
+PROXY_LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
+    "body": ("--max-body", Size(), "64MiB", "Maximum size of a request body."),
+    "upstream_response": ("--max-response", Size(), "64MiB", "Maximum size of a model server's decompressed response."),
+    "upstream_event": ("--max-event", Size(), "32MiB", "Maximum size of one event in a streamed response."),
+    "upstream_seconds": ("--call-seconds", _SECONDS, "3600", "Timeout in seconds for a call, including retries."),
+}
+"""The same for the limits of the proxy."""
 
 
-def limit_options(command: F) -> F:
-    """Add the options in `LIMIT_OPTIONS` to a command.
+def limit_options(options: dict[str, tuple[str, Any, str, str]]) -> Callable[[F], F]:
+    """Return a decorator that adds options for limits to a command.
 
     The command receives the value of each option as a parameter named after the field. If the option is not given, the
     value is None.
     """
-    for field, (option, kind, default, text) in reversed(LIMIT_OPTIONS.items()):
-        command = click.option(option, field, type=kind, help=f"{text}  [default: {default}]")(command)
-    return command
+
+    def decorate(command: F) -> F:
+        for field, (option, kind, default, text) in reversed(options.items()):
+            command = click.option(option, field, type=kind, help=f"{text}  [default: {default}]")(command)
+        return command
+
+    return decorate

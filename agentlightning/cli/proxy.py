@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,11 @@ import click
 
 from .options import (
     EXISTING_FILE,
+    PROXY_LIMIT_OPTIONS,
     echo,
     errors_as_messages,
     host_option,
+    limit_options,
     log_level_option,
     model_options,
     parse_pairs,
@@ -42,6 +45,7 @@ from .options import (
 @port_option(4749)
 @store_url_option("URL of the store in which to record calls. If it requires a token, set AGL_TOKEN.")
 @token_option("--token", "AGL_PROXY_TOKEN", "Token that clients must send as their API key.")
+@limit_options(PROXY_LIMIT_OPTIONS)
 @log_level_option
 def proxy(
     models: tuple[str, ...],
@@ -53,6 +57,7 @@ def proxy(
     store_url: str | None,
     token: str | None,
     log_level: str,
+    **limits: Any,
 ) -> None:
     """Run a proxy between agents and model servers that records the calls of attempts.
 
@@ -60,6 +65,7 @@ def proxy(
     recorded for that attempt, including token ids if the server returns them.
     """
     from ..llm_proxy import LLMProxy
+    from ..llm_proxy.proxy import LIMITS
     from ..logs import setup_logging
     from ..store import LightningStoreClient
 
@@ -72,7 +78,8 @@ def proxy(
 
     with errors_as_messages():
         store = LightningStoreClient(store_url) if store_url else None
-        proxy = LLMProxy(port, load_models(), store, host=host, token=token)
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        proxy = LLMProxy(port, load_models(), store, host=host, token=token, limits=replace(LIMITS, **given))
         proxy.run_forever(lambda: echo(_announcement(proxy, store_url)), load_models if file else None)
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import click
 
 from .options import (
+    LIMIT_OPTIONS,
     database_option,
     echo,
     errors_as_messages,
@@ -90,7 +91,7 @@ _database_option = database_option("Database: a file or postgresql://…")
 @click.option(
     "--export-past", is_flag=True, help="Also export existing spans to receivers that are new to this database."
 )
-@limit_options
+@limit_options(LIMIT_OPTIONS)
 @log_level_option
 @click.pass_context
 def store(

@@ -56,7 +56,8 @@ class ForwardedCall:
                     await self._inject_parameters()
                 await self._request(send)
         except TimeoutError:
-            await self._fail(ProxyError(f"the call took longer than {limit:g} s (Limits.upstream_seconds)", 504), send)
+            message = f"the call took longer than {limit:g} s; raise --call-seconds (Limits.upstream_seconds)"
+            await self._fail(ProxyError(message, 504), send)
         except BaseException as error:
             await self._fail(error, send)
         finally:
@@ -154,7 +155,8 @@ class ForwardedCall:
                 if events := buffer.add(chunk):
                     await self._return_events(response.without_keys(events), send)
                 if buffer.size > limit:
-                    raise response.error(f"sent an event larger than {limit} bytes (Limits.upstream_event)")
+                    problem = f"sent an event larger than {limit} bytes; raise --max-event (Limits.upstream_event)"
+                    raise response.error(problem)
         finally:
             incomplete = response.without_keys(buffer.take())
             if self._recording is not None:

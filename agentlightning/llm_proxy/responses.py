@@ -96,7 +96,8 @@ class UpstreamResponse:
         async for chunk in self._decompressed():
             size += len(chunk)
             if size > self._limit:
-                raise self.error(f"sent a response larger than {self._limit} bytes (Limits.upstream_response)")
+                remedy = "ask for less, or raise --max-response (Limits.upstream_response)"
+                raise self.error(f"sent a response larger than {self._limit} bytes; {remedy}")
             yield chunk
 
     async def read(self) -> bytes:

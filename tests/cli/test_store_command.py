@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import click
 import psutil
 import pytest
 from click.testing import CliRunner
 
 import agentlightning as agl
 from agentlightning.cli import main
-from agentlightning.cli.options import LIMIT_OPTIONS
+from agentlightning.cli.options import LIMIT_OPTIONS, PROXY_LIMIT_OPTIONS
 from agentlightning.cli.store import _display_name
 from agentlightning.errors import Forbidden, TooLarge
 from agentlightning.http.limits import Limits
+from agentlightning.llm_proxy.proxy import LIMITS
 from agentlightning.store import LightningStoreClient
 from tests.otlp_receiver import Receiver
 from tests.processes import Program, free_port
@@ -185,11 +185,12 @@ async def test_limits_and_runner_token_can_be_set(tmp_path: Path) -> None:
 
 
 def test_limit_options_show_actual_defaults() -> None:
-    defaults = {
-        name: (kind or click.STRING).convert(text, None, None) for name, (_, kind, text, _) in LIMIT_OPTIONS.items()
-    }
+    def defaults(options: dict[str, tuple[str, Any, str, str]]) -> dict[str, Any]:
+        return {name: kind.convert(text, None, None) for name, (_, kind, text, _) in options.items()}
 
-    assert defaults == asdict(Limits())
+    proxy = asdict(LIMITS)
+    assert defaults(PROXY_LIMIT_OPTIONS) == {name: proxy[name] for name in PROXY_LIMIT_OPTIONS}
+    assert {**defaults(PROXY_LIMIT_OPTIONS), **defaults(LIMIT_OPTIONS)} == asdict(Limits())
 
 
 @pytest.mark.parametrize("size", ["-1", "4KB", "much", "1.5MiB"])

@@ -87,7 +87,8 @@ def reward(reward: float) -> None:
         raise click.ClickException("AGL_REWARD_FILE is not set: use agl reward in a program started by agl run")
     if not math.isfinite(reward):
         raise click.ClickException(f"a reward must be a finite number, not {reward}")
-    Path(file).write_text(json.dumps(reward))
+    with errors_as_messages():
+        Path(file).write_text(json.dumps(reward))
 
 
 def fixed_command(program: tuple[str, ...]) -> Any:
@@ -100,8 +101,8 @@ def fixed_command(program: tuple[str, ...]) -> Any:
 
 
 def _read_tasks(texts: tuple[str, ...], file: Path | None) -> list[Any]:
-    lines = file.read_text().splitlines() if file else []
     try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file else []
         return [*texts, *(json.loads(line) for line in lines if line.strip())] or [""]
     except ValueError as error:
         raise click.ClickException(f"{file} is not valid JSONL: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def train(
     The command imports the file. If the file is also a script, put the code that runs it as a script below
     `if __name__ == "__main__"`.
     """
-    from ..errors import AgentLightningError, RunnerDied
+    from ..errors import AgentLightningError
     from ..execution import ClientServerExecutionStrategy
     from ..trainer import Trainer
 
@@ -81,8 +82,12 @@ def train(
     train, val = _find(module, tasks), _find(module, val_tasks) if val_tasks else None
     try:
         trainer.fit(_find(module, name), train, val_dataset=val, resume=resume)
-    except (FileExistsError, RunnerDied) as error:
+    except (AgentLightningError, FileExistsError) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise click.ClickException(f"{error}; choose a folder that is writable with --run-dir") from error
 
 
 def load(reference: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -229,10 +230,9 @@ def _port(role: Role) -> int:
     value = os.environ.get("AGL_SERVER_PORT")
     if not value:
         return 0 if role == "both" else PORT
-    try:
-        return int(value)
-    except ValueError:
-        raise InvalidInput(f"AGL_SERVER_PORT must be a number, not {value!r}", field="server_port") from None
+    if not re.fullmatch(r"[0-9]{1,5}", value) or int(value) > 65_535:
+        raise InvalidInput(f"AGL_SERVER_PORT must be a number from 0 to 65535, not {value!r}", field="server_port")
+    return int(value)
 
 
 def _is_enabled(name: str) -> bool:

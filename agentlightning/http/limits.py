@@ -50,8 +50,8 @@ class Limits:
     """Maximum total size of the items on a page of a list in bytes, as they are stored.
 
     One item may exceed the limit, alone on its page. The limit also applies to the rollouts that one
-    `dequeue_many_rollouts` claims and that one response to `wait_for_rollouts` contains. Further lookups in a batch that
-    already returns more get status 429."""
+    `dequeue_many_rollouts` claims and that one response to `wait_for_rollouts` contains. Further lookups in a batch
+    that already returns more get status 429."""
 
     values: int = MAX_VALUES
     """Maximum number of values in a JSON body (counted by its brackets, braces and commas) or an OTLP request."""

@@ -198,6 +198,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._expect_progress()
+        self._limit_unsent(cast("Iterable[LimitedProtocol]", self.connections))
 
     def resume_writing(self) -> None:
         if self._send_timer is not None:
@@ -213,10 +214,23 @@ class LimitedProtocol(HttpToolsProtocol):
             if self.transport.get_write_buffer_size() < unsent:
                 self._expect_progress()
             else:
-                logger.info("Closed a connection to %s:%s that did not read", *(self.client or ("-", 0)))
-                self.transport.abort()
+                self._disconnect()
 
         self._send_timer = self.loop.call_later(self._limits.send_seconds, check)
+
+    def _limit_unsent(self, connections: Iterable[LimitedProtocol]) -> None:
+        """Close the connections whose clients have read nothing for longest while too much data is unsent."""
+        waiting = [(each._send_timer.when(), each) for each in connections if each._send_timer is not None]
+        unsent = sum(each.transport.get_write_buffer_size() for _, each in waiting)
+        for _, each in sorted(waiting, key=lambda entry: entry[0]):
+            if unsent <= self._limits.unsent:
+                break
+            unsent -= each.transport.get_write_buffer_size()
+            each._disconnect()
+
+    def _disconnect(self) -> None:
+        logger.info("Closed a connection to %s:%s, which did not read its response", *(self.client or ("-", 0)))
+        self.transport.abort()
 
 
 def _head_size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:

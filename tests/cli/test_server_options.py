@@ -26,6 +26,24 @@ def test_invalid_port_is_refused_in_one_sentence(command: list[str], port: str) 
 
 
 @pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"AGL_SERVER_PORT": "70000"}, "AGL_SERVER_PORT must be a number from 0 to 65535, not '70000'"),
+        ({"AGL_SERVER_HOST": "192.0.2.1"}, "the store requires a token; set AGL_TOKEN"),
+        ({"AGL_SERVER_HOST": "192.0.2.1", "AGL_TOKEN": TOKEN}, "the store cannot listen on 192.0.2.1:4747"),
+    ],
+)
+def test_train_says_why_its_store_cannot_start(environment: dict[str, str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("TASKS = [1]\ndef agent(task):\n    return 1.0\n")
+    command = ("train", "agent.py:agent", "--role", "algorithm")
+    with Program("agentlightning.cli", *command, cwd=tmp_path, environment=environment) as program:
+        assert program.wait() == 1
+
+    assert message in program.output
+    assert "Traceback" not in program.output
+
+
+@pytest.mark.parametrize(
     ("host", "port", "error"),
     [
         ("127.0.0.1", 70_000, InvalidInput),

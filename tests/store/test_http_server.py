@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Generator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -135,9 +136,9 @@ async def test_408_for_a_body_closes_the_connection() -> None:
     assert b"connection: close" in answer
 
 
-async def test_client_that_does_not_read_is_disconnected() -> None:
-    limits = replace(Limits(), send_seconds=0.2, page_bytes=2**26)
-    async with served(InMemoryLightningStore(), limits=limits) as server:
+@pytest.mark.parametrize("limit", [{"send_seconds": 0.2}, {"unsent": 2**20}], ids=str)
+async def test_client_that_does_not_read_is_disconnected(limit: dict[str, Any]) -> None:
+    async with served(InMemoryLightningStore(), limits=Limits(page_bytes=2**26, **limit)) as server:
         for _ in range(4):
             await server.enqueue_rollout("x" * 4_000_000)
         _, writer = await connect(server)

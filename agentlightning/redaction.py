@@ -21,11 +21,11 @@ from pydantic_core import SchemaValidator, core_schema
 KEEP_KEYS_VARIABLE = "AGL_KEEP_KEYS"
 MAX_KEY = 16 * 1024
 """Maximum size of a key in bytes. If a key is larger, only its beginning is redacted."""
+_BLOCK = 512 * 1024
+"""Number of bytes for which the fast tests decide if they are searched. The tests take about a millisecond."""
 _SLICE = 32 * 1024
-"""Number of bytes whose keys are searched at a time. This takes at most a few milliseconds, during which the
-interpreter cannot switch to another thread."""
-_FAST_SLICE = 512 * 1024
-"""Number of bytes that are tested at a time to find out if they may contain keys at all."""
+"""Number of bytes that are searched at a time. This takes at most a few milliseconds, during which the interpreter
+cannot switch to another thread."""
 _CONTEXT = 16
 """Number of bytes before a position that decide if a key may begin there."""
 _REDACTED = b"[redacted]"
@@ -130,22 +130,25 @@ def _keys(body: bytes) -> Iterator[tuple[int, int]]:
     if os.environ.get(KEEP_KEYS_VARIABLE) == "1":
         return
     position = 0
-    while position < len(body):
-        first, last = max(0, position - _CONTEXT), position + _SLICE
-        if not _may_contain_keys(body[first : position + _FAST_SLICE + MAX_KEY]):
-            position += _FAST_SLICE
+    for block in range(0, len(body), _BLOCK):
+        if not _may_contain_keys(body[max(0, block - _CONTEXT) : block + _BLOCK + MAX_KEY]):
             continue
-        for start, end in _keys_in(body[first : last + MAX_KEY]):
-            start, end = max(first + start, position), first + end
-            if start < end and start < last:
-                yield start, end
-                position = end
-        position = max(position, last)
+        for first in range(block, min(block + _BLOCK, len(body)), _SLICE):
+            offset, last = max(0, first - _CONTEXT), first + _SLICE
+            for start, end in _keys_in(body[offset : last + MAX_KEY]):
+                start, end = max(offset + start, position), offset + end
+                if start < min(end, last):
+                    yield start, end
+                    position = end
 
 
 def _may_contain_keys(text: bytes) -> bool:
     text = _ascii(text)
-    return _STARTS.isinstance_python(text) or _MAY_BE_ESCAPED.isinstance_python(text)
+    return _MAY_BE_ESCAPED.isinstance_python(text) or _has_candidates(text)
+
+
+def _has_candidates(text: bytes) -> bool:
+    return _STARTS.isinstance_python(text) and _CANDIDATES.isinstance_python(text)
 
 
 def _ascii(text: bytes) -> bytes:
@@ -167,7 +170,7 @@ def _keys_in(text: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _keys_in_plain(text: bytes) -> Iterator[tuple[int, int]]:
-    if not (_STARTS.isinstance_python(text) and _CANDIDATES.isinstance_python(text)):
+    if not _has_candidates(text):
         return
     for match in _KEYS.finditer(text):
         # A word such as "sk-learn-pipelines" is not a key.

@@ -41,6 +41,7 @@ def _sections() -> Iterator[str]:
     yield from _section("The proxy", "proxy", _proxy)
     yield from _section("OTLP export", "otlp_export", _otlp_export)
     yield from _section("The dashboard", "dashboard", _dashboard)
+    yield from _section("Hostile requests", "bombs", _bombs)
     yield from _section("Structure of the code", "structure", _structure)
     yield from _long_runs()
 
@@ -56,6 +57,9 @@ The agent does nothing, so the times are the overhead of `Trainer.fit`. `cs` run
 threads.""",
     "otlp_export": "The median and the 99th percentile (p99) of the time until the store acknowledges a span.",
     "dashboard": "The time from an action in the browser until its result is visible.",
+    "bombs": """\
+Each of these requests arrives ten times a second, without a token, from another process. If the store requires a token,
+32 runners use it meanwhile; their rate is compared with their rate just before.""",
     "structure": """\
 A change of file is a call or return between two functions of the package that are in different files. Fewer changes
 make the code easier to follow.""",
@@ -64,7 +68,10 @@ make the code easier to follow.""",
 
 
 def _section(title: str, name: str, rows: Callable[[dict[str, Any]], Iterator[Row]]) -> Iterator[str]:
-    results: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return
+    results: dict[str, Any] = json.loads(path.read_text())
     yield from ("", f"## {title}", "", f"`python -m benchmarks.{name}` → `benchmarks/results/{name}.json`", "")
     yield from ([_NOTES[name], ""] if name in _NOTES else [])
     yield from ("| | result | target |", "|---|---|---|")
@@ -151,6 +158,11 @@ def _many_spans(results: dict[str, Any]) -> str:
     return f"{spans}: {reopened}, {len(results['lost'])} lost"
 
 
+def _address_space(results: dict[str, Any]) -> str:
+    spans = f"{results['acknowledged']:,} spans under a limit of {results['limit_megabytes']} MB of address space"
+    return f"{spans}: at most {results['peak_megabytes']:.0f} MB used, {len(results['failed'])} failures"
+
+
 _LONG_RUNS = {
     "kill_store": _LongRun(_kill_store, "0 of 1,000 kills", lambda results: results["cycles"], 1_000),
     "power_cut": _LongRun(_power_cut, "0 of 10,000 cuts", lambda results: results["cuts"], 10_000),
@@ -165,6 +177,9 @@ _LONG_RUNS = {
     ),
     "many_spans": _LongRun(
         _many_spans, "≤ 2 s with 1,000,000 spans", lambda results: results["acknowledged"], 1_000_000
+    ),
+    "address_space": _LongRun(
+        _address_space, "≤ 1,000 MB with 1,000,000 spans", lambda results: results["acknowledged"], 1_000_000
     ),
 }
 
@@ -332,6 +347,21 @@ def _dashboard(results: dict[str, Any]) -> Iterator[Row]:
         )
     for view, result in results["core share with 20 open pages"].items():
         yield f"load on the store by 20 open pages, {view}", f"{result['pages']:.1%} of a core", "≤ 5 %"
+
+
+_HEALTH_TARGETS = {"with a token": 100, "without a token": 250}
+"""Maximum 99th percentile of the time of `/health`, in milliseconds."""
+
+
+def _bombs(results: dict[str, Any]) -> Iterator[Row]:
+    for access, target in _HEALTH_TARGETS.items():
+        for name, result in results[access].items():
+            responses = ", ".join(f"{count} × {status}" for status, count in result["responses"].items())
+            health = f"{result['health']['p99_ms']:.0f} ms, before {result['quiet']['health']['p99_ms']:.0f} ms"
+            rows = f"store {access}, {name}"
+            yield f"{rows}: `/health`, p99", f"{health}; responses {responses}", f"< {target} ms"
+            if "share_of_the_rate" in result:
+                yield f"{rows}: rate of the runners", f"{result['share_of_the_rate']:.0%}", "≥ 80 %"
 
 
 _CHANGE_TARGETS = {

@@ -21,6 +21,8 @@ from . import semconv
 AGENTOPS_OUTPUTS: Final = ("agentops.task.output", "agentops.entity.output")
 TUTORIAL_SPAN: Final = "reward"
 _PRIMARY = "primary"
+_MAX_OUTPUT = 10_000
+"""Maximum length of the JSON text of a reward. Any other output may decode to millions of values."""
 
 
 class Reward(NamedTuple):
@@ -58,6 +60,8 @@ def _numbered(attributes: Mapping[str, Any]) -> Iterator[Reward | None]:
 
 
 def _agentops(output: Any) -> Reward | None:
+    if isinstance(output, (str, bytes)) and len(output) > _MAX_OUTPUT:
+        return None
     try:
         value = orjson.loads(output) if isinstance(output, (str, bytes)) else output
     except orjson.JSONDecodeError:

@@ -13,6 +13,7 @@ from agentlightning.errors import InvalidInput, TooLarge
 from agentlightning.http.limits import Limits
 from agentlightning.payload import MAX_VALUES, check_size, loads
 from agentlightning.store import InMemoryLightningStore
+from agentlightning.store.encoded_span import encode, primary_reward
 from agentlightning.types import AttemptedRollout, Span
 
 from ..contract.making import span
@@ -21,6 +22,7 @@ from ..timing import quickest
 from .raw import Raw
 
 MILLIONS = 3_000_000
+IDS = {"rollout_id": "ro", "attempt_id": "at"}
 SPAN: Any = {"rollout_id": "ro", "attempt_id": "at", "trace_id": "ab" * 16, "span_id": "cd" * 8, "name": "step"}
 REFUSED = {
     "lists": ("enqueue_rollout", b'{"input":[' + b"[]," * MILLIONS + b"[]]}"),
@@ -76,6 +78,14 @@ async def test_limit_on_values_can_be_set() -> None:
         assert (answer.status, "limit values" in answer.text) == (413, True)
         batch = {"operations": [{"operation": "enqueue_rollout", "arguments": {"input": list(range(20))}}]}
         assert (await raw.send("POST", "/batch", orjson.dumps(batch))).status == 413
+
+
+def test_json_text_in_an_attribute_of_a_span_is_not_decoded_in_search_of_a_reward() -> None:
+    output = '{"type": "reward", "value": 1, "more": ["' + "[]," * MILLIONS + '"]}'
+    [large] = encode([Span.from_attributes(attributes={"agentops.task.output": output}, **IDS)])
+    [small] = encode([Span.from_attributes(attributes={"agentops.task.output": '{"type":"reward","value":1}'}, **IDS)])
+
+    assert (primary_reward(large), primary_reward(small)) == (None, 1.0)
 
 
 # Nesting

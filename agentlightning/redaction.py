@@ -48,7 +48,10 @@ _NUMERIC_ESCAPES = (
 _RUN = "[A-Za-z0-9_-]"
 _BOUNDED = (
     ("sk-", rf"(?P<run>{_RUN}{{8,}})"),  # OpenAI, Anthropic, OpenRouter, …
-    ("[bB](?:earer|EARER)", r"(?: {1,9}+|(?P<gap>[+\t]|%20|%09|\\+(?:t|u0020|u0009)))[A-Za-z0-9._~+/=-]{8,}"),
+    (
+        "[bB](?:earer|EARER)",
+        r"(?: {1,9}+|(?P<gap>[+\t]|%(?:25){0,3}(?:20|09)|\\+(?:t|u0020|u0009)))[A-Za-z0-9._~+/=-]{8,}",
+    ),
     ("AKIA", "[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS
     ("AIza", rf"{_RUN}{{20,}}"),  # Google
     ("hf_", "[A-Za-z0-9]{20,}"),  # Hugging Face
@@ -88,9 +91,9 @@ _CANDIDATES = _may_match(
     f"(?:^|[^A-Za-z0-9]|{'|'.join((*_ESCAPES, *_NUMERIC_ESCAPES))})"
     f"(?:{'|'.join(start + rest.split('(?!')[0] for start, rest in _BOUNDED)})|" + "|".join(_UNBOUNDED)
 )
-# Escape sequences of ASCII characters in JSON, programs, URLs and HTML. A text is unescaped only if it contains escaped
-# characters that may belong to a key. "%20" is not unescaped, so that "Bearer%20" remains in the text.
-_CODE = "(?:2[bBdDeEfF]|3[0-9dD]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])"
+# Escape sequences of ASCII characters in JSON, programs, URLs and HTML. A text is unescaped only if it has an escaped
+# backslash or an escaped character that may belong to a key. "%20" is kept, so that "Bearer%20" remains in the text.
+_CODE = "(?:2[bBdDeEfF]|3[0-9dD]|4[1-9a-fA-F]|5[0-9aAcCfF]|6[1-9a-fA-F]|7[0-9aAeE])"
 _MAY_BE_ESCAPED = _may_match(rf"\\(?:u00|x){_CODE}|\\/|%(?:25)*{_CODE}|&#")
 _ESCAPED_CHARACTER = re.compile(
     rf"([\\%&](?:(?<=\\)(?<!\\\\)\\*(?:(?:u00|x)[0-7]{_HEX}|/)|(?<=%)(?:(?:25)+|(?!20))[0-7]{_HEX}"

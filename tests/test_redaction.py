@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from agentlightning.redaction import redact, redact_bytes
+from agentlightning.replay.cassette import Cassette, RecordedCall
 from agentlightning.runner.outcome import outcome_of_error
 from agentlightning.store import InMemoryLightningStore
 
@@ -45,6 +46,8 @@ REPRESENTATIONS: dict[str, Callable[[str], str]] = {
     "Python": ascii,
     "Python in JSON": lambda text: json.dumps(repr({"x": text})),
     "URL": lambda text: "https://x.y/?q=" + quote(text),
+    "JSON in a URL": lambda text: "https://x.y/?q=" + quote(json.dumps(text)),
+    "URL in a URL": lambda text: "https://x.y/?q=" + quote(quote(text, safe=""), safe=""),
     "form": lambda text: "q=" + quote(text).replace("%20", "+"),
     "HTML": html.escape,
     "escaped hyphens": lambda text: json.dumps(text).replace("-", "\\u002d").replace("_", "\\u005f"),
@@ -142,6 +145,15 @@ def test_redaction_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGL_KEEP_KEYS", "1")
 
     assert redact_bytes(KEY.encode()) == KEY.encode()
+
+
+def test_replayed_request_matches_its_redacted_recording() -> None:
+    request = {"messages": [{"role": "user", "content": f"é\n{KEY}\t'{KEY}'"}], "tools": [json.dumps([f"\n{KEY}"])]}
+    recorded = json.loads(redact(json.dumps(request, ensure_ascii=False)))
+    cassette = Cassette([RecordedCall("chat/completions", recorded, {"id": "1"})])
+
+    assert KEY not in str(recorded)
+    assert cassette.response_to("chat/completions", request) == {"id": "1"}
 
 
 def test_reason_and_traceback_of_a_failed_attempt_are_redacted() -> None:

@@ -132,6 +132,17 @@ async def test_long_stream_is_recorded_in_part(
     assert spans[0].attributes["gen_ai.completion.0.content"].startswith("word word")
 
 
+async def test_compressed_response_is_decompressed_only_up_to_the_limit(model: ScriptedModel) -> None:
+    model.script(Answer("x" * 40_000_000, gzip=True))
+    body = {"model": "m", "messages": HELLO}
+    async with recorded() as spans:
+        with httpx2.Client() as http, http.stream("POST", f"{model.base_url}/chat/completions", json=body) as response:
+            received = sum(len(chunk) for chunk in response.iter_raw())
+
+    assert received < 200_000
+    assert spans[0].attributes[semconv.CAPTURE_ERROR].startswith("the response of 16000000 bytes")
+
+
 async def test_tapped_functions_stay_coroutine_functions() -> None:
     async with recorded():
         assert inspect.iscoroutinefunction(httpx2.AsyncClient.send)

@@ -22,7 +22,7 @@ from ..timing import quickest
 from .raw import Raw
 
 MILLIONS = 3_000_000
-IDS = {"rollout_id": "ro", "attempt_id": "at"}
+IDS: Any = {"rollout_id": "ro", "attempt_id": "at"}
 SPAN: Any = {"rollout_id": "ro", "attempt_id": "at", "trace_id": "ab" * 16, "span_id": "cd" * 8, "name": "step"}
 REFUSED = {
     "lists": ("enqueue_rollout", b'{"input":[' + b"[]," * MILLIONS + b"[]]}"),
@@ -81,7 +81,7 @@ async def test_limit_on_values_can_be_set() -> None:
 
 
 def test_json_text_in_an_attribute_of_a_span_is_not_decoded_in_search_of_a_reward() -> None:
-    output = '{"type": "reward", "value": 1, "more": ["' + "[]," * MILLIONS + '"]}'
+    output = '{"type": "reward", "value": 1, "more": [' + "[]," * MILLIONS + '[]]}'
     [large] = encode([Span.from_attributes(attributes={"agentops.task.output": output}, **IDS)])
     [small] = encode([Span.from_attributes(attributes={"agentops.task.output": '{"type":"reward","value":1}'}, **IDS)])
 

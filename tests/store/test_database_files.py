@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentlightning.errors import StoreInUse, StoreUnavailable
 from agentlightning.store import LightningStoreServer, SqliteLightningStore
-from agentlightning.store.maintenance import backup
+from agentlightning.store.factory import open_for_maintenance
+from agentlightning.store.maintenance import backup, check_database
 from agentlightning.tracer.disk_buffer import DiskBuffer
 from agentlightning.trainer.run_folder import RunLog, new_folder
 
@@ -79,6 +81,24 @@ async def test_another_process_holds_the_lock_until_it_is_killed(path: Path, lin
     await SqliteLightningStore(link).close()
 
 
+@on_linux
+async def test_maintenance_refuses_a_database_that_is_open_by_another_name(path: Path) -> None:
+    link = _hard_link(path)
+    async with SqliteLightningStore(path) as store:
+        maintain: list[Callable[[], Any]] = [
+            lambda: open_for_maintenance(str(link)),
+            lambda: check_database(link),
+            lambda: backup(link, path.with_name("copy")),
+        ]
+        for each in maintain:
+            with pytest.raises(StoreInUse, match="by another name"):
+                each()
+        backup(path, path.with_name("copy"))
+        await store.enqueue_rollout("still served")
+    assert check_database(link) == []
+    assert not link.with_name("link.db-owner").exists()
+
+
 async def test_lock_file_of_an_older_release_is_respected(path: Path) -> None:
     import apsw
 
@@ -113,14 +133,14 @@ async def test_refused_store_leaves_the_locks_of_the_open_one(path: Path) -> Non
 @on_linux
 def test_forked_child_does_not_keep_the_lock_of_a_killed_store(path: Path) -> None:
     script = (
-        "import os, sys, time; from agentlightning.store import SqliteLightningStore\n"
+        "import os, sys; from agentlightning.store import SqliteLightningStore\n"
         "store = SqliteLightningStore(sys.argv[1])\n"
-        "if os.fork(): os.kill(os.getpid(), 9)\n"
-        "sys.stdin.read()"
+        "started, start = os.pipe()\n"
+        "if os.fork(): os.read(started, 1); os.kill(os.getpid(), 9)\n"
+        "os.write(start, b'x'); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, cwd=ROOT) as parent:
-        while os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT) is None:
-            pass
+        os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
         store = SqliteLightningStore(path)  # the child still runs
         asyncio.run(store.close())
         assert parent.stdin

@@ -67,6 +67,26 @@ class FileLock:
         self._connections.clear()
 
 
+def check_name(path: Path) -> None:
+    """Raise `StoreInUse` if a store has the database file open by another name, such as a hard link.
+
+    SQLite would then use another WAL for `path`. Changes in the store's WAL would be missing, and writing would damage
+    the database.
+    """
+    if _is_locked(path) and not _is_lock_file_held(path):
+        raise StoreInUse(f"a store has {path} open by another name; use the name that the store uses")
+
+
+def _is_lock_file_held(path: Path) -> bool:
+    file = _lock_files(path)[0]
+    try:
+        if file.exists():
+            _lock_file(file, path).close()
+    except StoreInUse:
+        return True
+    return False
+
+
 def _lock_files(path: Path) -> list[Path]:
     """Return the paths of the lock files next to the database and, if `path` is a symbolic link, next to the link."""
     names = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent)) / path.name
@@ -100,6 +120,21 @@ def _lock_database(path: Path) -> int | None:
         return None  # the file system does not support such locks
     _descriptors.add(descriptor)
     return descriptor
+
+
+def _is_locked(path: Path) -> bool:
+    """Return True if a store has locked the database file, by whatever name."""
+    if sys.platform != "linux" or not path.exists():
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        request = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)
+        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, request)
+    except OSError:  # the file system does not support such locks
+        return False
+    finally:
+        _close(descriptor)
+    return struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK
 
 
 def _set_lock(descriptor: int, *, locked: bool) -> None:

@@ -38,7 +38,7 @@ from .database import (
     WriteRequest,
     deliver_results,
 )
-from .file_lock import LOCK_SUFFIX, FileLock, OpenFiles
+from .file_lock import LOCK_SUFFIX, FileLock, OpenFiles, check_name
 from .signals import Notification
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class SqliteDatabase(Database):
         warn_if_readable_by_others(Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm", LOCK_SUFFIX))
         # SQLite gives its other files the permissions of the database file.
         create_private_file(Path(os.path.realpath(self.path)))
-        self._lock = FileLock(self.path) if exclusive else None
+        self._lock = FileLock(self.path) if exclusive else check_name(self.path)
         connection = open_writer(self.path, durability)
         connection.execute("BEGIN IMMEDIATE; COMMIT")  # creates the WAL, and fails if the database cannot be written
         self._files = OpenFiles(self.path)

@@ -133,6 +133,15 @@ class Permit:
             self._control.bytes += len(body) - self._size
         self.body, self._size = body, len(body)
 
+    def reserve(self, size: int) -> None:
+        """Reserve capacity for `size` more bytes. Raises `StoreBusy` if the server is at its limit."""
+        if self._control is not None:
+            if self._control.bytes + size > self._control.limits.bodies:
+                self._control.refused += 1
+                raise StoreBusy()
+            self._control.bytes += size
+            self._size += size
+
     def release(self) -> None:
         """Release the capacity. Can be called before the request ends, for example for a long poll. Idempotent."""
         if self._control is not None:

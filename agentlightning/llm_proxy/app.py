@@ -14,7 +14,7 @@ from ..http.auth import Headers
 from ..http.limits import AdmissionControl, Limits, Permit, cancel_on_disconnect
 from ..instrumentation.dialects.base import Json, as_object
 from .auth import ProxyAuthenticator, ProxyRequest, RequestTarget, api_key_in, parse_target
-from .errors import ProxyError, error_body, http_status
+from .errors import ProxyError, error_body, http_status, too_busy
 from .forwarding import ForwardedCall
 from .recording import CallRecorder
 from .responses import offload_if_large
@@ -88,15 +88,14 @@ class ProxyApp:
             body = await offload_if_large(size, _json_object, content)
             request = ProxyRequest(target, headers, content, body, client_key)
             async with cancel_on_disconnect(receive), self._routing.server_for(body.get("model")) as server:
-                call = await offload_if_large(size, ForwardedCall, request, server, self._recorder)
+                call = await offload_if_large(size, ForwardedCall, request, server, self._recorder, permit)
                 await call.forward(send)
 
     async def _admit(self, scope: Scope, receive: Receive) -> Permit:
         try:
             return await self._admission.admit(scope, receive)
         except StoreBusy:
-            message = "the proxy has too many calls in progress (Limits.requests, Limits.bodies); retry later"
-            raise ProxyError(message, 429, retry_after=1) from None
+            raise too_busy() from None
 
     def _other(self, path: str, method: str) -> Response:
         models = self._routing.model_names

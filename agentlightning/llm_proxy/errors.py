@@ -27,6 +27,12 @@ class ProxyError(AgentLightningError):
         self.retry_after = retry_after
 
 
+def too_busy() -> ProxyError:
+    """Return the error for a call that would exceed the proxy's limits on all calls together."""
+    message = "the proxy has too many or too large calls in progress (Limits.requests, Limits.bodies); retry later"
+    return ProxyError(message, 429, retry_after=1)
+
+
 def http_status(error: AgentLightningError) -> int:
     """Return the HTTP status of the response that reports the error."""
     return error.http_status if isinstance(error, ProxyError) else error.status

@@ -14,12 +14,14 @@ import aiohttp
 import orjson
 from starlette.types import Send
 
+from ..errors import StoreBusy
+from ..http.limits import Permit
 from ..instrumentation import sse
 from ..instrumentation.call_record import parse_object
 from ..instrumentation.dialects.base import Json, as_object, items
 from ..retry import RetryPolicy
 from .auth import ProxyRequest
-from .errors import ProxyError, error_event
+from .errors import ProxyError, error_event, too_busy
 from .recording import CallRecorder
 from .responses import OFFLOADED_SIZE, UpstreamResponse, offload_if_large
 from .routing import Engine, ModelServer
@@ -33,8 +35,9 @@ _MAX_SMALL_EVENTS = 16 * 1024
 class ForwardedCall:
     """One model call that is forwarded to a model server."""
 
-    def __init__(self, request: ProxyRequest, server: ModelServer, recorder: CallRecorder) -> None:
+    def __init__(self, request: ProxyRequest, server: ModelServer, recorder: CallRecorder, permit: Permit) -> None:
         self._call = request
+        self._permit = permit
         self._server = server
         self._recording = recorder.start(request, server)
         self._injected = InjectedParameters()
@@ -131,11 +134,19 @@ class ForwardedCall:
     # Response
 
     async def _return_whole(self, response: UpstreamResponse, send: Send) -> None:
-        content = await response.read()
+        content = b"".join([self._reserved(chunk) async for chunk in response.chunks()])
         content = await offload_if_large(len(content), self._record_whole, response, content)
         await self._store_span()
         await self._start_response(response, send, (b"content-length", str(len(content)).encode()))
         await send({"type": "http.response.body", "body": content})
+
+    def _reserved(self, chunk: bytes) -> bytes:
+        """Return a chunk that is kept until the call ends, after reserving the capacity for it."""
+        try:
+            self._permit.reserve(len(chunk))
+        except StoreBusy:
+            raise too_busy() from None
+        return chunk
 
     def _record_whole(self, response: UpstreamResponse, content: bytes) -> bytes:
         """Record the response, and return its content without keys and without the fields not requested."""
@@ -169,7 +180,7 @@ class ForwardedCall:
     async def _return_events(self, events: bytes, send: Send) -> None:
         """Record complete events and send them to the agent. Before the stream's final event, store the span."""
         if self._recording is not None:
-            self._recording.append(events)
+            self._recording.append(self._reserved(events))
         final = b""
         if self._injected or any(marker in events for marker in _FINAL_MARKERS):
             size = OFFLOADED_SIZE + 1 if len(events) > _MAX_SMALL_EVENTS else 0

@@ -106,6 +106,14 @@ async def test_bad_response_becomes_an_error_with_a_reason_and_a_span(
         assert caught.value.body["message"] in ((await attempt.call()).error or "")  # type: ignore[index]
 
 
+async def test_large_responses_together_are_limited(store: agl.LightningStore):
+    async with calls_to(response(bytes(MIB)), store, bodies=MIB // 2) as (proxy, attempt):
+        status, body = await post_chat(attempt.url(proxy))
+
+        assert (status, b"Limits.bodies" in body) == (429, True)
+        assert "Limits.bodies" in ((await attempt.call()).error or "")
+
+
 async def test_gzip_of_many_members_is_read_in_linear_time(store: agl.LightningStore):
     content = gzip.compress(b"") * 100_000 + gzip.compress(b'{"a": 1}')
     async with calls_to(response(content, GZIP), store) as (proxy, attempt):

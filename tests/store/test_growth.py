@@ -12,6 +12,7 @@ from agentlightning.types import AttemptRef
 
 from ..conftest import Figure
 from ..contract.making import claimed, span
+from ..faults.address_space import fill_and_query
 from ..faults.many_spans import fill_and_kill
 
 SPANS, ROLLOUTS, OF_EACH = 10_000, 500, 10
@@ -24,6 +25,13 @@ async def test_large_store_reopens_quickly_after_a_crash(tmp_path: Path, figure:
     assert (result.acknowledged, result.lost) == (SPANS, [])
     assert result.reopened_in_ms < 2_000
     assert result.megabytes < 200
+
+
+async def test_store_works_with_little_address_space(tmp_path: Path, figure: Figure) -> None:
+    result = await fill_and_query(tmp_path / "agl.db", 2_000, megabytes=400)
+
+    figure(result)
+    assert (result.acknowledged, result.failed) == (2_000, [])
 
 
 async def test_cost_of_a_call_does_not_grow_with_the_database(figure: Figure) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from urllib.parse import unquote
 
 import orjson
@@ -29,14 +30,14 @@ from ...semconv import ATTEMPT_ID, ROLLOUT_ID
 from ..encoded_span import EncodedSpan
 from ..sql import SqlStore
 from . import JSON, PATH, PROTOBUF
-from .decode import AttemptIds, ReceivedSpan, attempt_in, decode_request
+from .decode import AttemptIds, ReceivedSpan, attempt_in, decode_request, decompress
 
 NamedSpan = tuple[EncodedSpan, AttemptIds | None]
 """A span, and the attempt that its labels (attributes, baggage or resource) name, if any."""
 
-_THREAD_THRESHOLD = 16 * 1024
-"""Minimum size, in bytes, of bodies that are decoded in another thread so that they do not delay other requests."""
-_SECONDS_WITH_GIL = 0.001
+_THREAD_THRESHOLD = 32 * 1024
+"""Size, in bytes, beyond which bodies are decoded in another thread so that they do not delay other requests."""
+_SECONDS_AT_A_TIME = 0.001
 _SPANS_PER_WRITE = 250
 """Maximum number of spans in one transaction, so that other writes wait for a few milliseconds only."""
 _MAX_REASONS, _MAX_REASON = 5, 200
@@ -111,12 +112,16 @@ class OtlpReceiver:
     async def _decode(
         self, body: bytes, media_type: str, request: Request, rejections: _Rejections
     ) -> list[ReceivedSpan]:
+        limits = self._admission.limits
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        decoding = decode_request(body, encoding, as_json=media_type == JSON, limits=self._admission.limits)
-        if encoding == "identity" and len(body) < _THREAD_THRESHOLD:
-            return list(_valid(decoding, rejections))
+        if encoding == "gzip" and len(body) < _THREAD_THRESHOLD:
+            with suppress(TooLarge):  # it is decompressed in the thread instead
+                body, encoding = decompress(body, min(_THREAD_THRESHOLD, limits.unpacked)), "identity"
+        decoding = _valid(decode_request(body, encoding, as_json=media_type == JSON, limits=limits), rejections)
+        if encoding == "identity" and len(body) <= _THREAD_THRESHOLD:
+            return await _collect(decoding)
         async with self._decoding:
-            return await asyncio.to_thread(lambda: list(_releasing_gil(_valid(decoding, rejections))))
+            return await asyncio.to_thread(lambda: list(_releasing_gil(decoding)))
 
     async def _assign(
         self, named: Sequence[NamedSpan], token_attempt: AttemptIds | None
@@ -165,6 +170,18 @@ def _valid(decoding: Iterator[ReceivedSpan | str], rejections: _Rejections) -> I
             yield each
 
 
+async def _collect(received: Iterator[ReceivedSpan]) -> list[ReceivedSpan]:
+    """Decode in the event loop, and let other requests run every millisecond."""
+    spans: list[ReceivedSpan] = []
+    started = time.monotonic()
+    for each in received:
+        spans.append(each)
+        if time.monotonic() - started > _SECONDS_AT_A_TIME:
+            await asyncio.sleep(0)
+            started = time.monotonic()
+    return spans
+
+
 def _releasing_gil(received: Iterator[ReceivedSpan]) -> Iterator[ReceivedSpan]:
     """Release the GIL every millisecond or after a longer span, so that the thread that serves requests can run.
 
@@ -173,7 +190,7 @@ def _releasing_gil(received: Iterator[ReceivedSpan]) -> Iterator[ReceivedSpan]:
     started = time.monotonic()
     for each in received:
         yield each
-        if time.monotonic() - started > _SECONDS_WITH_GIL:
+        if time.monotonic() - started > _SECONDS_AT_A_TIME:
             time.sleep(0)
             started = time.monotonic()
 

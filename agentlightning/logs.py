@@ -20,9 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from textwrap import indent
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 FORMAT = "%(asctime)s [%(levelname)s] (%(process)d:%(name)s) %(message)s"
+
+REDACTED: Final = {"is_redacted": True}
+"""Attribute of a log record whose message cannot contain an API key, so that it need not be searched for one."""
 
 # C0, DEL, C1, soft hyphen, invisible and bidirectional formatting characters, line separators, surrogates,
 # noncharacters and tags. A terminal interprets them, or they hide or reorder the text around them.
@@ -68,7 +71,7 @@ class LineFormatter(logging.Formatter):
         line = escape_controls(self.formatMessage(record))
         if record.exc_info or record.exc_text or record.stack_info:
             line += "\n" + indent(escape_controls(self._details(record), keep_lines=True), "  ", lambda _: True)
-        return _redact(line)
+        return line if "is_redacted" in record.__dict__ else _redact(line)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         second, text = self._second

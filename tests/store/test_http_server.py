@@ -225,16 +225,18 @@ def test_store_raises_its_soft_limit_of_file_descriptors(tmp_path: Path) -> None
 # Log
 
 
-async def test_access_log_contains_no_character_that_a_client_could_forge_a_line_with(
+async def test_access_log_contains_no_key_and_no_character_that_could_forge_a_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    key = "sk-proj-" + "a1B2" * 12
     forged = "%0d%0a2026-01-01%20[ERROR]%20FORGED%1b]0;p%07%c2%9b%e2%80%ae" + "x" * 20_000
     with caplog.at_level(logging.INFO, "agentlightning.store.access"):
         async with served(InMemoryLightningStore()) as server, Raw(server.endpoint) as raw:
-            for path in (f"/x{forged}", f"/get_rollout_by_id/{forged}", f"/dashboard/{forged}"):
+            for path in (f"/x{forged}", f"/get_rollout_by_id/{forged}", f"/dashboard/{forged}", f"/{key}"):
                 await raw.send("GET", path)
 
-    assert len(caplog.messages) == 3
+    assert len(caplog.messages) == 4
+    assert key not in caplog.text
     assert all(message.isprintable() and message.isascii() for message in caplog.messages)
     assert all(len(message) < 2_000 for message in caplog.messages)
 

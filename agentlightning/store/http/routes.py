@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from copy import copy
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
@@ -19,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ... import payload
 from ...errors import AgentLightningError, InvalidInput, NotFound, StoreBusy, StoreUnavailable, WrongMethod
 from ...http.limits import AdmissionControl, Permit, cancel_on_disconnect
+from ...logs import REDACTED
+from ...redaction import redact
 from ..operations import Arguments, Operation, encode_answer, operation_table, problem
 from ..sql import SqlStore
 from ..sql.base import IdempotentRequest
@@ -92,12 +95,12 @@ class StoreApp:
         except asyncio.CancelledError:  # requests are cancelled only when the server stops
             await response.fail(StoreUnavailable("the store is stopping"))
         except Exception as error:
-            await response.fail(_unexpected(f"{scope['method']} {sent_path[:MAX_LOGGED_PATH]}", error))
+            await response.fail(_unexpected(f"{scope['method']} {_logged_path(sent_path)}", error))
         finally:
             seconds = time.perf_counter() - started
             for method, path, status in response.batch or ((scope["method"], sent_path, response.status),):
                 self._metrics.record(path, status, seconds)
-                _log(scope, method, path[:MAX_LOGGED_PATH], status, seconds)
+                _log(scope, method, path, status, seconds)
 
     async def _respond(self, path: str, scope: Scope, receive: Receive, response: _Responder) -> None:
         name, *ids = path[1:].split("/")
@@ -287,6 +290,11 @@ def _check_method(scope: Scope, path: str, allowed: str) -> None:
 def _log(scope: Scope, method: str, path: str, status: int, seconds: float) -> None:
     if access.isEnabledFor(logging.INFO):
         host, port = scope.get("client") or ("-", 0)
-        line = (host, port, method, path, scope["http_version"], status, seconds * 1000)
+        line = (host, port, method, _logged_path(path), scope["http_version"], status, seconds * 1000)
         # Creating the record here saves the search for the calling function, a tenth of the cost of a line.
-        access.handle(access.makeRecord(access.name, logging.INFO, __file__, 0, _LINE, line, None, "_log"))
+        access.handle(access.makeRecord(access.name, logging.INFO, __file__, 0, _LINE, line, None, "_log", REDACTED))
+
+
+@lru_cache(1_000)
+def _logged_path(path: str) -> str:
+    return redact(path[:MAX_LOGGED_PATH])

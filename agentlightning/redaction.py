@@ -19,7 +19,7 @@ from functools import lru_cache
 from pydantic_core import SchemaValidator, core_schema
 
 KEEP_KEYS_VARIABLE = "AGL_KEEP_KEYS"
-MAX_KEY = 16 * 1024
+MAX_KEY = 8 * 1024
 """Maximum size of a key in bytes. If a key is larger, only its beginning is redacted."""
 _BLOCK = 512 * 1024
 """Number of bytes for which the fast tests decide if they are searched. The tests take about a millisecond."""
@@ -52,11 +52,11 @@ _BOUNDED = (
         "[bB](?:earer|EARER)",
         r"(?: {1,9}+|(?P<gap>[+\t]|%(?:25){0,3}(?:20|09)|\\+(?:t|u0020|u0009)))[A-Za-z0-9._~+/=-]{8,}",
     ),
-    ("AKIA", "[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS
+    ("AKIA[A-Z0-9]{16}(?![A-Za-z0-9])", ""),  # AWS
     ("AIza", rf"{_RUN}{{20,}}"),  # Google
     ("hf_", "[A-Za-z0-9]{20,}"),  # Hugging Face
 )
-"""Formats of keys at a boundary: their first characters, and the others."""
+"""Formats of keys at a boundary: their beginning, which has a fixed length, and the rest."""
 _UNBOUNDED = (
     rf"sk-(?:(?:proj|svcacct|admin)-|ant-[a-z]{{2,9}}[0-9]{{2}}-){_RUN}{{40,}}",
     "sk-[A-Za-z0-9]{20}T3BlbkFJ[A-Za-z0-9]{20,}|sk-or-v1-[0-9a-f]{40,}",
@@ -79,17 +79,46 @@ def _after_boundary(start: str, rest: str) -> str:
     return f"{start}(?:(?<![A-Za-z0-9]{start})|{escapes}|(?<={_HEX}{{2}}{start})(?:{numeric})){rest}"
 
 
+def _maybe_escaped(character: str) -> str:
+    """Return a pattern for a character that may be escaped."""
+    code = ord(character)
+    hexadecimal = f"{code >> 4}(?i:{code & 15:x})"
+    return rf"(?:{character}|\\(?:u00|x){hexadecimal}|%(?:25)*{hexadecimal}|&#(?:{code}|x{hexadecimal});)\\*"
+
+
 # A match extends over the longest possible run of characters, and no character of it is searched again. This keeps the
 # search linear.
 _KEYS = re.compile("|".join([*(_after_boundary(*each) for each in _BOUNDED), *_UNBOUNDED]).encode())
 # Two fast tests precede the search. The first finds the beginnings of all formats in one pass over the text. The second
 # rejects words such as "task-force".
-_STARTS = _may_match(
-    "sk-|earer|EARER|AKIA|AIza|hf_|xox[abprs]-|github_pat_|gh[pousr]_|agl-(?:admin|runner|secret|attempt)-"
-)
+_BEGINNINGS = [
+    "sk-",
+    "earer",
+    "EARER",
+    "AKIA",
+    "AIza",
+    "hf_",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "xoxa-",
+    "xoxb-",
+    "xoxp-",
+    "xoxr-",
+    "xoxs-",
+    "agl-admin-",
+    "agl-runner-",
+    "agl-secret-",
+    "agl-attempt-",
+]
+_STARTS = _may_match("|".join(_BEGINNINGS))
+_LOOKAHEAD = re.compile(r"\(\?[=!][^)]*\)")
 _CANDIDATES = _may_match(
     f"(?:^|[^A-Za-z0-9]|{'|'.join((*_ESCAPES, *_NUMERIC_ESCAPES))})"
-    f"(?:{'|'.join(start + rest.split('(?!')[0] for start, rest in _BOUNDED)})|" + "|".join(_UNBOUNDED)
+    f"(?:{'|'.join(_LOOKAHEAD.sub('', start + rest) for start, rest in _BOUNDED)})|" + "|".join(_UNBOUNDED)
 )
 # Escape sequences of ASCII characters in JSON, programs, URLs and HTML. A text is unescaped only if it has an escaped
 # backslash or an escaped character that may belong to a key. "%20" is kept, so that "Bearer%20" remains in the text.
@@ -99,6 +128,7 @@ _ESCAPED_CHARACTER = re.compile(
     rf"([\\%&](?:(?<=\\)(?<!\\\\)\\*(?:(?:u00|x)[0-7]{_HEX}|/)|(?<=%)(?:(?:25)+|(?!20))[0-7]{_HEX}"
     rf"|(?<=&)#(?:x[0-7]{_HEX}|[0-9]{{2}}|1[01][0-9]|12[0-7]);))".encode()
 )
+_ESCAPED_STARTS = _may_match("|".join("".join(map(_maybe_escaped, each)) for each in _BEGINNINGS))
 _DIGIT = re.compile(b"[0-9]")
 _ASCII = bytes(range(128)) + b"?" * 128
 
@@ -147,7 +177,9 @@ def _keys(body: bytes) -> Iterator[tuple[int, int]]:
 
 def _may_contain_keys(text: bytes) -> bool:
     text = _ascii(text)
-    return _MAY_BE_ESCAPED.isinstance_python(text) or _has_candidates(text)
+    if _MAY_BE_ESCAPED.isinstance_python(text):
+        return _ESCAPED_STARTS.isinstance_python(text)
+    return _has_candidates(text)
 
 
 def _has_candidates(text: bytes) -> bool:
@@ -158,27 +190,26 @@ def _ascii(text: bytes) -> bytes:
     return text if text.isascii() else text.translate(_ASCII)
 
 
-def _keys_in(text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the start and the end of each key in a slice of a text."""
+def _keys_in(text: bytes) -> list[tuple[int, int]]:
+    """Return the start and the end of each key in a slice of a text."""
     text = _ascii(text)
-    if not _MAY_BE_ESCAPED.isinstance_python(text):
-        yield from _keys_in_plain(text)
-        return
+    if not (_MAY_BE_ESCAPED.isinstance_python(text) and _ESCAPED_STARTS.isinstance_python(text)):
+        return _keys_in_plain(text)
     pieces = _ESCAPED_CHARACTER.split(text)
     pieces[1::2] = map(_character, pieces[1::2])
-    keys = list(_keys_in_plain(b"".join(pieces)))
+    keys = _keys_in_plain(b"".join(pieces))
     positions = _unescaped_positions(text) if keys else []
-    for start, end in keys:
-        yield positions[start], positions[end]
+    return [(positions[start], positions[end]) for start, end in keys]
 
 
-def _keys_in_plain(text: bytes) -> Iterator[tuple[int, int]]:
+def _keys_in_plain(text: bytes) -> list[tuple[int, int]]:
     if not _has_candidates(text):
-        return
-    for match in _KEYS.finditer(text):
-        # A word such as "sk-learn-pipelines" is not a key.
-        if match["run"] is None or _DIGIT.search(match["run"]):
-            yield match.end("gap") if match["gap"] else match.start(), match.end()
+        return []
+    return [
+        (match.end("gap"), match.end()) if match.lastgroup == "gap" else match.span()
+        for match in _KEYS.finditer(text)
+        if match.lastgroup != "run" or _DIGIT.search(match["run"])  # "sk-learn-pipelines" is not a key
+    ]
 
 
 @lru_cache(1_000)

@@ -91,29 +91,10 @@ def _maybe_escaped(character: str) -> str:
 _KEYS = re.compile("|".join([*(_after_boundary(*each) for each in _BOUNDED), *_UNBOUNDED]).encode())
 # Two fast tests precede the search. The first finds the beginnings of all formats in one pass over the text. The second
 # rejects words such as "task-force".
-_BEGINNINGS = [
-    "sk-",
-    "earer",
-    "EARER",
-    "AKIA",
-    "AIza",
-    "hf_",
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "github_pat_",
-    "xoxa-",
-    "xoxb-",
-    "xoxp-",
-    "xoxr-",
-    "xoxs-",
-    "agl-admin-",
-    "agl-runner-",
-    "agl-secret-",
-    "agl-attempt-",
-]
+_BEGINNINGS = (
+    "sk-", "earer", "EARER", "AKIA", "AIza", "hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xoxa-",
+    "xoxb-", "xoxp-", "xoxr-", "xoxs-", "agl-admin-", "agl-runner-", "agl-secret-", "agl-attempt-",
+)  # fmt: skip
 _STARTS = _may_match("|".join(_BEGINNINGS))
 _LOOKAHEAD = re.compile(r"\(\?[=!][^)]*\)")
 _CANDIDATES = _may_match(
@@ -168,11 +149,11 @@ def _keys(body: bytes) -> Iterator[tuple[int, int]]:
             continue
         for first in range(block, min(block + _BLOCK, len(body)), _SLICE):
             offset, last = max(0, first - _CONTEXT), first + _SLICE
-            for start, end in _keys_in(body[offset : last + MAX_KEY]):
-                start, end = max(offset + start, position), offset + end
-                if start < min(end, last):
-                    yield start, end
-                    position = end
+            context = max(first, position) - offset
+            for start, end in _keys_in(body[offset : last + MAX_KEY], context):
+                if offset + start < last:
+                    yield offset + start, offset + end
+                    position = offset + end
 
 
 def _may_contain_keys(text: bytes) -> bool:
@@ -190,26 +171,30 @@ def _ascii(text: bytes) -> bytes:
     return text if text.isascii() else text.translate(_ASCII)
 
 
-def _keys_in(text: bytes) -> list[tuple[int, int]]:
-    """Return the start and the end of each key in a slice of a text."""
+def _keys_in(text: bytes, context: int) -> list[tuple[int, int]]:
+    """Return the start and the end of each key in a slice of a text, without those that begin in the first bytes."""
     text = _ascii(text)
     if not (_MAY_BE_ESCAPED.isinstance_python(text) and _ESCAPED_STARTS.isinstance_python(text)):
-        return _keys_in_plain(text)
-    pieces = _ESCAPED_CHARACTER.split(text)
-    pieces[1::2] = map(_character, pieces[1::2])
-    keys = _keys_in_plain(b"".join(pieces))
+        return _keys_in_plain(text, context)
+    keys = _keys_in_plain(_unescaped(text), len(_unescaped(text[:context])))
     positions = _unescaped_positions(text) if keys else []
     return [(positions[start], positions[end]) for start, end in keys]
 
 
-def _keys_in_plain(text: bytes) -> list[tuple[int, int]]:
+def _keys_in_plain(text: bytes, context: int) -> list[tuple[int, int]]:
     if not _has_candidates(text):
         return []
     return [
         (match.end("gap"), match.end()) if match.lastgroup == "gap" else match.span()
-        for match in _KEYS.finditer(text)
+        for match in _KEYS.finditer(text, context)
         if match.lastgroup != "run" or _DIGIT.search(match["run"])  # "sk-learn-pipelines" is not a key
     ]
+
+
+def _unescaped(text: bytes) -> bytes:
+    pieces = _ESCAPED_CHARACTER.split(text)
+    pieces[1::2] = map(_character, pieces[1::2])
+    return b"".join(pieces)
 
 
 @lru_cache(1_000)

@@ -165,3 +165,9 @@ def test_reason_and_traceback_of_a_failed_attempt_are_redacted() -> None:
     assert metadata["reason"].endswith("bad key [red")
     assert "bad key [redacted]" in metadata["traceback"]
     assert KEY[-8:] not in str(metadata)
+
+
+def test_words_at_the_ends_of_slices_are_not_redacted() -> None:
+    text = "".join(f"x{'y' * (number % 7)}task-12345678 " for number in range(20_000))
+
+    assert redact(text + KEY) == text + "[redacted]"

@@ -147,6 +147,13 @@ def _fuzz(results: dict[str, Any]) -> str:
     return f"{results['tried']:,} generated requests: {len(results['broken'])} responses with status 500 or more"
 
 
+def _fuzz_parsers(results: dict[str, Any]) -> str:
+    slowest = ", ".join(f"{parser} {time:.0f} ms" for parser, time in results["slowest_ms"].items())
+    return (
+        f"{results['tried']:,} generated texts: {len(results['broken'])} parsed wrongly or slowly; CPU time: {slowest}"
+    )
+
+
 def _slow_clients(results: dict[str, Any]) -> str:
     others = f"{results['idle']:,} idle and {results['slow']} slow connections"
     return f"`/health` with {others}: 99th percentile {results['p99_in_ms']:.0f} ms of {results['asked']} calls"
@@ -172,6 +179,7 @@ _LONG_RUNS = {
         _lossy, "0, with 17 calls × 8 faults, 200 times each", lambda results: results["calls"], 17 * 8 * 200
     ),
     "fuzz": _LongRun(_fuzz, "0 of 200,000", lambda results: results["tried"], 200_000),
+    "fuzz_parsers": _LongRun(_fuzz_parsers, "0 of 20,000", lambda results: results["tried"], 20_000),
     "slow_clients": _LongRun(
         _slow_clients, "< 100 ms with 10,000 idle connections", lambda results: results["idle"], 10_000
     ),

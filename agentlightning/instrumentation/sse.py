@@ -44,6 +44,8 @@ def events(stream: bytes) -> list[dict[str, Any]]:
 
     Data that is not a JSON object and an incomplete last event are omitted.
     """
+    if b"\r" in stream:
+        stream = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # Nearly every stream has one line of data per event. Parsing these lines as one JSON array is faster than parsing
     # 100 objects one by one.
     lines = [line[5:] for line in stream.split(b"\n") if line.startswith((b"data: {", b"data:{"))]
@@ -68,6 +70,14 @@ def _parse_each(stream: bytes) -> Iterator[Any]:
         if line.startswith(b"data:"):
             data.append(line[5:].lstrip())
         elif not line:
-            with suppress(orjson.JSONDecodeError):
-                yield orjson.loads(b"\n".join(data))
+            yield from _parse_event(data)
             data = []
+
+
+def _parse_event(data: list[bytes]) -> Iterator[Any]:
+    try:
+        yield orjson.loads(b"\n".join(data))
+    except orjson.JSONDecodeError:  # as in the fast path, each line may be an object of its own
+        for line in data if len(data) > 1 else []:
+            with suppress(orjson.JSONDecodeError):
+                yield orjson.loads(line)

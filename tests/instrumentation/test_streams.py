@@ -13,6 +13,7 @@ import pytest
 from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
 from pydantic import BaseModel
 
+from agentlightning.instrumentation.sse import EventBuffer, events
 from agentlightning.types import Span
 from tests.scripted_model import Answer, ScriptedModel
 
@@ -254,3 +255,12 @@ async def test_stream_of_completions_is_recorded(model: ScriptedModel, client: O
         assert "".join(chunk.choices[0].text for chunk in stream) == TEXT
 
     assert gen_ai(spans[0], "completion.0.content") == {"completion.0.content": TEXT}
+
+
+def test_events_do_not_depend_on_the_chunks_if_lines_end_with_carriage_returns() -> None:
+    stream = b'\r\rdata: {"b": 1}\r\n\r\nx\r\rdata: {"c": 2}\r\r'
+    buffer = EventBuffer()
+
+    found = [event for at in range(len(stream)) for event in events(buffer.add(stream[at : at + 1]))]
+
+    assert found == events(stream) == [{"b": 1}, {"c": 2}]

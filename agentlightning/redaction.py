@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import accumulate
 
 from pydantic_core import SchemaValidator, core_schema
 
@@ -148,7 +150,9 @@ def _keys(body: bytes) -> Iterator[tuple[int, int]]:
         if not _may_contain_keys(body[max(0, block - _CONTEXT) : block + _BLOCK + MAX_KEY]):
             continue
         for first in range(block, min(block + _BLOCK, len(body)), _SLICE):
-            offset, last = max(0, first - _CONTEXT), first + _SLICE
+            offset, last = max(0, first - _CONTEXT), min(first + _SLICE, len(body))
+            if position >= last:
+                continue
             context = max(first, position) - offset
             for start, end in _keys_in(body[offset : last + MAX_KEY], context):
                 if offset + start < last:
@@ -176,9 +180,23 @@ def _keys_in(text: bytes, context: int) -> list[tuple[int, int]]:
     text = _ascii(text)
     if not (_MAY_BE_ESCAPED.isinstance_python(text) and _ESCAPED_STARTS.isinstance_python(text)):
         return _keys_in_plain(text, context)
-    keys = _keys_in_plain(_unescaped(text), len(_unescaped(text[:context])))
-    positions = _unescaped_positions(text) if keys else []
-    return [(positions[start], positions[end]) for start, end in keys]
+    return _keys_in_escaped(text, context)
+
+
+def _keys_in_escaped(text: bytes, context: int) -> list[tuple[int, int]]:
+    pieces = _ESCAPED_CHARACTER.split(text)
+    starts = [0, *accumulate(map(len, pieces))]
+    pieces[1::2] = map(_character, pieces[1::2])
+    plain_starts = [0, *accumulate(map(len, pieces))]
+
+    def position(plain: int) -> int:
+        piece = bisect_right(plain_starts, plain) - 1
+        return starts[piece] + plain - plain_starts[piece]
+
+    piece = bisect_right(starts, context) - 1
+    plain_context = min(plain_starts[piece] + context - starts[piece], plain_starts[piece + 1])
+    keys = _keys_in_plain(b"".join(pieces), plain_context)
+    return [(position(start), position(end)) for start, end in keys]
 
 
 def _keys_in_plain(text: bytes, context: int) -> list[tuple[int, int]]:
@@ -191,12 +209,6 @@ def _keys_in_plain(text: bytes, context: int) -> list[tuple[int, int]]:
     ]
 
 
-def _unescaped(text: bytes) -> bytes:
-    pieces = _ESCAPED_CHARACTER.split(text)
-    pieces[1::2] = map(_character, pieces[1::2])
-    return b"".join(pieces)
-
-
 @lru_cache(1_000)
 def _character(escape: bytes) -> bytes:
     """Return the character that an escape sequence represents."""
@@ -205,13 +217,3 @@ def _character(escape: bytes) -> bytes:
         return b"/"
     decimal = text[2:] if text.startswith(b"&#") else b""
     return bytes([int(decimal) if decimal.isdigit() else int(text[-2:], 16)])
-
-
-def _unescaped_positions(text: bytes) -> list[int]:
-    """Return the position in `text` of each character that remains after unescaping, and of the end."""
-    positions: list[int] = []
-    position = 0
-    for match in _ESCAPED_CHARACTER.finditer(text):
-        positions += range(position, match.start() + 1)
-        position = match.end()
-    return [*positions, *range(position, len(text) + 1)]

@@ -13,7 +13,7 @@ from ..errors import AgentLightningError, StoreBusy
 from ..http.auth import Headers
 from ..http.limits import AdmissionControl, Limits, Permit, cancel_on_disconnect
 from ..instrumentation.dialects.base import Json, as_object
-from .auth import ProxyAuthenticator, ProxyRequest, RequestTarget, api_key_in, parse_target
+from .auth import ProxyAuthenticator, ProxyRequest, RequestTarget, TokenExpiry, api_key_in, parse_target
 from .errors import ProxyError, error_body, http_status, too_busy
 from .forwarding import ForwardedCall
 from .recording import CallRecorder
@@ -35,12 +35,18 @@ class ProxyApp:
     """Serves the API paths of OpenAI and Anthropic, both at the root and under each attempt's own URL."""
 
     def __init__(
-        self, routing: Routing, recorder: CallRecorder, authenticator: ProxyAuthenticator, limits: Limits
+        self,
+        routing: Routing,
+        recorder: CallRecorder,
+        authenticator: ProxyAuthenticator,
+        expiry: TokenExpiry,
+        limits: Limits,
     ) -> None:
         self._routing = routing
         self._admission = AdmissionControl(limits)
         self._recorder = recorder
         self._authenticator = authenticator
+        self._expiry = expiry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status, started = 0, time.perf_counter()
@@ -69,7 +75,8 @@ class ProxyApp:
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         target = parse_target(_raw_path(scope))
         headers: Headers = dict(scope["headers"])
-        self._authenticator.authenticate(headers, target)
+        if self._authenticator.authenticate(headers, target):
+            await self._expiry.check(target.rollout_id, target.attempt_id)
         if target.path in CALL_PATHS and scope["method"] == "POST":
             await self._forward(target, headers, scope, receive, send)
         else:

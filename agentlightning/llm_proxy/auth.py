@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from .. import payload
 from ..attempt_tokens import attempt_token, derive_secret
-from ..errors import Forbidden, InvalidInput, Unauthorized
+from ..errors import Forbidden, InvalidInput, NotFound, StoreUnavailable, Unauthorized
 from ..http.auth import CROSS_SITE, Headers, bearer_token, check_exposure, is_allowed_host, matches_token
 from ..instrumentation.dialects.base import Json
+from ..store.contract import LightningStore
+
+CHECK_SECONDS = 60.0
+"""Time in seconds after which the proxy checks again that a token has not expired."""
+_LOOKUP_SECONDS = 1.0
+"""Maximum time in seconds that an unreachable store delays a call."""
+_MAX_CHECKED = 10_000
 
 _TARGET = re.compile(
     r"(?:/rollout/(?P<rollout>[^/]+)/attempt/(?P<attempt>[^/]+)(?:/trace/(?P<traceparent>[0-9a-f-]+))?)?"
@@ -80,8 +91,11 @@ class ProxyAuthenticator:
         self._hosts = frozenset({host})
         self.secret = derive_secret(token) if token is not None else None
 
-    def authenticate(self, headers: Headers, target: RequestTarget) -> None:
-        """Raise `Unauthorized` or `Forbidden` unless the client may send a request to `target`."""
+    def authenticate(self, headers: Headers, target: RequestTarget) -> bool:
+        """Raise `Unauthorized` or `Forbidden` unless the client may send a request to `target`.
+
+        Return True if the API key is an attempt token. Such a token may have expired, which `TokenExpiry` checks.
+        """
         if b"origin" in headers or headers.get(b"sec-fetch-site") in CROSS_SITE:
             raise Forbidden("web pages may not use this proxy; call it from a program", field="Origin")
         if self._token is None:
@@ -89,7 +103,8 @@ class ProxyAuthenticator:
                 host = headers.get(b"host", b"").decode("latin-1")
                 raise Forbidden(f"this proxy does not accept requests for the host {host!r}", field="Host")
         elif target.path != "health":
-            self._check_key([self._token, self.secret or self._token], api_key_in(headers), target)
+            return self._is_attempt_token([self._token, self.secret or self._token], api_key_in(headers), target)
+        return False
 
     def attempt_token(self, rollout_id: str, attempt_id: str) -> str:
         """Return the API key that is valid only for this attempt. Raises `InvalidInput` if the proxy has no token."""
@@ -97,13 +112,49 @@ class ProxyAuthenticator:
             raise InvalidInput("this proxy has no token to derive attempt tokens from; pass token=", field="token")
         return attempt_token(self.secret, rollout_id, attempt_id)
 
-    def _check_key(self, accepted: list[str], given: str, target: RequestTarget) -> None:
+    def _is_attempt_token(self, accepted: list[str], given: str, target: RequestTarget) -> bool:
+        if matches_token(given, accepted):
+            return False
         protected = "this proxy"
         if target.rollout_id:
-            accepted.append(self.attempt_token(target.rollout_id, target.attempt_id))
+            if matches_token(given, (self.attempt_token(target.rollout_id, target.attempt_id),)):
+                return True
             protected = f"attempt {target.attempt_id} of rollout {target.rollout_id}"
-        if not matches_token(given, accepted):
-            raise Unauthorized(f"the API key is not valid for {protected}; send the token of the proxy or the attempt")
+        raise Unauthorized(f"the API key is not valid for {protected}; send the token of the proxy or the attempt")
+
+
+class TokenExpiry:
+    """Rejects attempt tokens whose rollout was deleted or whose attempt ended too long ago.
+
+    A valid token is checked again after `CHECK_SECONDS`. Tokens stay valid while the store is unreachable.
+    """
+
+    def __init__(self, store: Callable[[], LightningStore | None], seconds: float) -> None:
+        self._store = store
+        self._seconds = seconds
+        self._checked: dict[tuple[str, str], float] = {}
+
+    async def check(self, rollout_id: str, attempt_id: str) -> None:
+        """Raise `Unauthorized` if the token of the attempt has expired."""
+        store, ids, now = self._store(), (rollout_id, attempt_id), time.monotonic()
+        if store is None or now - self._checked.get(ids, -math.inf) < CHECK_SECONDS:
+            return
+        try:
+            async with asyncio.timeout(_LOOKUP_SECONDS):
+                attempts = await store.query_attempts(rollout_id)
+        except NotFound:
+            raise Unauthorized(f"this API key is not valid any more: rollout {rollout_id} has been deleted") from None
+        except (TimeoutError, StoreUnavailable):
+            return
+        attempt = next((each for each in attempts if each.attempt_id == attempt_id), None)
+        if attempt is None or (attempt.end_time is not None and time.time() - attempt.end_time > self._seconds):
+            raise Unauthorized(
+                f"this API key is not valid any more: attempt {attempt_id} of rollout {rollout_id} ended more than "
+                f"{self._seconds:g} s ago"
+            )
+        if len(self._checked) >= _MAX_CHECKED:
+            self._checked.clear()
+        self._checked[ids] = now
 
 
 def api_key_in(headers: Headers) -> str:

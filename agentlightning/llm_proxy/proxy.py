@@ -21,7 +21,7 @@ from ..http.server import GracefulServer, base_url, listen, raise_descriptor_lim
 from ..store.contract import LightningStore
 from ..types import LLM, ProxyLLM
 from .app import ProxyApp
-from .auth import ProxyAuthenticator
+from .auth import ProxyAuthenticator, TokenExpiry
 from .recording import CallRecorder
 from .routing import Routing
 from .upstreams import ModelList, Upstream, parse_model_list
@@ -147,7 +147,8 @@ class LLMProxy:
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         ) as session:
             routing, recorder = Routing(self._upstreams, session, self._limits), CallRecorder(lambda: self.store)
-            app = ProxyApp(routing, recorder, self._authenticator, self._limits)
+            expiry = TokenExpiry(lambda: self.store, self._limits.attempt_token_seconds)
+            app = ProxyApp(routing, recorder, self._authenticator, expiry, self._limits)
             server = GracefulServer(
                 app,
                 drain_seconds=DRAIN_TIMEOUT,

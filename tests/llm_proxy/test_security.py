@@ -45,6 +45,19 @@ async def test_attempt_token_is_valid_for_its_attempt_only(model: ScriptedModel,
     assert "authorization" not in model.calls[0].headers  # the proxy's token is not for the server
 
 
+async def test_attempt_token_expires_after_the_end_of_its_attempt(model: ScriptedModel, store: agl.LightningStore):
+    attempt = await start_attempt(store)
+    limits = Limits(attempt_token_seconds=0)
+    async with agl.LLMProxy(model_list={"m": model.base_url}, store=store, token=TOKEN, limits=limits) as proxy:
+        llm = proxy.as_resource(attempt.rollout_id, attempt.attempt_id)
+        deleted = proxy.as_resource("ro-deleted", "at-deleted")
+        await store.update_attempt(attempt.rollout_id, attempt.attempt_id, status="succeeded")
+
+        assert await status(llm.endpoint, key=llm.api_key) == 401
+        assert await status(deleted.endpoint, key=deleted.api_key) == 401
+        assert await status(llm.endpoint, key=TOKEN) == 200
+
+
 async def test_runner_gives_each_agent_the_token_of_its_attempt(model: ScriptedModel, store: agl.LightningStore):
     attempted = await store.start_rollout("a task")
     async with agl.LLMProxy(model_list={"m": model.base_url}, store=store, token=TOKEN) as proxy:

@@ -25,8 +25,10 @@ from jinja2.visitor import NodeTransformer
 from ..errors import PromptError
 
 CHARACTERS_PER_STEP = 128
-STEPS_PER_TOKEN = 10
+STEPS_PER_TOKEN = 40
 STEPS_PER_CALL = 5
+MAX_SOURCE = 512 * 1024
+"""Maximum length of a template in characters. Jinja's lexer may need 80 bytes of memory for each."""
 MAX_DIGITS = 4_300
 """Maximum number of digits of an integer that a template computes. Python does not print longer integers."""
 
@@ -60,6 +62,8 @@ def render(template: str, values: Mapping[str, Any], *, max_length: int, max_ste
 
 @lru_cache(maxsize=64)
 def _compiled(template: str, max_steps: int) -> CodeType:
+    if len(template) > MAX_SOURCE:
+        raise PromptError(f"the jinja prompt template is longer than {MAX_SOURCE} characters; pass long texts as values")
     if any(len(number) > MAX_DIGITS for number in re.findall(r"[\d_]++", template)):
         raise PromptError(f"a number in the jinja prompt template has more than {MAX_DIGITS} digits")
     environment = _Environment(max_steps)

@@ -105,7 +105,7 @@ class PromptTemplate(Resource):
     max_steps: ClassVar[int] = 100_000
     """Maximum number of steps to compile and render a jinja template.
 
-    Each loop iteration and expression is a step. A long value counts as several steps, and a token as ten."""
+    Each loop iteration and expression is a step. A long value counts as several steps, and a token as forty."""
 
     resource_type: Literal["prompt_template"] = "prompt_template"
     template: str

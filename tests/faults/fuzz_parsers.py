@@ -38,7 +38,7 @@ GROWTH = 4
 SLACK = 3
 MAX_SECONDS, MAX_BYTES = 0.1, 64 * 2**20
 """CPU time and memory that a text may cost, or each MB of it if it is longer."""
-MAX_COMPILATION_SECONDS = 1.0
+MAX_COMPILATION_SECONDS = 0.5
 """CPU time that a jinja template may cost, whatever its size: compiling the largest permitted one takes most of it."""
 FLOOR = 0.01
 """CPU seconds below which the ratio of two times means nothing."""

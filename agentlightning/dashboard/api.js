@@ -67,7 +67,7 @@ async function queryPages(name, args, options) {
   const { offset, limit = -1, ...query } = args;
   const first = await execute(name, args, options);
   let items = first.items;
-  for (let cursor = first.cursor; cursor !== null && items.length !== limit; ) {
+  for (let cursor = first.cursor; cursor !== null && items.length !== limit;) {
     const rest = limit < 0 ? limit : limit - items.length;
     const next = await execute(name, { ...query, limit: rest, cursor }, options);
     items = items.concat(next.items);

@@ -1,8 +1,9 @@
-"""Rendering of jinja prompt templates with bounded work and output, because models may write the templates.
+"""Rendering of jinja prompt templates with limits on work and output, because models may write the templates.
 
-jinja's sandbox prevents access to Python's internals, but not `{{ 'a' * 10**9 }}`. Here, each loop iteration and
-expression costs one step, and one more per `CHARACTERS_PER_STEP` characters of the expression's value. An operation
-whose result may be much longer than its operands is paid for before it is executed.
+jinja's sandbox prevents access to Python's internals, but not expressions such as `{{ 'a' * 10**9 }}`. Therefore, the
+number of steps is limited. Each loop iteration and each expression uses one step, and an expression uses one more for
+every `CHARACTERS_PER_STEP` characters of its value. If an operation's result may be much longer than its operands, its
+steps are counted before it is executed.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ CHARACTERS_PER_STEP = 128
 STEPS_PER_TOKEN = 40
 STEPS_PER_CALL = 5
 MAX_SOURCE = 512 * 1024
-"""Maximum length of a template in characters. Jinja's lexer may need 80 bytes of memory for each."""
+"""Maximum length of a template in characters. jinja's lexer may need 80 bytes of memory per character."""
 MAX_DIGITS = 4_300
-"""Maximum number of digits of an integer that a template computes. Python does not print longer integers."""
+"""Maximum number of digits of a number in a template and of an integer that it computes.
+
+By default, Python does not convert longer integers to text.
+"""
 
 _CHARACTERS_PER_ITEM = 8  # the size of a pointer
-_CHARGE, _CHARGE_ITEMS = " charge", " charge items"  # templates cannot contain filter names with spaces
+_CHARGE, _CHARGE_ITEMS = " charge", " charge items"  # the spaces prevent templates from using these filters by name
 _AMPLIFYING_METHODS = frozenset(
     {"center", "expandtabs", "format", "format_map", "ljust", "rjust", "to_bytes", "translate", "zfill"}
 )
@@ -41,7 +45,7 @@ _PREPAID_FILTERS = (
     *("batch", "center", "format", "groupby", "indent", "join", "list", "map", "max", "min", "reject", "rejectattr"),
     *("replace", "round", "select", "selectattr", "slice", "sort", "sum", "tojson", "unique"),
 )
-# The running time of these filters is not linear in the length of their input.
+# Filters whose running time is not linear in the length of their input.
 _EXCLUDED_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
 
 
@@ -63,7 +67,9 @@ def render(template: str, values: Mapping[str, Any], *, max_length: int, max_ste
 @lru_cache(maxsize=64)
 def _compiled(template: str, max_steps: int) -> CodeType:
     if len(template) > MAX_SOURCE:
-        raise PromptError(f"the jinja prompt template is longer than {MAX_SOURCE} characters; pass long texts as values")
+        raise PromptError(
+            f"the jinja prompt template is longer than {MAX_SOURCE} characters; pass long texts as values"
+        )
     if any(len(number) > MAX_DIGITS for number in re.findall(r"[\d_]++", template)):
         raise PromptError(f"a number in the jinja prompt template has more than {MAX_DIGITS} digits")
     environment = _Environment(max_steps)
@@ -79,7 +85,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(undefined=StrictUndefined, optimized=False, extensions=[_TokenCounter])
         self._max_steps = self._steps_left = max_steps
         self._weights: dict[int, tuple[object, int]] = {}
-        """The weights of containers by id. The containers are kept, so that no other object gets the same id."""
+        """The weights of containers by id. The containers are kept, so that no other object can get the same id."""
         del self.globals["lipsum"]
         self.globals["namespace"] = _OpaqueNamespace
         for name in _EXCLUDED_FILTERS:
@@ -88,7 +94,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters |= {_CHARGE: self._charge, _CHARGE_ITEMS: self._charge_items}
 
     def spend(self, steps: int, characters: int = 0) -> None:
-        """Use up steps. Raises `PromptError` if not enough of them are left."""
+        """Use up `steps`, and one more for every `CHARACTERS_PER_STEP` characters.
+
+        Raises `PromptError` if fewer steps are left.
+        """
         self._steps_left -= steps + characters // CHARACTERS_PER_STEP
         if self._steps_left < 0:
             raise PromptError(
@@ -108,7 +117,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             yield item
 
     def _weight(self, value: Any) -> int:
-        """Return the approximate number of characters in `value`. Parts that occur repeatedly count each time."""
+        """Return the approximate number of characters in `value`. A part that occurs repeatedly counts each time."""
         if isinstance(value, (str, bytes)):
             return len(value)
         if isinstance(value, int):
@@ -162,10 +171,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> None:
-        """Return None, so that `is_safe_attribute` decides about `str.format` too."""
+        """Return None, so that jinja does not wrap `str.format`. Instead, `is_safe_attribute` forbids it."""
 
     def _prepaid(self, name: str) -> Callable[..., Any]:
-        """Return the filter `name`, changed to use up the steps for its result before it computes the result."""
+        """Return the filter `name`, wrapped so that the steps for its result are used up before it is executed."""
         original: Callable[..., Any] = cast("Any", self.filters)[name]
         at = 1 if hasattr(original, "jinja_pass_arg") else 0  # jinja passes its context or environment first
 
@@ -208,12 +217,14 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _formatted_length(self, text: str | bytes, weight: int) -> int:
         shown = text if isinstance(text, str) else text.decode("latin-1")
         if re.search(r"\d{3}|\*", shown):
-            raise PromptError("a format in a jinja prompt template has a width of more than two digits")
+            raise PromptError(
+                "a format string in the jinja prompt template contains `*` or a number with more than two digits"
+            )
         return shown.count("%") * (100 + weight)
 
 
 class _TokenCounter(Extension):
-    """Counts the steps for the tokens of the template, before jinja compiles the template."""
+    """Counts the steps for each token of a template before jinja compiles the template."""
 
     def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
         for token in stream:
@@ -222,13 +233,13 @@ class _TokenCounter(Extension):
 
 
 class _OpaqueNamespace(Namespace):
-    """A namespace that is printed without its contents, which may refer to other namespaces any number of times."""
+    """A namespace that is printed without its contents, which may contain other namespaces any number of times."""
 
     __repr__ = object.__repr__
 
 
 class _Meter(NodeTransformer):
-    """Inserts filters into a parsed template that count the steps of its expressions and loops."""
+    """Adds filters to a parsed template. They count the steps of its expressions and loops."""
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         visited = super().generic_visit(node, *args, **kwargs)

@@ -18,7 +18,7 @@ from typing import Literal
 
 from agentlightning.errors import StoreUnavailable
 from agentlightning.store import LightningStore, SqliteLightningStore
-from agentlightning.store.db import sqlite as sqlite_module
+from agentlightning.store.db import connections
 from agentlightning.store.maintenance import check_database
 from agentlightning.types import Span
 
@@ -64,7 +64,7 @@ async def cut_power_repeatedly(
 ) -> PowerCutResult:
     """Cut the power repeatedly; with `ignore_sync` the disk's syncs have no effect, as on some drives."""
     result = result or PowerCutResult()
-    before, sqlite_module.CHECKPOINT_PAGES = sqlite_module.CHECKPOINT_PAGES, CHECKPOINT_PAGES
+    before, connections.CHECKPOINT_PAGES = connections.CHECKPOINT_PAGES, CHECKPOINT_PAGES
     try:
         for number in range(seed, seed + cuts):
             with TemporaryDirectory(dir=folder) as subfolder:
@@ -72,7 +72,7 @@ async def cut_power_repeatedly(
                 disk.power_cut_at = random.Random(number).randrange(40, OPERATIONS)
                 await _cut_power(Path(subfolder), disk, number, durability, result)
     finally:
-        sqlite_module.CHECKPOINT_PAGES = before
+        connections.CHECKPOINT_PAGES = before
     return result
 
 

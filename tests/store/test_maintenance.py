@@ -82,8 +82,10 @@ async def test_check_finds_no_damage_in_an_open_database(path: Path) -> None:
         ("UPDATE rollouts SET status = 'failed'", "is in the queue but"),
         ("UPDATE rollouts SET attempt_id = 'at-none'", "refers to an attempt that does not exist"),
         (
-            "INSERT INTO attempts (rollout_id, attempt_id, sequence_id, start_time, status, lease_start, lease_seen, "
-            "last_sequence_id) VALUES ('ro-none', 'at-9', 1, 0, 'failed', 0, 0, 0)",
+            (
+                "INSERT INTO attempts (rollout_id, attempt_id, sequence_id, start_time, status, lease_start, "
+                "lease_seen, last_sequence_id) VALUES ('ro-none', 'at-9', 1, 0, 'failed', 0, 0, 0)"
+            ),
             "has attempts but does not exist",
         ),
     ],

@@ -2,7 +2,8 @@
 
 `proxy.py` contains the public class, `app.py` dispatches requests, `auth.py` authenticates them, `upstreams.py` parses
 the list of model servers, `routing.py` selects a server for each call, `forwarding.py` forwards the call and requests
-token ids, `responses.py` reads untrusted responses within limits, and `recording.py` stores the spans.
+token ids, `responses.py` reads the servers' responses, which are not trusted, `errors.py` formats error responses, and
+`recording.py` stores the spans.
 """
 
 from ..lazy import lazy_names

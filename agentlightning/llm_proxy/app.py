@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import AgentLightningError, StoreBusy
 from ..http.auth import Headers
-from ..http.limits import AdmissionControl, Limits, Permit, cancel_on_disconnect
+from ..http.limits import AdmissionControl, Limits, cancel_on_disconnect
 from ..instrumentation.dialects.base import Json, as_object
 from .auth import ProxyAuthenticator, ProxyRequest, RequestTarget, TokenExpiry, api_key_in, parse_target
 from .errors import ProxyError, error_body, http_status, too_busy
@@ -66,7 +66,7 @@ class ProxyApp:
         except Exception:
             if status:
                 raise
-            logger.exception("A call failed")
+            logger.exception("An unexpected error occurred while handling a request")
             internal = ProxyError("internal error in the proxy; see the proxy's log", 500)
             await _error_response(internal)(scope, receive, send_and_note_status)
         finally:
@@ -86,9 +86,11 @@ class ProxyApp:
         self, target: RequestTarget, headers: Headers, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
-            permit = await self._admit(scope, receive)
+            permit = await self._admission.admit(scope, receive)
         except ConnectionResetError:
             return
+        except StoreBusy:
+            raise too_busy() from None
         with permit:
             content, size = permit.body, len(permit.body)
             client_key = api_key_in(headers) if self._authenticator.secret is None else None
@@ -97,12 +99,6 @@ class ProxyApp:
             async with cancel_on_disconnect(receive), self._routing.server_for(body.get("model")) as server:
                 call = await offload_if_large(size, ForwardedCall, request, server, self._recorder, permit)
                 await call.forward(send)
-
-    async def _admit(self, scope: Scope, receive: Receive) -> Permit:
-        try:
-            return await self._admission.admit(scope, receive)
-        except StoreBusy:
-            raise too_busy() from None
 
     def _other(self, path: str, method: str) -> Response:
         models = self._routing.model_names
@@ -157,6 +153,6 @@ def _error_response(error: AgentLightningError) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, ProxyError) and error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
-    if status in (408, 413):  # the rest of the request's body is not read
+    if status in (408, 413):  # the proxy does not read the rest of the request's body
         headers["connection"] = "close"
     return JSONResponse(error_body(error), status, headers)

@@ -18,10 +18,11 @@ from ..instrumentation.dialects.base import Json
 from ..store.contract import LightningStore
 
 CHECK_SECONDS = 60.0
-"""Time in seconds after which the proxy checks again that a token has not expired."""
+"""Time in seconds after which the proxy checks an attempt token again."""
 _LOOKUP_SECONDS = 1.0
 """Maximum time in seconds that an unreachable store delays a call."""
 _MAX_CHECKED = 10_000
+"""Number of checked attempts above which the proxy forgets all of them, and then checks their tokens again."""
 
 _TARGET = re.compile(
     r"(?:/rollout/(?P<rollout>[^/]+)/attempt/(?P<attempt>[^/]+)(?:/trace/(?P<traceparent>[0-9a-f-]+))?)?"
@@ -94,7 +95,7 @@ class ProxyAuthenticator:
     def authenticate(self, headers: Headers, target: RequestTarget) -> bool:
         """Raise `Unauthorized` or `Forbidden` unless the client may send a request to `target`.
 
-        Return True if the API key is an attempt token. Such a token may have expired, which `TokenExpiry` checks.
+        Return True if the API key is an attempt token. `TokenExpiry` checks that such a token has not expired.
         """
         if b"origin" in headers or headers.get(b"sec-fetch-site") in CROSS_SITE:
             raise Forbidden("web pages may not use this proxy; call it from a program", field="Origin")
@@ -124,9 +125,10 @@ class ProxyAuthenticator:
 
 
 class TokenExpiry:
-    """Rejects attempt tokens whose rollout was deleted or whose attempt ended too long ago.
+    """Rejects attempt tokens if the rollout was deleted, or if the attempt does not exist or ended too long ago.
 
-    A valid token is checked again after `CHECK_SECONDS`. Tokens stay valid while the store is unreachable.
+    A token is valid for `seconds` after the end of its attempt. A valid token is checked again after `CHECK_SECONDS`.
+    Tokens are not checked while the proxy has no store or the store is unreachable.
     """
 
     def __init__(self, store: Callable[[], LightningStore | None], seconds: float) -> None:
@@ -135,7 +137,7 @@ class TokenExpiry:
         self._checked: dict[tuple[str, str], float] = {}
 
     async def check(self, rollout_id: str, attempt_id: str) -> None:
-        """Raise `Unauthorized` if the token of the attempt has expired."""
+        """Raise `Unauthorized` if the token for this attempt is no longer valid."""
         store, ids, now = self._store(), (rollout_id, attempt_id), time.monotonic()
         if store is None or now - self._checked.get(ids, -math.inf) < CHECK_SECONDS:
             return
@@ -143,13 +145,15 @@ class TokenExpiry:
             async with asyncio.timeout(_LOOKUP_SECONDS):
                 attempts = await store.query_attempts(rollout_id)
         except NotFound:
-            raise Unauthorized(f"this API key is not valid any more: rollout {rollout_id} has been deleted") from None
+            raise Unauthorized(f"this API key is no longer valid: rollout {rollout_id} has been deleted") from None
         except (TimeoutError, StoreUnavailable):
             return
         attempt = next((each for each in attempts if each.attempt_id == attempt_id), None)
-        if attempt is None or (attempt.end_time is not None and time.time() - attempt.end_time > self._seconds):
+        if attempt is None:
+            raise Unauthorized(f"this API key is not valid: rollout {rollout_id} has no attempt {attempt_id}")
+        if attempt.end_time is not None and time.time() - attempt.end_time > self._seconds:
             raise Unauthorized(
-                f"this API key is not valid any more: attempt {attempt_id} of rollout {rollout_id} ended more than "
+                f"this API key is no longer valid: attempt {attempt_id} of rollout {rollout_id} ended more than "
                 f"{self._seconds:g} s ago"
             )
         if len(self._checked) >= _MAX_CHECKED:

@@ -1,4 +1,4 @@
-"""The proxy's own errors, and error responses in a format that both the OpenAI SDK and the Anthropic SDK can parse."""
+"""The proxy's own errors, and error bodies and events that both the OpenAI SDK and the Anthropic SDK can parse."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ class ProxyError(AgentLightningError):
 
 
 def too_busy() -> ProxyError:
-    """Return the error for a call that would exceed the proxy's limits on all calls together."""
-    message = "the proxy has too many or too large calls in progress (Limits.requests, Limits.bodies); retry later"
+    """Return the error for a call that would exceed a limit on the number or the total size of calls in progress."""
+    message = (
+        "the proxy has reached the limit on the number or the total size of calls in progress "
+        "(Limits.requests, Limits.bodies); retry later"
+    )
     return ProxyError(message, 429, retry_after=1)
 
 
@@ -45,5 +48,5 @@ def error_body(error: AgentLightningError) -> Json:
 
 
 def error_event(error: AgentLightningError) -> bytes:
-    """Return the event that reports the error within a stream."""
+    """Return the server-sent event that reports the error in a streamed response."""
     return b"event: error\ndata: %b\n\n" % orjson.dumps(error_body(error))

@@ -23,13 +23,13 @@ from ..retry import RetryPolicy
 from .auth import ProxyRequest
 from .errors import ProxyError, error_event, too_busy
 from .recording import CallRecorder
-from .responses import OFFLOADED_SIZE, UpstreamResponse, offload_if_large
+from .responses import UpstreamResponse, offload_if_large
 from .routing import Engine, ModelServer
 
 RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504, 529})
 RETRY_POLICY = RetryPolicy(first_delay=0.2, max_delay=8.0)
 _MAX_SMALL_EVENTS = 16 * 1024
-"""Maximum size of complete events, in bytes, that are split in the event loop. There may be 2,000 of them."""
+"""Maximum total size, in bytes, of events that are split in the event loop. Even these may be 2,000 events."""
 
 
 class ForwardedCall:
@@ -49,8 +49,8 @@ class ForwardedCall:
     async def forward(self, send: Send) -> None:
         """Forward the call to the server, and the server's response to the agent.
 
-        Raises `ProxyError` if the server cannot be reached, does not respond in time, or breaks a limit. If a stream to
-        the agent has already started, it ends with an event that contains the error.
+        Raises `ProxyError` if the call fails, for example because the server is unreachable or the response exceeds a
+        limit. If a stream to the agent has already started, an event that contains the error is sent first.
         """
         limit = self._server.limits.upstream_seconds
         try:
@@ -109,7 +109,7 @@ class ForwardedCall:
                 return None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if is_last or self._has_started:
-                raise self._unreachable(error) from None
+                raise self._connection_error(error) from None
             return 0.0
 
     def _body(self) -> bytes:
@@ -119,11 +119,11 @@ class ForwardedCall:
             return self._call.content
         try:
             return orjson.dumps({**self._call.body, **renamed, **self._injected.fields})
-        except TypeError:  # it was parsed from JSON, so this is orjson's limit on nesting
+        except TypeError:  # the values come from JSON, so only orjson's limit on nesting can cause this
             raise ProxyError("the request body is nested too deeply", 400) from None
 
-    def _unreachable(self, error: Exception) -> ProxyError:
-        # The error's own message may quote the response, and thereby an API key.
+    def _connection_error(self, error: Exception) -> ProxyError:
+        # The message of `error` is left out, because it may quote the response, which may contain an API key.
         name, kind = self._server.upstream.name, type(error).__name__
         if isinstance(error, TimeoutError):
             return ProxyError(f"the server for model {name!r} did not respond in time", 504)
@@ -141,7 +141,10 @@ class ForwardedCall:
         await send({"type": "http.response.body", "body": content})
 
     def _reserved(self, chunk: bytes) -> bytes:
-        """Return a chunk that is kept until the call ends, after reserving the capacity for it."""
+        """Reserve capacity for a chunk that is kept until the call ends, and return the chunk.
+
+        Raises `ProxyError` if the proxy is at its limit.
+        """
         try:
             self._permit.reserve(len(chunk))
         except StoreBusy:
@@ -149,7 +152,7 @@ class ForwardedCall:
         return chunk
 
     def _record_whole(self, response: UpstreamResponse, content: bytes) -> bytes:
-        """Record the response, and return its content without keys and without the fields not requested."""
+        """Record the response. Return its content without API keys and fields that the agent did not request."""
         content = response.without_keys(content)
         if self._recording is not None:
             self._recording.set_response(response.status, content)
@@ -183,8 +186,9 @@ class ForwardedCall:
             self._recording.append(self._reserved(events))
         final = b""
         if self._injected or any(marker in events for marker in _FINAL_MARKERS):
-            size = OFFLOADED_SIZE + 1 if len(events) > _MAX_SMALL_EVENTS else 0
-            events, final = await offload_if_large(size, self._split_at_final_event, events)
+            split = self._split_at_final_event
+            is_large = len(events) > _MAX_SMALL_EVENTS
+            events, final = await asyncio.to_thread(split, events) if is_large else split(events)
         if events:
             await send({"type": "http.response.body", "body": events, "more_body": True})
         if final:
@@ -192,7 +196,10 @@ class ForwardedCall:
             await send({"type": "http.response.body", "body": final, "more_body": True})
 
     def _split_at_final_event(self, block: bytes) -> tuple[bytes, bytes]:
-        """Return the events before the stream's final event, and the others. Remove the fields not requested."""
+        """Split complete events into those before the stream's final event, and the final event with any later ones.
+
+        Also remove the fields that the agent did not request.
+        """
         events = _END_OF_EVENT.split(block)
         final = next((index for index, event in enumerate(events) if _is_final(event)), len(events))
         if self._injected:
@@ -258,14 +265,18 @@ class InjectedParameters:
         return response
 
     def strip_body(self, content: bytes) -> bytes:
-        """Return a whole response without the fields that the agent did not request."""
+        """Return the body of a whole response without the fields that the agent did not request.
+
+        Return it unchanged if it is not a JSON object or is nested too deeply.
+        """
         body = parse_object(content)
         return _dump(self.strip(body)) or content if body else content
 
     def strip_event(self, event: bytes) -> bytes:
         """Return a stream's event without the fields that the agent did not request.
 
-        Return empty bytes if the server sent the event only because of the added parameters.
+        Return empty bytes if the server sent the event only because of the added parameters. Return the event unchanged
+        if its data is not a JSON object or is nested too deeply.
         """
         head, mark, data = event.partition(b"data:")
         chunk = parse_object(data)
@@ -280,7 +291,10 @@ class InjectedParameters:
 
 
 def _dump(body: Json) -> bytes:
-    """Serialize JSON. Return empty bytes if it is nested more deeply than orjson allows, which it parses anyway."""
+    """Serialize a JSON object. Return empty bytes if it is nested too deeply for orjson.
+
+    orjson parses JSON that is nested more deeply than it can serialize.
+    """
     try:
         return orjson.dumps(body)
     except TypeError:

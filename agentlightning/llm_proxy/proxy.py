@@ -35,10 +35,8 @@ DRAIN_TIMEOUT = 8
 """Maximum time, in seconds, to wait for calls in flight when the proxy stops."""
 FLUSH_TIMEOUT = 5.0
 """Maximum time, in seconds, to wait for queued spans to be stored after the calls in flight have ended."""
-
-
 LIMITS = Limits(body=64 * 1024 * 1024, bodies=1024 * 1024 * 1024, requests=10_000)
-"""The default limits. Those on request bodies are higher than a store's, because conversations may contain images."""
+"""The default limits. Request bodies may be larger than in a store server, because conversations may contain images."""
 
 
 class LLMProxy:
@@ -51,7 +49,8 @@ class LLMProxy:
     If `port` is None, a free port is selected. `model_list` specifies the model servers, called upstreams: either a
     list of `Upstream` objects or of dicts with the same fields, or a dict that maps model names to URLs. If `token` is
     set, clients must send this token, or a key derived from it, as their API key. A proxy that is reachable from other
-    machines requires a token. `limits` replaces the limits for requests and for the model servers' responses, `LIMITS`.
+    machines requires a token. `limits` sets the limits for requests and for the model servers' responses (default:
+    `LIMITS`).
     """
 
     def __init__(
@@ -142,7 +141,8 @@ class LLMProxy:
 
     async def _serve(self, listening: socket.socket, on_started: OnStarted) -> None:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        # A cookie of one call must not be sent with another. Responses are decompressed within limits, by the proxy.
+        # A cookie that one call receives must not be sent with another. `UpstreamResponse` decompresses the responses,
+        # because aiohttp does not limit their decompressed size.
         async with aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         ) as session:

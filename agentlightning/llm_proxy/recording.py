@@ -115,11 +115,13 @@ class CallRecording:
         self._is_stored = False
 
     def set_response(self, status: int, content: bytes) -> None:
-        """Record the HTTP status and the content of a response that was not streamed."""
+        """Record the HTTP status and the content of a response that was not streamed.
+
+        Content that is larger than `MAX_STREAM_BYTES` is left out.
+        """
         self._set_status(status, content)
         if len(content) > MAX_STREAM_BYTES:
-            note = f"a body of {len(content)} bytes is too large to record"
-            self._attributes[semconv.CAPTURE_ERROR] = note
+            self._attributes[semconv.CAPTURE_ERROR] = f"a body of {len(content)} bytes is too large to record"
         else:
             self._attributes[semconv.RESPONSE] = content.decode("utf-8", "replace")
 
@@ -166,7 +168,7 @@ class CallRecording:
 
     def _finish(self) -> FinishedSpan:
         finished = FinishedSpan(self._span(), self._target.rollout_id, self._target.attempt_id)
-        _ = finished.span  # decodes the call
+        _ = finished.span  # decodes the call now, because this function may run in a thread
         return finished
 
     def _set_status(self, status: int, content: bytes) -> None:
@@ -180,7 +182,7 @@ class CallRecording:
         if self._chunks:
             self._attributes[RAW_EVENTS] = b"".join(self._chunks).decode("utf-8", "replace")
         if self._size > MAX_STREAM_BYTES:
-            self._attributes[semconv.CAPTURE_ERROR] = f"only {MAX_STREAM_BYTES} of {self._size} bytes were kept"
+            self._attributes[semconv.CAPTURE_ERROR] = f"only {MAX_STREAM_BYTES} of {self._size} bytes were recorded"
         parent = _TRACEPARENT.fullmatch(self._traceparent)
         return Span(
             rollout_id=rollout_id,

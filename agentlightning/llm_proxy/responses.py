@@ -1,4 +1,7 @@
-"""Reading of model servers' responses, which are not trusted: limits, decompression, headers and API keys."""
+"""Reading of responses from model servers, which are not trusted.
+
+The size of a response is limited, also after decompression. API keys and most headers are removed.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 OFFLOADED_SIZE: Final = 256 * 1024
-"""Size in bytes of JSON above which it is processed in a thread. Smaller JSON takes a few milliseconds at most."""
+"""Size in bytes above which JSON is processed in a thread. Smaller JSON takes a few milliseconds at most."""
 MIN_KEY_LENGTH: Final = 8
-"""Minimum length of an upstream's API key to be removed from its responses. Shorter ones, such as `none`, are words."""
+"""Minimum length at which an upstream's API key is removed from its responses.
+
+Shorter keys are often placeholders, such as `none`, that also occur in ordinary text.
+"""
 MAX_RETURNED_HEADERS: Final = 50
 
 _DECOMPRESSED_AT_ONCE: Final = 64 * 1024
@@ -37,7 +43,7 @@ _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
 async def offload_if_large(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call the function, in a thread if `size` exceeds `OFFLOADED_SIZE`."""
+    """Call the function and return its result. Call it in a thread if `size` exceeds `OFFLOADED_SIZE`."""
     if size > OFFLOADED_SIZE:
         return await asyncio.to_thread(function, *args, **kwargs)
     return function(*args, **kwargs)
@@ -47,19 +53,19 @@ class UpstreamResponse:
     """A response from a model server."""
 
     def __init__(self, response: aiohttp.ClientResponse, upstream: Upstream, limits: Limits) -> None:
-        """Raises `ProxyError` if the response cannot be returned to an agent."""
+        """Raises `ProxyError` if the response is a redirect or has an invalid status."""
         self._response = response
         self._upstream = upstream
         self._limit = limits.upstream_response
         self._keys = _spellings(upstream.api_key)
         self.status = response.status
         if 300 <= self.status < 400:
-            raise self.error("redirects the call to another address; set its final url in the model list")
+            raise self.error("redirects the call to another address; enter the final URL in the model list")
         if not 200 <= self.status < 600:
             raise self.error(f"sent the invalid HTTP status {self.status}")
 
     def error(self, problem: str) -> ProxyError:
-        """Return an exception that names the server."""
+        """Return a `ProxyError` that names the server and describes the problem."""
         return ProxyError(f"the server for model {self._upstream.name!r} {problem}", 502)
 
     @property
@@ -79,33 +85,42 @@ class UpstreamResponse:
         return seconds if seconds > 0 else None
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers to return to the agent. Values with API keys or unusual characters are left out."""
+        """Return the headers that are sent to the agent.
+
+        Headers whose values contain API keys, control characters or non-ASCII characters are left out.
+        """
         headers: list[tuple[bytes, bytes]] = []
         for name, value in self._response.headers.items():
             name = name.lower()
             is_returned = name in _RETURNED_HEADERS or name.startswith(_RETURNED_HEADER_PREFIXES)
             if is_returned and value.isascii() and value.isprintable() and not self._contains_keys(value.encode()):
                 headers.append((name.encode(), value.encode()))
-        if self.retry_after is not None:
-            headers.insert(0, (b"retry-after", str(math.ceil(self.retry_after)).encode()))
+        if (delay := self.retry_after) is not None:
+            headers.insert(0, (b"retry-after", str(math.ceil(delay)).encode()))
         return headers[:MAX_RETURNED_HEADERS]
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """Yield the decompressed content. Raises `ProxyError` if it is too large or is not compressed correctly."""
+        """Yield the decompressed content in chunks.
+
+        Raises `ProxyError` if the content is too large or cannot be decompressed.
+        """
         size = 0
         async for chunk in self._decompressed():
             size += len(chunk)
             if size > self._limit:
-                remedy = "ask for less, or raise --max-response (Limits.upstream_response)"
+                remedy = "request a shorter response, or raise --max-response (Limits.upstream_response)"
                 raise self.error(f"sent a response larger than {self._limit} bytes; {remedy}")
             yield chunk
 
     async def read(self) -> bytes:
-        """Return the whole content. Raises `ProxyError` like `chunks`."""
+        """Return the whole decompressed content. Raises `ProxyError` in the same cases as `chunks`."""
         return b"".join([chunk async for chunk in self.chunks()])
 
     def without_keys(self, content: bytes) -> bytes:
-        """Remove the upstream's API key from the content, and everything else that looks like a key from an error."""
+        """Return the content without the upstream's API key.
+
+        In an error response, also redact everything else that looks like an API key.
+        """
         for key in self._keys:
             if key in content:
                 content = content.replace(key, b"[redacted]")
@@ -122,13 +137,13 @@ class UpstreamResponse:
                 yield chunk
             return
         if encoding not in ("gzip", "x-gzip", "deflate"):
-            raise self.error(f"sent the content encoding {encoding[:40]!r}, although the proxy did not accept any")
+            raise self.error(f"sent a response with the unsupported content encoding {encoding[:40]!r}")
         decompressor = _Decompressor()
         try:
             async for chunk in received:
                 for piece in decompressor.decompress(chunk):
                     yield piece
-                    await asyncio.sleep(0)  # other calls continue while a small chunk yields a lot of content
+                    await asyncio.sleep(0)  # let other calls continue, because a small chunk may contain a lot of data
         except zlib.error as error:
             raise self.error(f"sent invalid {encoding} data: {error}") from None
         if not decompressor.is_complete:
@@ -136,7 +151,7 @@ class UpstreamResponse:
 
 
 class _Decompressor:
-    """Decompresses gzip or zlib data in small steps. The time is linear, also for many members of a gzip file."""
+    """Decompresses gzip or zlib data in small steps. Takes linear time, even if gzip data consists of many members."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(_GZIP_OR_ZLIB)
@@ -161,7 +176,7 @@ class _Decompressor:
 
 
 def _spellings(key: str | None) -> frozenset[bytes]:
-    """Return the ways to write an API key in JSON and in a URL."""
+    """Return the API key as it may be written in plain text, JSON and URLs. Return an empty set for a short key."""
     if key is None or len(key) < MIN_KEY_LENGTH:
         return frozenset()
     return frozenset(each.encode() for each in (key, key.replace("/", "\\/"), quote(key, safe="")))

@@ -36,6 +36,7 @@ TOKENIZE_TIMEOUT = 10.0
 The agent receives the end of the model's response only after these requests have ended.
 """
 _MAX_BODY_IN_ONE_WRITE = 1024 * 1024
+"""Size in bytes from which a request body is sent in chunks. aiohttp warns about larger bytes objects."""
 _FORWARDED_HEADERS = (b"anthropic-", b"openai-", b"x-stainless-", b"accept-language", b"user-agent")
 """A header of the agent's request is forwarded to the server if its name starts with one of these prefixes."""
 

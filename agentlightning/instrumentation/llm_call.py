@@ -35,7 +35,7 @@ from .dialects.base import Json
 logger = logging.getLogger("agentlightning.instrumentation")
 
 MAX_STREAM_BYTES = 16_000_000
-"""Number of bytes after which the rest of a response is not recorded. The agent still receives all of it."""
+"""Maximum number of bytes of a response that are recorded. The agent still receives the whole response."""
 
 P = ParamSpec("P")
 
@@ -100,7 +100,8 @@ class OpenCall:
     ) -> None:
         """Record the status and headers of a response whose body is then passed to `add_chunk` in chunks.
 
-        `decompress` decodes the content encoding (such as gzip) of the whole body.
+        `decompress` decodes the content encoding (such as gzip) of the recorded body. It may stop once the result is
+        larger than `MAX_STREAM_BYTES`.
         """
         self._status, self._decompress = status, decompress
         self._is_stream = "text/event-stream" in headers.get("content-type", "")
@@ -149,14 +150,14 @@ class OpenCall:
         self._ended = True
         content, attributes = self._decompress(b"".join(self._chunks)), self._attributes
         self._chunks = []
-        self._size = max(self._size, len(content))
+        self._size = max(self._size, len(content))  # the content may be larger after decompression
         content = content[:MAX_STREAM_BYTES]
         if self._status:
             attributes["http.response.status_code"] = self._status
         if self._status >= 400:
             self._set_error(_error_description(self._status, content))
         if self._size > MAX_STREAM_BYTES:
-            attributes[semconv.CAPTURE_ERROR] = f"only {MAX_STREAM_BYTES} of {self._size} bytes were recorded"
+            attributes[semconv.CAPTURE_ERROR] = f"only the first {MAX_STREAM_BYTES} bytes were recorded"
         if self._is_stream:
             attributes[semconv.STREAMED] = True
         if content:
@@ -236,7 +237,10 @@ def _dialect(path: str, content: bytes) -> ApiDialect | None:
 
 
 def cut_request(dialect: ApiDialect, content: bytes) -> Json:
-    """Return the span attributes for a request body that is larger than `MAX_BODY_BYTES`."""
+    """Return the span attributes for a request body that is larger than `MAX_BODY_BYTES`.
+
+    Long texts in the body are truncated. If it is still too large, only the model's name is recorded.
+    """
     if cut := cut_to_size(content):
         return {semconv.REQUEST: cut.decode()}
     head = {dialect.input_field: None, "model": parse_object(content).get("model")}

@@ -1,4 +1,8 @@
-"""Parsers for server-sent events: of a response stream while it is received, and of a complete or truncated one."""
+"""Parsing of server-sent events.
+
+`EventBuffer` finds the complete events in a stream while it is being received. `events` parses the events of a complete
+or truncated stream.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ _ENDS_OF_EVENTS = (b"\n\n", b"\n\r\n", b"\r\r")
 
 
 class EventBuffer:
-    """Collects the chunks of a stream until they contain complete events. Each byte is searched only once."""
+    """Collects the chunks of a stream and returns complete events. It does not search earlier chunks again."""
 
     def __init__(self) -> None:
         self._incomplete = bytearray()
@@ -24,8 +28,8 @@ class EventBuffer:
         return len(self._incomplete)
 
     def add(self, chunk: bytes) -> bytes:
-        """Return the events that this chunk completes, including the empty lines that end them."""
-        start = max(0, self.size - 2)  # the end of an event may be split between two chunks
+        """Return the events that are complete after this chunk, including the empty lines that end them."""
+        start = max(0, self.size - 2)  # the empty line may be split between two chunks
         self._incomplete += chunk
         found = ((self._incomplete.rfind(mark, start), len(mark)) for mark in _ENDS_OF_EVENTS)
         end = max((position + length for position, length in found if position >= 0), default=0)
@@ -44,7 +48,7 @@ def events(stream: bytes) -> list[dict[str, Any]]:
 
     Data that is not a JSON object and an incomplete last event are omitted.
     """
-    if b"\r" in stream:
+    if b"\r" in stream:  # lines may also end in CR LF or CR
         stream = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # Nearly every stream has one line of data per event. Parsing these lines as one JSON array is faster than parsing
     # 100 objects one by one.
@@ -77,7 +81,9 @@ def _parse_each(stream: bytes) -> Iterator[Any]:
 def _parse_event(data: list[bytes]) -> Iterator[Any]:
     try:
         yield orjson.loads(b"\n".join(data))
-    except orjson.JSONDecodeError:  # as in the fast path, each line may be an object of its own
+    except (
+        orjson.JSONDecodeError
+    ):  # each line may be a separate object, which the faster parsing in `events` also accepts
         for line in data if len(data) > 1 else []:
             with suppress(orjson.JSONDecodeError):
                 yield orjson.loads(line)

@@ -27,7 +27,7 @@ logger = logging.getLogger("agentlightning.instrumentation")
 SWITCH_VARIABLE = "AGL_WIRE_TAP"
 """Environment variable that disables the wire tap if its value is `off`."""
 _DECODED_AT_ONCE = 1024
-"""Number of bytes of a compressed response that are decompressed at a time."""
+"""Number of compressed bytes that are passed to a decoder at a time."""
 
 
 def is_enabled() -> bool:
@@ -146,8 +146,8 @@ def _decompressor(response: Any) -> Callable[[bytes], bytes]:
         return bytes
 
     def decompress(raw: bytes) -> bytes:
-        # Create a second response, only to decompress the bytes with the library's own decoders. Small pieces limit
-        # the size of what the decoders return at once.
+        # Create a second response, only to decompress the bytes with the library's own decoders. The small pieces limit
+        # the amount of data that a decoder returns at once.
         pieces = (raw[start : start + _DECODED_AT_ONCE] for start in range(0, len(raw), _DECODED_AT_ONCE))
         decoded = bytearray()
         for piece in type(response)(200, headers={"content-encoding": encoding}, content=pieces).iter_bytes():

@@ -96,16 +96,18 @@ class PromptTemplate(Resource):
     Templates count as untrusted input, because models may write them. With the `f-string` engine, a placeholder
     is a plain identifier in braces (`{name}`), optionally with a format spec from a restricted set (`{price:.2f}`). All
     other braces stay unchanged, so prompts may contain JSON. `{{name}}` yields a literal `{name}`. The `jinja` engine
-    renders the template in jinja2's sandbox, with limited work, and requires the extra `[jinja]`. The `poml` engine is
-    refused, because POML templates can execute any code. Stored POML templates can still be read.
+    renders the template in jinja2's sandbox, within `max_steps`, and requires the extra `[jinja]`. The `poml` engine is
+    not supported, because POML templates can execute any code. The store rejects new POML templates, but templates that
+    are already stored can still be read.
     """
 
     max_length: ClassVar[int] = 4 * 1024 * 1024
     """Maximum length of the text that `format` inserts (f-string) or returns (jinja), in characters."""
     max_steps: ClassVar[int] = 100_000
-    """Maximum number of steps to compile and render a jinja template.
+    """Maximum number of steps to compile a jinja template, and also the maximum number of steps to render it.
 
-    Each loop iteration and expression is a step. A long value counts as several steps, and a token as forty."""
+    When the template is compiled, each token counts as forty steps. When it is rendered, each loop iteration and each
+    expression counts as one step, and long values and calls count as several."""
 
     resource_type: Literal["prompt_template"] = "prompt_template"
     template: str
@@ -232,8 +234,8 @@ class Dataset(Protocol[T_co]):
 
 
 _POML_REFUSED = (
-    "prompt templates in POML are not supported: a POML template runs code and reads files, and models may write "
-    "templates; render it yourself with data that you trust and store the text, or use the engine f-string or jinja"
+    "POML prompt templates are not supported: a POML template runs code and reads files, and a model may have written "
+    "it; use the engine f-string or jinja, or, if you trust the template, render it yourself and store the text"
 )
 
 

@@ -44,14 +44,14 @@ class ApiDialect:
 
 
 class Texts:
-    """Texts in a response that arrive in pieces. They are joined at the end, because there may be 100,000 pieces."""
+    """The texts of a streamed response. Pieces are joined only at the end, because there may be 100,000 of them."""
 
     def __init__(self) -> None:
         self._pieces: dict[tuple[int, str], tuple[Json, list[str]]] = {}
 
     def append(self, target: Json, key: str, piece: str) -> None:
-        """Add a piece to the text `target[key]`. It is changed only by `join`."""
-        # The entry refers to `target`, so that no other object gets the same id.
+        """Add a piece to the text `target[key]`. The field contains the whole text only after `join`."""
+        # The entry keeps a reference to `target`, so that no other object can get the same id.
         _, pieces = self._pieces.setdefault((id(target), key), (target, []))
         if not pieces and isinstance(start := target.get(key), str):
             pieces.append(start)
@@ -59,7 +59,7 @@ class Texts:
         target.setdefault(key, "")
 
     def join(self) -> None:
-        """Set all texts to the joined pieces."""
+        """Set each text's field to its joined pieces."""
         for (_, key), (target, pieces) in self._pieces.items():
             target[key] = "".join(pieces)
 

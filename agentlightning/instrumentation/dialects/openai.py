@@ -231,7 +231,7 @@ def _fold_response(events: Iterable[Json]) -> Json:
 
 def _content_part(item: Json, index: int) -> Json:
     contents: list[Json] = item.setdefault("content", [])
-    if index >= len(contents):  # parts start in order; the server's index could be any number
+    if index >= len(contents):  # parts arrive in order, so add only one, even if the index is huge
         contents.append({"type": "output_text", "text": ""})
         index = -1
     return contents[index]

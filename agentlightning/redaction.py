@@ -1,10 +1,11 @@
 r"""Redaction of API keys in the text of spans, errors and log lines.
 
-A key may follow any character except an ASCII letter or digit. It may also follow the escape sequence of a character
-(`\n`, `\u00e9`, `%20`), and its own characters may be escaped (`\u0073k-…`). Formats that cannot be mistaken may follow
-letters and digits, too.
+A key is recognized after any character except an ASCII letter or digit, and after an escape sequence (`\n`, `\u00e9`,
+`%20`). The key's own characters may also be escaped (`\u0073k-…`). Formats that ordinary text does not contain are
+recognized even after letters and digits.
 
-The time is linear in the size of the text. A long text is searched in slices, so that other threads can run in between.
+The running time is linear in the size of the text. A long text is searched in slices, so that other threads can run in
+between.
 
 Set AGL_KEEP_KEYS=1 in a process's environment to disable redaction in that process.
 """
@@ -24,12 +25,13 @@ KEEP_KEYS_VARIABLE = "AGL_KEEP_KEYS"
 MAX_KEY = 8 * 1024
 """Maximum size of a key in bytes. If a key is larger, only its beginning is redacted."""
 _BLOCK = 512 * 1024
-"""Number of bytes for which the fast tests decide if they are searched. The tests take about a millisecond."""
+"""Number of bytes that are tested at a time. The tests take about a millisecond. Only blocks that may contain keys are
+searched."""
 _SLICE = 32 * 1024
 """Number of bytes that are searched at a time. This takes at most a few milliseconds, during which the interpreter
 cannot switch to another thread."""
 _CONTEXT = 16
-"""Number of bytes before a position that decide if a key may begin there."""
+"""Maximum number of bytes before a position that determine if a key may begin there."""
 _REDACTED = b"[redacted]"
 
 _HEX = "[0-9A-Fa-f]"
@@ -46,7 +48,10 @@ _NUMERIC_ESCAPES = (
     rf"%25{_HEX}{{2}}",
     "=[0-9A-F]{2}",  # quoted-printable
 )
-"""Escape sequences that end in a letter or digit. Each has a fixed length, because Python requires it."""
+"""Escape sequences (here and in `_ESCAPES`) that end in a letter or digit, but after which a key may begin.
+
+Each alternative has a fixed length, because Python requires it in a lookbehind assertion.
+"""
 _RUN = "[A-Za-z0-9_-]"
 _BOUNDED = (
     ("sk-", rf"(?P<run>{_RUN}{{8,}})"),  # OpenAI, Anthropic, OpenRouter, …
@@ -58,7 +63,10 @@ _BOUNDED = (
     ("AIza", rf"{_RUN}{{20,}}"),  # Google
     ("hf_", "[A-Za-z0-9]{20,}"),  # Hugging Face
 )
-"""Formats of keys at a boundary: their beginning, which has a fixed length, and the rest."""
+"""Formats of keys that are not recognized after a letter or digit, except at the end of an escape sequence.
+
+Each format consists of a beginning, which has a fixed length, and the rest.
+"""
 _UNBOUNDED = (
     rf"sk-(?:(?:proj|svcacct|admin)-|ant-[a-z]{{2,9}}[0-9]{{2}}-){_RUN}{{40,}}",
     "sk-[A-Za-z0-9]{20}T3BlbkFJ[A-Za-z0-9]{20,}|sk-or-v1-[0-9a-f]{40,}",
@@ -66,17 +74,17 @@ _UNBOUNDED = (
     "xox[abprs]-[A-Za-z0-9-]{10,}",  # Slack
     rf"agl-(?:admin|runner|secret|attempt)-{_RUN}{{20,}}",  # Agent Lightning
 )
-"""Formats of keys that are recognized anywhere."""
+"""Formats of keys that are recognized after any character."""
 
 
 def _may_match(pattern: str) -> SchemaValidator:
-    # Rust's regex engine is linear, and up to 50 times faster than Python's.
+    # Rust's regex engine takes linear time and is up to 50 times faster than Python's.
     return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
 
 
 def _after_boundary(start: str, rest: str) -> str:
-    # The start comes first, because Python then skips all positions with another first character. Numeric escapes are
-    # tested only after two hexadecimal digits, because that is faster.
+    # The pattern begins with `start`, so that Python skips all positions with another first character. It tests for
+    # numeric escapes only after two hexadecimal digits, because that is faster.
     escapes, numeric = ("|".join(f"(?<=(?:{each}){start})" for each in kind) for kind in (_ESCAPES, _NUMERIC_ESCAPES))
     return f"{start}(?:(?<![A-Za-z0-9]{start})|{escapes}|(?<={_HEX}{{2}}{start})(?:{numeric})){rest}"
 
@@ -88,23 +96,24 @@ def _maybe_escaped(character: str) -> str:
     return rf"(?:{character}|\\(?:u00|x){hexadecimal}|%(?:25)*{hexadecimal}|&#(?:{code}|x{hexadecimal});)\\*"
 
 
-# A match extends over the longest possible run of characters, and no character of it is searched again. This keeps the
-# search linear.
+# A match covers the longest possible run of characters, and these characters are not searched again. Therefore, the
+# search takes linear time.
 _KEYS = re.compile("|".join([*(_after_boundary(*each) for each in _BOUNDED), *_UNBOUNDED]).encode())
-# Two fast tests precede the search. The first finds the beginnings of all formats in one pass over the text. The second
-# rejects words such as "task-force".
+# Two fast tests precede the search. `_STARTS` looks for the beginnings of all formats in one pass over the text.
+# `_CANDIDATES` then rejects words that contain a beginning, such as "task-force".
 _BEGINNINGS = (
     "sk-", "earer", "EARER", "AKIA", "AIza", "hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xoxa-",
     "xoxb-", "xoxp-", "xoxr-", "xoxs-", "agl-admin-", "agl-runner-", "agl-secret-", "agl-attempt-",
 )  # fmt: skip
 _STARTS = _may_match("|".join(_BEGINNINGS))
-_LOOKAHEAD = re.compile(r"\(\?[=!][^)]*\)")
+_LOOKAHEAD = re.compile(r"\(\?[=!][^)]*\)")  # Rust's regex engine does not support lookahead assertions
 _CANDIDATES = _may_match(
     f"(?:^|[^A-Za-z0-9]|{'|'.join((*_ESCAPES, *_NUMERIC_ESCAPES))})"
     f"(?:{'|'.join(_LOOKAHEAD.sub('', start + rest) for start, rest in _BOUNDED)})|" + "|".join(_UNBOUNDED)
 )
-# Escape sequences of ASCII characters in JSON, programs, URLs and HTML. A text is unescaped only if it has an escaped
-# backslash or an escaped character that may belong to a key. "%20" is kept, so that "Bearer%20" remains in the text.
+# Escape sequences for ASCII characters in JSON, programs, URLs and HTML. A text is unescaped only if it contains an
+# escaped backslash or another escaped character that may belong to a key. "%20" is not unescaped, so that the text
+# before the key, such as "Bearer%20", is not redacted.
 _CODE = "(?:2[bBdDeEfF]|3[0-9dD]|4[1-9a-fA-F]|5[0-9aAcCfF]|6[1-9a-fA-F]|7[0-9aAeE])"
 _MAY_BE_ESCAPED = _may_match(rf"\\(?:u00|x){_CODE}|\\/|%(?:25)*{_CODE}|&#")
 _ESCAPED_CHARACTER = re.compile(
@@ -142,7 +151,7 @@ def contains_keys(body: bytes) -> bool:
 
 
 def _keys(body: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the start and the end of each key, in order."""
+    """Yield the start and end positions of each key, in order."""
     if os.environ.get(KEEP_KEYS_VARIABLE) == "1":
         return
     position = 0
@@ -176,11 +185,11 @@ def _ascii(text: bytes) -> bytes:
 
 
 def _keys_in(text: bytes, context: int) -> list[tuple[int, int]]:
-    """Return the start and the end of each key in a slice of a text, without those that begin in the first bytes."""
+    """Return the start and end positions of each key in `text` that begins at the position `context` or later."""
     text = _ascii(text)
-    if not (_MAY_BE_ESCAPED.isinstance_python(text) and _ESCAPED_STARTS.isinstance_python(text)):
-        return _keys_in_plain(text, context)
-    return _keys_in_escaped(text, context)
+    if _MAY_BE_ESCAPED.isinstance_python(text) and _ESCAPED_STARTS.isinstance_python(text):
+        return _keys_in_escaped(text, context)
+    return _keys_in_plain(text, context)
 
 
 def _keys_in_escaped(text: bytes, context: int) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ AGENTOPS_OUTPUTS: Final = ("agentops.task.output", "agentops.entity.output")
 TUTORIAL_SPAN: Final = "reward"
 _PRIMARY = "primary"
 _MAX_OUTPUT = 10_000
-"""Maximum length of the JSON text of a reward. Any other output may decode to millions of values."""
+"""Maximum length of an AgentOps output that is parsed as a reward. A longer one may contain millions of values."""
 
 
 class Reward(NamedTuple):
@@ -35,7 +35,7 @@ class Reward(NamedTuple):
 def rewards_in(name: str, attributes: Mapping[str, Any]) -> list[Reward]:
     """Return all rewards in a span with this name and these attributes. The primary reward is the first.
 
-    A span that arrived after the end of its attempt has no rewards: the reward of an attempt is final when it ends.
+    Return an empty list for a span that arrived after the end of its attempt, because the reward was already final.
     """
     if attributes.get(semconv.LATE):
         return []

@@ -1,7 +1,8 @@
 """Access tokens that are valid for one attempt only, derived from a secret that agents never receive.
 
-An attempt token is `agl-attempt-`, the ids of the attempt in URL-safe base64, and a message authentication code (MAC) of
-the text before it. A server that has the secret can check a token and find its attempt without any other data.
+An attempt token consists of the prefix `agl-attempt-`, the rollout id and the attempt id in URL-safe base64, and a
+message authentication code (MAC) for the preceding text. A server that has the secret can verify a token and identify
+its attempt without any other data.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ _SECRET_PREFIX = "agl-secret-"
 """Prefix that distinguishes secrets from other API keys. `api_key_for_attempt` replaces only secrets."""
 ATTEMPT_TOKEN_PREFIX = "agl-attempt-"
 _LENGTH_BYTES = 2
-"""Number of bytes that encode the length of the rollout id. An id has at most 256 characters of 4 bytes each."""
+"""Number of bytes that encode the length of the rollout id. An id has at most 256 characters of up to 4 bytes."""
 _DIGEST_LENGTH = 48
-"""Number of hexadecimal digits in a digest."""
+"""Number of hexadecimal digits to which digests are truncated. They hold 192 bits."""
 
 
 def generate_secret() -> str:
@@ -32,7 +33,7 @@ def derive_secret(token: str) -> str:
 
 
 def attempt_token(secret: str, rollout_id: str, attempt_id: str) -> str:
-    """Return the token for one attempt. Tokens are not stored: a server that has the secret derives them again."""
+    """Return the token for one attempt. Tokens are not stored; `verified_attempt` checks them with the secret."""
     rollout = rollout_id.encode()
     ids = base64.urlsafe_b64encode(len(rollout).to_bytes(_LENGTH_BYTES) + rollout + attempt_id.encode())
     signed = f"{ATTEMPT_TOKEN_PREFIX}{ids.decode().rstrip('=')}"
@@ -40,7 +41,7 @@ def attempt_token(secret: str, rollout_id: str, attempt_id: str) -> str:
 
 
 def verified_attempt(token: str, secrets: Iterable[str]) -> tuple[str, str] | None:
-    """Return the rollout id and the attempt id in an attempt token, or None unless one of `secrets` produced it."""
+    """Return the rollout id and the attempt id in an attempt token, or None if no secret in `secrets` produced it."""
     signed, mac = token[:-_DIGEST_LENGTH], token[-_DIGEST_LENGTH:].encode()
     if not signed.startswith(ATTEMPT_TOKEN_PREFIX):
         return None

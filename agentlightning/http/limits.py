@@ -27,7 +27,8 @@ class Limits:
     bodies: int = 256 * _MIB
     """Maximum total size of the bodies of all requests in progress, in bytes.
 
-    Further requests get status 429 with a Retry-After header."""
+    Further requests get status 429 with a Retry-After header. The LLM proxy also counts the parts of responses that it
+    keeps in memory until a call ends."""
     requests: int = 4_096
     """Maximum number of requests in progress, not counting long polls.
 
@@ -45,33 +46,35 @@ class Limits:
     body_seconds: float = 60.0
     """Time limit in seconds for receiving the body of a request after the headers."""
     attempt_token_seconds: float = 24 * 3600.0
-    """Time in seconds for which the token of an attempt stays valid after the end of the attempt."""
+    """Time in seconds for which an attempt's token stays valid after the attempt has ended."""
     page_bytes: int = 8 * _MIB
-    """Maximum total size of the items on a page of a list in bytes, as they are stored.
+    """Maximum total size in bytes of the items on a page of a list, as stored in the database.
 
-    One item may exceed the limit, alone on its page. The limit also applies to the rollouts that one
-    `dequeue_many_rollouts` claims and that one response to `wait_for_rollouts` contains. Further lookups in a batch
-    that already returns more get status 429."""
+    An item that exceeds the limit gets a page of its own. The limit also applies to the rollouts that one call to
+    `dequeue_many_rollouts` claims, and to those in one response to `wait_for_rollouts`. Once the responses to the
+    lookups in a batch exceed the limit, further lookups in the batch get status 429."""
 
     values: int = MAX_VALUES
-    """Maximum number of values in a JSON body (counted by its brackets, braces and commas) or an OTLP request."""
+    """Maximum number of values in a JSON body or an OTLP request.
+
+    In JSON, opening brackets, opening braces and commas are counted."""
     spans: int = 10_000
     """Maximum number of spans in an OTLP request."""
     span_values: int = 20_000
-    """Maximum number of attributes, events, links and nested values in one span of an OTLP request."""
+    """Maximum number of attributes, events, links and nested values in one span or resource of an OTLP request."""
 
     header_count: int = 200
-    """Maximum number of headers of a request."""
+    """Maximum number of headers in a request, including the trailers of a chunked body."""
     pipelined: int = 100
-    """Maximum number of requests that a client may send on a connection before it has received their responses."""
+    """Maximum number of requests on a connection that wait for an earlier request to finish."""
     listeners: int = 200
     """Maximum number of open event streams (`GET /events`).
 
-    Further requests for one get status 429 with a Retry-After header."""
+    Further requests for an event stream get status 429 with a Retry-After header."""
     unsent: int = 256 * _MIB
-    """Maximum total size in bytes of responses that clients have not read yet.
+    """Maximum total size in bytes of the response data that clients have not read yet.
 
-    Beyond it, the clients that have read nothing for longest are disconnected."""
+    If it is exceeded, the clients that have read nothing for the longest time are disconnected."""
     send_seconds: float = 60.0
     """Time in seconds after which a client that has stopped reading its response is disconnected."""
 
@@ -134,7 +137,7 @@ class Permit:
         self.body, self._size = body, len(body)
 
     def reserve(self, size: int) -> None:
-        """Reserve capacity for `size` more bytes. Raises `StoreBusy` if the server is at its limit."""
+        """Reserve capacity for `size` more bytes, such as a part of a response. Raises `StoreBusy` at the limit."""
         if self._control is not None:
             if self._control.bytes + size > self._control.limits.bodies:
                 self._control.refused += 1

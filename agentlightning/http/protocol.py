@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with limits for each connection: headers, framing, pipelining, time, and file descriptors."""
+"""uvicorn's HTTP protocol with limits on headers, chunk framing, pipelining, slow clients and open connections."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .limits import Limits
 logger = logging.getLogger(__name__)
 
 RESERVED_DESCRIPTORS: Final = 16
-"""Number of file descriptors that connections leave to the database, logs and outgoing connections."""
+"""Number of file descriptors reserved for the database, log files and outgoing connections."""
 _FRAMING_PER_BODY_BYTE: Final = 8
-"""Maximum number of bytes received per byte of a body. A chunk of one byte takes six."""
+"""Maximum number of received bytes per byte of a body. A chunk that contains a single byte is sent as six bytes."""
 
 
 class _Refusal(Exception):
-    """A request is refused by the protocol, before any application sees it."""
+    """The protocol itself refuses the request, with the HTTP status `status`."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
@@ -30,30 +30,37 @@ class _Refusal(Exception):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Refuses requests that break a limit or are not valid HTTP, and closes their connections.
+    """Refuses requests that exceed a limit or are not valid HTTP, and closes their connections.
 
-    When the process runs out of file descriptors, the connections that have been idle longest are closed.
+    It also disconnects clients that do not read their responses. When the process has almost no file descriptors left,
+    it closes the connections that have been idle for the longest time.
     """
 
     def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.logger = logger  # no program configures uvicorn's own logger
+        self.logger = logger  # programs configure this package's loggers, but not uvicorn's
         self._limits = limits
         self._chunk = 0
-        """Size of the data received last."""
+        """Number of bytes in the data that was received last."""
         self._unclaimed = 0
-        """The part of `_chunk` that may belong to a request that has not begun yet."""
+        """Number of bytes of this data that may belong to a request that has not begun yet."""
         self._received = 0
-        """Number of bytes of the current request that have been received, without those behind an earlier request."""
+        """Number of bytes received for the current request.
+
+        Bytes that arrived in the same data as the end of an earlier request are not included.
+        """
         self._body = 0
-        """Number of bytes of the current request's body."""
+        """Number of bytes received for the current request's body, without chunk framing."""
         self._is_in_head = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
     @property
     def idle_since(self) -> float | None:
-        """Time in the event loop's clock since when no complete request has arrived, or None during a request."""
+        """Time at which the connection became idle, on the event loop's clock, or None if the connection is not idle.
+
+        A connection is idle while the server waits for a request or for the rest of a request's headers.
+        """
         if self.transport.is_closing():
             return None
         if self.timeout_keep_alive_task is not None:
@@ -65,7 +72,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._start_head_timer()
-        # The system assigns the lowest free number, so this many file descriptors are in use.
+        # The system assigns the lowest free number, so at least this many file descriptors are in use.
         used: int = transport.get_extra_info("socket").fileno()
         if used >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS:
             self._make_room(cast("Iterable[LimitedProtocol]", self.connections))
@@ -78,11 +85,11 @@ class LimitedProtocol(HttpToolsProtocol):
     def _make_room(self, connections: Iterable[LimitedProtocol]) -> None:
         others = [(since, each) for each in connections if each is not self and (since := each.idle_since) is not None]
         others.sort(key=lambda entry: entry[0])
-        for _, idle in others[: len(others) // 8 + 1]:  # several at once, so that not every connection costs a search
+        for _, idle in others[: len(others) // 8 + 1]:  # several, so that not every new connection needs a search
             idle.transport.close()
         if not others:
-            limit = "the server has no file descriptors left for connections; raise its limit (ulimit -n)"
-            self._refuse(_Refusal("503 Service Unavailable", limit))
+            message = "the server has no file descriptors left for connections; raise its limit (ulimit -n)"
+            self._refuse(_Refusal("503 Service Unavailable", message))
 
     # Data from the client
 
@@ -106,32 +113,39 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._start_head_timer()
 
     def on_message_begin(self) -> None:
-        # Only a new request ends the keep-alive period: line breaks between requests, and the rest of a body whose
-        # request was refused, do not prolong it.
+        # Only a new request stops the keep-alive timer. Line breaks between requests, and the rest of the body of a
+        # request that was refused, do not.
         self._unset_keepalive_if_required()
         super().on_message_begin()
         self._received, self._unclaimed, self._body = self._unclaimed, 0, 0
         self._is_in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Counting here, also the trailers of a chunked body, keeps the cost of refusing many headers low.
+        # Headers are counted as they are parsed, so that refusing too many of them costs little. The parser also calls
+        # this method for the trailers of a chunked body.
         if len(self.headers) >= (limit := self._limits.header_count):
-            message = (
-                f"the request has more than {limit} headers; send fewer, or raise --max-headers (Limits.header_count)"
+            message = f"the request has more than {limit} headers; send fewer, or raise the limit"
+            raise _Refusal(
+                "431 Request Header Fields Too Large", f"{message} (agl store --max-headers, or Limits.header_count)"
             )
-            raise _Refusal("431 Request Header Fields Too Large", message)
-        name = name.lower()  # the rest is uvicorn's method; calling that would double the cost of a header
+        # The rest is a copy of uvicorn's method, because calling it would double the cost of a header.
+        name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         limits = self._limits
+        # `_received` may lack bytes of the last data, but `_received + _chunk` is an upper bound. If it is within the
+        # limit, the exact size need not be computed.
         if self._received + self._chunk > limits.head and _head_size(self.url, self.headers) > limits.head:
             raise self._head_too_large()
         if len(self.pipeline) >= limits.pipelined:
-            message = f"more than {limits.pipelined} pipelined requests; wait for responses, or raise --max-pipelined"
-            raise _Refusal("429 Too Many Requests", f"{message} (Limits.pipelined)")
+            message = f"the connection has more than {limits.pipelined} pipelined requests; wait for their responses, "
+            raise _Refusal(
+                "429 Too Many Requests",
+                f"{message}or raise the limit (agl store --max-pipelined, or Limits.pipelined)",
+            )
         self._is_in_head = False
         self._stop_head_timer()
         super().on_headers_complete()
@@ -142,21 +156,26 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def _check_framing(self) -> None:
-        """Refuse an endless head, and endless chunk sizes, chunk extensions and trailers of a chunked body."""
+        """Raise `_Refusal` if the head, or the chunk sizes, chunk extensions and trailers of the body, are too long."""
         if self._received > self._limits.head + self._body * _FRAMING_PER_BODY_BYTE:
             raise self._head_too_large()
 
     def _head_too_large(self) -> _Refusal:
-        message = f"the headers are larger than {self._limits.head} bytes; shorten them, or raise --max-head"
-        return _Refusal("431 Request Header Fields Too Large", f"{message} (Limits.head)")
+        message = f"the request line, headers and chunk framing exceed {self._limits.head} bytes; shorten them, "
+        return _Refusal(
+            "431 Request Header Fields Too Large", f"{message}or raise the limit (agl store --max-head, or Limits.head)"
+        )
 
     def _ignore_upgrade(self) -> None:
-        """Answer an upgrade request like any other, and close the connection, because the parser has lost its place."""
+        """Execute an upgrade request like any other request, and then close the connection.
+
+        The parser cannot continue, because it treats the data after the headers as another protocol.
+        """
         self.cycle.keep_alive = False
         if any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers):
-            # The parser skips the body, so the request must not be executed.
+            # The parser does not read the request's body, so the request must not be executed.
             self.cycle.disconnected = self.cycle.more_body = True
-            self._refuse(_Refusal("400 Bad Request", "a request with a body cannot ask for an upgrade"))
+            self._refuse(_Refusal("400 Bad Request", "a request with a body cannot request an upgrade"))
 
     # Refusals
 
@@ -174,9 +193,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _can_answer(self) -> bool:
-        """Return True if the next response on the connection is that of the refused request."""
+        """Return True if the refusal can be sent as the response to the refused request.
+
+        It cannot be sent while earlier requests are in progress, or after that response has started.
+        """
         cycle = cast("RequestResponseCycle | None", self.cycle)
-        if cycle is None or self._is_in_head or not cycle.more_body:  # the refused request has no cycle of its own
+        if cycle is None or self._is_in_head or not cycle.more_body:  # the cycle, if any, is an earlier request's
             return cycle is None or cycle.response_complete
         return not (cycle.response_started or self.pipeline)
 
@@ -184,16 +206,18 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_head_timer(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self._limits.head_seconds, self._end_head)
+            self._head_timer = self.loop.call_later(self._limits.head_seconds, self._refuse_slow_head)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _end_head(self) -> None:
-        message = f"the headers did not arrive within {self._limits.head_seconds:g} s (--head-seconds)"
-        self._refuse(_Refusal("408 Request Timeout", message))
+    def _refuse_slow_head(self) -> None:
+        message = f"the headers did not arrive within {self._limits.head_seconds:g} s; send them faster, or raise the "
+        self._refuse(
+            _Refusal("408 Request Timeout", f"{message}limit (agl store --head-seconds, or Limits.head_seconds)")
+        )
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -207,7 +231,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _expect_progress(self) -> None:
-        """Close the connection unless the client reads something within `Limits.send_seconds`, again and again."""
+        """Disconnect the client once it reads nothing during a period of `Limits.send_seconds`."""
         unsent = self.transport.get_write_buffer_size()
 
         def check() -> None:
@@ -219,7 +243,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._send_timer = self.loop.call_later(self._limits.send_seconds, check)
 
     def _limit_unsent(self, connections: Iterable[LimitedProtocol]) -> None:
-        """Close the connections whose clients have read nothing for longest while too much data is unsent."""
+        """While too much data is unsent, disconnect the clients that have read nothing for the longest time."""
         waiting = [(each._send_timer.when(), each) for each in connections if each._send_timer is not None]
         unsent = sum(each.transport.get_write_buffer_size() for _, each in waiting)
         for _, each in sorted(waiting, key=lambda entry: entry[0]):
@@ -229,7 +253,7 @@ class LimitedProtocol(HttpToolsProtocol):
             each._disconnect()
 
     def _disconnect(self) -> None:
-        logger.info("Closed a connection to %s:%s, which did not read its response", *(self.client or ("-", 0)))
+        logger.info("Disconnected %s:%s, because this client did not read its response", *(self.client or ("-", 0)))
         self.transport.abort()
 
 

@@ -31,7 +31,7 @@ POLL_INTERVAL_DRAIN = 0.005
 def listen(host: str, port: int, *, server: str, remedy: str) -> socket.socket:
     """Return a listening socket for a server. Port 0 selects a free port.
 
-    Raises `InvalidInput` if the host or the port cannot exist, and `StoreUnavailable` if the server cannot listen
+    Raises `InvalidInput` if the host or the port is not valid, and `StoreUnavailable` if the server cannot listen
     there. `server` and `remedy` are used in the error messages.
     """
     if not 0 <= port <= MAX_PORT:
@@ -42,7 +42,7 @@ def listen(host: str, port: int, *, server: str, remedy: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        reason = (error.strerror or "").partition(" (")[0]  # without the address, which socket appends
+        reason = (error.strerror or "").partition(" (")[0]  # create_server appends the address in parentheses
         message = f"the {server} cannot listen on {host}:{port}: {reason}; {remedy}"
         raise StoreUnavailable(message) from None
 
@@ -55,9 +55,12 @@ def _is_host(host: str) -> bool:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise this process's soft limit of file descriptors to its hard limit. Call it only in a server's own process."""
+    """Raise the process's soft limit on open files to its hard limit.
+
+    Call it only in processes that do nothing but run a server.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS refuses an infinite limit
+    with contextlib.suppress(OSError, ValueError):  # macOS rejects an infinite limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -70,8 +73,9 @@ class GracefulServer(uvicorn.Server):
     """An HTTP server that runs until `request_stop` is called or a signal arrives.
 
     It then waits up to `drain_seconds` for pending requests to finish. `on_started` is called once the server accepts
-    requests, and `on_stopping` before it waits for pending requests. Of `limits`, the server itself enforces those on
-    headers, pipelining and slow clients. `headers` are added to every response.
+    requests, and `on_stopping` before it waits for pending requests. The server enforces the `limits` on headers,
+    pipelined requests and unread responses; `app` must enforce the others. `headers` are added to every response from
+    `app`.
     """
 
     def __init__(

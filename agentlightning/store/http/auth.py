@@ -2,9 +2,10 @@
 
 A web page from another site can neither read nor change the data in a store on this machine. The store rejects requests
 with another site's Origin header. If the store requires a token, it also rejects requests without a valid token;
-otherwise, it rejects requests whose Host header does not name the store. If it allows host names other than localhost
-without a token, GET requests that change data need a header that pages cannot send: for such hosts, browsers do not
-send Sec-Fetch-Site, and they never send Origin in a GET request for an image.
+otherwise, it rejects requests whose Host header does not name the store. If the store allows host names other than
+localhost without a token, GET requests that change data must also have a header that web pages cannot send. This check
+is necessary because a page could send such a request as the URL of an image. To that request, browsers add neither an
+Origin header nor, for these host names, a Sec-Fetch-Site header.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ ATTEMPT_PATHS = frozenset({"/v1/traces"})
 """Paths that may be requested with an attempt token. The endpoint gets the token's attempt from `token_attempt`."""
 
 STATE_CHANGING_GETS = frozenset(route.name for route, _ in operations() if route.method == "GET" and route.mutates)
-"""Operations that change the store although they are GET requests, which any web page can send."""
+"""Operations that change the store although their method is GET. Any web page can send GET requests."""
 
 _RUNNER = "agentlightning.runner"
 """ASGI scope key that marks a request made with the runner token."""
@@ -72,9 +73,9 @@ class RequestAuthorizer:
     def authorize(self, scope: Scope) -> None:
         """Raise `Unauthorized` or `Forbidden` unless the request is permitted.
 
-        This requires only the headers, so the body of a refused request is never read. For a runner token or an attempt
-        token, also add an entry to `scope`. `check_operation` and `token_attempt` use this entry to enforce the token's
-        restrictions.
+        The check uses only the path and the headers, so the body of a refused request is never read. For a runner token
+        or an attempt token, also add an entry to `scope`. `check_operation` and `token_attempt` use this entry to
+        enforce the token's restrictions.
         """
         headers: dict[bytes, bytes] = dict(scope["headers"])
         # If a token is required, the Host header need not be checked: a page from another site lacks the token.
@@ -103,7 +104,7 @@ class RequestAuthorizer:
         elif scope["path"] in ATTEMPT_PATHS and (attempt := verified_attempt(given, self._secrets)):
             scope[_ATTEMPT] = attempt
         else:
-            raise Unauthorized("this token does not permit this request to this store: set AGL_TOKEN or pass token=")
+            raise Unauthorized("the token is unknown or does not permit this request: set AGL_TOKEN or pass token=")
 
 
 def check_operation(scope: Scope, operation: str) -> None:
@@ -113,7 +114,7 @@ def check_operation(scope: Scope, operation: str) -> None:
 
 
 def token_attempt(scope: Scope) -> tuple[str, str] | None:
-    """Return the ids of the attempt to which the request's token is restricted, or None if it is not restricted."""
+    """Return the rollout id and the attempt id in the request's attempt token, or None if it has no such token."""
     return scope.get(_ATTEMPT)
 
 
@@ -129,8 +130,8 @@ def _check_client_header(headers: Headers, scope: Scope) -> None:
     operation = _operation(scope)
     if operation in STATE_CHANGING_GETS and headers.get(CLIENT_HEADER.lower().encode()) != b"1":
         raise Forbidden(
-            f"{operation} changes the store, which allows other hosts without a token: send the header "
-            f"{CLIENT_HEADER}: 1, which web pages cannot send",
+            f"{operation} changes data, and this store allows hosts other than localhost without a token: send the "
+            f"header {CLIENT_HEADER}: 1, which web pages cannot send",
             field=CLIENT_HEADER,
         )
 

@@ -178,7 +178,7 @@ class LightningStoreClient(_RemoteStore):
         try:
             return operation.decode(text, arguments)
         except ValueError as error:  # raised by pydantic and msgspec
-            reason = f"the response of the store at {self.url} to {operation.name} is not valid: {error}"
+            reason = f"the store at {self.url} returned an invalid response to {operation.name}: {error}"
             raise name_versions(AgentLightningError(reason), self._transport.store_version) from None
 
     def _note_failure(self, tries: int, reason: StoreUnavailable, started: float) -> None:

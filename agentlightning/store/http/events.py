@@ -83,7 +83,7 @@ class ChangeFeed:
         """Return a stream of all events after the last one that the client received."""
         last_id = request.headers.get("last-event-id", "")
         if not _EVENT_ID.fullmatch(last_id):
-            message = "Last-Event-ID is not the id of an event; send the id of the last event, or omit the header"
+            message = "Last-Event-ID is not the id of an event; send the id of the last event received, or omit it"
             raise InvalidInput(message, field="Last-Event-ID")
         if request.method == "HEAD":
             return Response(media_type=_MEDIA_TYPE, headers=_HEADERS)
@@ -91,7 +91,8 @@ class ChangeFeed:
             message = f"the store already has {limit} event streams; try again later, or raise --max-listeners"
             raise StoreBusy(f"{message} (Limits.listeners)")
         stream = self.stream(last_id)
-        # Subscribe now, because several requests may get here before the first of their responses starts.
+        # The first `anext` subscribes the stream. If it were called only when the response starts, several requests
+        # could pass the check above at the same time.
         return _EventStream(await anext(stream), stream)
 
     async def stream(self, last_id: str | None) -> AsyncGenerator[bytes]:
@@ -198,9 +199,9 @@ class ChangeFeed:
 
 
 class _EventStream(StreamingResponse):
-    """Sends the events of a stream that has already yielded the first one. Ends the stream when the client disconnects.
+    """Sends the event `first` and then the remaining events of `stream`, and closes `stream` when the response ends.
 
-    A stream whose response was cancelled before it started would otherwise stay subscribed.
+    If a response is cancelled before it starts, nothing else closes its stream, which would then remain subscribed.
     """
 
     def __init__(self, first: bytes, stream: AsyncGenerator[bytes]) -> None:

@@ -15,7 +15,10 @@ from ...errors import InvalidInput
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 CLIENT_HEADER: Final = "X-Agentlightning"
-"""Header with the value `1` that every client of this package sends, and that web pages cannot send without CORS."""
+"""Header that `LightningStoreClient` sends with the value `1`.
+
+Pages of other sites cannot send it, because the store does not enable CORS.
+"""
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 
@@ -42,10 +45,10 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True):
     operations: list[BatchCall]
 
     @classmethod
-    def decode(cls, body: bytes, values: int = payload.MAX_VALUES) -> Batch:
+    def decode(cls, body: bytes, values: int) -> Batch:
         """Decode the body of a batch request.
 
-        Raises `InvalidInput` if it is malformed or has too many operations or more than `values` values.
+        Raises `InvalidInput` if it is malformed, or has too many operations or more than `values` JSON values.
         """
         payload.check_size(body, field="body", values=values)
         try:

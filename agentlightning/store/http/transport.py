@@ -96,7 +96,7 @@ class Transport:
         # log the same change of state.
         self._lock = threading.Lock()
         self.store_version: str | None = None
-        """The version that the store named in its last response."""
+        """The version that the store named in its last response, or None if it named none."""
         self._unreachable_since: float | None = None
 
     async def send(self, call: StoreCall) -> Outcome:

@@ -1,7 +1,8 @@
 """Versions of clients and stores, which they exchange in the header `X-Agentlightning-Version`.
 
 A client and a store work together if their versions differ by at most one minor version. If they differ by more, the
-store refuses the client's requests. If they differ at all, errors that may have this cause name both versions.
+store refuses the client's requests. If the versions differ at all, the client names both in every error that this
+difference may have caused.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def own_version() -> str:
 
 
 def check_client_version(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raise `InvalidInput` if a request's headers name a client version that does not work with this store.
+    """Raise `InvalidInput` if the headers name a malformed client version, or one that does not work with this store.
 
     Clients other than `LightningStoreClient` need not name a version.
     """
@@ -37,7 +38,7 @@ def check_client_version(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def name_versions(error: AgentLightningError, store_version: str | None) -> AgentLightningError:
-    """Append both versions to a client's error if the versions differ and may be its cause. Return the error.
+    """Append both versions to the error's message if a difference between them may have caused it. Return the error.
 
     For example, a store of another version may lack an operation or a parameter.
     """

@@ -22,13 +22,16 @@ from .errors import InvalidInput, TooLarge
 MAX_DEPTH: Final = 64
 MAX_ID_LENGTH: Final = 256
 MAX_VALUES: Final = 500_000
-"""Default limit on the number of values in one JSON text, counted by its brackets, braces and commas."""
+"""Default limit on the number of values in one JSON text. `check_size` explains how they are counted."""
 
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 _LARGE_FLOAT = float(2**63)
 _LEAVES = frozenset({str, int, bool, type(None)})
 _SLICE = 256 * 1024
+"""Number of bytes in which separators are counted at a time."""
 _OUT_OF_MEMORY = "Not enough memory"
+"""Part of the message of the `JSONDecodeError` that orjson raises when it runs out of memory."""
+_SEPARATORS = b"[{,"
 _INVALID_IN_ID = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -66,9 +69,10 @@ def dumps_unchecked(value: Any, *, field: str | None = None) -> bytes:
 
 
 def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH, values: int = MAX_VALUES) -> Any:
-    """Decode untrusted JSON text. Raises `InvalidInput` if the text is malformed or contains a forbidden value.
+    """Decode untrusted JSON text.
 
-    Raises `TooLarge` if the text contains more than `values` values.
+    Raises `InvalidInput` if the text is malformed or contains a forbidden value, and `TooLarge` if it contains more
+    than `values` values (see `check_size`).
     """
     check_size(text, field=field, values=values)
     try:
@@ -83,9 +87,10 @@ def loads(text: bytes | str, *, field: str | None = None, depth: int = MAX_DEPTH
 
 
 def check_size(text: bytes | str, *, field: str | None = None, values: int = MAX_VALUES) -> None:
-    """Raise `TooLarge` if JSON text contains more than `values` values, without decoding it.
+    """Raise `TooLarge` if JSON text contains more than `values` values.
 
-    Decoded values take up to a hundred times as much memory as their text.
+    The number of values is taken to be the number of opening brackets, opening braces and commas outside strings. The
+    text is not decoded, because decoded values can take up to a hundred times as much memory as their text.
     """
     if len(text) <= values:
         return
@@ -143,12 +148,13 @@ def check_id(value: str, field: str) -> str:
 
 
 def _count_separators(text: bytes) -> int:
-    return len(text) - len(text.translate(None, b"[{,"))
+    return len(text) - len(text.translate(None, _SEPARATORS))
 
 
 def _count_separators_outside_strings(text: bytes, most: int) -> int:
-    """Count the separators outside of strings, or stop when there are more than `most`."""
-    text = text.replace(b"\\\\", b"").replace(b'\\"', b"")  # so that every quote begins or ends a string
+    """Count the separators outside strings. Stop counting once there are more than `most`."""
+    # Remove escaped backslashes and quotes, so that every remaining quote begins or ends a string.
+    text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     count, in_string = 0, False
     for start in range(0, len(text), _SLICE):
         parts = text[start : start + _SLICE].split(b'"')
@@ -175,7 +181,8 @@ def _check_integers(text: bytes | str, field: str | None) -> None:
 
     try:
         check_value(json.loads(text, object_pairs_hook=check_members), field)
-    except RecursionError:  # a repeated key hid the nesting from `check`
+    except RecursionError:
+        # An object repeats a key. orjson kept only the last value, so `check` did not see the deeply nested one.
         raise InvalidInput(f"{field or 'the value'} nests deeper than {MAX_DEPTH} levels", field=field) from None
 
 

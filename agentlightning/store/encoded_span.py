@@ -25,7 +25,7 @@ from ..semconv import LATE
 from ..types import Span
 
 MAX_SEQUENCE_ID: Final = 2**53 - 1
-"""Maximum sequence number that a client may choose. Every JSON client represents it exactly."""
+"""Maximum sequence number that a client may choose. Every JSON library can represent it exactly."""
 
 _EMPTY_LIST = msgspec.Raw(b"[]")
 _EMPTY_OBJECT = msgspec.Raw(b"{}")
@@ -102,7 +102,10 @@ def check(span: EncodedSpan) -> None:
     if "\x00" in span.name:
         raise InvalidInput("the name of a span must not contain a NUL character", field="name")
     if not 0 <= span.sequence_id <= MAX_SEQUENCE_ID:
-        raise InvalidInput("sequence_id must be 0 (the store assigns one) or less than 2**53", field="sequence_id")
+        raise InvalidInput(
+            "sequence_id must be a positive integer less than 2**53, or 0 to let the store assign one",
+            field="sequence_id",
+        )
     if not bytes(span.attributes).startswith(b"{"):
         raise InvalidInput("attributes must be an object", field="attributes")
     # Validate the other fields fully. This is fast, because most spans repeat combinations that are already known.
@@ -129,14 +132,14 @@ def _check_shape(small: bytes) -> None:
 
 
 def text_of(spans: Sequence[EncodedSpan]) -> bytes:
-    """Return the spans as JSON text, for `redact_keys`."""
+    """Return the spans as JSON text that `redact_keys` can search for API keys."""
     return _encoder.encode(spans)
 
 
 def redact_keys(spans: Sequence[EncodedSpan], text: bytes) -> None:
-    """Replace API keys in spans with `[redacted]`. `text` is the result of `text_of`.
+    """Replace API keys in spans with `[redacted]`. The spans are changed in place. `text` must be `text_of(spans)`.
 
-    Raises `InvalidInput` if an id looks like an API key, because a redacted id would no longer be unique.
+    Raises `InvalidInput` if a trace id or span id looks like an API key, because redacted ids would not be unique.
     """
     if not contains_keys(text):
         return
@@ -192,17 +195,17 @@ def truncate_span(text: bytes, cut_at: int) -> bytes:
         return text
     span = _cut_decoder.decode(text)
     most = max(200, cut_at // 20)
-    attributes: dict[str, Any] = {
-        name: _truncate_attribute(bytes(value), most) for name, value in span.attributes.items()
+    span.attributes = {
+        name: msgspec.Raw(orjson.dumps(_truncate_attribute(bytes(value), most)))
+        for name, value in span.attributes.items()
     }
-    span.attributes = {name: msgspec.Raw(orjson.dumps(value)) for name, value in attributes.items()}
     span.attributes[semconv.CUT] = msgspec.Raw(b"%d" % len(text))
     span.events = span.events if len(bytes(span.events)) <= cut_at else _EMPTY_LIST
     return _encoder.encode(span)
 
 
 class _CutSpan(EncodedSpan):
-    """A span whose attributes stay encoded. Decoding several megabytes of them would hold the interpreter too long."""
+    """A span whose attribute values stay encoded. Decoding megabytes of them would hold the GIL for too long."""
 
     attributes: dict[str, msgspec.Raw] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -211,19 +214,26 @@ _cut_decoder = msgspec.json.Decoder(_CutSpan)
 
 
 def _truncate_attribute(text: bytes, most: int) -> Any:
+    """Decode the JSON text of an attribute's value.
+
+    If a string has more than `most` characters, return only its beginning. If the JSON text of a list or object is
+    longer than `most` bytes, return the beginning of this text.
+    """
     if not text.startswith(b'"'):
         return truncate_value(text, most) if text[:1] in b"[{" else orjson.loads(text)
     if len(text) > _BYTES_PER_CHARACTER * (most + 1) + 2:
-        complete = _BEGINNING_OF_STRING.match(text, 0, _BYTES_PER_CHARACTER * (most + 1))
-        assert complete is not None
-        text = complete[0] + b'"'
+        beginning = _BEGINNING_OF_STRING.match(text, 0, _BYTES_PER_CHARACTER * (most + 1))
+        assert beginning is not None
+        text = beginning[0] + b'"'
+    # Do not use orjson: the text may end between the two escapes of a character, and orjson rejects the first alone.
     value: str = json.loads(text.decode(errors="ignore"))
     return value if len(value) <= most else value[:most] + "…"
 
 
 _BYTES_PER_CHARACTER = 12
-"""Maximum length of a character in JSON text, in bytes: two escapes such as `\\ud83d`."""
+"""Maximum size of a character in JSON text, in bytes: two escapes such as `\\ud83d`, which together encode it."""
 _BEGINNING_OF_STRING = re.compile(rb'"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*')
+"""Matches the opening quote of a string in JSON text, and all following characters and complete escapes."""
 
 
 def truncate_value(text: bytes, cut_at: int) -> Any:

@@ -13,8 +13,7 @@ from functools import cache
 from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, create_model
-from pydantic_core import core_schema
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from .. import errors, payload
 from ..concurrency import map_in_slices
@@ -46,7 +45,7 @@ class Operation:
         self.wait_parameter = next((name for name in ("wait", "timeout") if name in hints), None)
         """Name of the parameter that limits the waiting time in seconds, or None if the operation does not wait."""
         self.is_list = self.is_paginated or (self.wait_parameter is not None and get_origin(result) is list)
-        """True if the result is a list of stored objects that may be too large for one answer."""
+        """True if the result is a list of stored objects that may be too large for one response."""
         self.result = TypeAdapter[Any](result)
         self.model = self._argument_model(hints)
 
@@ -68,8 +67,8 @@ class Operation:
     def parse_object(self, body: bytes, depth: int, values: int) -> Arguments:
         """Parse a request body. An empty body is parsed as `{}`.
 
-        Raises `InvalidInput` if the body is not a JSON object or has more than `depth` nesting levels or `values`
-        values.
+        Raises `InvalidInput` if the body is not a JSON object or is nested deeper than `depth` levels, and `TooLarge`
+        if it contains more than `values` values.
         """
         value: Any = payload.loads(body, field="body", depth=depth, values=values) if body else {}
         if not isinstance(value, dict):
@@ -95,9 +94,10 @@ class Operation:
         return validated
 
     def limit_answer(self, arguments: Arguments, page_size: int, page_bytes: int) -> Arguments:
-        """Return the arguments for the implementation, with limits on the size of the answer if it is a list.
+        """Return the arguments for the implementation. They limit the size of the response if it is a list.
 
-        If the operation is paginated, reduce `limit` to at most `page_size`.
+        If the operation is paginated, `limit` is reduced to at most `page_size`. If the result is a list, `max_bytes`
+        is set to `page_bytes`.
         """
         if self.is_paginated:
             limit = arguments.get("limit", -1)
@@ -111,7 +111,7 @@ class Operation:
     def decode(self, text: bytes, arguments: Arguments) -> Any:
         """Decode the response to a call with these `arguments` into the result of the call.
 
-        Fields that this release does not know are ignored: a store of a newer release may send them.
+        Unknown fields are ignored, because a store that runs a newer release may send them.
         """
         return self.result.validate_json(text, extra="ignore")
 
@@ -133,7 +133,8 @@ class _AddSpans(Operation):
     def decode_arguments(
         self, body: bytes, depth: int = payload.MAX_DEPTH, values: int = payload.MAX_VALUES
     ) -> Arguments:
-        # Decode the text of the values that were checked. In the body, a repeated key may hide other values.
+        # Encode the checked values again instead of decoding the body. If an object in the body repeats a key, only the
+        # last of the key's values has been checked.
         text = payload.dumps_unchecked(self.parse_object(body, depth, values))
         try:
             arguments = self.decode_spans(text)
@@ -175,7 +176,7 @@ class _AddSpan(_AddSpans):
 
 
 async def encode_answer(operation: Operation, result: Any) -> bytes:
-    """Encode the result of an operation as JSON. The items of a list are encoded in slices (see `map_in_slices`)."""
+    """Encode an operation's result as JSON. A long list does not block the event loop (see `map_in_slices`)."""
     if operation.is_paginated:
         head = {"limit": result.limit, "offset": result.offset, "total": result.total, "cursor": result.cursor}
         return await _encode_list(msgspec.json.encode(head)[:-1] + b',"items":[', result.items, b"]}")
@@ -188,7 +189,7 @@ async def _encode_list(start: bytes, items: Sequence[Any], end: bytes) -> bytes:
     parts = [start]
     for text in await map_in_slices(_encode_item, items):
         parts += (text, b",")
-    return b"".join((*parts[:-1], end) if items else (start, end))  # a single join, because each copies everything
+    return b"".join((*parts[:-1], end) if items else (start, end))  # join only once, because it copies all the text
 
 
 def _encode_item(item: Any) -> bytes:
@@ -196,7 +197,7 @@ def _encode_item(item: Any) -> bytes:
 
 
 class _QueryRollouts(Operation):
-    """Returns the stored JSON text of inputs without decoding it."""
+    """Returns the stored JSON text of each rollout's input and metadata without decoding it."""
 
     implementation = "query_encoded_rollouts"
 
@@ -278,21 +279,15 @@ def error_from_problem(status: int, text: bytes) -> AgentLightningError:
     return kind(detail, field=field)
 
 
-class _FirstErrorOnly:
-    """Ends the validation of a list at the first invalid item. Half a million errors would take seconds to report."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return {**handler(source), "fail_fast": True}  # pyright: ignore[reportReturnType]
-
-
-_FIRST_ERROR_ONLY = _FirstErrorOnly()
-
-
 def _argument_type(hint: Any) -> Any:
-    """Return the type to validate an argument with: without `Unset`, and with `_FirstErrorOnly` for lists."""
+    """Return the type that pydantic validates an argument against. `hint` is the contract's type annotation.
+
+    `Unset` is removed from unions. The validation of a list stops at the first invalid item, because it would take
+    seconds to report half a million errors.
+    """
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return Union[tuple(_argument_type(part) for part in parts if part is not Unset)]  # noqa: UP007
     if origin is Sequence:
-        return Annotated[list[parts[0]], _FIRST_ERROR_ONLY]
+        return Annotated[list[parts[0]], Field(fail_fast=True)]
     return hint

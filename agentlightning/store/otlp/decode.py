@@ -1,6 +1,6 @@
 """Decoding of OTLP requests: decompression, protobuf or JSON, and conversion of each span to this store's format.
 
-A request is decoded span by span, so that no call holds the GIL for long and no limit is exceeded before it is checked.
+A request is decoded span by span, so that no call holds the GIL for long, and decoding stops once a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -38,9 +38,12 @@ _UNKNOWN = "?"
 """Placeholder for a span's rollout id and attempt id until its attempt has been determined."""
 _CHUNK = 64 * 1024
 _MAX_GZIP_MEMBERS = 1_000
-"""Gzip data is usually one member; a member may contain nothing, so their number is limited as well as their size."""
+"""Maximum number of members in gzip data, which usually has one. Empty members do not count towards the size limit."""
 _MAX_EXPANSION = 4
-"""Maximum size of all spans as they are stored, each with its resource, in multiples of the limit `unpacked`."""
+"""Maximum total size of a request's spans, as a multiple of the limit `unpacked`.
+
+It applies to the spans as they are stored, each with a copy of its resource.
+"""
 _MAX_TRACE_STATES = 100
 """Maximum number of entries in a trace state. The W3C recommendation permits 32."""
 _DECODING_ERRORS = (DecodeError, ParseError, binascii.Error, TypeError, ValueError)
@@ -60,15 +63,16 @@ class ReceivedSpan:
 def decode_request(body: bytes, encoding: str, *, as_json: bool, limits: Limits) -> Iterator[ReceivedSpan | str]:
     """Yield the spans in order, with an error message in place of each invalid span.
 
-    Raises `InvalidInput` if the body cannot be decoded, and `TooLarge` if it exceeds a limit. Then no span may be used.
+    Raises `InvalidInput` if the body as a whole cannot be decoded, and `TooLarge` if it is too large or has too many
+    spans, or if a span has too many values. Discard the spans that were yielded before the error.
     """
     if encoding == "gzip":
         body = decompress(body, limits.unpacked)
     elif encoding != "identity":
-        raise InvalidInput(f"{PATH} accepts gzip or no content encoding, not {encoding}", field="body")
-    encoding_format = _JSON if as_json else _PROTOBUF
-    converter = _Converter(encoding_format, limits)
-    for group in encoding_format.split(body, limits):
+        raise InvalidInput(f"{PATH} accepts the content encoding gzip or none, not {encoding}", field="body")
+    body_format = _JSON if as_json else _PROTOBUF
+    converter = _Converter(body_format, limits)
+    for group in body_format.split(body, limits):
         if group.spans:
             yield from converter.convert(group)
 
@@ -76,11 +80,11 @@ def decode_request(body: bytes, encoding: str, *, as_json: bool, limits: Limits)
 def decompress(body: bytes, limit: int) -> bytes:
     """Decompress gzip data.
 
-    Raises `TooLarge` if the result exceeds `limit` bytes or the data consists of more than 1,000 members, and
+    Raises `TooLarge` if the result exceeds `limit` bytes or the data has more than `_MAX_GZIP_MEMBERS` members, and
     `InvalidInput` if the data is invalid.
     """
-    # Gzip data ends with the size of its content, so most decompression bombs are rejected immediately. All others are
-    # rejected when their decompressed content exceeds the limit.
+    # Gzip data ends with the decompressed size of its last member, so most gzip bombs are rejected immediately.
+    # All others are rejected when their decompressed content exceeds the limit.
     if int.from_bytes(body[-4:], "little") > limit:
         raise _too_large(limit)
     content: list[bytes] = []
@@ -120,11 +124,11 @@ def _too_large(limit: int) -> TooLarge:
     )
 
 
-# Encodings
+# Formats
 
 
-class _Encoding(NamedTuple):
-    """Functions that decode a request in parts."""
+class _Format(NamedTuple):
+    """Functions for decoding the parts of a request in one of the two formats."""
 
     split: Callable[[bytes, Limits], list[SpanGroup]]
     span: Callable[[bytes, Limits], Span]
@@ -187,7 +191,7 @@ def _resource_from_json(text: bytes, limits: Limits) -> Resource:
 
 
 def _object(text: bytes, limits: Limits) -> JsonObject:
-    # An attribute has four brackets and commas; a list's element has two.
+    # `loads` counts opening braces and commas. An attribute has four of them, and an element of a list has two.
     value: Any = payload.loads(text, field="body", depth=limits.depth, values=4 * limits.span_values)
     if not isinstance(value, dict):
         raise InvalidInput("spans and resources must be JSON objects", field="body")
@@ -195,7 +199,7 @@ def _object(text: bytes, limits: Limits) -> JsonObject:
 
 
 def _links(span: JsonObject) -> list[JsonObject]:
-    """Return the links that are objects. Ignore invalid values, which `ParseDict` rejects later."""
+    """Return a span's links, except values that are not objects. `ParseDict` rejects those later."""
     links = span.get("links")
     return [each for each in cast("list[Any]", links) if isinstance(each, dict)] if isinstance(links, list) else []
 
@@ -207,15 +211,15 @@ def _convert_ids(parent: JsonObject) -> None:
             parent[name] = base64.b64encode(bytes.fromhex(text)).decode()
 
 
-_PROTOBUF = _Encoding(split_request, _span_from_protobuf, _resource_from_protobuf)
-_JSON = _Encoding(_split_json, _span_from_json, _resource_from_json)
+_PROTOBUF = _Format(split_request, _span_from_protobuf, _resource_from_protobuf)
+_JSON = _Format(_split_json, _span_from_json, _resource_from_json)
 
 
 # Spans
 
 
 def attempt_in(attributes: JsonObject) -> AttemptIds | None:
-    """Return the ids of the attempt named in `attributes`, or None if no attempt is named there."""
+    """Return the rollout id and attempt id in `attributes`, or None if either is missing, empty or not a string."""
     rollout_id, attempt_id = attributes.get(ROLLOUT_ID), attributes.get(ATTEMPT_ID)
     if isinstance(rollout_id, str) and isinstance(attempt_id, str) and rollout_id and attempt_id:
         return rollout_id, attempt_id
@@ -223,19 +227,20 @@ def attempt_in(attributes: JsonObject) -> AttemptIds | None:
 
 
 class _Converter:
-    """Converts the spans of one request, until they exceed the limits on all of them together.
+    """Converts the spans of one request until together they exceed a limit.
 
-    The spans after that are rejected without being decoded."""
+    All further spans are rejected without being decoded.
+    """
 
-    def __init__(self, encoding: _Encoding, limits: Limits) -> None:
-        self._encoding = encoding
+    def __init__(self, body_format: _Format, limits: Limits) -> None:
+        self._format = body_format
         self._limits = limits
         self._values_left = limits.values
         self._bytes_left = _MAX_EXPANSION * limits.unpacked
 
     def convert(self, group: SpanGroup) -> Iterator[ReceivedSpan | str]:
         try:
-            decoded = self._encoding.resource(group.resource, self._limits)
+            decoded = self._format.resource(group.resource, self._limits)
         except _DECODING_ERRORS as error:
             raise malformed(error) from None
         attributes = self._attributes(decoded.attributes)
@@ -249,7 +254,7 @@ class _Converter:
     def _received(self, encoded: bytes, resource: msgspec.Raw, by_resource: AttemptIds | None) -> ReceivedSpan | str:
         try:
             self._check_totals()
-            fields = self._fields(self._encoding.span(encoded, self._limits))
+            fields = self._fields(self._format.span(encoded, self._limits))
             text = payload.dumps(fields, field=f"span {fields['name'][:100]!r}")
             self._bytes_left -= len(text)
             self._check_totals()
@@ -268,12 +273,12 @@ class _Converter:
         if self._bytes_left < 0:
             raise InvalidInput(
                 f"the request's spans, each with its resource, take more than {_MAX_EXPANSION * limits.unpacked >> 20} "
-                f"MiB ({_MAX_EXPANSION} times the limit unpacked): send fewer spans, or smaller resources"
+                f"MiB ({_MAX_EXPANSION} times the limit unpacked): send fewer spans or smaller resources"
             )
 
     def _fields(self, span: Span) -> JsonObject:
         if len(span.trace_id) != 16 or len(span.span_id) != 8:
-            raise InvalidInput("a trace id must have 16 bytes, a span id 8", field="span_id")
+            raise InvalidInput("a trace id must have 16 bytes, and a span id 8 bytes", field="span_id")
         trace_id, parent_id = span.trace_id.hex(), span.parent_span_id.hex() or None
         return {
             "rollout_id": _UNKNOWN,

@@ -1,9 +1,13 @@
 """`POST /v1/traces`: receives spans from any OpenTelemetry exporter, as protobuf or JSON, with or without gzip.
 
 A span belongs to the attempt named in its attributes, in the baggage header or in its resource attributes, in that
-order of precedence. If none of these names an attempt, the span belongs to the attempt of the request's token or, with
-any other token, to the only live attempt that has spans in the same trace. Spans whose attempt is unknown, ambiguous or
-not permitted are rejected, and the response contains the number of rejected spans.
+order of precedence. If none of these names an attempt, the span belongs to the attempt to which the request's token is
+restricted. If the token is not restricted to an attempt, the span belongs to the only live attempt that has spans in
+the same trace. If no attempt with spans in the trace is live, the span belongs to the only ended attempt that other
+spans of the trace in the same request name.
+
+Spans whose attempt is unknown, ambiguous or not permitted by the token are rejected. The response contains the number
+of rejected spans.
 """
 
 from __future__ import annotations
@@ -33,15 +37,16 @@ from . import JSON, PATH, PROTOBUF
 from .decode import AttemptIds, ReceivedSpan, attempt_in, decode_request, decompress
 
 NamedSpan = tuple[EncodedSpan, AttemptIds | None]
-"""A span, and the attempt that its labels (attributes, baggage or resource) name, if any."""
+"""A span, and the attempt named in its attributes, in the baggage header or in its resource attributes, if any."""
 
 _THREAD_THRESHOLD = 32 * 1024
-"""Size, in bytes, beyond which bodies are decoded in another thread so that they do not delay other requests."""
+"""Size in bytes above which a body is decoded in another thread, so that it does not delay other requests."""
 _SECONDS_AT_A_TIME = 0.001
+"""Time in seconds after which decoding lets other tasks or threads run."""
 _SPANS_PER_WRITE = 250
-"""Maximum number of spans in one transaction, so that other writes wait for a few milliseconds only."""
+"""Maximum number of spans in one transaction. It is small, so that other writes wait only a few milliseconds."""
 _MAX_REASONS, _MAX_REASON = 5, 200
-_RPC_CODES = {400: 3, 403: 7, 413: 8, 415: 3, 503: 14}
+_RPC_CODES = {400: 3, 413: 8, 415: 3, 503: 14}
 """The google.rpc.Status code for each HTTP status."""
 
 
@@ -63,7 +68,10 @@ class _Rejections:
 
 
 class OtlpReceiver:
-    """Stores the spans in OTLP requests, provided that the request's token is valid for their attempts."""
+    """Stores the spans from OTLP requests, except spans of attempts that the request's token does not permit.
+
+    `token_attempt` returns the attempt to which a request's token is restricted, or None if it is not restricted.
+    """
 
     def __init__(
         self, store: SqlStore, admission: AdmissionControl, token_attempt: Callable[[Scope], AttemptIds | None]
@@ -72,10 +80,10 @@ class OtlpReceiver:
         self._admission = admission
         self._token_attempt = token_attempt
         self._decoding = asyncio.Lock()
-        """Limits decoding to one large body at a time, because each thread that runs delays the event loop's thread."""
+        """Ensures that only one large body is decoded at a time, because every running thread delays the event loop."""
 
     async def post_traces(self, request: Request) -> Response:
-        """Store the spans in a request, and report the number of rejected spans in the response.
+        """Store the spans from a request, and report the number of rejected spans in the response.
 
         Raises `Unauthorized`, before the body is read, if the request's attempt token is no longer valid.
         """
@@ -83,7 +91,7 @@ class OtlpReceiver:
             await self._store.check_attempt_token(*token_attempt, self._admission.limits.attempt_token_seconds)
         media_type = request.headers.get("content-type", PROTOBUF).partition(";")[0].strip().lower()
         if media_type not in (JSON, PROTOBUF):
-            return _failure(JSON, 415, f"{PATH} takes {PROTOBUF} and {JSON}, not {media_type}")
+            return _failure(JSON, 415, f"{PATH} accepts {PROTOBUF} and {JSON}, not {media_type}")
         try:
             with await self._admission.admit(request.scope, request.receive) as permit:
                 rejections = await self._store_body(permit.body, media_type, request)
@@ -93,7 +101,7 @@ class OtlpReceiver:
         return _success(media_type, rejections)
 
     async def _store_body(self, body: bytes, media_type: str, request: Request) -> _Rejections:
-        """Store the spans in a body, and return the number of spans that were rejected instead."""
+        """Store the spans from a request body, and return the rejections."""
         rejections = _Rejections()
         received = await self._decode(body, media_type, request, rejections)
         baggage = _baggage(request)
@@ -115,7 +123,7 @@ class OtlpReceiver:
         limits = self._admission.limits
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding == "gzip" and len(body) < _THREAD_THRESHOLD:
-            with suppress(TooLarge):  # it is decompressed in the thread instead
+            with suppress(TooLarge):  # decompress it in the thread instead
                 body, encoding = decompress(body, min(_THREAD_THRESHOLD, limits.unpacked)), "identity"
         decoding = _valid(decode_request(body, encoding, as_json=media_type == JSON, limits=limits), rejections)
         if encoding == "identity" and len(body) <= _THREAD_THRESHOLD:
@@ -126,7 +134,7 @@ class OtlpReceiver:
     async def _assign(
         self, named: Sequence[NamedSpan], token_attempt: AttemptIds | None
     ) -> list[tuple[EncodedSpan, AttemptIds | str]]:
-        """Return each span with the ids of its attempt, or with the reason for which the span must be rejected."""
+        """Return each span with the ids of its attempt, or with the reason why the span must be rejected."""
         if token_attempt is not None:
             return [(span, _permitted(ids or token_attempt, token_attempt)) for span, ids in named]
         live = await self._store.existing_attempts({ids for _, ids in named if ids})
@@ -139,16 +147,20 @@ class OtlpReceiver:
     async def _attempts_by_trace(
         self, named: Sequence[NamedSpan], live: Mapping[AttemptIds, bool]
     ) -> dict[str, set[AttemptIds]]:
-        """Map each trace that has unlabelled spans to its live attempts, or to its ended ones if none is live."""
-        unlabelled = {span.trace_id for span, ids in named if ids is None}
-        found = await self._store.live_attempts_by_trace(unlabelled)
+        """Find the attempts for spans that do not name one: map trace ids to attempts that have spans in the trace.
+
+        These are the live attempts in the database and in this request. If there are none, they are the ended attempts
+        that spans in this request name.
+        """
+        unnamed = {span.trace_id for span, ids in named if ids is None}
+        found = await self._store.live_attempts_by_trace(unnamed)
         for span, ids in named:
-            if ids is not None and ids in live and span.trace_id in unlabelled:
+            if ids is not None and ids in live and span.trace_id in unnamed:
                 found.setdefault(span.trace_id, set()).add(ids)
         return {trace: {each for each in every if live.get(each, True)} or every for trace, every in found.items()}
 
     async def _add(self, spans: list[EncodedSpan], rejections: _Rejections) -> None:
-        """Store spans, except those of an attempt that was deleted meanwhile or is full."""
+        """Store spans, except those of an attempt that has been deleted meanwhile or cannot have more late spans."""
         try:
             await self._store.add_encoded_spans(spans)
         except (NotFound, FinalStatus) as error:
@@ -171,7 +183,7 @@ def _valid(decoding: Iterator[ReceivedSpan | str], rejections: _Rejections) -> I
 
 
 async def _collect(received: Iterator[ReceivedSpan]) -> list[ReceivedSpan]:
-    """Decode in the event loop, and let other requests run every millisecond."""
+    """Decode spans in the event loop, and let other tasks run about every millisecond."""
     spans: list[ReceivedSpan] = []
     started = time.monotonic()
     for each in received:
@@ -183,9 +195,9 @@ async def _collect(received: Iterator[ReceivedSpan]) -> list[ReceivedSpan]:
 
 
 def _releasing_gil(received: Iterator[ReceivedSpan]) -> Iterator[ReceivedSpan]:
-    """Release the GIL every millisecond or after a longer span, so that the thread that serves requests can run.
+    """Release the GIL about every millisecond while decoding spans, so that the event loop's thread can run.
 
-    Without this, that thread would wait for 5 ms, Python's switch interval, after each of its system calls.
+    Otherwise, that thread would wait 5 ms (Python's switch interval) for the GIL after each of its system calls.
     """
     started = time.monotonic()
     for each in received:
@@ -207,10 +219,10 @@ def _only(attempts: Collection[AttemptIds], span: EncodedSpan) -> AttemptIds | s
     if len(attempts) == 1:
         return next(iter(attempts))
     if not attempts:
-        return f"neither the span {span.name!r} nor its trace belongs to an attempt"
+        return f"neither span {span.name!r} nor its trace belongs to an attempt"
     return (
-        f"the span {span.name!r} is ambiguous, because {len(attempts)} attempts share its trace: set its attributes "
-        f"{ROLLOUT_ID} and {ATTEMPT_ID}"
+        f"the attempt of span {span.name!r} is ambiguous, because {len(attempts)} attempts share its trace: set the "
+        f"attributes {ROLLOUT_ID} and {ATTEMPT_ID}"
     )
 
 

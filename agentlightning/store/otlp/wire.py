@@ -1,8 +1,8 @@
-"""Boundaries of the messages in an OTLP request in protobuf format, found without building objects.
+"""Splitting of an OTLP request in protobuf format into its encoded spans, and limits on the values in a span.
 
-Protobuf builds all objects of a message in one call. A few kilobytes of gzip data can contain millions of objects, so
-that call would hold up every other request. The functions of this module split a request into its spans instead, and
-stop as soon as it exceeds a limit.
+The protobuf library decodes a whole message in one call. A few kilobytes of gzip data can expand to millions of
+objects, so that call would delay every other request. The functions in this module read only the boundaries of
+messages, do not create any protobuf objects, and stop as soon as a request exceeds a limit.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from ...errors import InvalidInput, TooLarge
 from ...http.limits import Limits
 
 _FIELDS_PER_SPAN: Final = 8
+"""Maximum number of fields per span outside the spans. A span that has its own resource needs 7."""
 _EXTRA_FIELDS: Final = 8_000
-"""Maximum number of fields outside of the spans: up to 7 if each span has its own resource, and some empty groups."""
+"""Number of fields that a request may have in addition, for example for resources without spans."""
 _FIELDS_PER_VALUE: Final = 6
-"""Number of fields of a link, which has more of them than an attribute, an event or a list's element."""
-_MAX_VARINT_BITS: Final = 63
-_VARINT, _MESSAGE = 0, 2
+"""Maximum number of fields per value in a span. Links have the most: their own five, and the one that contains them."""
+_MAX_SHIFT: Final = 63
+"""Number of bits that precede the tenth and last byte of an integer, at 7 bits per byte."""
+_VARINT, _LENGTH_DELIMITED = 0, 2
+"""Wire types: the lowest three bits of a field's tag. The other bits are the field's number."""
 _INVALID_FIELD: Final = "a field is longer than its message or has no number"
 
 
@@ -32,12 +35,12 @@ class SpanGroup(NamedTuple):
 
 
 def too_many(what: str, limit: str, value: int, remedy: str) -> TooLarge:
-    """Return the error for a request that exceeds a limit on a number of things."""
+    """Return the error for a request that has more than `value` spans or values. `limit` is the limit's name."""
     return TooLarge(f"the request has more than {value} {what} (the limit {limit}): {remedy}", field="body")
 
 
 def split_request(body: bytes, limits: Limits) -> list[SpanGroup]:
-    """Return the spans in an `ExportTraceServiceRequest`, by resource.
+    """Split an `ExportTraceServiceRequest` into its spans, grouped by resource.
 
     Raises `InvalidInput` if the request is malformed, and `TooLarge` if it has more than `limits.spans` spans.
     """
@@ -61,7 +64,7 @@ class _Splitter:
         spans: list[bytes] = []
         for number, at, until in self._messages(start, end):
             if number == 1:
-                resource.append(self._body[at:until])  # concatenation merges the parts of a repeated message
+                resource.append(self._body[at:until])  # if the resource is repeated, protobuf merges the parts
             elif number == 2:
                 spans += self._spans_in_scope(at, until)
             elif number == 3:
@@ -77,7 +80,7 @@ class _Splitter:
                 yield self._body[at:until]
 
     def _messages(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Yield the number, start and end of each field with a length. Other fields are skipped."""
+        """Yield the number, start and end of each length-delimited field. Other fields are skipped."""
         body = self._body
         while start < end:
             self._fields += 1
@@ -85,15 +88,15 @@ class _Splitter:
                 raise malformed(f"it has {self._fields} fields, but only {self._spans} spans")
             tag, start = read_varint(body, start, end)
             start, until = _content(body, tag, start, end)
-            if tag & 7 == _MESSAGE:
+            if tag & 7 == _LENGTH_DELIMITED:
                 yield tag >> 3, start, until
             start = until
 
 
 def read_varint(body: bytes, start: int, end: int) -> tuple[int, int]:
-    """Return the integer of variable length at `start`, and the position after it."""
+    """Return the variable-length integer (varint) at `start`, and the position after it."""
     value = shift = 0
-    while start < end and shift <= _MAX_VARINT_BITS:
+    while start < end and shift <= _MAX_SHIFT:
         byte = body[start]
         start += 1
         value |= (byte & 0x7F) << shift
@@ -117,7 +120,7 @@ def _content(body: bytes, tag: int, start: int, end: int) -> tuple[int, int]:
         case 5:
             until = start + 4
         case _:
-            raise malformed("it contains a group")
+            raise malformed("it contains a group or an unknown wire type")
     if until > end or tag < 8:
         raise malformed(_INVALID_FIELD)
     return start, until
@@ -132,7 +135,10 @@ def malformed(reason: object) -> InvalidInput:
 
 
 class _Schema(dict[int, "tuple[_Schema, bool]"]):
-    """The fields of a message that contain messages, by tag: the schema of each, and True if it counts as a value."""
+    """The fields of a message that may contain values, by tag.
+
+    Each maps to the schema of its content, and to True if the field itself counts as a value.
+    """
 
 
 _ANY_VALUE = _Schema()
@@ -144,7 +150,10 @@ _SPAN = _Schema({0x4A: (_PAIR, True), 0x5A: (_EVENT, True), 0x6A: (_LINK, True)}
 
 
 def check_values(message: bytes, limit: int, *, is_resource: bool = False) -> None:
-    """Raise `TooLarge` if a span or resource has more than `limit` attributes, events, links and nested values."""
+    """Raise `TooLarge` if a span or resource has more than `limit` attributes, events, links and nested values.
+
+    Raises `InvalidInput` if the message is malformed or repeats fields that must not be repeated.
+    """
     if len(message) <= 2 * limit:  # each value takes at least two bytes
         return
     values = fields = 0
@@ -168,11 +177,11 @@ def check_values(message: bytes, limit: int, *, is_resource: bool = False) -> No
 def _field(body: bytes, at: int, end: int) -> tuple[int, int, int]:
     """Return the tag of the field at `at`, and the start and end of its content."""
     tag, start = body[at], at + 1
-    if tag >= 0x80 or start >= end or body[start] >= 0x80 or tag & 7 not in (_VARINT, _MESSAGE):
+    if tag >= 0x80 or start >= end or body[start] >= 0x80 or tag & 7 not in (_VARINT, _LENGTH_DELIMITED):
         tag, start = read_varint(body, at, end)
         return tag, *_content(body, tag, start, end)
     until = start + 1
-    if tag & 7 == _MESSAGE:
+    if tag & 7 == _LENGTH_DELIMITED:
         start, until = until, until + body[start]
     if until > end or tag < 8:
         raise malformed(_INVALID_FIELD)

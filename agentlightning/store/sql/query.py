@@ -10,6 +10,7 @@ import base64
 import binascii
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -103,9 +104,9 @@ class PageOptions:
     offset: int = 0
     cursor: str | None = None
     max_bytes: int | None = None
-    """Maximum total size of the rows on the page, in bytes, unless the page has only one row. Set by the HTTP server.
+    """Maximum total size of the rows on the page in bytes, or None for no limit. Set by the HTTP server.
 
-    If it is None, there is no such limit.
+    A single row may exceed the limit. It is then the only row on its page.
     """
 
     def __post_init__(self) -> None:
@@ -200,8 +201,9 @@ class Query:
         The result also contains the total number of rows on all pages, and a cursor if there may be a next page. Set
         `short` if the query takes only microseconds (see `Database.read`).
         """
-        page = await self._database.read(self._read_small, short=True) if short else None
-        page = page or await self._database.read(self._read)
+        page = await self._database.read(partial(self._read, most=SMALL_PAGE_BYTES), short=True) if short else None
+        if page is None:
+            page = await self._database.read(self._read)
         assert page is not None
         rows, total, has_more = page
         return PaginatedResult[Any].model_construct(
@@ -238,11 +240,8 @@ class Query:
         value, key = last[-2:]
         return encode_cursor(CursorPosition(self._options.sort_by, self._options.sort_order, value, key, total))
 
-    async def _read_small(self, transaction: Transaction) -> _PageRows | None:
-        """Like `_read`, but return None if the rows are too large to be read in the event loop's thread."""
-        return await self._read(transaction, SMALL_PAGE_BYTES)
-
     async def _read(self, transaction: Transaction, most: int | None = None) -> _PageRows | None:
+        """Read the rows on the page. If their size is limited and exceeds `most` bytes, return None instead."""
         limit, offset, max_bytes = self._options.limit, self._options.offset, self._options.max_bytes
         columns = self._columns if max_bytes is None else self._size
         found: Sequence[Row] = await self._rows(transaction, columns, limit, offset) if limit else []
@@ -257,7 +256,7 @@ class Query:
         return _PageRows(rows, total, has_more or len(fitting) < len(found))
 
     async def _total(self, transaction: Transaction, found: int) -> int:
-        """Return the number of rows on all pages. `found` is the number of rows that the page's limit allows."""
+        """Return the number of rows on all pages. `found` is the number of rows found within the page's `limit`."""
         limit, offset = self._options.limit, self._options.offset
         if self._after is not None:
             return self._after.total
@@ -277,7 +276,7 @@ class Query:
         return await transaction.fetch(sql, *self._values, _ALL if limit < 0 else limit, offset)
 
     async def _rows_by_key(self, transaction: Transaction, keys: Sequence[int]) -> Sequence[Row]:
-        """Return the rows with these keys, in the same order."""
+        """Return the rows with these keys, in the order of the keys."""
         rows: dict[int, Row] = {}
         for start in range(0, len(keys), _KEYS_PER_STATEMENT):
             condition, values = self._dialect.any_of(keys[start : start + _KEYS_PER_STATEMENT], 1)
@@ -301,12 +300,13 @@ class _PageRows(NamedTuple):
 
     rows: Sequence[Row]
     total: int
+    """Number of rows on all pages."""
     has_more: bool
     """True if there may be a next page."""
 
 
 def count_fitting(sizes: Sequence[int], max_bytes: int) -> int:
-    """Return the number of items from the start of a list that fit in `max_bytes`, but at least 1 if there are any."""
+    """Return the number of items at the start of a list that fit in `max_bytes`, but at least 1 if there are any."""
     total = 0
     for index, size in enumerate(sizes):
         total += size
@@ -316,7 +316,7 @@ def count_fitting(sizes: Sequence[int], max_bytes: int) -> int:
 
 
 SMALL_PAGE_BYTES = 256 * 1024
-"""Maximum total size of rows that are read in the event loop's thread, in bytes."""
+"""Maximum total size, in bytes, of a page's rows that are read in the event loop's thread, if the size is limited."""
 _KEYS_PER_STATEMENT = 1_000
 _ALL = 2**62
 """A LIMIT that does not exclude any rows."""

@@ -86,7 +86,10 @@ class Queue(SqlBase):
     async def dequeue_many_rollouts(
         self, *, limit: int = 1, worker_id: str | None = None, wait: float = 0.0, max_bytes: int | None = None
     ) -> list[AttemptedRollout]:
-        """Claim like the contract's operation, but only as many rollouts as fit in `max_bytes`, and at least one."""
+        """Claim rollouts as the contract's operation does.
+
+        If `max_bytes` is set, claim only as many rollouts as fit in it, but at least one.
+        """
 
         async def many(transaction: Transaction) -> list[AttemptedRollout]:
             most = min(limit, MOST_CLAIMED)

@@ -133,9 +133,9 @@ class Rollouts(SqlBase):
     async def wait_for_rollouts(
         self, rollout_ids: Sequence[str], timeout: float | None = None, *, max_bytes: int | None = None
     ) -> list[AnyRollout]:
-        """Wait like the contract's operation, but return only the first ended rollouts that fit in `max_bytes`.
+        """Wait as the contract's operation does.
 
-        At least one of the ended rollouts is returned.
+        If `max_bytes` is set, return only the first ended rollouts that fit in it, but at least one if any has ended.
         """
         ids = list(dict.fromkeys(rollout_ids))
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -182,7 +182,7 @@ class Rollouts(SqlBase):
         return [rows.any_rollout(row) for row in found]
 
     async def _first_ended(self, ids: Sequence[str], max_bytes: int) -> Sequence[str]:
-        """Return the first of `ids` whose rollouts have ended and fit in `max_bytes`, but at least one of them."""
+        """Return the ids of the first ended rollouts that fit in `max_bytes`, but at least one if any has ended."""
         size = f"{rows.ROLLOUT_SIZE} + {rows.ATTEMPT_SIZE}"
         found = await self._rows(f"SELECT r.rollout_id, {size} FROM {rows.ROLLOUTS} WHERE {_ENDED} AND", ids)
         sizes: dict[str, int] = {row[0]: row[1] for row in found}

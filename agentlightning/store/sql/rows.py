@@ -36,7 +36,7 @@ ATTEMPT = ", ".join(f"a.{name}" for name in ATTEMPT_FIELDS)
 WORKER = ", ".join(_WORKER_FIELDS)
 RESOURCES = "resources_id, create_time, update_time, version, resources"
 ROLLOUT_AND_ATTEMPT = f"{ROLLOUT}, {ATTEMPT}"
-# SQL for the size of the columns that can be large, in bytes. The databases compute it without reading the values.
+# SQL for the total size of the columns that can be large, in bytes. Both databases get it without reading a value.
 ATTEMPT_SIZE = "coalesce(length(a.metadata), 0)"
 ROLLOUT_SIZE = "length(r.input) + length(r.metadata)"
 ROLLOUTS = "rollouts r LEFT JOIN attempts a ON a.rollout_id = r.rollout_id AND a.attempt_id = r.attempt_id"
@@ -59,9 +59,9 @@ def new_id(prefix: str, digits: int) -> str:
 
 
 def cut_input(row: Row, cut_at: int | None) -> Row:
-    """If the JSON text of a rollout's input exceeds `cut_at` bytes, replace it with a string of the text's beginning.
+    """Truncate a rollout's input if its JSON text exceeds `cut_at` bytes, and return the row.
 
-    `row` starts with the columns `ROLLOUT`.
+    The new input is a string that contains the beginning of the text. `row` starts with the columns `ROLLOUT`.
     """
     if cut_at is None or len(row[1]) <= cut_at:
         return row

@@ -33,8 +33,7 @@ _SPAN_SORT = {
     "name": Sort("substr(name, 1, 1000)", str),
 }
 _THREAD_THRESHOLD = 64 * 1024
-"""Minimum size, in bytes, of spans that are searched for API keys in another thread, so that they do not delay other
-requests."""
+"""Size in bytes from which spans are searched for API keys in another thread, so that they do not delay requests."""
 _SPAN_COLUMNS = 9
 _INSERT_SPAN = (
     "INSERT INTO spans (rollout_id, attempt_id, trace_id, span_id, name, sequence_id, parent_id, start_time, end_time, "
@@ -76,7 +75,7 @@ class Spans(SqlBase):
     async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> list[SpanAck | None]:
         """Store spans. Return one entry for each span: an acknowledgement, or None if the span is a duplicate.
 
-        API keys in the spans are replaced with `[redacted]`.
+        API keys are replaced with `[redacted]`. This changes the members of `spans` in place.
         """
         text = encoded_span.text_of(spans)
         if len(text) < _THREAD_THRESHOLD:
@@ -146,7 +145,7 @@ class Spans(SqlBase):
         return await query.page(partial(_payload, cut_at=cut_at), short=await self._has_few_spans(rollout_id))
 
     async def _has_few_spans(self, rollout_id: str) -> bool:
-        # Reduce each number before they are added, because the sum of numbers that clients chose may exceed 64 bits.
+        # Cap the numbers before adding them, because the sum of numbers that clients chose may exceed 64 bits.
         few = f"CASE WHEN last_sequence_id > {SMALL_READ_ROWS} THEN {SMALL_READ_ROWS + 1} ELSE last_sequence_id END"
         sql = f"SELECT coalesce(sum({few}), 0) FROM attempts WHERE rollout_id = ?1"
         found = await self._database.fetch(sql, rollout_id, short=True)
@@ -180,7 +179,7 @@ class Spans(SqlBase):
         return {(row[0], row[1]): bool(row[2]) for row in found if (row[0], row[1]) in refs}
 
     async def live_attempts_by_trace(self, trace_ids: Collection[str]) -> dict[str, set[AttemptIds]]:
-        """Map each trace id to the live attempts that have spans in the trace. Traces without one are left out."""
+        """Map each trace id to the live attempts that have spans in it. Traces without live attempts are left out."""
         if not trace_ids:
             return {}
         condition, ids = self._database.dialect.any_of(sorted(trace_ids), 1)
@@ -299,8 +298,9 @@ async def _insert_spans(
 ) -> dict[int, SpanAck | None]:
     """Number and store spans of one attempt. `batch` contains each span with its index in the request.
 
-    Spans that arrive after the end of the attempt are marked as late. They change neither its status nor the reward.
-    Return an acknowledgement for each index, or None if the span is a duplicate.
+    Return an acknowledgement for each index, or None if the span is a duplicate. Spans that arrive after the end of the
+    attempt are marked as late, and change neither the attempt's status nor the reward. Raises `FinalStatus` if the
+    attempt would have too many late spans.
     """
     state, transaction = row.state, transitions.transaction
     stored = await _stored_ids(transitions, row, batch)

@@ -160,7 +160,7 @@ _REWARD = (
     "(CASE WHEN reward > 1e100 THEN 1e100 WHEN reward < -1e100 THEN -1e100 "
     "WHEN abs(reward) < 1e-100 THEN 0.0 ELSE reward END)"
 )
-"""SQL for a reward whose square can be represented, because PostgreSQL fails if it cannot."""
+"""SQL for a rollout's reward, limited so that its square neither overflows nor underflows, which PostgreSQL rejects."""
 
 
 async def _extended(transaction: Transaction, totals: RunTotals, last: int, end: int) -> RunTotals:

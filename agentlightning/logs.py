@@ -1,7 +1,7 @@
 """Configuration of log output: plain lines, lines formatted by rich, or JSON lines.
 
-Log messages contain text from requests, models and agents. The formatters escape control characters, so that such text
-can neither add a line to the log nor send commands to a terminal. They also redact API keys.
+Log messages may contain text from requests, models and agents. The formatters escape control characters, so that such
+text can neither add a line to the log nor send commands to a terminal. They also redact API keys.
 
 The library itself only calls `logging.getLogger(__name__)`. Logging is not configured until a program (`agl …`, a
 script, a notebook) calls `setup_logging` or `ensure_logging`.
@@ -25,10 +25,10 @@ from typing import Any, Final, Literal
 FORMAT = "%(asctime)s [%(levelname)s] (%(process)d:%(name)s) %(message)s"
 
 REDACTED: Final = {"is_redacted": True}
-"""Attribute of a log record whose message cannot contain an API key, so that it need not be searched for one."""
+"""Extra attribute for a log record whose message cannot contain an API key. `LineFormatter` then skips redaction."""
 
-# C0, DEL, C1, soft hyphen, invisible and bidirectional formatting characters, line separators, surrogates,
-# noncharacters and tags. A terminal interprets them, or they hide or reorder the text around them.
+# C0 and C1 control characters, DEL, soft hyphens, invisible and bidirectional formatting characters, line separators,
+# surrogates, noncharacters and tags. Terminals interpret some of them; others hide or reorder the text around them.
 _CONTROLS = (
     r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\ufffb"
     r"\ufffe\uffff\U000e0000-\U000e0fff"
@@ -38,9 +38,9 @@ _CONTROL_IN_LINES = re.compile(rf"(?![\n\t])[{_CONTROLS}]")
 
 
 def escape_controls(text: str, *, keep_lines: bool = False) -> str:
-    """Replace control, formatting and surrogate characters by escape sequences such as `\\x1b`.
+    """Replace control, formatting and surrogate characters with escape sequences such as `\\x1b`.
 
-    With `keep_lines`, line breaks and tabs are kept.
+    If `keep_lines` is true, line feeds and tabs are kept.
     """
     if text.isprintable():
         return text
@@ -52,15 +52,15 @@ def _escape_sequence(match: re.Match[str]) -> str:
 
 
 def ascii_json(value: Any, indent: int | None = None) -> str:
-    """Return JSON without any character that a terminal interprets."""
-    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")  # the only one that json.dumps does not escape
+    """Return a value as JSON text in ASCII, with all control characters in strings escaped."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")  # json.dumps escapes all others, but not DEL
 
 
 class LineFormatter(logging.Formatter):
-    """Formats a record as one line without control characters, followed by its traceback with indented lines."""
+    """Formats a record as one line without control characters, followed by the indented lines of its traceback."""
 
     _second: tuple[int, str] = 0, ""
-    """The second of the last record, and its formatted time."""
+    """Time of the last record in whole seconds, and the same time as text, which is formatted only once a second."""
 
     def __init__(self, format: str = FORMAT) -> None:
         super().__init__(format)
@@ -110,7 +110,10 @@ def setup_logging(
 
 
 def escape_tracebacks() -> None:
-    """Escape control characters in uncaught exceptions, and in other libraries' logs if no program configured them."""
+    """Escape control characters and redact API keys in the tracebacks of uncaught exceptions.
+
+    Do the same for warnings and errors that other libraries log while no log handler is configured for them.
+    """
 
     def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         text = "".join(traceback.format_exception(kind, error, trace))
@@ -143,9 +146,9 @@ def _handler(style: str) -> logging.Handler:
 
 
 class LogFile(logging.FileHandler):
-    """Appends lines to a file. While the file cannot be written, for example because the disk is full, drops lines.
+    """Appends lines to a file. Drops lines while the file cannot be written, for example because the disk is full.
 
-    One message on stderr reports the first dropped line. When the file can be written again, a line in the file states
+    When it drops the first line, it prints a message to stderr. When the file can be written again, it adds a line with
     the number of dropped lines.
     """
 
@@ -158,7 +161,7 @@ class LogFile(logging.FileHandler):
         before = self._dropped
         try:
             super().emit(record)
-        except OSError:  # the file could not be opened again
+        except OSError:  # the file could not be reopened
             self.handleError(record)
         if before and before == self._dropped:
             self._dropped = 0
@@ -182,11 +185,11 @@ class LogFile(logging.FileHandler):
             super().close()
 
     def _abandon_stream(self) -> None:
-        """Close the file without the lines that it could not take. The next line opens it again."""
+        """Close the file and discard lines that could not be written. The next call of `emit` reopens the file."""
         if self.stream is not None:
             with suppress(OSError):
                 self.stream.close()
-            self.stream = None  # pyright: ignore[reportAttributeAccessIssue] - the base class opens it again
+            self.stream = None  # pyright: ignore[reportAttributeAccessIssue] - the base class reopens it
 
 
 class _JsonLines(logging.Formatter):
@@ -204,6 +207,6 @@ class _JsonLines(logging.Formatter):
 
 
 def _redact(text: str) -> str:
-    from .redaction import redact  # it imports pydantic_core, which commands such as `agl --help` do not need
+    from .redaction import redact  # imports pydantic_core, which is too slow for commands such as `agl --help`
 
     return redact(text)

@@ -1,6 +1,6 @@
-"""Files that may contain secrets: only the owner can read those that this package creates.
+"""Creation of files that may contain secrets, with permissions for their owner only.
 
-Files that already exist keep their permissions, but a warning names those that other users can read.
+Files that already exist keep their permissions, but a warning names those that other users can access.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 FOLDER_MODE: Final = 0o700
+"""Mode of a folder for such files: only its owner can access it."""
 _FILE_MODE: Final = 0o600
 _OTHER_USERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _checked: set[Path] = set()
@@ -30,7 +31,7 @@ def create_private_file(path: Path) -> None:
 
 
 def warn_if_readable_by_others(paths: Iterable[Path]) -> None:
-    """Log one warning with the files and folders that other users can access, and the command that corrects it.
+    """Log one warning that lists the files that other users can access, and the command that prevents this.
 
     Each path is checked only once per process.
     """

@@ -26,9 +26,9 @@ EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def echo(text: str, *, err: bool = False, keep_lines: bool = False) -> None:
-    """Print a line that may contain text from a store or a model. Control characters are escaped.
+    """Print a line that may contain text from a store or a model, and escape its control characters.
 
-    With `keep_lines`, the text may have several lines.
+    If `keep_lines` is true, line feeds and tabs in the text are printed unchanged.
     """
     click.echo(escape_controls(text, keep_lines=keep_lines), err=err)
 
@@ -63,9 +63,10 @@ def port_option(default: int) -> Callable[[F], F]:
 
 
 def token_option(name: str, variable: str, help: str) -> Callable[[F], F]:
-    """Return a decorator that adds the option `name` and, to read the token from a file, the option `name`-file.
+    """Return a decorator that adds two options for a token to a command: `name`, and `name`-file for reading a file.
 
-    The command receives one parameter for both, named after the first.
+    The command receives the token as one parameter, which is named after the first option. A file takes precedence over
+    the environment variable `variable`.
     """
     parameter = name.removeprefix("--").replace("-", "_")
 
@@ -80,9 +81,9 @@ def token_option(name: str, variable: str, help: str) -> Callable[[F], F]:
                 kwargs[parameter] = _read_token(file)
             return command(*args, **kwargs)
 
-        text = f"File that contains the token, for {name}. It should be readable by its owner only (chmod 600)."
+        text = f"Read the value of {name} from this file. Only its owner should be able to read it (chmod 600)."
         from_file = click.option(f"{name}-file", type=EXISTING_FILE, metavar="FILE", help=text)(with_token)
-        advice = f"Other users can see a command line: prefer {variable} or {name}-file."
+        advice = f"Other users can see the command line, so prefer {variable} or {name}-file."
         return click.option(name, envvar=variable, show_envvar=True, help=f"{help} {advice}")(from_file)  # type: ignore[return-value]
 
     return add_options
@@ -191,18 +192,20 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
     "spans": ("--max-spans", POSITIVE, "10000", "Maximum number of spans in an OTLP request."),
     "span_values": ("--max-span-values", POSITIVE, "20000", "Maximum number of values in a span of an OTLP request."),
     "page": ("--max-page", POSITIVE, "1000", "Maximum number of items in one page of a list."),
-    "page_bytes": ("--max-page-bytes", Size(), "8MiB", "Maximum size of one page of a list; one item may exceed it."),
+    "page_bytes": ("--max-page-bytes", Size(), "8MiB", "Maximum size of a page of a list; one item may exceed it."),
     "head_seconds": ("--head-seconds", _SECONDS, "10", "Timeout in seconds for receiving a request's headers."),
     "body_seconds": ("--body-seconds", _SECONDS, "60", "Timeout in seconds for receiving a request's body."),
     "attempt_token_seconds": (
-        *("--attempt-token-seconds", _SECONDS, "86400"),
+        "--attempt-token-seconds",
+        _SECONDS,
+        "86400",
         "Time in seconds for which an attempt's token stays valid after the end of the attempt.",
     ),
-    "header_count": ("--max-headers", POSITIVE, "200", "Maximum number of headers of a request."),
+    "header_count": ("--max-headers", POSITIVE, "200", "Maximum number of headers in a request."),
     "pipelined": ("--max-pipelined", POSITIVE, "100", "Maximum number of unanswered requests on a connection."),
     "listeners": ("--max-listeners", POSITIVE, "200", "Maximum number of open event streams."),
     "unsent": ("--max-unsent", Size(), "256MiB", "Maximum total size of responses that clients have not read yet."),
-    "send_seconds": ("--send-seconds", _SECONDS, "60", "Timeout in seconds for clients that do not read a response."),
+    "send_seconds": ("--send-seconds", _SECONDS, "60", "Timeout in seconds for clients that stop reading a response."),
 }
 """Option name, type, displayed default and help text for each field of `agentlightning.http.limits.Limits` that applies
 to the store."""
@@ -212,7 +215,7 @@ PROXY_LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
     "upstream_event": ("--max-event", Size(), "32MiB", "Maximum size of one event in a streamed response."),
     "upstream_seconds": ("--call-seconds", _SECONDS, "3600", "Timeout in seconds for a call, including retries."),
 }
-"""The same for the limits of the proxy."""
+"""The same for fields of `Limits` that apply to the LLM proxy. Each option's default is the proxy's."""
 
 
 def limit_options(options: dict[str, tuple[str, Any, str, str]]) -> Callable[[F], F]:

@@ -59,7 +59,7 @@ def proxy(
     log_level: str,
     **limits: Any,
 ) -> None:
-    """Run a proxy between agents and model servers that records the calls of attempts.
+    """Run a proxy between agents and model servers, and record the calls of attempts.
 
     Agents use the proxy like the OpenAI or Anthropic API. A call to /rollout/ROLLOUT_ID/attempt/ATTEMPT_ID/v1 is
     recorded for that attempt, including token ids if the server returns them.

@@ -58,7 +58,7 @@ _database_option = database_option("Database: a file or postgresql://…")
 @token_option(
     "--runner-token",
     "AGL_RUNNER_TOKEN",
-    "Second token, for runners; it permits only executing rollouts. Requires an admin token as well.",
+    "Second token, for runners; it permits only executing rollouts. Requires an admin token too.",
 )
 @click.option(
     "--allow-host",
@@ -124,7 +124,7 @@ def store(
     if context.invoked_subcommand is not None:
         return
     setup_logging(log_level)
-    faulthandler.enable(2)  # some libraries crash when memory runs out; name the crash in the output
+    faulthandler.enable(2)  # print a traceback if a C library crashes, for example when memory runs out
     if keep_keys:
         os.environ[KEEP_KEYS_VARIABLE] = "1"
     with errors_as_messages():

@@ -87,7 +87,7 @@ def train(
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        raise click.ClickException(f"{error}; choose a folder that is writable with --run-dir") from error
+        raise click.ClickException(f"{error}; use --run-dir to choose a writable folder") from error
 
 
 def load(reference: str) -> Any:

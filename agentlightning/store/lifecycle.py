@@ -17,7 +17,7 @@ DEFAULT_UNRESPONSIVE_SECONDS: Final = 30.0
 """Default for `RolloutConfig.unresponsive_seconds`: three heartbeat intervals of ten seconds each."""
 
 MAX_LATE_SPANS: Final = 10_000
-"""Maximum number of spans of an attempt that are stored although they arrived after its end."""
+"""Maximum number of spans per attempt that are stored although they arrive after the attempt has ended."""
 
 QUEUED: Final = frozenset[RolloutStatus]({"queuing", "requeuing"})
 FINAL: Final = frozenset[RolloutStatus]({"succeeded", "failed", "cancelled"})

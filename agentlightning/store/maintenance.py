@@ -72,7 +72,8 @@ def check_database(source: Path) -> list[str]:
         found = [str(error)]
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.FullError) as error:
         raise StoreUnavailable(
-            f"the database {source} cannot be opened for writing ({error}): check that its folder is writable"
+            f"the database {source} cannot be opened for writing ({error}): check that its folder is writable, and "
+            "that the disk has free space"
         ) from None
     finally:
         connection.close()

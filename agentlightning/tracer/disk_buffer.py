@@ -99,9 +99,9 @@ def buffer_folder(store: LightningStore) -> Path | None:
     """Return the folder for a store's buffer files.
 
     The folder's parent is the value of the environment variable AGL_SPOOL_DIR or, if the variable is not set,
-    `agentlightning/spool` in the user's state directory (`$XDG_STATE_HOME` or `~/.local/state`). A user who has no such
-    directory gets a folder in the directory for temporary files. Return None if there is no private folder, or if the
-    store has neither a URL nor a path.
+    `agentlightning/spool` in the user's state directory (`$XDG_STATE_HOME` or `~/.local/state`). If the state directory
+    cannot be used, the parent is a private folder in the system's temporary directory. Return None if there is no such
+    private folder either, or if the store has neither a URL nor a path.
     """
     name = getattr(store, "url", None) or getattr(store, "path", None)
     parent = None if name is None else _parent_folder()
@@ -159,7 +159,10 @@ def _parent_folder() -> Path | None:
 
 @cache
 def _temporary_folder(reason: str) -> Path | None:
-    """Return a folder that only this user can access, or None if another user has created it. Log the reason once."""
+    """Return a temporary folder that only this user can access, or None if there is none.
+
+    Log one warning with the reason for using a temporary folder.
+    """
     if sys.platform == "win32":
         return None
     folder = Path(tempfile.gettempdir()) / f"agentlightning-{os.getuid()}"
@@ -168,7 +171,8 @@ def _temporary_folder(reason: str) -> Path | None:
     status = folder.lstat()
     is_private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
     place = str(folder) if is_private else "a temporary file, which is lost if this process is killed"
-    logger.warning("Unsent spans are buffered in %s, because %s. Set %s to a folder.", place, reason, FOLDER_VARIABLE)
+    message = "Unsent spans are buffered in %s, because %s. To choose another folder, set %s."
+    logger.warning(message, place, reason, FOLDER_VARIABLE)
     return folder if is_private else None
 
 

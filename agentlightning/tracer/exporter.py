@@ -35,7 +35,7 @@ SLOW_STORE_SECONDS = 1.0
 written to disk."""
 STOPPED = "the tracer was stopped before the store became reachable"
 DISK_RETRY_INTERVAL = 0.5
-"""Interval in seconds at which a batch that neither the store nor the disk accepts is written to the disk again."""
+"""Interval in seconds between attempts to write a batch to disk while neither the store nor the disk accepts it."""
 POLL_INTERVAL_REACHABLE = 0.05
 """Interval in seconds at which the exporter, while it sends a batch, checks if the store has become unreachable."""
 
@@ -63,7 +63,7 @@ class SpanExporter:
         self._waiting: deque[tuple[SpanBatch, bool]] = deque()
         """Batches not yet sent, oldest first. The flag is True if a batch's spans are on disk instead of in memory."""
         self._is_disk_failing = False
-        """True if the last batch could not be written to disk. It is then the only waiting batch that is in memory."""
+        """True if the last batch could not be written to disk. This batch is then the only one in memory."""
         self._draining: asyncio.Task[None] | None = None
         self._leftovers: asyncio.Task[None] | None = None
 
@@ -199,7 +199,7 @@ class SpanExporter:
     # The disk buffer
 
     async def _wait_for_store_or_disk(self, draining: asyncio.Task[None]) -> None:
-        """Wait until the store or the disk has accepted the last batch, before the caller sends more."""
+        """Wait until the store or the disk has accepted the last batch. Until then, the caller must not send more."""
         while not (await asyncio.wait({draining}, timeout=DISK_RETRY_INTERVAL))[0]:
             batch, _ = self._waiting[-1]
             if self._write_to_disk(batch):
@@ -207,7 +207,10 @@ class SpanExporter:
                 return
 
     def _write_to_disk(self, batch: SpanBatch) -> bool:
-        """Append the batch to the disk buffer. Of several consecutive failures, log only the first."""
+        """Append the batch to the disk buffer, and return True on success.
+
+        Of several consecutive failures, log only the first.
+        """
         try:
             self._buffer.append(batch.to_line())
         except (OSError, AgentLightningError) as error:

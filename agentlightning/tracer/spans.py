@@ -146,7 +146,7 @@ class SpanBatch:
 
     @classmethod
     def from_line(cls, line: bytes) -> SpanBatch:
-        """Parse a line written by `to_line`. Raises ValueError if the line is anything else."""
+        """Parse a line written by `to_line`. Raises ValueError for any other line."""
         fields: Any = orjson.loads(line)
         try:
             spans = [Span.model_validate(each) for each in fields["spans"]]

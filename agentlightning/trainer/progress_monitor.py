@@ -83,7 +83,8 @@ class ProgressMonitor:
         try:
             progress = asyncio.run(self._progress())
         except Exception as error:
-            self._log_first_failure(self, "The run's progress could not be read; trying again at the next poll", error)
+            problem = "The run's progress could not be read"
+            self._log_first_failure(self, problem, "trying again at the next poll", error)
             return
         self._failing.discard(self)
         if self._last is None or _counts(self._last) != _counts(progress):
@@ -121,14 +122,14 @@ class ProgressMonitor:
                 call(callback)
                 self._failing.discard(callback)
             except Exception as error:
-                message = f"The callback {type(callback).__name__} failed; the run continues"
-                self._log_first_failure(callback, message, error)
+                problem = f"The callback {type(callback).__name__} failed"
+                self._log_first_failure(callback, problem, "the run continues", error)
 
-    def _log_first_failure(self, failing: object, message: str, error: Exception) -> None:
-        """Log a failure unless the previous call failed too. An OSError, such as a full disk, needs no traceback."""
+    def _log_first_failure(self, failing: object, problem: str, consequence: str, error: Exception) -> None:
+        """Log a failure unless the previous call failed as well. The traceback of an OSError is not logged."""
         if failing not in self._failing:
-            is_expected = isinstance(error, OSError)
-            logger.error("%s: %s", message, error, exc_info=None if is_expected else error)
+            details = None if isinstance(error, OSError) else error
+            logger.error("%s (%s); %s", problem, error, consequence, exc_info=details)
         self._failing.add(failing)
 
 

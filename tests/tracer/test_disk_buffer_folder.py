@@ -59,7 +59,8 @@ def test_user_without_home_gets_private_temporary_folder(folder: Path, home: str
 
     private = folder / f"agentlightning-{USER}"
     program.wait_for_line(f"^Buffered in {private}/http-store-4747-")
-    program.wait_for_line(f"Unsent spans are buffered in {private}, because {reason}. Set AGL_SPOOL_DIR to a folder.")
+    warning = f"Unsent spans are buffered in {private}, because {reason}. To choose another folder, set AGL_SPOOL_DIR."
+    program.wait_for_line(warning)
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
 
 

@@ -1,4 +1,4 @@
-"""Connections to a SQLite database: opening them, their settings, and the errors of the file system."""
+"""Functions that open and configure connections to a SQLite database and convert file system errors."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def open_read_only(path: Path) -> apsw.Connection:
 
 @contextmanager
 def errors_as_unavailable(path: Path | None) -> Generator[None]:
-    """Convert errors of the file system or the database file to `StoreUnavailable`."""
+    """Convert file system errors, and errors in the database file, to `StoreUnavailable`."""
     try:
         yield
-    except AgentLightningError:  # `StoreUnavailable` is an OSError too
+    except AgentLightningError:  # some of these, such as `StoreUnavailable`, are OSErrors too
         raise
     except (OSError, apsw.CorruptError, *DISK_ERRORS) as error:
         reason = error.strerror if isinstance(error, OSError) else error

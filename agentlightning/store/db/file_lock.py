@@ -1,11 +1,11 @@
-"""The lock of a SQLite database file, which only one store at a time can hold.
+"""A lock on a SQLite database file, which only one store at a time can hold.
 
 It consists of two locks. The operating system releases both when the process ends, even if the process is killed.
 
-- A lock on a file next to the database (`agl.db-owner`), which other releases use as well. If the database is opened
-  through a symbolic link, there is one such file next to the link and another next to the database.
-- On Linux, a lock on the database file itself. It also applies if the file is opened by another name, through a hard
-  link or a bind mount, for example in another container.
+- A lock on a file next to the database (`agl.db-owner`), which older releases of this package use as well. If the
+  database is opened through a symbolic link, there is one such file next to the link and another next to the database.
+- On Linux, a lock on the database file itself. It also works if the file is opened by another name: through a hard link
+  or a bind mount, for example in another container.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FLOCK = "hhqqi4x"
 _CONFLICTS = (errno.EAGAIN, errno.EACCES)
 
 _descriptors: set[int] = set()
-"""The descriptors of all locked database files in this process."""
+"""The descriptors through which this process holds locks on database files."""
 
 
 class FileLock:
@@ -47,9 +47,10 @@ class FileLock:
         self._connections: list[apsw.Connection] = []
         self._descriptor: int | None = None
         try:
-            # First lock the lock files: if this process already holds the lock, the database file is not even opened.
-            for lock_file in _lock_files(path):
-                self._connections.append(_lock_file(lock_file, path))
+            # Lock the lock files first. If this process already holds them, do not open the database file, because
+            # closing it again could release locks of SQLite (see `_close`).
+            for lock_file in _lock_file_paths(path):
+                self._connections.append(_acquire_lock_file(lock_file, path))
             self._descriptor = _lock_database(path)
         except BaseException:
             self.release()
@@ -57,7 +58,7 @@ class FileLock:
 
     def release(self) -> None:
         """Release the lock. Call this after closing all connections to the database."""
-        if self._descriptor in _descriptors:  # otherwise, this is a forked process, which does not hold the lock
+        if self._descriptor in _descriptors:  # false in a forked process, which has closed it
             _descriptors.discard(self._descriptor)
             _set_lock(self._descriptor, locked=False)
             _close(self._descriptor)
@@ -70,31 +71,31 @@ class FileLock:
 def check_name(path: Path) -> None:
     """Raise `StoreInUse` if a store has the database file open by another name, such as a hard link.
 
-    SQLite would then use another WAL for `path`. Changes in the store's WAL would be missing, and writing would damage
-    the database.
+    If the file were opened as `path`, SQLite would use another WAL. Changes in the store's WAL would be missing, and
+    writing would damage the database.
     """
     if _is_locked(path) and not _is_lock_file_held(path):
         raise StoreInUse(f"a store has {path} open by another name; use the name that the store uses")
 
 
 def _is_lock_file_held(path: Path) -> bool:
-    file = _lock_files(path)[0]
+    file = _lock_file_paths(path)[0]
     try:
         if file.exists():
-            _lock_file(file, path).close()
+            _acquire_lock_file(file, path).close()
     except StoreInUse:
         return True
     return False
 
 
-def _lock_files(path: Path) -> list[Path]:
+def _lock_file_paths(path: Path) -> list[Path]:
     """Return the paths of the lock files next to the database and, if `path` is a symbolic link, next to the link."""
     names = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent)) / path.name
     return [Path(f"{name}{LOCK_SUFFIX}") for name in dict.fromkeys(names)]
 
 
-def _lock_file(file: Path, path: Path) -> apsw.Connection:
-    """Lock a lock file, and return the connection that holds the lock until it is closed."""
+def _acquire_lock_file(file: Path, path: Path) -> apsw.Connection:
+    """Lock a lock file of the database `path`. The lock is released when the returned connection is closed."""
     create_private_file(file)
     lock = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
@@ -107,7 +108,10 @@ def _lock_file(file: Path, path: Path) -> apsw.Connection:
 
 
 def _lock_database(path: Path) -> int | None:
-    """Lock the database file, and return the descriptor that holds the lock. Return None if this is not possible."""
+    """Lock the database file, and return the descriptor that holds the lock.
+
+    Return None if the platform or the file system does not support such locks.
+    """
     if sys.platform != "linux":
         return None
     descriptor = os.open(path, os.O_RDWR)
@@ -117,13 +121,13 @@ def _lock_database(path: Path) -> int | None:
         _close(descriptor)
         if error.errno in _CONFLICTS:
             raise _in_use(path) from None
-        return None  # the file system does not support such locks
+        return None
     _descriptors.add(descriptor)
     return descriptor
 
 
 def _is_locked(path: Path) -> bool:
-    """Return True if a store has locked the database file, by whatever name."""
+    """Return True if a store has locked the database file, regardless of the name by which it opened the file."""
     if sys.platform != "linux" or not path.exists():
         return False
     descriptor = os.open(path, os.O_RDONLY)
@@ -140,8 +144,8 @@ def _is_locked(path: Path) -> bool:
 def _set_lock(descriptor: int, *, locked: bool) -> None:
     """Set or remove an open file description lock.
 
-    SQLite uses locks of another kind, which belong to the process and would be released whenever any descriptor for the
-    file is closed. Locks of these two kinds do not affect each other, because they are on different bytes.
+    SQLite uses locks of another kind, which belong to the process and are released when the process closes any
+    descriptor for the file. The two kinds of locks do not affect each other, because they are on different bytes.
     """
     if sys.platform == "linux":
         kind = fcntl.F_WRLCK if locked else fcntl.F_UNLCK
@@ -149,10 +153,10 @@ def _set_lock(descriptor: int, *, locked: bool) -> None:
 
 
 def _close(descriptor: int) -> None:
-    """Close a descriptor for a database file, unless that would release locks of SQLite.
+    """Close a descriptor for a database file, unless this would release locks of SQLite.
 
-    Closing it releases the locks of all connections that this process has to the file. In this rare case, the
-    descriptor stays open.
+    If this process has SQLite connections to the file, closing the descriptor would release their locks. In this rare
+    case, the descriptor stays open.
     """
     file = os.fstat(descriptor)
     for other in Path("/proc/self/fd").iterdir():
@@ -182,13 +186,13 @@ def _in_use(path: Path) -> StoreInUse:
 
 
 class OpenFiles:
-    """The files of an open database, to detect that they have been deleted or replaced."""
+    """Detects if files of an open database have been deleted or replaced."""
 
     def __init__(self, database: Path) -> None:
         self._files = {path: path.stat() for path in (database, Path(f"{database}-wal")) if path.exists()}
 
     def check(self) -> None:
-        """Raise `StoreUnavailable` if a file has been deleted or replaced. Changes would then be lost."""
+        """Raise `StoreUnavailable` if a file has been deleted or replaced, because changes would then be lost."""
         for path, opened in self._files.items():
             try:
                 is_same = os.path.samestat(path.stat(), opened)

@@ -91,7 +91,7 @@ class SqliteDatabase(Database):
         self._requests: SimpleQueue[WriteRequest | None] = SimpleQueue()
         self._readers = None if self.path is None else _ReaderPool(self.path, open_reader)
         self._is_failing = False
-        """True while the disk refuses writes, so that a full disk is logged once and not for each write."""
+        """True if the last write failed. Of several consecutive failures, only the first is logged."""
         self._writer = threading.Thread(target=self._write_loop, name="agl-write", daemon=True)
         self._writer.start()
 
@@ -99,9 +99,11 @@ class SqliteDatabase(Database):
         if self.path is None:
             return open_writer(None, durability)
         warn_if_readable_by_others(Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm", LOCK_SUFFIX))
-        # SQLite gives its other files the permissions of the database file.
-        create_private_file(Path(os.path.realpath(self.path)))
-        self._lock = FileLock(self.path) if exclusive else check_name(self.path)
+        create_private_file(Path(os.path.realpath(self.path)))  # SQLite gives its other files the same permissions
+        if exclusive:
+            self._lock = FileLock(self.path)
+        else:
+            check_name(self.path)
         connection = open_writer(self.path, durability)
         connection.execute("BEGIN IMMEDIATE; COMMIT")  # creates the WAL, and fails if the database cannot be written
         self._files = OpenFiles(self.path)

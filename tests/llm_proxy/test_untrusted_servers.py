@@ -78,9 +78,9 @@ GZIP = "Content-Encoding: gzip"
 @pytest.mark.parametrize(
     ("sent", "status", "reason"),
     [
-        (response(gzip.compress(bytes(64 * MIB)), GZIP), 502, "larger than 1048576 bytes"),
+        (response(gzip.compress(bytes(64 * MIB), mtime=0), GZIP), 502, "larger than 1048576 bytes"),
         (response(bytes(2 * MIB)), 502, r"1048576 bytes; .* raise --max-response \(Limits.upstream_response\)"),
-        (response(gzip.compress(b'{"a": 1}')[:-9], GZIP), 502, "incomplete gzip data"),
+        (response(gzip.compress(b'{"a": 1}', mtime=0)[:-9], GZIP), 502, "incomplete gzip data"),
         (response(b"no gzip", GZIP), 502, "invalid gzip data"),
         (response(b"x", "Content-Encoding: br"), 502, "content encoding 'br'"),
         (response(b"{}", "Location: http://127.0.0.1:1/", status="307 Temporary Redirect"), 502, "redirects the call"),
@@ -91,6 +91,7 @@ GZIP = "Content-Encoding: gzip"
         (b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n{}", 502, "invalid or incomplete response"),
         (b"no HTTP at all\r\n\r\n", 502, "invalid or incomplete response"),
     ],
+    ids=lambda value: "sent" if isinstance(value, bytes) else None,
 )  # fmt: skip
 async def test_bad_response_becomes_an_error_with_a_reason_and_a_span(
     store: agl.LightningStore, sent: bytes, status: int, reason: str

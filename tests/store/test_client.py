@@ -17,13 +17,13 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
 @asynccontextmanager
-async def busy_server(requests: list[bytes]) -> AsyncIterator[str]:
-    """A server that answers every request with 503."""
+async def busy_server(requests: list[bytes], answer: bytes = BUSY) -> AsyncIterator[str]:
+    """A server that answers every request with 503, or with `answer`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b"":
             requests.append(head)
-            writer.write(BUSY)
+            writer.write(answer)
 
     async def serve_until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -51,6 +51,17 @@ async def test_client_backs_off_between_tries() -> None:
 
     # Delays of at least 25, 50, 100, 200 ms: five tries in half a second, and one more after it.
     assert 2 <= len(requests) <= 7
+
+
+async def test_client_repeats_a_call_whose_headers_were_too_slow() -> None:
+    text = b"The request's headers were sent too slowly"
+    answer = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text)
+    requests: list[bytes] = []
+    async with busy_server(requests, answer) as url, LightningStoreClient(url, give_up_after=0.2) as client:
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(client.get_rollout_by_id("ro-1"), 15)
+
+    assert len(requests) >= 2
 
 
 async def test_client_gives_up_after_the_given_time_and_names_the_store(caplog: pytest.LogCaptureFixture) -> None:

@@ -81,7 +81,7 @@ async def test_limit_on_values_can_be_set() -> None:
 
 
 def test_json_text_in_an_attribute_of_a_span_is_not_decoded_in_search_of_a_reward() -> None:
-    output = '{"type": "reward", "value": 1, "more": [' + "[]," * MILLIONS + '[]]}'
+    output = '{"type": "reward", "value": 1, "more": [' + "[]," * MILLIONS + "[]]}"
     [large] = encode([Span.from_attributes(attributes={"agentops.task.output": output}, **IDS)])
     [small] = encode([Span.from_attributes(attributes={"agentops.task.output": '{"type":"reward","value":1}'}, **IDS)])
 

@@ -191,8 +191,9 @@ def test_default_batch_of_a_collector_is_decoded_in_short_steps() -> None:
         b"\x0b\x0c",
         b"\x02\x00",
         message(0x0A, b"\x0d\x00\x00"),
+        message(0x0A, message(0x1A, b"\xff")),
     ],
-    ids=["long number", "too short", "too short within", "group", "no number", "cut number"],
+    ids=["long number", "too short", "too short within", "group", "no number", "cut number", "schema_url"],
 )
 def test_malformed_protobuf_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidInput, match="not an OTLP trace request"):

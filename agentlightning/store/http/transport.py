@@ -195,7 +195,8 @@ class Transport:
 
 
 def _outcome(status: int, text: bytes) -> Outcome:
-    if status == 408 and not text:  # this process sent the headers too slowly, and the call was not executed
+    if status == 408 and not text.startswith(b"{"):
+        # This process sent the headers too slowly, so the call was not executed. Other 408s have a JSON body.
         return StoreUnavailable("the request's headers were sent too slowly")
     if status not in _UNAVAILABLE:
         return status, text

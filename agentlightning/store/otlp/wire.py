@@ -69,7 +69,10 @@ class _Splitter:
                 spans += self._spans_in_scope(at, until)
             elif number == 3:
                 schema_url = self._body[at:until]
-        return SpanGroup(b"".join(resource), schema_url.decode(), spans)
+        try:
+            return SpanGroup(b"".join(resource), schema_url.decode(), spans)
+        except UnicodeDecodeError:
+            raise malformed("a schema_url is not UTF-8") from None
 
     def _spans_in_scope(self, start: int, end: int) -> Iterator[bytes]:
         for number, at, until in self._messages(start, end):

@@ -158,13 +158,11 @@ class Spans(SqlBase):
         sql = "SELECT end_time FROM attempts WHERE rollout_id = ?1 AND attempt_id = ?2"
         found = await self._database.fetch(sql, rollout_id, attempt_id, short=True)
         if not found:
-            raise Unauthorized(
-                f"this token is not valid any more: rollout {rollout_id} has been deleted from the store"
-            )
+            raise Unauthorized(f"this token is no longer valid: rollout {rollout_id} has been deleted from the store")
         end_time: float | None = found[0][0]
         if end_time is not None and self._clock.now() - end_time > seconds:
             raise Unauthorized(
-                f"this token is not valid any more: attempt {attempt_id} of rollout {rollout_id} ended more than "
+                f"this token is no longer valid: attempt {attempt_id} of rollout {rollout_id} ended more than "
                 f"{seconds:g} s ago (the limit attempt_token_seconds)"
             )
 

@@ -37,7 +37,9 @@ GROWTH = 4
 """Ratio of the two sizes."""
 SLACK = 3
 MAX_SECONDS, MAX_BYTES = 0.1, 64 * 2**20
-"""CPU time and memory that a text may cost, or each MB of it if it is longer."""
+"""CPU time that refusing a text may cost, and memory that a text may cost, or each MB of it if it is longer."""
+MAX_SECONDS_PER_BYTE = 2e-6
+"""CPU time that accepting a text may cost for each of its bytes, on a machine under load."""
 MAX_COMPILATION_SECONDS = 0.5
 """CPU time that a jinja template may cost, whatever its size: compiling the largest permitted one takes most of it."""
 FLOOR = 0.01
@@ -45,8 +47,15 @@ FLOOR = 0.01
 TRIES = 5
 """Measurements of a text that seems slow: other load on the machine only adds time."""
 
+
+class Refused(str):
+    """A refusal of a text, as it should be."""
+
+    __slots__ = ()
+
+
 Check = Callable[[], Awaitable[str]]
-"""Processes a text, and returns a description of a wrong result, or an empty string."""
+"""Processes a text, and returns a description of a wrong result, an empty string, or a `Refused`."""
 
 
 @dataclass
@@ -93,17 +102,24 @@ async def _try_case(case: str, make: Callable[[int], Check], size: int, result: 
     parser = case.partition(",")[0]
     allowed = max(1.0, GROWTH * size / 2**20)
     before = _peak_memory()
-    short, _ = await _measure(make(size), 0.0)
-    limit = MAX_COMPILATION_SECONDS if parser == "jinja template" else MAX_SECONDS * allowed
+    short, outcome = await _measure(make(size), 0.0)
+    limit = MAX_SECONDS * allowed
+    if parser == "jinja template":
+        limit = MAX_COMPILATION_SECONDS
+    elif not isinstance(outcome, Refused):
+        limit = max(limit, MAX_SECONDS_PER_BYTE * GROWTH * size)
     enough = min(limit, max(FLOOR, SLACK * GROWTH * short))
     long, problem = await _measure(make(GROWTH * size), enough)
     memory = _peak_memory() - before
     result.slowest_ms[parser] = max(result.slowest_ms.get(parser, 0.0), round(1000 * long, 1))
     if long > enough:
-        problem = problem or f"{1000 * short:.1f} ms for {size} bytes, {1000 * long:.1f} ms for {GROWTH} times as many"
+        problem = (
+            _unless_refused(problem)
+            or f"{1000 * short:.1f} ms for {size} bytes, {1000 * long:.1f} ms for {GROWTH} times as many"
+        )
     if memory > MAX_BYTES * allowed:
-        problem = problem or f"{memory / 2**20:.0f} MB of memory for {GROWTH * size} bytes"
-    if problem:
+        problem = _unless_refused(problem) or f"{memory / 2**20:.0f} MB of memory for {GROWTH * size} bytes"
+    if problem and not isinstance(problem, Refused):
         result.broken.append(f"{case}: {problem}")
 
 
@@ -112,11 +128,15 @@ async def _measure(check: Check, enough: float) -> tuple[float, str]:
     least, problem = float("inf"), ""
     for _ in range(TRIES):
         started = time.process_time()
-        problem = problem or await check()
+        problem = _unless_refused(problem) or await check()
         least = min(least, time.process_time() - started)
         if least <= max(enough, FLOOR):
             break
     return least, problem
+
+
+def _unless_refused(problem: str) -> str:
+    return "" if isinstance(problem, Refused) else problem
 
 
 def _peak_memory() -> int:
@@ -234,7 +254,7 @@ def _template(engine: Any, rng: random.Random) -> Callable[[int], Check]:
             try:
                 length = len(template.format(**values))
             except PromptError:
-                return ""
+                return Refused("PromptError")
             except Exception as error:
                 return f"{type(error).__name__} instead of PromptError for {unit!r}"
             allowed = PromptTemplate.max_length + len(template.template)
@@ -357,9 +377,9 @@ def _otlp(server: OtlpServer, rng: random.Random) -> Callable[[int], Check]:
 
         async def check() -> str:
             answer = await server.post(body, **headers)
-            return (
-                "" if answer.status in (200, 400, 413) else f"status {answer.status} for {unit!r}: {answer.text[:200]}"
-            )
+            if answer.status in (400, 413):
+                return Refused(answer.status)
+            return "" if answer.status == 200 else f"status {answer.status} for {unit!r}: {answer.text[:200]}"
 
         return check
 

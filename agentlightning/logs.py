@@ -34,6 +34,8 @@ _CONTROLS = (
     r"\ufffe\uffff\U000e0000-\U000e0fff"
 )
 _CONTROL = re.compile(f"[{_CONTROLS}]")
+_HIDDEN_BUT_PRINTABLE = b"\xf3\xa0"
+"""First bytes of U+E0000 to U+E0FFF in UTF-8. Python regards some of these characters as printable."""
 _CONTROL_IN_LINES = re.compile(rf"(?![\n\t])[{_CONTROLS}]")
 
 
@@ -42,7 +44,7 @@ def escape_controls(text: str, *, keep_lines: bool = False) -> str:
 
     If `keep_lines` is true, line feeds and tabs are kept.
     """
-    if text.isprintable():
+    if text.isprintable() and (text.isascii() or _HIDDEN_BUT_PRINTABLE not in text.encode()):
         return text
     return (_CONTROL_IN_LINES if keep_lines else _CONTROL).sub(_escape_sequence, text)
 

@@ -50,7 +50,15 @@ def test_control_characters_are_escaped(unsafe: str) -> None:
     assert escape_controls(f"a{unsafe}b").encode("ascii").startswith(b"a\\")
 
 
-@pytest.mark.parametrize("text", ["plain text", "Größe: 3 µm, 漢字 🚀", "C:\\new [red] {x} %s"])
+@pytest.mark.parametrize("keep_lines", [False, True])
+@pytest.mark.parametrize("hidden", ["\U000e0100", "\U000e01ef", "\U000e0041"], ids=ascii)
+def test_hidden_characters_are_escaped_in_text_that_is_otherwise_printable(hidden: str, keep_lines: bool) -> None:
+    assert escape_controls(f"é a{hidden}b", keep_lines=keep_lines) == f"é a\\U{ord(hidden):08x}b"
+
+
+@pytest.mark.parametrize(
+    "text", ["plain text", "❤\N{VARIATION SELECTOR-16}", "Größe: 3 µm, 漢字 🚀", "C:\\new [red] {x} %s"]
+)
 def test_readable_text_is_unchanged(text: str) -> None:
     assert escape_controls(text) == text
 

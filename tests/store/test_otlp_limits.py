@@ -140,7 +140,58 @@ async def test_request_beyond_a_limit_gets_413_that_names_it_and_stores_nothing(
 
 
 def decode(body: bytes, limits: Limits, *, as_json: bool = False) -> list[ReceivedSpan | str]:
-    return list(decode_request(body, "identity", as_json=as_json, limits=limits))
+    decoding = decode_request(body, "identity", as_json=as_json, limits=limits)
+    return [each for each in decoding if each is not None]
+
+
+def repeated(field: bytes, counts: list[int]) -> bytes:
+    """Return a request in which each span repeats a field."""
+    spans = (IDS[:-8] + number.to_bytes(8, "big") + field * count for number, count in enumerate(counts, 1))
+    return request(b"".join(message(0x12, span) for span in spans))
+
+
+def seconds_to_decode(body: bytes) -> tuple[float, str]:
+    """Return the CPU time for decoding a request, and the last error message."""
+    started = time.thread_time()
+    reason = ""
+    try:
+        reason = str(decode(body, Limits())[-1])
+    except TooLarge as error:
+        reason = str(error)
+    return time.thread_time() - started, reason
+
+
+@pytest.mark.parametrize("field", [b"\x4a\x00", b"\x5a\x00", b"\x6a\x00"], ids=["attributes", "events", "links"])
+def test_request_whose_last_span_is_too_large_is_refused_before_the_others_are_decoded(field: bytes) -> None:
+    body = repeated(field, [20_000] * 24 + [20_001])
+
+    seconds, reason = min(seconds_to_decode(body) for _ in range(3))
+    assert "limit span_values" in reason
+    assert seconds < 0.6  # decoding the attributes takes about 1 s, and the links 10 s
+
+
+@pytest.mark.parametrize(("field", "count"), [(b"\x5a\x00", 500), (b"\x6a\x00", 500), (b"\x6a\x00", 20_000)])
+def test_many_events_or_links_take_little_cpu_time(field: bytes, count: int) -> None:
+    seconds, reason = min(seconds_to_decode(repeated(field, [count] * (400_000 // count))) for _ in range(2))
+
+    assert "limit values" in reason or "at most 1000 events and 1000 links" in reason
+    assert seconds < 2
+
+
+def test_resources_count_towards_the_values_of_a_request() -> None:
+    resource = message(0x0A, b"\x0a\x00" * 19_000)
+    body = message(0x0A, resource + message(0x12, message(0x12, IDS))) * 200
+
+    seconds, reason = min(seconds_to_decode(body) for _ in range(2))
+    assert "limit values" in reason
+    assert seconds < 3  # without the limit: 200 resources take more than 8 s
+
+
+def test_large_spans_beyond_the_limit_on_values_get_413_before_any_is_decoded() -> None:
+    steps = decode_request(repeated(b"\x4a\x00", [20_000] * 30), "identity", as_json=False, limits=Limits())
+
+    with pytest.raises(TooLarge, match="limit values"):
+        assert all(each is None for each in steps)
 
 
 async def test_spans_beyond_the_limit_on_values_are_rejected_and_the_rest_is_stored() -> None:

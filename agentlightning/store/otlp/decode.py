@@ -28,7 +28,7 @@ from ...types.spans import NANOSECONDS
 from .. import encoded_span
 from ..encoded_span import EncodedSpan
 from . import PATH
-from .wire import SpanGroup, check_values, malformed, split_request, too_many
+from .wire import SpanGroup, count_values, malformed, split_request, too_many
 
 AttemptIds = tuple[str, str]
 JsonObject = dict[str, Any]
@@ -44,6 +44,10 @@ _MAX_EXPANSION = 4
 
 It applies to the spans as they are stored, each with a copy of its resource.
 """
+_MAX_EVENTS, _MAX_LINKS = 1_000, 1_000
+"""Maximum numbers of events and links in one span. OpenTelemetry's SDKs keep 128 of each by default."""
+_VALUES_PER_EVENT, _VALUES_PER_LINK = 8, 15
+"""Number of values as which an event and a link count towards the limit `values`, in proportion to their CPU time."""
 _MAX_TRACE_STATES = 100
 """Maximum number of entries in a trace state. The W3C recommendation permits 32."""
 _DECODING_ERRORS = (DecodeError, ParseError, binascii.Error, TypeError, ValueError)
@@ -60,21 +64,37 @@ class ReceivedSpan:
     """The attempt named in the resource attributes, which describe the source of the span, such as a process."""
 
 
-def decode_request(body: bytes, encoding: str, *, as_json: bool, limits: Limits) -> Iterator[ReceivedSpan | str]:
+def decode_request(body: bytes, encoding: str, *, as_json: bool, limits: Limits) -> Iterator[ReceivedSpan | str | None]:
     """Yield the spans in order, with an error message in place of each invalid span.
 
-    Raises `InvalidInput` if the body as a whole cannot be decoded, and `TooLarge` if it is too large or has too many
-    spans, or if a span has too many values. Discard the spans that were yielded before the error.
+    The iterator yields None after each large span that it has checked, so that the caller can let other tasks run.
+
+    Raises `InvalidInput` if the body as a whole cannot be decoded. Raises `TooLarge` before any span is decoded if the
+    body is too large or has too many spans, or if a span or all large spans together have too many values. Discard the
+    spans that were yielded before an error.
     """
     if encoding == "gzip":
         body = decompress(body, limits.unpacked)
     elif encoding != "identity":
         raise InvalidInput(f"{PATH} accepts the content encoding gzip or none, not {encoding}", field="body")
     body_format = _JSON if as_json else _PROTOBUF
+    groups = [group for group in body_format.split(body, limits) if group.spans]
+    yield from _check_groups(body_format, groups, limits)
     converter = _Converter(body_format, limits)
-    for group in body_format.split(body, limits):
-        if group.spans:
-            yield from converter.convert(group)
+    for group in groups:
+        yield from converter.convert(group)
+
+
+def _check_groups(body_format: _Format, groups: Sequence[SpanGroup], limits: Limits) -> Iterator[None]:
+    """Check the values in every span and resource. Yield after each one whose values have been counted."""
+    total = 0
+    for group in groups:
+        for index, text in enumerate((group.resource, *group.spans)):
+            if values := body_format.values(text, limits, index == 0):
+                total += values
+                if total > limits.values:
+                    raise too_many("values", "values", limits.values, "send fewer spans in each request")
+                yield
 
 
 def decompress(body: bytes, limit: int) -> bytes:
@@ -131,17 +151,24 @@ class _Format(NamedTuple):
     """Functions for decoding the parts of a request in one of the two formats."""
 
     split: Callable[[bytes, Limits], list[SpanGroup]]
+    values: Callable[[bytes, Limits, bool], int]
+    """Returns the number of values in a span or, if the last argument is true, in a resource.
+
+    Returns 0 if there is no need to count them. Raises `TooLarge` if there are more than `span_values`.
+    """
     span: Callable[[bytes, Limits], Span]
     resource: Callable[[bytes, Limits], Resource]
 
 
+def _count_protobuf_values(text: bytes, limits: Limits, is_resource: bool) -> int:
+    return count_values(text, limits.span_values, is_resource=is_resource)
+
+
 def _span_from_protobuf(text: bytes, limits: Limits) -> Span:
-    check_values(text, limits.span_values)
     return Span.FromString(text)
 
 
 def _resource_from_protobuf(text: bytes, limits: Limits) -> Resource:
-    check_values(text, limits.span_values, is_resource=True)
     return Resource.FromString(text)
 
 
@@ -179,6 +206,16 @@ def _split_json(body: bytes, limits: Limits) -> list[SpanGroup]:
     return groups
 
 
+def _count_json_values(text: bytes, limits: Limits, is_resource: bool) -> int:
+    payload.check_size(text, field="body", values=_json_values(limits))
+    return 0  # `_split_json` has checked the total
+
+
+def _json_values(limits: Limits) -> int:
+    # `check_size` counts opening braces and commas. An attribute has four of them, and an element of a list has two.
+    return 4 * limits.span_values
+
+
 def _span_from_json(text: bytes, limits: Limits) -> Span:
     fields = _object(text, limits)
     for each in (fields, *_links(fields)):
@@ -191,8 +228,7 @@ def _resource_from_json(text: bytes, limits: Limits) -> Resource:
 
 
 def _object(text: bytes, limits: Limits) -> JsonObject:
-    # `loads` counts opening braces and commas. An attribute has four of them, and an element of a list has two.
-    value: Any = payload.loads(text, field="body", depth=limits.depth, values=4 * limits.span_values)
+    value: Any = payload.loads(text, field="body", depth=limits.depth, values=_json_values(limits))
     if not isinstance(value, dict):
         raise InvalidInput("spans and resources must be JSON objects", field="body")
     return cast("JsonObject", value)
@@ -211,8 +247,8 @@ def _convert_ids(parent: JsonObject) -> None:
             parent[name] = base64.b64encode(bytes.fromhex(text)).decode()
 
 
-_PROTOBUF = _Format(split_request, _span_from_protobuf, _resource_from_protobuf)
-_JSON = _Format(_split_json, _span_from_json, _resource_from_json)
+_PROTOBUF = _Format(split_request, _count_protobuf_values, _span_from_protobuf, _resource_from_protobuf)
+_JSON = _Format(_split_json, _count_json_values, _span_from_json, _resource_from_json)
 
 
 # Spans
@@ -239,6 +275,11 @@ class _Converter:
         self._bytes_left = _MAX_EXPANSION * limits.unpacked
 
     def convert(self, group: SpanGroup) -> Iterator[ReceivedSpan | str]:
+        try:
+            self._check_totals()
+        except InvalidInput as error:
+            yield from (str(error) for _ in group.spans)
+            return
         try:
             decoded = self._format.resource(group.resource, self._limits)
         except _DECODING_ERRORS as error:
@@ -279,6 +320,11 @@ class _Converter:
     def _fields(self, span: Span) -> JsonObject:
         if len(span.trace_id) != 16 or len(span.span_id) != 8:
             raise InvalidInput("a trace id must have 16 bytes, and a span id 8 bytes", field="span_id")
+        if len(span.events) > _MAX_EVENTS or len(span.links) > _MAX_LINKS:
+            raise InvalidInput(
+                f"span {span.name[:100]!r} has {len(span.events)} events and {len(span.links)} links, but at most "
+                f"{_MAX_EVENTS} events and {_MAX_LINKS} links are allowed: send more spans with fewer of them"
+            )
         trace_id, parent_id = span.trace_id.hex(), span.parent_span_id.hex() or None
         return {
             "rollout_id": _UNKNOWN,
@@ -301,7 +347,7 @@ class _Converter:
         }
 
     def _event(self, event: Span.Event) -> JsonObject:
-        self._values_left -= 1
+        self._values_left -= _VALUES_PER_EVENT
         return {
             "name": event.name,
             "attributes": self._attributes(event.attributes),
@@ -309,7 +355,7 @@ class _Converter:
         }
 
     def _link(self, link: Span.Link) -> JsonObject:
-        self._values_left -= 1
+        self._values_left -= _VALUES_PER_LINK
         return {
             "context": self._context(link.trace_id.hex(), link.span_id.hex(), link.trace_state),
             "attributes": self._attributes(link.attributes),

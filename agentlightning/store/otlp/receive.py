@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
 from urllib.parse import unquote
 
 import orjson
@@ -36,6 +37,7 @@ from ..sql import SqlStore
 from . import JSON, PATH, PROTOBUF
 from .decode import AttemptIds, ReceivedSpan, attempt_in, decode_request, decompress
 
+T = TypeVar("T")
 NamedSpan = tuple[EncodedSpan, AttemptIds | None]
 """A span, and the attempt named in its attributes, in the baggage header or in its resource attributes, if any."""
 
@@ -129,7 +131,7 @@ class OtlpReceiver:
         if encoding == "identity" and len(body) <= _THREAD_THRESHOLD:
             return await _collect(decoding)
         async with self._decoding:
-            return await asyncio.to_thread(lambda: list(_releasing_gil(decoding)))
+            return await asyncio.to_thread(lambda: [each for each in _releasing_gil(decoding) if each is not None])
 
     async def _assign(
         self, named: Sequence[NamedSpan], token_attempt: AttemptIds | None
@@ -174,7 +176,8 @@ class OtlpReceiver:
                 await self._add(part, rejections)
 
 
-def _valid(decoding: Iterator[ReceivedSpan | str], rejections: _Rejections) -> Iterator[ReceivedSpan]:
+def _valid(decoding: Iterator[ReceivedSpan | str | None], rejections: _Rejections) -> Iterator[ReceivedSpan | None]:
+    """Yield everything except error messages, which are added to `rejections`."""
     for each in decoding:
         if isinstance(each, str):
             rejections.add(each)
@@ -182,19 +185,20 @@ def _valid(decoding: Iterator[ReceivedSpan | str], rejections: _Rejections) -> I
             yield each
 
 
-async def _collect(received: Iterator[ReceivedSpan]) -> list[ReceivedSpan]:
+async def _collect(received: Iterator[ReceivedSpan | None]) -> list[ReceivedSpan]:
     """Decode spans in the event loop, and let other tasks run about every millisecond."""
     spans: list[ReceivedSpan] = []
     started = time.monotonic()
     for each in received:
-        spans.append(each)
+        if each is not None:
+            spans.append(each)
         if time.monotonic() - started > _SECONDS_AT_A_TIME:
             await asyncio.sleep(0)
             started = time.monotonic()
     return spans
 
 
-def _releasing_gil(received: Iterator[ReceivedSpan]) -> Iterator[ReceivedSpan]:
+def _releasing_gil(received: Iterator[T]) -> Iterator[T]:
     """Release the GIL about every millisecond while decoding spans, so that the event loop's thread can run.
 
     Otherwise, that thread would wait 5 ms (Python's switch interval) for the GIL after each of its system calls.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.logging import RichHandler
@@ -37,6 +39,13 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
     remove_handlers(logger)
 
 
+def write_record(name: str, message: str, *args: object, exc_info: Any = None) -> None:
+    """Pass a record to the configured handlers only: the parallel test runs cannot report logs with surrogates."""
+    record = logging.LogRecord(name, logging.WARNING, __file__, 1, message, args, exc_info)
+    for handler in logging.getLogger("agentlightning").handlers:
+        handler.handle(record)
+
+
 def remove_handlers(logger: logging.Logger) -> None:
     """Undo `setup_logging`."""
     for handler in list(logger.handlers):
@@ -64,7 +73,7 @@ def test_readable_text_is_unchanged(text: str) -> None:
 
 
 def test_message_stays_one_line_without_control_characters(log: Log) -> None:
-    logging.getLogger("agentlightning.x\n").warning("worker %s", "".join(UNSAFE) + "\n" + FORGED)
+    write_record("agentlightning.x\n", "worker %s", "".join(UNSAFE) + "\n" + FORGED)
 
     logged = log()
     assert unsafe_characters(logged) == set()
@@ -75,7 +84,7 @@ def test_traceback_keeps_its_lines_but_none_looks_like_a_record(log: Log, reques
     try:
         raise ValueError(f"model said\n{FORGED}\x1b]0;owned\x07" + "".join(UNSAFE))
     except ValueError:
-        logging.getLogger("agentlightning").exception("failed")
+        write_record("agentlightning", "failed", exc_info=sys.exc_info())
 
     logged = log()
     assert unsafe_characters(logged) == set()
@@ -87,7 +96,7 @@ def test_traceback_keeps_its_lines_but_none_looks_like_a_record(log: Log, reques
 
 def test_log_file_is_escaped_too(tmp_path: Path) -> None:
     logger = setup_logging(file=str(tmp_path / "log.txt"))
-    logger.warning("path %s", "/x\r\n" + FORGED + "\x1b[2J\ud800")
+    write_record("agentlightning", "path %s", "/x\r\n" + FORGED + "\x1b[2J\ud800")
     remove_handlers(logger)
 
     [line] = (tmp_path / "log.txt").read_text().splitlines()

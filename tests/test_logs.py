@@ -40,10 +40,11 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
 
 
 def write_record(name: str, message: str, *args: object, exc_info: Any = None) -> None:
-    """Pass a record to the configured handlers only: the parallel test runs cannot report logs with surrogates."""
+    """Pass a record to the configured handlers, but not to pytest's: it cannot report surrogates of parallel tests."""
     record = logging.LogRecord(name, logging.WARNING, __file__, 1, message, args, exc_info)
     for handler in logging.getLogger("agentlightning").handlers:
-        handler.handle(record)
+        if not type(handler).__module__.startswith("_pytest"):
+            handler.handle(record)
 
 
 def remove_handlers(logger: logging.Logger) -> None:

@@ -16,12 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import orjson
+
 from .signals import Notification, Signals, Topic
 
 T = TypeVar("T")
 Row = Sequence[Any]
 Values = Sequence[Any]
 """The values of a statement's parameters, in order."""
+
+
+_MAX_PARAMETERS = 1_000
+"""Number of values above which SQLite receives them as a JSON array, because it limits the number of parameters."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,21 @@ class Dialect:
         """Return SQL that tests whether the preceding expression equals one of `values`, and the SQL's parameters.
 
         The SQL is `= ANY (?first)` or `IN (?first, …)`, where `first` is the number of its first parameter.
+        `values` can have any length.
         """
         if self.arrays:
             return f"= ANY (?{first})", [list(values)]
+        if len(values) > _MAX_PARAMETERS:
+            return f"IN (SELECT value FROM json_each(?{first}))", [_json_array(values)]
         # Repeat the last value until the length is a power of two, to keep the number of distinct statements small.
         size = 1 << max(0, len(values) - 1).bit_length()
         padded = [*values, *[values[-1]] * (size - len(values))]
         return "IN (" + ", ".join(f"?{first + index}" for index in range(size)) + ")", padded
+
+
+def _json_array(values: Values) -> str:
+    # SQLite would cut off a text at a NUL character. No stored id contains one, so such a text equals none of them.
+    return orjson.dumps([value for value in values if not (isinstance(value, str) and "\0" in value)]).decode()
 
 
 INSERT_RESPONSE = "INSERT INTO answers (key, answer, time) VALUES (?1, ?2, ?3)"

@@ -1,8 +1,8 @@
 r"""Redaction of API keys in the text of spans, errors and log lines.
 
 A key is recognized after any character except an ASCII letter or digit, and after an escape sequence (`\n`, `\u00e9`,
-`%20`). The key's own characters may also be escaped (`\u0073k-…`). Formats that ordinary text does not contain are
-recognized even after letters and digits.
+`%20`). The key's own characters may also be escaped (`\u0073k-…`), up to four times in different ways (`%5Cu0073k-…`).
+Formats that ordinary text does not contain are recognized even after letters and digits.
 
 The running time is linear in the size of the text. A long text is searched in slices, so that other threads can run in
 between.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 
@@ -30,35 +30,35 @@ searched."""
 _SLICE = 32 * 1024
 """Number of bytes that are searched at a time. This takes at most a few milliseconds, during which the interpreter
 cannot switch to another thread."""
-_CONTEXT = 16
+_CONTEXT = 32
 """Maximum number of bytes before a position that determine if a key may begin there."""
 _REDACTED = b"[redacted]"
 
 _HEX = "[0-9A-Fa-f]"
 _ESCAPES = (
-    r"\\[abefnrtv0]",
-    r"\[[mKJ]|[0-9;][A-HJKSTm]",  # the ends of "\x1b[m" and "\x1b[31m", which set the color in a terminal
+    r"\\[abefnrtv0-7]|\x1b[A-Za-z0-9]|\[[mKJ]|[0-9;][A-HJKSTm]",  # also "\x1b[31m", which sets the color in a terminal
+    r"\\[0-7]{2}|\x1b[\[()][A-Za-z0-9]|&[lg]t",
+    r"(?:1[bB]|33|\\e)[\[()][A-Za-z0-9]|\[\?[0-9][hl]|&amp",
+    r"\[\?[0-9]{2}[hl]|&nbsp|&quot",
+    r"\[\?[0-9]{4}[hl]",
 )
 _NUMERIC_ESCAPES = (
-    r"\\[0-7]{3}",
-    rf"\\x{_HEX}{{2}}",
+    rf"%{_HEX}{{2}}|=(?:[0-9A-F]{{2}}|[0-9ab][0-9a-f])",  # quoted-printable; not "=desk-1"
+    rf"\\[0-7]{{3}}|\\x{_HEX}{{2}}",
+    rf"%25{_HEX}{{2}}",
     rf"[\\%]u{_HEX}{{4}}",
     rf"\\U{_HEX}{{8}}",
-    rf"%{_HEX}{{2}}",
-    rf"%25{_HEX}{{2}}",
-    "=[0-9A-F]{2}",  # quoted-printable
 )
 """Escape sequences (here and in `_ESCAPES`) that end in a letter or digit, but after which a key may begin.
 
-Each alternative has a fixed length, because Python requires it in a lookbehind assertion.
+The alternatives in one pattern have the same length, because Python requires it in a lookbehind assertion.
 """
 _RUN = "[A-Za-z0-9_-]"
+_SPACE = r"(?: {1,9}+|(?P<gap>[+\t]|%(?:25){0,3}(?:20|09)|\\+(?:t|u0020|u0009)))"
+_BEARER = "[A-Za-z0-9._~+/=-]{8,}"
 _BOUNDED = (
     ("sk-", rf"(?P<run>{_RUN}{{8,}})"),  # OpenAI, Anthropic, OpenRouter, …
-    (
-        "[bB](?:earer|EARER)",
-        r"(?: {1,9}+|(?P<gap>[+\t]|%(?:25){0,3}(?:20|09)|\\+(?:t|u0020|u0009)))[A-Za-z0-9._~+/=-]{8,}",
-    ),
+    ("[bB](?:earer|EARER)", _SPACE + _BEARER),
     ("AKIA[A-Z0-9]{16}(?![A-Za-z0-9])", ""),  # AWS
     ("AIza", rf"{_RUN}{{20,}}"),  # Google
     ("hf_", "[A-Za-z0-9]{20,}"),  # Hugging Face
@@ -89,16 +89,34 @@ def _after_boundary(start: str, rest: str) -> str:
     return f"{start}(?:(?<![A-Za-z0-9]{start})|{escapes}|(?<={_HEX}{{2}}{start})(?:{numeric})){rest}"
 
 
-def _maybe_escaped(character: str) -> str:
-    """Return a pattern for a character that may be escaped."""
+def _escaped(character: str) -> str:
+    """Return a pattern for the escape sequences of a character."""
     code = ord(character)
     hexadecimal = f"{code >> 4}(?i:{code & 15:x})"
-    return rf"(?:{character}|\\(?:u00|x){hexadecimal}|%(?:25)*{hexadecimal}|&#(?:{code}|x{hexadecimal});)\\*"
+    return (
+        rf"\\+(?:(?:u00|U0{{6}}|x){hexadecimal}|u\{{0*{hexadecimal}\}}|0?{code:03o})|%(?:25)*(?:u00)?{hexadecimal}"
+        rf"|={hexadecimal}|&(?:amp;?)*#(?:0*{code}|[xX]0*{hexadecimal})"
+    )
+
+
+def _maybe_escaped(character: str) -> str:
+    return f"(?:{character}|(?:{_escaped(character)});?)"
+
+
+def _any_of(words: Sequence[str]) -> str:
+    """Return a pattern for words whose characters may be escaped. None of the words is the beginning of another."""
+    rests = {each[:1]: [other[1:] for other in words if other[:1] == each[:1]] for each in words}
+    return "|".join(f"{_maybe_escaped(first)}(?:{_any_of(rest)})" for first, rest in rests.items() if first)
 
 
 # A match covers the longest possible run of characters, and these characters are not searched again. Therefore, the
 # search takes linear time.
-_KEYS = re.compile("|".join([*(_after_boundary(*each) for each in _BOUNDED), *_UNBOUNDED]).encode())
+#
+# A key may end in "bearer" (`sk-1-Bearer TOKEN`, `bearer a-bearer TOKEN`). The token that follows belongs to the match.
+_NEXT_TOKEN = rf"(?:(?<=[eE][aA][rR][eE][rR]){_SPACE.replace('?P<gap>', '?:')}{_BEARER})*"
+_KEYS = re.compile(
+    f"(?:{'|'.join([*(_after_boundary(*each) for each in _BOUNDED), *_UNBOUNDED])}){_NEXT_TOKEN}".encode()
+)
 # Two fast tests precede the search. `_STARTS` looks for the beginnings of all formats in one pass over the text.
 # `_CANDIDATES` then rejects words that contain a beginning, such as "task-force".
 _BEGINNINGS = (
@@ -106,22 +124,41 @@ _BEGINNINGS = (
     "xoxb-", "xoxp-", "xoxr-", "xoxs-", "agl-admin-", "agl-runner-", "agl-secret-", "agl-attempt-",
 )  # fmt: skip
 _STARTS = _may_match("|".join(_BEGINNINGS))
+_KEY_IN_RUN = _may_match("|".join(["[0-9]", *_BEGINNINGS[3:]]))
+"""Matches in a run of characters after "sk-" that may be a key. "sk-learn-pipelines" is none."""
 _LOOKAHEAD = re.compile(r"\(\?[=!][^)]*\)")  # Rust's regex engine does not support lookahead assertions
 _CANDIDATES = _may_match(
     f"(?:^|[^A-Za-z0-9]|{'|'.join((*_ESCAPES, *_NUMERIC_ESCAPES))})"
     f"(?:{'|'.join(_LOOKAHEAD.sub('', start + rest) for start, rest in _BOUNDED)})|" + "|".join(_UNBOUNDED)
 )
-# Escape sequences for ASCII characters in JSON, programs, URLs and HTML. A text is unescaped only if it contains an
-# escaped backslash or another escaped character that may belong to a key. "%20" is not unescaped, so that the text
-# before the key, such as "Bearer%20", is not redacted.
-_CODE = "(?:2[bBdDeEfF]|3[0-9dD]|4[1-9a-fA-F]|5[0-9aAcCfF]|6[1-9a-fA-F]|7[0-9aAeE])"
-_MAY_BE_ESCAPED = _may_match(rf"\\(?:u00|x){_CODE}|\\/|%(?:25)*{_CODE}|&#")
+# Escape sequences for ASCII characters in JSON, programs, URLs, HTML and quoted-printable text. A text is unescaped
+# only if it contains an escaped character that may belong to a key or to another escape sequence. "%20" is not
+# unescaped, so that the text before the key, such as "Bearer%20", is not redacted.
+_LEVELS = 4
+"""Maximum number of times that a text is unescaped. `%5Cu0073` and `&amp;#115;` in a URL require more than once."""
 _ESCAPED_CHARACTER = re.compile(
-    rf"([\\%&](?:(?<=\\)(?<!\\\\)\\*(?:(?:u00|x)[0-7]{_HEX}|/)|(?<=%)(?:(?:25)+|(?!20))[0-7]{_HEX}"
-    rf"|(?<=&)#(?:x[0-7]{_HEX}|[0-9]{{2}}|1[01][0-9]|12[0-7]);))".encode()
+    rf"([\\%&=](?:(?<=\\)(?<!\\\\)\\*(?:(?:u00|U0{{6}}|x)[0-7]{_HEX}|u\{{0*[0-7]{_HEX}\}}|0?[01][0-7]{{2}}|/)"
+    rf"|(?<=%)(?:(?:25)+|(?!20))(?:u00)?[0-7]{_HEX}|(?<==)[2-7]{_HEX}"
+    rf"|(?<=&)(?:amp;?)*#(?:[xX]{_HEX}+|[0-9]+);?))".encode()
 )
-_ESCAPED_STARTS = _may_match("|".join("".join(map(_maybe_escaped, each)) for each in _BEGINNINGS))
-_DIGIT = re.compile(b"[0-9]")
+_CODE = "(?:2[bBdDeEfF]|3[0-9dD]|4[1-9a-fA-F]|5[0-9aAcCfF]|6[1-9a-fA-F]|7[0-9aAeE])"
+# The first characters of an escape sequence, with "&", "\\" or "%" escaped in another way.
+_ESCAPED_TWICE = (
+    rf"(?:{_escaped('&')});?(?:amp;?)*(?:#|{_escaped('#')})|&(?:{_escaped('#')})"
+    rf"|(?:{_escaped(chr(92))});?[uUx0-7]|(?:\\+(?:u00|x)25|&#(?:37|x25);)[2-7u]"
+)
+# In quoted-printable text, the next character is tested too, because "=50" is frequent in ordinary text.
+_MAY_BE_ESCAPED = _may_match(
+    rf"\\(?:(?:u00|U0{{6}}|x)(?:{_CODE}|25[2-7u]|26(?:#|amp|\\))|u\{{|0?[01][0-7]{{2}}|/)|%(?:25)*(?:u00)?{_CODE}"
+    rf"|%25{_HEX}|%26(?:#|%|amp)|&(?:amp;?)*#|=(?:[4-7]{_HEX}[A-Za-z=_-]|2[dD]|5[fF])"
+)
+_ESCAPED_SK = _any_of(["sk-"])
+_ESCAPED_STARTS = _may_match(
+    rf"(?:^|[^A-Za-z0-9]|[\\%=&\x1b][A-Za-z0-9#?;\[(%\\]*){_ESCAPED_SK}"
+    rf"|{_ESCAPED_SK}(?:(?:proj|svcacct|admin|ant|or-v1)-|[A-Za-z0-9-]*(?:\\+[uUx0-7]|[%=&])|[A-Za-z0-9]{{20}})"
+    rf"|{_any_of(_BEGINNINGS[1:])}|{_ESCAPED_TWICE}"
+)
+"""Matches if a text may contain a key after it is unescaped. The word "task-force" is none."""
 _ASCII = bytes(range(128)) + b"?" * 128
 
 
@@ -169,14 +206,14 @@ def _keys(body: bytes) -> Iterator[tuple[int, int]]:
                     position = offset + end
 
 
-def _may_contain_keys(text: bytes) -> bool:
-    text = _ascii(text)
+def _may_contain_keys(body: bytes) -> bool:
+    text = _ascii(body).decode("ascii")  # decoded only once; the tests would decode bytes again
     if _MAY_BE_ESCAPED.isinstance_python(text):
         return _ESCAPED_STARTS.isinstance_python(text)
     return _has_candidates(text)
 
 
-def _has_candidates(text: bytes) -> bool:
+def _has_candidates(text: bytes | str) -> bool:
     return _STARTS.isinstance_python(text) and _CANDIDATES.isinstance_python(text)
 
 
@@ -184,16 +221,22 @@ def _ascii(text: bytes) -> bytes:
     return text if text.isascii() else text.translate(_ASCII)
 
 
-def _keys_in(text: bytes, context: int) -> list[tuple[int, int]]:
-    """Return the start and end positions of each key in `text` that begins at the position `context` or later."""
+def _keys_in(text: bytes, context: int, levels: int = _LEVELS) -> list[tuple[int, int]]:
+    """Return the start and end positions of each key in `text` that begins at the position `context` or later.
+
+    Search the text as it is, and after unescaping it up to `levels` times.
+    """
     text = _ascii(text)
-    if _MAY_BE_ESCAPED.isinstance_python(text) and _ESCAPED_STARTS.isinstance_python(text):
-        return _keys_in_escaped(text, context)
-    return _keys_in_plain(text, context)
+    keys = _keys_in_plain(text, context)
+    if levels and _MAY_BE_ESCAPED.isinstance_python(text) and _ESCAPED_STARTS.isinstance_python(text):
+        keys = _merged(keys + _keys_in_unescaped(text, context, levels - 1))
+    return keys
 
 
-def _keys_in_escaped(text: bytes, context: int) -> list[tuple[int, int]]:
+def _keys_in_unescaped(text: bytes, context: int, levels: int) -> list[tuple[int, int]]:
     pieces = _ESCAPED_CHARACTER.split(text)
+    if len(pieces) == 1:
+        return []
     starts = [0, *accumulate(map(len, pieces))]
     pieces[1::2] = map(_character, pieces[1::2])
     plain_starts = [0, *accumulate(map(len, pieces))]
@@ -202,10 +245,21 @@ def _keys_in_escaped(text: bytes, context: int) -> list[tuple[int, int]]:
         piece = bisect_right(plain_starts, plain) - 1
         return starts[piece] + plain - plain_starts[piece]
 
-    piece = bisect_right(starts, context) - 1
+    piece = min(bisect_right(starts, context), len(pieces)) - 1
     plain_context = min(plain_starts[piece] + context - starts[piece], plain_starts[piece + 1])
-    keys = _keys_in_plain(b"".join(pieces), plain_context)
+    keys = _keys_in(b"".join(pieces), plain_context, levels)
     return [(position(start), position(end)) for start, end in keys]
+
+
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return sorted ranges that cover the same positions and do not overlap."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if merged and start < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
 
 
 def _keys_in_plain(text: bytes, context: int) -> list[tuple[int, int]]:
@@ -214,15 +268,24 @@ def _keys_in_plain(text: bytes, context: int) -> list[tuple[int, int]]:
     return [
         (match.end("gap"), match.end()) if match.lastgroup == "gap" else match.span()
         for match in _KEYS.finditer(text, context)
-        if match.lastgroup != "run" or _DIGIT.search(match["run"])  # "sk-learn-pipelines" is not a key
+        if match.lastgroup != "run" or _KEY_IN_RUN.isinstance_python(match["run"]) or match.end() > match.end("run")
     ]
 
 
 @lru_cache(1_000)
 def _character(escape: bytes) -> bytes:
-    """Return the character that an escape sequence represents."""
-    text = escape.rstrip(b";")
+    """Return the ASCII character that an escape sequence represents, or `?` for another character."""
+    text = escape.rstrip(b";}")
     if text.endswith(b"/"):
         return b"/"
-    decimal = text[2:] if text.startswith(b"&#") else b""
-    return bytes([int(decimal) if decimal.isdigit() else int(text[-2:], 16)])
+    code = _code_point(text)
+    return bytes([code]) if code < 128 else b"?"
+
+
+def _code_point(escape: bytes) -> int:
+    if escape.startswith(b"&"):
+        digits = escape.partition(b"#")[2]
+        return int(digits[1:][-16:], 16) if digits[:1] in b"xX" else int(digits[-16:])
+    if escape.startswith(b"\\") and escape.lstrip(b"\\")[:1].isdigit():
+        return int(escape.lstrip(b"\\"), 8)
+    return int(escape[-2:], 16)

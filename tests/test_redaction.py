@@ -56,6 +56,51 @@ REPRESENTATIONS: dict[str, Callable[[str], str]] = {
 }  # fmt: skip
 
 
+ESCAPES_OF_S = (
+    *("&#X73;", "&#0115;", "&#x0073;", "&#115", "&#x73", "&amp;#115;", "&amp;amp;#x73;"),
+    *("\\u0026#115;", "%26%23115%3B", "%u0073", "%25u0073", "\\U00000073", "\\u{73}", "\\u{000073}", "\\163"),
+    *("\\0163", "\\\\163", "=73"),
+    *("%5Cu0073", "%5cx73", "%5C%5Cu0073", "%5C163", "%255Cu0073", "\\u005cu0073"),
+    *("&#92;u0073", "&#37;73", "\\u002573"),
+)  # fmt: skip
+ESCAPES_BEFORE = (
+    *("&#10", "&#010", "&#x0D", "&#233", "&amp", "&lt", "&gt", "&quot", "&nbsp", "=0a", "=0D=0a", "=c3=a9"),
+    *("\\1", "\\12", "\\x1b(B", "\\u001b[H", "\\033[u", "\\e[K", "\\u001b[?7l"),
+    *("\x1b[?25h", "\x1b[?1049h", "\x1b(B", "\x1bM", "\x1b[s"),
+    *("%2525C3%2525A9", "%2525250A", quote(quote("%0D%0A")), quote(quote(quote("é"))), "%u00e9", "\\U000000e9"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("escape", ESCAPES_OF_S)
+def test_key_with_an_escaped_character_is_redacted(escape: str) -> None:
+    assert redact(f"a {escape}{KEY[1:]} b") == "a [redacted] b"
+    assert redact(f"a {escape}k-a1B2c3D4e5F6 b") == "a [redacted] b"
+    hyphen = escape.replace("163", "055").replace("115", "45").replace("73", "2d")
+    assert redact(f"a {KEY.replace('s', escape).replace('-p', hyphen + 'p')} b") == "a [redacted] b"
+
+
+@pytest.mark.parametrize("before", ESCAPES_BEFORE)
+@pytest.mark.parametrize("key", ["sk-a1B2c3D4e5F6", *KEYS[2:4], "hf_" + "e" * 34, "sk\\u002da1B2c3D4e5F6"])
+def test_key_is_redacted_after_an_escape_that_ends_in_a_letter_or_digit(before: str, key: str) -> None:
+    assert key[-8:] not in redact(f"a{before}{key} b")
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("sk-words-Bearer a1B2c3D4", "[redacted]"),
+        ("sk-words-Bearer%20a1B2c3D4", "[redacted]"),
+        ("sk-12345678-BEARER a1B2c3D4 b", "[redacted] b"),
+        ("bearer x-bearer a1B2c3D4 b", "[redacted] b"),
+        ("Bearer x-Bearer y-Bearer a1B2c3D4 b", "[redacted] b"),
+        (f"sk-words-AKIA{'A' * 16} b", "[redacted] b"),
+        (f"sk-words-ghp_{'c' * 36} b", "[redacted] b"),
+    ],
+)
+def test_key_is_redacted_behind_text_that_resembles_a_key(text: str, redacted: str) -> None:
+    assert redact(text) == redacted
+
+
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
 def test_key_is_redacted_after_any_character_in_every_representation(representation: str) -> None:
     write = REPRESENTATIONS[representation]
@@ -76,7 +121,11 @@ def test_unmistakable_key_is_redacted_after_letters_and_digits(key: str) -> None
     ["task-force one", "risk-assessment-2024-final", "123e4567-e89b-12d3-a456-426614174000", "agl-proxy", "a" * 500,
      "task-123e4567-e89b-12d3-a456-426614174000", "task-3f2504e04f8911d39a0c0305e82c3301", "AKIA is a prefix", "sk-",
      "gen_ai_prompt_template_of_the_longest_kind_there_is", "sk-learn-pipelines", "the bearer of news",
-     "boxy-xoxo-1234", "C:\\task-12345678", "https://x.y/disk-usage-2024%2Fdesk-12345678", "[desk-12345678]"],
+     "boxy-xoxo-1234", "C:\\task-12345678", "https://x.y/disk-usage-2024%2Fdesk-12345678", "[desk-12345678]",
+     "?id=desk-12345678&size=50", "&ask-12345678", "Tom &amp; ask-12345678", "a%20risk-12345678 \\u0041",
+     "x=3Dtask-12345678", "dGFzay1zay1hYmNkZWZnaDEyMzQ1Njc4OTA=41", "sk-learn-the-bearer", "sk-words-AKIB",
+     "C:\\123\\task-12345678",
+     "&#39;task-12345678&#39;", "a&amp;#39;risk-12345678", "%5Cutask-12345678", "sha256:73e1f9k-12345678"],
 )  # fmt: skip
 def test_other_text_is_not_redacted(text: str) -> None:
     assert redact(text) == text
@@ -103,7 +152,9 @@ def test_key_is_redacted_at_every_position_of_a_long_text() -> None:
 @pytest.mark.parametrize(
     "unit",
     ["sk-", "-sk-", "xsk-", "sk-1 ", "bearer ", "bearer+", "bearer\\", "AKIA", "AIza", "ghp_", "github_pat_", "hf_",
-     "-hf_", "xoxb-", "agl-attempt-", "task-1 ", "[0mhf_", "\\", "\\u00", "\\u0073", "%25", "%2541", "&#115;", "é"],
+     "-hf_", "xoxb-", "agl-attempt-", "task-1 ", "[0mhf_", "\\", "\\u00", "\\u0073", "%25", "%2541", "&#115;", "é",
+     "&amp;", "&amp;amp;#", "&#0", "=73", "\\163", "%5C", "%5Cu0073", "sk-words-", "bearer x-bearer ",
+     "sk-words-Bearer "],
 )  # fmt: skip
 def test_time_is_linear_in_the_text(unit: str) -> None:
     def seconds(size: int) -> float:

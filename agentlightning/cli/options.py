@@ -189,6 +189,7 @@ LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
     "head": ("--max-head", Size(), "64KiB", "Maximum size of the request line and headers."),
     "depth": ("--max-depth", click.IntRange(1, 64), "64", "Maximum nesting depth of JSON values."),
     "values": ("--max-values", POSITIVE, "500000", "Maximum number of values in a JSON body or an OTLP request."),
+    "items": ("--max-items", POSITIVE, "10000", "Maximum number of rollouts, spans or attempts in one call."),
     "spans": ("--max-spans", POSITIVE, "10000", "Maximum number of spans in an OTLP request."),
     "span_values": ("--max-span-values", POSITIVE, "20000", "Maximum number of values in a span of an OTLP request."),
     "page": ("--max-page", POSITIVE, "1000", "Maximum number of items in one page of a list."),
@@ -213,6 +214,8 @@ PROXY_LIMIT_OPTIONS: Final[dict[str, tuple[str, Any, str, str]]] = {
     "body": ("--max-body", Size(), "64MiB", "Maximum size of a request body."),
     "upstream_response": ("--max-response", Size(), "64MiB", "Maximum size of a model server's decompressed response."),
     "upstream_event": ("--max-event", Size(), "32MiB", "Maximum size of one event in a streamed response."),
+    "upstream_events": ("--max-events", POSITIVE, "200000", "Maximum number of events in a streamed response."),
+    "values": ("--max-values", POSITIVE, "500000", "Maximum number of values in a JSON body or an event."),
     "upstream_seconds": ("--call-seconds", _SECONDS, "3600", "Timeout in seconds for a call, including retries."),
 }
 """The same for fields of `Limits` that apply to the LLM proxy. Each option's default is the proxy's."""

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import Receive, Scope
 
 from ..errors import StoreBusy, TooLarge, TooSlow
-from ..payload import MAX_DEPTH, MAX_VALUES
+from ..payload import MAX_DEPTH, MAX_ITEMS, MAX_VALUES
 
 _MIB = 1024 * 1024
 
@@ -55,9 +55,13 @@ class Limits:
     lookups in a batch exceed the limit, further lookups in the batch get status 429."""
 
     values: int = MAX_VALUES
-    """Maximum number of values in a JSON body or an OTLP request.
+    """Maximum number of values in a JSON body, in an OTLP request, or in one event of a model server's stream.
 
     In JSON, opening brackets, opening braces and commas are counted."""
+    items: int = MAX_ITEMS
+    """Maximum number of rollouts, spans or attempts in a list that one call passes to the store.
+
+    Lists of ids in filters and in `wait_for_rollouts` can be longer."""
     spans: int = 10_000
     """Maximum number of spans in an OTLP request."""
     span_values: int = 20_000
@@ -82,6 +86,8 @@ class Limits:
     """LLM proxy: maximum size of a model server's response in bytes, after decompression."""
     upstream_event: int = 32 * _MIB
     """LLM proxy: maximum size of one event in a streamed response, in bytes."""
+    upstream_events: int = 200_000
+    """LLM proxy: maximum number of events in a streamed response."""
     upstream_seconds: float = 3_600.0
     """LLM proxy: maximum duration of a model call in seconds, including retries."""
 

@@ -17,6 +17,8 @@ from typing import Any, Final, cast
 import orjson
 
 from .. import semconv
+from ..errors import TooLarge
+from ..payload import MAX_VALUES, check_size
 from . import sse
 from .dialects import ApiDialect, Message, dialect_of
 from .dialects.base import Json, as_object, items, to_json
@@ -97,11 +99,12 @@ def response_attributes(dialect: ApiDialect, body: Json) -> Json:
     return {key: value for key, value in attributes.items() if value is not None}
 
 
-def parse_object(text: str | bytes) -> Json:
-    """Parse `text` as a JSON object. Return an empty dict if it is anything else."""
+def parse_object(text: str | bytes, values: int = MAX_VALUES) -> Json:
+    """Parse `text` as a JSON object. Return an empty dict if it is anything else or has more than `values` values."""
     try:
+        check_size(text, values=values)
         value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, TooLarge):
         return {}
     return cast("Json", value) if isinstance(value, dict) else {}
 
@@ -115,13 +118,15 @@ def error_message(body: Json) -> str | None:
 def cut_to_size(body: bytes) -> bytes:
     """Return the JSON body, with its long texts truncated if it is larger than `MAX_BODY_BYTES`.
 
-    Returns empty bytes if the body is too large and cannot be parsed, or is still too large after the truncation.
+    Returns empty bytes if the body is too large and cannot be parsed, has more than `MAX_VALUES` values, or is still
+    too large after the truncation.
     """
     if len(body) <= MAX_BODY_BYTES:
         return body
     try:
+        check_size(body)
         cut = orjson.dumps(_cut(orjson.loads(body)))
-    except (orjson.JSONDecodeError, RecursionError):
+    except (orjson.JSONDecodeError, RecursionError, TooLarge):
         return b""
     return cut if len(cut) <= MAX_BODY_BYTES else b""
 
@@ -150,9 +155,10 @@ def _decoded_response(dialect: ApiDialect, raw: Json) -> Json:
 
 
 def _body_attributes(dialect: ApiDialect, raw: bytes) -> Json:
-    body = parse_object(raw)
+    body = parse_object(raw, sse.MAX_STREAM_VALUES)
     if not body:
-        return {semconv.CAPTURE_ERROR: f"the response of {len(raw)} bytes is not a JSON object"}
+        problem = "is not a JSON object or has too many JSON values"
+        return {semconv.CAPTURE_ERROR: f"the response of {len(raw)} bytes {problem}"}
     recorded = cut_to_size(raw)
     if message := error_message(body):
         return {semconv.RESPONSE: recorded.decode(), ERROR_MESSAGE: message}

@@ -6,14 +6,22 @@ or truncated stream.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
+from ..errors import TooLarge
+from ..payload import MAX_VALUES
+
+MAX_STREAM_VALUES: Final = 4 * MAX_VALUES
+"""Maximum number of lines, opening brackets, opening braces and commas in a stream that is parsed."""
+
 _FINAL_EVENTS = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed", "error"})
 _ENDS_OF_EVENTS = (b"\n\n", b"\n\r\n", b"\r\r")
+_END_OF_EVENT = re.compile(b"|".join(_ENDS_OF_EVENTS))
 
 
 class EventBuffer:
@@ -21,6 +29,8 @@ class EventBuffer:
 
     def __init__(self) -> None:
         self._incomplete = bytearray()
+        self.events = 0
+        """Number of complete events that the stream has contained so far. Every empty line ends an event."""
 
     @property
     def size(self) -> int:
@@ -35,6 +45,7 @@ class EventBuffer:
         end = max((position + length for position, length in found if position >= 0), default=0)
         complete = bytes(self._incomplete[:end])
         del self._incomplete[:end]
+        self.events += sum(map(complete.count, _ENDS_OF_EVENTS))
         return complete
 
     def take(self) -> bytes:
@@ -43,11 +54,20 @@ class EventBuffer:
         return incomplete
 
 
+def split_events(stream: bytes) -> list[bytes]:
+    """Return the events in a stream, each with the empty line that ends it. The last event may be incomplete."""
+    ends = [match.end() for match in _END_OF_EVENT.finditer(stream)]
+    return [stream[start:end] for start, end in zip([0, *ends], [*ends, len(stream)], strict=True) if start < end]
+
+
 def events(stream: bytes) -> list[dict[str, Any]]:
     """Return the JSON objects sent as data of the events, in order.
 
-    Data that is not a JSON object and an incomplete last event are omitted.
+    Data that is not a JSON object and an incomplete last event are omitted. Raises `TooLarge` if the stream contains
+    more than `MAX_STREAM_VALUES` lines and values.
     """
+    if len(stream) > MAX_STREAM_VALUES:
+        _check_size(stream)
     if b"\r" in stream:  # lines may also end in CR LF or CR
         stream = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # Nearly every stream has one line of data per event. Parsing these lines as one JSON array is faster than parsing
@@ -66,6 +86,15 @@ def has_ended(stream: bytes, last_event: dict[str, Any] | None) -> bool:
     `last_event` is the last event parsed from the stream, or None if there is none.
     """
     return b"[DONE]" in stream[-200:] or (last_event or {}).get("type") in _FINAL_EVENTS
+
+
+def _check_size(stream: bytes) -> None:
+    """Raise `TooLarge` if the decoded stream could take much more memory than its text.
+
+    Commas and brackets in strings count too, because a malformed line can make it seem that all later ones are strings.
+    """
+    if len(stream) - len(stream.translate(None, b"[{,\n\r")) > MAX_STREAM_VALUES:
+        raise TooLarge(f"the stream has too many JSON values: the limit is {MAX_STREAM_VALUES} lines and values")
 
 
 def _parse_each(stream: bytes) -> Iterator[Any]:

@@ -9,12 +9,13 @@ import orjson
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ..errors import AgentLightningError, StoreBusy
+from .. import payload
+from ..errors import AgentLightningError, StoreBusy, TooLarge
 from ..http.auth import Headers
 from ..http.limits import AdmissionControl, Limits, cancel_on_disconnect
 from ..instrumentation.dialects.base import Json, as_object
 from .auth import ProxyAuthenticator, ProxyRequest, RequestTarget, TokenExpiry, api_key_in, parse_target
-from .errors import ProxyError, error_body, http_status, too_busy
+from .errors import ProxyError, error_body, http_status, too_busy, too_many_values
 from .forwarding import ForwardedCall
 from .recording import CallRecorder
 from .responses import offload_if_large
@@ -94,7 +95,7 @@ class ProxyApp:
         with permit:
             content, size = permit.body, len(permit.body)
             client_key = api_key_in(headers) if self._authenticator.secret is None else None
-            body = await offload_if_large(size, _json_object, content)
+            body = await offload_if_large(size, _json_object, content, self._admission.limits.values)
             request = ProxyRequest(target, headers, content, body, client_key)
             async with cancel_on_disconnect(receive), self._routing.server_for(body.get("model")) as server:
                 call = await offload_if_large(size, ForwardedCall, request, server, self._recorder, permit)
@@ -127,9 +128,12 @@ def _raw_path(scope: Scope) -> str:
     return scope.get("raw_path", scope["path"].encode()).decode("latin-1")
 
 
-def _json_object(content: bytes) -> Json:
+def _json_object(content: bytes, values: int) -> Json:
     try:
+        payload.check_size(content, values=values)
         body = orjson.loads(content)
+    except TooLarge:
+        raise ProxyError(f"the request body {too_many_values(values)}", 413) from None
     except orjson.JSONDecodeError as error:
         raise ProxyError(f"the request body is not JSON: {error}", 400) from None
     if not isinstance(body, dict):

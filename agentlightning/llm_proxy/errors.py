@@ -36,6 +36,11 @@ def too_busy() -> ProxyError:
     return ProxyError(message, 429, retry_after=1)
 
 
+def too_many_values(limit: int) -> str:
+    """Return the description of JSON that exceeds the limit on the number of values."""
+    return f"has more than {limit} JSON values; raise --max-values (Limits.values)"
+
+
 def http_status(error: AgentLightningError) -> int:
     """Return the HTTP status of the response that reports the error."""
     return error.http_status if isinstance(error, ProxyError) else error.status

@@ -6,7 +6,6 @@ The span that records a call is stored before the agent receives the end of the 
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -14,14 +13,15 @@ import aiohttp
 import orjson
 from starlette.types import Send
 
-from ..errors import StoreBusy
-from ..http.limits import Permit
+from ..errors import StoreBusy, TooLarge
+from ..http.limits import Limits, Permit
 from ..instrumentation import sse
 from ..instrumentation.call_record import parse_object
 from ..instrumentation.dialects.base import Json, as_object, items
+from ..payload import check_size
 from ..retry import RetryPolicy
 from .auth import ProxyRequest
-from .errors import ProxyError, error_event, too_busy
+from .errors import ProxyError, error_event, too_busy, too_many_values
 from .recording import CallRecorder
 from .responses import UpstreamResponse, offload_if_large
 from .routing import Engine, ModelServer
@@ -161,16 +161,16 @@ class ForwardedCall:
     async def _return_stream(self, response: UpstreamResponse, send: Send) -> None:
         if self._recording is not None:
             self._recording.start_stream(response.status)
-        buffer, limit = sse.EventBuffer(), self._server.limits.upstream_event
+        buffer = sse.EventBuffer()
         try:
             async for chunk in response.chunks():
                 if not self._has_started:
                     await self._start_response(response, send)
-                if events := buffer.add(chunk):
-                    await self._return_events(response.without_keys(events), send)
-                if buffer.size > limit:
-                    problem = f"sent an event larger than {limit} bytes; raise --max-event (Limits.upstream_event)"
+                events = buffer.add(chunk)
+                if problem := _exceeded_limit(events, buffer, self._server.limits):
                     raise response.error(problem)
+                if events:
+                    await self._return_events(response.without_keys(events), send)
         finally:
             incomplete = response.without_keys(buffer.take())
             if self._recording is not None:
@@ -200,7 +200,7 @@ class ForwardedCall:
 
         Also remove the fields that the agent did not request.
         """
-        events = _END_OF_EVENT.split(block)
+        events = sse.split_events(block)
         final = next((index for index, event in enumerate(events) if _is_final(event)), len(events))
         if self._injected:
             events = [self._injected.strip_event(event) for event in events]
@@ -317,9 +317,21 @@ def parameters_to_inject(path: str, engine: Engine, request: Json) -> InjectedPa
 
 # Server-sent events
 
-_END_OF_EVENT = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)|(?<=\r\r)")
-"""Matches the position after the empty line that ends an event."""
 _FINAL_MARKERS = (b"[DONE]", b'"message_stop"', b'"response.', b'"error"')
+
+
+def _exceeded_limit(events: bytes, buffer: sse.EventBuffer, limits: Limits) -> str | None:
+    """Return the description of a stream that exceeds a limit with these events, or None if it does not."""
+    if buffer.size > limits.upstream_event:
+        return f"sent an event larger than {limits.upstream_event} bytes; raise --max-event (Limits.upstream_event)"
+    if buffer.events > limits.upstream_events:
+        return f"sent more than {limits.upstream_events} events; raise --max-events (Limits.upstream_events)"
+    try:
+        for event in sse.split_events(events) if len(events) > limits.values else ():
+            check_size(event, values=limits.values)
+    except TooLarge:
+        return f"sent an event that {too_many_values(limits.values)}"
+    return None
 
 
 def _is_final(event: bytes) -> bool:
@@ -327,4 +339,12 @@ def _is_final(event: bytes) -> bool:
     if not any(marker in event for marker in _FINAL_MARKERS):
         return False
     is_done = event.partition(b"data:")[2].strip() == b"[DONE]"
-    return is_done or sse.has_ended(b"", next(iter(sse.events(event)), None))
+    return is_done or (b'"type"' in event and sse.has_ended(b"", next(iter(_objects(event)), None)))
+
+
+def _objects(event: bytes) -> list[Json]:
+    """Return the JSON objects in the data of one event, or an empty list if the event has too many values."""
+    try:
+        return sse.events(event)
+    except TooLarge:
+        return []

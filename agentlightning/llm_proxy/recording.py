@@ -181,6 +181,7 @@ class CallRecording:
         rollout_id, attempt_id = self._target.rollout_id, self._target.attempt_id
         if self._chunks:
             self._attributes[RAW_EVENTS] = b"".join(self._chunks).decode("utf-8", "replace")
+            self._chunks = []
         if self._size > MAX_STREAM_BYTES:
             self._attributes[semconv.CAPTURE_ERROR] = f"only {MAX_STREAM_BYTES} of {self._size} bytes were recorded"
         parent = _TRACEPARENT.fullmatch(self._traceparent)

@@ -12,14 +12,15 @@ import time
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final, ParamSpec, TypeVar
-from urllib.parse import quote
 
 import aiohttp
 
 from ..http.limits import Limits
 from ..redaction import contains_keys, redact_bytes
 from .errors import ProxyError
+from .key_removal import UpstreamKey, redact_error_body, redact_error_events
 from .upstreams import Upstream
 
 P = ParamSpec("P")
@@ -27,11 +28,6 @@ T = TypeVar("T")
 
 OFFLOADED_SIZE: Final = 256 * 1024
 """Size in bytes above which JSON is processed in a thread. Smaller JSON takes a few milliseconds at most."""
-MIN_KEY_LENGTH: Final = 8
-"""Minimum length at which an upstream's API key is removed from its responses.
-
-Shorter keys are often placeholders, such as `none`, that also occur in ordinary text.
-"""
 MAX_RETURNED_HEADERS: Final = 50
 
 _DECOMPRESSED_AT_ONCE: Final = 64 * 1024
@@ -57,7 +53,7 @@ class UpstreamResponse:
         self._response = response
         self._upstream = upstream
         self._limit = limits.upstream_response
-        self._keys = _spellings(upstream.api_key)
+        self._key = _upstream_key(upstream.api_key)
         self.status = response.status
         if 300 <= self.status < 400:
             raise self.error("redirects the call to another address; enter the final URL in the model list")
@@ -117,17 +113,17 @@ class UpstreamResponse:
         return b"".join([chunk async for chunk in self.chunks()])
 
     def without_keys(self, content: bytes) -> bytes:
-        """Return the content without the upstream's API key.
+        """Return complete content without the upstream's API key.
 
-        In an error response, also redact everything else that looks like an API key.
+        In an error response, and in events that report errors, also redact everything else that looks like an API key.
         """
-        for key in self._keys:
-            if key in content:
-                content = content.replace(key, b"[redacted]")
-        return redact_bytes(content) if self.status >= 400 else content
+        content = self._key.remove_from(content)
+        if self.status >= 400:
+            return redact_bytes(content)
+        return redact_error_events(content) if self.is_stream else redact_error_body(content)
 
     def _contains_keys(self, value: bytes) -> bool:
-        return contains_keys(value) or any(key in value for key in self._keys)
+        return contains_keys(value) or self._key.is_in(value)
 
     async def _decompressed(self) -> AsyncGenerator[bytes]:
         encoding = self._response.headers.get("content-encoding", "").strip().lower()
@@ -175,8 +171,6 @@ class _Decompressor:
             yield b""
 
 
-def _spellings(key: str | None) -> frozenset[bytes]:
-    """Return the API key as it may be written in plain text, JSON and URLs. Return an empty set for a short key."""
-    if key is None or len(key) < MIN_KEY_LENGTH:
-        return frozenset()
-    return frozenset(each.encode() for each in (key, key.replace("/", "\\/"), quote(key, safe="")))
+@lru_cache(1_000)
+def _upstream_key(key: str | None) -> UpstreamKey:
+    return UpstreamKey(key)

@@ -23,6 +23,8 @@ MAX_DEPTH: Final = 64
 MAX_ID_LENGTH: Final = 256
 MAX_VALUES: Final = 500_000
 """Default limit on the number of values in one JSON text. `check_size` explains how they are counted."""
+MAX_ITEMS: Final = 10_000
+"""Default limit on the number of rollouts, spans or attempts in one list that is sent to the store."""
 
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
 _LARGE_FLOAT = float(2**63)

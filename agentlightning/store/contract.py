@@ -125,7 +125,7 @@ class LightningStore:
 
     @route("POST /enqueue_many_rollouts", mutates=True)
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> list[Rollout]:
-        """Enqueue rollouts in the given order, either all of them or none."""
+        """Enqueue rollouts in order, either all of them or none; over HTTP, this holds for each 10,000 of them."""
         raise NotImplementedError
 
     @route("GET /dequeue_rollout", mutates=True)
@@ -294,7 +294,7 @@ class LightningStore:
 
     @route("POST /add_many_spans", mutates=True)
     async def add_many_spans(self, spans: Sequence[Span]) -> list[Span]:
-        """Store spans in the given order in one transaction. Skip duplicates, and return the spans that were stored."""
+        """Store spans in order, in one transaction (over HTTP, one for each 10,000). Skip and leave out duplicates."""
         raise NotImplementedError
 
     async def add_otel_span(

@@ -10,14 +10,14 @@ import inspect
 import types
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from .. import errors, payload
 from ..concurrency import map_in_slices
-from ..errors import AgentLightningError, InvalidInput
+from ..errors import AgentLightningError, InvalidInput, TooLarge
 from . import encoded_span
 from .contract import UNSET, Route, Unset, operations
 from .encoded_span import EncodedSpan, SpanAck
@@ -46,6 +46,10 @@ class Operation:
         """Name of the parameter that limits the waiting time in seconds, or None if the operation does not wait."""
         self.is_list = self.is_paginated or (self.wait_parameter is not None and get_origin(result) is list)
         """True if the result is a list of stored objects that may be too large for one response."""
+        self.item_parameters = [name for name, hint in hints.items() if _is_item_list(hint)]
+        """Names of the parameters that are lists of objects or pairs, as opposed to lists of ids or statuses."""
+        self.is_divisible = bool(self.item_parameters) and get_origin(result) is list
+        """True if a call with a long list is equivalent to several calls with parts of the list."""
         self.result = TypeAdapter[Any](result)
         self.model = self._argument_model(hints)
 
@@ -59,16 +63,20 @@ class Operation:
         return {name: value for name, value in arguments.items() if not isinstance(value, Unset)}
 
     def decode_arguments(
-        self, body: bytes, depth: int = payload.MAX_DEPTH, values: int = payload.MAX_VALUES
+        self,
+        body: bytes,
+        depth: int = payload.MAX_DEPTH,
+        values: int = payload.MAX_VALUES,
+        items: int = payload.MAX_ITEMS,
     ) -> Arguments:
         """Parse and validate a request body that contains all arguments. Raises `InvalidInput` if any is invalid."""
-        return self.validate(self.parse_object(body, depth, values))
+        return self.validate(self.parse_object(body, depth, values, items))
 
-    def parse_object(self, body: bytes, depth: int, values: int) -> Arguments:
+    def parse_object(self, body: bytes, depth: int, values: int, items: int) -> Arguments:
         """Parse a request body. An empty body is parsed as `{}`.
 
         Raises `InvalidInput` if the body is not a JSON object or is nested deeper than `depth` levels, and `TooLarge`
-        if it contains more than `values` values.
+        if it contains more than `values` values or a list of more than `items` items.
         """
         value: Any = payload.loads(body, field="body", depth=depth, values=values) if body else {}
         if not isinstance(value, dict):
@@ -76,7 +84,19 @@ class Operation:
             raise InvalidInput(
                 f"the body of {self.route.path} must be a JSON object with the fields: {fields}", field="body"
             )
-        return cast("Arguments", value)
+        arguments = cast("Arguments", value)
+        self._check_items(arguments, items)
+        return arguments
+
+    def _check_items(self, arguments: Arguments, most: int) -> None:
+        for name in self.item_parameters:
+            value = arguments.get(name)
+            if isinstance(value, list) and (count := len(cast("list[Any]", value))) > most:
+                raise TooLarge(
+                    f"{name} has {count} items, but {self.name} takes at most {most} (the limit items): split the list "
+                    "and call it once for each part",
+                    field=name,
+                )
 
     def validate(self, arguments: Arguments) -> Arguments:
         """Convert arguments to the operation's types. Raises an `InvalidInput` that names the invalid field."""
@@ -131,11 +151,15 @@ class _AddSpans(Operation):
     encode = staticmethod(msgspec.json.encode)
 
     def decode_arguments(
-        self, body: bytes, depth: int = payload.MAX_DEPTH, values: int = payload.MAX_VALUES
+        self,
+        body: bytes,
+        depth: int = payload.MAX_DEPTH,
+        values: int = payload.MAX_VALUES,
+        items: int = payload.MAX_ITEMS,
     ) -> Arguments:
         # Encode the checked values again instead of decoding the body. If an object in the body repeats a key, only the
         # last of the key's values has been checked.
-        text = payload.dumps_unchecked(self.parse_object(body, depth, values))
+        text = payload.dumps_unchecked(self.parse_object(body, depth, values, items))
         try:
             arguments = self.decode_spans(text)
         except msgspec.ValidationError as error:
@@ -277,6 +301,11 @@ def error_from_problem(status: int, text: bytes) -> AgentLightningError:
     if not (isinstance(kind, type) and issubclass(kind, AgentLightningError)):
         kind = AgentLightningError
     return kind(detail, field=field)
+
+
+def _is_item_list(hint: Any) -> bool:
+    sequences = [part for part in (hint, *get_args(hint)) if get_origin(part) is Sequence]
+    return any(get_args(each)[0] is not str and get_origin(get_args(each)[0]) is not Literal for each in sequences)
 
 
 def _argument_type(hint: Any) -> Any:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 from ... import payload
@@ -151,11 +151,25 @@ class LightningStoreClient(_RemoteStore):
     async def _call(self, operation: Operation, arguments: Arguments) -> Any:
         if operation.is_paginated:
             return await self._fetch_pages(operation, arguments)
+        if operation.is_divisible:
+            return await self._execute_in_parts(operation, arguments)
         if (waits := operation.wait_parameter) is None:
             return await self._execute(operation, arguments)
         return await self._poll(
             arguments.get(waits, 0.0), lambda seconds: self._execute(operation, {**arguments, waits: seconds})
         )
+
+    async def _execute_in_parts(self, operation: Operation, arguments: Arguments) -> list[Any]:
+        """Execute one call for every `MAX_ITEMS` items of the list, in order. Each call is atomic by itself."""
+        [name] = operation.item_parameters
+        if not isinstance(arguments[name], Sequence) or len(arguments[name]) <= payload.MAX_ITEMS:
+            return await self._execute(operation, arguments)
+        items = cast("Sequence[Any]", arguments[name])
+        results: list[Any] = []
+        for start in range(0, len(items), payload.MAX_ITEMS):
+            part = items[start : start + payload.MAX_ITEMS]
+            results += await self._execute(operation, {**arguments, name: part})
+        return results
 
     async def _execute(self, operation: Operation, arguments: Arguments) -> Any:
         call = _store_call(operation, arguments)

@@ -115,7 +115,7 @@ async def _run_all(runners: Callable[[], Coroutine[Any, Any, None]], store: Ligh
     await runners()
     while not (await store.statistics())["queue_depth"]:  # noqa: ASYNC110 - a remote store provides no event to wait for
         await asyncio.sleep(POLL_INTERVAL_QUEUE)
-    raise InvalidInput("all runners have completed max_rollouts, but rollouts are still queued", field="max_rollouts")
+    raise InvalidInput("all runners have reached max_rollouts, but rollouts are still queued", field="max_rollouts")
 
 
 async def _cancelled_by_sigterm(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -47,7 +47,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._received = 0
         """Number of bytes received for the current request.
 
-        Bytes that arrived in the same data as the end of an earlier request are not included.
+        This is an estimate: the bytes of data that also contains the end of an earlier request may all be counted.
         """
         self._body = 0
         """Number of bytes received for the current request's body, without chunk framing."""
@@ -126,7 +126,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.headers) >= (limit := self._limits.header_count):
             message = f"the request has more than {limit} headers; send fewer, or raise the limit"
             raise _Refusal(
-                "431 Request Header Fields Too Large", f"{message} (agl store --max-headers, or Limits.header_count)"
+                "431 Request Header Fields Too Large", f"{message} (Limits.header_count; for a store, --max-headers)"
             )
         # The rest is a copy of uvicorn's method, because calling it would double the cost of a header.
         name = name.lower()
@@ -144,7 +144,7 @@ class LimitedProtocol(HttpToolsProtocol):
             message = f"the connection has more than {limits.pipelined} pipelined requests; wait for their responses, "
             raise _Refusal(
                 "429 Too Many Requests",
-                f"{message}or raise the limit (agl store --max-pipelined, or Limits.pipelined)",
+                f"{message}or raise the limit (Limits.pipelined; for a store, --max-pipelined)",
             )
         self._is_in_head = False
         self._stop_head_timer()
@@ -163,7 +163,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _head_too_large(self) -> _Refusal:
         message = f"the request line, headers and chunk framing exceed {self._limits.head} bytes; shorten them, "
         return _Refusal(
-            "431 Request Header Fields Too Large", f"{message}or raise the limit (agl store --max-head, or Limits.head)"
+            "431 Request Header Fields Too Large", f"{message}or raise the limit (Limits.head; for a store, --max-head)"
         )
 
     def _ignore_upgrade(self) -> None:
@@ -216,7 +216,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse_slow_head(self) -> None:
         message = f"the headers did not arrive within {self._limits.head_seconds:g} s; send them faster, or raise the "
         self._refuse(
-            _Refusal("408 Request Timeout", f"{message}limit (agl store --head-seconds, or Limits.head_seconds)")
+            _Refusal("408 Request Timeout", f"{message}limit (Limits.head_seconds; for a store, --head-seconds)")
         )
 
     def pause_writing(self) -> None:
@@ -231,7 +231,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _expect_progress(self) -> None:
-        """Disconnect the client once it reads nothing during a period of `Limits.send_seconds`."""
+        """Disconnect the client if it reads nothing for `Limits.send_seconds`."""
         unsent = self.transport.get_write_buffer_size()
 
         def check() -> None:

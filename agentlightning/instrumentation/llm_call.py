@@ -98,10 +98,10 @@ class OpenCall:
     def start_response(
         self, status: int, headers: Mapping[str, str], decompress: Callable[[bytes], bytes] = bytes
     ) -> None:
-        """Record the status and headers of a response whose body is then passed to `add_chunk` in chunks.
+        """Start recording a response whose body is then passed to `add_chunk` in chunks.
 
-        `decompress` decodes the content encoding (such as gzip) of the recorded body. It may stop once the result is
-        larger than `MAX_STREAM_BYTES`.
+        `headers` is used only to detect a stream. `decompress` decodes the content encoding (such as gzip) of the
+        recorded body. It may stop once the result is larger than `MAX_STREAM_BYTES`.
         """
         self._status, self._decompress = status, decompress
         self._is_stream = "text/event-stream" in headers.get("content-type", "")

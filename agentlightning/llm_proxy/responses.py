@@ -1,6 +1,6 @@
 """Reading of responses from model servers, which are not trusted.
 
-The size of a response is limited, also after decompression. API keys and most headers are removed.
+The size of a response after decompression is limited. API keys and most headers are removed.
 """
 
 from __future__ import annotations
@@ -113,9 +113,9 @@ class UpstreamResponse:
         return b"".join([chunk async for chunk in self.chunks()])
 
     def without_keys(self, content: bytes) -> bytes:
-        """Return complete content without the upstream's API key.
+        """Return a whole body, or whole events of a stream, without the upstream's API key.
 
-        In an error response, and in events that report errors, also redact everything else that looks like an API key.
+        If the status, the body or an event reports an error, also redact everything else that looks like an API key.
         """
         content = self._key.remove_from(content)
         if self.status >= 400:

@@ -110,7 +110,7 @@ class StoreRetry:
             except StoreUnavailable as error:
                 if not self._unreachable:
                     prefix = self.worker.log_prefix()
-                    logger.warning("%s The store is unreachable: %s Retrying until it responds.", prefix, error)
+                    logger.warning("%s The store is unreachable (%s); retrying until it responds.", prefix, error)
                 self._unreachable = True
                 await asyncio.sleep(delay)
             else:

@@ -110,7 +110,7 @@ class Operation:
         validated = {name: getattr(valid, name) for name in valid.model_fields_set}
         for name, value in validated.items():
             if type(value) is int and not -(2**63) <= value < 2**63:
-                raise InvalidInput(f"{name} is an integer beyond 64 bits", field=name)
+                raise InvalidInput(f"{name} does not fit in a signed 64-bit integer", field=name)
         return validated
 
     def limit_answer(self, arguments: Arguments, page_size: int, page_bytes: int) -> Arguments:

@@ -134,7 +134,9 @@ class SpanExporter:
                 resolve(report.answer, StoreUnavailable(STOPPED))
         if saved:
             logger.warning(
-                "%d spans and results are saved in %s; the next runner on this machine will send them", saved, path
+                "%d spans and results are saved in %s; the next runner of this store on this machine will send them",
+                saved,
+                path,
             )
         self._buffer.close()
         return saved

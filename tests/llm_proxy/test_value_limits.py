@@ -111,7 +111,7 @@ async def test_event_with_too_many_values_ends_the_stream_with_an_error_event(st
         assert await quickest(seconds, 0.5) < 1
 
 
-@pytest.mark.parametrize("start", [b':"\ndata: ', b'data: "\ndata: ', b'data: {"a\ndata: {"', b'"\ndata: '])
+@pytest.mark.parametrize("start", [b':"\ndata: ', b'data: "\ndata: ', b'"\ndata: '])
 async def test_event_that_hides_its_values_takes_little_cpu_time(store: agl.LightningStore, start: bytes):
     sent = start + b'{"error":' + OBJECTS[: 15 * MIB] + b"\n" + b"data: {}\n" * MIB + b"\n"
     async with calls_to(event_stream(sent), store) as (proxy, attempt):

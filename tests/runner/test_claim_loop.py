@@ -336,7 +336,7 @@ class Flaky:
 async def test_unreachable_store_is_retried_and_logged_once(harness: Harness, caplog: pytest.LogCaptureFixture):
     await harness.store.add_resources({"prompt": "hello"})  # pyright: ignore[reportArgumentType]
     rollout = await harness.store.enqueue_rollout("task")
-    unreachable = StoreUnavailable("no response.")
+    unreachable = StoreUnavailable("no response")
     store: Any = Flaky(
         harness.store, 3, unreachable, "dequeue_rollout", "get_resources_by_id", "update_attempt", "update_worker"
     )
@@ -349,13 +349,13 @@ async def test_unreachable_store_is_retried_and_logged_once(harness: Harness, ca
     assert ended.status == "succeeded"
     lines = [record.getMessage() for record in caplog.records]
     # Once for each outage, at the claim and at the resources. Spans and report wait in the tracer's pipeline.
-    assert lines.count("[Worker 0] The store is unreachable: no response. Retrying until it responds.") == 2
+    assert lines.count("[Worker 0] The store is unreachable (no response); retrying until it responds.") == 2
     assert lines.count("[Worker 0] The store is reachable again.") == 2
 
 
 async def test_unreachable_store_is_retried_with_growing_delays(harness: Harness):
     await harness.store.enqueue_rollout("task")
-    store: Any = Flaky(harness.store, 3, StoreUnavailable("no response."), "dequeue_rollout")
+    store: Any = Flaky(harness.store, 3, StoreUnavailable("no response"), "dequeue_rollout")
 
     runner = harness.runner(max_rollouts=1)
     with runner.run_context(agent=lambda task: 1.0, store=store):

@@ -140,7 +140,8 @@ async def test_unsent_spans_of_a_runner_are_sent_by_the_next(site: Site, end: si
                 file.write(b'{"spans":[{"name":"written in hal')
         else:
             runner.wait_for_line(
-                f"{SPANS + 2} spans and results are saved in {where}; the next runner on this machine will send them"
+                f"{SPANS + 2} spans and results are saved in {where}; "
+                "the next runner of this store on this machine will send them"
             )
 
         async with site.store():

@@ -139,9 +139,7 @@ def _decompressed_chunks(body: bytes) -> Iterator[bytes]:
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(
-        f"the body is larger than {limit // 2**20} MiB when decompressed (the limit unpacked)", field="body"
-    )
+    return TooLarge(f"the body is larger than {limit // 2**20} MiB when decompressed (Limits.unpacked)", field="body")
 
 
 # Formats
@@ -310,11 +308,11 @@ class _Converter:
     def _check_totals(self) -> None:
         limits = self._limits
         if self._values_left < 0:
-            raise InvalidInput(f"the request has more than {limits.values} values (the limit values): send fewer spans")
+            raise InvalidInput(f"the request has more than {limits.values} values (Limits.values); send fewer spans")
         if self._bytes_left < 0:
             raise InvalidInput(
                 f"the request's spans, each with its resource, take more than {_MAX_EXPANSION * limits.unpacked >> 20} "
-                f"MiB ({_MAX_EXPANSION} times the limit unpacked): send fewer spans or smaller resources"
+                f"MiB ({_MAX_EXPANSION} times Limits.unpacked); send fewer spans or smaller resources"
             )
 
     def _fields(self, span: Span) -> JsonObject:

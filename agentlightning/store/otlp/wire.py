@@ -38,7 +38,7 @@ class SpanGroup(NamedTuple):
 
 def too_many(what: str, limit: str, value: int, remedy: str) -> TooLarge:
     """Return the error for a request that has more than `value` spans or values. `limit` is the limit's name."""
-    return TooLarge(f"the request has more than {value} {what} (the limit {limit}): {remedy}", field="body")
+    return TooLarge(f"the request has more than {value} {what} (Limits.{limit}); {remedy}", field="body")
 
 
 def split_request(body: bytes, limits: Limits) -> list[SpanGroup]:

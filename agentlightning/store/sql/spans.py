@@ -163,7 +163,7 @@ class Spans(SqlBase):
         if end_time is not None and self._clock.now() - end_time > seconds:
             raise Unauthorized(
                 f"this token is no longer valid: attempt {attempt_id} of rollout {rollout_id} ended more than "
-                f"{seconds:g} s ago (the limit attempt_token_seconds)"
+                f"{seconds:g} s ago (Limits.attempt_token_seconds)"
             )
 
     async def existing_attempts(self, refs: Collection[AttemptIds]) -> dict[AttemptIds, bool]:

@@ -430,7 +430,7 @@ def _caller_error(error: BaseException | None) -> BaseException | None:
     """Return the exception that the caller gets: an `AgentLightningError` if possible, or otherwise `error` itself."""
     match error:
         case asyncpg.DataError():
-            return InvalidInput(f"the database cannot store this text: {error}")
+            return InvalidInput(f"the database cannot store this value: {error}")
         case asyncpg.LockNotAvailableError() | asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
             return StoreUnavailable("another store server has locked the same rows; try again later")
         case AgentLightningError():

@@ -190,7 +190,7 @@ def test_resources_count_towards_the_values_of_a_request() -> None:
 def test_large_spans_beyond_the_limit_on_values_get_413_before_any_is_decoded() -> None:
     steps = decode_request(repeated(b"\x4a\x00", [20_000] * 30), "identity", as_json=False, limits=Limits())
 
-    with pytest.raises(TooLarge, match="Limits.values"):
+    with pytest.raises(TooLarge, match=r"Limits\.values"):
         assert all(each is None for each in steps)
 
 

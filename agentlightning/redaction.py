@@ -207,7 +207,7 @@ def _keys(body: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _may_contain_keys(body: bytes) -> bool:
-    text = _ascii(body).decode("ascii")  # decoded only once; the tests would decode bytes again
+    text = ascii_only(body).decode("ascii")  # decoded only once; the tests would decode bytes again
     if _MAY_BE_ESCAPED.isinstance_python(text):
         return _ESCAPED_STARTS.isinstance_python(text)
     return _has_candidates(text)
@@ -217,7 +217,8 @@ def _has_candidates(text: bytes | str) -> bool:
     return _STARTS.isinstance_python(text) and _CANDIDATES.isinstance_python(text)
 
 
-def _ascii(text: bytes) -> bytes:
+def ascii_only(text: bytes) -> bytes:
+    """Return the text with `?` instead of each non-ASCII byte, so that it is valid UTF-8 wherever it was cut."""
     return text if text.isascii() else text.translate(_ASCII)
 
 
@@ -226,7 +227,7 @@ def _keys_in(text: bytes, context: int, levels: int = _LEVELS) -> list[tuple[int
 
     Search the text as it is, and after unescaping it up to `levels` times.
     """
-    text = _ascii(text)
+    text = ascii_only(text)
     keys = _keys_in_plain(text, context)
     if levels and _MAY_BE_ESCAPED.isinstance_python(text) and _ESCAPED_STARTS.isinstance_python(text):
         keys = _merged(keys + _keys_in_unescaped(text, context, levels - 1))

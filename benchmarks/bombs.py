@@ -30,6 +30,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 import agentlightning as agl
 from agentlightning.semconv import ATTEMPT_ID, ROLLOUT_ID
+from tests.store.test_otlp_limits import message
 
 from .processes import server_options, start_server
 from .results import environment, write_result
@@ -63,25 +64,16 @@ class Bomb:
         return head.encode() + self.headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-def field(tag: int, content: bytes) -> bytes:
-    """Return a protobuf field that contains a message."""
-    size, rest = b"", len(content)
-    while rest >= 0x80:
-        size += bytes([rest & 0x7F | 0x80])
-        rest >>= 7
-    return bytes([tag]) + size + bytes([rest]) + content
-
-
 def bombs(rollout_id: str, attempt_id: str) -> dict[str, Bomb]:
     """Return the requests. If the store requires no token, their spans belong to the attempt."""
     labels = {ROLLOUT_ID: rollout_id, ATTEMPT_ID: attempt_id}
     resource = Resource()
     for key, value in labels.items():
         resource.attributes.add(key=key).value.string_value = value
-    ids = field(0x0A, b"t" * 16) + field(0x12, b"s" * 8)
+    ids = message(0x0A, b"t" * 16) + message(0x12, b"s" * 8)
 
     def request(spans: bytes) -> bytes:
-        return field(0x0A, field(0x0A, resource.SerializeToString()) + field(0x12, spans))
+        return message(0x0A, message(0x0A, resource.SerializeToString()) + message(0x12, spans))
 
     def span(attributes: str) -> bytes:
         times = f'"start_time":1,"end_time":2,"trace_id":"{"7" * 32}","span_id":"{"7" * 16}"'
@@ -94,13 +86,13 @@ def bombs(rollout_id: str, attempt_id: str) -> dict[str, Bomb]:
     return {
         "body before the token is checked": Bomb(
             "/v1/traces",
-            request(field(0x12, ids) * 500),
+            request(message(0x12, ids) * 500),
             PROTOBUF,
             headers=b"Authorization: Bearer agl-attempt-x\r\n",
         ),
         "'-sk-' repeated, 128 KB": Bomb("/add_span", span(json.dumps({"text": "-sk-" * 32_768}))),
         "10 million empty spans": Bomb("/v1/traces", request(b"\x12\x00" * 9_900_000), PROTOBUF, gzipped=True),
-        "500,000 minimal spans": Bomb("/v1/traces", request(field(0x12, ids) * 500_000), PROTOBUF, gzipped=True),
+        "500,000 minimal spans": Bomb("/v1/traces", request(message(0x12, ids) * 500_000), PROTOBUF, gzipped=True),
         "millions of JSON lists": Bomb("/v1/traces", b"[" + b"[]," * 6_000_000 + b"[]]", JSON, gzipped=True),
         "gzip of 200,000 empty members": Bomb(
             "/v1/traces", gzip.compress(b"") * 200_000, PROTOBUF, headers=b"Content-Encoding: gzip\r\n"

@@ -16,7 +16,7 @@ from ..errors import TooLarge
 from ..instrumentation import sse
 from ..instrumentation.call_record import parse_object
 from ..instrumentation.dialects.base import Json, as_object
-from ..redaction import contains_keys, redact_bytes
+from ..redaction import ascii_only, contains_keys, redact_bytes
 
 MIN_KEY_LENGTH: Final = 8
 """Minimum length at which an upstream's API key is removed from its responses.
@@ -25,7 +25,6 @@ Shorter keys are often placeholders, such as `none`, that also occur in ordinary
 """
 _ESCAPES = (b"\\u", b"\\x", b"\\/", b"%", b"&")
 """Beginnings of the escape sequences that `UpstreamKey` recognizes."""
-_ASCII = bytes(range(128)) + b"?" * 128
 _ERROR_EVENT = re.compile(rb"^event:[ ]?error\s*$", re.MULTILINE)
 
 
@@ -50,7 +49,7 @@ class UpstreamKey:
             return True
         if not any(escape in content for escape in _ESCAPES):
             return False
-        return self._may_match.isinstance_python(content if content.isascii() else content.translate(_ASCII))
+        return self._may_match.isinstance_python(ascii_only(content))
 
     def remove_from(self, content: bytes) -> bytes:
         """Return the content with `[redacted]` instead of the key."""

@@ -10,7 +10,7 @@ import inspect
 import types
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -21,6 +21,9 @@ from ..errors import AgentLightningError, InvalidInput, TooLarge
 from . import encoded_span
 from .contract import UNSET, Route, Unset, operations
 from .encoded_span import EncodedSpan, SpanAck
+
+if TYPE_CHECKING:
+    from ..http.limits import Limits
 
 Arguments = dict[str, Any]
 
@@ -62,31 +65,25 @@ class Operation:
         arguments.pop("self", None)
         return {name: value for name, value in arguments.items() if not isinstance(value, Unset)}
 
-    def decode_arguments(
-        self,
-        body: bytes,
-        depth: int = payload.MAX_DEPTH,
-        values: int = payload.MAX_VALUES,
-        items: int = payload.MAX_ITEMS,
-    ) -> Arguments:
-        """Parse and validate a request body that contains all arguments. Raises `InvalidInput` if any is invalid."""
-        return self.validate(self.parse_object(body, depth, values, items))
+    def decode_arguments(self, body: bytes, limits: Limits) -> Arguments:
+        """Parse and validate a request body that contains all arguments. An empty body is parsed as `{}`.
 
-    def parse_object(self, body: bytes, depth: int, values: int, items: int) -> Arguments:
-        """Parse a request body. An empty body is parsed as `{}`.
-
-        Raises `InvalidInput` if the body is not a JSON object or is nested deeper than `depth` levels, and `TooLarge`
-        if it contains more than `values` values or a list of more than `items` items.
+        Raises `InvalidInput` if the body is not a JSON object or an argument is invalid, and `TooLarge` if the body has
+        too many values or a list has too many items.
         """
-        value: Any = payload.loads(body, field="body", depth=depth, values=values) if body else {}
+        value: Any = payload.loads(body, field="body", depth=limits.depth, values=limits.values) if body else {}
         if not isinstance(value, dict):
             fields = ", ".join(self.model.model_fields)
             raise InvalidInput(
                 f"the body of {self.route.path} must be a JSON object with the fields: {fields}", field="body"
             )
         arguments = cast("Arguments", value)
-        self._check_items(arguments, items)
-        return arguments
+        self._check_items(arguments, limits.items)
+        return self._convert(arguments)
+
+    def _convert(self, arguments: Arguments) -> Arguments:
+        """Convert arguments from JSON to the types that the implementation takes."""
+        return self.validate(arguments)
 
     def _check_items(self, arguments: Arguments, most: int) -> None:
         for name in self.item_parameters:
@@ -150,16 +147,10 @@ class _AddSpans(Operation):
     implementation = "add_encoded_spans"
     encode = staticmethod(msgspec.json.encode)
 
-    def decode_arguments(
-        self,
-        body: bytes,
-        depth: int = payload.MAX_DEPTH,
-        values: int = payload.MAX_VALUES,
-        items: int = payload.MAX_ITEMS,
-    ) -> Arguments:
+    def _convert(self, arguments: Arguments) -> Arguments:
         # Encode the checked values again instead of decoding the body. If an object in the body repeats a key, only the
         # last of the key's values has been checked.
-        text = payload.dumps_unchecked(self.parse_object(body, depth, values, items))
+        text = payload.dumps_unchecked(arguments)
         try:
             arguments = self.decode_spans(text)
         except msgspec.ValidationError as error:

@@ -134,8 +134,8 @@ class StoreApp:
     async def _decode_arguments(self, operation: Operation, body: bytes) -> Arguments:
         limits = self._admission.limits
         if len(body) < _THREAD_THRESHOLD:
-            return operation.decode_arguments(body, limits.depth, limits.values, limits.items)
-        return await asyncio.to_thread(operation.decode_arguments, body, limits.depth, limits.values, limits.items)
+            return operation.decode_arguments(body, limits)
+        return await asyncio.to_thread(operation.decode_arguments, body, limits)
 
     async def _long_poll(
         self, operation: Operation, arguments: Arguments, key: str | None, receive: Receive, permit: Permit

@@ -29,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from ...concurrency import map_in_slices
 from ...errors import FinalStatus, InvalidInput, NotFound, StoreUnavailable, TooLarge
 from ...http.limits import AdmissionControl
 from ...semconv import ATTEMPT_ID, ROLLOUT_ID
@@ -44,7 +45,7 @@ NamedSpan = tuple[EncodedSpan, AttemptIds | None]
 _THREAD_THRESHOLD = 32 * 1024
 """Size in bytes above which a body is decoded in another thread, so that it does not delay other requests."""
 _SECONDS_AT_A_TIME = 0.001
-"""Time in seconds after which decoding lets other tasks or threads run."""
+"""Time in seconds after which decoding in another thread lets the event loop's thread run."""
 _SPANS_PER_WRITE = 250
 """Maximum number of spans in one transaction. It is small, so that other writes wait only a few milliseconds."""
 _MAX_REASONS, _MAX_REASON = 5, 200
@@ -129,9 +130,11 @@ class OtlpReceiver:
                 body, encoding = decompress(body, min(_THREAD_THRESHOLD, limits.unpacked)), "identity"
         decoding = _valid(decode_request(body, encoding, as_json=media_type == JSON, limits=limits), rejections)
         if encoding == "identity" and len(body) <= _THREAD_THRESHOLD:
-            return await _collect(decoding)
-        async with self._decoding:
-            return await asyncio.to_thread(lambda: [each for each in _releasing_gil(decoding) if each is not None])
+            decoded = await map_in_slices(lambda each: each, decoding)
+        else:
+            async with self._decoding:
+                decoded = await asyncio.to_thread(lambda: list(_releasing_gil(decoding)))
+        return [each for each in decoded if each is not None]
 
     async def _assign(
         self, named: Sequence[NamedSpan], token_attempt: AttemptIds | None
@@ -183,19 +186,6 @@ def _valid(decoding: Iterator[ReceivedSpan | str | None], rejections: _Rejection
             rejections.add(each)
         else:
             yield each
-
-
-async def _collect(received: Iterator[ReceivedSpan | None]) -> list[ReceivedSpan]:
-    """Decode spans in the event loop, and let other tasks run about every millisecond."""
-    spans: list[ReceivedSpan] = []
-    started = time.monotonic()
-    for each in received:
-        if each is not None:
-            spans.append(each)
-        if time.monotonic() - started > _SECONDS_AT_A_TIME:
-            await asyncio.sleep(0)
-            started = time.monotonic()
-    return spans
 
 
 def _releasing_gil(received: Iterator[T]) -> Iterator[T]:

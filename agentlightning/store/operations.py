@@ -90,7 +90,7 @@ class Operation:
             value = arguments.get(name)
             if isinstance(value, list) and (count := len(cast("list[Any]", value))) > most:
                 raise TooLarge(
-                    f"{name} has {count} items, but {self.name} takes at most {most} (the limit items): split the list "
+                    f"{name} has {count} items, but {self.name} takes at most {most} (Limits.items); split the list "
                     "and call it once for each part",
                     field=name,
                 )

@@ -125,7 +125,7 @@ _BEGINNINGS = (
 )  # fmt: skip
 _STARTS = _may_match("|".join(_BEGINNINGS))
 _KEY_IN_RUN = _may_match("|".join(["[0-9]", *_BEGINNINGS[3:]]))
-"""Matches in a run of characters after "sk-" that may be a key. "sk-learn-pipelines" is none."""
+"""Matches in a run of characters after "sk-" that may be a key. For example, "sk-learn-pipelines" does not match."""
 _LOOKAHEAD = re.compile(r"\(\?[=!][^)]*\)")  # Rust's regex engine does not support lookahead assertions
 _CANDIDATES = _may_match(
     f"(?:^|[^A-Za-z0-9]|{'|'.join((*_ESCAPES, *_NUMERIC_ESCAPES))})"
@@ -158,7 +158,7 @@ _ESCAPED_STARTS = _may_match(
     rf"|{_ESCAPED_SK}(?:(?:proj|svcacct|admin|ant|or-v1)-|[A-Za-z0-9-]*(?:\\+[uUx0-7]|[%=&])|[A-Za-z0-9]{{20}})"
     rf"|{_any_of(_BEGINNINGS[1:])}|{_ESCAPED_TWICE}"
 )
-"""Matches if a text may contain a key after it is unescaped. The word "task-force" is none."""
+"""Matches if a text may contain a key after it is unescaped. The word "task-force" alone does not match."""
 _ASCII = bytes(range(128)) + b"?" * 128
 
 

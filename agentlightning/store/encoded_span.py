@@ -131,13 +131,13 @@ def _check_shape(small: bytes) -> None:
         _known_shapes.add(small)
 
 
-def text_of(spans: Sequence[EncodedSpan]) -> bytes:
+def spans_to_json(spans: Sequence[EncodedSpan]) -> bytes:
     """Return the spans as JSON text that `redact_keys` can search for API keys."""
     return _encoder.encode(spans)
 
 
 def redact_keys(spans: Sequence[EncodedSpan], text: bytes) -> None:
-    """Replace API keys in spans with `[redacted]`. The spans are changed in place. `text` must be `text_of(spans)`.
+    """Replace API keys in spans with `[redacted]`. The spans are changed in place. `text` must be `spans_to_json(spans)`.
 
     Raises `InvalidInput` if a trace id or span id looks like an API key, because redacted ids would not be unique.
     """

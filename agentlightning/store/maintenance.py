@@ -17,7 +17,7 @@ import apsw
 from ..concurrency import BackgroundTask
 from ..errors import InvalidInput, StoreUnavailable
 from ..private_files import create_private_file
-from .db.file_lock import check_name
+from .db.file_lock import check_not_open_elsewhere
 from .sql import SqlStore
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def open_alongside(source: Path) -> apsw.Connection:
     """
     if not source.exists():
         raise StoreUnavailable(f"there is no database {source.absolute()}")
-    check_name(source.absolute())
+    check_not_open_elsewhere(source.absolute())
     # Open for writing, because SQLite must create the index of the WAL if no other process has the database open.
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(f"file:{quote(str(source.absolute()))}", flags=flags)

@@ -110,7 +110,7 @@ class Operation:
                 raise InvalidInput(f"{name} does not fit in a signed 64-bit integer", field=name)
         return validated
 
-    def limit_answer(self, arguments: Arguments, page_size: int, page_bytes: int) -> Arguments:
+    def limit_response(self, arguments: Arguments, page_size: int, page_bytes: int) -> Arguments:
         """Return the arguments for the implementation. They limit the size of the response if it is a list.
 
         If the operation is paginated, `limit` is reduced to at most `page_size`. If the result is a list, `max_bytes`
@@ -190,7 +190,7 @@ class _AddSpan(_AddSpans):
         return None if ack is None else ack.apply_to(arguments["span"])
 
 
-async def encode_answer(operation: Operation, result: Any) -> bytes:
+async def encode_response(operation: Operation, result: Any) -> bytes:
     """Encode an operation's result as JSON. A long list does not block the event loop (see `map_in_slices`)."""
     if operation.is_paginated:
         head = {"limit": result.limit, "offset": result.offset, "total": result.total, "cursor": result.cursor}

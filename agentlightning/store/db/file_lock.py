@@ -68,7 +68,7 @@ class FileLock:
         self._connections.clear()
 
 
-def check_name(path: Path) -> None:
+def check_not_open_elsewhere(path: Path) -> None:
     """Raise `StoreInUse` if a store has the database file open by another name, such as a hard link.
 
     If the file were opened as `path`, SQLite would use another WAL. Changes in the store's WAL would be missing, and

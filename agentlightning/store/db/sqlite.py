@@ -38,7 +38,7 @@ from .database import (
     WriteRequest,
     deliver_results,
 )
-from .file_lock import LOCK_SUFFIX, FileLock, OpenFiles, check_name
+from .file_lock import LOCK_SUFFIX, FileLock, OpenFiles, check_not_open_elsewhere
 from .signals import Notification
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class SqliteDatabase(Database):
         if exclusive:
             self._lock = FileLock(self.path)
         else:
-            check_name(self.path)
+            check_not_open_elsewhere(self.path)
         connection = open_writer(self.path, durability)
         connection.execute("BEGIN IMMEDIATE; COMMIT")  # creates the WAL, and fails if the database cannot be written
         self._files = OpenFiles(self.path)

@@ -22,7 +22,7 @@ from ...errors import AgentLightningError, InvalidInput, NotFound, StoreBusy, St
 from ...http.limits import AdmissionControl, Permit, cancel_on_disconnect
 from ...logs import REDACTED
 from ...redaction import redact
-from ..operations import Arguments, Operation, encode_answer, operation_table, problem
+from ..operations import Arguments, Operation, encode_response, operation_table, problem
 from ..sql import SqlStore
 from ..sql.base import IdempotentRequest
 from .auth import RequestAuthorizer, check_operation
@@ -125,7 +125,7 @@ class StoreApp:
                 arguments = operation.validate({**query, **dict(path)})
             else:
                 arguments = await self._decode_arguments(operation, permit.body)
-            arguments = operation.limit_answer(arguments, limits.page, limits.page_bytes)
+            arguments = operation.limit_response(arguments, limits.page, limits.page_bytes)
             key = next((value.decode("latin-1") for name, value in scope["headers"] if name == _KEY_HEADER), None)
             if operation.wait_parameter is not None:
                 return await self._long_poll(operation, arguments, key, receive, permit)
@@ -157,7 +157,7 @@ class StoreApp:
         """
         execute = getattr(SqlStore, operation.implementation)
         if key is None or not operation.route.mutates:
-            return await encode_answer(operation, await execute(self._store, **arguments))
+            return await encode_response(operation, await execute(self._store, **arguments))
         if not _VALID_KEY.fullmatch(key):
             message = f"{IDEMPOTENCY_KEY} must have 1 to {payload.MAX_ID_LENGTH} characters and no control characters"
             raise InvalidInput(message, field=IDEMPOTENCY_KEY)
@@ -189,7 +189,7 @@ class StoreApp:
                 raise InvalidInput(f"the operation {call.operation!r} is not allowed in a batch", field="operation")
             limits = self._admission.limits
             arguments = await self._decode_arguments(operation, bytes(call.arguments))
-            arguments = operation.limit_answer(arguments, limits.page, limits.page_bytes)
+            arguments = operation.limit_response(arguments, limits.page, limits.page_bytes)
             if operation.wait_parameter and arguments.get(operation.wait_parameter):
                 raise InvalidInput(
                     f"{call.operation} cannot wait in a batch: omit {operation.wait_parameter}",

@@ -77,7 +77,7 @@ class Spans(SqlBase):
 
         API keys are replaced with `[redacted]`. This changes the members of `spans` in place.
         """
-        text = encoded_span.text_of(spans)
+        text = encoded_span.spans_to_json(spans)
         if len(text) < _THREAD_THRESHOLD:
             encoded_span.redact_keys(spans, text)
         else:

@@ -137,7 +137,7 @@ def spans_to_json(spans: Sequence[EncodedSpan]) -> bytes:
 
 
 def redact_keys(spans: Sequence[EncodedSpan], text: bytes) -> None:
-    """Replace API keys in spans with `[redacted]`. The spans are changed in place. `text` must be `spans_to_json(spans)`.
+    """Replace API keys in spans with `[redacted]`, in place. `text` must be the result of `spans_to_json(spans)`.
 
     Raises `InvalidInput` if a trace id or span id looks like an API key, because redacted ids would not be unique.
     """
